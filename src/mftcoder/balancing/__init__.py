@@ -1,0 +1,1 @@
+"""Task losses in, task weights out. numpy only."""

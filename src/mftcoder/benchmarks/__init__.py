@@ -1,0 +1,1 @@
+"""Benchmarks as problems, code extraction, program assembly and pass@k. Torch-free."""

@@ -1,0 +1,61 @@
+"""The command `mft`: options in, one call into app/ out. User errors become lines and exit code 2.
+
+Nothing heavy is imported here: each command imports its verb when it runs, so `mft --help` answers at once.
+Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 1 a bug of ours.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mftcoder import __version__
+from mftcoder.errors import Interrupted, MftError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `mft` and exit with its code."""
+    try:
+        cli.main(arguments, prog_name="mft", standalone_mode=False)
+    except MftError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except Interrupted as stop:
+        click.echo(f"interrupted. {stop.hint}", err=True)
+        sys.exit(130)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted. Type the same command again to go on.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="mft")
+def cli() -> None:
+    """Fine-tune one code model on many tasks, keep them in balance, prove it.
+
+    \b
+    mft validate my.yaml                 check everything, print the plan
+    mft train my.yaml                    train; the same command resumes
+    mft export runs/my models/my         merge and write a Hugging Face folder
+    mft generate models/my --task mini   write completions
+    mft evaluate generations_mini_my.json --task mini
+    mft report runs/my                   one HTML page with curves and tables
+    mft demo                             all of it on a small real model
+    """
+
+
+def config_command(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Arguments shared by the commands that start from a config."""
+    command = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")(command)
+    return click.argument("config", type=click.Path(path_type=Path))(command)

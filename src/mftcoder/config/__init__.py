@@ -1,0 +1,1 @@
+"""Nested, validated configuration: schema, loading with overrides, and the published MFTCoder JSON."""

@@ -1,0 +1,129 @@
+"""What other trainers call our fields, for "did you mean". Nothing here is accepted in a config; it only answers."""
+
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from mftcoder.config import schema
+from mftcoder.registry import did_you_mean
+
+ALIASES: dict[str, str] = {
+    # model
+    "base_model": "model.model_name_or_path",
+    "model_id": "model.model_name_or_path",
+    "pretrained_model_path": "model.model_name_or_path",
+    "torch_dtype": "model.dtype",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "flash_attn": "model.attn_implementation",
+    "flash_attention": "model.attn_implementation",
+    "load_in_4bit": "model.quantization",
+    "load_in_8bit": "model.quantization",
+    "quantization_bit": "model.quantization",
+    "tokenizer": "model.tokenizer_name_or_path",
+    # adapter
+    "finetuning_type": "adapter.type",
+    "peft_type": "adapter.type",
+    "r": "adapter.lora_rank",
+    "lora_r": "adapter.lora_rank",
+    "rank": "adapter.lora_rank",
+    "target_modules": "adapter.lora_target",
+    "lora_target_modules": "adapter.lora_target",
+    "use_lora": "adapter.type",
+    # data
+    "cutoff_len": "data.max_length",
+    "sequence_len": "data.max_length",
+    "max_seq_length": "data.max_length",
+    "max_seq_len": "data.max_length",
+    "seq_length": "data.max_length",
+    "model_max_length": "data.max_length",
+    "sample_packing": "data.packing",
+    "neat_packing": "data.packing",
+    "template": "data.chat_template",
+    "val_set_size": "data.val_size",
+    "validation_split": "data.val_size",
+    "datasets": "tasks",
+    "dataset": "tasks",
+    "train_on_inputs": "data.train_on",
+    "assistant_only_loss": "data.train_on",
+    "mask_history": "data.train_on",
+    "mix_strategy": "data.sampling",
+    "dataset_processes": "data.num_proc",
+    "preprocessing_num_workers": "data.num_proc",
+    "dataset_prepared_path": "data.cache_dir",
+    # loss
+    "weighted_loss_mode": "loss.normalization",
+    "task_weights": "tasks.<name>.weight",
+    # train
+    "epochs": "train.num_train_epochs",
+    "num_epochs": "train.num_train_epochs",
+    "max_train_steps": "train.max_steps",
+    "batch_size": "train.per_device_train_batch_size",
+    "micro_batch_size": "train.per_device_train_batch_size",
+    "eval_batch_size": "train.per_device_eval_batch_size",
+    "grad_accum": "train.gradient_accumulation_steps",
+    "lr": "train.learning_rate",
+    "scheduler": "train.lr_scheduler_type",
+    "lr_scheduler": "train.lr_scheduler_type",
+    "warmup_ratio": "train.warmup_steps",
+    "num_warmup_steps": "train.warmup_steps",
+    "gradient_clipping": "train.max_grad_norm",
+    "clip_grad": "train.max_grad_norm",
+    "evaluation_steps": "train.eval_steps",
+    "evals_per_epoch": "train.eval_steps",
+    "evaluation_strategy": "train.eval_strategy",
+    "checkpointing_steps": "train.save_steps",
+    "saves_per_epoch": "train.save_steps",
+    "saving_limit": "train.save_total_limit",
+    "log_interval": "train.logging_steps",
+    "tb_dir": "train.logging_dir",
+    "resume": "train.resume_from_checkpoint",
+    "auto_resume": "train.resume_from_checkpoint",
+    "early_stopping_stall_num": "train.early_stopping_patience",
+    "early_stopping": "train.early_stopping_patience",
+    "num_workers": "train.dataloader_num_workers",
+    "out_dir": "output_dir",
+    "save_dir": "output_dir",
+    "output": "output_dir",
+}
+
+
+def suggest(location: tuple[Any, ...]) -> str:
+    """What the user may have meant by the unknown key at `location`; starts with a space.
+
+    A field of another section is named with its section: `train.lr` -> `train.learning_rate`, `learning_rate` -> the same.
+    """
+    key = str(location[-1])
+    siblings = _fields_beside(location)
+    if key in ALIASES and key not in siblings:
+        return f" Did you mean '{ALIASES[key]}'?"
+    elsewhere = [dotted for dotted in all_fields() if dotted.rsplit(".", 1)[-1] == key]
+    if elsewhere:
+        return f" Did you mean '{elsewhere[0]}'?"
+    return did_you_mean(key, siblings)
+
+
+def all_fields() -> list[str]:
+    """Every field as a dotted path, tasks' fields as `tasks.<name>.field`."""
+    paths = []
+    for name, field in schema.RunConfig.model_fields.items():
+        section = _section_of(field.annotation)
+        prefix = f"{name}.<name>" if name == "tasks" else name
+        paths += [f"{prefix}.{inner}" for inner in section.model_fields] if section else [name]
+    return paths
+
+
+def _fields_beside(location: tuple[Any, ...]) -> list[str]:
+    section: type[BaseModel] = schema.RunConfig
+    for part in location[:-1]:
+        if isinstance(part, int) or part not in section.model_fields:
+            continue
+        section = _section_of(section.model_fields[part].annotation) or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The Section inside an annotation such as `tuple[TaskConfig, ...]` or `RoleMarkers | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_of(inner))), None)

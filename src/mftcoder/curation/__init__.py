@@ -1,0 +1,1 @@
+"""Raw data to training data: mining tasks from source code. Torch-free."""

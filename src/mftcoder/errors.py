@@ -1,0 +1,71 @@
+"""Every exception a user can meet, and nothing else.
+
+    MftError                 a user's mistake: one line a problem, exit code 2, no traceback
+    ├── ConfigError          a config file, an override, a field
+    ├── DataError            a record, a data file, a task folder
+    ├── ModelError           a model folder, a tokenizer, an adapter
+    ├── CheckpointError      a checkpoint that is missing, damaged or made by another config
+    ├── GenerationError      a generations file, an engine
+    ├── BenchmarkError       a benchmark, its data, its results
+    └── ExecutionError       the sandbox or a toolchain: never the model's failure
+    Interrupted              Ctrl-C or SIGTERM after a clean save: exit code 130, says how to go on
+
+Anything else that reaches the command line is a bug of ours: traceback, exit code 1. Broken invariants are `assert` or `ValueError`.
+"""
+
+from collections.abc import Iterable
+
+
+class MftError(Exception):
+    """A mistake the user can mend. `problems` holds one line each: what is wrong, where, and what to do."""
+
+    def __init__(self, *problems: str):
+        if not problems:
+            raise ValueError("an MftError says what is wrong")
+        self.problems: tuple[str, ...] = problems
+        super().__init__("\n".join(problems))
+
+    @classmethod
+    def collect(cls, problems: Iterable[str], *, limit: int = 20) -> "MftError":
+        """One error of many lines; past `limit` the rest is counted, not printed."""
+        lines = list(problems)
+        shown = lines[:limit]
+        if len(lines) > limit:
+            shown.append(f"... and {len(lines) - limit} more")
+        return cls(*shown)
+
+
+class ConfigError(MftError):
+    """A config file, an override or a field cannot be used."""
+
+
+class DataError(MftError):
+    """A record, a data file or a task folder cannot be used."""
+
+
+class ModelError(MftError):
+    """A model folder, a tokenizer or an adapter cannot be used."""
+
+
+class CheckpointError(MftError):
+    """A checkpoint is missing, damaged, or was made by another config."""
+
+
+class GenerationError(MftError):
+    """A generations file or a generation engine cannot be used."""
+
+
+class BenchmarkError(MftError):
+    """A benchmark, its data or its results cannot be used."""
+
+
+class ExecutionError(MftError):
+    """The sandbox or a toolchain failed. Never counted as the model's failure."""
+
+
+class Interrupted(Exception):
+    """The user (or the scheduler) stopped the run; `hint` says how to go on."""
+
+    def __init__(self, hint: str):
+        self.hint = hint
+        super().__init__(hint)

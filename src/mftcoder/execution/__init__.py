@@ -1,0 +1,1 @@
+"""Running untrusted programs: languages, sandbox, pool. Torch-free."""

@@ -1,0 +1,1 @@
+"""Prompts in, completions out: the engine protocol and one file an engine."""

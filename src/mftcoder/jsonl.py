@@ -1,0 +1,101 @@
+"""JSON and JSON Lines files: streamed in with path and line for every error, written out atomically.
+
+Comes out: bytes lines with their numbers, parsed objects, whole JSON files. Knows nothing of what the objects mean. A parse
+error says `path:line: what`; a file appears under its name only when it is complete.
+"""
+
+import gzip
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from mftcoder.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+
+    The file is flushed to disk before the rename, so a crash leaves either the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document, indented, atomically. Floats survive exactly."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write one record a line (gzipped if the name ends in .gz), atomically; returns how many."""
+    count = 0
+    with atomic_path(path) as temporary, open_for_writing(temporary, compressed=path.suffix == ".gz") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            count += 1
+    return count
+
+
+def open_for_writing(path: Path, *, compressed: bool) -> IO[bytes]:
+    """A binary file; gzip with a fixed time stamp, so that equal content gives equal bytes."""
+    return gzip.GzipFile(path, "wb", mtime=0) if compressed else path.open("wb")  # type: ignore[return-value]
+
+
+def open_for_reading(path: Path) -> IO[bytes]:
+    """A binary stream of the file's content, decompressed if its name ends in .gz."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`(line number from 1, line without its end)`; blank lines are passed over, a BOM and CRLF are taken off."""
+    try:
+        with open_for_reading(path) as file:
+            for number, line in enumerate(file, start=1):
+                content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                content = content.rstrip(b"\r\n")
+                if content.strip():
+                    yield number, content
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """`(line number, object)` for each line; DataError `path:line: what` at the first that does not parse."""
+    for number, line in read_lines(path):
+        try:
+            yield number, orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """One JSON document; DataError with the path if it is missing or broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error

@@ -1,0 +1,1 @@
+"""Base models, adapters, merging and checksums of model folders."""

@@ -1,0 +1,69 @@
+"""Names to implementations: explicit tables of "module:attribute", imported on first use; third parties add theirs by entry point.
+
+Goes in: a name from a config or the command line. Comes out: the object, or an error that lists what exists. The tables stand
+here, and hold strings only, so that config can check a name without importing what it names.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mftcoder.errors import ConfigError
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'coba'?` for a near miss, else ` Known: a, b, c.`; starts with a space, fits behind a sentence."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
+
+
+@dataclass(frozen=True)
+class Registry:
+    """One kind of extension. `table` maps a name to "module:attribute"; entry points of group `mftcoder.<kind>` come on top."""
+
+    kind: str
+    table: Mapping[str, str]
+
+    def _targets(self) -> dict[str, str]:
+        found = {point.name: point.value for point in importlib.metadata.entry_points(group=f"mftcoder.{self.kind}")}
+        return {**found, **self.table}
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        return sorted(self._targets())
+
+    def load(self, name: str) -> Any:
+        """The object behind `name`; ConfigError with a suggestion if there is none."""
+        targets = self._targets()
+        if name not in targets:
+            raise ConfigError(f"unknown {self.kind} '{name}'.{did_you_mean(name, targets)}")
+        module, _, attribute = targets[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+BALANCERS = Registry("balancer", {"uniform": "mftcoder.balancing.uniform:UniformBalancer"})
+BACKENDS = Registry("backend", {"local": "mftcoder.training.backend:LocalBackend"})
+FORMATS = Registry(
+    "format",
+    {
+        "chat_rounds": "mftcoder.data.formats:chat_rounds",
+        "messages": "mftcoder.data.formats:messages",
+        "sharegpt": "mftcoder.data.formats:sharegpt",
+        "alpaca": "mftcoder.data.formats:alpaca",
+        "prompt_completion": "mftcoder.data.formats:prompt_completion",
+        "text": "mftcoder.data.formats:text",
+    },
+)
+ENGINES = Registry("engine", {"transformers": "mftcoder.generation.transformers_engine:TransformersEngine"})
+BENCHMARKS = Registry(
+    "benchmark",
+    {
+        "humaneval": "mftcoder.benchmarks.humaneval:HUMANEVAL",
+        "mbpp": "mftcoder.benchmarks.mbpp:MBPP",
+        "mini": "mftcoder.benchmarks.mini:MINI",
+    },
+)
