@@ -1,0 +1,103 @@
+"""Base model and tokenizer into memory: number format, attention, device.
+
+Goes in: the model section. Comes out: a transformers model ready to train (no cache), a tokenizer with an end and a padding
+token. Checks that every weight of the model stood in the files. Attaches nothing: `adapters.py` does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from mftcoder.config.schema import ModelConfig
+from mftcoder.errors import ModelError
+from mftcoder.models.resolve import ResolvedModel, count_parameters, local_folder, resolve_model
+
+__all__ = ["ResolvedModel", "count_parameters", "load_folder", "load_model", "load_tokenizer", "resolve_model"]
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_model(config: ModelConfig, *, attn_implementation: str, device: torch.device | str) -> Any:
+    """The base model on `device` in evaluation mode, without a key-value cache. ModelError if it cannot be used.
+
+    `attn_implementation` is a name that transformers knows or that was registered with its AttentionInterface.
+    """
+    resolved = resolve_model(config)
+    name = config.model_name_or_path
+    folder = local_folder(name, weights=True, pickled=not config.use_safetensors)
+    return load_folder(
+        folder,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=attn_implementation,
+        device=device,
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=config.use_safetensors,
+        model_config=resolved.config,
+    )
+
+
+def load_folder(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    attn_implementation: str,
+    device: torch.device | str,
+    trust_remote_code: bool = False,
+    use_safetensors: bool = True,
+    model_config: Any = None,
+) -> Any:
+    """A model folder on `device`; ModelError if a weight is missing, has another shape, or the memory does not suffice."""
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=model_config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True if use_safetensors else None,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder}: {len(missing)} weights of the model are not in its files, {missing[0]} for one. They would be random: "
+            "download the model again"
+        )
+    model.config.use_cache = False
+    return _move(model, device, folder).eval()
+
+
+def _move(model: Any, device: torch.device | str, folder: Path) -> Any:
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        gigabytes = sum(parameter.nbytes for parameter in model.parameters()) / 2**30
+        raise ModelError(
+            f"{folder}: its {gigabytes:.1f} GiB of weights do not fit on {device}; take a smaller model"
+        ) from error
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder. A missing padding token is the end token: padding is never trained nor attended to."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{folder}: the tokenizer has no end token. Set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends a text: the tokenizer's end token and those of generation_config.json, ascending."""
+    ends = {tokenizer.eos_token_id}
+    if (folder / "generation_config.json").is_file():
+        declared = GenerationConfig.from_pretrained(folder).eos_token_id
+        ends.update(declared if isinstance(declared, list) else [declared])
+    return tuple(sorted(end for end in ends if end is not None))
