@@ -1,0 +1,42 @@
+"""What a generation engine is: prompts in, completions out. Torch-free, so that benchmarks and their tests need no engine.
+
+An engine is built with its model and its sampling settings (one file an engine in this folder, one row in `registry.ENGINES`).
+It knows nothing of benchmarks: it stops at the prompt's stop words and hands back the text as the model wrote it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One completion that is wanted. Sample `n` of a problem is a prompt of its own, so a run resumes to the sample."""
+
+    problem_id: str  # unique within the run; the caller puts the task in front where tasks share their ids
+    sample: (
+        int  # from 0; seeds the sampling together with the problem, so the order of a run cannot change a completion
+    )
+    text: str
+    stop: tuple[str, ...] = ()  # the text ends before the first of these; () stops at the model's end token only
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after one prompt: without the prompt, without the end token, cut before the first stop word."""
+
+    problem_id: str
+    sample: int
+    text: str
+    finish_reason: FinishReason  # "length": the token limit came first
+    tokens: int  # tokens generated, the end token included
+
+
+class Engine(Protocol):
+    """Writes completions."""
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
+        """One completion for each prompt, in whatever order they get ready."""
+        ...
