@@ -1,10 +1,11 @@
 """Which weights train: all of them, or low-rank additions through peft.
 
-Goes in: a base model and the adapter section. Comes out: the model with `requires_grad` set and, for lora, additions in
-float32 over a base that stays as it is. Saves and loads adapters as peft folders that stock peft reads. Merging is `merge.py`'s.
+Goes in: a base model and the adapter section. Comes out: the model with `requires_grad` set and, for lora, additions in the
+base's own dtype over a base that stays as it is. Saves and loads adapters as peft folders that stock peft reads. Merging is
+`merge.py`'s.
 
-The additions are float32 whatever the base is: an update of 1e-4 of a weight is below bfloat16's step of 4e-3, so a bfloat16
-addition would stand still once it has grown.
+The additions have the base's dtype, so that no forward pass casts. An update of 1e-4 of a weight is below bfloat16's step of
+4e-3 and would be lost: the optimiser keeps float32 copies (training/optimizer.py).
 """
 
 import warnings
@@ -12,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -32,7 +34,7 @@ def attach(model: Any, config: AdapterConfig) -> Any:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for an attribute it has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        return get_peft_model(model, lora_config(model, config))
+        return get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
 
 
 def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
@@ -46,31 +48,50 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         bias="none",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
 
 
 def _targets(model: Any, wanted: tuple[str, ...]) -> str | list[str]:
     if wanted == ("all-linear",):
         return "all-linear"
-    paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    unknown = [name for name in wanted if not any(_names(name, path) for path in _linear_paths(model))]
     known = linear_names(model)
-    unknown = [name for name in wanted if not any(path == name or path.endswith(f".{name}") for path in paths)]
-    if unknown:
-        raise ModelError(
-            *(
-                f"adapter.lora_target: no linear layer is named '{name}'.{did_you_mean(name, known)} This model has: "
-                f"{', '.join(known)}; or write all-linear"
-                for name in unknown
-            )
+    problems = [
+        f"adapter.lora_target: no linear layer is named '{name}'.{did_you_mean(name, known)} This model has: "
+        f"{', '.join(known)}; or write all-linear"
+        for name in unknown
+    ]
+    head = _tied_head(model)
+    if head and any(_names(name, head) for name in wanted):
+        problems.append(
+            f"adapter.lora_target: {head} shares its weight with the embedding in this model, so an addition to it could not "
+            "be merged; leave it out"
         )
+    if problems:
+        raise ModelError(*problems)
     return list(wanted)
+
+
+def _names(name: str, path: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _linear_paths(model: Any) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+
+def _tied_head(model: Any) -> str | None:
+    """The path of the output head if it shares its weight with the embedding."""
+    if not getattr(model.config, "tie_word_embeddings", False):
+        return None
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), None)
 
 
 def linear_names(model: Any) -> list[str]:
     """The last names of the model's linear layers, sorted: `["down_proj", "gate_proj", ...]`, without numbers."""
-    names = {
-        name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)
-    }
+    names = {path.rpartition(".")[2] for path in _linear_paths(model)}
     return sorted(name for name in names if not name.isdigit())
 
 
@@ -91,6 +112,31 @@ def save_adapter(model: Any, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card; the export writes the real one
 
 
+def save_weights(model: Any, folder: Path) -> None:
+    """Write what trains: the additions as a peft folder, or the whole model in Hugging Face layout."""
+    if is_adapter_model(model):
+        save_adapter(model, folder)
+    else:
+        model.save_pretrained(folder)
+
+
+def restore(model: Any, folder: Path) -> None:
+    """Put the weights that `save_weights` wrote back into the same model, bit for bit. ModelError if they do not fit."""
+    state = {}
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            state |= load_file(file)
+        if is_adapter_model(model):
+            unexpected = set_peft_model_state_dict(model, state).unexpected_keys
+        else:
+            unexpected = model.load_state_dict(state, strict=False).unexpected_keys
+            model.tie_weights()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: does not fit this model: {' '.join(str(error).split())[:300]}") from error
+    if not state or unexpected:
+        raise ModelError(f"{folder}: does not fit this model: {', '.join(unexpected[:3]) or 'no weights'}")
+
+
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """`model` with the additions of a peft folder. ModelError if the folder is none, is damaged, or belongs to another base."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
@@ -99,7 +145,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=False)
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{folder}: does not fit this base model or is damaged: {reason[:300]}") from error
