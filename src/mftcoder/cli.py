@@ -59,3 +59,49 @@ def config_command(command: Callable[..., Any]) -> Callable[..., Any]:
     """Arguments shared by the commands that start from a config."""
     command = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")(command)
     return click.argument("config", type=click.Path(path_type=Path))(command)
+
+
+@cli.command()
+@config_command
+@click.option("--allow-changes", is_flag=True, help="Go on from a checkpoint although config or data have changed.")
+def train(config: Path, overrides: tuple[str, ...], allow_changes: bool) -> None:
+    """Train; the same command goes on where a run stopped.
+
+    \b
+    mft train my.yaml
+    mft train my.yaml train.learning_rate=1e-4 tasks.tests.weight=2 output_dir=runs/second
+    mft train my.yaml train.resume_from_checkpoint=false
+    """
+    from mftcoder.app.train import train as run
+    from mftcoder.config.load import load_config
+
+    run(load_config(config, overrides), allow_changes=allow_changes)
+
+
+@cli.command()
+@config_command
+def validate(config: Path, overrides: tuple[str, ...]) -> None:
+    """Check model, tokenizer, template and every record; print the plan and the memory it takes.
+
+    \b
+    mft validate my.yaml
+    mft validate my.yaml train.per_device_train_batch_size=8
+    """
+    from mftcoder.app.validate import validate as run
+    from mftcoder.config.load import load_config
+
+    run(load_config(config, overrides))
+
+
+@cli.command("convert-config")
+@config_command
+def convert_config(config: Path, overrides: tuple[str, ...]) -> None:
+    """Print a published MFTCoder JSON as our YAML.
+
+    \b
+    mft convert-config lora_train_config.json > my.yaml
+    mft convert-config lora_train_config.json seq_length=1024 > my.yaml
+    """
+    from mftcoder.app.convert_config import convert_config as run
+
+    run(config, overrides)

@@ -1,0 +1,33 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13, pip and make; the rest is made here.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check fix docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/mft demo --out demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+fix: $(VENV)/.installed
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/generate.py
+
+# The environment is complete when the marker stands; an install that was cut short is taken up again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo runs build dist

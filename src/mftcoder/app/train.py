@@ -1,0 +1,213 @@
+"""`mft train`: from a config to a trained run folder; the same command goes on where a run stopped.
+
+Puts the rooms together: store, model, adapter, optimiser, balancer, checkpoints, loop. The run folder holds config.yaml,
+versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
+"""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from mftcoder.balancing.base import RunFacts, TaskWeights
+from mftcoder.balancing.build import build_balancer
+from mftcoder.config.load import dump_yaml
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.loader import TrainLoader, ValidationLoader
+from mftcoder.data.store import Store
+from mftcoder.data.store import prepare as prepare_store
+from mftcoder.errors import CheckpointError, Interrupted, ModelError
+from mftcoder.jsonl import write_json, write_text
+from mftcoder.kernels import attention
+from mftcoder.models.adapters import attach, restore, save_weights, trainable_parameters
+from mftcoder.models.load import load_model
+from mftcoder.models.resolve import resolve_model
+from mftcoder.registry import BACKENDS
+from mftcoder.training.backend import Backend
+from mftcoder.training.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    Progress,
+    differing_fields,
+    load_checkpoint,
+    set_random_state,
+)
+from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.loop import Summary, TrainingRun
+from mftcoder.training.metrics import MetricsLog
+from mftcoder.training.optimizer import MasterAdamW
+from mftcoder.training.session import StopRequest, sole_user
+from mftcoder.training.step import LossWindow
+
+PACKAGES = ("mftcoder", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
+    """Train, or go on training. Interrupted after a clean save if a signal came in."""
+    console = Console()
+    resolve_model(config.model)
+    backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
+    stop = StopRequest()
+    with sole_user(config.output_path), stop.listening():
+        store = prepare_store(config)
+        checkpoint, checkpoints = _checkpoint_to_resume(config, store, console, allow_changes=allow_changes)
+        run = _build(config, store, backend, checkpoints, checkpoint, console, stop)
+        _write_run_files(config, store)
+        with run.metrics:
+            summary = run.run()
+        write_json(config.output_path / "summary.json", asdict(summary))
+    if summary.stopped_because == "interrupted":
+        raise Interrupted(
+            f"Step {summary.steps} is saved in {checkpoints.folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}"
+        )
+    _print_outcome(config, summary, console)
+    return summary
+
+
+def _checkpoint_to_resume(
+    config: RunConfig, store: Store, console: Console, *, allow_changes: bool
+) -> tuple[Checkpoint | None, CheckpointStore]:
+    """The checkpoint to go on from, if there is one and it was made by this config and this data."""
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    limit = config.train.save_total_limit
+    checkpoints = CheckpointStore(config.output_path / "checkpoints", save_total_limit=limit, say=say)
+    wanted = config.train.resume_from_checkpoint
+    if wanted is False:
+        if checkpoints.all():
+            raise CheckpointError(
+                f"{checkpoints.folder}: holds checkpoints of an earlier run, and train.resume_from_checkpoint is false. "
+                "Remove them or choose another output_dir."
+            )
+        return None, checkpoints
+    checkpoint = checkpoints.newest() if wanted is True else load_checkpoint(Path(wanted))
+    if checkpoint is None:
+        return None, checkpoints
+    changes = differing_fields(checkpoint.progress.config, config.model_dump(mode="json"))
+    if checkpoint.progress.data_fingerprint != store.fingerprint:
+        changes.append("the data has changed since")
+    if changes and not allow_changes:
+        raise CheckpointError(
+            *(f"{checkpoint.path}: made by another run: {change}" for change in changes),
+            "Give --allow-changes to go on with the new values, or choose another output_dir.",
+        )
+    say(f"going on from {checkpoint.path}")
+    return checkpoint, checkpoints
+
+
+def _build(
+    config: RunConfig,
+    store: Store,
+    backend: Backend,
+    checkpoints: CheckpointStore,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    stop: StopRequest,
+) -> TrainingRun:
+    """Everything the loop needs, standing where the checkpoint stood."""
+    train_loader = TrainLoader(store, config, rank=backend.rank, world_size=backend.world_size)
+    validation_loader = ValidationLoader(store, config, rank=backend.rank, world_size=backend.world_size)
+    weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
+    facts = _facts(config, store, backend, train_loader)
+    balancer = build_balancer(config.balancer, facts, config.task_names)
+    torch.manual_seed(config.train.seed)
+    module, implementation = _load_trainable(config, backend, checkpoint, console)
+    model = LanguageModel(module, attn_implementation=implementation, num_tasks=len(config.tasks))
+    optimizer = MasterAdamW(trainable_parameters(module), config.train)
+    unobserved = LossWindow(len(config.tasks))
+    progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
+    torch.manual_seed(config.train.seed)
+    if checkpoint:
+        progress = checkpoint.progress
+        balancer.load_state_dict(progress.balancer)
+        unobserved.load_state_dict(progress.unobserved)
+        state = checkpoint.optimizer_state()
+        optimizer.load_state_dict(state["optimizer"])
+        set_random_state(state["random"])
+    progress.config, progress.data_fingerprint = config.model_dump(mode="json"), store.fingerprint
+    metrics = MetricsLog(config, total_steps=train_loader.total_steps, resumed_step=progress.step, console=console)
+    return TrainingRun(
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        balancer=balancer,
+        backend=backend,
+        train_loader=train_loader,
+        validation_loader=validation_loader,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        progress=progress,
+        write_model=partial(save_weights, module),
+        should_stop=stop,
+        unobserved=unobserved,
+    )
+
+
+def _facts(config: RunConfig, store: Store, backend: Backend, loader: TrainLoader) -> RunFacts:
+    train = config.train
+    num_tasks = len(config.tasks)
+    return RunFacts(
+        weights=np.asarray([task.weight for task in config.tasks], np.float64),
+        seed=train.seed,
+        total_steps=loader.total_steps,
+        rows_per_step=train.per_device_train_batch_size * train.gradient_accumulation_steps * backend.world_size,
+        fresh_steps=np.full(num_tasks, int(loader.steps_per_epoch), np.int64),
+        validation_rows=np.asarray([len(store.validation(task)) for task in range(num_tasks)], np.int64),
+    )
+
+
+def _load_trainable(
+    config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, console: Console
+) -> tuple[Any, str]:
+    """The model with what trains marked, on its device, and the attention that was shown to keep packed samples apart."""
+    attention.register()
+    wanted = config.model.attn_implementation
+    implementations = attention.candidates(backend.device) if wanted == "auto" else (wanted,)
+    model = load_model(config.model, attn_implementation=implementations[0], device=backend.device)
+    for number, implementation in enumerate(implementations):
+        model.set_attn_implementation(implementation)
+        try:
+            LanguageModel(model, attn_implementation=implementation, num_tasks=1).verify()
+            break
+        except ModelError as error:
+            if number == len(implementations) - 1:
+                raise
+            console.print(
+                f"attention '{implementation}' does not fit this model: {error}", highlight=False, soft_wrap=True
+            )
+    module = attach(model, config.adapter)
+    if checkpoint:
+        restore(module, checkpoint.model_dir)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return module.train(), implementation
+
+
+def _write_run_files(config: RunConfig, store: Store) -> None:
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    write_text(config.output_path / "config.yaml", dump_yaml(config))
+    write_json(config.output_path / "versions.json", {**versions, **machine, "devices": devices})
+    write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": store.statistics})
+
+
+def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}")
+    for title in ("task", "before", "after", "best"):
+        table.add_column(title, justify="left" if title == "task" else "right")
+    for name in config.task_names:
+        losses = [summary.validation.get(when, {}).get(name) for when in ("first", "last", "best")]
+        table.add_row(name, *("-" if loss is None else f"{loss:.4f}" for loss in losses))
+    console.print(table)
+    console.print(f"mft report {config.output_dir}\nmft export {config.output_dir} OUT", highlight=False)

@@ -1,0 +1,124 @@
+"""`mft validate`: everything that can be checked without training, all problems together, then the plan.
+
+Model folder, tokenizer and adapter targets are checked without weights; the data is tokenised as training would (and kept for
+it), so every data error shows here. Trains nothing, writes nothing into the run folder.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.loader import TrainLoader
+from mftcoder.data.store import Store
+from mftcoder.data.store import prepare as prepare_store
+from mftcoder.errors import MftError
+from mftcoder.models.memory import MemoryEstimate, estimate_memory
+from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
+from mftcoder.training.backend import pick_device
+from mftcoder.training.optimizer import warmup_steps
+
+Checked = TypeVar("Checked")
+
+
+def validate(config: RunConfig) -> None:
+    """Print the plan; MftError with every problem of every part."""
+    problems: list[str] = []
+
+    def check(part: Callable[[], Checked]) -> Checked | None:
+        try:
+            return part()
+        except MftError as error:
+            problems.extend(error.problems)
+            return None
+
+    device = check(lambda: pick_device(config.backend.device))
+    model = check(lambda: resolve_model(config.model))
+    count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
+    check(lambda: _check_output(config.output_path))
+    store = check(lambda: prepare_store(config)) if model else None
+    if problems or device is None or model is None or count is None or store is None:
+        raise MftError(*problems)
+    memory = estimate_memory(config, model.config, count, device.type)
+    _print_plan(config, model, count, store, memory, device)
+
+
+def _check_output(folder: Path) -> None:
+    """The first existing folder above the run folder must be writable."""
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise MftError(f"output_dir: {existing}: cannot be written. Choose another folder.")
+
+
+def _print_plan(
+    config: RunConfig,
+    model: ResolvedModel,
+    count: ParameterCount,
+    store: Store,
+    memory: MemoryEstimate,
+    device: torch.device,
+) -> None:
+    loader = TrainLoader(store, config, rank=0, world_size=1)
+    train = config.train
+    share = 100 * count.trainable / count.total
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("model", f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"),
+        ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
+        ("data", _data_line(store)),
+        ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
+        ("schedule", _schedule_line(config, loader.total_steps)),
+        ("loss", f"{config.loss.normalization}, balancer {config.balancer.name}"),
+        ("memory", f"{_memory_line(memory)}; {device.type} has {_gib(_capacity(device))}"),
+        ("run folder", config.output_dir),
+    ):
+        table.add_row(f"[bold]{name}", value)
+    console = Console()
+    console.print(table)
+    if memory.total > _capacity(device):
+        console.print(
+            "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, a smaller "
+            "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
+        )
+    console.print("Everything that can be checked without training is in order.")
+
+
+def _data_line(store: Store) -> str:
+    samples = [len(store.train(task)) for task in range(len(store.tasks))]
+    held_out = [len(store.validation(task)) for task in range(len(store.tasks))]
+    tasks = ", ".join(f"{name} {n:,} + {v:,}" for name, n, v in zip(store.tasks, samples, held_out, strict=True))
+    return f"{sum(samples):,} samples to train and {sum(held_out):,} to validate ({tasks})"
+
+
+def _schedule_line(config: RunConfig, total_steps: int) -> str:
+    train = config.train
+    warmup = warmup_steps(total_steps, train)
+    return f"{train.lr_scheduler_type} from {train.learning_rate:g} to {train.min_lr:g}, {warmup} steps of warm-up"
+
+
+def _memory_line(memory: MemoryEstimate) -> str:
+    parts: dict[str, Any] = {
+        "weights": memory.weights,
+        "optimiser": memory.optimizer,
+        "activations": memory.activations,
+        "head": memory.head,
+    }
+    return f"about {_gib(memory.total)} ({', '.join(f'{name} {_gib(size)}' for name, size in parts.items())})"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _capacity(device: torch.device) -> int:
+    """Bytes of memory on the device, or of the machine for a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)

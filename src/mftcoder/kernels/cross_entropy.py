@@ -1,0 +1,96 @@
+"""Weighted cross entropy of the output layer, in chunks: the logits of a long row never exist whole.
+
+Goes in: hidden states of the trained positions, the head, their targets and each token's coefficient. Comes out: the weighted
+sum of losses, differentiable, and each token's loss. Because a step's tokens are counted before its first forward, the
+coefficients are known in time and the gradients are made in the forward pass: one product with the head fewer than
+recomputing them. Knows nothing of tasks.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
+
+
+def weighted_cross_entropy(
+    hidden: Tensor, head: nn.Module, targets: Tensor, coefficients: Tensor, *, softcap: float | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """`(sum_i coefficients_i * loss_i, losses [N])`; hidden [N, H], targets and coefficients [N]; losses are detached.
+
+    `logits = softcap * tanh(scale * head(hidden) / softcap)`, without the tanh where softcap is None. A plain linear head takes
+    the fused path, any other module (an adapter on the head, a quantised head) the checkpointed one.
+    """
+    if type(head) is nn.Linear and head.bias is None and softcap is None and scale == 1.0:
+        return _FusedLinearCrossEntropy.apply(hidden, head.weight, targets, coefficients)
+    losses = [
+        checkpoint(_chunk_losses, hidden[part], head, targets[part], softcap, scale, use_reentrant=False)
+        for part in _chunks(hidden.shape[0], _vocabulary(head), hidden.device)
+    ]
+    token_losses = torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+    return (token_losses * coefficients).sum(), token_losses.detach()
+
+
+def _chunk_losses(hidden: Tensor, head: nn.Module, targets: Tensor, softcap: float | None, scale: float) -> Tensor:
+    logits = head(hidden).float() * scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def _vocabulary(head: nn.Module) -> int:
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return int(getattr(head, "out_features", weight.shape[0]))
+
+
+def _chunks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
+    """Slices of as many rows as CHUNK_BYTES of float32 logits hold."""
+    size = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+class _FusedLinearCrossEntropy(torch.autograd.Function):
+    """Loss and gradients in one pass over the chunks. d loss_i / d logits_i = softmax(logits_i) - onehot(target_i)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """hidden [N, H], weight [V, H] -> scalar, [N]."""
+        with_hidden, with_weight = ctx.needs_input_grad[:2]
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden) if with_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_weight else None
+        for part in _chunks(hidden.shape[0], weight.shape[0], hidden.device):
+            logits = (hidden[part] @ weight.T).float()
+            log_sum = torch.logsumexp(logits, dim=-1)
+            target = targets[part, None]
+            losses[part] = log_sum - logits.gather(1, target).squeeze(1)
+            if not (with_hidden or with_weight):
+                continue
+            slope = logits.sub_(log_sum[:, None]).exp_()
+            slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype))
+            slope = slope.mul_(coefficients[part, None]).to(weight.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = slope @ weight
+            if grad_weight is not None:
+                grad_weight += slope.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(losses)
+        return (losses * coefficients).sum(), losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """The stored gradients times the gradient of the scalar."""
+        outer = grads[0]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * outer.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * outer).to(ctx.weight_dtype),
+            None,
+            None,
+        )

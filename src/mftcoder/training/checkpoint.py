@@ -1,0 +1,234 @@
+"""Checkpoints that survive anything: written aside, checked by hash, made visible last.
+
+A checkpoint folder holds `model/` (adapter or full weights, loadable by transformers and peft), `optimizer/state.pt` (moments,
+master weights, random states), `progress.json` and `files.json` (sizes and SHA-256 of the rest). It is written under a dotted
+name, flushed, renamed; then `latest` (and `best`) are replaced. A process killed at any moment leaves the checkpoint before it.
+Comes out on resume: the newest checkpoint whose files are whole, falling back past damaged ones and saying so.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mftcoder.errors import CheckpointError, DataError
+from mftcoder.jsonl import read_json, write_json, write_text
+
+_NAME = re.compile(r"step-(\d{8})$")
+
+
+@dataclass
+class Progress:
+    """Where a run stands; everything the loop needs to go on, but for weights, moments and random states."""
+
+    step: int = 0
+    tokens_seen: list[int] = field(default_factory=list)  # [K] trained tokens
+    seconds: float = 0.0
+    best_value: float | None = None
+    best_step: int = 0
+    stalled: int = 0  # validations in a row without a better metric
+    weights: list[float] = field(default_factory=list)  # [K] task weights of the next step
+    balancer: dict[str, Any] = field(default_factory=dict)
+    unobserved: dict[str, list[float]] = field(default_factory=dict)  # losses the balancer has not looked at yet
+    validation: dict[str, dict[str, float | None]] = field(
+        default_factory=dict
+    )  # first, best, last -> task -> mean loss
+    config: dict[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint on disk."""
+
+    path: Path
+    progress: Progress
+
+    @property
+    def model_dir(self) -> Path:
+        """The weights."""
+        return self.path / "model"
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """What `save` was given, tensors on the CPU."""
+        state: dict[str, Any] = torch.load(self.path / "optimizer" / "state.pt", map_location="cpu", weights_only=True)
+        return state
+
+
+class CheckpointStore:
+    """The `checkpoints` folder of a run."""
+
+    def __init__(self, folder: Path, *, save_total_limit: int | None, say: Callable[[str], None]):
+        self.folder = folder
+        self._limit = save_total_limit
+        self._say = say
+
+    def save(
+        self, progress: Progress, write_model: Callable[[Path], None], optimizer_state: dict[str, Any], *, best: bool
+    ) -> Path:
+        """Write the checkpoint of `progress.step`, move the pointers, rotate. OSErrors become CheckpointErrors."""
+        path = self.folder / f"step-{progress.step:08d}"
+        temporary = self.folder / f".{path.name}.tmp"
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / "optimizer").mkdir(parents=True)
+            write_model(temporary / "model")
+            torch.save(optimizer_state, temporary / "optimizer" / "state.pt")
+            write_json(temporary / "progress.json", asdict(progress))
+            write_json(temporary / "files.json", describe_files(temporary))
+            flush_to_disk(temporary)
+            self._make_visible(temporary, path)
+            write_text(self.folder / "latest", path.name + "\n")
+            if best:
+                write_text(self.folder / "best", path.name + "\n")
+            self._rotate()
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(
+                f"{path}: the checkpoint cannot be written: {error}. Earlier checkpoints are untouched; "
+                "make room or mend the folder and type the same command again."
+            ) from error
+        return path
+
+    @staticmethod
+    def _make_visible(temporary: Path, path: Path) -> None:
+        if path.exists():  # the same step once more, after a fall back past a damaged checkpoint
+            shutil.rmtree(path)
+        temporary.replace(path)
+
+    def _rotate(self) -> None:
+        """Keep the newest `save_total_limit` and the best."""
+        if self._limit is None:
+            return
+        best = self.pointer("best")
+        for path in self.all()[: -self._limit]:
+            if path != best:
+                shutil.rmtree(path)
+
+    def all(self) -> list[Path]:
+        """Checkpoint folders, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if _NAME.match(path.name) and path.is_dir())
+
+    def pointer(self, name: str) -> Path | None:
+        """The folder that `latest` or `best` names, if there is one."""
+        try:
+            path = self.folder / (self.folder / name).read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        return path if _NAME.match(path.name) and path.is_dir() else None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None if there are none; damaged ones are passed over with a line each."""
+        candidates = self.all()[::-1]
+        for path in candidates:
+            try:
+                return load_checkpoint(path)
+            except CheckpointError as error:
+                self._say(f"{error} Going back to the checkpoint before it.")
+        if candidates:
+            raise CheckpointError(
+                f"{self.folder}: all {len(candidates)} checkpoints are damaged. "
+                "Start anew with train.resume_from_checkpoint=false or another output_dir."
+            )
+        return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in `path`, its files checked against `files.json`; CheckpointError names the bad file."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint folder.")
+    try:
+        expected = read_json(path / "files.json")
+        progress = Progress(**read_json(path / "progress.json"))
+    except (DataError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint: {error}.") from error
+    found = describe_files(path)
+    for name in sorted(set(expected) | set(found)):
+        if name not in found:
+            raise CheckpointError(f"{path}: damaged checkpoint: {name} is missing.")
+        if name in expected and expected[name] != found[name]:
+            raise CheckpointError(f"{path}: damaged checkpoint: {name} is not what was written.")
+    return Checkpoint(path, progress)
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below `folder`, by relative name; `files.json` itself left out."""
+    described = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "files.json":
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            described[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
+    return described
+
+
+def flush_to_disk(folder: Path) -> None:
+    """fsync every file and folder below, so that the rename that follows cannot overtake the content."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# Fields that change how a run is carried out or shown, but not what it computes.
+FREE_FIELDS = frozenset(
+    {
+        "output_dir",
+        "data.cache_dir",
+        "data.num_proc",
+        "data.max_errors",
+        "train.dataloader_num_workers",
+        "train.logging_steps",
+        "train.logging_dir",
+        "train.report_to",
+        "train.resume_from_checkpoint",
+        "train.save_steps",
+        "train.save_strategy",
+        "train.save_total_limit",
+    }
+)
+
+
+def differing_fields(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """`field: saved value -> current value` for every field that matters and differs."""
+    before, now = _flatten(saved), _flatten(current)
+    return [
+        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in FREE_FIELDS and before.get(name) != now.get(name)
+    ]
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, list) and inner and all(isinstance(e, dict) and "name" in e for e in inner):
+            inner = {e["name"]: e for e in inner}
+        flat |= _flatten(inner, f"{name}.") if isinstance(inner, dict) and inner else {name: inner}
+    return flat
+
+
+def random_state() -> dict[str, Any]:
+    """The states that dropout and new weights draw from."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on from `random_state()`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

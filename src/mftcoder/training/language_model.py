@@ -1,0 +1,133 @@
+"""A causal language model as training sees it: a batch and its coefficients in, the objective and losses per task out.
+
+Runs the decoder without its head, gathers the trained positions (tokens without a target need no logits) and hands them to the
+weighted cross entropy. All counting is done on the host, so that a GPU never waits. At the start `verify` shows on two short
+samples that the packed forward equals the samples' own forwards, on this model with this attention.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mftcoder.data.loader import PackedBatch
+from mftcoder.errors import ModelError
+from mftcoder.kernels.attention import SampleLayout
+from mftcoder.kernels.cross_entropy import weighted_cross_entropy
+
+PROBE_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}  # relative to the largest logit
+
+
+@dataclass(frozen=True)
+class BatchLosses:
+    """What one forward pass gives; tensors on the model's device."""
+
+    objective: Tensor  # scalar: sum of coefficient * loss, differentiable
+    loss_sum: Tensor  # f64 [K]: summed token losses of each task
+    trained: int  # trained tokens of the batch
+
+
+class LanguageModel:
+    """Wraps a transformers (or peft) causal LM; shares its parameters, owns none."""
+
+    def __init__(self, module: Any, *, attn_implementation: str, num_tasks: int):
+        self.module = module
+        self.attn_implementation = attn_implementation
+        self.num_tasks = num_tasks
+        self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+        self.head: nn.Module = self.causal_lm.get_output_embeddings()
+        self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.module.parameters()).device
+
+    def losses(self, batch: PackedBatch, coefficients: Tensor) -> BatchLosses:
+        """Objective and per-task loss sums of one micro-batch; coefficients float32 [B, L] on the host."""
+        trained = (batch.targets.flatten() != -100).nonzero().flatten()
+        hidden = self.hidden_states(batch.input_ids, batch.position_ids)
+        picked = hidden.flatten(0, 1).index_select(0, self._to_device(trained))
+        objective, token_losses = weighted_cross_entropy(
+            picked,
+            self.head,
+            self._to_device(batch.targets.flatten()[trained]),
+            self._to_device(coefficients.flatten()[trained]),
+            softcap=self.softcap,
+            scale=self.logit_scale,
+        )
+        tasks = self._to_device(batch.task_ids.flatten()[trained])
+        loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=hidden.device)
+        loss_sum.index_add_(0, tasks, token_losses.double())
+        return BatchLosses(objective, loss_sum, trained.numel())
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
+        layout = SampleLayout.of(position_ids)
+        output = self.causal_lm.base_model(
+            input_ids=self._to_device(input_ids),
+            position_ids=self._to_device(position_ids),
+            attention_mask=None,
+            use_cache=False,
+            **layout.keywords(self.attn_implementation, self.device),
+        )
+        return output.last_hidden_state
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No dropout, no gradients; training mode comes back after it."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.module.train(was_training)
+
+    def verify(self) -> None:
+        """ModelError unless packed logits equal each sample's own, and head(hidden states) equals the model's logits."""
+        first, second = torch.arange(3, 14), torch.arange(5, 12)
+        packed_ids = torch.cat([first, second])[None]  # [1, 18]
+        positions = torch.cat([torch.arange(11), torch.arange(7)])[None]
+        try:
+            with self.evaluating():
+                packed = self._probe_logits(packed_ids, positions)[0]
+                alone = torch.cat([self._own_logits(first), self._own_logits(second)])
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{type(self.causal_lm).__name__} cannot run packed rows with attention '{self.attn_implementation}': "
+                f"{error}. Try model.attn_implementation: sdpa or eager."
+            ) from error
+        gap = ((packed - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
+        if not gap <= PROBE_TOLERANCE.get(packed.dtype, 0.15):
+            raise ModelError(
+                f"{type(self.causal_lm).__name__} with attention '{self.attn_implementation}' does not keep packed samples "
+                f"apart (logits differ by {gap:.2g} of their range). Try model.attn_implementation: sdpa or eager."
+            )
+
+    def _probe_logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        hidden = self.hidden_states(input_ids, position_ids)
+        logits = self.head(hidden) * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def _own_logits(self, input_ids: Tensor) -> Tensor:
+        """The model's own logits of one sample [T, V], its usual way: its own head, its own positions."""
+        layout = SampleLayout(((len(input_ids),),))
+        keywords = layout.keywords(self.attn_implementation, self.device)
+        return self.causal_lm(input_ids=input_ids[None].to(self.device), use_cache=False, **keywords).logits[0]
+
+
+def _logit_rule(config: Any) -> tuple[float | None, float]:
+    """`(softcap, scale)` of the families that change their logits after the head (Gemma 2, Cohere, Granite)."""
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if getattr(config, "logits_scaling", None):
+        return softcap, 1.0 / config.logits_scaling
+    return softcap, float(getattr(config, "logit_scale", None) or 1.0)

@@ -1,0 +1,148 @@
+"""The whole training loop on one screen.
+
+Goes in: a model, data, an optimiser, a balancer and a place for checkpoints, made by app/train.py. Comes out: a trained model in
+its last checkpoint and a Summary. Knows when things are due; what they are is written in the modules beside it. On a GPU nothing
+waits for the device between due steps: a step's record is written while the next one runs.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mftcoder.balancing.base import TaskBalancer, TaskWeights
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.loader import StepData, TrainLoader, ValidationLoader
+from mftcoder.training.backend import Backend
+from mftcoder.training.checkpoint import CheckpointStore, Progress, random_state
+from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.metrics import MetricsLog, train_record, validation_record
+from mftcoder.training.optimizer import MasterAdamW, learning_rate
+from mftcoder.training.step import LossWindow, StepResult, train_step, validate
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; written as summary.json."""
+
+    steps: int
+    seconds: float
+    stopped_because: str  # "max_steps", "early_stopping" or "interrupted"
+    best: dict[str, float | int | None]  # {"step", "value"} of metric_for_best_model
+    validation: dict[str, dict[str, float | None]]  # {"first", "best", "last"} -> task -> mean token loss
+
+
+@dataclass
+class TrainingRun:
+    """One run, ready to go on from `progress.step`."""
+
+    config: RunConfig
+    model: LanguageModel
+    optimizer: MasterAdamW
+    balancer: TaskBalancer
+    backend: Backend
+    train_loader: TrainLoader
+    validation_loader: ValidationLoader
+    checkpoints: CheckpointStore
+    metrics: MetricsLog
+    progress: Progress
+    write_model: Callable[[Path], None]
+    should_stop: Callable[[], bool]
+    unobserved: LossWindow  # train losses since the balancer looked last
+    _unlogged: list[tuple[int, StepResult, TaskWeights]] = field(default_factory=list)
+    _clock: float = 0.0
+
+    def run(self) -> Summary:
+        """Train to the end, to early stopping, or until `should_stop()`; the last state is always saved."""
+        config, progress = self.config.train, self.progress
+        weights = TaskWeights(np.asarray(progress.weights))
+        if progress.step == 0 and config.eval_strategy != "no":
+            self._evaluate()
+        self._clock = time.perf_counter()
+        stopped = "max_steps"
+        for data in self.train_loader.steps(progress.step):
+            self._step(data, weights)
+            if self.balancer.due(progress.step):
+                weights = self._balance()
+            is_best = self._due(config.eval_strategy, config.eval_steps) and self._evaluate()
+            if config.early_stopping_patience and progress.stalled >= config.early_stopping_patience:
+                stopped = "early_stopping"
+            elif self.should_stop() and progress.step < self.train_loader.total_steps:
+                stopped = "interrupted"
+            last = stopped != "max_steps" or progress.step == self.train_loader.total_steps
+            if last or is_best or self._due(config.save_strategy, config.save_steps):
+                self._save(best=is_best)
+            if last:
+                break
+        best: dict[str, float | int | None] = {"step": progress.best_step, "value": progress.best_value}
+        return Summary(progress.step, progress.seconds, stopped, best, progress.validation)
+
+    def _step(self, data: StepData, weights: TaskWeights) -> None:
+        progress = self.progress
+        rate = learning_rate(progress.step, self.train_loader.total_steps, self.config.train)
+        normalization = self.config.loss.normalization
+        result = train_step(self.model, data, weights, normalization, self.optimizer, rate, self.backend)
+        progress.step += 1
+        progress.tokens_seen = (np.asarray(progress.tokens_seen) + data.counts.tokens).tolist()
+        self.unobserved.add(result)
+        if self.backend.device.type != "cpu":
+            self._write_records()  # of the steps before: this one is still running
+        self._unlogged.append((progress.step, result, weights))
+        if self.backend.device.type == "cpu":
+            self._write_records()
+
+    def _due(self, strategy: str, every: int) -> bool:
+        """Whether something with this strategy falls on the step just done; the last step counts unless it is `no`."""
+        step = self.progress.step
+        if strategy == "epoch":
+            every_epoch = self.train_loader.steps_per_epoch
+            crossed = int(step / every_epoch) > int((step - 1) / every_epoch)
+            return crossed or step == self.train_loader.total_steps
+        return strategy == "steps" and (step % every == 0 or step == self.train_loader.total_steps)
+
+    def _balance(self) -> TaskWeights:
+        weights = self.balancer.observe(self.progress.step, self.unobserved.peek(), None)
+        self.unobserved.clear()
+        self.progress.weights = weights.values.tolist()
+        return weights
+
+    def _evaluate(self) -> bool:
+        """Validate, log, remember; whether the metric is the best so far."""
+        self._write_records()
+        started, progress, config = time.perf_counter(), self.progress, self.config
+        losses = validate(self.model, self.validation_loader, self.validation_loader.counts, self.backend)
+        record = validation_record(progress.step, losses, config.task_names, time.perf_counter() - started)
+        self.metrics.log(record)
+        self._clock = time.perf_counter()
+        progress.validation["last"] = record["losses"]
+        progress.validation.setdefault("first", record["losses"])
+        metric = config.train.metric_for_best_model
+        value = record["loss"] if metric == "loss" else record["losses"][metric.removeprefix("loss/")]
+        if value is None or (progress.best_value is not None and value >= progress.best_value):
+            progress.stalled += 1
+            return False
+        progress.best_value, progress.best_step, progress.stalled = value, progress.step, 0
+        progress.validation["best"] = record["losses"]
+        return progress.step > 0
+
+    def _save(self, *, best: bool) -> None:
+        self._write_records()
+        self.progress.balancer = self.balancer.state_dict()
+        self.progress.unobserved = self.unobserved.state_dict()
+        state = {"optimizer": self.optimizer.state_dict(), "random": random_state()}
+        self.checkpoints.save(self.progress, self.write_model, state, best=best)
+        self._clock = time.perf_counter()
+
+    def _write_records(self) -> None:
+        """Log the finished steps that are due; reading a result waits for its step."""
+        for step, result, weights in self._unlogged:
+            objective = result.objective
+            seconds = time.perf_counter() - self._clock
+            self._clock = time.perf_counter()
+            self.progress.seconds += seconds
+            if step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps:
+                epoch = step / self.train_loader.steps_per_epoch
+                self.metrics.log(train_record(step, epoch, objective, result, weights, self.config.task_names, seconds))
+        self._unlogged.clear()

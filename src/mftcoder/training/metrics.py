@@ -1,0 +1,192 @@
+"""Records of a run: one line of metrics.jsonl an event, the same numbers to TensorBoard and the console.
+
+Goes in: a train record (a step) or a validation record. Comes out: files and lines. On resume the records after the checkpoint
+are taken off again, so that the file reads as one uninterrupted run.
+"""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mftcoder.balancing.base import TaskLosses, TaskWeights
+from mftcoder.config.schema import RunConfig
+from mftcoder.jsonl import write_text
+from mftcoder.training.step import StepResult
+
+Record = dict[str, Any]
+
+
+class MetricsLog:
+    """Writes records; closed by `with`."""
+
+    def __init__(self, config: RunConfig, *, total_steps: int, resumed_step: int, console: Console):
+        self._path = config.output_path / "metrics.jsonl"
+        self._tasks = config.task_names
+        keep_until(self._path, resumed_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = _tensorboard(config, resumed_step) if "tensorboard" in config.train.report_to else None
+        self._live = LiveConsole(console, self._tasks, total_steps=total_steps, resumed_step=resumed_step)
+
+    def __enter__(self) -> "MetricsLog":
+        self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """A line on the console, above the progress bar."""
+        self._live.say(text)
+
+    def log(self, record: Record) -> None:
+        """One record, everywhere."""
+        record = {**record, "time": time.time()}
+        self._file.write(json.dumps(finite(record)) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in scalars(record):
+                self._board.add_scalar(name, value, record["step"])
+        self._live.show(record)
+
+
+def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
+    """`{task: value}`, numpy numbers made plain; values [K]."""
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def train_record(
+    step: int,
+    epoch: float,
+    objective: float,
+    result: StepResult,
+    weights: TaskWeights,
+    names: Sequence[str],
+    seconds: float,
+) -> Record:
+    """One optimiser step: its objective, mean token losses and weights per task, speed in real (non-padding) tokens."""
+    return {
+        "kind": "train",
+        "step": step,
+        "epoch": epoch,
+        "loss": objective,
+        "losses": by_task(names, result.losses.mean),
+        "weights": by_task(names, weights.values),
+        "tokens": by_task(names, result.counts.tokens),
+        "learning_rate": result.learning_rate,
+        "grad_norm": result.grad_norm,
+        "tokens_per_second": result.real_tokens / max(seconds, 1e-9),
+        "seconds": seconds,
+    }
+
+
+def validation_record(step: int, losses: TaskLosses, names: Sequence[str], seconds: float) -> Record:
+    """Mean token losses per task and their mean over the tasks that have validation data."""
+    means = finite(by_task(names, losses.mean))
+    present = [value for value in means.values() if value is not None]
+    return {
+        "kind": "validation",
+        "step": step,
+        "loss": sum(present) / len(present) if present else None,
+        "losses": means,
+        "tokens": by_task(names, losses.tokens),
+        "seconds": seconds,
+    }
+
+
+def finite(value: Any) -> Any:
+    """JSON has no nan: an unseen task's loss is null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the records after `step` and a torn last line; all of them for step 0."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if step and record.get("step", 0) <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def scalars(record: Record) -> list[tuple[str, float]]:
+    """TensorBoard's names: `train/loss`, `train/loss/<task>`, `train/weight/<task>`, `validation/loss/<task>`, ..."""
+    kind = record["kind"]
+    pairs = [(f"{kind}/{key}", value) for key, value in record.items() if isinstance(value, float) and key != "time"]
+    for group, label in (("losses", "loss"), ("weights", "weight"), ("tokens", "tokens"), ("slopes", "slope")):
+        pairs += [(f"{kind}/{label}/{task}", value) for task, value in record.get(group, {}).items()]
+    return [(name, float(value)) for name, value in pairs if value is not None and math.isfinite(value)]
+
+
+def _tensorboard(config: RunConfig, resumed_step: int) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = config.train.logging_dir or str(config.output_path / "tensorboard")
+    return SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)
+
+
+class LiveConsole:
+    """A progress bar with the losses beside it where there is a terminal, a line a record elsewhere."""
+
+    def __init__(self, console: Console, tasks: Sequence[str], *, total_steps: int, resumed_step: int):
+        self._console = console
+        self._tasks = tasks
+        self._total, self._resumed = total_steps, resumed_step
+        self._bar = Progress(
+            TextColumn("[bold]train"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = TaskID(0)
+
+    def start(self) -> None:
+        """Show the bar."""
+        self._bar.start()
+        self._task = self._bar.add_task("", total=self._total, completed=self._resumed)
+
+    def stop(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def show(self, record: Record) -> None:
+        """Move the bar; print validations always, train records where there is no bar."""
+        if record["kind"] == "train":
+            speed = f"loss {record['loss']:.4f}  {record['tokens_per_second']:.0f} tokens/s"
+            self._bar.update(self._task, completed=record["step"], description=f"{speed}  {self._by_task(record)}")
+            if self._console.is_terminal:
+                return
+            self.say(f"step {record['step']}/{self._total}  {speed}  {self._by_task(record)}")
+        elif record["kind"] == "validation":
+            shown = "no validation data" if record["loss"] is None else f"loss {record['loss']:.4f}"
+            self.say(f"validation at step {record['step']}: {shown}  {self._by_task(record)}")
+
+    def _by_task(self, record: Record) -> str:
+        shown = {task: record["losses"].get(task) for task in self._tasks}
+        return "  ".join(f"{t} {v:.3f}" for t, v in shown.items() if v is not None and not math.isnan(v))

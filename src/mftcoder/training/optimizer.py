@@ -1,0 +1,105 @@
+"""AdamW with decay groups, float32 master weights behind low-precision parameters, and schedules as functions of the step.
+
+Goes in: the trained parameters and the train section of the config. Comes out: an optimiser that steps and a learning rate for
+any step. The parameters are held in the model's dtype (fast products, no casts in the forward pass); where that is bfloat16 the
+optimiser keeps a float32 copy of each, accumulates gradients in it and rounds the parameter from it after every step, so that
+small updates are not lost and micro-batches add up in float32.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mftcoder.config.schema import TrainConfig
+
+
+def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
+    """Learning rate of optimiser step `step` (0-based): linear warm-up, then the schedule down to min_lr at the last step."""
+    warmup = warmup_steps(total_steps, config)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    if config.lr_scheduler_type == "constant":
+        return config.learning_rate
+    progress = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
+    falling = 1.0 - progress if config.lr_scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.min_lr + (config.learning_rate - config.min_lr) * falling
+
+
+def warmup_steps(total_steps: int, config: TrainConfig) -> int:
+    """Whole steps of warm-up; a value below 1 is a share of all steps, rounded up."""
+    value = config.warmup_steps
+    return math.ceil(value * total_steps) if value < 1 else int(value)
+
+
+class MasterAdamW:
+    """torch's AdamW on float32 weights. A float32 parameter is its own master; a bfloat16 one gets a copy."""
+
+    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig):
+        trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
+        self.parameters = [parameter for _, parameter in trained]
+        self.masters = [_master_of(parameter) for parameter in self.parameters]
+        self._config = config
+        pairs = [(name, master) for (name, _), master in zip(trained, self.masters, strict=True)]
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": [m for n, m in pairs if decays(n, m)], "weight_decay": config.weight_decay},
+                {"params": [m for n, m in pairs if not decays(n, m)], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            eps=config.adam_epsilon,
+            fused=True,
+        )
+
+    def step(self, rate: float) -> Tensor:
+        """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced."""
+        limit = self._config.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.masters, math.inf if limit is None else limit)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for parameter, master in zip(self.parameters, self.masters, strict=True):
+                if parameter is not master:
+                    parameter.copy_(master)
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments, and the masters that are not parameters themselves."""
+        copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
+        return {"adamw": self._adamw.state_dict(), "masters": [copy.detach() for copy in copies]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; the parameters themselves are the checkpoint's business."""
+        self._adamw.load_state_dict(state["adamw"])
+        copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
+        with torch.no_grad():
+            for copy, saved in zip(copies, state["masters"], strict=True):
+                copy.copy_(saved)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Matrices decay; biases, norms and other vectors do not."""
+    return parameter.ndim >= 2 and not name.endswith("bias")
+
+
+def _master_of(parameter: nn.Parameter) -> Tensor:
+    """The float32 weight that is updated; gradients of a low-precision parameter flow into it as they are made."""
+    if parameter.dtype == torch.float32:
+        return parameter
+    master = parameter.detach().float().requires_grad_(True)
+
+    def accumulate(finished: Tensor) -> None:
+        assert finished.grad is not None
+        if master.grad is None:
+            master.grad = finished.grad.float()
+        else:
+            master.grad.add_(finished.grad)
+        finished.grad = None
+
+    parameter.register_post_accumulate_grad_hook(accumulate)
+    return master

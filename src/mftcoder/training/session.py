@@ -1,0 +1,62 @@
+"""What surrounds a run: one process per run folder, a clean stop on a signal, the random seed.
+
+Goes in: the run folder. Comes out: a lock that dies with its process, and a flag that a signal raises. Knows nothing of models.
+"""
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from mftcoder.errors import ConfigError
+
+
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; ConfigError if another run has it or if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: {folder}: cannot be written: {error.strerror}. Choose another folder."
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"output_dir: {folder}: another run is writing there. Wait for it or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class StopRequest:
+    """True once SIGINT or SIGTERM came in; the second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals over, and give them back."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number

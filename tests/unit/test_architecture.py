@@ -1,0 +1,114 @@
+"""The house plan, held: which room may import which, what stays torch-free, how large a file may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "mftcoder"
+FILES = sorted(SOURCE.rglob("*.py"))
+LEAVES = {"errors", "registry", "jsonl"}
+ROOMS = {"data", "curation", "models", "balancing", "kernels", "training", "generation", "execution", "benchmarks"}
+BETWEEN_ROOMS = {
+    "training": {"data", "balancing", "kernels"},
+    "models": {"kernels"},
+    "generation": {"models"},
+    "benchmarks": {"generation.engine", "execution"},
+    "curation": {"data", "execution"},
+}
+TORCH_FREE = [
+    "cli", "errors", "registry", "jsonl", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
+    "data.conversation", "data.formats", "data.templates", "data.tokenization", "data.packing", "data.store", "data.mixture",
+    "app.prepare", "app.evaluate", "app.submit", "app.report",
+]  # fmt: skip
+HEAVY = {"torch", "transformers", "peft", "accelerate"}
+MAX_LINES = 400
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") or "mftcoder"
+
+
+def imports(path: Path) -> set[str]:
+    """Every module imported anywhere in the file, as a dotted name."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of this package that the file imports, without the package's name."""
+    modules = {module_name(file) for file in FILES}
+    names = {name.removeprefix("mftcoder.") for name in imports(path) if name.startswith("mftcoder.")}
+    return names & modules
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    module = module_name(path)
+    room = room_of(module)
+    for target in own_imports(path):
+        target_room = room_of(target)
+        if target_room in LEAVES or target_room == room != "app":
+            continue
+        if room == "cli" or module == "__main__":
+            assert target_room in {"app", "config", "cli"}, f"{module} imports {target}"
+        elif room == "app":
+            assert target_room in ROOMS | {"config"} or target in APP_SUPPORT, f"{module} imports {target}"
+        elif room in ROOMS:
+            allowed = BETWEEN_ROOMS.get(room, set())
+            inside = any(target == arrow or target.startswith(f"{arrow}.") for arrow in allowed)
+            assert target_room == "config" or inside, f"{module} imports {target}"
+        else:
+            assert room == "config" and target_room == "config" or room in LEAVES, f"{module} imports {target}"
+
+
+APP_SUPPORT: set[str] = set()
+
+
+def reachable(module: str, graph: dict[str, set[str]]) -> set[str]:
+    seen, todo = set(), [module]
+    while todo:
+        here = todo.pop()
+        if here not in seen:
+            seen.add(here)
+            todo += graph.get(here, set())
+    return seen
+
+
+def test_no_import_cycle() -> None:
+    graph = {module_name(path): own_imports(path) - {module_name(path)} for path in FILES}
+    cycles = [m for m in graph if any(m in reachable(target, graph) for target in graph[m])]
+    assert not cycles
+
+
+@pytest.mark.parametrize("prefix", TORCH_FREE)
+def test_torch_free_part_reaches_nothing_heavy(prefix: str) -> None:
+    """cli is held by the top-level imports of its run (tests/integration), its commands import their verbs when they run."""
+    by_name = {module_name(path): path for path in FILES}
+    graph = {name: own_imports(path) for name, path in by_name.items() if name != "cli"}
+    for module in by_name:
+        if module == prefix or module.startswith(f"{prefix}."):
+            for reached in reachable(module, graph) & by_name.keys():
+                heavy = {name.split(".")[0] for name in imports(by_name[reached])} & HEAVY
+                assert not heavy or reached in LAZY_CONVERTERS, f"{module} reaches {reached}, which imports {heavy}"
+
+
+# Imports transformers inside a function, for tokenizers that exist only as sentencepiece models.
+LAZY_CONVERTERS = {"data.tokenization"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_file_fits_on_a_few_screens_and_opens_by_saying_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_LINES, f"{path.name} has {text.count(chr(10))} lines"
+    assert ast.get_docstring(ast.parse(text)), f"{path.name} has no docstring"
