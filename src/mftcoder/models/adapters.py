@@ -16,7 +16,7 @@ from typing import Any
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mftcoder.config.schema import AdapterConfig
@@ -122,12 +122,13 @@ def save_weights(model: Any, folder: Path) -> None:
 
 def restore(model: Any, folder: Path) -> None:
     """Put the weights that `save_weights` wrote back into the same model, bit for bit. ModelError if they do not fit."""
-    state = {}
+    state: dict[str, Tensor] = {}
     try:
         for file in sorted(folder.glob("*.safetensors")):
             state |= load_file(file)
         if is_adapter_model(model):
-            unexpected = set_peft_model_state_dict(model, state).unexpected_keys
+            outcome: Any = set_peft_model_state_dict(model, state)
+            unexpected = outcome.unexpected_keys
         else:
             unexpected = model.load_state_dict(state, strict=False).unexpected_keys
             model.tie_weights()

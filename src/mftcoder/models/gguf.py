@@ -6,19 +6,17 @@ Weights keep their format if the file holds plain ones; blocks of 2 to 8 bits be
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import atomic_folder, write_json
 from mftcoder.models import hub
-
-# Byte-level BPE vocabularies that split off each digit before anything else (llama.cpp, src/llama-vocab.cpp, the pre-tokenizers
-# that put \p{N} first). transformers builds them without that step, so numbers after spaces would be cut differently.
-DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 
 
 def folder_of(file: Path) -> Path:
@@ -48,7 +46,7 @@ def convert(file: Path, out: Path) -> None:
     except Exception as error:  # the reader raises what numpy raises on a short or foreign file
         raise ModelError(f"{file}: is not a GGUF file, or is cut short: {error}") from error
     _save(file, out, dtype=_plain_dtype(reader))
-    _mend_tokenizer(out / "tokenizer.json", pre_tokenizer=_text_field(reader, "tokenizer.ggml.pre"))
+    shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
 
 
 def _save(file: Path, out: Path, *, dtype: torch.dtype) -> None:
@@ -60,14 +58,12 @@ def _save(file: Path, out: Path, *, dtype: torch.dtype) -> None:
     make = getattr(quantization_config, "GgufConfig", None)
     options = {"quantization_config": make(dequantize=True)} if make else {}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=dtype, **options
         )
     except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         raise ModelError(f"{file}: cannot be converted: {str(error).strip().splitlines()[0]}") from error
     model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config.pop("_model_name_or_path", None)
     write_json(out / "config.json", config)
@@ -78,18 +74,3 @@ def _plain_dtype(reader: Any) -> torch.dtype:
     kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
     most = kinds.most_common(1)[0][0] if kinds else "F32"
     return {"F32": torch.float32, "F16": torch.float16}.get(most, torch.bfloat16)
-
-
-def _text_field(reader: Any, key: str) -> str:
-    field = reader.fields.get(key)
-    return str(field.contents()) if field else ""
-
-
-def _mend_tokenizer(path: Path, *, pre_tokenizer: str) -> None:
-    if pre_tokenizer not in DIGITS_FIRST:
-        return
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["pre_tokenizer"]["type"] == "ByteLevel":
-        digits = {"type": "Digits", "individual_digits": True}
-        content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
-        write_json(path, content)

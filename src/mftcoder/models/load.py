@@ -1,21 +1,21 @@
-"""Base model and tokenizer into memory: number format, attention, device.
+"""A base model into memory: number format, attention, device.
 
-Goes in: the model section. Comes out: a transformers model ready to train (no cache), a tokenizer with an end and a padding
-token. Checks that every weight of the model stood in the files. Attaches nothing: `adapters.py` does.
+Goes in: the model section. Comes out: a transformers model ready to train (no cache), the tokens that end a text. Checks that every weight of the model stood in the files. Attaches nothing: `adapters.py` does.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from mftcoder.config.schema import ModelConfig
+from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.models.resolve import ResolvedModel, count_parameters, local_folder, resolve_model
 
-__all__ = ["ResolvedModel", "count_parameters", "load_folder", "load_model", "load_tokenizer", "resolve_model"]
+__all__ = ["ResolvedModel", "count_parameters", "load_folder", "load_model", "resolve_model", "stop_tokens"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -84,19 +84,9 @@ def _move(model: Any, device: torch.device | str, folder: Path) -> Any:
         ) from error
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a model folder. A missing padding token is the end token: padding is never trained nor attended to."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"{folder}: the tokenizer has no end token. Set eos_token in tokenizer_config.json")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def stop_tokens(folder: Path, tokenizer: Any) -> tuple[int, ...]:
+def stop_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
     """Every token that ends a text: the tokenizer's end token and those of generation_config.json, ascending."""
-    ends = {tokenizer.eos_token_id}
+    ends = {tokenizer.eos_id}
     if (folder / "generation_config.json").is_file():
         declared = GenerationConfig.from_pretrained(folder).eos_token_id
         ends.update(declared if isinstance(declared, list) else [declared])

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mftcoder.config.schema import AdapterConfig, ModelConfig
+from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models import gguf, hub
 
 INDEX = "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     is_local = Path(name).expanduser().exists()
     problems = [
         *(weight_problems(path, allow_pickled=not config.use_safetensors) if is_local else ()),
-        *tokenizer_problems(tokenizer_path, vocab_size=_vocab_size(model_config), trust=config.trust_remote_code),
+        *tokenizer_problems(tokenizer_path, vocab_size=_vocab_size(model_config)),
     ]
     if problems:
         raise ModelError(*problems)
@@ -147,25 +147,17 @@ def weight_problems(path: Path, *, allow_pickled: bool) -> Iterator[str]:
             yield f"{shard}: is damaged or cut short ({error}). Download it again"
 
 
-def tokenizer_problems(path: Path, *, vocab_size: int, trust: bool) -> Iterator[str]:
+def tokenizer_problems(path: Path, *, vocab_size: int) -> Iterator[str]:
     """What is wrong with the tokenizer in `path` for a model whose embedding has `vocab_size` rows."""
-    if not any((path / name).is_file() for name in TOKENIZER_FILES):
-        yield f"{path}: has no tokenizer (tokenizer.json); copy it there or set model.tokenizer_name_or_path"
-        return
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
-    except Exception as error:  # tokenizers raise bare Exception for a broken file
-        yield f"{path}: the tokenizer cannot be read: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        tokenizer = load_tokenizer(str(path))
+    except ModelError as error:
+        yield from error.problems
         return
-    if tokenizer.eos_token is None:
+    if tokenizer.vocab_size > vocab_size:
         yield (
-            f"{path / 'tokenizer_config.json'}: the tokenizer has no end token, so a model could not learn to stop. "
-            "Set eos_token there"
-        )
-    if len(tokenizer) > vocab_size:
-        yield (
-            f"{path}: the tokenizer has {len(tokenizer):,} tokens, the model's embedding only {vocab_size:,} rows. They do not "
-            "belong together: check model.tokenizer_name_or_path"
+            f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model's embedding only {vocab_size:,} rows. They do "
+            "not belong together: check model.tokenizer_name_or_path"
         )
 
 

@@ -21,6 +21,12 @@ def change_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def forget_end_token(folder: Path) -> None:
+    for name in ("config.json", "generation_config.json"):
+        change_json(folder / name, eos_token_id=None)
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+
+
 def problem_of(folder: Path | str, **fields: object) -> str:
     with pytest.raises(ModelError) as caught:
         resolve_model(ModelConfig(model_name_or_path=str(folder), **fields))
@@ -74,12 +80,12 @@ def test_an_adapter_folder_is_recognised(tmp_path: Path) -> None:
 def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
-    assert problem_of(folder).startswith(f"{folder}: has no tokenizer")
+    assert problem_of(folder).startswith(f"{folder}: there is no tokenizer in it")
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(folder: Path) -> None:
-    change_json(folder / "tokenizer_config.json", eos_token=None)
-    assert "has no end token" in problem_of(folder)
+    forget_end_token(folder)
+    assert f"it has no end token. Set eos_token in {folder / 'tokenizer_config.json'}" in problem_of(folder)
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused(folder: Path) -> None:
@@ -141,7 +147,7 @@ def test_an_encoder_is_refused(folder: Path) -> None:
 
 def test_all_problems_of_a_folder_come_at_once(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    change_json(folder / "tokenizer_config.json", eos_token=None)
+    forget_end_token(folder)
     assert len(problem_of(folder).splitlines()) == 2
 
 
