@@ -99,7 +99,8 @@ def suggest(location: tuple[Any, ...]) -> str:
         return f" Did you mean '{ALIASES[key]}'?"
     elsewhere = [dotted for dotted in all_fields() if dotted.rsplit(".", 1)[-1] == key]
     if elsewhere:
-        return f" Did you mean '{elsewhere[0]}'?"
+        # A balancer has a learning rate and a warm-up of its own; who types the bare name means the training's.
+        return f" Did you mean '{min(elsewhere, key=lambda dotted: dotted.startswith('balancer.'))}'?"
     return did_you_mean(key, siblings)
 
 

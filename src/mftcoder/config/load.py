@@ -5,6 +5,7 @@ only the machine can tell (files, tokenizer) is `mft validate`'s.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -16,18 +17,38 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from mftcoder.config import mftcoder_json
 from mftcoder.config.aliases import suggest
+from mftcoder.config.mftcoder_json import Converted
+from mftcoder.config.problems import kind_of, one_line, problem_lines
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that `path` describes, with overrides applied in order. ConfigError lists all problems with field paths."""
+    """The run that `path` describes, with overrides applied in order. ConfigError lists all problems with field paths.
+
+    What a reader should know about a converted config is printed to stderr, a line each.
+    """
+    loaded = read_config(path, overrides)
+    for warning in loaded.warnings:
+        print(f"warning: {path}: {warning}", file=sys.stderr)
+    return parse_config(loaded.nested, origin=str(path))
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Converted:
+    """The nested mapping that `path` and the overrides make, not yet validated.
+
+    A published flat config also takes overrides by its own keys: `seq_length=512`.
+    """
     raw = read_config_file(path)
-    if mftcoder_json.is_published(raw):
-        raw = mftcoder_json.convert(raw, origin=str(path)).nested
-    for override in overrides:
+    published = mftcoder_json.is_published(raw)
+    flat = [override for override in overrides if published and mftcoder_json.is_published_key(override.split("=")[0])]
+    for override in flat:
         apply_override(raw, override)
-    return parse_config(raw, origin=str(path))
+    loaded = mftcoder_json.convert(raw, origin=str(path)) if published else Converted(raw)
+    for override in overrides:
+        if override not in flat:
+            apply_override(loaded.nested, override)
+    return loaded
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -42,7 +63,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     value = _parse_text(text, path)
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections (model, tasks, train, ...), not {_kind(value)}")
+        raise ConfigError(f"{path}: a config is a mapping of sections (model, tasks, train, ...), not {kind_of(value)}")
     return value
 
 
@@ -54,6 +75,8 @@ def _parse_text(text: str, path: Path) -> Any:
             raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
         except RecursionError as error:
             raise ConfigError(f"{path}: nested too deeply") from error
+        except ValueError as error:  # an integer of more digits than Python reads
+            raise ConfigError(f"{path}: not valid JSON: {error}") from error
     return parse_yaml(text, origin=str(path))
 
 
@@ -61,7 +84,7 @@ def _no_doubles(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     doubled = sorted({key for key in keys if keys.count(key) > 1})
     if doubled:
-        raise ConfigError(f"{path}: key '{doubled[0]}' stands there twice")
+        raise ConfigError(one_line(f"{path}: key '{doubled[0]}' stands there twice"))
     return dict(pairs)
 
 
@@ -105,7 +128,7 @@ def _step_into(here: Any, key: str, dotted: str) -> Any:
     if inner is None:
         inner = here[key] = {}
     if not isinstance(inner, dict | list):
-        raise ConfigError(f"override '{dotted}': '{dotted}' is {_kind(inner)}, not a section")
+        raise ConfigError(f"override '{dotted}': '{dotted}' is {kind_of(inner)}, not a section")
     return inner
 
 
@@ -117,51 +140,20 @@ def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem_line(detail, raw, origin) for detail in error.errors(include_url=False)]
-        raise ConfigError.collect(dict.fromkeys(problems)) from error
+        raise ConfigError.collect(problem_lines(error, raw, origin=origin, suggest=suggest)) from error
     except RecursionError as error:
         raise ConfigError(f"{origin}: nested too deeply") from error
 
 
-def _problem_line(detail: Any, raw: dict[str, Any], origin: str) -> str:
-    field = _field_path(detail["loc"], raw)
-    if detail["type"] == "extra_forbidden":
-        return f"{origin}: {field}: unknown key.{suggest(detail['loc'])}"
-    if detail["type"] == "missing":
-        return f"{origin}: {field}: is required"
-    message = str(detail["msg"]).removeprefix("Value error, ")
-    if detail["type"] == "value_error" and not detail["loc"]:
-        return f"{origin}: {message}"
-    shown = "" if detail["type"] == "value_error" else f", not {_shown(detail['input'])}"
-    return f"{origin}: {field}: {message}{shown}"
-
-
-def _field_path(loc: tuple[str | int, ...], raw: dict[str, Any]) -> str:
-    """`tasks.tests.weight` rather than `tasks.1.weight`, if the second task has a name."""
-    parts = [str(part) for part in loc]
-    if len(loc) > 1 and loc[0] == "tasks" and isinstance(loc[1], int):
-        tasks = raw.get("tasks")
-        if isinstance(tasks, dict):
-            parts[1] = str(list(tasks)[loc[1]])
-        elif isinstance(tasks, list) and isinstance(tasks[loc[1]], dict):
-            parts[1] = str(tasks[loc[1]].get("name") or loc[1])
-    return ".".join(parts) or "config"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a switch"}
-    return "empty" if value is None else names.get(type(value), type(value).__name__)
-
-
 def dump_yaml(config: RunConfig) -> str:
     """The resolved config as YAML that `load_config` reads back to the same config."""
+    return yaml_text(config.model_dump(mode="json"))
+
+
+def yaml_text(nested: dict[str, Any]) -> str:
+    """A nested mapping as block-style YAML."""
     stream = StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.dump(config.model_dump(mode="json"), stream)
+    yaml.dump(nested, stream)
     return stream.getvalue()

@@ -8,15 +8,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from mftcoder.registry import BACKENDS, BALANCERS, FORMATS, did_you_mean
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from mftcoder.config.balancer import BalancerConfig
+from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
+from mftcoder.registry import BACKENDS, FORMATS, did_you_mean
 
 
 def _one_or_many(value: Any) -> Any:
@@ -24,12 +20,6 @@ def _one_or_many(value: Any) -> Any:
 
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, and a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 class ModelConfig(Section):
@@ -169,20 +159,6 @@ class LossConfig(Section):
     """Mean over tokens, over samples, or over tasks of their token or sample means (MFTCoder's case1 to case4)."""
 
 
-class BalancerConfig(Section):
-    """How task weights move during training."""
-
-    name: str = "uniform"
-    """Method; uniform keeps the tasks' configured weights."""
-
-    @field_validator("name")
-    @classmethod
-    def _known_balancer(cls, value: str) -> str:
-        if value not in BALANCERS.names():
-            raise ValueError(f"unknown balancer '{value}'.{did_you_mean(value, BALANCERS.names())}")
-        return value
-
-
 class TrainConfig(Section):
     """The loop: steps, optimiser, schedule, evaluation, checkpoints, logs."""
 
@@ -216,14 +192,16 @@ class TrainConfig(Section):
     """Gradients are scaled down to this norm; null for no clipping."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    torch_compile: bool = False
+    """Compile the decoder layers: faster on a GPU after a minute of compiling."""
     seed: NonNegativeInt = 42
     """Seed of the order of the data, of new weights and of dropout."""
     eval_strategy: Literal["steps", "epoch", "no"] = "steps"
     """When validation runs; the first and the last step are always measured unless no."""
     eval_steps: PositiveInt = 100
     """Steps between validations."""
-    save_strategy: Literal["steps", "epoch", "no"] = "steps"
-    """When checkpoints are written; the last step is always saved."""
+    save_strategy: Literal["steps", "epoch", "steps_and_epoch", "no"] = "steps"
+    """When checkpoints are written: every save_steps, at the end of each epoch, both, or neither. The last step is always saved."""
     save_steps: PositiveInt = 100
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = 3

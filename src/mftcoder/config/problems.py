@@ -1,0 +1,70 @@
+"""What pydantic found -> lines a person can act on: `file: field.path: what is wrong`, with a suggestion for an unknown key.
+
+Goes in: a ValidationError and the raw values it was made from. Comes out: one line a problem, repeats removed. Decides nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+Location = tuple[str | int, ...]
+
+
+def problem_lines(
+    error: ValidationError, raw: dict[str, Any], *, origin: str, suggest: Callable[[Location], str]
+) -> list[str]:
+    """One line a problem, in the order found. `suggest` says what an unknown key may have meant."""
+    details = error.errors(include_url=False)
+    return list(dict.fromkeys(one_line(_line(detail, raw, origin, suggest)) for detail in details))
+
+
+def _line(detail: Any, raw: dict[str, Any], origin: str, suggest: Callable[[Location], str]) -> str:
+    field = _field_path(detail["loc"], raw)
+    if detail["type"] == "extra_forbidden":
+        return f"{origin}: {field}: unknown key.{suggest(detail['loc'])}"
+    if detail["type"] == "missing":
+        return f"{origin}: {field}: is required"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{origin}: {field}: {message}" if detail["loc"] else f"{origin}: {message}"
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        message = "should be a section of fields"
+    return f"{origin}: {field}: {message}, not {shown(detail['input'])}"
+
+
+def _field_path(location: Location, raw: dict[str, Any]) -> str:
+    """`tasks.tests.weight` rather than `tasks.1.weight`, if the second task has a name."""
+    parts = [str(part) for part in location]
+    if len(location) > 1 and location[0] == "tasks" and isinstance(location[1], int):
+        parts[1] = _task_name(raw.get("tasks"), location[1])
+    return ".".join(parts) or "config"
+
+
+def _task_name(tasks: Any, index: int) -> str:
+    if isinstance(tasks, dict):
+        return str(list(tasks)[index])
+    task = tasks[index] if isinstance(tasks, list) else None
+    return str(task.get("name") or index) if isinstance(task, dict) else str(index)
+
+
+def one_line(text: str, limit: int = 1000) -> str:
+    """The text without line breaks and control characters (a user's value may hold them), at most `limit` characters."""
+    printable = "".join(char if char.isprintable() else " " for char in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def shown(value: Any) -> str:
+    """A value as it may stand in an error line: one line, at most 60 characters."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested past the recursion limit, or an integer of thousands of digits
+        text = type(value).__name__
+    return one_line(text, 60)
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words for an error line."""
+    names = {dict: "a mapping", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a switch"}
+    return "empty" if value is None else names.get(type(value), type(value).__name__)
