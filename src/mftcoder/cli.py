@@ -105,3 +105,47 @@ def convert_config(config: Path, overrides: tuple[str, ...]) -> None:
     from mftcoder.app.convert_config import convert_config as run
 
     run(config, overrides)
+
+
+@cli.group()
+def data() -> None:
+    """Make training data.
+
+    \b
+    mft data mine my-repository --out data/mined
+    """
+
+
+@data.command("mine")
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--stdlib", is_flag=True, help="Mine the running Python's standard library (the default without FOLDER).")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets one folder a task.")
+@click.option("--tasks", help="Comma-separated; default all five.", metavar="NAME,...")
+@click.option("--max-per-task", type=click.IntRange(min=1), help="Training examples a task, chosen by their hash.")
+@click.option("--valid-share", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of modules.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Of the split, the choice and the bugs.")
+def data_mine(
+    folder: Path | None,
+    stdlib: bool,
+    out: Path,
+    tasks: str | None,
+    max_per_task: int | None,
+    valid_share: float,
+    seed: int,
+) -> None:
+    """Make examples of five coding tasks from the Python code in FOLDER.
+
+    Tasks: complete_function, write_function, write_docstring, repair_function, write_test. A module's examples are
+    all in train.jsonl or all in valid.jsonl. No mined code is run.
+
+    \b
+    mft data mine --stdlib --out data/mined --max-per-task 1000
+    mft data mine src --out data/ours --tasks repair_function,write_test
+    """
+    from mftcoder.app.mine import mine_data
+    from mftcoder.curation.mining import MiningOptions
+
+    if stdlib and folder:
+        raise click.UsageError("give FOLDER or --stdlib, not both")
+    chosen = {"tasks": tuple(name.strip() for name in tasks.split(","))} if tasks else {}
+    mine_data(folder, out, MiningOptions(max_per_task=max_per_task, valid_share=valid_share, seed=seed, **chosen))
