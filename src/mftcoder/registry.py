@@ -45,7 +45,20 @@ class Registry:
         return getattr(importlib.import_module(module), attribute)
 
 
-BALANCERS = Registry("balancer", {"uniform": "mftcoder.balancing.uniform:UniformBalancer"})
+BALANCERS = Registry(
+    "balancer",
+    {
+        "uniform": "mftcoder.balancing.uniform:UniformBalancer",
+        "coba": "mftcoder.balancing.coba:CobaBalancer",
+        "famo": "mftcoder.balancing.famo:FamoBalancer",
+        "dwa": "mftcoder.balancing.dwa:DwaBalancer",
+        "lbtw": "mftcoder.balancing.lbtw:LbtwBalancer",
+        "gradnorm": "mftcoder.balancing.gradnorm:GradNormBalancer",
+        "uncertainty": "mftcoder.balancing.uncertainty:UncertaintyBalancer",
+        "random": "mftcoder.balancing.random_weighting:RandomBalancer",
+        "pace": "mftcoder.balancing.pace:PaceBalancer",
+    },
+)
 BACKENDS = Registry("backend", {"local": "mftcoder.training.backend:LocalBackend"})
 FORMATS = Registry(
     "format",

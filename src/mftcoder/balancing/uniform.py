@@ -2,18 +2,23 @@
 
 from typing import Any
 
-from mftcoder.balancing.base import Float, TaskLosses, TaskWeights
+from mftcoder.balancing.base import Float, Passive, RunFacts, TaskLosses, TaskWeights
+from mftcoder.config.schema import BalancerConfig
 
 
-class UniformBalancer:
+class UniformBalancer(Passive):
     """Keeps the configured task weights (all equal unless told otherwise)."""
 
-    needs_validation = False
+    def __init__(self, config: BalancerConfig, facts: RunFacts):
+        self._weights = TaskWeights(facts.weights)
 
-    def __init__(self, weights: Float):
-        self._weights = TaskWeights(weights)
+    def due(self, step: int) -> bool:
+        """Never: there is nothing to learn from the losses."""
+        return False
 
-    def observe(self, step: int, train: TaskLosses, validation: TaskLosses | None) -> TaskWeights:
+    def observe(
+        self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
+    ) -> TaskWeights:
         """The configured weights."""
         return self._weights
 

@@ -1,0 +1,92 @@
+"""FAMO: Fast Adaptive Multitask Optimization (Liu, Feng, Stone, Liu 2023, arXiv 2306.03792, algorithm 1).
+
+With logits xi, z = softmax(xi) and losses l, the step taken follows the weights c z_k / l_k, c = (sum_k z_k / l_k)^-1, which is
+the direction that lowers all log losses at the same rate. After it
+
+    delta_k = log l_k(t) - log l_k(t + 1)
+    xi <- xi - beta (J delta + gamma xi),        J the Jacobian of softmax at the z that made the step
+
+so a task whose log loss fell more than the others' loses weight. `learning_rate` is beta (0.025), `weight_decay` gamma (0.001).
+
+`variant: released` takes the step on xi with Adam at beta 0.025 and L2 decay 0.01, as the authors' code does; the plain step is
+three orders of magnitude smaller on language-model losses, where the log loss of a step moves by about 1e-3.
+
+Decided here: l(t) and l(t + 1) are the losses of two successive observations, not of one batch before and after the step, which
+would cost a second forward pass; an absent task keeps its last loss, so its delta is 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mftcoder.balancing.base import (
+    Float,
+    RunFacts,
+    TaskLosses,
+    TaskWeights,
+    as_array,
+    as_lists,
+    jacobian_product,
+    latest,
+    softmax,
+    weighted,
+)
+from mftcoder.balancing.signal import LossReader
+from mftcoder.config.schema import BalancerConfig
+
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+SMALLEST_LOSS = 1e-8  # keeps the logarithm finite for a solved task
+
+
+class FamoBalancer(LossReader):
+    """Lowers all tasks' log losses at the same rate."""
+
+    def __init__(self, config: BalancerConfig, facts: RunFacts):
+        super().__init__(config, facts)
+        self._adam = config.variant == "released"
+        self._rate = config.learning_rate or 0.025
+        self._decay = config.weight_decay if config.weight_decay is not None else (0.01 if self._adam else 0.001)
+        self._logits = np.zeros(facts.num_tasks)
+        self._losses = np.full(facts.num_tasks, np.nan)
+        self._moments = np.zeros((2, facts.num_tasks))
+        self._updates = 0
+
+    @property
+    def signals(self) -> dict[str, Float]:
+        """The logits xi."""
+        return {"logit": self._logits.copy()}
+
+    def observe(
+        self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
+    ) -> TaskWeights:
+        """One step on the logits, then weights in proportion to z / loss."""
+        losses = np.maximum(latest(self._losses, self.measured(train, validation)), SMALLEST_LOSS)
+        delta = np.nan_to_num(np.log(self._losses) - np.log(losses), nan=0.0)
+        gradient = jacobian_product(softmax(self._logits), delta) + self._decay * self._logits
+        self._updates += 1
+        self._logits = self._logits - self._rate * (self._adam_direction(gradient) if self._adam else gradient)
+        self._losses = losses
+        typical = losses[np.isfinite(losses)].mean() if np.isfinite(losses).any() else 1.0  # for a task not met yet
+        return weighted(self.facts, softmax(self._logits) / np.where(np.isfinite(losses), losses, typical))
+
+    def _adam_direction(self, gradient: Float) -> Float:
+        first, second = ADAM_BETAS
+        self._moments = np.stack(
+            [
+                first * self._moments[0] + (1 - first) * gradient,
+                second * self._moments[1] + (1 - second) * gradient**2,
+            ]
+        )
+        mean = self._moments[0] / (1 - first**self._updates)
+        square = self._moments[1] / (1 - second**self._updates)
+        return mean / (np.sqrt(square) + ADAM_EPSILON)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Logits, last losses, Adam's moments."""
+        arrays = as_lists(logits=self._logits, losses=self._losses, moments=self._moments)
+        return {**arrays, "updates": self._updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._logits, self._losses = as_array(state["logits"]), as_array(state["losses"])
+        self._moments, self._updates = as_array(state["moments"]), state["updates"]

@@ -1,0 +1,48 @@
+"""Uncertainty weighting (Kendall, Gal, Cipolla 2018, arXiv 1705.07115, equation 10 and the log-variance form below it).
+
+With s_k = log sigma_k^2 the objective is sum_k exp(-s_k) L_k + s_k / 2, so the weights are exp(-s_k) and
+
+    s_k <- s_k - learning_rate * (1/2 - exp(-s_k) L_k)
+
+Left alone s_k settles at log(2 L_k), a weight of 1 / (2 L_k). Decided here: s starts at 0 and is learnt by plain gradient descent
+at `learning_rate` 0.025 beside the model's own optimiser; the weights are normalised to sum 1, so that the method chooses the
+proportions and the learning rate schedule the size of the step. An absent task keeps its s.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, weighted
+from mftcoder.balancing.signal import LossReader
+from mftcoder.config.schema import BalancerConfig
+
+
+class UncertaintyBalancer(LossReader):
+    """Learns a noise level for each task and weights by its inverse."""
+
+    def __init__(self, config: BalancerConfig, facts: RunFacts):
+        super().__init__(config, facts)
+        self._rate = config.learning_rate or 0.025
+        self._log_variance = np.zeros(facts.num_tasks)
+
+    @property
+    def signals(self) -> dict[str, Float]:
+        """The log variances s."""
+        return {"log_variance": self._log_variance.copy()}
+
+    def observe(
+        self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
+    ) -> TaskWeights:
+        """One gradient step on the log variances, then weights exp(-s)."""
+        gradient = 0.5 - np.exp(-self._log_variance) * self.measured(train, validation)
+        self._log_variance = self._log_variance - self._rate * np.where(np.isfinite(gradient), gradient, 0.0)
+        return weighted(self.facts, np.exp(-self._log_variance))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The log variances."""
+        return as_lists(log_variance=self._log_variance)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._log_variance = as_array(state["log_variance"])
