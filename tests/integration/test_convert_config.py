@@ -25,7 +25,7 @@ def test_the_printed_yaml_is_the_same_run(tmp_path: Path) -> None:
 
 def test_refusals_go_to_stderr_with_exit_code_2(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**CONFIG, "peft_type": "qlora", "weighted_loss_mode": "coba"}))
+    path.write_text(json.dumps({**CONFIG, "peft_type": "qlora", "weighted_loss_mode": "selfpaced"}))
     done = mft("convert-config", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["peft_type", "weighted_loss_mode"]

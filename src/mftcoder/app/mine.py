@@ -32,8 +32,9 @@ def mine_data(folder: Path | None, out: Path, options: MiningOptions) -> None:
     if not any(task.train for task in mined.tasks.values()):
         raise DataError(f"{source}: no function in it makes an example: {_most_common(mined)}")
     _write(mined, source, out, options)
-    console.print(_examples_table(mined, out))
-    console.print(_skips_table(mined))
+    console.print(f"{mined.functions:,} functions of {mined.modules:,} modules -> {out}", soft_wrap=True)
+    console.print(_examples_table(mined))
+    console.print("passed over:", _skips_table(mined))
 
 
 def _with_progress(source: Path, options: MiningOptions, console: Console) -> Mined:
@@ -60,8 +61,8 @@ def _write(mined: Mined, source: Path, out: Path, options: MiningOptions) -> Non
     )
 
 
-def _examples_table(mined: Mined, out: Path) -> Table:
-    table = Table(title=f"{mined.functions:,} functions of {mined.modules:,} modules -> {out}", title_justify="left")
+def _examples_table(mined: Mined) -> Table:
+    table = Table()
     table.add_column("task")
     table.add_column("train", justify="right")
     table.add_column("valid", justify="right")
@@ -71,7 +72,7 @@ def _examples_table(mined: Mined, out: Path) -> Table:
 
 
 def _skips_table(mined: Mined) -> Table:
-    table = Table(title="passed over", title_justify="left")
+    table = Table()
     table.add_column("count", justify="right")
     table.add_column("reason")
     for reason, count in mined.skips.most_common():

@@ -21,8 +21,10 @@ REFUSED: dict[tuple[str, Any], str] = {
     ("peft_type", "qlora"): "qlora (a 4-bit base model) is not in this version. Use lora, with quantization null",
     ("quantization", "4bit"): "a quantised base model is not in this version. Use null",
     ("quantization", "8bit"): "a quantised base model is not in this version. Use null",
-    ("weighted_loss_mode", "coba"): "the CoBa balancer is not in this version. Use case3 or case4, with task_weights",
-    ("weighted_loss_mode", "selfpaced"): "the self-paced balancer is not in this version. Use case3 or case4",
+    (
+        "weighted_loss_mode",
+        "selfpaced",
+    ): "the self-paced balancer is not in this version. Use coba, its successor, or case3",
     ("distributed_type", "deepspeed"): "DeepSpeed is not in this version, which trains on one device. Use null",
     ("distributed_type", "fsdp"): "FSDP is not in this version, which trains on one device. Use null",
     (
@@ -32,7 +34,13 @@ REFUSED: dict[tuple[str, Any], str] = {
 }
 """What another release brings: (key, value) -> the sentence after `key: `. A row goes when its feature comes."""
 
-NORMALIZATION = {"case1": "token", "case2": "sample", "case3": "task_token", "case4": "task_sample"}
+NORMALIZATION = {
+    "case1": "token",
+    "case2": "sample",
+    "case3": "task_token",
+    "case4": "task_sample",
+    "coba": "task_token",  # the published trainer takes case3's loss, with moving weights
+}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 
 
@@ -94,8 +102,11 @@ def _placeholders(raw: dict[str, Any]) -> list[str]:
 
 
 def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...]:
-    idle = [key for key in raw if key in LEGACY or key in DORMANT]
+    coba = published.weighted_loss_mode == "coba"
+    idle = [key for key in raw if key in LEGACY or (key in DORMANT and not (coba and key.startswith("coba_")))]
     told = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
+    if coba:
+        told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
     if published.data_split[2] > 0:
         told.append("data_split: the third share is held out together with the second; there is no test split here")
     if published.padding_mode == "concat":
@@ -110,6 +121,7 @@ def _nested(published: PublishedConfig) -> dict[str, Any]:
         "tasks": _tasks(published),
         "data": _data(published),
         "loss": {"normalization": NORMALIZATION[published.weighted_loss_mode]},
+        "balancer": _balancer(published),
         "train": {**_loop(published), **_optimizer(published), **_evaluation(published), **_checkpoints(published)},
         "output_dir": published.output_dir,
     }
@@ -165,6 +177,19 @@ def _data(published: PublishedConfig) -> dict[str, Any]:
         "val_size": sum(held_out) / (train + sum(held_out)),
     }
     return {**data, "role_markers": published.role_markers} if published.role_markers else data
+
+
+def _balancer(published: PublishedConfig) -> dict[str, Any]:
+    if published.weighted_loss_mode != "coba":
+        return {"name": "uniform"}
+    return {
+        "name": "coba",
+        "warmup_steps": published.coba_warmup_steps,
+        "window": published.coba_history_length,
+        "tau": published.coba_tau,
+        "update_interval": published.coba_update_interval,
+        "val_batches": published.coba_sample_valid_num,
+    }
 
 
 def _loop(published: PublishedConfig) -> dict[str, Any]:

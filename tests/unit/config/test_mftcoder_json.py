@@ -114,6 +114,12 @@ def test_a_key_left_out_has_its_published_default() -> None:
         ({"weighted_loss_mode": "case1"}, "loss.normalization", "token"),
         ({"weighted_loss_mode": "case2"}, "loss.normalization", "sample"),
         ({"weighted_loss_mode": "case4"}, "loss.normalization", "task_sample"),
+        ({"weighted_loss_mode": "coba"}, "balancer.name", "coba"),
+        ({"weighted_loss_mode": "coba"}, "balancer.window", 200),
+        ({"weighted_loss_mode": "coba", "coba_tau": 3}, "balancer.tau", 3),
+        ({"weighted_loss_mode": "coba", "coba_warmup_steps": 50}, "balancer.warmup_steps", 50),
+        ({"weighted_loss_mode": "coba", "coba_update_interval": 5}, "balancer.update_interval", 5),
+        ({"weighted_loss_mode": "coba", "coba_sample_valid_num": 2}, "balancer.val_batches", 2),
         ({"data_split": "90,5,5"}, "data.val_size", 0.1),
         ({"data_split": "95,5"}, "data.val_size", 0.05),
         ({"data_split": "100,0,0"}, "train.eval_strategy", "no"),
@@ -153,7 +159,7 @@ def test_what_this_version_cannot_do_is_refused_all_at_once() -> None:
     text = problems_of(
         peft_type="qlora",
         quantization="4bit",
-        weighted_loss_mode="coba",
+        weighted_loss_mode="selfpaced",
         distributed_type="DeepSpeed",
         load_raw_dataset=False,
     )
@@ -192,6 +198,12 @@ def test_keys_without_meaning_are_named_in_one_warning() -> None:
     converted = convert({**EXAMPLE, "use_xformers": True, "coba_tau": 5}, origin="x.json")
     (warning,) = converted.warnings
     assert warning.endswith("tokenizer_type, init_timeout_seconds, shuffle_before_split, use_xformers, coba_tau")
+
+
+def test_cobas_own_keys_are_no_idle_ones_under_coba() -> None:
+    warnings = convert({**EXAMPLE, "weighted_loss_mode": "coba", "coba_tau": 5}, origin="x").warnings
+    assert "coba_tau" not in "".join(warnings)
+    assert any("balancer.variant=released" in warning for warning in warnings)
 
 
 def test_a_third_split_and_concat_are_explained() -> None:
