@@ -95,12 +95,10 @@ class TrainingRun:
 
     def _due(self, strategy: str, every: int) -> bool:
         """Whether something with this strategy falls on the step just done; the last step counts unless it is `no`."""
-        step = self.progress.step
-        if strategy == "epoch":
-            every_epoch = self.train_loader.steps_per_epoch
-            crossed = int(step / every_epoch) > int((step - 1) / every_epoch)
-            return crossed or step == self.train_loader.total_steps
-        return strategy == "steps" and (step % every == 0 or step == self.train_loader.total_steps)
+        step, every_epoch = self.progress.step, self.train_loader.steps_per_epoch
+        by_steps = strategy in ("steps", "steps_and_epoch") and step % every == 0
+        by_epoch = strategy in ("epoch", "steps_and_epoch") and int(step / every_epoch) > int((step - 1) / every_epoch)
+        return strategy != "no" and (by_steps or by_epoch or step == self.train_loader.total_steps)
 
     def _balance(self) -> TaskWeights:
         weights = self.balancer.observe(self.progress.step, self.unobserved.peek(), None)
