@@ -121,6 +121,8 @@ def _build(
     torch.manual_seed(config.train.seed)
     module, implementation = _load_trainable(config, backend, checkpoint, console)
     model = LanguageModel(module, attn_implementation=implementation, num_tasks=len(config.tasks))
+    if config.train.torch_compile:
+        model.compile_layers()
     optimizer = MasterAdamW(trainable_parameters(module), config.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
@@ -197,7 +199,8 @@ def _write_run_files(config: RunConfig, store: Store) -> None:
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     write_text(config.output_path / "config.yaml", dump_yaml(config))
     write_json(config.output_path / "versions.json", {**versions, **machine, "devices": devices})
-    write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": store.statistics})
+    statistics = {name: asdict(counts) for name, counts in zip(store.tasks, store.statistics, strict=True)}
+    write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": statistics})
 
 
 def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> None:

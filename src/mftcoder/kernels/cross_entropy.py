@@ -52,8 +52,27 @@ def _chunks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
+def _losses_and_slope(logits: Tensor, targets: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses [N] and coefficient-weighted gradient of the logits [N, V] in their dtype; may reuse the logits' memory."""
+    if logits.is_cuda:
+        from mftcoder.kernels.cross_entropy_triton import slope_in_place
+
+        return slope_in_place(logits, targets, coefficients), logits
+    return slope_in_torch(logits, targets, coefficients)
+
+
+def slope_in_torch(logits: Tensor, targets: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """The plain twin of the GPU kernel: d loss_i / d logits_i = softmax(logits_i) - onehot(target_i), in float32."""
+    slope = logits.float()
+    log_sum = torch.logsumexp(slope, dim=-1)
+    losses = log_sum - slope.gather(1, targets[:, None]).squeeze(1)
+    slope = slope.sub_(log_sum[:, None]).exp_()
+    slope[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+    return losses, slope.mul_(coefficients[:, None]).to(logits.dtype)
+
+
 class _FusedLinearCrossEntropy(torch.autograd.Function):
-    """Loss and gradients in one pass over the chunks. d loss_i / d logits_i = softmax(logits_i) - onehot(target_i)."""
+    """Loss and gradients in one pass over the chunks."""
 
     @staticmethod
     def forward(
@@ -65,15 +84,11 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if with_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_weight else None
         for part in _chunks(hidden.shape[0], weight.shape[0], hidden.device):
-            logits = (hidden[part] @ weight.T).float()
-            log_sum = torch.logsumexp(logits, dim=-1)
-            target = targets[part, None]
-            losses[part] = log_sum - logits.gather(1, target).squeeze(1)
+            logits = hidden[part] @ weight.T
             if not (with_hidden or with_weight):
+                losses[part] = nn.functional.cross_entropy(logits.float(), targets[part], reduction="none")
                 continue
-            slope = logits.sub_(log_sum[:, None]).exp_()
-            slope.scatter_add_(1, target, torch.full_like(target, -1, dtype=slope.dtype))
-            slope = slope.mul_(coefficients[part, None]).to(weight.dtype)
+            losses[part], slope = _losses_and_slope(logits, targets[part], coefficients[part])
             if grad_hidden is not None:
                 grad_hidden[part] = slope @ weight
             if grad_weight is not None:

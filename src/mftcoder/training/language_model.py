@@ -81,6 +81,14 @@ class LanguageModel:
             return tensor.to(self.device)
         return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
 
+    def compile_layers(self) -> None:
+        """Compile each decoder layer by itself: all share one graph, and the host's counting stays outside."""
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # layer_idx would make one graph a layer
+        for module in self.causal_lm.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.causal_lm.config.num_hidden_layers:
+                for layer in module:
+                    layer.compile()
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """No dropout, no gradients; training mode comes back after it."""

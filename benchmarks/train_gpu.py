@@ -1,0 +1,189 @@
+"""Training speed on one GPU: real tokens/s, peak memory and share of the matrix-product limit, full and LoRA.
+
+    python benchmarks/train_gpu.py                      # all modes, 1.5B weights of Qwen2.5-Coder's shape, random
+    python benchmarks/train_gpu.py --modes lora --steps 20 --json out.json
+
+Needs a CUDA device and nothing else: no hub, no data. Rows hold samples of log-normal length (median 350 tokens), packed best-fit
+into 4,096 positions, 8 rows a step. The limit is a large bf16 matrix product measured in the same process, 6 FLOP a weight and
+token for full fine-tuning, 4 for LoRA (the base needs no weight gradients). The steps are `mft train`'s own: the same model
+wrapper, objective and optimiser.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from mftcoder.balancing.base import TaskWeights
+from mftcoder.config.schema import AdapterConfig, BackendConfig, TrainConfig
+from mftcoder.data.loader import PackedBatch, StepCounts, StepData
+from mftcoder.data.packing import assemble, pack_best_fit
+from mftcoder.data.tokenization import TokenizedSample
+from mftcoder.kernels import attention
+from mftcoder.models.adapters import attach, trainable_parameters
+from mftcoder.training.backend import LocalBackend
+from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.optimizer import MasterAdamW
+from mftcoder.training.step import train_step
+
+NUM_TASKS = 5
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What is trained, and how much is recomputed."""
+
+    adapter: str
+    gradient_checkpointing: bool
+    torch_compile: bool
+
+    @property
+    def name(self) -> str:
+        """As it stands in the table."""
+        parts = [self.adapter]
+        parts += ["checkpointing"] if self.gradient_checkpointing else []
+        parts += ["compiled"] if self.torch_compile else []
+        return ", ".join(parts)
+
+
+MODES = [Mode(a, c, t) for a in ("full", "lora") for c, t in ((False, True), (False, False), (True, True))]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    mode: str
+    tokens_per_second: float
+    share_of_limit: float
+    peak_gib: float
+    first_loss: float
+    last_loss: float
+
+
+def matmul_limit() -> float:
+    """FLOP/s of an 8192 x 8192 x 8192 bf16 product, mean of 20 after a warm-up."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(5):
+        a @ b
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    torch.cuda.synchronize()
+    return 20 * 2 * 8192**3 / (time.perf_counter() - started)
+
+
+def model_config(args: argparse.Namespace) -> Qwen2Config:
+    """Qwen2.5-Coder-1.5B's shape (its published config.json), or a small one for a dry run."""
+    small = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 4096}
+    large = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "vocab_size": 151936}
+    shape = small if args.small else large
+    return Qwen2Config(
+        **shape, num_attention_heads=12 if not args.small else 4, num_key_value_heads=2, max_position_embeddings=32768,
+        rope_theta=1e6, rms_norm_eps=1e-6, tie_word_embeddings=True,
+    )  # fmt: skip
+
+
+def make_steps(args: argparse.Namespace, vocabulary: int) -> list[StepData]:
+    """Packed rows of random tokens, as the loader would give them."""
+    random = np.random.default_rng(0)
+    count = int(args.steps_total * args.rows * args.length / 400 * 1.3)
+    lengths = np.clip(random.lognormal(np.log(350), 0.7, count), 16, args.length).astype(np.int64)
+    plan = pack_best_fit(lengths, args.length)
+    rows = random.permutation(len(plan))[: args.steps_total * args.rows]
+    return [
+        _step(plan, lengths, rows[i : i + args.rows], vocabulary, args, random) for i in range(0, len(rows), args.rows)
+    ]
+
+
+def _step(plan, lengths, rows, vocabulary, args, random) -> StepData:  # type: ignore[no-untyped-def]
+    packed = []
+    for row in rows:
+        samples = []
+        for member in plan.row(row):
+            ids = random.integers(3, vocabulary, lengths[member] + 1).astype(np.int32)
+            samples.append(TokenizedSample(int(member) % NUM_TASKS, ids[:-1], ids[1:], "random"))
+        packed.append(assemble(samples, args.length))
+    fields = {
+        name: torch.from_numpy(np.stack([getattr(row, name) for row in packed]).astype(np.int64))
+        for name in ("input_ids", "targets", "position_ids", "task_ids")
+    }
+    tasks = fields["task_ids"].flatten().numpy()
+    tokens = np.bincount(tasks[tasks >= 0], minlength=NUM_TASKS).astype(np.int64)
+    batch = PackedBatch(**fields, samples=torch.zeros(0, 2, dtype=torch.int64))
+    return StepData(micro_batches=(batch,), counts=StepCounts(tokens=tokens, samples=tokens.clip(max=1)))
+
+
+def measure(mode: Mode, args: argparse.Namespace, steps: list[StepData], limit: float) -> Row:
+    """Train `args.steps` steps after a warm-up of the rest."""
+    torch.manual_seed(0)
+    torch.cuda.reset_peak_memory_stats()
+    config = model_config(args)
+    implementation = attention.candidates(torch.device("cuda"))[0]
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=implementation)
+    model.config.use_cache = False
+    module = attach(model, AdapterConfig(type=mode.adapter, lora_rank=32, lora_alpha=64))  # type: ignore[arg-type]
+    weights_in_products = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    if mode.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    wrapped = LanguageModel(module.train(), attn_implementation=implementation, num_tasks=NUM_TASKS)
+    wrapped.verify()
+    if mode.torch_compile:
+        wrapped.compile_layers()
+    train = TrainConfig(learning_rate=1e-5)
+    optimizer = MasterAdamW(trainable_parameters(module), train)
+    backend = LocalBackend(BackendConfig())
+    weights = TaskWeights(np.ones(NUM_TASKS))
+    results = []
+    warm = len(steps) - args.steps
+    for number, data in enumerate(steps):
+        if number == warm:
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+        results.append(train_step(wrapped, data, weights, "task_token", optimizer, train.learning_rate, backend))
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    speed = sum(result.real_tokens for result in results[warm:]) / seconds
+    flop_per_token = (6 if mode.adapter == "full" else 4) * weights_in_products
+    return Row(
+        mode.name, speed, speed * flop_per_token / limit, torch.cuda.max_memory_allocated() / 2**30,
+        results[0].objective, results[-1].objective,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--modes", default="", help="only modes whose name holds this, e.g. lora or 'full, compiled'")
+    parser.add_argument("--steps", type=int, default=15, help="timed steps of each mode")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before them")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=4096)
+    parser.add_argument("--small", action="store_true", help="a small model: does it run at all?")
+    parser.add_argument("--json", type=Path, help="write the table there as well")
+    args = parser.parse_args()
+    args.steps_total = args.steps + args.warmup
+    attention.register()
+    limit = matmul_limit()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; bf16 product: {limit / 1e12:.0f} TFLOP/s")
+    print(f"{'mode':32} {'real tokens/s':>14} {'of the limit':>13} {'peak GiB':>9} {'loss first':>11} {'last':>7}")
+    steps, rows = make_steps(args, model_config(args).vocab_size), []
+    for mode in MODES:
+        if args.modes not in mode.name:
+            continue
+        rows.append(row := measure(mode, args, steps, limit))
+        torch.cuda.empty_cache()
+        print(f"{row.mode:32} {row.tokens_per_second:14,.0f} {row.share_of_limit:13.0%} {row.peak_gib:9.1f} "
+              f"{row.first_loss:11.3f} {row.last_loss:7.3f}", flush=True)  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps({"limit": limit, "rows": [asdict(row) for row in rows]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

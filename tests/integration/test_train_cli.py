@@ -1,0 +1,247 @@
+"""`mft train` through the real command: it learns, it resumes to the last bit, it says what is wrong."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+TASKS = {"squares": "What is {n} squared?", "next": "Which number follows {n}?"}
+
+
+def write_tasks(folder: Path, rows: int = 60) -> Path:
+    for name, question in TASKS.items():
+        (folder / name).mkdir(parents=True)
+        with (folder / name / "part-0.jsonl").open("w") as file:
+            for n in range(rows):
+                answer = str(n * n if name == "squares" else n + 1)
+                messages = [{"role": "human", "content": question.format(n=n)}, {"role": "bot", "content": answer}]
+                file.write(json.dumps({"id": n, "chat_rounds": messages}) + "\n")
+    return folder
+
+
+def write_config(folder: Path, model: Path, data: Path, **overrides: Any) -> Path:
+    config = {
+        "model": {"model_name_or_path": str(model), "dtype": "float32"},
+        "adapter": {"type": "lora", "lora_rank": 4, "lora_dropout": 0.1},
+        "tasks": {name: str(data / name) for name in TASKS},
+        "data": {"max_length": 128, "val_size": 0.2, "cache_dir": str(folder / "cache")},
+        "train": {
+            "max_steps": 6, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "learning_rate": 0.01,
+            "eval_steps": 3, "save_steps": 2, "report_to": [],
+        },
+        "backend": {"device": "cpu"},
+        "output_dir": str(folder / "run"),
+    }  # fmt: skip
+    for dotted, value in overrides.items():
+        section, field = dotted.split("__")
+        config[section][field] = value  # type: ignore[index]
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+def mft(*arguments: object, **extra: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mftcoder", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **extra)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    latest = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    (file,) = (latest / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_a_run_learns_every_task_and_writes_its_folder(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, adapter: str
+) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, adapter__type=adapter, train__max_steps=12)
+    done = mft("train", config)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 12 and summary["stopped_because"] == "max_steps"
+    for task in TASKS:
+        assert summary["validation"]["last"][task] < summary["validation"]["first"][task]
+    for name in ("config.yaml", "versions.json", "data.json"):
+        assert (run / name).stat().st_size > 20
+    train = [record for record in metrics(run) if record["kind"] == "train"]
+    assert [record["step"] for record in train] == list(range(1, 13))
+    assert {record["step"] for record in metrics(run) if record["kind"] == "validation"} == {0, 3, 6, 9, 12}
+    assert train[0]["tokens"].keys() == TASKS.keys() and train[0]["tokens_per_second"] > 0
+
+
+def test_metrics_say_what_the_objective_was(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    """task_token with both tasks present: the objective is the weighted mean of the task means."""
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=2)
+    assert mft("train", config, "tasks.squares.weight=3").returncode == 0
+    for record in (record for record in metrics(tmp_path / "run") if record["kind"] == "train"):
+        expected = 0.75 * record["losses"]["squares"] + 0.25 * record["losses"]["next"]
+        assert record["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_layouts_of_the_same_step_have_the_same_loss(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    """With a data set that is one step, packing, dynamic and padding hold the same samples in it."""
+    small = write_tasks(tmp_path / "data", rows=12)
+    losses = []
+    for number, layout in enumerate((("best_fit", "dynamic"), ("none", "dynamic"), ("none", "max_length"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        config = write_config(
+            folder, tiny_llama_dir, small, data__packing=layout[0], data__padding=layout[1], data__val_size=0,
+            train__gradient_accumulation_steps=64, train__max_steps=None, train__num_train_epochs=1, train__eval_strategy="no",
+            adapter__lora_dropout=0.0,
+        )  # fmt: skip
+        done = mft("train", config)
+        assert done.returncode == 0, done.stderr
+        (record,) = metrics(folder / "run")
+        losses.append(record["loss"])
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
+
+
+def run_with_kills(config: Path, run: Path, kills: list[float], *overrides: str) -> None:
+    """Start the run, kill -9 it after so many seconds past its first step, and let the last one finish."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for after in kills:
+        before = len(metrics(run)) if (run / "metrics.jsonl").exists() else 0
+        command = [sys.executable, "-m", "mftcoder", "train", str(config), *overrides]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if (run / "metrics.jsonl").exists() and len(metrics_if_whole(run)) > before:
+                break
+            time.sleep(0.01)
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = mft("train", config, *overrides)
+    assert done.returncode == 0, done.stderr
+
+
+def metrics_if_whole(run: Path) -> list[str]:
+    return (run / "metrics.jsonl").read_text().splitlines()
+
+
+def same_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path
+) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = write_config(tmp_path / "whole", tiny_llama_dir, data, train__max_steps=20)
+    assert mft("train", whole).returncode == 0
+    killed = write_config(tmp_path / "killed", tiny_llama_dir, data, train__max_steps=20)
+    moments = random.Random(os.getpid())
+    run_with_kills(killed, tmp_path / "killed" / "run", [moments.uniform(0, 0.15) for _ in range(3)])
+    assert same_bits(weights(tmp_path / "whole" / "run"), weights(tmp_path / "killed" / "run"))
+    records = [
+        [
+            {k: v for k, v in record.items() if k not in ("time", "seconds", "tokens_per_second")}
+            for record in metrics(run)
+        ]
+        for run in (tmp_path / "whole" / "run", tmp_path / "killed" / "run")
+    ]
+    assert records[0] == records[1]
+
+
+def test_the_number_of_dataloader_workers_changes_nothing(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    for name in ("none", "two"):
+        (tmp_path / name).mkdir()
+    none = write_config(tmp_path / "none", tiny_llama_dir, data)
+    two = write_config(tmp_path / "two", tiny_llama_dir, data, train__dataloader_num_workers=2)
+    assert mft("train", none).returncode == 0
+    assert mft("train", two, "train.max_steps=6").returncode == 0
+    assert same_bits(weights(tmp_path / "none" / "run"), weights(tmp_path / "two" / "run"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=5000, train__save_steps=5000)
+    command = [sys.executable, "-m", "mftcoder", "train", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics_file = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (metrics_file.exists() and metrics_file.read_text().count("\n") > 2):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Go on with: mft train" in errors and "Traceback" not in errors
+    assert weights(tmp_path / "run")
+
+
+def test_another_config_is_refused_with_its_differing_fields(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=2)
+    assert mft("train", config).returncode == 0
+    refused = mft("train", config, "train.learning_rate=0.5", "train.max_steps=3")
+    assert refused.returncode == 2
+    assert "train.learning_rate: 0.01 -> 0.5" in refused.stderr and "--allow-changes" in refused.stderr
+    allowed = mft("train", config, "train.max_steps=3", "--allow-changes")
+    assert allowed.returncode == 0 and "going on from" in allowed.stdout
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 3
+
+
+def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path
+) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=4)
+    assert mft("train", config).returncode == 0
+    expected = weights(tmp_path / "run")
+    state = tmp_path / "run" / "checkpoints" / "step-00000004" / "optimizer" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-10])
+    again = mft("train", config)
+    assert again.returncode == 0, again.stderr
+    assert "step-00000004: damaged checkpoint" in again.stdout and "step-00000003" in again.stdout
+    assert same_bits(weights(tmp_path / "run"), expected)
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = write_config(
+        tmp_path, tiny_llama_dir, data, train__learning_rate=3.0, train__max_steps=40, train__eval_steps=2,
+        train__early_stopping_patience=2,
+    )  # fmt: skip
+    assert mft("train", config).returncode == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stopped_because"] == "early_stopping" and summary["steps"] < 40
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    import fcntl
+
+    config = write_config(tmp_path, tiny_llama_dir, data)
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = mft("train", config)
+    assert refused.returncode == 2 and "another run is writing there" in refused.stderr
+
+
+def test_validate_prints_the_plan_and_all_problems_at_once(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data)
+    good = mft("validate", config)
+    assert good.returncode == 0, good.stderr
+    assert "6 of 2 rows" in good.stdout and "memory" in good.stdout
+    (tmp_path / "blocked").write_text("")
+    bad = mft("validate", config, "tasks.next.path=/no/such/folder", f"output_dir={tmp_path / 'blocked' / 'run'}")
+    assert bad.returncode == 2
+    assert "/no/such/folder" in bad.stderr and "output_dir" in bad.stderr

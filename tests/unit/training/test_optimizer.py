@@ -1,0 +1,107 @@
+"""Schedules end where they should; master weights keep what bfloat16 would lose."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mftcoder.config.schema import TrainConfig
+from mftcoder.training.optimizer import MasterAdamW, decays, learning_rate, warmup_steps
+
+
+def config(**fields: object) -> TrainConfig:
+    return TrainConfig(learning_rate=1.0, **fields)  # type: ignore[arg-type]
+
+
+def test_warmup_rises_linearly_to_the_peak() -> None:
+    rates = [learning_rate(step, 100, config(warmup_steps=4)) for step in range(5)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_warmup_may_be_a_share_of_all_steps() -> None:
+    assert warmup_steps(30, config(warmup_steps=0.1)) == 3
+    assert warmup_steps(30, config(warmup_steps=7)) == 7
+
+
+@pytest.mark.parametrize("shape", ["cosine", "linear"])
+def test_schedule_ends_at_min_lr_on_the_last_step(shape: str) -> None:
+    rates = [learning_rate(step, 50, config(lr_scheduler_type=shape, min_lr=0.1)) for step in range(50)]
+    assert rates[0] == 1.0 and rates[-1] == pytest.approx(0.1)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_cosine_is_halfway_down_in_the_middle() -> None:
+    assert learning_rate(50, 101, config(lr_scheduler_type="cosine")) == pytest.approx(0.5)
+
+
+def test_constant_stays() -> None:
+    assert {learning_rate(step, 10, config(lr_scheduler_type="constant")) for step in range(10)} == {1.0}
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    assert decays("layer.weight", torch.zeros(2, 2))
+    assert not decays("norm.weight", torch.zeros(2)) and not decays("layer.bias", torch.zeros(2, 2))
+
+
+def step_on(layer: nn.Linear, optimizer: MasterAdamW, rate: float) -> float:
+    layer(torch.ones(1, 4, dtype=layer.weight.dtype)).sum().backward()
+    return float(optimizer.step(rate))
+
+
+def test_float32_parameters_follow_torchs_adamw_exactly() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    settings = TrainConfig(max_grad_norm=None, weight_decay=0.0)
+    optimizer = MasterAdamW(ours.named_parameters(), settings)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.1, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    for _ in range(5):
+        step_on(ours, optimizer, 0.1)
+        theirs(torch.ones(1, 4)).sum().backward()
+        reference.step()
+        reference.zero_grad()
+    assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_bfloat16_parameters_take_steps_below_their_own_resolution() -> None:
+    layer = nn.Linear(4, 3, bias=False, dtype=torch.bfloat16)
+    nn.init.ones_(layer.weight)
+    optimizer = MasterAdamW(layer.named_parameters(), TrainConfig(weight_decay=0.0))
+    for _ in range(40):
+        step_on(layer, optimizer, 1e-4)  # bfloat16 cannot tell 1 - 1e-4 from 1
+    assert optimizer.masters[0].mean().item() == pytest.approx(1 - 40e-4, abs=2e-4)
+    assert torch.equal(layer.weight, optimizer.masters[0].bfloat16()) and (layer.weight < 1).all()
+
+
+def test_micro_batches_of_bfloat16_gradients_add_up_in_float32() -> None:
+    layer = nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
+    optimizer = MasterAdamW(layer.named_parameters(), TrainConfig(max_grad_norm=None))
+    for scale in (1.0, 2**-10):  # in bfloat16, 1 + 2^-10 is 1
+        (layer(torch.ones(1, 4, dtype=torch.bfloat16)).sum() * scale).backward()
+    assert layer.weight.grad is None
+    assert optimizer.masters[0].grad is not None
+    assert optimizer.masters[0].grad.unique().tolist() == [1 + 2**-10]
+
+
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> None:
+    layer = nn.Linear(4, 3, bias=False)
+    optimizer = MasterAdamW(layer.named_parameters(), TrainConfig(max_grad_norm=1.0))
+    assert step_on(layer, optimizer, 0.0) == pytest.approx(math.sqrt(12))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_goes_on_to_the_last_bit(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, dtype=dtype)
+    optimizer = MasterAdamW(layer.named_parameters(), TrainConfig())
+    for _ in range(3):
+        step_on(layer, optimizer, 1e-2)
+    twin = nn.Linear(4, 3, dtype=dtype)
+    twin.load_state_dict(layer.state_dict())
+    resumed = MasterAdamW(twin.named_parameters(), TrainConfig())
+    resumed.load_state_dict(optimizer.state_dict())
+    for _ in range(3):
+        step_on(layer, optimizer, 1e-2)
+        step_on(twin, resumed, 1e-2)
+    assert torch.equal(layer.weight, twin.weight) and torch.equal(optimizer.masters[0], resumed.masters[0])
