@@ -104,7 +104,7 @@ def test_torch_free_part_reaches_nothing_heavy(prefix: str) -> None:
 
 
 # Imports transformers inside a function, for tokenizers that exist only as sentencepiece models.
-LAZY_CONVERTERS = {"data.tokenization"}
+LAZY_CONVERTERS = {"data.tokenizer"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

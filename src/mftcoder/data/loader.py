@@ -1,0 +1,200 @@
+"""Rows in mixture order -> PackedBatch tensors: the only part of this room that needs torch.
+
+Goes in: a Store and a RunConfig. Comes out: steps of micro-batches with the counts of the whole step, which follow from the plan
+and need no communication. A step is a pure function of its number, so any number of worker processes gives the same steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.mixture import Mixture, StepPlan
+from mftcoder.data.packing import RowPlan, assemble, one_per_row, pack_best_fit
+from mftcoder.data.samples import TaskSamples
+from mftcoder.data.store import Store
+
+_ROUND_TO = 8  # rows as long as their batch's longest are rounded up to this: kernels like it, and it costs nothing
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B rows of L positions, int64. Position 0 starts a segment; padding is a segment with targets -100 and task -1."""
+
+    input_ids: Tensor  # [B, L]
+    targets: Tensor  # [B, L]
+    position_ids: Tensor  # [B, L]
+    task_ids: Tensor  # [B, L]
+    samples: Tensor  # [S, 2] (task, index in the task's samples) in order of appearance, without padding
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, for copies that do not wait."""
+        return type(self)(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What a whole step holds, over all ranks and micro-batches."""
+
+    tokens: NDArray[np.int64]  # [K] trained tokens
+    samples: NDArray[np.int64]  # [K] samples with at least one trained token
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One rank's share of an optimiser step, and the counts of all of it."""
+
+    micro_batches: tuple[PackedBatch, ...]
+    counts: StepCounts
+
+    def pin_memory(self) -> Self:
+        """The same step in page-locked memory."""
+        return type(self)(tuple(batch.pin_memory() for batch in self.micro_batches), self.counts)
+
+
+class _Rows:
+    """The rows of every task: which samples each holds, how long it is, and the batch that a list of rows makes."""
+
+    def __init__(self, samples: Sequence[TaskSamples], config: RunConfig):
+        self.samples = tuple(samples)
+        self.data = config.data
+        self.plans = tuple(self._plan(one) for one in self.samples)
+        self.lengths = tuple(
+            plan.sums(one.lengths).astype(np.int32) for plan, one in zip(self.plans, self.samples, strict=True)
+        )
+
+    def _plan(self, samples: TaskSamples) -> RowPlan:
+        if self.data.packing == "best_fit":
+            return pack_best_fit(samples.lengths, self.data.max_length)
+        return one_per_row(len(samples))
+
+    @property
+    def groups_by_length(self) -> bool:
+        """Whether rows are as long as their batch's longest, so that similar lengths belong together."""
+        return self.data.packing == "none" and self.data.padding == "dynamic"
+
+    def batch(self, tasks: Sequence[int], rows: Sequence[int]) -> PackedBatch:
+        """The batch of these rows; no rows give one row of padding, so that every rank has something to run."""
+        members = [
+            [(task, int(index)) for index in self.plans[task].row(row)] for task, row in zip(tasks, rows, strict=True)
+        ]
+        length = self._row_length([int(self.lengths[task][row]) for task, row in zip(tasks, rows, strict=True)])
+        packed = [
+            assemble([self.samples[task].sample(index) for task, index in row], length) for row in members or [[]]
+        ]
+        pairs = [pair for row in members for pair in row]
+        columns = ("input_ids", "targets", "position_ids", "task_ids")
+        stacked = {name: torch.from_numpy(np.stack([getattr(row, name) for row in packed])).long() for name in columns}
+        return PackedBatch(**stacked, samples=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2))
+
+    def _row_length(self, lengths: Sequence[int]) -> int:
+        if not self.groups_by_length:
+            return self.data.max_length
+        longest = max(lengths, default=1)
+        return min(-(-longest // _ROUND_TO) * _ROUND_TO, self.data.max_length)
+
+    def counts(self, tasks: Sequence[int], rows: Sequence[int]) -> StepCounts:
+        """Trained tokens and samples of these rows, from the plan."""
+        tokens = np.zeros(len(self.samples), np.int64)
+        samples = np.zeros(len(self.samples), np.int64)
+        for task, row in zip(tasks, rows, strict=True):
+            trained = self.samples[task].trained_tokens[self.plans[task].row(row)]
+            tokens[task] += trained.sum()
+            samples[task] += np.count_nonzero(trained)
+        return StepCounts(tokens, samples)
+
+
+class _Steps(Dataset[StepData]):
+    """Step number -> one rank's StepData."""
+
+    def __init__(self, rows: _Rows, plan: StepPlan, rank: int):
+        self.rows, self.plan, self.rank = rows, plan, rank
+
+    def __getitem__(self, step: int) -> StepData:
+        tasks, rows = (values.tolist() for values in self.plan.step(step))
+        shares = self.plan.share(len(tasks), self.rank)
+        batches = tuple(self.rows.batch(tasks[share], rows[share]) for share in shares)
+        return StepData(batches, self.rows.counts(tasks, rows))
+
+
+class TrainLoader:
+    """The steps of a run for one rank, from any step on."""
+
+    def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
+        rows = _Rows([store.train(task) for task in range(len(store.tasks))], config)
+        train, data = config.train, config.data
+        mixture = Mixture(
+            [len(plan) for plan in rows.plans],
+            sampling=data.sampling,
+            temperature=data.sampling_temperature,
+            weights=[task.sampling_weight or 0.0 for task in config.tasks],
+            seed=train.seed,
+        )
+        step_rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * world_size
+        whole = round(train.num_train_epochs * mixture.epoch_rows)
+        plan = StepPlan(
+            mixture,
+            batch_size=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            world_size=world_size,
+            total_rows=max(1, whole) if train.max_steps is None else train.max_steps * step_rows,
+            lengths=rows.lengths if rows.groups_by_length else None,
+        )
+        self._steps = _Steps(rows, plan, rank)
+        self._workers = train.dataloader_num_workers
+        self._pin = config.backend.device != "cpu" and torch.cuda.is_available()
+        self.total_steps = plan.total_steps
+        """Optimiser steps of the run: max_steps, or as many as num_train_epochs take."""
+        self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
+        """Steps of one pass over the data; not a whole number in general."""
+        self.row_fill = tuple(
+            float(lengths.sum() / (len(lengths) * data.max_length)) if len(lengths) else 0.0 for lengths in rows.lengths
+        )
+        """Per task the filled share of its rows of max_length."""
+
+    def steps(self, start_step: int = 0) -> Iterator[StepData]:
+        """The steps from `start_step` to the end; the same for any number of workers."""
+        yield from DataLoader(
+            self._steps,
+            batch_size=None,
+            sampler=range(start_step, self.total_steps),
+            num_workers=self._workers,
+            pin_memory=self._pin,
+            # Worker processes start afresh: a fork of a process with threads or a device open may hang.
+            multiprocessing_context="spawn" if self._workers else None,
+            # A generator of its own, or making a loader would draw from the run's random numbers.
+            generator=torch.Generator(),
+        )
+
+
+class ValidationLoader:
+    """All validation samples, packed and padded as in training, complete: no last batch is dropped. Rows go by turns to ranks."""
+
+    def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
+        self._rows = _Rows([store.validation(task) for task in range(len(store.tasks))], config)
+        size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
+        tasks = np.repeat(np.arange(len(self._rows.plans)), [len(plan) for plan in self._rows.plans])
+        rows = np.concatenate([np.arange(len(plan)) for plan in self._rows.plans])
+        if self._rows.groups_by_length:
+            order = np.argsort(np.concatenate(self._rows.lengths), kind="stable")
+            tasks, rows = tasks[order], rows[order]
+        self.counts = self._rows.counts(tasks.tolist(), rows.tolist())
+        """Trained tokens and samples of the whole set, over all ranks."""
+        mine = np.arange(rank, len(tasks), world_size)
+        self._batches = [
+            (tasks[mine[start : start + size]].tolist(), rows[mine[start : start + size]].tolist())
+            for start in range(0, len(mine), size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        for tasks, rows in self._batches:
+            yield self._rows.batch(tasks, rows)

@@ -1,0 +1,126 @@
+"""Segments -> TokenizedSample. The one-token shift happens here and nowhere else.
+
+Goes in: segments of rendered text. Comes out: int32 input ids and targets. The prompt's tokens are exactly those that
+inference makes of the prompt: a token never reaches over the border between prompt and answer. Knows no template and no file
+format; needs the tokenizers library, not torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mftcoder.data.segment import Segment
+from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["IGNORED", "TokenizedSample", "Tokenizer", "Tokens", "encode_segments", "fit", "load_tokenizer", "to_sample"]
+
+IGNORED = -100
+"""The target of a position at which nothing is trained."""
+
+OverLength = Literal["truncate", "drop", "split"]
+
+
+@dataclass(frozen=True)
+class TokenizedSample:
+    """T positions of one task: at position t the model reads `input_ids[t]` and is trained on `targets[t]`, or on nothing (-100)."""
+
+    task: int
+    input_ids: NDArray[np.int32]  # [T]
+    targets: NDArray[np.int32]  # [T]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A whole rendered text: its ids [n], and which of them are trained when they come up as targets [n]."""
+
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+
+
+def encode_segments(tokenizer: Tokenizer, conversations: Sequence[Sequence[Segment]]) -> list[Tokens]:
+    """Tokens of many rendered conversations. Segments are encoded apart, so no token straddles the border of an answer."""
+    if not tokenizer.encodes_pieces_alike:
+        return [_encode_whole(tokenizer, segments) for segments in conversations]
+    texts = [segment.text for segments in conversations for segment in segments]
+    pieces = iter(tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False))
+    return [_join([(next(pieces).ids, segment.trained) for segment in segments]) for segments in conversations]
+
+
+def _join(pieces: Sequence[tuple[Sequence[int], bool]]) -> Tokens:
+    ids = np.concatenate([np.asarray(ids, np.int32) for ids, _ in pieces]) if pieces else np.empty(0, np.int32)
+    return Tokens(ids, np.repeat([trained for _, trained in pieces], [len(ids) for ids, _ in pieces]).astype(bool))
+
+
+def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
+    """For tokenizers that put a blank before a first word: encode the whole and cut at the borders.
+
+    Where the whole's tokens up to an answer are not those of the prompt alone, the answer is encoded behind a line break,
+    whose tokens are then taken off.
+    """
+    pieces: list[tuple[Sequence[int], bool]] = []
+    done, text = 0, ""
+    whole = tokenizer.encode("".join(segment.text for segment in segments))
+    for segment in segments:
+        text += segment.text
+        upto = tokenizer.encode(text)
+        if upto == whole[: len(upto)] and [id for piece, _ in pieces for id in piece] == upto[:done]:
+            ids = upto[done:]
+        else:
+            ids = _encode_behind(tokenizer, segment.text)
+        pieces.append((ids, segment.trained))
+        done += len(ids)
+    return _join(pieces)
+
+
+def _encode_behind(tokenizer: Tokenizer, text: str, anchor: str = "\n") -> list[int]:
+    before, both = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
+    return both[len(before) :] if both[: len(before)] == before else tokenizer.encode(text)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What became of one tokenised conversation: its pieces (one, or several if split, or none) and why."""
+
+    pieces: tuple[Tokens, ...]
+    truncated: bool = False
+    dropped: bool = False
+    split: bool = False
+    untrained: bool = False
+
+
+def fit(tokens: Tokens, max_length: int, over_length: OverLength) -> Fitted:
+    """Cut a conversation to at most `max_length` positions, that is `max_length + 1` tokens.
+
+    Positions behind the last trained target teach nothing and are left out. A piece with no trained target is no piece.
+    """
+    trained = np.flatnonzero(tokens.trained[1:])  # target positions
+    if not len(trained):
+        return Fitted((), untrained=True)
+    length = int(trained[-1]) + 1
+    if length <= max_length:
+        return Fitted((_cut(tokens, 0, length),))
+    if over_length == "drop":
+        return Fitted((), dropped=True)
+    starts = range(0, length if over_length == "split" else 1, max_length)
+    pieces = tuple(
+        _cut(tokens, start, min(start + max_length, length))
+        for start in starts
+        if tokens.trained[start + 1 : min(start + max_length, length) + 1].any()
+    )
+    truncated = over_length == "truncate"
+    return Fitted(pieces, truncated=truncated, split=not truncated, untrained=not pieces)
+
+
+def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
+    """Positions start..stop: their tokens and the last one's target."""
+    return Tokens(tokens.ids[start : stop + 1], tokens.trained[start : stop + 1])
+
+
+def to_sample(tokens: Tokens, *, task: int, origin: str) -> TokenizedSample:
+    """The shift by one: [7, 8, 9] with 8 and 9 trained -> input_ids [7, 8], targets [8, 9]."""
+    targets = np.where(tokens.trained[1:], tokens.ids[1:], np.int32(IGNORED)).astype(np.int32)
+    return TokenizedSample(task, tokens.ids[:-1].astype(np.int32), targets, origin)
