@@ -20,6 +20,8 @@ from mftcoder.balancing.base import Float, as_array
 LEVEL, SLOPE, FIRST_ROW = 0, 1, 2
 MEMORY = 1 / 3  # of the window
 NOISE_MEMORY = 50  # successive differences that the noise estimate averages over
+FIRST_NOISE = 0.3  # standard deviation of a one-sample loss that is assumed at first, as a share of the first loss ...
+FIRST_NOISE_COUNTS = 3  # ... and counts for so many differences: one small difference must not make the filter sure
 ROW_NOISE_RATE = 0.1
 SMALLEST_NOISE = 1e-10  # of the first loss squared: keeps the filter regular on losses without noise
 
@@ -35,7 +37,7 @@ class LossTrend:
         self._scale = np.nan  # first loss: sets the prior's size
         self._last = (np.nan, np.nan)  # last train loss and its samples
         self._noise = np.nan  # variance of a one-sample train loss
-        self._differences = 0
+        self._differences = FIRST_NOISE_COUNTS
         self._samples = np.nan  # typical samples a measurement
         self._spacing = 1.0  # steps between train measurements
         self._row_noise = np.nan
@@ -109,6 +111,7 @@ class LossTrend:
 
     def _start(self, step: int, loss: float, samples: int) -> None:
         self._step, self._scale, self._last, self._samples = step, abs(loss), (loss, float(samples)), float(samples)
+        self._noise = (FIRST_NOISE * self._scale) ** 2
         self._mean[:] = 0.0
         self._mean[LEVEL] = loss
         deviations = np.full(len(self._mean), 0.5 * self._scale)  # of the row effects
@@ -120,13 +123,11 @@ class LossTrend:
         last, last_samples = self._last
         one_sample = (loss - last) ** 2 / (1 / samples + 1 / last_samples)
         self._differences += 1
-        rate = max(1 / self._differences, 1 / NOISE_MEMORY)
-        self._noise = one_sample if self._differences == 1 else self._noise + rate * (one_sample - self._noise)
+        self._noise += max(1 / self._differences, 1 / NOISE_MEMORY) * (one_sample - self._noise)
         self._last = (loss, float(samples))
 
     def _train_noise(self, samples: float) -> float:
-        one_sample = self._noise if np.isfinite(self._noise) else (0.1 * self._scale) ** 2
-        return max(one_sample / samples, SMALLEST_NOISE * self._scale**2, np.finfo(np.float64).tiny)
+        return max(self._noise / samples, SMALLEST_NOISE * self._scale**2, np.finfo(np.float64).tiny)
 
     def _selector(self, row: int | None) -> Float:
         selector = np.zeros(len(self._mean))

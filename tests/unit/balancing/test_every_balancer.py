@@ -1,0 +1,155 @@
+"""What every row of the table of balancers must do."""
+
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from mftcoder.balancing.base import RunFacts, TaskBalancer, TaskLosses, TaskWeights
+from mftcoder.balancing.build import build_balancer
+from mftcoder.config.balancer import OPTIONS, BalancerConfig
+from mftcoder.errors import ConfigError
+from mftcoder.registry import BALANCERS
+
+NAMES = BALANCERS.names()
+STARRED = [name for name, options in OPTIONS.items() if "signal" in options]
+CONFIGS = [BalancerConfig(name=name) for name in NAMES] + [
+    *(BalancerConfig(name=name, signal="validation") for name in STARRED),
+    BalancerConfig(name="coba", variant="released"),
+    BalancerConfig(name="coba", update_interval=3, val_batches=2),
+    BalancerConfig(name="famo", variant="released"),
+]
+READERS = [config for config in CONFIGS if config.reads_validation]
+
+
+def described(config: BalancerConfig) -> str:
+    return " ".join(f"{key}={value}" for key, value in config.model_dump(exclude_none=True).items())
+
+
+TASKS = 4
+every_method = pytest.mark.parametrize("config", CONFIGS, ids=described)
+
+
+def noisy(steps: int, *, absent: bool = True) -> np.ndarray:
+    """Mean train losses [steps, K]; now and then a task has none."""
+    rng = np.random.default_rng(7)
+    falling = np.exp(-np.outer(np.arange(steps), [0.1, 0.03, 0.01, 0.0])) + 0.5 + 0.05 * rng.random((steps, TASKS))
+    if absent:
+        falling[rng.random(falling.shape) < 0.15] = np.nan
+    return falling
+
+
+def drive(
+    balancer: TaskBalancer, history: np.ndarray, losses: Callable[[Sequence[float]], TaskLosses], start: int = 1
+) -> list[np.ndarray]:
+    """The weights after each due step, everything measured that the method asks for."""
+    given = []
+    summed = TaskLosses.zeros(TASKS)
+    for step in range(start, len(history) + 1):
+        summed = summed + losses(history[step - 1])
+        if not balancer.due(step):
+            continue
+        rows = balancer.validation_rows(step)
+        asked = {row.task for row in rows}
+        held_out = np.where([task in asked for task in range(TASKS)], np.nan_to_num(history[step - 1], nan=0.9), np.nan)
+        norms = (
+            np.where(np.isnan(history[step - 1]), np.nan, 1.0 + step % 3) if balancer.needs_gradients(step) else None
+        )
+        weights = balancer.observe(step, summed, losses(held_out) if rows else None, norms)
+        given.append(weights.values)
+        summed = TaskLosses.zeros(TASKS)
+    return given
+
+
+@every_method
+def test_weights_are_non_negative_and_sum_to_one(config: BalancerConfig, facts: Callable, losses: Callable) -> None:
+    for weights in drive(build_balancer(config, facts(TASKS), tuple("abcd")), noisy(80), losses):
+        assert (weights >= 0).all()
+        assert weights.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+@every_method
+def test_resumes_in_the_middle_to_the_last_bit(config: BalancerConfig, facts: Callable, losses: Callable) -> None:
+    history = noisy(80)
+    whole = build_balancer(config, facts(TASKS), tuple("abcd"))
+    expected = drive(whole, history, losses)
+    for cut in (10, 33, 60):
+        first = build_balancer(config, facts(TASKS), tuple("abcd"))
+        while cut % 5 or not (first.due(cut) or cut % 15 == 0):
+            cut += 1
+        before = drive(first, history[:cut], losses)
+        second = build_balancer(config, facts(TASKS), tuple("abcd"))
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        after = drive(second, history, losses, start=cut + 1)
+        np.testing.assert_array_equal(before + after, expected)
+        assert json.dumps(second.state_dict()) == json.dumps(whole.state_dict())
+
+
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c.name != "random"], ids=described)
+def test_stationary_losses_give_steady_weights(config: BalancerConfig, facts: Callable, losses: Callable) -> None:
+    still = np.tile([2.0, 1.0, 0.5, 0.1], (3000, 1))
+    long_run = facts(TASKS, total_steps=3000, fresh_steps=np.full(TASKS, 3000))
+    given = drive(build_balancer(config, long_run, tuple("abcd")), still, losses)
+    if config.name in ("gradnorm", "uncertainty"):
+        np.testing.assert_allclose(
+            given[-1], given[-1 - len(given) // 10], atol=0.02
+        )  # these two learn on, towards a rest
+    else:
+        np.testing.assert_allclose(given, np.broadcast_to(given[1], (len(given), TASKS)) if given else given, atol=1e-6)
+
+
+@every_method
+def test_a_task_that_never_appears_keeps_a_finite_weight(
+    config: BalancerConfig, facts: Callable, losses: Callable
+) -> None:
+    history = noisy(60)
+    history[:, 2] = np.nan
+    for weights in drive(build_balancer(config, facts(TASKS), tuple("abcd")), history, losses):
+        assert np.isfinite(weights).all()
+
+
+@every_method
+def test_configured_weights_stay_a_factor(config: BalancerConfig, facts: Callable, losses: Callable) -> None:
+    equal = facts(TASKS)
+    doubled = facts(TASKS, weights=np.array([2.0, 1.0, 1.0, 0.0]))
+    history = noisy(12, absent=False)
+    plain = drive(build_balancer(config, equal, tuple("abcd")), history, losses)
+    other = drive(build_balancer(config, doubled, tuple("abcd")), history, losses)
+    for before, after in zip(plain, other, strict=True):
+        if config.name != "pace":  # pace looks at its own weights, so it may move on differently
+            np.testing.assert_allclose(after, TaskWeights(before * doubled.weights).values, atol=1e-12)
+        assert after[3] == 0.0
+
+
+@every_method
+def test_the_order_of_the_tasks_does_not_matter(config: BalancerConfig, facts: Callable, losses: Callable) -> None:
+    if config.name == "random":
+        pytest.skip("random weights belong to places, not to tasks")
+    history = noisy(60, absent=False)
+    back = [3, 2, 1, 0]
+    run = facts(
+        TASKS, validation_rows=np.full(TASKS, 6 if config.reads_validation else 0)
+    )  # pace asks for them in turn
+    forward = drive(build_balancer(config, run, tuple("abcd")), history, losses)
+    reverse = drive(build_balancer(config, run, tuple("abcd")), history[:, back], losses)
+    np.testing.assert_allclose(
+        np.array(forward).reshape(-1, TASKS)[:, back], np.array(reverse).reshape(-1, TASKS), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("config", READERS, ids=described)
+def test_a_task_without_validation_rows_is_named(config: BalancerConfig, facts: Callable) -> None:
+    run: RunFacts = facts(3, validation_rows=np.array([5, 0, 0]))
+    with pytest.raises(ConfigError) as raised:
+        build_balancer(config, run, ("tests", "docs", "repair"))
+    assert [problem.split(":")[0] for problem in raised.value.problems] == ["tasks.docs", "tasks.repair"]
+
+
+@every_method
+def test_asks_for_validation_rows_that_exist(config: BalancerConfig, facts: Callable) -> None:
+    run = facts(TASKS, validation_rows=np.array([1, 2, 3, 40]))
+    balancer = build_balancer(config, run, tuple("abcd"))
+    asked = [row for step in range(1, 200) if balancer.due(step) for row in balancer.validation_rows(step)]
+    assert all(0 <= row.row < run.validation_rows[row.task] for row in asked)
+    assert bool(asked) == (config.reads_validation or config.name == "pace")
