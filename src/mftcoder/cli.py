@@ -63,6 +63,40 @@ def config_command(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @cli.command()
 @config_command
+def prepare(config: Path, overrides: tuple[str, ...]) -> None:
+    """Tokenise the data once, ahead of training; print what is in it.
+
+    \b
+    mft prepare my.yaml
+    mft prepare my.yaml data.num_proc=4 data.on_error=skip
+    mft prepare my.yaml data.chat_template=chatml data.max_length=4096
+    """
+    from mftcoder.app.prepare import prepare as run
+    from mftcoder.config.load import load_config
+
+    run(load_config(config, overrides))
+
+
+@cli.command()
+@config_command
+@click.option("--task", metavar="NAME", help="Only this task; default all.")
+@click.option("--count", type=click.IntRange(min=1), default=2, show_default=True, help="Samples of each task.")
+def inspect(config: Path, overrides: tuple[str, ...], task: str | None, count: int) -> None:
+    """Show samples as the model will see them, token by token, trained tokens coloured.
+
+    \b
+    mft inspect my.yaml
+    mft inspect my.yaml --task tests --count 5
+    mft inspect my.yaml data.train_on=last_assistant | less -R
+    """
+    from mftcoder.app.inspect import inspect as run
+    from mftcoder.config.load import load_config
+
+    run(load_config(config, overrides), task=task, count=count)
+
+
+@cli.command()
+@config_command
 @click.option("--allow-changes", is_flag=True, help="Go on from a checkpoint although config or data have changed.")
 def train(config: Path, overrides: tuple[str, ...], allow_changes: bool) -> None:
     """Train; the same command goes on where a run stopped.
@@ -149,3 +183,46 @@ def data_mine(
         raise click.UsageError("give FOLDER or --stdlib, not both")
     chosen = {"tasks": tuple(name.strip() for name in tasks.split(","))} if tasks else {}
     mine_data(folder, out, MiningOptions(max_per_task=max_per_task, valid_share=valid_share, seed=seed, **chosen))
+
+
+@cli.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@click.option("--task", help="Benchmark; default from a file's name, generations_TASK_MODEL.json.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
+@click.option("--out", type=click.Path(path_type=Path), help="Gets metrics and results; default beside each file.")
+@click.option("-k", "ks", default="1", show_default=True, help="Comma-separated: pass@k for each.", metavar="N,...")
+@click.option("--workers", type=click.IntRange(min=1), help="Programs at the same time; default one a core.")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a program; default the benchmark's.")
+@click.option("--memory-mb", type=click.IntRange(min=64), default=1024, show_default=True, help="Megabytes a program.")
+@click.option("--sandbox", default="auto", show_default=True, help="auto, namespaces or process.")
+@click.option("--limit", type=click.IntRange(min=1), help="The first N problems only.")
+def evaluate(
+    files: tuple[Path, ...],
+    task: str | None,
+    data_dir: Path | None,
+    out: Path | None,
+    ks: str,
+    workers: int | None,
+    timeout: float | None,
+    memory_mb: int,
+    sandbox: str,
+    limit: int | None,
+) -> None:
+    """Run the answers in FILE... against their tests, isolated, and write the scores.
+
+    A FILE is a JSON list (a problem) of lists (a sample) of texts, or JSON Lines with task_id and generation or
+    completion. Answers may be bare completions, whole functions, repeat the prompt, or stand in a fenced block.
+    The same command goes on where a stopped one was.
+
+    \b
+    mft evaluate generations_humaneval_my.json --data-dir data
+    mft evaluate samples.jsonl --task humaneval --data-dir data --out scores -k 1,10
+    mft evaluate generations_mini_my.json --task mini --timeout 5 --workers 2
+    """
+    from mftcoder.app.evaluate import EvaluateOptions
+    from mftcoder.app.evaluate import evaluate as run
+
+    if not all(part.strip().isdigit() and int(part) > 0 for part in ks.split(",")):
+        raise click.UsageError(f"-k {ks}: whole numbers from 1, separated by commas, are expected")
+    k = tuple(sorted({int(part) for part in ks.split(",")}))
+    run(files, EvaluateOptions(task, data_dir, out, k, workers, timeout, memory_mb, sandbox, limit))

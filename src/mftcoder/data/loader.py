@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.mixture import Mixture, StepPlan
-from mftcoder.data.packing import RowPlan, assemble, one_per_row, pack_best_fit
+from mftcoder.data.packing import assemble, plan_rows
 from mftcoder.data.samples import TaskSamples
 from mftcoder.data.store import Store
 
@@ -64,15 +64,10 @@ class _Rows:
     def __init__(self, samples: Sequence[TaskSamples], config: RunConfig):
         self.samples = tuple(samples)
         self.data = config.data
-        self.plans = tuple(self._plan(one) for one in self.samples)
+        self.plans = tuple(plan_rows(one.lengths, self.data.packing, self.data.max_length) for one in self.samples)
         self.lengths = tuple(
             plan.sums(one.lengths).astype(np.int32) for plan, one in zip(self.plans, self.samples, strict=True)
         )
-
-    def _plan(self, samples: TaskSamples) -> RowPlan:
-        if self.data.packing == "best_fit":
-            return pack_best_fit(samples.lengths, self.data.max_length)
-        return one_per_row(len(samples))
 
     @property
     def groups_by_length(self) -> bool:
@@ -153,10 +148,6 @@ class TrainLoader:
         """Optimiser steps of the run: max_steps, or as many as num_train_epochs take."""
         self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
         """Steps of one pass over the data; not a whole number in general."""
-        self.row_fill = tuple(
-            float(lengths.sum() / (len(lengths) * data.max_length)) if len(lengths) else 0.0 for lengths in rows.lengths
-        )
-        """Per task the filled share of its rows of max_length."""
 
     def steps(self, start_step: int = 0) -> Iterator[StepData]:
         """The steps from `start_step` to the end; the same for any number of workers."""

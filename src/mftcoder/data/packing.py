@@ -7,6 +7,7 @@ restart with each, and the attention keeps to `segment_lengths`. Reads no file, 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,19 @@ class RowPlan:
         """The samples of one row."""
         return self.members[self.offsets[index] : self.offsets[index + 1]]
 
+    def fill(self, lengths: NDArray[np.integer], row_length: int) -> float:
+        """The share of all positions that samples take, 0..1; 0 without rows."""
+        return float(lengths.sum(dtype=np.int64) / (len(self) * row_length)) if len(self) else 0.0
+
     def sums(self, values: NDArray[np.integer]) -> NDArray[np.int64]:
         """Per row [R] the sum of a per-sample value: lengths give the filled positions, trained tokens the targets."""
         totals = np.concatenate([[0], np.cumsum(values[self.members], dtype=np.int64)])
         return totals[self.offsets[1:]] - totals[self.offsets[:-1]]
+
+
+def plan_rows(lengths: NDArray[np.integer], packing: Literal["best_fit", "none"], row_length: int) -> RowPlan:
+    """The rows of samples of these lengths, as data.packing says."""
+    return pack_best_fit(lengths, row_length) if packing == "best_fit" else one_per_row(len(lengths))
 
 
 def one_per_row(num_samples: int) -> RowPlan:
