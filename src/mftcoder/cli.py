@@ -192,7 +192,9 @@ def data_mine(
 @click.option("--out", type=click.Path(path_type=Path), help="Gets metrics and results; default beside each file.")
 @click.option("-k", "ks", default="1", show_default=True, help="Comma-separated: pass@k for each.", metavar="N,...")
 @click.option("--workers", type=click.IntRange(min=1), help="Programs at the same time; default one a core.")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a program; default the benchmark's.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a program; default the benchmark's."
+)
 @click.option("--memory-mb", type=click.IntRange(min=64), default=1024, show_default=True, help="Megabytes a program.")
 @click.option("--sandbox", default="auto", show_default=True, help="auto, namespaces or process.")
 @click.option("--limit", type=click.IntRange(min=1), help="The first N problems only.")
@@ -226,3 +228,22 @@ def evaluate(
         raise click.UsageError(f"-k {ks}: whole numbers from 1, separated by commas, are expected")
     k = tuple(sorted({int(part) for part in ks.split(",")}))
     run(files, EvaluateOptions(task, data_dir, out, k, workers, timeout, memory_mb, sandbox, limit))
+
+
+@cli.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path), help="The page; default RUN/report.html of the first run.")
+@click.option("--metrics", multiple=True, type=click.Path(path_type=Path), help="A metrics file of mft evaluate.")
+def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...]) -> None:
+    """Write one HTML page (and Markdown) about training runs, side by side.
+
+    Scores come from the metrics files given, the first of a benchmark being the "before"; else from the run folders.
+
+    \b
+    mft report runs/my
+    mft report runs/uniform runs/coba --out compared.html
+    mft report runs/my --metrics metrics_mini_base.json --metrics metrics_mini_my.json
+    """
+    from mftcoder.app.report import report as run
+
+    run(runs, out=out, metrics=metrics)

@@ -1,0 +1,1 @@
+"""Run folders and scores -> one HTML page and its Markdown twin. Torch-free."""

@@ -1,0 +1,176 @@
+"""Curves of runs -> small inline SVG charts that take their colours from the page: text from `currentColor`, lines from variables.
+
+Each chart is a picture of its own, so that a page can lay them out in as many columns as the screen is wide. Training curves of
+many steps are averaged into at most MAX_POINTS points. Colours are Okabe and Ito's, and lines differ in dashes too.
+"""
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from mftcoder.reporting.run_folder import RunRecord, series
+
+Points = list[tuple[float, float]]
+
+MAX_POINTS = 200
+INK = "#010203"  # stands for currentColor
+SERIES_COLORS = [f"#0a0b{number:02x}" for number in range(8)]  # stand for var(--series-N)
+DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
+STYLE: Any = {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.16,
+    "grid.color": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mftcoder",
+    "text.parse_math": False,  # a task may have a dollar sign in its name
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture, its title and what is drawn in it: `series` names the lines in the order of their colours."""
+
+    title: str
+    svg: str
+    series: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. `slot` picks colour and dashes."""
+
+    name: str
+    points: Points
+    slot: int
+    faint: bool = False
+    markers: bool = False
+
+
+def loss_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """A chart a task: each run's validation loss with dots, its training loss faint behind."""
+    charts = []
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        lines = []
+        for slot, run in enumerate(runs):
+            lines.append(Line(run.name, thinned(series(run.train, "losses", task)), slot, faint=True))
+            lines.append(Line(run.name, series(run.validation, "losses", task), slot, markers=True))
+        charts.append(draw(task, lines, "loss, nats a token"))
+    return charts
+
+
+def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """A chart a run: the weight of each task over the steps. None for a run whose weights never moved."""
+    charts = []
+    for run in runs:
+        lines = [
+            Line(task, thinned(series(run.train, "weights", task)), slot)
+            for slot, task in enumerate(weighted_tasks(run))
+        ]
+        if any(len({round(value, 9) for _, value in line.points}) > 1 for line in lines):
+            charts.append(draw(run.name, lines, "task weight"))
+    return charts
+
+
+def weighted_tasks(run: RunRecord) -> list[str]:
+    """The tasks that weights were recorded for."""
+    return list(dict.fromkeys(task for record in run.train for task in record.get("weights") or {}))
+
+
+def speed_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """Throughput, learning rate and gradient norm, a line a run."""
+    kinds = [
+        ("tokens a second", "tokens_per_second"),
+        ("learning rate", "learning_rate"),
+        ("gradient norm", "grad_norm"),
+    ]
+    charts = []
+    for title, key in kinds:
+        lines = [Line(run.name, thinned(series(run.train, key)), slot) for slot, run in enumerate(runs)]
+        if any(line.points for line in lines):
+            charts.append(draw(title, lines, from_zero=True))
+    return charts
+
+
+def thinned(points: Points) -> Points:
+    """At most MAX_POINTS points: the mean step and mean value of each stretch of equally many."""
+    size = -(-len(points) // MAX_POINTS) or 1
+    stretches = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
+
+
+def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool = False) -> Chart:
+    """The chart as SVG. Lines without points are left out of the picture, not of the legend."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for line in lines:
+            _plot(axes, line)
+        _label(axes, label)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    names = tuple(dict.fromkeys(line.name for line in lines))
+    return Chart(
+        title, themed(stream.getvalue(), f"{title}{label and ': '}{label} over steps, for {', '.join(names)}"), names
+    )
+
+
+def _plot(axes: Axes, line: Line) -> None:
+    if not line.points:
+        return
+    steps, values = zip(*line.points, strict=True)
+    color, dash = SERIES_COLORS[line.slot % len(SERIES_COLORS)], DASHES[line.slot % len(DASHES)]
+    if line.faint:
+        axes.plot(steps, values, color=color, linewidth=1, alpha=0.4)
+    else:
+        marker = "o" if line.markers or len(steps) == 1 else None
+        axes.plot(steps, values, color=color, linestyle=dash, linewidth=1.8, marker=marker, markersize=3.5)
+
+
+def _label(axes: Axes, label: str) -> None:
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+
+
+def tick(value: float) -> str:
+    """`1,250`, `0.75`, `5e-5`."""
+    if value and abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.2e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:,.6g}"
+
+
+def themed(svg: str, description: str) -> str:
+    """The picture without file header, scaled by the page, in the page's colours and font, with a text for screen readers."""
+    inner = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    inner = inner.replace(INK, "currentColor")
+    for number, color in enumerate(SERIES_COLORS, start=1):
+        inner = inner.replace(color, f"var(--series-{number})")
+    inner = re.sub(
+        r'<g id="[^"]*"', "<g", inner
+    )  # ids of groups repeat from picture to picture; nothing refers to them
+    inner = re.sub(r"; font-family: [^;\"]*", "", inner)
+    size = f'<svg width="100%" role="img" aria-label="{html.escape(description)}"'
+    inner = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', rf"{size} \1", inner, count=1)
+    return re.sub(r"\s*\n\s*", " ", inner)

@@ -1,0 +1,81 @@
+"""Runs and scores -> the text of report.html (one file, no outside links, light and dark) and of report.md. Writes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mftcoder import __version__
+from mftcoder.reporting import charts, tables
+from mftcoder.reporting.charts import Chart
+from mftcoder.reporting.run_folder import RunRecord
+from mftcoder.reporting.scores import Score
+from mftcoder.reporting.tables import Table
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the page: a title, what may be said about it, its table and its charts."""
+
+    title: str
+    notes: tuple[str, ...] = ()
+    table: Table | None = None
+    charts: tuple[Chart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The two texts."""
+
+    html: str
+    markdown: str
+
+
+def render(runs: Sequence[RunRecord], scores: Sequence[Score]) -> Pages:
+    """The report of these runs, side by side, and of these scores."""
+    environment = Environment(
+        loader=PackageLoader("mftcoder.reporting", "templates"),
+        autoescape=lambda name: bool(name and name.startswith("report.html")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    values: dict[str, Any] = {
+        "title": " · ".join(run.name for run in runs),
+        "version": __version__,
+        "parts": _parts(runs, scores),
+        "runs": runs,
+        "versions": tables.versions_table(runs),
+    }
+    html, markdown = (environment.get_template(f"report.{kind}.j2").render(values) for kind in ("html", "md"))
+    return Pages(html, markdown)
+
+
+def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
+    weights = tuple(charts.weight_charts(runs))
+    parts = [
+        Part("Runs", _run_notes(runs), tables.runs_table(runs)),
+        Part("Scores", ("The change is against the first model of the same benchmark.",), tables.scores_table(scores)),
+        Part(
+            "Losses",
+            ("Validation loss with dots; training loss faint behind it. The table is of the validation loss.",),
+            tables.loss_table(runs),
+            tuple(charts.loss_charts(runs)),
+        ),
+        Part("Task weights", tuple(tables.constant_weights(runs)), None, weights),
+        Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
+        Part("Data", (), tables.data_table(runs)),
+    ]
+    return [
+        part for part in parts if part.charts or (part.table and part.table.rows) or (part.notes and not part.table)
+    ]
+
+
+def _run_notes(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    return tuple(
+        f"{run.name}: {run.torn_lines} line(s) of metrics.jsonl could not be read and are left out."
+        for run in runs
+        if run.torn_lines
+    )

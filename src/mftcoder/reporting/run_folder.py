@@ -1,0 +1,125 @@
+"""A run folder, read: what `mft train` left there, as one frozen value. A run that still goes on, or broke off, reads as well.
+
+Only metrics.jsonl must be there; a missing config, summary or data file leaves its part of the report empty.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mftcoder.errors import DataError
+from mftcoder.jsonl import read_json
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything the report says about one run."""
+
+    name: str
+    folder: Path
+    train: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    torn_lines: int  # of metrics.jsonl that did not parse; a killed run may leave one
+    config: str
+    versions: dict[str, Any]
+    data: dict[str, Any]
+    summary: dict[str, Any]
+    checkpoints: tuple[str, ...]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names in the order they were first recorded in."""
+        names: dict[str, None] = {}
+        for record in (*self.validation, *self.train):
+            names.update(dict.fromkeys(record.get("losses") or {}))
+        return list(names)
+
+
+def read_run(folder: Path, name: str | None = None) -> RunRecord:
+    """The run in `folder`; DataError if it is none."""
+    metrics = folder / "metrics.jsonl"
+    if not metrics.is_file():
+        what = "no such folder" if not folder.exists() else "no run folder: it has no metrics.jsonl"
+        raise DataError(f"{folder}: {what}. Give the output_dir of a training run")
+    records, torn = _records(metrics)
+    config = folder / "config.yaml"
+    return RunRecord(
+        name=name or folder.resolve().name,
+        folder=folder,
+        train=tuple(record for record in records if record.get("kind") == "train"),
+        validation=tuple(record for record in records if record.get("kind") == "validation"),
+        torn_lines=torn,
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        versions=_mapping(folder / "versions.json"),
+        data=_mapping(folder / "data.json"),
+        summary=_mapping(folder / "summary.json"),
+        checkpoints=_checkpoints(folder / "checkpoints"),
+    )
+
+
+def read_runs(folders: list[Path]) -> list[RunRecord]:
+    """Several runs; those whose folders share a name are told apart by their whole paths. All problems at once."""
+    problems: list[str] = []
+    runs = []
+    names = [folder.resolve().name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
+        try:
+            runs.append(read_run(folder, str(folder) if names.count(name) > 1 else name))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*problems)
+    return runs
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def series(records: tuple[Record, ...], *keys: str) -> list[tuple[float, float]]:
+    """`(step, value)` of the records that hold a number at `keys`: `series(run.train, "losses", "tests")`."""
+    points = []
+    for record in records:
+        value: Any = record
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        step, found = number(record.get("step")), number(value)
+        if step is not None and found is not None:
+            points.append((step, found))
+    return points
+
+
+def _records(path: Path) -> tuple[list[Record], int]:
+    records, torn = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            records.append(record)
+        elif line.strip():
+            torn += 1
+    return records, torn
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def _checkpoints(folder: Path) -> tuple[str, ...]:
+    """Names of the checkpoint folders, in the order of their steps; hidden ones are being written."""
+    if not folder.is_dir():
+        return ()
+    names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return tuple(sorted(names, key=lambda name: [int(part) for part in re.findall(r"\d+", name)]))

@@ -1,0 +1,100 @@
+"""metrics_<task>_<model>.json files, as `mft evaluate` writes them -> scores in a table's order, each beside the first of its task.
+
+Reads the k, the value and the interval of every pass@k. Knows nothing of how they were computed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mftcoder.errors import DataError
+from mftcoder.jsonl import read_json
+from mftcoder.reporting.run_folder import number
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model's pass@k on one benchmark, as shares between 0 and 1."""
+
+    task: str
+    model: str
+    k: int
+    value: float
+    low: float | None
+    high: float | None
+    problems: int | None
+    change: float | None = None  # against the first model of the same task and k
+
+
+def find_metrics(folder: Path) -> list[Path]:
+    """The metrics files in a run folder or one or two folders below it."""
+    found = [path for pattern in ("", "*/", "*/*/") for path in folder.glob(f"{pattern}metrics_*.json")]
+    return sorted(found)
+
+
+def read_scores(paths: list[Path]) -> list[Score]:
+    """All scores: by task, and within a task in the order of the files, so the first file of a task is its "before"."""
+    scores: list[Score] = []
+    problems: list[str] = []
+    for path in dict.fromkeys(paths):
+        try:
+            scores += _scores_of(path)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(*problems)
+    order = {task: position for position, task in enumerate(dict.fromkeys(score.task for score in scores))}
+    scores.sort(key=lambda score: (order[score.task], score.k))
+    return [_with_change(score, scores) for score in scores]
+
+
+def _with_change(score: Score, scores: list[Score]) -> Score:
+    first = next(other for other in scores if (other.task, other.k) == (score.task, score.k))
+    change = None if first is score else score.value - first.value
+    return Score(**{**vars(score), "change": change})
+
+
+def _scores_of(path: Path) -> list[Score]:
+    metrics = read_json(path)
+    if not isinstance(metrics, dict) or not any(_k_of(key) for key in metrics):
+        raise DataError(f"{path}: no pass@k in it; give a metrics file that mft evaluate wrote")
+    task, model = _names(path, metrics)
+    found = []
+    for key, raw in metrics.items():
+        k, value = _k_of(key), _value_of(raw)
+        if k is not None and value is not None:
+            low, high = _interval(metrics, key, raw)
+            problems = _count(metrics.get("problems", raw.get("problems") if isinstance(raw, dict) else None))
+            found.append(Score(task, model, k, value, low, high, problems))
+    return found
+
+
+def _names(path: Path, metrics: dict[str, Any]) -> tuple[str, str]:
+    """Task and model, as the file says or else its name."""
+    parts = path.stem.removeprefix("metrics_").partition("_")
+    return str(metrics.get("task") or parts[0]), Path(str(metrics.get("model") or parts[2] or "model")).name
+
+
+def _k_of(key: str) -> int | None:
+    match = re.fullmatch(r"pass@(\d+)", str(key))
+    return int(match.group(1)) if match else None
+
+
+def _value_of(raw: Any) -> float | None:
+    return number(raw.get("value")) if isinstance(raw, dict) else number(raw)
+
+
+def _interval(metrics: dict[str, Any], key: str, raw: Any) -> tuple[float | None, float | None]:
+    """From `{"value", "low", "high"}` or from `"pass@1_interval": [low, high]` beside a plain number."""
+    if isinstance(raw, dict):
+        return number(raw.get("low")), number(raw.get("high"))
+    beside = metrics.get(f"{key}_interval")
+    low, high = beside if isinstance(beside, list) and len(beside) == 2 else (None, None)
+    return number(low), number(high)
+
+
+def _count(value: Any) -> int | None:
+    if isinstance(value, list | dict):
+        return len(value)
+    return value if isinstance(value, int) else None

@@ -1,0 +1,162 @@
+"""What the report says in numbers: runs and scores -> tables of finished texts, the same for HTML and Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from mftcoder.reporting.charts import weighted_tasks
+from mftcoder.reporting.run_folder import RunRecord, number, series
+from mftcoder.reporting.scores import Score
+
+DATA_COLUMNS = {
+    "records": "records",
+    "samples": "samples",
+    "trained_tokens": "trained tokens",
+    "rows": "rows",
+    "fill": "fill",
+    "validation_samples": "validation samples",
+    "validation_tokens": "validation tokens",
+    "truncated": "truncated",
+    "split": "split",
+    "dropped": "dropped",
+    "untrained": "nothing to train",
+    "skipped": "skipped",
+    "duplicates": "duplicates",
+}
+"""Statistics in the order of the table; others follow under their own names."""
+ALWAYS_SHOWN = ("samples", "trained_tokens", "validation_samples", "truncated", "dropped")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column titles, rows of texts, and how many columns at the left are names (the others are numbers)."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    names: int = 1
+
+
+def runs_table(runs: Sequence[RunRecord]) -> Table:
+    """A row a run: how long, how fast, why it ended."""
+    rows = []
+    for run in runs:
+        seconds = number(run.summary.get("seconds")) or sum(value for _, value in series(run.train, "seconds"))
+        best = run.summary.get("best") or {}
+        speeds = [value for _, value in series(run.train, "tokens_per_second")]
+        steps = number(run.summary.get("steps")) or max((step for step, _ in series(run.train, "loss")), default=0)
+        rows.append(
+            (
+                run.name,
+                f"{steps:,.0f}",
+                duration(seconds),
+                f"{median(speeds):,.0f}" if speeds else "–",
+                decimals(number(best.get("value"))),
+                whole(number(best.get("step"))),
+                str(run.summary.get("stopped_because", "not finished")).replace("_", " "),
+            )
+        )
+    columns = ("run", "steps", "time", "tokens/s (median)", "best metric", "at step", "ended by")
+    return Table(columns, tuple(rows))
+
+
+def loss_table(runs: Sequence[RunRecord]) -> Table:
+    """A row a task and run: validation loss before, after and best, and the step of the best."""
+    rows = []
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        for run in runs:
+            points = series(run.validation, "losses", task)
+            if points:
+                first, last = points[0][1], points[-1][1]
+                step, best = min(points, key=lambda point: (point[1], point[0]))
+                change = f"{(last - first) / first:+.1%}" if first else "–"
+                rows.append((task, run.name, decimals(first), decimals(last), change, decimals(best), whole(step)))
+    columns = ("task", "run", "before", "after", "change", "best", "best at step")
+    return _without_lone_run(Table(columns, tuple(rows), names=2), runs)
+
+
+def data_table(runs: Sequence[RunRecord]) -> Table:
+    """A row a task and run: what the store holds of it. Columns of zeros are left out, but for those everyone asks about."""
+    entries = [
+        (task, run.name, statistics)
+        for run in runs
+        for task, statistics in (run.data.get("tasks") or {}).items()
+        if isinstance(statistics, dict)
+    ]
+    tasks = list(dict.fromkeys(task for task, _, _ in entries))
+    entries.sort(key=lambda entry: tasks.index(entry[0]))
+    known = [key for _, _, statistics in entries for key in statistics if number(statistics[key]) is not None]
+    keys = [key for key in dict.fromkeys([*DATA_COLUMNS, *sorted(known)]) if key in known and key != "tokens"]
+    keys = [key for key in keys if key in ALWAYS_SHOWN or any(entry[2].get(key) for entry in entries)]
+    rows = tuple((task, name, *(_statistic(key, values.get(key)) for key in keys)) for task, name, values in entries)
+    titles = (DATA_COLUMNS.get(key, key.replace("_", " ")) for key in keys)
+    return _without_lone_run(Table(("task", "run", *titles), rows, names=2), runs)
+
+
+def scores_table(scores: Sequence[Score]) -> Table:
+    """A row a model: pass@k, its 95% interval, and the change against the first model of the same benchmark."""
+    rows = []
+    for score in scores:
+        known = score.low is not None and score.high is not None
+        interval = f"{score.low:.1%} – {score.high:.1%}" if known else "–"
+        change = "" if score.change is None else f"{100 * score.change:+.1f} points"
+        problems = "–" if score.problems is None else f"{score.problems:,}"
+        rows.append((score.task, score.model, f"pass@{score.k}", f"{score.value:.1%}", interval, change, problems))
+    columns = ("benchmark", "model", "metric", "score", "95% interval", "change", "problems")
+    return Table(columns, tuple(rows), names=3)
+
+
+def versions_table(runs: Sequence[RunRecord]) -> Table:
+    """A row a package, a column a run."""
+    packages = dict.fromkeys(package for run in runs for package in run.versions)
+    rows = tuple((package, *(_version(run.versions.get(package)) for run in runs)) for package in packages)
+    return Table(("package", *(run.name for run in runs)), rows, names=1 + len(runs))
+
+
+def constant_weights(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence for each run whose task weights never moved."""
+    sentences = []
+    for run in runs:
+        weights = {
+            task: {round(value, 9) for _, value in series(run.train, "weights", task)} for task in weighted_tasks(run)
+        }
+        if weights and all(len(values) <= 1 for values in weights.values()):
+            held = ", ".join(f"{task} {min(values):.3g}" for task, values in weights.items() if values)
+            sentences.append(f"{run.name}: the weights stayed where they were: {held}.")
+    return sentences
+
+
+def decimals(value: float | None) -> str:
+    """A loss, or a dash."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def whole(value: float | None) -> str:
+    """A count, or a dash."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 05 s`, `12 s`."""
+    total = round(seconds)
+    if total >= 3600:
+        return f"{total // 3600} h {total % 3600 // 60:02} min"
+    return f"{total // 60} min {total % 60:02} s" if total >= 60 else f"{total} s"
+
+
+def _statistic(key: str, value: Any) -> str:
+    found = number(value)
+    if found is None:
+        return "–"
+    return f"{found:.1%}" if key == "fill" else f"{found:,.6g}" if found != int(found) else f"{found:,.0f}"
+
+
+def _version(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)
+
+
+def _without_lone_run(table: Table, runs: Sequence[RunRecord]) -> Table:
+    """With one run its name in every row says nothing."""
+    if len(runs) > 1:
+        return table
+    return Table((table.columns[0], *table.columns[2:]), tuple((row[0], *row[2:]) for row in table.rows), names=1)

@@ -1,0 +1,196 @@
+"""The report of small, hand-written runs: what is read, what the tables say, what stands in the page."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mftcoder.errors import DataError
+from mftcoder.reporting import charts, tables
+from mftcoder.reporting.page import render
+from mftcoder.reporting.run_folder import read_run, read_runs, series
+from mftcoder.reporting.scores import find_metrics, read_scores
+
+LOSSES = {"before": {"tests": 2.0, "repair": 1.0}, "after": {"tests": 1.5, "repair": 0.9}}
+
+
+def write_run(folder: Path, weights: tuple[float, float] = (0.5, 0.5), **files: Any) -> Path:
+    folder.mkdir(parents=True)
+    records: list[dict[str, Any]] = [
+        {"kind": "validation", "step": 0, "loss": 1.5, "losses": LOSSES["before"]},
+        {"kind": "train", "step": 1, "loss": 1.4, "losses": {"tests": 1.9, "repair": None}, "seconds": 2.0}
+        | {
+            "weights": {"tests": 0.5, "repair": 0.5},
+            "learning_rate": 1e-4,
+            "tokens_per_second": 100.0,
+            "grad_norm": 0.7,
+        },
+        {"kind": "train", "step": 2, "loss": 1.3, "losses": {"tests": 1.6, "repair": 0.95}, "seconds": 3.0}
+        | {"weights": dict(zip(("tests", "repair"), weights, strict=True)), "tokens_per_second": 300.0},
+        {"kind": "validation", "step": 2, "loss": 1.2, "losses": LOSSES["after"]},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name, value in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+def write_metrics(path: Path, **metrics: Any) -> Path:
+    path.write_text(json.dumps(metrics))
+    return path
+
+
+def test_a_run_reads_with_nothing_but_its_metrics(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "bare"))
+    assert (run.name, run.tasks, len(run.train), len(run.validation)) == ("bare", ["tests", "repair"], 2, 2)
+    assert (run.config, run.data, run.summary, run.checkpoints) == ("", {}, {}, ())
+
+
+def test_an_unseen_task_is_a_gap_not_a_zero(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    assert series(run.train, "losses", "repair") == [(2.0, 0.95)]
+
+
+def test_a_torn_last_line_is_counted_and_said(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    run = read_run(folder)
+    assert (run.torn_lines, len(run.train)) == (1, 2)
+    assert "1 line(s) of metrics.jsonl could not be read" in render([run], []).html
+
+
+def test_folders_that_are_no_runs_are_named_together(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError) as caught:
+        read_runs([tmp_path / "none", tmp_path / "empty"])
+    assert len(caught.value.problems) == 2
+    assert "no such folder" in caught.value.problems[0]
+    assert "it has no metrics.jsonl" in caught.value.problems[1]
+
+
+def test_runs_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / side / "run") for side in "ab"]
+    assert [run.name for run in read_runs(folders)] == [str(folder) for folder in folders]
+
+
+def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for name in ("step_100", "step_20", ".step_120.tmp"):
+        (folder / "checkpoints" / name).mkdir(parents=True)
+    assert read_run(folder).checkpoints == ("step_20", "step_100")
+
+
+def test_the_loss_table_has_before_after_and_the_step_of_the_minimum(tmp_path: Path) -> None:
+    table = tables.loss_table([read_run(write_run(tmp_path / "run"))])
+    assert table.columns == ("task", "before", "after", "change", "best", "best at step")
+    assert table.rows[0] == ("tests", "2.0000", "1.5000", "-25.0%", "1.5000", "2")
+
+
+def test_the_runs_table_takes_missing_summary_figures_from_the_records(tmp_path: Path) -> None:
+    (row,) = tables.runs_table([read_run(write_run(tmp_path / "run"))]).rows
+    assert row == ("run", "2", "5 s", "200", "–", "–", "not finished")
+
+
+def test_the_data_table_shows_what_is_there_and_hides_columns_of_zeros(tmp_path: Path) -> None:
+    statistics = {"tests": {"samples": 1200, "split": 0, "truncated": 0, "fill": 0.987, "own_count": 3, "note": "x"}}
+    table = tables.data_table([read_run(write_run(tmp_path / "run", data={"tasks": statistics}))])
+    assert table.columns == ("task", "samples", "fill", "truncated", "own count")
+    assert table.rows == (("tests", "1,200", "98.7%", "0", "3"),)
+
+
+def test_scores_compare_each_model_with_the_first_of_its_benchmark(tmp_path: Path) -> None:
+    before = {"value": 0.2, "low": 0.1, "high": 0.3}
+    files = [
+        write_metrics(
+            tmp_path / "metrics_mini_base.json", task="mini", model="/models/base", problems=50, **{"pass@1": before}
+        ),
+        write_metrics(tmp_path / "metrics_mini_tuned.json", task="mini", model="tuned", problems=50, **{"pass@1": 0.3}),
+        write_metrics(
+            tmp_path / "metrics_mbpp_tuned.json", **{"pass@1": 0.1, "pass@1_interval": [0.05, 0.2], "pass@10": 0.4}
+        ),
+    ]
+    rows = tables.scores_table(read_scores(files)).rows
+    assert rows == (
+        ("mini", "base", "pass@1", "20.0%", "10.0% – 30.0%", "", "50"),
+        ("mini", "tuned", "pass@1", "30.0%", "–", "+10.0 points", "50"),
+        ("mbpp", "tuned", "pass@1", "10.0%", "5.0% – 20.0%", "", "–"),
+        ("mbpp", "tuned", "pass@10", "40.0%", "–", "", "–"),
+    )
+
+
+def test_files_without_scores_are_named_together(tmp_path: Path) -> None:
+    wrong = [write_metrics(tmp_path / "metrics_a.json", loss=1), tmp_path / "metrics_none.json"]
+    with pytest.raises(DataError) as caught:
+        read_scores(wrong)
+    assert [problem.split(": ")[1] for problem in caught.value.problems] == [
+        "no pass@k in it; give a metrics file that mft evaluate wrote",
+        "no such file",
+    ]
+
+
+def test_metrics_are_found_in_the_run_folder_and_below(tmp_path: Path) -> None:
+    (tmp_path / "metrics_tuned").mkdir()
+    paths = [tmp_path / "metrics_mini_tuned.json", tmp_path / "metrics_tuned" / "metrics_mbpp_tuned.json"]
+    for path in paths:
+        path.write_text("{}")
+    assert find_metrics(tmp_path) == sorted(paths)
+
+
+def test_the_page_is_one_file_without_links_and_follows_the_colour_scheme(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / "a"), write_run(tmp_path / "b", weights=(0.7, 0.3))])
+    page = render(runs, []).html
+    assert not re.findall(r"""(?:src|href)=["'](?!#)""", page.replace("xlink:href", "href"))
+    assert "@import" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert "currentColor" in page
+    assert "var(--series-2)" in page
+    assert not re.search(r"(?:stroke|fill): #", page)
+
+
+def test_each_task_and_each_moving_balance_has_a_chart(tmp_path: Path) -> None:
+    runs = read_runs([write_run(tmp_path / "still"), write_run(tmp_path / "moving", weights=(0.7, 0.3))])
+    assert [chart.title for chart in charts.loss_charts(runs)] == ["tests", "repair"]
+    assert [chart.title for chart in charts.weight_charts(runs)] == ["moving"]
+    assert tables.constant_weights(runs) == ["still: the weights stayed where they were: tests 0.5, repair 0.5."]
+
+
+def test_names_that_look_like_markup_are_escaped(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"), name="<script>|$x$")
+    pages = render([run], [])
+    assert "<script>" not in pages.html
+    assert "| <script>\\|$x$ |" in pages.markdown
+
+
+def test_the_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
+    text = render([read_run(write_run(tmp_path / "run", versions={"torch": "2.13.0"}))], []).markdown
+    blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) == 3
+    for block in blocks:
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_same_run_makes_the_same_page(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run"))
+    assert render([run], []) == render([run], [])
+
+
+def test_long_curves_are_averaged_into_few_points() -> None:
+    points = [(float(step), float(step % 2)) for step in range(1000)]
+    thin = charts.thinned(points)
+    assert len(thin) == 200
+    assert thin[0] == (2.0, pytest.approx(0.4))
+    assert charts.thinned(points[:7]) == points[:7]
+    assert charts.thinned([]) == []
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (1250, "1,250"), (0.75, "0.75"), (5e-5, "5e-5"), (2e-4, "2e-4")])
+def test_ticks_are_short(value: float, text: str) -> None:
+    assert charts.tick(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(12, "12 s"), (185, "3 min 05 s"), (3725, "1 h 02 min")])
+def test_durations_are_words(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
