@@ -23,11 +23,18 @@ from mftcoder.data.conversation import Message
 from mftcoder.data.segment import Segment, merge
 from mftcoder.errors import ConfigError, DataError
 
-# Private-use characters: no template cuts or strips them, no sane text holds these sequences.
-_CONTENT = "\ue0f0\ue0f1{}\ue0f2".format
-_CONTENT_PATTERN = re.compile("\ue0f0\ue0f1(\\d+)\ue0f2")
+# Private-use characters only: no template cuts, strips or replaces them, no sane text holds these sequences.
+_CONTENT_PATTERN = re.compile("\ue0f0([\ue000-\ue00f]+)\ue0f1")
 _OPEN, _CLOSE = "\ue0f3\ue0f4(", ")\ue0f4\ue0f3"
 _REMEDY = "Use data.chat_template: chatml, or mark the trained text with {% generation %} in the template."
+
+
+def _mark(index: int) -> str:
+    return "\ue0f0" + "".join(chr(0xE000 + int(digit, 16)) for digit in f"{index:x}") + "\ue0f1"
+
+
+def _index(mark: str) -> int:
+    return int("".join(f"{ord(digit) - 0xE000:x}" for digit in mark), 16)
 
 
 class _Generation(Extension):
@@ -149,9 +156,9 @@ class JinjaTemplate:
         return merge(Segment(piece, flag) for piece, flag in zip(pieces, trained, strict=True))
 
     def _find_skeleton(self, roles: tuple[str, ...]) -> _Skeleton:
-        marked = [(role, _CONTENT(index)) for index, role in enumerate(roles)]
+        marked = [(role, _mark(index)) for index, role in enumerate(roles)]
         pieces = _CONTENT_PATTERN.split(self._render(marked))
-        fixed, order = tuple(pieces[::2]), tuple(int(index) for index in pieces[1::2])
+        fixed, order = tuple(pieces[::2]), tuple(map(_index, pieces[1::2]))
         lost = [index + 1 for index, role in enumerate(roles) if role == "assistant" and order.count(index) != 1]
         if lost:
             raise DataError(f"message {lost[0]}: the tokenizer's template does not write its content once. {_REMEDY}")

@@ -148,6 +148,9 @@ class TrainLoader:
         """Optimiser steps of the run: max_steps, or as many as num_train_epochs take."""
         self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
         """Steps of one pass over the data; not a whole number in general."""
+        drawn = zip(mixture.row_counts, mixture.shares, strict=True)
+        self.fresh_steps = tuple(int(count / (share * plan.step_rows)) if share else 0 for count, share in drawn)
+        """Per task the number of first steps in which each of its rows comes up for the first time."""
 
     def steps(self, start_step: int = 0) -> Iterator[StepData]:
         """The steps from `start_step` to the end; the same for any number of workers."""
@@ -169,7 +172,8 @@ class ValidationLoader:
 
     def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
         self._rows = _Rows([store.validation(task) for task in range(len(store.tasks))], config)
-        size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
+        self._rank, self._world_size = rank, world_size
+        self._size = size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
         tasks = np.repeat(np.arange(len(self._rows.plans)), [len(plan) for plan in self._rows.plans])
         rows = np.concatenate([np.arange(len(plan)) for plan in self._rows.plans])
         if self._rows.groups_by_length:
@@ -177,11 +181,25 @@ class ValidationLoader:
             tasks, rows = tasks[order], rows[order]
         self.counts = self._rows.counts(tasks.tolist(), rows.tolist())
         """Trained tokens and samples of the whole set, over all ranks."""
+        self.rows_of_task = tuple(len(plan) for plan in self._rows.plans)
+        """Rows of each task; with packing a row holds several samples."""
         mine = np.arange(rank, len(tasks), world_size)
         self._batches = [
             (tasks[mine[start : start + size]].tolist(), rows[mine[start : start + size]].tolist())
             for start in range(0, len(mine), size)
         ]
+
+    def subset(self, tasks: Sequence[int], rows: Sequence[int]) -> StepData:
+        """This rank's share of some rows of the set, and the counts of all of them; every rank has as many batches."""
+        stride = self._size * self._world_size
+        shares = [
+            range(start + self._rank, min(start + stride, len(rows)), self._world_size)
+            for start in range(0, len(rows), stride)
+        ]
+        batches = tuple(
+            self._rows.batch([tasks[index] for index in share], [rows[index] for index in share]) for share in shares
+        )
+        return StepData(batches, self._rows.counts(tasks, rows))
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -128,7 +128,7 @@ def load_template(config: DataConfig, tokenizer: Tokenizer) -> Template:
     return JinjaTemplate(
         tokenizer.chat_template,
         special_tokens=tokenizer.named_tokens,
-        end_tokens=tokenizer.special_tokens,
+        end_tokens=tokenizer.special_tokens - {tokenizer.bos_token} | {tokenizer.eos_token},
         eos=tokenizer.eos_token,
     )
 

@@ -97,22 +97,24 @@ def fit(tokens: Tokens, max_length: int, over_length: OverLength) -> Fitted:
 
     Positions behind the last trained target teach nothing and are left out. A piece with no trained target is no piece.
     """
-    trained = np.flatnonzero(tokens.trained[1:])  # target positions
-    if not len(trained):
+    length = _last_trained(tokens, 0, len(tokens.ids) - 1)
+    if length == 0:
         return Fitted((), untrained=True)
-    length = int(trained[-1]) + 1
     if length <= max_length:
         return Fitted((_cut(tokens, 0, length),))
     if over_length == "drop":
         return Fitted((), dropped=True)
     starts = range(0, length if over_length == "split" else 1, max_length)
-    pieces = tuple(
-        _cut(tokens, start, min(start + max_length, length))
-        for start in starts
-        if tokens.trained[start + 1 : min(start + max_length, length) + 1].any()
-    )
+    stops = [_last_trained(tokens, start, min(start + max_length, length)) for start in starts]
+    pieces = tuple(_cut(tokens, start, stop) for start, stop in zip(starts, stops, strict=True) if stop > start)
     truncated = over_length == "truncate"
     return Fitted(pieces, truncated=truncated, split=not truncated, untrained=not pieces)
+
+
+def _last_trained(tokens: Tokens, start: int, stop: int) -> int:
+    """One behind the last position in start..stop whose target is trained; `start` if there is none."""
+    found = np.flatnonzero(tokens.trained[start + 1 : stop + 1])
+    return start + int(found[-1]) + 1 if len(found) else start
 
 
 def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
