@@ -1,0 +1,165 @@
+"""`python docs/generate.py`: write the pages of docs/ that are made from the code. `--check` only says which are out of date.
+
+Goes in: the config's schema, with the sentence under each field. Comes out: docs/configuration.md. A unit test holds the pages to
+the code.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mftcoder.config.mftcoder_json import REFUSED
+from mftcoder.config.mftcoder_json_keys import LEGACY, PublishedConfig
+from mftcoder.config.schema import RunConfig
+from mftcoder.registry import BACKENDS, BALANCERS, FORMATS
+
+DOCS = Path(__file__).parent
+
+NAMES = {
+    ("tasks.<name>", "format"): ["auto", *FORMATS.names()],
+    ("balancer", "name"): BALANCERS.names(),
+    ("backend", "name"): BACKENDS.names(),
+}
+"""Fields that hold the name of something registered."""
+
+INTRODUCTION = """# Configuration
+
+This page is made from the code by `make docs`.
+
+A config is a YAML or JSON file of nested sections. What is not given has its default; an unknown key is an error that
+says what may have been meant. Every field can be set on the command line: `mft train my.yaml train.learning_rate=1e-4
+tasks.repair.weight=2`. `mft validate my.yaml` checks a config without training.
+
+```yaml
+model: HuggingFaceTB/SmolLM2-135M-Instruct   # short for model: {model_name_or_path: ...}
+tasks:
+  repair: data/repair                        # short for {path: data/repair}
+  tests: {path: data/tests, weight: 2}
+output_dir: runs/mine
+```
+"""
+
+PUBLISHED = """## The published MFTCoder JSON
+
+`mft train config.json` takes the flat config of the published MFTCoder as it is, and `mft convert-config config.json`
+prints it in the form above. A key that is left out has its published default, shown here. Overrides may use these keys too.
+"""
+
+
+def pages() -> dict[str, str]:
+    """File name -> text."""
+    return {"configuration.md": configuration()}
+
+
+def configuration() -> str:
+    """The reference of all config fields and of the published keys."""
+    schema = RunConfig.model_json_schema()
+    sections, plain = [], []
+    for name, field in schema["properties"].items():
+        section = section_of(field, schema["$defs"])
+        if section is None:
+            plain.append(row(name, field, schema["$defs"], required=name in schema.get("required", ())))
+        else:
+            sections.append(part("tasks.<name>" if name == "tasks" else name, section, schema["$defs"]))
+    top = table(plain, "field")
+    return "\n".join([INTRODUCTION, "## Top level\n", top, *sections, published()])
+
+
+def part(name: str, section: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """One section of the config: its sentence and a table of its fields."""
+    required = section.get("required", ())
+    fields = {
+        key: {**field, "enum": NAMES[name, key]} if (name, key) in NAMES else field
+        for key, field in section["properties"].items()
+    }
+    rows = [row(key, field, definitions, required=key in required) for key, field in fields.items()]
+    return f"## `{name}`\n\n{section.get('description', '')}\n\n{table(rows, 'field')}"
+
+
+def published() -> str:
+    """The published keys, the values that are refused and the keys without meaning."""
+    schema = PublishedConfig.model_json_schema()
+    required = schema["required"]
+    rows = [row(key, field, {}, required=key in required) for key, field in schema["properties"].items()]
+    refused = "\n".join(f"- `{key}: {str(value).lower()}`: {sentence}." for (key, value), sentence in REFUSED.items())
+    legacy = ", ".join(f"`{key}`" for key in sorted(LEGACY))
+    return (
+        f"{PUBLISHED}\n{table(rows, 'key')}\nRefused, with this sentence:\n\n{refused}\n\n"
+        f"Accepted without effect, with a warning that names them: {legacy}.\n"
+    )
+
+
+def table(rows: list[str], first: str) -> str:
+    """A Markdown table of finished rows."""
+    return "\n".join([f"| {first} | values | default | meaning |", "| --- | --- | --- | --- |", *rows]) + "\n"
+
+
+def row(name: str, field: dict[str, Any], definitions: dict[str, Any], *, required: bool) -> str:
+    """One field: name, values, default, sentence."""
+    default = "required" if required else code(field.get("default"))
+    meaning = " ".join(field.get("description", "").split())
+    cells = (f"`{name}`", values(field, definitions), default, meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def code(value: Any) -> str:
+    """A value as YAML has it."""
+    words = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return f"`{words[value]}`"
+    if isinstance(value, list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`"
+
+
+def values(field: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """What a field may hold, in words."""
+    if "anyOf" in field:
+        return " or ".join(values(option, definitions) for option in field["anyOf"])
+    if "enum" in field or "const" in field:
+        return ", ".join(code(value) for value in field.get("enum", [field.get("const")]))
+    if "$ref" in field:
+        inner = definitions[field["$ref"].rsplit("/", 1)[-1]]
+        return "fields " + ", ".join(f"`{name}`" for name in inner["properties"])
+    if field.get("type") == "array":
+        return f"list of {values(field.get('items', {}), definitions)}"
+    kinds = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
+    kinds |= {"null": "`null`", "object": "mapping"}
+    return kinds.get(field.get("type", ""), "any") + bounds(field)
+
+
+def bounds(field: dict[str, Any]) -> str:
+    """` > 0`, ` ≥ 0, < 1`."""
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    found = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
+    return f" {', '.join(found)}" if found else ""
+
+
+def section_of(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
+    """The section that a top-level field holds, a list's elements counting as one."""
+    inner = field.get("items", field)
+    reference = inner.get("$ref") or next(
+        (option["$ref"] for option in inner.get("allOf", ()) if "$ref" in option), None
+    )
+    return definitions[reference.rsplit("/", 1)[-1]] if reference else None
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages; with --check write nothing and return 1 if one is out of date."""
+    stale = [name for name, text in pages().items() if not is_current(DOCS / name, text)]
+    if "--check" in arguments:
+        print("\n".join(f"docs/{name} is out of date: run `make docs`" for name in stale) or "docs are up to date")
+        return 1 if stale else 0
+    for name in stale:
+        (DOCS / name).write_text(pages()[name], encoding="utf-8")
+        print(f"wrote docs/{name}")
+    return 0
+
+
+def is_current(path: Path, text: str) -> bool:
+    """Whether the file holds this text."""
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
