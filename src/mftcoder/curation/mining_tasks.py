@@ -53,8 +53,8 @@ def write_function(function: MinedFunction, rng: random.Random) -> Example:
         ask = rng.choice(
             [
                 "Write a Python function that does what its docstring says.",
-                "Complete the following Python function so that it does what its docstring says.",
-                "Implement this Python function.",
+                "Complete the following Python function. Answer with the whole function in one code block.",
+                "Implement this Python function. Answer with the whole function in one code block.",
             ]
         )
         stub = function.header + function.docstring_text

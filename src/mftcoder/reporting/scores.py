@@ -57,16 +57,18 @@ def _with_change(score: Score, scores: list[Score]) -> Score:
 
 def _scores_of(path: Path) -> list[Score]:
     metrics = read_json(path)
-    if not isinstance(metrics, dict) or not any(_k_of(key) for key in metrics):
+    table = metrics.get("scores", metrics) if isinstance(metrics, dict) else None
+    if not isinstance(table, dict) or not any(_k_of(key) for key in table):
         raise DataError(f"{path}: no pass@k in it; give a metrics file that mft evaluate wrote")
     task, model = _names(path, metrics)
     found = []
-    for key, raw in metrics.items():
-        k, value = _k_of(key), _value_of(raw)
+    for key, raw in table.items():
+        k, score = _k_of(key), raw if isinstance(raw, dict) else {"value": raw}
+        value = number(score.get("value"))
         if k is not None and value is not None:
-            low, high = _interval(metrics, key, raw)
-            problems = _count(metrics.get("problems", raw.get("problems") if isinstance(raw, dict) else None))
-            found.append(Score(task, model, k, value, low, high, problems))
+            problems = number(score.get("problems"))
+            count = None if problems is None else int(problems)
+            found.append(Score(task, model, k, value, number(score.get("low")), number(score.get("high")), count))
     return found
 
 
@@ -79,22 +81,3 @@ def _names(path: Path, metrics: dict[str, Any]) -> tuple[str, str]:
 def _k_of(key: str) -> int | None:
     match = re.fullmatch(r"pass@(\d+)", str(key))
     return int(match.group(1)) if match else None
-
-
-def _value_of(raw: Any) -> float | None:
-    return number(raw.get("value")) if isinstance(raw, dict) else number(raw)
-
-
-def _interval(metrics: dict[str, Any], key: str, raw: Any) -> tuple[float | None, float | None]:
-    """From `{"value", "low", "high"}` or from `"pass@1_interval": [low, high]` beside a plain number."""
-    if isinstance(raw, dict):
-        return number(raw.get("low")), number(raw.get("high"))
-    beside = metrics.get(f"{key}_interval")
-    low, high = beside if isinstance(beside, list) and len(beside) == 2 else (None, None)
-    return number(low), number(high)
-
-
-def _count(value: Any) -> int | None:
-    if isinstance(value, list | dict):
-        return len(value)
-    return value if isinstance(value, int) else None
