@@ -116,7 +116,7 @@ def _build(
     train_loader = TrainLoader(store, config, rank=backend.rank, world_size=backend.world_size)
     validation_loader = ValidationLoader(store, config, rank=backend.rank, world_size=backend.world_size)
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
-    facts = _facts(config, store, backend, train_loader)
+    facts = _facts(config, backend, train_loader, validation_loader)
     balancer = build_balancer(config.balancer, facts, config.task_names)
     torch.manual_seed(config.train.seed)
     module, implementation = _load_trainable(config, backend, checkpoint, console)
@@ -153,16 +153,15 @@ def _build(
     )
 
 
-def _facts(config: RunConfig, store: Store, backend: Backend, loader: TrainLoader) -> RunFacts:
+def _facts(config: RunConfig, backend: Backend, loader: TrainLoader, validation: ValidationLoader) -> RunFacts:
     train = config.train
-    num_tasks = len(config.tasks)
     return RunFacts(
         weights=np.asarray([task.weight for task in config.tasks], np.float64),
         seed=train.seed,
         total_steps=loader.total_steps,
         rows_per_step=train.per_device_train_batch_size * train.gradient_accumulation_steps * backend.world_size,
-        fresh_steps=np.full(num_tasks, int(loader.steps_per_epoch), np.int64),
-        validation_rows=np.asarray([len(store.validation(task)) for task in range(num_tasks)], np.int64),
+        fresh_steps=np.asarray(loader.fresh_steps, np.int64),
+        validation_rows=np.asarray(validation.rows_of_task, np.int64),
     )
 
 

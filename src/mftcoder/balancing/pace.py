@@ -16,7 +16,7 @@ A task that is past its best has q < 0 and falls to the floor; a task that is st
 Where s_k comes from, in the order of cost:
 - Train losses of samples that the model has not seen yet are unbiased held-out losses and cost nothing: all of the first epoch.
 - Beside them, and after it, single rows of a small validation set (`val_rows` a task: 4) are measured in turn, so many that they
-  take `val_share` (1.5%) of the run's compute: a forward pass of a row is taken to cost a third of a trained row.
+  take `val_share` (1.5%) of the run's compute: a forward pass of a row is taken to cost half of a trained row.
 Both go into one Kalman filter a task (`trend.py`), which gives slope and level with their variances. Without validation rows, and
 after the first epoch, the variances grow and the weights return to the configured ones.
 
@@ -43,7 +43,7 @@ from mftcoder.balancing.base import (
 from mftcoder.balancing.trend import LossTrend
 from mftcoder.config.schema import BalancerConfig
 
-TRAINED_ROW_COST = 3  # forward passes; backward counts for two
+TRAINED_ROW_COST = 2  # forward passes at least: LoRA spares part of the backward pass
 FASTEST = 2.0  # |q| is cut here: only noise gets beyond
 UNCERTAIN = 2.0  # standard deviation of q at which a task's confidence is one half
 SLOWEST_MEAN = 0.25  # below this mean pace differences are no longer taken relative to it

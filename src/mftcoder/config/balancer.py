@@ -25,7 +25,7 @@ OPTIONS = {
     "famo": ("signal", "val_batches", "update_interval", "learning_rate", "weight_decay", "variant"),
     "dwa": ("signal", "val_batches", "update_interval", "temperature"),
     "lbtw": ("signal", "val_batches", "update_interval", "alpha", "window"),
-    "gradnorm": ("signal", "val_batches", "update_interval", "alpha", "learning_rate"),
+    "gradnorm": ("signal", "val_batches", "update_interval", "alpha", "learning_rate", "layer"),
     "uncertainty": ("signal", "val_batches", "update_interval", "learning_rate"),
     "random": ("update_interval", "temperature"),
     "pace": ("update_interval", "warmup_steps", "window", "gain", "floor", "val_share", "val_rows"),
@@ -59,6 +59,8 @@ class BalancerConfig(Section):
     """Step size of the method's own parameters (famo, gradnorm, uncertainty)."""
     weight_decay: NonNegativeFloat | None = None
     """famo: decay of its logits (gamma in the paper)."""
+    layer: int | None = None
+    """gradnorm: decoder layer whose gradients are compared; -1, the last, unless given."""
     gain: PositiveFloat | None = None
     """pace: how fast the weights follow differences in progress."""
     floor: Share | None = None

@@ -64,6 +64,28 @@ class LanguageModel:
         loss_sum.index_add_(0, tasks, token_losses.double())
         return BatchLosses(objective, loss_sum, trained.numel())
 
+    def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
+        """`(task, its summed token losses)` for each task of the batch, differentiable, all from one forward pass."""
+        targets, tasks = batch.targets.flatten(), batch.task_ids.flatten()
+        hidden = self.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
+        for task in tasks[targets != -100].unique().tolist():
+            trained = ((targets != -100) & (tasks == task)).nonzero().flatten()
+            picked = hidden.index_select(0, self._to_device(trained))
+            ones = torch.ones(len(trained), device=self.device)
+            wanted = self._to_device(targets[trained])
+            yield (
+                task,
+                weighted_cross_entropy(picked, self.head, wanted, ones, softcap=self.softcap, scale=self.logit_scale)[
+                    0
+                ],
+            )
+
+    def decoder_layers(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        count = self.causal_lm.config.num_hidden_layers
+        stacks = [m for m in self.causal_lm.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+        return list(stacks[0]) if stacks else []
+
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
         layout = SampleLayout.of(position_ids)
@@ -84,10 +106,8 @@ class LanguageModel:
     def compile_layers(self) -> None:
         """Compile each decoder layer by itself: all share one graph, and the host's counting stays outside."""
         torch._dynamo.config.allow_unspec_int_on_nn_module = True  # layer_idx would make one graph a layer
-        for module in self.causal_lm.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == self.causal_lm.config.num_hidden_layers:
-                for layer in module:
-                    layer.compile()
+        for layer in self.decoder_layers():
+            layer.compile()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

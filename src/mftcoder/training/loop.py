@@ -17,8 +17,9 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import StepData, TrainLoader, ValidationLoader
 from mftcoder.training.backend import Backend
 from mftcoder.training.checkpoint import CheckpointStore, Progress, random_state
+from mftcoder.training.gradient_norms import gradient_norms
 from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.metrics import MetricsLog, train_record, validation_record
+from mftcoder.training.metrics import MetricsLog, balance_record, train_record, validation_record
 from mftcoder.training.optimizer import MasterAdamW, learning_rate
 from mftcoder.training.step import LossWindow, StepResult, train_step, validate
 
@@ -65,7 +66,7 @@ class TrainingRun:
         for data in self.train_loader.steps(progress.step):
             self._step(data, weights)
             if self.balancer.due(progress.step):
-                weights = self._balance()
+                weights = self._balance(data)
             is_best = self._due(config.eval_strategy, config.eval_steps) and self._evaluate()
             if config.early_stopping_patience and progress.stalled >= config.early_stopping_patience:
                 stopped = "early_stopping"
@@ -100,10 +101,26 @@ class TrainingRun:
         by_epoch = strategy in ("epoch", "steps_and_epoch") and int(step / every_epoch) > int((step - 1) / every_epoch)
         return strategy != "no" and (by_steps or by_epoch or step == self.train_loader.total_steps)
 
-    def _balance(self) -> TaskWeights:
-        weights = self.balancer.observe(self.progress.step, self.unobserved.peek(), None)
+    def _balance(self, data: StepData) -> TaskWeights:
+        """Measure what the balancer asks for after this step, and take its weights for the next ones."""
+        started, step, balancer = time.perf_counter(), self.progress.step, self.balancer
+        asked = balancer.validation_rows(step)
+        held_out = self.validation_loader.subset([row.task for row in asked], [row.row for row in asked])
+        losses = validate(self.model, held_out.micro_batches, held_out.counts, self.backend) if asked else None
+        norms = None
+        if balancer.needs_gradients(step):
+            layer = self.config.balancer.layer
+            norms = gradient_norms(
+                self.model, held_out if asked else data, self.backend, layer=-1 if layer is None else layer
+            )
+        weights = balancer.observe(step, self.unobserved.peek(), losses, norms)
         self.unobserved.clear()
         self.progress.weights = weights.values.tolist()
+        if step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps:
+            seconds = time.perf_counter() - started
+            self.metrics.log(
+                balance_record(step, weights, balancer.signals, self.config.task_names, len(asked), seconds)
+            )
         return weights
 
     def _evaluate(self) -> bool:

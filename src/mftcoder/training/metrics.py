@@ -103,6 +103,20 @@ def validation_record(step: int, losses: TaskLosses, names: Sequence[str], secon
     }
 
 
+def balance_record(
+    step: int, weights: TaskWeights, signals: dict[str, NDArray[Any]], names: Sequence[str], rows: int, seconds: float
+) -> Record:
+    """What a balancer saw and chose after `step`: weights of the next steps, its signals per task, what it cost."""
+    return {
+        "kind": "balance",
+        "step": step,
+        "weights": by_task(names, weights.values),
+        "signals": {name: by_task(names, values) for name, values in signals.items()},
+        "validation_rows": rows,
+        "seconds": seconds,
+    }
+
+
 def finite(value: Any) -> Any:
     """JSON has no nan: an unseen task's loss is null."""
     if isinstance(value, dict):
@@ -127,11 +141,13 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def scalars(record: Record) -> list[tuple[str, float]]:
-    """TensorBoard's names: `train/loss`, `train/loss/<task>`, `train/weight/<task>`, `validation/loss/<task>`, ..."""
+    """TensorBoard's names: `train/loss`, `train/loss/<task>`, `validation/loss/<task>`, `balance/slope/<task>`, ..."""
     kind = record["kind"]
     pairs = [(f"{kind}/{key}", value) for key, value in record.items() if isinstance(value, float) and key != "time"]
-    for group, label in (("losses", "loss"), ("weights", "weight"), ("tokens", "tokens"), ("slopes", "slope")):
+    for group, label in (("losses", "loss"), ("weights", "weight"), ("tokens", "tokens")):
         pairs += [(f"{kind}/{label}/{task}", value) for task, value in record.get(group, {}).items()]
+    for signal, values in record.get("signals", {}).items():
+        pairs += [(f"{kind}/{signal}/{task}", value) for task, value in values.items()]
     return [(name, float(value)) for name, value in pairs if value is not None and math.isfinite(value)]
 
 
