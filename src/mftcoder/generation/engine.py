@@ -24,6 +24,16 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and how many there may be."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0  # 0 is greedy: the likeliest token, always
+    top_p: float = 1.0  # sample from the likeliest tokens that together have this probability
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Completion:
     """What a model wrote after one prompt: without the prompt, without the end token, cut before the first stop word."""
 

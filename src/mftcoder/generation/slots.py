@@ -1,0 +1,122 @@
+"""The key-value cache of a batch whose rows come and go: allocated once, written in place, compacted when a row ends.
+
+Rows are right-aligned: all of them end at the same column, shorter ones begin later and are masked before that. A row that
+ends gives its slot to the last row; a new one is prefilled apart and copied in. Knows tensors, no texts.
+
+    column      0    1    2    3    4    5          length 6, rows 2
+    row 0       .    a0   a1   a2   a3   a4
+    row 1       .    .    .    .    b0   b1         starts [1, 4]
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class SlotLayer(DynamicLayer):
+    """One layer's keys and values [rows, heads, capacity, size] of which `table.rows` and `table.length` are in use."""
+
+    keys: Any
+    values: Any
+
+    def __init__(self, table: "SlotTable"):
+        super().__init__()
+        self.table = table
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate for the shapes of the first states seen."""
+        rows, capacity = self.table.max_rows, self.table.capacity
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], capacity, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], capacity, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Write the states [rows, heads, 1, size] at column `length`; returns all that is in use, as views."""
+        rows, begin = self.table.rows, self.table.length
+        end = begin + key_states.shape[2]
+        self.keys[:rows, :, begin:end] = key_states
+        self.values[:rows, :, begin:end] = value_states
+        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Columns in use."""
+        return self.table.length
+
+
+class SlotTable:
+    """All layers' slots, with where each row starts."""
+
+    def __init__(self, *, max_rows: int, capacity: int, device: torch.device):
+        self.max_rows = max_rows
+        self.capacity = capacity
+        self.device = device
+        self.length = 0
+        self.starts: list[int] = []  # per row, the first column that is its own
+        self.cache = Cache(layer_class_to_replicate=partial(SlotLayer, self))  # type: ignore[arg-type]
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+        return len(self.starts)
+
+    def mask(self) -> Tensor:
+        """Which columns each row sees, the one written next included: int64 [rows, length + 1]."""
+        starts = torch.tensor(self.starts, device=self.device)
+        return (torch.arange(self.length + 1, device=self.device) >= starts[:, None]).long()
+
+    def positions(self) -> Tensor:
+        """The position of each row's next token: int64 [rows, 1]."""
+        return torch.tensor([[self.length - start] for start in self.starts], device=self.device)
+
+    def add(self, prefilled: Cache, lengths: Sequence[int]) -> None:
+        """Take in rows whose states were computed apart, right-aligned; `lengths` are their tokens, none above `length`."""
+        width = max(lengths)
+        if not self.rows:
+            self.length = width
+        first, begin = self.rows, self.length - width
+        for index, layer in enumerate(_states(prefilled)):
+            mine = self._layer(index, layer)
+            mine.keys[first : first + len(lengths), :, begin : self.length] = layer.keys
+            mine.values[first : first + len(lengths), :, begin : self.length] = layer.values
+        self.starts += [self.length - length for length in lengths]
+
+    def _layer(self, index: int, like: Any) -> SlotLayer:
+        while len(self.cache.layers) <= index:
+            self.cache.layers.append(SlotLayer(self))
+        layer: Any = self.cache.layers[index]
+        if not layer.is_initialized:
+            layer.lazy_initialization(like.keys, like.values)
+        return layer
+
+    def remove(self, row: int) -> None:
+        """Free a row; the last one moves into its place."""
+        last = self.rows - 1
+        if row != last:
+            for layer in self._layers():
+                layer.keys[row, :, : self.length] = layer.keys[last, :, : self.length]
+                layer.values[row, :, : self.length] = layer.values[last, :, : self.length]
+        self.starts[row] = self.starts[last]
+        self.starts.pop()
+
+    def close_gap(self, least: int) -> None:
+        """Move all rows left by the columns that no row uses, if there are at least `least` of them."""
+        gap = min(self.starts, default=0)
+        if gap < max(least, 1):
+            return
+        for layer in self._layers():
+            for states in (layer.keys, layer.values):
+                states[: self.rows, :, : self.length - gap] = states[: self.rows, :, gap : self.length].clone()
+        self.length -= gap
+        self.starts = [start - gap for start in self.starts]
+
+    def _layers(self) -> list[Any]:
+        return _states(self.cache)
+
+
+def _states(cache: Cache) -> list[Any]:
+    return list(cache.layers)

@@ -1,0 +1,178 @@
+"""Completions from a transformers model: a batch that is kept full, longest prompts first.
+
+Goes in: a loaded model, its tokenizer, sampling settings. Comes out: completions as they get ready. A row ends at an end token,
+a stop word, or the token limit, and the next prompt takes its place at once. Knows no benchmark and no file.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from mftcoder.data.tokenizer import Tokenizer
+from mftcoder.errors import GenerationError
+from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
+from mftcoder.generation.sampler import next_tokens, random_stream
+from mftcoder.generation.slots import SlotTable
+
+PREFILL_TOKENS = 8192  # prompt tokens of one forward pass: bounds its memory
+GAP = 64  # columns to spare, so that the cache is moved left at most once in as many steps
+
+
+@dataclass
+class Draft:
+    """A completion in the making."""
+
+    prompt: Prompt
+    ids: list[int]  # of the prompt
+    limit: int  # tokens that may be generated
+    stream: np.random.Generator
+    tokens: list[int] = field(default_factory=list)
+
+
+class TransformersEngine:
+    """Writes completions with a causal language model in evaluation mode."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        *,
+        end_ids: Sequence[int],
+        batch_size: int = 16,
+        add_special_tokens: bool = True,
+    ):
+        """`end_ids` end a text; `add_special_tokens` lets the tokenizer put its begin token before a prompt (not for chats)."""
+        self.model = model
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.end_ids = frozenset(end_ids)
+        self.batch_size = batch_size
+        self.add_special_tokens = add_special_tokens
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.max_positions = int(positions) if positions else 1 << 30
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
+        """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
+        waiting = deque(sorted(self._drafts(prompts), key=lambda draft: -len(draft.ids)))
+        if not waiting:
+            return
+        capacity = len(waiting[0].ids) + self.sampling.max_new_tokens + GAP
+        table = SlotTable(max_rows=min(self.batch_size, len(waiting)), capacity=capacity, device=self.model.device)
+        active: list[Draft] = []
+        while waiting or active:
+            free = table.max_rows - len(active)
+            if waiting and free >= max(1, table.max_rows // 8):
+                active += self._admit(waiting, free, table)
+            else:
+                self._step(active, table)
+            yield from self._collect(active, table)
+
+    def _drafts(self, prompts: Sequence[Prompt]) -> list[Draft]:
+        drafts = []
+        problems = []
+        for prompt in prompts:
+            ids = self._encode(prompt.text)
+            limit = min(self.sampling.max_new_tokens, self.max_positions - len(ids))
+            if limit <= 0 or not ids:
+                what = f"has {len(ids):,} tokens, the model room for {self.max_positions:,}" if ids else "is empty"
+                problems.append(f"{prompt.problem_id}: the prompt {what}")
+            drafts.append(Draft(prompt, ids, limit, random_stream(prompt, self.sampling.seed)))
+        if problems:
+            raise GenerationError.collect(problems)
+        return drafts
+
+    def _encode(self, text: str) -> list[int]:
+        """Ids of a prompt; the begin token is not doubled where the text already has it."""
+        bos = self.tokenizer.bos_token
+        add = self.add_special_tokens and not (bos and text.startswith(bos))
+        return list(self.tokenizer.backend.encode(text, add_special_tokens=add).ids)
+
+    def _admit(self, waiting: deque[Draft], free: int, table: SlotTable) -> list[Draft]:
+        """Read prompts into free slots, as many as one forward pass may have; draws their first tokens."""
+        table.close_gap(GAP)
+        longest = len(waiting[0].ids)
+        if table.rows and longest > table.length:
+            raise AssertionError("prompts are admitted longest first")
+        count = min(free, len(waiting), max(1, PREFILL_TOKENS // longest))
+        admitted = [waiting.popleft() for _ in range(count)]
+        logits, cache = self._prefill([draft.ids for draft in admitted])
+        table.add(cache, [len(draft.ids) for draft in admitted])
+        self._append(logits, admitted)
+        return admitted
+
+    @torch.no_grad()
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache]:
+        """Logits of each prompt's next token [rows, vocabulary], and the states of all of them, right-aligned."""
+        width = max(map(len, prompts))
+        padded = [[self.tokenizer.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
+        seen = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        mask = torch.tensor(seen, device=self.model.device)  # [rows, width]
+        cache = DynamicCache()
+        output = self.model(
+            input_ids=torch.tensor(padded, device=self.model.device),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1], cache
+
+    @torch.no_grad()
+    def _step(self, active: list[Draft], table: SlotTable) -> None:
+        """One more token for every row."""
+        if table.length == table.capacity:
+            table.close_gap(1)
+        output = self.model(
+            input_ids=torch.tensor([[draft.tokens[-1]] for draft in active], device=self.model.device),
+            attention_mask=table.mask(),
+            position_ids=table.positions(),
+            past_key_values=table.cache,
+            use_cache=True,
+        )
+        table.length += 1
+        self._append(output.logits[:, -1], active)
+
+    def _append(self, logits: Tensor, drafts: Sequence[Draft]) -> None:
+        chosen = next_tokens(logits, self.sampling, [draft.stream for draft in drafts])
+        for draft, token in zip(drafts, chosen, strict=True):
+            draft.tokens.append(token)
+
+    def _collect(self, active: list[Draft], table: SlotTable) -> Iterator[Completion]:
+        """Take the rows that are done out of the batch."""
+        for row in range(len(active) - 1, -1, -1):
+            completion = self._finished(active[row])
+            if completion is not None:
+                table.remove(row)
+                active[row] = active[-1]
+                active.pop()
+                yield completion
+
+    def _finished(self, draft: Draft) -> Completion | None:
+        ended = draft.tokens[-1] in self.end_ids
+        if not ended and len(draft.tokens) < draft.limit and not self._may_stop(draft):
+            return None
+        text = self._decode(draft.tokens[:-1] if ended else draft.tokens)
+        cut = min((found for word in draft.prompt.stop if (found := text.find(word)) >= 0), default=None)
+        if not ended and cut is None and len(draft.tokens) < draft.limit:
+            return None
+        reason: FinishReason = "stop" if ended or cut is not None else "length"
+        return Completion(draft.prompt.problem_id, draft.prompt.sample, text[:cut], reason, len(draft.tokens))
+
+    def _may_stop(self, draft: Draft) -> bool:
+        """Whether the last tokens hold a stop word; a token has at least one byte, so the window is long enough."""
+        if not draft.prompt.stop:
+            return False
+        window = max(len(word.encode()) for word in draft.prompt.stop) + 4
+        tail = self._decode(draft.tokens[-window:])
+        return any(word in tail for word in draft.prompt.stop)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
