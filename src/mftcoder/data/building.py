@@ -54,7 +54,7 @@ class _Place:
 
 def build(config: RunConfig, sources: list[TaskSources], folder: Path, on_progress: OnProgress | None) -> None:
     """Make the store at `folder`. DataError with all bad records (up to data.max_errors); nothing is then left at `folder`."""
-    work = folder.with_name(f".{folder.name}.work")
+    work = folder.with_name(f".{folder.name}-{BLOCK_BYTES}.work")  # blocks of another size are other blocks
     try:
         work.mkdir(parents=True, exist_ok=True)
         _build_in(work, config, sources, on_progress).rename(folder)
@@ -137,7 +137,7 @@ class _Builder:
         problems_before = self.problems
         lines = 0
         try:
-            for index, block in enumerate(read_blocks(place.source)):
+            for index, block in enumerate(read_blocks(place.source, BLOCK_BYTES)):
                 lines += any(True for _ in block.lines())
                 rows_path = None if self._only_checks() else place.rows_path(self.work, index)
                 if rows_path:

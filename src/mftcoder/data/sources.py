@@ -173,7 +173,7 @@ def _decompressed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes
     return gzip.open(raw) if path.name.endswith(".gz") else nullcontext(raw)  # type: ignore[return-value]
 
 
-def read_blocks(file: SourceFile, block_bytes: int = BLOCK_BYTES) -> Iterator[Block]:
+def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
     """The file's lines in blocks of about `block_bytes`; a BOM is taken off. DataError if it cannot be read."""
     try:
         with file.path.open("rb") as raw, _decompressed(raw, file.path) as stream:

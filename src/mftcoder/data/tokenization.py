@@ -56,29 +56,29 @@ def _join(pieces: Sequence[tuple[Sequence[int], bool]]) -> Tokens:
 
 
 def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
-    """For tokenizers that put a blank before a first word: encode the whole and cut at the borders.
+    """For tokenizers that put a blank before a first word: encode the text up to each border, and take what is new.
 
-    Where the whole's tokens up to an answer are not those of the prompt alone, the answer is encoded behind a line break,
-    whose tokens are then taken off.
+    Where a token would reach over the border, the next segment is encoded by itself, without that blank.
     """
     pieces: list[tuple[Sequence[int], bool]] = []
-    done, text = 0, ""
-    whole = tokenizer.encode("".join(segment.text for segment in segments))
+    done: list[int] = []
+    text = ""
     for segment in segments:
         text += segment.text
         upto = tokenizer.encode(text)
-        if upto == whole[: len(upto)] and [id for piece, _ in pieces for id in piece] == upto[:done]:
-            ids = upto[done:]
-        else:
-            ids = _encode_behind(tokenizer, segment.text)
+        ids = upto[len(done) :] if upto[: len(done)] == done else _encode_behind(tokenizer, segment.text)
         pieces.append((ids, segment.trained))
-        done += len(ids)
+        done = done + ids
     return _join(pieces)
 
 
-def _encode_behind(tokenizer: Tokenizer, text: str, anchor: str = "\n") -> list[int]:
-    before, both = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
-    return both[len(before) :] if both[: len(before)] == before else tokenizer.encode(text)
+def _encode_behind(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The text's tokens as they are in the middle of a line: encoded behind a character that does not grow into them."""
+    for anchor in ("\n", ".", "x"):
+        before, both = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
+        if both[: len(before)] == before:
+            return both[len(before) :]
+    return tokenizer.encode(text)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ EXAMPLES: dict[str, list[tuple[dict[str, Any], list[Message]]]] = {
     ],
     "messages": [
         (
-            {"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2", "train": False}]
-             + [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]},
+            {"messages": [
+                {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2", "train": False},
+                {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"},
+            ]},
             [USER, UNTRAINED, USER, ANSWER],
         ),
         (
