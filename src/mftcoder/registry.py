@@ -77,6 +77,6 @@ BENCHMARKS = Registry(
     {
         "humaneval": "mftcoder.benchmarks.humaneval:HUMANEVAL",
         "mbpp": "mftcoder.benchmarks.mbpp:MBPP",
-        "mini": "mftcoder.benchmarks.mini:MINI",
+        "mini": "mftcoder.benchmarks.humaneval:MINI",
     },
 )

@@ -1,0 +1,212 @@
+"""`mft evaluate`: generations files in, scores out. Needs no model and no torch.
+
+Goes in: generations files and where the benchmark's data is. Comes out: `metrics_{task}_{model}.json` with every problem's
+results, and `results_{task}_{model}.jsonl`, the journal a stopped run goes on from. Runs programs through execution.pool only.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mftcoder import __version__
+from mftcoder.benchmarks.catalogue import load, tasks
+from mftcoder.benchmarks.generations import model_of, read_generations, task_of
+from mftcoder.benchmarks.journal import Journal
+from mftcoder.benchmarks.passk import INTERVAL, PassAtK, estimate
+from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted
+from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
+from mftcoder.jsonl import write_json
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the command line gives."""
+
+    task: str | None = None  # None: from the file's name
+    data_dir: Path | None = None
+    out: Path | None = None  # None: beside the generations file
+    k: tuple[int, ...] = (1,)
+    workers: int | None = None
+    timeout: float | None = None  # seconds a program; None: the benchmark's own
+    memory_mb: int = 1024
+    sandbox: str = "auto"
+    limit: int | None = None  # the first N problems
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluated file."""
+
+    task: str
+    model: str
+    scores: tuple[PassAtK, ...]
+    metrics_path: Path
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One file with what belongs to it."""
+
+    path: Path
+    benchmark: Benchmark
+    model: str
+    answers: list[list[str]]
+    limits: Limits
+    out: Path
+
+    def programs(self) -> dict[str, Program]:
+        """`problem#sample` to program."""
+        return {
+            f"{problem.id}#{sample}": self.benchmark.program(problem, answer)
+            for problem, answers in zip(self.benchmark.problems, self.answers, strict=True)
+            for sample, answer in enumerate(answers)
+        }
+
+
+def evaluate(paths: Sequence[Path], options: EvaluateOptions, console: Console | None = None) -> list[Score]:
+    """Score every file and print a table; all files are read and checked before the first program runs."""
+    console = console or Console(stderr=True)
+    work = [_prepare(path, options) for path in paths]
+    with open_pool(options.sandbox, options.workers) as pool:
+        console.print(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers", highlight=False)
+        if pool.level == "process":
+            console.print(
+                "warning: level process is the last resort; `mft doctor` says what a stronger one needs.",
+                style="yellow",
+            )
+        scores = [_evaluate_file(item, pool, options, console) for item in work]
+    print_scores(scores)
+    return scores
+
+
+def _prepare(path: Path, options: EvaluateOptions) -> _Work:
+    task = options.task or task_of(path, tasks())
+    if task is None:
+        raise BenchmarkError(f"{path}: which task is this? Give --task, or name the file generations_TASK_MODEL.json.")
+    benchmark = load(task, options.data_dir, options.limit)
+    answers = read_generations(path, benchmark)
+    fewest = min(map(len, answers))
+    if fewest < max(options.k):
+        raise BenchmarkError(
+            f"{path}: pass@{max(options.k)} needs {max(options.k)} samples a problem; one has {fewest}"
+        )
+    limits = Limits(seconds=options.timeout or benchmark.family.timeout_seconds, memory_mb=options.memory_mb)
+    return _Work(path, benchmark, model_of(path, task), answers, limits, options.out or path.parent)
+
+
+def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, console: Console) -> Score:
+    name = f"{work.benchmark.name}_{work.model}"
+    settings = {"limits": asdict(work.limits), "sandbox": pool.level, "mftcoder": __version__}
+    programs = work.programs()
+    try:
+        with Journal(work.out / f"results_{name}.jsonl", settings) as journal:
+            results = _run(programs, journal, pool, work.limits, console, name)
+        metrics = _metrics(work, results, pool, options.k)
+        metrics_path = work.out / f"metrics_{name}.json"
+        write_json(metrics_path, metrics.record)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("The same command goes on where this one was.") from stop
+    except OSError as error:
+        raise ExecutionError(
+            f"{error.filename or work.out}: {error.strerror}. What is done is kept; mend it and run again."
+        ) from error
+    if metrics.broken:
+        console.print(
+            f"error: {name}: {metrics.broken} programs could not be run (sandbox_error) and are not scored.",
+            style="red",
+        )
+    return Score(work.benchmark.name, work.model, metrics.scores, metrics_path)
+
+
+def _run(
+    programs: dict[str, Program], journal: Journal, pool: Pool, limits: Limits, console: Console, title: str
+) -> dict[str, ExecutionResult]:
+    """All results; those the journal knows are not run again."""
+    prints = {key: program.fingerprint for key, program in programs.items()}
+    results = {key: journal.known[key, prints[key]] for key in programs if (key, prints[key]) in journal.known}
+    if results:
+        console.print(f"{title}: {len(results)} of {len(programs)} programs are already done", highlight=False)
+    waiting = ((key, program) for key, program in programs.items() if key not in results)
+    for key, result in _with_progress(pool.run(waiting, limits), len(programs), len(results), console, title):
+        results[key] = shortened(result)
+        journal.add(key, prints[key], results[key])
+    return results
+
+
+def _with_progress(
+    results: Iterator[tuple[str, ExecutionResult]], total: int, done: int, console: Console, title: str
+) -> Iterator[tuple[str, ExecutionResult]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    passed = 0
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(title, total=total, completed=done, note="")
+        for count, (key, result) in enumerate(results, start=1):
+            passed += result.status == "passed"
+            progress.update(bar, advance=1, note=f"{passed}/{count} pass")
+            yield key, result
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    scores: tuple[PassAtK, ...]
+    record: dict[str, Any]
+    broken: int  # programs that could not be run
+
+
+def _metrics(work: _Work, results: dict[str, ExecutionResult], pool: Pool, k: Sequence[int]) -> _Metrics:
+    """Scores over the samples that ran. A sandbox error is not the model's: it leaves its sample out, and is counted."""
+    rows: list[dict[str, Any]] = []
+    for problem, answers in zip(work.benchmark.problems, work.answers, strict=True):
+        samples = [results[f"{problem.id}#{sample}"] for sample in range(len(answers))]
+        statuses = [result.status for result in samples]
+        rows.append({"id": problem.id, "passed": statuses.count("passed"), "statuses": statuses})
+    ran = [row for row in rows if len(row["statuses"]) - row["statuses"].count("sandbox_error") >= max(k)]
+    if not ran:
+        raise ExecutionError(f"{work.path}: no program could be run: {next(iter(results.values())).stderr}")
+    counts = [len(row["statuses"]) - row["statuses"].count("sandbox_error") for row in ran]
+    scores = tuple(estimate(counts, [row["passed"] for row in ran], size) for size in k)
+    by_status = Counter(result.status for result in results.values())
+    record = {
+        "task": work.benchmark.name,
+        "model": work.model,
+        "scores": {f"pass@{score.k}": asdict(score) for score in scores},
+        "interval": INTERVAL,
+        "programs": {status: by_status.get(status, 0) for status in STATUSES},
+        "settings": {
+            "data": work.benchmark.source,
+            **work.benchmark.family.notes,
+            "limits": asdict(work.limits),
+            "sandbox": pool.level,
+            "sandbox covers": list(pool.covers),
+            "mftcoder": __version__,
+        },
+        "problems": rows,
+    }
+    return _Metrics(scores, record, by_status.get("sandbox_error", 0))
+
+
+def print_scores(scores: Sequence[Score]) -> None:
+    """A table on standard output, a row a score."""
+    table = Table("task", "model", "score", "value", "95% interval", "problems", "samples")
+    for score in scores:
+        for item in score.scores:
+            interval = f"{item.low:.4f} to {item.high:.4f}"
+            samples = f"{item.samples_per_problem:g}"
+            table.add_row(
+                score.task, score.model, f"pass@{item.k}", f"{item.value:.4f}", interval, str(item.problems), samples
+            )
+    Console().print(table)

@@ -1,0 +1,58 @@
+"""Every benchmark by name. `load("humaneval", Path("data"))` is a Benchmark; `tasks()` lists the names.
+
+Goes in: a task's name and a data folder. Comes out: the benchmark, or an error that says what exists. The families' own
+tables are listed in `registry.BENCHMARKS`; each maps task names to loaders.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.errors import BenchmarkError
+from mftcoder.registry import BENCHMARKS, did_you_mean
+
+Loader = Callable[[Path | None], Benchmark]
+
+
+def loaders() -> dict[str, Loader]:
+    """Task name to loader, for every family."""
+    found: dict[str, Loader] = {}
+    for family in BENCHMARKS.names():
+        table: Mapping[str, Loader] = BENCHMARKS.load(family)
+        found.update(table)
+    return found
+
+
+def tasks() -> list[str]:
+    """All task names, sorted."""
+    return sorted(loaders())
+
+
+def load(task: str, data_dir: Path | None = None, limit: int | None = None) -> Benchmark:
+    """The benchmark `task`, its first `limit` problems; BenchmarkError for an unknown name or missing data."""
+    known = loaders()
+    if task not in known:
+        close = difflib.get_close_matches(task, known, n=1)
+        hint = did_you_mean(task, known) if close else " `mft benchmarks` lists all."
+        raise BenchmarkError(f"unknown task '{task}'.{hint}")
+    if data_dir is not None and not data_dir.is_dir():
+        raise BenchmarkError(f"{data_dir}: no such folder")
+    return known[task](data_dir).limited(limit)
+
+
+def expand(names: Iterable[str]) -> list[str]:
+    """Task names with groups replaced by their tasks, each once, in order."""
+    expanded = [task for name in names for task in GROUPS.get(name, (name,))]
+    return list(dict.fromkeys(expanded))
+
+
+_LANGUAGES = ("python", "java", "js", "cpp", "go", "rust")
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "qwen-competition": (
+        *(f"humanevalsynthesize-{language}" for language in _LANGUAGES),
+        *(f"humanevalfixtests-{language}" for language in _LANGUAGES),
+        "mbpp",
+    ),
+}
+"""Names for several tasks. qwen-competition: 13 tasks, 2,468 problems."""

@@ -1,0 +1,52 @@
+"""The code within what a model wrote: fenced blocks, stop words, the first complete block.
+
+Goes in: text. Comes out: text. Nothing here repairs code; it only decides where the answer begins and ends.
+"""
+
+import re
+from collections.abc import Iterable
+
+_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def cut_at_stop_words(text: str, stop: Iterable[str]) -> str:
+    """`text` up to the first of the stop words."""
+    ends = [position for word in stop if (position := text.find(word)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+def fenced_blocks(text: str) -> list[str]:
+    """The contents of ``` blocks in order; a last one that is not closed counts, for the token limit may have cut it."""
+    return [match.group(2) for match in _FENCE.finditer(text)]
+
+
+def best_block(text: str, name: str) -> str | None:
+    """The first fenced block that mentions `name`, else the first one; None without any."""
+    blocks = fenced_blocks(text)
+    return next(
+        (block for block in blocks if re.search(rf"\b{re.escape(name)}\b", block)), blocks[0] if blocks else None
+    )
+
+
+def cut_after_block(text: str) -> str:
+    """`text` up to the brace that closes the block it began inside of; all of it if that brace is not there.
+
+    Braces in strings, characters and comments do not count: `return "}"; }` ends at the second one.
+    """
+    depth = 1
+    for match in _BRACES.finditer(text):
+        if match.group() in "{}":
+            depth += 1 if match.group() == "{" else -1
+        if depth == 0:
+            return text[: match.end()]
+    return text
+
+
+_BRACES = re.compile(
+    r"//[^\n]*|/\*.*?(?:\*/|\Z)"
+    r"|\"(?:\\.|[^\"\\\n])*\""
+    r"|`(?:\\.|[^`\\])*`"
+    r"|'(?:\\(?:u\{?[0-9a-fA-F]+\}?|x[0-9a-fA-F]{2}|.)|[^'\\\n])'"  # a character: Rust's lifetimes have one quote
+    r"|[{}]",
+    re.DOTALL,
+)

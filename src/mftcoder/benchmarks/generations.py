@@ -1,0 +1,119 @@
+"""Generations files: the answers of a model to a benchmark, in the formats people have.
+
+Goes in: a path. Comes out: for each problem in the benchmark's order, its samples. Formats: a JSON list (a problem) of lists
+(a sample) of strings, or JSON Lines with `task_id` and `generation` or `completion`. All problems of a file are reported at
+once; an answer is never dropped.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.errors import GenerationError, MftError
+from mftcoder.jsonl import open_for_reading, read_json, read_jsonl
+
+Answers = list[list[str]]  # [problems][samples]
+
+_TEXT_FIELDS = ("generation", "completion")
+
+
+def model_of(path: Path, task: str) -> str:
+    """The model's name in `generations_{task}_{model}.json`; the file's own name where it has another shape."""
+    stem = re.sub(r"\.jsonl?(\.gz)?$", "", path.name)
+    return stem.removeprefix("generations_").removeprefix(f"{task}_") or stem
+
+
+def task_of(path: Path, known: Sequence[str]) -> str | None:
+    """The task in `generations_{task}_{model}.json`; the longest known name wins. None for another shape."""
+    rest = path.name.removeprefix("generations_")
+    return (
+        max((task for task in known if rest.startswith(f"{task}_")), key=len, default=None)
+        if rest != path.name
+        else None
+    )
+
+
+def read_generations(path: Path, benchmark: Benchmark) -> Answers:
+    """The answers in `path`, in the benchmark's order; GenerationError that names every misfit."""
+    if not path.is_file():
+        raise GenerationError(f"{path}: no such file")
+    if _is_list(path):
+        return _from_list(path, read_json(path), benchmark)
+    return _from_rows(path, benchmark)
+
+
+def _is_list(path: Path) -> bool:
+    """True if the file holds one JSON list: rows are objects."""
+    with open_for_reading(path) as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _from_list(path: Path, content: Any, benchmark: Benchmark) -> Answers:
+    problems = [f"{path}: {problem}" for problem in list_problems(content, len(benchmark.problems))]
+    if problems:
+        raise MftError.collect(problems)
+    return content
+
+
+def list_problems(content: Any, expected: int) -> list[str]:
+    """What is wrong with a list of lists of strings for `expected` problems; [] if nothing is."""
+    if not isinstance(content, list):
+        return [f"a JSON list is expected, not {_kind(content)}"]
+    found = []
+    if len(content) != expected:
+        found.append(f"{len(content)} problems, but the benchmark has {expected}")
+    for number, samples in enumerate(content):
+        if not isinstance(samples, list):
+            found.append(f"problem {number}: a list of samples is expected, not {_kind(samples)}")
+        elif not samples:
+            found.append(f"problem {number}: no sample")
+        else:
+            wrong = [index for index, text in enumerate(samples) if not isinstance(text, str)]
+            found += [
+                f"problem {number}, sample {index}: text is expected, not {_kind(samples[index])}" for index in wrong
+            ]
+    return found
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
+
+
+def _from_rows(path: Path, benchmark: Benchmark) -> Answers:
+    answers: dict[str, list[str]] = {problem.id: [] for problem in benchmark.problems}
+    problems = []
+    for number, row in read_jsonl(path):
+        try:
+            answers[_problem_id(row, answers)] += _texts(row)
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}")
+    missing = [name for name, samples in answers.items() if not samples]
+    if missing and not problems:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        problems.append(
+            f"{path}: no answer to {len(missing)} of {len(answers)} problems: {shown}. --limit N scores the first N only."
+        )
+    if problems:
+        raise MftError.collect(problems)
+    return list(answers.values())
+
+
+def _problem_id(row: Any, answers: Mapping[str, Any]) -> str:
+    if not isinstance(row, dict) or "task_id" not in row:
+        raise ValueError("an object with 'task_id' is expected")
+    name = str(row["task_id"])
+    if name not in answers:
+        raise ValueError(f"task_id '{name}' is not in this benchmark (nor among its first, if --limit is given)")
+    return name
+
+
+def _texts(row: Mapping[str, Any]) -> list[str]:
+    key = next((key for key in _TEXT_FIELDS if key in row), None)
+    if key is None:
+        raise ValueError(f"one of the fields {', '.join(_TEXT_FIELDS)} is expected")
+    texts = row[key] if isinstance(row[key], list) else [row[key]]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"'{key}' must be text, or a list of texts")
+    return texts

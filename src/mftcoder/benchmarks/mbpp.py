@@ -1,0 +1,76 @@
+"""MBPP (Austin et al. 2021, arXiv:2108.07732): 500 Python functions from a sentence and a test (task_id 11 to 510).
+
+The set-up code runs behind the candidate and before the asserts, because tasks 367 and 927 build objects of a class that the
+solution defines. The challenge tests, which 11 rows have, are not run, as in the paper.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mftcoder.benchmarks import python_code
+from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.execution.sandbox import Program
+
+_TEST_SPLIT = range(11, 511)
+_STOP_WORDS = ("\nassert", "\nprint(", '\n"""', "\n```", "\nif __name__")
+
+
+def problem_of(row: Mapping[str, Any]) -> Problem:
+    """A row in MBPP's format. The reference harness's prompt: a docstring of the text and the first test."""
+    first_test = row["test_list"][0]
+    return Problem(
+        id=str(row["task_id"]),
+        language="python",
+        prompt=f'"""\n{row["text"]}\n{first_test}\n"""\n',
+        tests="\n".join([row.get("test_setup_code") or "", *row["test_list"]]) + "\n",
+        entry_point=entry_point_of(row["code"], first_test),
+        stop=_STOP_WORDS,
+        reference=row["code"],
+        fields=row,
+    )
+
+
+def entry_point_of(code: str, test: str) -> str:
+    """The function of `code` that `test` calls."""
+    return next((name for name in re.findall(r"^def (\w+)", code, re.MULTILINE) if f"{name}(" in test), "")
+
+
+def _prompt(problem: Problem, mode: PromptMode) -> str:
+    if mode != "chat":
+        return problem.prompt.strip() if mode == "instruct" else problem.prompt
+    tests = "\n".join(problem.fields["test_list"])
+    return f"{problem.fields['text']} Answer with one Python code block. It must pass these tests:\n\n```python\n{tests}\n```"
+
+
+def _extract(problem: Problem, text: str, mode: PromptMode) -> str:
+    if mode == "chat":
+        return best_block(text, problem.entry_point) or text
+    return problem.prompt + cut_at_stop_words(text, problem.stop)
+
+
+def _program(problem: Problem, answer: str) -> Program:
+    return python_code.python_program(problem, python_code.assemble(problem.prompt, answer, problem.entry_point))
+
+
+FAMILY = Family(
+    prompt=_prompt,
+    extract=_extract,
+    program=_program,
+    notes={"header": "none", "test set": "test_list", "assembly": "prompt docstring, answer, test_setup_code, tests"},
+)
+
+
+def load_mbpp(data_dir: Path | None) -> Benchmark:
+    """The test split from `data_dir` or the Hub."""
+    source = Source("mbpp/mbpp.jsonl", HubData("google-research-datasets/mbpp", "full", split="test"))
+    rows, origin = source.rows("mbpp", data_dir)
+    chosen = [row for row in rows if int(row["task_id"]) in _TEST_SPLIT]
+    return Benchmark("mbpp", tuple(map(problem_of, chosen)), FAMILY, origin)
+
+
+MBPP = {"mbpp": partial(load_mbpp)}

@@ -1,0 +1,79 @@
+"""Messages between the processes of the sandbox: JSON behind its length, file descriptors beside it.
+
+Goes in: plain JSON values. Comes out: the same on the other side of a socket. JSON and nothing richer, because one of the two
+sides may be a hostile program: reading its message must not be able to run anything. What the message means is the caller's.
+"""
+
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+_LENGTH = struct.Struct("!I")
+_MAX_DESCRIPTORS = 8
+_encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+
+
+class ChannelClosedError(Exception):
+    """The other side has ended or hung up."""
+
+
+class MessageTooLargeError(Exception):
+    """A message is larger than the reader takes."""
+
+
+class Channel:
+    """One end of a stream socket. `limit` bounds the bytes of a received message. Waits for ever: deadlines are the caller's."""
+
+    def __init__(self, end: socket.socket, *, limit: int = 64 << 20):
+        self.socket = end
+        self.limit = limit
+
+    def send(self, value: Any, descriptors: Sequence[int] = ()) -> None:
+        """Send one message; ChannelClosedError if nobody is there."""
+        payload = _encode(value).encode("ascii")
+        data = _LENGTH.pack(len(payload)) + payload
+        try:
+            if descriptors:
+                sent = socket.send_fds(self.socket, [data], list(descriptors))
+                data = data[sent:]
+            self.socket.sendall(data)
+        except (BrokenPipeError, ConnectionError) as error:
+            raise ChannelClosedError from error
+
+    def receive(self) -> Any:
+        """The next message."""
+        return json.loads(self._read(_LENGTH.unpack(self._read(_LENGTH.size))[0]))
+
+    def receive_with_descriptors(self) -> tuple[Any, list[int]]:
+        """The next message and the file descriptors sent with it."""
+        head, descriptors, _, _ = socket.recv_fds(self.socket, _LENGTH.size, _MAX_DESCRIPTORS)
+        if not head:
+            raise ChannelClosedError
+        head += self._read(_LENGTH.size - len(head)) if len(head) < _LENGTH.size else b""
+        return json.loads(self._read(_LENGTH.unpack(head)[0])), descriptors
+
+    def close(self) -> None:
+        """Hang up."""
+        self.socket.close()
+
+    def _read(self, size: int) -> bytes:
+        if size > self.limit:
+            raise MessageTooLargeError(f"a message of {size} bytes; the limit is {self.limit}")
+        chunks: list[bytes] = []
+        while size:
+            try:
+                chunk = self.socket.recv(min(size, 1 << 20))
+            except ConnectionError as error:
+                raise ChannelClosedError from error
+            if not chunk:
+                raise ChannelClosedError
+            chunks.append(chunk)
+            size -= len(chunk)
+        return b"".join(chunks)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected stream sockets."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

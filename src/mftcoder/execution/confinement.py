@@ -1,0 +1,133 @@
+"""What a zygote puts around every program it starts: the walls of one slot.
+
+Goes in: a level and the slot's settings. Comes out: the settings that a fork needs (`clone_flags`), and `enter`, which a fresh
+child calls before it runs anything foreign. `covers` says in words what really stands on this machine.
+"""
+
+import math
+import os
+import resource
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mftcoder.execution import kernel, landlock, seccomp
+
+_MEGABYTE = 1 << 20
+
+
+@dataclass
+class Confinement:
+    """The walls of one slot."""
+
+    scratch: str
+    uid: int | None  # programs run as this user; None: as the caller
+    clone_flags: int = 0
+    rules: int | None = None  # Landlock rule set
+    filters: bool = False  # system call filters
+    covers: list[str] = field(default_factory=list)
+
+    @classmethod
+    def prepare(cls, level: str, scratch: str, uid: int | None, readable: Sequence[str]) -> "Confinement":
+        """Set up all that programs of the slot share; OSError if the level cannot be had here."""
+        if level != "process":
+            raise OSError(f"no sandbox level '{level}'")
+        walls = cls(scratch, uid)
+        walls.covers += ["time", "memory of a process", "file size", "environment"]
+        if not kernel.is_supported():
+            return walls
+        kernel.adopt_orphans()
+        walls.filters = True
+        walls.covers += ["network and new processes (seccomp)"]
+        if landlock.version():
+            everywhere = [Path(path) for path in readable]
+            walls.rules = landlock.rule_set(everywhere, [Path(scratch), Path("/dev/null")])
+            walls.covers.append("files (Landlock)")
+        if uid is not None:
+            os.chown(scratch, uid, uid)
+            walls.covers.append("a user of its own")
+        return walls
+
+    def enter(self, limits: Mapping[str, Any], *, may_fork: bool) -> None:
+        """Confine this process for good. Called in the child, before foreign code."""
+        self._limit(limits)
+        if not kernel.is_supported():
+            return
+        if self.uid is not None:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        elif os.geteuid() == 0:
+            kernel.drop_capabilities()
+        kernel.die_with_parent()
+        kernel.no_new_privileges()
+        if self.rules is not None:
+            landlock.restrict(self.rules)
+        if self.filters:
+            own_pid = None if self.clone_flags & kernel.CLONE_NEWPID else os.getpid()
+            seccomp.install(seccomp.program(may_fork=may_fork, own_pid=own_pid))
+
+    def _limit(self, limits: Mapping[str, Any]) -> None:
+        wanted = {
+            resource.RLIMIT_CPU: math.ceil(limits["seconds"]) + 1,
+            resource.RLIMIT_DATA: limits["memory_mb"] * _MEGABYTE,
+            resource.RLIMIT_AS: limits["address_mb"] * _MEGABYTE,
+            resource.RLIMIT_FSIZE: limits["file_mb"] * _MEGABYTE,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_NOFILE: 512,
+        }
+        if self.uid is not None:
+            wanted[resource.RLIMIT_NPROC] = limits["processes"]
+        for name, value in wanted.items():
+            hard = resource.getrlimit(name)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(name, (value, value))
+
+    def clear(self) -> None:
+        """Empty the scratch folder."""
+        with os.scandir(self.scratch) as entries:
+            for entry in list(entries):
+                _remove(entry)
+
+    def hand_over(self) -> None:
+        """Give the scratch folder's files to the user that programs run as."""
+        if self.uid is None:
+            return
+        for folder, _, files in os.walk(self.scratch):
+            for path in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
+                os.chown(path, self.uid, self.uid, follow_symlinks=False)
+
+    def kill_leftovers(self) -> None:
+        """End what the last program started and left behind: all children this process has inherited."""
+        while True:
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                return
+            for child in _children():
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+    def memory_killed(self) -> bool:
+        """True if the kernel killed the last program for its memory."""
+        return False
+
+
+def _children() -> list[int]:
+    thread = os.getpid()
+    return [int(number) for number in Path(f"/proc/self/task/{thread}/children").read_text().split()]
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    """Remove a file or a folder, whatever rights it was left with; never through a link."""
+    if not entry.is_dir(follow_symlinks=False):
+        os.unlink(entry.path)  # noqa: PTH108
+        return
+    os.chmod(entry.path, 0o700)  # noqa: PTH101
+    with os.scandir(entry.path) as entries:
+        for inner in list(entries):
+            _remove(inner)
+    os.rmdir(entry.path)  # noqa: PTH106

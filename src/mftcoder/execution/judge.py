@@ -1,0 +1,176 @@
+"""The trusted half of a Python run: executes the tests, and asks the candidate's process for every answer.
+
+Goes in: the tests' source and a channel to the candidate. Comes out: nothing if all passed, else an exception. The names that
+the tests use and do not define (the entry point, a class of the solution) are stand-ins: calling one sends its arguments and
+receives plain data. The tests, their expected values, `assert` and `==` are never within the candidate's reach.
+What it does not do: start, limit or kill the candidate (worker.py does).
+"""
+
+import builtins
+import dis
+import functools
+import importlib
+import warnings
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any
+
+from mftcoder.execution.channel import Channel, ChannelClosedError, MessageTooLargeError
+from mftcoder.execution.wire import decode, encode
+
+# Modules that tests use without importing them, and that the candidate must not be asked to lend.
+_LIBRARY = frozenset({"math", "re", "sys", "copy", "datetime", "itertools", "collections", "heapq", "random", "string"})
+
+
+class CandidateError(Exception):
+    """The candidate's program raised, and the exception is no built-in one."""
+
+
+class Judge:
+    """One run of one candidate against its tests."""
+
+    def __init__(self, channel: Channel):
+        self.channel = channel
+        self.lost = False  # a test that catches everything must not take the candidate's death for an answer
+
+    def run(self, candidate: str, tests: str, entry_point: str) -> None:
+        """Execute the candidate there and the tests here; whatever the tests raise is raised."""
+        code, open_names = _compiled(tests, entry_point)
+        self.channel.send(candidate)
+        names: dict[str, Any] = {name: _library_or(name, self) for name in open_names}
+        self._result()
+        exec(code, names)
+        if self.lost:
+            raise ChannelClosedError
+
+    def ask(self, operation: str, target: int | str, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
+        """Have the candidate's process do `operation`; changed lists, dicts and sets are changed here too."""
+        sent = encode(list(arguments), _reference_of)
+        question = {
+            "operation": operation,
+            "target": target,
+            "arguments": sent,
+            "named": encode(named or {}, _reference_of),
+        }
+        try:
+            self.channel.send(question)
+        except ChannelClosedError:
+            self.lost = True
+            raise
+        answer = self._result()
+        if len(answer) > 1:
+            for here, there in zip(arguments, answer[1], strict=True):
+                _copy_back(here, decode(there, self._stand_in))
+        return decode(answer[0], self._stand_in)
+
+    def _result(self) -> list[Any]:
+        try:
+            reply = self.channel.receive()
+        except (ChannelClosedError, MessageTooLargeError):
+            self.lost = True
+            raise
+        if "error" in reply:
+            raise _exception(str(reply["error"]), str(reply.get("message", "")))
+        return reply["answer"]
+
+    def _stand_in(self, key: Any) -> "StandIn":
+        return StandIn(self, int(key))
+
+
+class StandIn:
+    """An object or a global name of the candidate's program. Equal to nothing but itself; no arithmetic, no order.
+
+    Comparing is what a cheat would want to be asked for, so a comparison never leaves this process.
+    """
+
+    __slots__ = ("_judge", "_key")
+    __hash__ = object.__hash__
+
+    def __init__(self, judge: Judge, key: int | str):
+        object.__setattr__(self, "_judge", judge)
+        object.__setattr__(self, "_key", key)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._judge.ask("call", self._key, arguments, named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._judge.ask("get", self._key, (name,))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._judge.ask("set", self._key, (name, value))
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._judge.ask("item", self._key, (key,))
+
+    def __len__(self) -> int:
+        return int(self._judge.ask("length", self._key))
+
+    def __bool__(self) -> bool:
+        return self._judge.ask("truth", self._key) is True
+
+    def __str__(self) -> str:
+        return str(self._judge.ask("text", self._key))
+
+    def __iter__(self) -> Iterator[Any]:
+        iterator = self._judge.ask("iterate", self._key)
+        while True:
+            try:
+                yield iterator.__next__()
+            except StopIteration:
+                return
+
+    def __next__(self) -> Any:
+        return self._judge.ask("next", self._key)
+
+
+def _exception(name: str, message: str) -> Exception:
+    """What the candidate raised, if it is built in: tests may expect it."""
+    kind = vars(builtins).get(name)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            return kind(message)
+        except TypeError:  # UnicodeDecodeError and a few more want other arguments
+            pass
+    return CandidateError(f"{name}: {message}")
+
+
+def _reference_of(value: object) -> dict[str, Any]:
+    if isinstance(value, StandIn):
+        return {"type": "reference", "value": object.__getattribute__(value, "_key")}
+    raise TypeError(f"the tests pass a {type(value).__name__}, which cannot cross to the candidate's process")
+
+
+def _copy_back(here: Any, there: Any) -> None:
+    if isinstance(here, list) and isinstance(there, list):
+        here[:] = there
+    elif isinstance(here, (dict, set)) and type(here) is type(there):
+        here.clear()
+        here.update(there)
+
+
+def _library_or(name: str, judge: Judge) -> Any:
+    return importlib.import_module(name) if name in _LIBRARY else StandIn(judge, name)
+
+
+@functools.lru_cache(maxsize=512)
+def _compiled(tests: str, entry_point: str) -> tuple[CodeType, tuple[str, ...]]:
+    """The tests' code, and the names it uses and never sets. The entry point is one of them, also where it is `sum`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = compile(tests, "<tests>", "exec")
+    used, bound = set[str](), set[str]()
+    for instruction in _instructions(code):
+        if instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
+            used.add(instruction.argval)
+        elif instruction.opname in ("STORE_NAME", "STORE_GLOBAL"):
+            bound.add(instruction.argval)
+    return code, tuple(sorted(used - bound - (set(vars(builtins)) - {entry_point})))
+
+
+def _instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)

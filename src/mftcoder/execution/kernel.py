@@ -1,0 +1,134 @@
+"""The few Linux system calls that Python has no name for: clone, prctl, mounts, Landlock, resource limits of a child.
+
+Goes in: plain numbers and paths. Comes out: a result, or OSError with the call's name. Decides nothing about policy; that is
+seccomp.py, landlock.py, filesystem.py and zygote.py. Numbers are from the kernel's uapi headers.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+from collections.abc import Mapping
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_THREAD = 0x00010000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+SECCOMP_MODE_FILTER = 2
+
+_CALLS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {"clone": 56, "capset": 126, "pivot_root": 155, "landlock_create_ruleset": 444, "landlock_add_rule": 445},
+    "aarch64": {"clone": 220, "capset": 91, "pivot_root": 41, "landlock_create_ruleset": 444, "landlock_add_rule": 445},
+}
+_SHARED_CALLS = {"landlock_restrict_self": 446, "mount_setattr": 442}
+
+
+class UnsupportedMachineError(OSError):
+    """No system call numbers for this operating system or processor: only the plain resource limits are left."""
+
+
+def is_supported() -> bool:
+    """True on Linux with a known processor."""
+    return sys.platform == "linux" and platform.machine() in _CALLS
+
+
+def _libc() -> ctypes.PyDLL:
+    # PyDLL keeps the interpreter lock: a child made by clone must not wait for a thread that it does not have.
+    return ctypes.PyDLL(None, use_errno=True)
+
+
+_LIBC = _libc() if sys.platform == "linux" else None
+
+
+def call(name: str, *arguments: int | bytes | ctypes.Array | ctypes.Structure | None) -> int:
+    """The system call `name`; OSError if it fails, UnsupportedMachineError where its number is unknown."""
+    numbers = {**_CALLS.get(platform.machine(), {}), **_SHARED_CALLS}
+    if _LIBC is None or name not in numbers or not is_supported():
+        raise UnsupportedMachineError(f"{name}: not on {sys.platform} {platform.machine()}")
+    return _checked(name, _LIBC.syscall(ctypes.c_long(numbers[name]), *map(_as_argument, arguments)))
+
+
+def _as_argument(value: int | bytes | ctypes.Array | ctypes.Structure | None) -> object:
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    return ctypes.byref(value) if isinstance(value, (ctypes.Array, ctypes.Structure)) else value
+
+
+def _checked(name: str, result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def libc_call(name: str, *arguments: int | bytes | None) -> int:
+    """A function of the C library that returns -1 and sets errno when it fails."""
+    if _LIBC is None:
+        raise UnsupportedMachineError(f"{name}: not on {sys.platform}")
+    return _checked(name, getattr(_LIBC, name)(*map(_as_argument, arguments)))
+
+
+def fork_into(flags: int) -> int:
+    """`os.fork()` with namespaces: the child's id, 0 in the child. `CLONE_NEWPID` makes the child the first of its own."""
+    if not flags:
+        return os.fork()
+    ctypes.pythonapi.PyOS_BeforeFork()
+    try:
+        child = call("clone", flags | signal.SIGCHLD, 0, 0, 0, 0)
+    except OSError:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+        raise
+    if child == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    else:
+        ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return child
+
+
+def prctl(option: int, *arguments: int) -> None:
+    """`prctl(option, ...)`, the rest filled with zeros."""
+    libc_call("prctl", option, *arguments, *[0] * (4 - len(arguments)))
+
+
+def no_new_privileges() -> None:
+    """From here on no program that is started can gain rights (setuid bits, file capabilities)."""
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def die_with_parent() -> None:
+    """The kernel kills this process when the thread that started it ends, however it ends."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ends become children of this process, so that it can find and kill them."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
+    """`mount(2)`."""
+    libc_call("mount", source.encode(), target.encode(), kind.encode() or None, flags, options.encode() or None)
+
+
+def make_read_only(target: str) -> None:
+    """The mount at `target` and all below it: read-only, no setuid, no devices."""
+
+    class Attributes(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "user_ns")]
+
+    wanted = Attributes(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, 0)
+    call("mount_setattr", AT_FDCWD, target.encode(), AT_RECURSIVE, wanted, ctypes.sizeof(wanted))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability of this process; user 0 is then a user like others."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    nothing = (ctypes.c_uint32 * 6)()
+    call("capset", header, nothing)

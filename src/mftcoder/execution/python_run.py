@@ -1,0 +1,86 @@
+"""One Python program: its candidate in a fork of the zygote, its judge here.
+
+Goes in: a program with the roles `candidate`, `tests` and `entry_point`. Comes out: an ExecutionResult. A pass means that the tests ran to
+their end in this process; nothing the candidate's process says about itself, least of all its exit code, counts as one.
+"""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mftcoder.execution.channel import Channel, ChannelClosedError, MessageTooLargeError, pair
+from mftcoder.execution.judge import Judge
+from mftcoder.execution.sandbox import ExecutionResult, Limits, Program, Status
+from mftcoder.execution.zygote_handle import RunEnd, ZygoteHandle
+
+_ANSWER_LIMIT = 32 << 20  # bytes of one answer
+_NUMPY = re.compile(r"\b(numpy|np)\b")
+
+
+class _DeadlinePassed(BaseException):
+    """Raised into the judge when the time is over; no BaseException of a test's own can be taken for it."""
+
+
+def preload_for(program: Program) -> tuple[str, ...]:
+    """Modules a warm zygote should hold for this program, because importing them in each fork costs far more."""
+    return ("numpy",) if _NUMPY.search(program.files["candidate"]) else ()
+
+
+def run_python(program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+    """Run the tests against the candidate."""
+    here, there = pair()
+    with here:
+        zygote.fork(there, limits)
+        channel = Channel(here, limit=_ANSWER_LIMIT)
+        started = time.monotonic()
+        status, detail = _judged(channel, program, limits.seconds)
+        seconds = time.monotonic() - started
+    end = zygote.end()
+    if status == "failed" and not detail:
+        status, detail = _how_it_died(end)
+    return ExecutionResult(status, end.exit_code if end.ended else None, "", detail, seconds)
+
+
+def _judged(channel: Channel, program: Program, seconds: float) -> tuple[Status, str]:
+    """The verdict; failed without a detail when the candidate's process hung up."""
+    try:
+        with _deadline(seconds):
+            Judge(channel).run(*(program.files[role] for role in ("candidate", "tests", "entry_point")))
+        return "passed", ""
+    except _DeadlinePassed:
+        return "timeout", f"no verdict within {seconds:g} seconds"
+    except ChannelClosedError:
+        return "failed", ""
+    except MemoryError:
+        return "out_of_memory", "MemoryError"
+    except MessageTooLargeError as error:
+        return "failed", str(error)
+    except BaseException as error:  # whatever the tests raise is the tests' verdict
+        return "failed", f"{type(error).__name__}: {error}"[:500]
+
+
+def _how_it_died(end: RunEnd) -> tuple[Status, str]:
+    if end.memory_killed:
+        return "out_of_memory", "killed for its memory"
+    if end.exit_code == -signal.SIGXCPU:
+        return "timeout", "its processor time was over"
+    return "failed", f"the program ended before its tests did (exit code {end.exit_code})"
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise `_DeadlinePassed` here after `seconds`, and again every tenth of one in case a test swallows it."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _DeadlinePassed
+
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,68 @@
+"""What a program is, what running it can lead to, and the levels of isolation it can run at.
+
+Goes in: nothing but plain data. Comes out: the types that travel between benchmarks, pool and workers, all JSON-able. Runs
+nothing itself: pool.py runs many programs, worker.py one.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Status = Literal["passed", "failed", "compile_error", "timeout", "out_of_memory", "sandbox_error"]
+STATUSES: tuple[Status, ...] = ("passed", "failed", "compile_error", "timeout", "out_of_memory", "sandbox_error")
+
+LEVELS = ("namespaces", "process")
+"""Levels a pool can run at, the strongest first. `container` wraps a whole evaluation instead (app/evaluate.py)."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """An answer and the tests it must pass. `files` maps a role to source text; languages.py says which roles a language has."""
+
+    language: str
+    files: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits of all that is run."""
+        content = json.dumps([self.language, sorted(self.files.items())], ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use. Sizes are megabytes; `seconds` is wall time of the run, after compilation."""
+
+    seconds: float = 10.0
+    memory_mb: int = 1024
+    file_mb: int = 64
+    processes: int = 128
+    compile_seconds: float = 60.0
+    output_kb: int = 64  # of stdout and of stderr, kept; what comes after is thrown away
+
+
+@dataclass(frozen=True)
+class ExecutionResult:
+    """How a run ended. `sandbox_error` is ours, and is never counted as the model's failure."""
+
+    status: Status
+    exit_code: int | None = None
+    stdout: str = ""
+    stderr: str = ""  # of a Python candidate: the exception's one line
+    seconds: float = 0.0  # wall time of the run, without compilation
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "ExecutionResult":
+        """The inverse of `as_record`."""
+        return cls(**record)
+
+
+def shortened(result: ExecutionResult, limit: int = 2000) -> ExecutionResult:
+    """The result with at most `limit` characters of each output."""
+    return replace(result, stdout=result.stdout[:limit], stderr=result.stderr[:limit])

@@ -1,0 +1,180 @@
+"""The fork server of one slot: a small warm process that turns itself into one isolated program after another.
+
+Goes in: requests on a socket (fork a Python candidate, execute a command, write files, end the run). Comes out: how each run
+ended. It never sees a test, and a candidate's source goes past it, straight to the fork: whatever a program reads of its
+process's memory, there is nothing there to find. Started by worker.py, one for each slot; ends when its worker does.
+"""
+
+import contextlib
+import gc
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mftcoder.execution import candidate, kernel
+from mftcoder.execution.channel import Channel, ChannelClosedError
+from mftcoder.execution.confinement import Confinement
+
+# What most answers import. More would make every fork dearer than the imports it saves.
+_WARM_MODULES = ("math", "re", "typing", "collections", "itertools", "functools", "heapq", "string", "copy")
+
+
+@dataclass
+class Zygote:
+    """The server's state: one run at a time."""
+
+    control: Channel
+    confinement: Confinement
+    child: int | None = None
+
+    def __post_init__(self) -> None:
+        # A fresh child says here why it could not be confined; it is closed before anything foreign runs.
+        self.trouble, self.trouble_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def serve(self) -> None:
+        """Answer requests until the worker hangs up."""
+        operations = {"fork": self._fork, "execute": self._execute, "files": self._files, "end": self._end}
+        while True:
+            try:
+                request, descriptors = self.control.receive_with_descriptors()
+            except ChannelClosedError:
+                self._end({}, [])
+                return
+            reply: dict[str, Any]
+            try:
+                reply = operations[request["operation"]](request, descriptors)
+            except OSError as error:
+                reply = {"problem": str(error)}
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            self.control.send(reply)
+
+    def _fork(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """A Python candidate that talks on the one descriptor."""
+        self.child = kernel.fork_into(self.confinement.clone_flags)
+        if self.child == 0:
+            self._finish(lambda: self._become_candidate(request, descriptors[0]))
+        return {"pid": self.child}
+
+    def _become_candidate(self, request: dict[str, Any], descriptor: int) -> None:
+        self.control.close()
+        silence = os.open("/dev/null", os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(silence, number)
+        self.confinement.enter(request["limits"], may_fork=False)
+        _only_descriptors([descriptor])
+        sys.stdout = sys.stderr = _Nowhere()
+        candidate.serve(Channel(socket.socket(fileno=descriptor)))
+
+    def _execute(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
+        """A command; the descriptors become its 0, 1, 2, 3 and so on."""
+        self.child = kernel.fork_into(self.confinement.clone_flags)
+        if self.child == 0:
+            self._finish(lambda: self._become_command(request, descriptors))
+        return {"pid": self.child}
+
+    def _become_command(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        self.trouble_writer = os.dup2(self.trouble_writer, 120, inheritable=False)
+        high = [os.dup2(number, 100 + index) for index, number in enumerate(descriptors)]
+        for index, number in enumerate(high):
+            os.dup2(number, index)
+        _only_descriptors([*range(len(high)), self.trouble_writer])
+        os.chdir(self.confinement.scratch)
+        self.confinement.enter(request["limits"], may_fork=request["may_fork"])
+        os.execve(request["command"][0], request["command"], request["environment"])
+
+    def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
+        """Empty the scratch folder and write these files into it."""
+        self.confinement.clear()
+        for name, text in request["files"].items():
+            path = Path(self.confinement.scratch, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        self.confinement.hand_over()
+        return {}
+
+    def _end(self, _: dict[str, Any], __: list[int]) -> dict[str, Any]:
+        """Kill the run with all it started; how it ended."""
+        if self.child is None:
+            return {}
+        ended = os.waitid(os.P_PID, self.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        if not ended:
+            os.kill(self.child, signal.SIGKILL)
+        _pid, status, usage = os.wait4(self.child, 0)
+        self.child = None
+        self.confinement.kill_leftovers()
+        self.confinement.clear()
+        if trouble := self._trouble():
+            return {"problem": trouble}
+        return {
+            "ended": ended,
+            "exit_code": os.waitstatus_to_exitcode(status),
+            "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "memory_killed": self.confinement.memory_killed(),
+        }
+
+    def _finish(self, action: Callable[[], None]) -> None:
+        """Run `action` in a fresh child and end it without the parent's clean-up, whatever happens."""
+        try:
+            action()
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(self.trouble_writer, f"{type(error).__name__}: {error}".encode()[:500])
+        finally:
+            os._exit(0)
+
+    def _trouble(self) -> str:
+        try:
+            return os.read(self.trouble, 1000).decode(errors="replace")
+        except BlockingIOError:
+            return ""
+
+
+class _Nowhere(io.TextIOBase):
+    """A text stream that takes everything and keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _only_descriptors(kept: list[int]) -> None:
+    """Close every descriptor above 2 but `kept`."""
+    start = 3
+    for number in sorted(number for number in kept if number > 2):
+        os.closerange(start, number)
+        start = number + 1
+    os.closerange(start, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16))
+
+
+def main() -> None:
+    """`python -m mftcoder.execution.zygote FD SETTINGS`, where SETTINGS is JSON for `Confinement`."""
+    control = Channel(socket.socket(fileno=int(sys.argv[1])))
+    if kernel.is_supported():
+        kernel.die_with_parent()
+    settings = json.loads(sys.argv[2])
+    warm = (*_WARM_MODULES, *settings.pop("preload"))
+    for module in warm:
+        __import__(module)
+    try:
+        confinement = Confinement.prepare(**settings)
+    except OSError as error:
+        control.send({"problem": str(error)})
+        return
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    control.send({"covers": confinement.covers})
+    Zygote(control, confinement).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""`mft evaluate` on real files, in a process of its own."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("MFTCODER_SHARED", Path(__file__).parents[2].parent / "shared"))
+MINI = Path(__file__).parents[2] / "src/mftcoder/benchmarks/mini.jsonl"
+
+needs_data = pytest.mark.skipif(not (SHARED / "data/humaneval").is_dir(), reason="the benchmarks' data is not here")
+
+
+def rows(path):
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        return [json.loads(line) for line in file]
+
+
+def mft(*arguments, cwd, check=True):
+    command = [sys.executable, "-m", "mftcoder", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def metrics(folder, name):
+    return json.loads((folder / f"metrics_{name}.json").read_text())
+
+
+def write_answers(folder, name, answers):
+    path = folder / f"generations_{name}.json"
+    path.write_text(json.dumps([[answer] for answer in answers]))
+    return path
+
+
+def test_the_projects_own_benchmark_is_sound(tmp_path):
+    """Its references all pass, nothing else does."""
+    problems = rows(MINI)
+    right = write_answers(tmp_path, "mini_right", [row["canonical_solution"] for row in problems])
+    empty = write_answers(tmp_path, "mini_empty", ["" for _ in problems])
+    done = mft("evaluate", right, empty, cwd=tmp_path)
+    assert metrics(tmp_path, "mini_right")["scores"]["pass@1"]["value"] == 1.0
+    assert metrics(tmp_path, "mini_empty")["scores"]["pass@1"]["value"] == 0.0
+    assert "1.0000" in done.stdout and "sandbox:" in done.stderr
+
+
+@needs_data
+@pytest.mark.parametrize("field", ["canonical_solution", None], ids=["references", "empty"])
+def test_humaneval_scores_its_references_and_nothing_else(tmp_path, field):
+    problems = rows(SHARED / "data/humaneval/HumanEval.jsonl.gz")
+    path = write_answers(tmp_path, "humaneval_m", [row[field] if field else "" for row in problems])
+    mft("evaluate", path, "--data-dir", SHARED / "data", "--out", tmp_path / "out", cwd=tmp_path)
+    result = metrics(tmp_path / "out", "humaneval_m")
+    assert result["scores"]["pass@1"]["value"] == (1.0 if field else 0.0)
+    assert [problem["id"] for problem in result["problems"]] == [row["task_id"] for row in problems]
+
+
+@needs_data
+@pytest.mark.parametrize("field", ["code", None], ids=["references", "empty"])
+def test_mbpp_scores_its_references_and_nothing_else(tmp_path, field):
+    problems = [row for row in rows(SHARED / "data/mbpp/mbpp.jsonl.gz") if 11 <= row["task_id"] <= 510]
+    path = write_answers(tmp_path, "mbpp_m", [row[field] if field else "" for row in problems])
+    mft("evaluate", path, "--data-dir", SHARED, cwd=tmp_path)
+    assert metrics(tmp_path, "mbpp_m")["scores"]["pass@1"]["value"] == (1.0 if field else 0.0)
+
+
+def test_rows_of_several_samples_give_pass_at_k(tmp_path):
+    problems = rows(MINI)[:4]
+    samples = [
+        {"task_id": row["task_id"], "completion": row["canonical_solution"] if (number + sample) % 2 else "    pass\n"}
+        for number, row in enumerate(problems)
+        for sample in range(4)
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in samples))
+    mft("evaluate", path, "--task", "mini", "--limit", "4", "-k", "1,2,4", cwd=tmp_path)
+    scores = metrics(tmp_path, "mini_samples")["scores"]
+    # Two of four pass: one draw hits in 1/2, two draws both miss in C(2,2)/C(4,2) = 1/6.
+    assert [scores[f"pass@{k}"]["value"] for k in (1, 2, 4)] == pytest.approx([1 / 2, 5 / 6, 1])
+
+
+def test_a_killed_run_goes_on_without_running_again_what_is_done(tmp_path):
+    slow = "    import time\n    time.sleep(0.4)\n"
+    problems = rows(MINI)
+    path = write_answers(tmp_path, "mini_slow", [slow + row["canonical_solution"] for row in problems])
+    command = [sys.executable, "-m", "mftcoder", "evaluate", str(path), "--workers", "1", "--timeout", "1"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal = tmp_path / "results_mini_slow.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 3:
+        time.sleep(0.05)
+        assert run.poll() is None
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")][1:]
+    mft("evaluate", path, "--workers", "2", "--timeout", "1", cwd=tmp_path)
+    after = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert after[1 : len(done) + 1] == done  # kept, with their times
+    assert len(after) == 1 + len(problems)
+
+
+def test_an_evaluation_imports_no_torch(tmp_path):
+    path = write_answers(tmp_path, "mini_m", [row["canonical_solution"] for row in rows(MINI)])
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom mftcoder.app.evaluate import EvaluateOptions, evaluate\n"
+        f"evaluate([Path({str(path)!r})], EvaluateOptions(limit=None))\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.json", "--task", "mini"], "missing.json: no such file"),
+        (["generations_mini_m.json", "--task", "minni"], "unknown task 'minni'. Did you mean 'mini'?"),
+        (["other.json"], "other.json: which task is this?"),
+        (["generations_mini_m.json", "-k", "5"], "pass@5 needs 5 samples a problem; one has 1"),
+        (["generations_mini_m.json", "-k", "x"], "whole numbers"),
+        (["generations_mini_m.json", "--sandbox", "jail"], "unknown sandbox level 'jail'"),
+        (["generations_mini_m.json", "--task", "humaneval", "--data-dir", "nowhere"], "nowhere: no such folder"),
+        (
+            ["generations_mini_m.json", "--task", "humaneval", "--data-dir", "."],
+            "no humaneval/HumanEval.jsonl[.gz] under .",
+        ),
+        (["generations_mini_m.json", "--limit", "3"], "50 problems, but the benchmark has 3"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):
+    path = write_answers(tmp_path, "mini_m", ["" for _ in rows(MINI)])
+    path.with_name("other.json").write_text("[]")
+    done = mft("evaluate", *arguments, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr
