@@ -185,6 +185,84 @@ def data_mine(
     mine_data(folder, out, MiningOptions(max_per_task=max_per_task, valid_share=valid_share, seed=seed, **chosen))
 
 
+@cli.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.option("--checkpoint", default="best", show_default=True, help="best, latest or a folder's name, step-00000020.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the run's.")
+@click.option("--verify", is_flag=True, help="Check an exported folder against its checksums instead.")
+def export_command(run: Path, out: Path | None, checkpoint: str, dtype: str | None, verify: bool) -> None:
+    """Write the model of RUN into the new folder OUT: merged weights, tokenizer, chat template, model card, checksums.
+
+    \b
+    mft export runs/my models/my
+    mft export runs/my models/my-20 --checkpoint step-00000020 --dtype float32
+    mft export --verify models/my
+    """
+    from mftcoder.app.export import export, verify_folder
+
+    if verify == (out is not None):
+        raise click.UsageError("give RUN and OUT, or --verify and one exported folder")
+    if out is None:
+        verify_folder(run)
+    else:
+        export(run, out, checkpoint=checkpoint, dtype=dtype)
+
+
+@cli.command("generate")
+@click.argument("model")
+@click.option("--task", "tasks", required=True, help="Benchmarks or groups, comma-separated.", metavar="NAME,...")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Gets the files; default here.")
+@click.option("--name", help="Of the model, in file names; default from MODEL.")
+@click.option(
+    "--mode",
+    type=click.Choice(["completion", "instruct", "chat"]),
+    default="completion",
+    show_default=True,
+    help="Go on with the code; the same behind an instruction; or ask in a chat.",
+)
+@click.option("--prefix", default="", help="Stands before each prompt.")
+@click.option("--suffix", default="", help="Stands behind each prompt.")
+@click.option("--system", default="", help="System message of mode chat.")
+@click.option("--template", help="Chat template of mode chat; default the run's, else the tokenizer's own.")
+@click.option("--n-samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers a problem.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Samples at the same time."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of sampling; a sample's text depends on no other."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="The first N problems of each task only.")
+@click.option("--checkpoint", default="best", show_default=True, help="Of a run folder: best, latest or a name.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the model's own.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+def generate_command(
+    model: str, tasks: str, temperature: float, top_p: float, max_new_tokens: int, seed: int, **options: Any
+) -> None:
+    """Write MODEL's answers to benchmarks: generations_TASK_MODEL.json, ready for `mft evaluate`.
+
+    MODEL is a model folder, a Hub id, a .gguf file or a run folder. The same command goes on where a stopped one was.
+
+    \b
+    mft generate models/my --task mini
+    mft generate runs/my --task humaneval,mbpp --data-dir data --mode chat --out scores
+    mft generate models/my --task humaneval --n-samples 20 --temperature 0.8 --top-p 0.95 --batch-size 64
+    """
+    from mftcoder.app.generate import GenerateOptions, generate
+    from mftcoder.generation.engine import Sampling
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if options["n_samples"] > 1 and temperature == 0:
+        raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+    generate(model, GenerateOptions(tasks=names, sampling=sampling, **options))
+
+
 @cli.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
 @click.option("--task", help="Benchmark; default from a file's name, generations_TASK_MODEL.json.")

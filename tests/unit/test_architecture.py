@@ -11,8 +11,8 @@ LEAVES = {"errors", "registry", "jsonl"}
 ROOMS = {"data", "curation", "models", "balancing", "kernels", "training", "generation", "execution", "benchmarks"}
 BETWEEN_ROOMS = {
     "training": {"data", "balancing", "kernels"},
-    "models": {"kernels"},
-    "generation": {"models"},
+    "models": {"kernels", "data.tokenizer"},
+    "generation": {"models", "data.tokenizer"},
     "benchmarks": {"generation.engine", "execution"},
     "curation": {"data", "execution"},
 }

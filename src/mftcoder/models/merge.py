@@ -8,8 +8,8 @@ adapter model's. At most one output shard is in memory. Config and tokenizer are
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class Update:
     magnitude: Tensor | None  # [out] of DoRA
     transposed: bool  # the base keeps the matrix as [in, out] (GPT-2's Conv1D)
 
+    def to(self, device: torch.device) -> "Update":
+        """The same on another device."""
+        magnitude = None if self.magnitude is None else self.magnitude.to(device)
+        return replace(self, a=self.a.to(device), b=self.b.to(device), magnitude=magnitude)
+
     def merged(self, weight: Tensor) -> Tensor:
         """The new weight in float32, in the base's orientation."""
         matrix = weight.float().T if self.transposed else weight.float()
@@ -49,7 +54,7 @@ class Update:
 def merge(base: Path, adapter: Path, out: Path, *, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the merged weights of `base` and `adapter` into `out`. ModelError if an addition finds no weight in the base."""
     sources = weight_sources(base)
-    updates = _match(read_updates(adapter), sources, base=base, adapter=adapter)
+    updates = match(read_updates(adapter), sources, base=str(base), adapter=adapter)
     write_weights(sources, out, dtype=dtype, updates=updates, shard_bytes=shard_bytes)
 
 
@@ -90,12 +95,12 @@ def weight_sources(folder: Path) -> dict[str, Path]:
     return sources
 
 
-def _match(updates: dict[str, Update], sources: dict[str, Path], *, base: Path, adapter: Path) -> dict[str, Update]:
+def match(updates: dict[str, Update], names: Container[str], *, base: str, adapter: Path) -> dict[str, Update]:
     """Updates by the base's tensor names; a checkpoint may leave out the outermost module (`transformer.h.0` is `h.0`)."""
     matched = {}
     for module, update in updates.items():
         candidates = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
-        name = next((candidate for candidate in candidates if candidate in sources), None)
+        name = next((candidate for candidate in candidates if candidate in names), None)
         if name is None:
             raise ModelError(
                 f"{adapter}: {module}: has no weight of that name in {base}; it belongs to another base model"

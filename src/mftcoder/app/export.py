@@ -1,0 +1,157 @@
+"""`mft export`: the model of a run as a folder that any library loads; and the check of such a folder.
+
+Comes out: merged safetensors, config, tokenizer, chat template, model card, checksums; the folder appears only when it is whole.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mftcoder import __version__
+from mftcoder.config.schema import DataConfig, RunConfig
+from mftcoder.data.templates import Template, load_template
+from mftcoder.errors import ConfigError, DataError, ModelError
+from mftcoder.jsonl import atomic_folder, read_json, write_text
+from mftcoder.models.folder import write_model_folder
+from mftcoder.models.load import DTYPES
+from mftcoder.models.manifest import verify, write_manifests
+from mftcoder.models.source import ModelSource, open_run
+
+
+def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None = None) -> None:
+    """Write the model of `run` into the new folder `out`, in `dtype` (bfloat16, float32; default the run's own)."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ModelError(f"{out}: exists already; give a new folder, or remove it first")
+    console = Console(stderr=True)
+    source = open_run(run, checkpoint)
+    assert source.run is not None
+    template = _template(source, source.run.data)
+    console.print(f"exporting {source.checkpoint}", highlight=False, soft_wrap=True)
+    try:
+        with atomic_folder(out) as temporary:
+            write_model_folder(
+                source,
+                temporary,
+                dtype=DTYPES[dtype] if dtype else source.dtype(),
+                chat_template=template.as_jinja() if template else "",
+                end=template.end if template else source.tokenizer.eos_token,
+            )
+            write_text(temporary / "README.md", model_card(source, run, out.name))
+            write_manifests(temporary)
+    except OSError as error:
+        raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
+    console.print(f"wrote {out}. Check it anywhere with: mft export --verify {out}", highlight=False, soft_wrap=True)
+
+
+def verify_folder(folder: Path) -> None:
+    """Print that all is well; ModelError that names every bad file otherwise."""
+    problems = verify(folder)
+    if problems:
+        raise ModelError(*problems)
+    Console().print(f"{folder}: every file is as it was written", highlight=False, soft_wrap=True)
+
+
+def _template(source: ModelSource, data: DataConfig) -> Template | None:
+    """The run's template; None for a run on plain text with a tokenizer that has none."""
+    try:
+        return load_template(data, source.tokenizer)
+    except ConfigError:
+        if data.chat_template == "auto" and data.role_markers is None and not source.tokenizer.chat_template:
+            return None
+        raise
+
+
+def model_card(source: ModelSource, run: Path, name: str) -> str:
+    """README.md: what the model was made from, on what, how, and what it reached."""
+    config = source.run
+    assert config is not None and source.checkpoint is not None
+    base = config.model.model_name_or_path
+    parts = [
+        _front_matter(base),
+        f"# {name}",
+        f"`{base}`, fine-tuned on {len(config.tasks)} tasks with mftcoder {__version__}.",
+        "## Tasks\n\n" + _task_table(config, _optional(run / "data.json"), _optional(run / "summary.json")),
+        "## Training\n\n" + _settings(config, source.checkpoint),
+        "## Use\n\n" + _usage(name),
+        "`MANIFEST.md5` and `MANIFEST.sha256` list every file: `md5sum -c MANIFEST.md5`, or `mft export --verify .`",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`, or {} where there is none: a card is written from what there is."""
+    try:
+        content = read_json(path)
+    except DataError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _front_matter(base: str) -> str:
+    is_hub_id = not Path(base).expanduser().exists() and base.count("/") == 1
+    lines = [
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- code",
+        "- multi-task",
+        "- mftcoder",
+    ]
+    return "\n".join(["---", *([f"base_model: {base}"] if is_hub_id else []), *lines, "---"])
+
+
+def _task_table(config: RunConfig, data: dict[str, Any], summary: dict[str, Any]) -> str:
+    """Per task its data and its validation losses at the first, the last and the exported step."""
+    losses = summary.get("validation") or {}
+    rows = [
+        "| task | weight | samples | trained tokens | loss before | loss after | best |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task in config.tasks:
+        counts = (data.get("tasks") or {}).get(task.name) or {}
+        numbers = [counts.get("samples"), counts.get("trained_tokens")]
+        values = [(losses.get(when) or {}).get(task.name) for when in ("first", "last", "best")]
+        cells = [
+            task.name,
+            f"{task.weight:g}",
+            *("-" if number is None else f"{number:,}" for number in numbers),
+            *("-" if value is None else f"{value:.4f}" for value in values),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _settings(config: RunConfig, checkpoint: Path) -> str:
+    adapter = config.adapter
+    kind = (
+        "all weights"
+        if adapter.type == "full"
+        else f"LoRA, rank {adapter.lora_rank}, alpha {adapter.lora_alpha:g}, merged"
+    )
+    template = "role markers" if config.data.role_markers else config.data.chat_template
+    rows = {
+        "trained": kind,
+        "checkpoint": checkpoint.name,
+        "objective": config.loss.normalization,
+        "balancer": config.balancer.name,
+        "learning rate": f"{config.train.learning_rate:g}, {config.train.lr_scheduler_type}",
+        "chat template": template,
+        "length": f"{config.data.max_length:,} tokens, packing {config.data.packing}",
+        "seed": str(config.train.seed),
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
+
+
+def _usage(name: str) -> str:
+    return (
+        "```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'folder = "{name}"\n'
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")\n'
+        'chat = [{"role": "user", "content": "Write a Python function that reverses a string."}]\n'
+        'inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)\n'
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=256)[0]))\n"
+        "```"
+    )

@@ -1,0 +1,229 @@
+"""`mft generate`: a model's answers to benchmarks, all tasks in one run, resumable to the sample.
+
+Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
+(a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mftcoder import __version__
+from mftcoder.benchmarks.catalogue import expand
+from mftcoder.benchmarks.catalogue import load as load_benchmark
+from mftcoder.benchmarks.problem import Benchmark, PromptMode
+from mftcoder.config.schema import DataConfig
+from mftcoder.data.conversation import Message
+from mftcoder.data.templates import Template, load_template
+from mftcoder.errors import ConfigError, Interrupted
+from mftcoder.generation.engine import Completion, Prompt, Sampling
+from mftcoder.generation.journal import GenerationJournal
+from mftcoder.generation.transformers_engine import TransformersEngine
+from mftcoder.jsonl import write_json
+from mftcoder.models.folder import end_ids
+from mftcoder.models.load import stop_tokens
+from mftcoder.models.source import ModelSource, find_source
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What the command line gives."""
+
+    tasks: tuple[str, ...]
+    data_dir: Path | None = None
+    out: Path = Path()
+    name: str | None = None  # of the model, in file names; default from its folder
+    mode: PromptMode = "completion"
+    prefix: str = ""
+    suffix: str = ""
+    system: str = ""  # a system message, in mode chat
+    template: str | None = None  # of mode chat; default the run's, else the tokenizer's own
+    n_samples: int = 1
+    sampling: Sampling = Sampling()
+    batch_size: int = 16
+    limit: int | None = None  # the first N problems
+    checkpoint: str = "best"
+    dtype: str | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One benchmark with what is done of it."""
+
+    benchmark: Benchmark
+    journal: GenerationJournal
+    settings: dict[str, Any]
+    prompts: tuple[Prompt, ...]
+    path: Path
+
+    def waiting(self) -> list[Prompt]:
+        """Prompts without an answer, under ids that say their task."""
+        todo = (prompt for prompt in self.prompts if (prompt.problem_id, prompt.sample) not in self.journal.answers)
+        name = self.benchmark.name
+        return [Prompt(f"{name}\0{prompt.problem_id}", prompt.sample, prompt.text, prompt.stop) for prompt in todo]
+
+    def write(self) -> Path:
+        """The generations file and its settings, in problem order."""
+        answers: dict[str, list[str]] = {}
+        for prompt in self.prompts:
+            answers.setdefault(prompt.problem_id, []).append(self.journal.answers[prompt.problem_id, prompt.sample])
+        write_json(self.path.with_name(self.path.name.replace("generations_", "settings_", 1)), self.settings)
+        write_json(self.path, list(answers.values()))
+        return self.path
+
+
+def generate(model: str, options: GenerateOptions) -> list[Path]:
+    """Write the generations files of every task; returns their paths. Interrupted keeps what is done."""
+    console = Console(stderr=True)
+    benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
+    source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
+    template = _template(source, options) if options.mode == "chat" else None
+    with ExitStack() as stack:
+        tasks = [_open(benchmark, source, template, options, stack) for benchmark in benchmarks]
+        try:
+            _run(tasks, source, template, options, console)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("What is done is kept; the same command goes on from there.") from stop
+        paths = [task.write() for task in tasks]
+    for path in paths:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return paths
+
+
+def _template(source: ModelSource, options: GenerateOptions) -> Template:
+    """The template asked for, else the one the run was trained with, else the tokenizer's own."""
+    data = source.run.data if source.run else DataConfig()
+    if options.template:
+        data = DataConfig(chat_template=options.template)
+    try:
+        return load_template(data, source.tokenizer)
+    except ConfigError as error:
+        raise ConfigError(*(f"--mode chat: {problem} Or give --template" for problem in error.problems)) from error
+
+
+def _open(
+    benchmark: Benchmark, source: ModelSource, template: Template | None, options: GenerateOptions, stack: ExitStack
+) -> _Task:
+    name = re.sub(r"[^\w.+-]+", "-", options.name or source.name)
+    settings = _settings(benchmark, source, template, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    journal = stack.enter_context(
+        GenerationJournal(options.out / f"completions_{benchmark.name}_{name}.jsonl", settings)
+    )
+    prompts = tuple(_prompts(benchmark, template, options))
+    return _Task(benchmark, journal, settings, prompts, options.out / f"generations_{benchmark.name}_{name}.json")
+
+
+def _settings(
+    benchmark: Benchmark, source: ModelSource, template: Template | None, options: GenerateOptions
+) -> dict[str, Any]:
+    """All that shapes the answers; a journal made with other settings is not gone on from."""
+    return {
+        "task": benchmark.name,
+        "data": benchmark.source,
+        "model": str(source.weights),
+        "weights": _weights_fingerprint(source),
+        "dtype": str(source.dtype(options.dtype)).removeprefix("torch."),
+        "mode": options.mode,
+        "prefix": options.prefix,
+        "suffix": options.suffix,
+        "system": options.system,
+        "template": template.as_jinja() if template else None,
+        "tokenizer": source.tokenizer.fingerprint,
+        "sampling": asdict(options.sampling),
+        "n_samples": options.n_samples,
+        "mftcoder": __version__,
+    }
+
+
+def _weights_fingerprint(source: ModelSource) -> str:
+    """Names, sizes and times of the weight files; reading gigabytes to know them would cost more than it saves."""
+    digest = xxhash.xxh3_128()
+    for folder in (source.weights, source.adapter):
+        for path in sorted(folder.glob("*.safetensors")) if folder else ():
+            stat = path.stat()
+            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+    return digest.hexdigest()
+
+
+def _prompts(benchmark: Benchmark, template: Template | None, options: GenerateOptions) -> Iterator[Prompt]:
+    for problem in benchmark.problems:
+        text = benchmark.prompt(problem, options.mode, prefix=options.prefix, suffix=options.suffix)
+        if template:
+            system = [Message("system", options.system, False)] if options.system else []
+            text = template.render_prompt([*system, Message("user", text, False)])
+        stop = () if options.mode == "chat" else problem.stop
+        for sample in range(options.n_samples):
+            yield Prompt(problem.id, sample, text, stop)
+
+
+def _run(
+    tasks: Sequence[_Task],
+    source: ModelSource,
+    template: Template | None,
+    options: GenerateOptions,
+    console: Console,
+) -> None:
+    """Answer what is waiting; no model is loaded if nothing is."""
+    waiting = [prompt for task in tasks for prompt in task.waiting()]
+    total = sum(len(task.prompts) for task in tasks)
+    if len(waiting) < total:
+        console.print(f"{total - len(waiting):,} of {total:,} samples are already done", highlight=False)
+    if not waiting:
+        return
+    engine = _engine(source, template, options)
+    by_name = {task.benchmark.name: task for task in tasks}
+    for completion in _with_progress(engine.generate(waiting), total, total - len(waiting), console):
+        name, _, problem_id = completion.problem_id.partition("\0")
+        _record(by_name[name], problem_id, completion, options)
+
+
+def _record(task: _Task, problem_id: str, completion: Completion, options: GenerateOptions) -> None:
+    problem = next(problem for problem in task.benchmark.problems if problem.id == problem_id)
+    answer = task.benchmark.extract(problem, completion.text, options.mode)
+    own = Completion(problem_id, completion.sample, completion.text, completion.finish_reason, completion.tokens)
+    task.journal.add(own, answer)
+
+
+def _engine(source: ModelSource, template: Template | None, options: GenerateOptions) -> TransformersEngine:
+    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    ends = set(stop_tokens(source.weights, source.tokenizer))
+    if template:
+        ends |= end_ids(source.tokenizer, template.end)
+    return TransformersEngine(
+        source.load(device=device, dtype=source.dtype(options.dtype)),
+        source.tokenizer,
+        options.sampling,
+        end_ids=sorted(ends),
+        batch_size=options.batch_size,
+        add_special_tokens=template is None,
+    )
+
+
+def _with_progress(completions: Iterator[Completion], total: int, done: int, console: Console) -> Iterator[Completion]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    tokens, begin = 0, time.monotonic()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("generate", total=total, completed=done, note="")
+        for completion in completions:
+            tokens += completion.tokens
+            rate = tokens / max(time.monotonic() - begin, 1e-9)
+            progress.update(bar, advance=1, note=f"{rate:,.0f} tokens/s")
+            yield completion

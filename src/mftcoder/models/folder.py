@@ -1,0 +1,96 @@
+"""A complete model folder in Hugging Face layout: weights, config, generation config, tokenizer, chat template.
+
+Goes in: a model source and an empty folder. Comes out: everything that stock transformers, vLLM or a converter needs to load it
+and to render chats as in training. The model card and the checksums are the export's.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mftcoder.data.tokenizer import FILES, Tokenizer
+from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.models.load import load_folder
+from mftcoder.models.merge import merge, weight_sources, write_weights
+from mftcoder.models.source import ModelSource
+
+NOT_TOKENIZER = ("config.json", "generation_config.json", "chat_template.json")
+
+
+def write_model_folder(source: ModelSource, out: Path, *, dtype: torch.dtype, chat_template: str, end: str) -> None:
+    """Write `source` into `out`, its adapter merged. `chat_template` is Jinja; `end` is the text that ends an answer."""
+    _write_weights(source, out, dtype)
+    _write_config(source.weights, out, dtype)
+    _write_generation_config(source, out, end)
+    write_tokenizer(source.tokenizer, out, chat_template=chat_template)
+    if source.trust_remote_code:
+        for code in source.weights.glob("*.py"):
+            shutil.copy2(code, out)
+
+
+def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype) -> None:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".unpickled-") as temporary:
+        weights = source.weights if weight_sources(source.weights) else _unpickled(source, Path(temporary))
+        if source.adapter is not None:
+            merge(weights, source.adapter, out, dtype=dtype)
+        else:
+            write_weights(weight_sources(weights), out, dtype=dtype)
+
+
+def _unpickled(source: ModelSource, folder: Path) -> Path:
+    """The same weights as safetensors: only these can be read tensor by tensor."""
+    model = load_folder(
+        source.weights,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        device="cpu",
+        trust_remote_code=source.trust_remote_code,
+        use_safetensors=False,
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def _write_config(weights: Path, out: Path, dtype: torch.dtype) -> None:
+    config = read_json(weights / "config.json")
+    for passing in ("_name_or_path", "torch_dtype", "quantization_config"):
+        config.pop(passing, None)
+    write_json(out / "config.json", {**config, "dtype": str(dtype).removeprefix("torch."), "use_cache": True})
+
+
+def _write_generation_config(source: ModelSource, out: Path, end: str) -> None:
+    path = source.weights / "generation_config.json"
+    settings: dict[str, Any] = read_json(path) if path.is_file() else {}
+    declared = settings.get("eos_token_id")
+    ends = set(declared if isinstance(declared, list) else [declared] if declared is not None else [])
+    ends |= end_ids(source.tokenizer, end)
+    settings["eos_token_id"] = sorted(ends)
+    settings.setdefault("pad_token_id", source.tokenizer.pad_id)
+    settings["use_cache"] = True
+    write_json(out / "generation_config.json", settings)
+
+
+def end_ids(tokenizer: Tokenizer, end: str) -> set[int]:
+    """Tokens that end an answer: the tokenizer's end token, and the template's if it is one token."""
+    last = tokenizer.encode(end.strip())
+    return {tokenizer.eos_id, *(last if len(last) == 1 else ())}
+
+
+def write_tokenizer(tokenizer: Tokenizer, out: Path, *, chat_template: str) -> None:
+    """Copy the tokenizer's files; the chat template stands in chat_template.jinja alone, so that nothing contradicts it."""
+    for name in FILES:
+        path = Path(tokenizer.folder) / name
+        if path.is_file() and name not in NOT_TOKENIZER:
+            shutil.copyfile(path, out / name)
+    settings = out / "tokenizer_config.json"
+    content = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    content.pop("chat_template", None)
+    content.setdefault("eos_token", tokenizer.eos_token)
+    content.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    write_json(settings, content)
+    if chat_template:
+        write_text(out / "chat_template.jinja", chat_template)

@@ -1,0 +1,113 @@
+"""What a user means by a model to run or to export: a run folder, a model folder, a .gguf file or a Hub id.
+
+Comes out: where its weights, its adapter and its tokenizer lie, and on request the model in memory with the adapter merged into
+it, exactly as the export writes it. Knows no template and no benchmark.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mftcoder.config.load import load_config
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.errors import CheckpointError
+from mftcoder.jsonl import read_json
+from mftcoder.models.adapters import ADAPTER_CONFIG
+from mftcoder.models.load import DTYPES, load_folder
+from mftcoder.models.merge import match, read_updates
+from mftcoder.models.resolve import local_folder
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on disk, not loaded."""
+
+    name: str  # the folder's or the run's name, for file names
+    weights: Path  # folder with config.json and weights
+    adapter: Path | None  # peft folder that belongs on top
+    tokenizer: Tokenizer
+    run: RunConfig | None = None
+    checkpoint: Path | None = None
+    trust_remote_code: bool = False
+
+    def dtype(self, wanted: str | None = None) -> torch.dtype:
+        """The asked number format; else the run's; else the files' own, where it is one of ours; else bfloat16."""
+        stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
+        return DTYPES.get(wanted or str(stored), torch.bfloat16)
+
+    def load(self, *, device: torch.device | str, dtype: torch.dtype) -> Any:
+        """The model on `device`, ready to generate, the adapter merged into its weights."""
+        safe = self.run.model.use_safetensors if self.run else True
+        model = load_folder(
+            self.weights,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            device=device,
+            trust_remote_code=self.trust_remote_code,
+            use_safetensors=safe,
+        )
+        if self.adapter is not None:
+            merge_into(model, self.adapter)
+        return model
+
+
+def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool = False) -> ModelSource:
+    """The source behind what a user typed. ModelError or CheckpointError if there is none."""
+    path = Path(model).expanduser()
+    if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
+        return open_run(path, checkpoint)
+    weights = local_folder(model, weights=True)
+    name = path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else model.rpartition("/")[2]
+    return ModelSource(name, weights, None, load_tokenizer(str(weights)), trust_remote_code=trust_remote_code)
+
+
+def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
+    """The model of a training run. `checkpoint` is best, latest, or the name of a folder below `checkpoints`."""
+    if not (run / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{run}: is not a run folder: it has no config.yaml. Give the output_dir of a training run"
+        )
+    config = load_config(run / "config.yaml")
+    chosen = find_checkpoint(run, checkpoint)
+    base = local_folder(config.model.model_name_or_path, weights=True, pickled=not config.model.use_safetensors)
+    tokenizer = load_tokenizer(config.model.tokenizer_name_or_path or str(base))
+    weights = chosen / "model"
+    is_adapter = (weights / ADAPTER_CONFIG).is_file()
+    return ModelSource(
+        name=run.resolve().name,
+        weights=base if is_adapter else weights,
+        adapter=weights if is_adapter else None,
+        tokenizer=tokenizer,
+        run=config,
+        checkpoint=chosen,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def find_checkpoint(run: Path, wanted: str) -> Path:
+    """The checkpoint folder that `best`, `latest` or a folder's name means; without a best one, the latest."""
+    folder = run / "checkpoints"
+    known = sorted(path.name for path in folder.glob("step-*") if path.is_dir())
+    if not known:
+        raise CheckpointError(f"{folder}: holds no checkpoint yet. Train first, or wait for the first one")
+    pointers = {"best": ("best", "latest"), "latest": ("latest",)}.get(wanted)
+    names = [wanted] if pointers is None else [_pointed(folder / name) for name in pointers]
+    found = next((name for name in names if name in known), None)
+    if found is None:
+        raise CheckpointError(f"{folder}: has no checkpoint '{wanted}'. Known: best, latest, {', '.join(known)}")
+    return folder / found
+
+
+def _pointed(pointer: Path) -> str | None:
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def merge_into(model: Any, adapter: Path) -> None:
+    """Add a LoRA adapter to a loaded model's own weights: in float32, rounded once, as the streaming merge does."""
+    parameters = dict(model.named_parameters())
+    for name, update in match(read_updates(adapter), parameters, base="this model", adapter=adapter).items():
+        weight = parameters[name]
+        weight.data = update.to(weight.device).merged(weight.data).to(weight.dtype)

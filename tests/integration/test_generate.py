@@ -1,0 +1,81 @@
+"""`mft generate` through the real command, on a tiny random model and the project's own benchmark."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mftcoder.benchmarks.catalogue import load
+from mftcoder.cli import cli
+from mftcoder.errors import ConfigError
+
+FAST = ("--max-new-tokens", "12", "--dtype", "float32")
+
+
+def generate(model: Path, out: Path, *arguments: object) -> Result:
+    words = ["generate", str(model), "--task", "mini", "--out", str(out), *FAST, *map(str, arguments)]
+    return CliRunner().invoke(cli, words, catch_exceptions=False)
+
+
+def answers(out: Path) -> list[list[str]]:
+    return json.loads(next(out.glob("generations_mini_*.json")).read_text())
+
+
+def test_answers_stand_in_problem_order_with_their_settings_beside(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    generate(tiny_llama_dir, tmp_path, "--name", "tiny", "--limit", "5")
+    problems = load("mini", None).problems[:5]
+    assert len(answers(tmp_path)) == 5
+    assert all(
+        sample[0].startswith(problem.prompt) for sample, problem in zip(answers(tmp_path), problems, strict=True)
+    )
+    settings = json.loads((tmp_path / "settings_mini_tiny.json").read_text())
+    assert settings["sampling"] == {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    assert settings["mode"] == "completion"
+    files = ["completions_mini_tiny.jsonl", "generations_mini_tiny.json", "settings_mini_tiny.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+def test_a_cut_journal_is_gone_on_from_and_gives_the_same_file(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    sampled = ("--limit", "4", "--n-samples", "2", "--temperature", "1", "--name", "m", "--seed", "3")
+    generate(tiny_llama_dir, tmp_path, *sampled)
+    whole = answers(tmp_path)
+    journal = tmp_path / "completions_mini_m.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 4 * 2
+    journal.write_text("".join(lines[:4]) + lines[4][:20])
+    (tmp_path / "generations_mini_m.json").unlink()
+    again = generate(tiny_llama_dir, tmp_path, *sampled)
+    assert "3 of 8 samples are already done" in again.stderr
+    assert answers(tmp_path) == whole
+    assert {len(samples) for samples in whole} == {2}
+
+
+def test_a_finished_run_needs_no_model(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    generate(tiny_llama_dir, tmp_path, "--limit", "2", "--name", "m")
+    first = answers(tmp_path)
+    (tmp_path / "generations_mini_m.json").unlink()
+    assert "2 of 2 samples are already done" in generate(tiny_llama_dir, tmp_path, "--limit", "2", "--name", "m").stderr
+    assert answers(tmp_path) == first
+
+
+def test_other_settings_start_anew(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    generate(tiny_llama_dir, tmp_path, "--limit", "2", "--name", "m")
+    again = generate(tiny_llama_dir, tmp_path, "--limit", "2", "--name", "m", "--prefix", "# python\n")
+    assert "already done" not in again.stderr
+
+
+def test_chat_mode_uses_the_models_template(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    generate(tiny_llama_dir, tmp_path, "--limit", "1", "--name", "m", "--mode", "chat", "--template", "mftcoder")
+    assert "<s>bot" in json.loads((tmp_path / "settings_mini_m.json").read_text())["template"]
+
+
+def test_an_unknown_template_is_named(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown template 'chatlm'"):
+        generate(tiny_llama_dir, tmp_path, "--limit", "1", "--mode", "chat", "--template", "chatlm")
+
+
+def test_greedy_samples_are_all_the_same_and_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    result = generate(tiny_llama_dir, tmp_path, "--n-samples", "2")
+    assert result.exit_code == 2
+    assert "needs a --temperature above 0" in result.output
