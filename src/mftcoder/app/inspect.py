@@ -36,11 +36,8 @@ def _print_samples(console: Console, tokenizer: Tokenizer, samples: TaskSamples,
     for index in range(min(count, len(samples))):
         sample = samples.sample(index)
         trained = int((sample.targets != IGNORED).sum())
-        console.rule(
-            Text(
-                f"{name} {index + 1}/{len(samples)} · {sample.origin} · {len(sample.input_ids)} positions, {trained} trained"
-            )
-        )
+        title = f"── {name} {index + 1}/{len(samples)} · {sample.origin} · {len(sample.input_ids)} positions, {trained} trained"
+        console.print(Text(title, style="bold"))
         console.print(render_tokens(tokenizer, sample, colour=_has_colour(console)))
 
 

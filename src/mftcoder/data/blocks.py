@@ -25,7 +25,7 @@ from mftcoder.data.tokenization import Fitted, Tokens, encode_segments, fit
 from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import DataError
 
-MAX_LISTED = 1000
+MAX_LISTED = 10_000
 WHOLE, TRUNCATED, SPLIT = 0, 1, 2
 _BATCH_CHARACTERS = 1 << 20
 

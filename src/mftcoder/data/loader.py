@@ -151,6 +151,16 @@ class TrainLoader:
         drawn = zip(mixture.row_counts, mixture.shares, strict=True)
         self.fresh_steps = tuple(int(count / (share * plan.step_rows)) if share else 0 for count, share in drawn)
         """Per task the number of first steps in which each of its rows comes up for the first time."""
+        trained = [int(samples.trained_tokens.sum()) for samples in rows.samples]
+        share_of = zip(trained, mixture.row_counts, mixture.shares, strict=True)
+        self.expected_tokens = np.array(
+            [tokens / max(count, 1) * float(share) * plan.step_rows for tokens, count, share in share_of]
+        )
+        """Per task the mean number of its trained tokens in a step [K]."""
+
+    def origin(self, task: int, sample: int) -> str:
+        """Where a training sample comes from, as `path:line`."""
+        return self._steps.rows.samples[task].sample(sample).origin
 
     def steps(self, start_step: int = 0) -> Iterator[StepData]:
         """The steps from `start_step` to the end; the same for any number of workers."""

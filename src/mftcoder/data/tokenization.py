@@ -5,7 +5,8 @@ inference makes of the prompt: a token never reaches over the border between pro
 format; needs the tokenizers library, not torch.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,9 @@ __all__ = ["IGNORED", "TokenizedSample", "Tokenizer", "Tokens", "encode_segments
 
 IGNORED = -100
 """The target of a position at which nothing is trained."""
+
+_MAX_CHARACTERS = 1 << 19
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 
 OverLength = Literal["truncate", "drop", "split"]
 
@@ -43,15 +47,42 @@ class Tokens:
 
 def encode_segments(tokenizer: Tokenizer, conversations: Sequence[Sequence[Segment]]) -> list[Tokens]:
     """Tokens of many rendered conversations. Segments are encoded apart, so no token straddles the border of an answer."""
+    bounded = [[piece for segment in segments for piece in _bounded(segment)] for segments in conversations]
     if not tokenizer.encodes_pieces_alike:
-        return [_encode_whole(tokenizer, segments) for segments in conversations]
-    texts = [segment.text for segments in conversations for segment in segments]
-    pieces = iter(tokenizer.backend.encode_batch_fast(texts, add_special_tokens=False))
-    return [_join([(next(pieces).ids, segment.trained) for segment in segments]) for segments in conversations]
+        return [_encode_whole(tokenizer, segments) for segments in bounded]
+    ids = iter(_encode_batches(tokenizer, [segment.text for segments in bounded for segment in segments]))
+    return [_join([(next(ids), segment.trained) for segment in segments]) for segments in bounded]
 
 
-def _join(pieces: Sequence[tuple[Sequence[int], bool]]) -> Tokens:
-    ids = np.concatenate([np.asarray(ids, np.int32) for ids, _ in pieces]) if pieces else np.empty(0, np.int32)
+def _bounded(segment: Segment) -> Iterator[Segment]:
+    """The segment, or if it is very long pieces of it, cut where a line break stands between two visible characters.
+
+    No tokenizer we know has a token across such a place; only a text without one is cut anywhere.
+    """
+    start, text = 0, segment.text
+    while len(text) - start > _MAX_CHARACTERS:
+        places = [match.end() for match in _LINE_END.finditer(text, start + 1, start + _MAX_CHARACTERS)]
+        stop = places[-1] if places else start + _MAX_CHARACTERS
+        yield Segment(text[start:stop], segment.trained)
+        start = stop
+    yield Segment(text[start:], segment.trained) if start else segment
+
+
+def _encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+    """Ids of each text, a bounded number of characters at a time: encodings take some 400 bytes a token while they live."""
+    start = 0
+    while start < len(texts):
+        stop, size = start + 1, len(texts[start])
+        while stop < len(texts) and size + len(texts[stop]) <= _MAX_CHARACTERS:
+            size += len(texts[stop])
+            stop += 1
+        for encoding in tokenizer.backend.encode_batch_fast(list(texts[start:stop]), add_special_tokens=False):
+            yield np.asarray(encoding.ids, np.int32)
+        start = stop
+
+
+def _join(pieces: Sequence[tuple[NDArray[np.int32], bool]]) -> Tokens:
+    ids = np.concatenate([ids for ids, _ in pieces]) if pieces else np.empty(0, np.int32)
     return Tokens(ids, np.repeat([trained for _, trained in pieces], [len(ids) for ids, _ in pieces]).astype(bool))
 
 
@@ -60,14 +91,14 @@ def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
 
     Where a token would reach over the border, the next segment is encoded by itself, without that blank.
     """
-    pieces: list[tuple[Sequence[int], bool]] = []
+    pieces: list[tuple[NDArray[np.int32], bool]] = []
     done: list[int] = []
     text = ""
     for segment in segments:
         text += segment.text
-        upto = tokenizer.encode(text)
+        upto = tokenizer.encode(text) if len(text) <= _MAX_CHARACTERS or not done else []
         ids = upto[len(done) :] if upto[: len(done)] == done else _encode_behind(tokenizer, segment.text)
-        pieces.append((ids, segment.trained))
+        pieces.append((np.asarray(ids, np.int32), segment.trained))
         done = done + ids
     return _join(pieces)
 
