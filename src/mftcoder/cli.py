@@ -127,6 +127,20 @@ def validate(config: Path, overrides: tuple[str, ...]) -> None:
     run(load_config(config, overrides))
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, and for each lack what it means and how to mend it.
+
+    \b
+    mft doctor
+    mft doctor --json | python -m json.tool
+    """
+    from mftcoder.app.doctor import doctor as run
+
+    run(as_json=as_json)
+
+
 @cli.command("convert-config")
 @config_command
 def convert_config(config: Path, overrides: tuple[str, ...]) -> None:
@@ -241,9 +255,7 @@ def export_command(run: Path, out: Path | None, checkpoint: str, dtype: str | No
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the model's own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
-def generate_command(
-    model: str, tasks: str, temperature: float, top_p: float, max_new_tokens: int, seed: int, **options: Any
-) -> None:
+def generate_command(model: str, tasks: str, **options: Any) -> None:
     """Write MODEL's answers to benchmarks: generations_TASK_MODEL.json, ready for `mft evaluate`.
 
     MODEL is a model folder, a Hub id, a .gguf file or a run folder. The same command goes on where a stopped one was.
@@ -254,13 +266,11 @@ def generate_command(
     mft generate models/my --task humaneval --n-samples 20 --temperature 0.8 --top-p 0.95 --batch-size 64
     """
     from mftcoder.app.generate import GenerateOptions, generate
-    from mftcoder.generation.engine import Sampling
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    if options["n_samples"] > 1 and temperature == 0:
+    if options["n_samples"] > 1 and options["temperature"] == 0:
         raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
-    sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-    generate(model, GenerateOptions(tasks=names, sampling=sampling, **options))
+    generate(model, GenerateOptions(tasks=names, **options))
 
 
 @cli.command()

@@ -48,13 +48,21 @@ class GenerateOptions:
     system: str = ""  # a system message, in mode chat
     template: str | None = None  # of mode chat; default the run's, else the tokenizer's own
     n_samples: int = 1
-    sampling: Sampling = Sampling()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    seed: int = 0
     batch_size: int = 16
     limit: int | None = None  # the first N problems
     checkpoint: str = "best"
     dtype: str | None = None
     device: str = "auto"
     trust_remote_code: bool = False
+
+    @property
+    def sampling(self) -> Sampling:
+        """The engine's settings."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,237 @@
+"""`mft doctor`: what this machine has, and for each lack what it means and how to mend it. Changes nothing.
+
+Comes out: a table, or JSON. Nothing that is missing is an error: the exit code is 0 as long as the examination itself works.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import orjson
+import psutil
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mftcoder import __version__
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.kernels import attention
+from mftcoder.models import hub
+
+GIB = 2**30
+State = Literal["ok", "note", "lack"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `meaning` says what its absence costs, `remedy` what to type; both empty where all is well."""
+
+    area: str
+    name: str
+    state: State
+    value: str
+    meaning: str = ""
+    remedy: str = ""
+
+
+def doctor(*, as_json: bool = False) -> list[Finding]:
+    """Examine and print; the findings are also returned."""
+    findings = [finding for area, examine in EXAMINATIONS.items() for finding in _safely(area, examine)]
+    if as_json:
+        print(orjson.dumps([asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print(findings)
+    return findings
+
+
+def _safely(area: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of one area; an examination that fails is a finding too, so that one odd machine shows the rest."""
+    try:
+        yield from examine()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        yield Finding(area, "examination", "lack", "failed", reason, "please report this line")
+
+
+def _software() -> Iterator[Finding]:
+    yield Finding("software", "mftcoder", "ok", __version__)
+    yield Finding("software", "python", "ok", f"{platform.python_version()} ({sys.executable})")
+    for name in ("torch", "transformers", "peft", "tokenizers", "safetensors"):
+        yield Finding("software", name, "ok", importlib.metadata.version(name))
+    yield from (_extra(*row) for row in EXTRAS)
+
+
+EXTRAS = (
+    ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
+    ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
+    ("tensorboard", "tensorboard", "no TensorBoard logs", "pip install tensorboard, or train.report_to=[]"),
+)
+
+
+def _extra(module: str, package: str, meaning: str, remedy: str) -> Finding:
+    if importlib.util.find_spec(module) is None:
+        return Finding("software", package, "note", "not installed", meaning, remedy)
+    return Finding("software", package, "ok", importlib.metadata.version(package))
+
+
+def _devices() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("devices", "cpu", "ok", f"{cores} cores, {torch.get_num_threads()} torch threads, {_cpu_kind()}")
+    if "bf16" not in _cpu_flags() and not torch.cuda.is_available():
+        meaning = "bfloat16 is emulated on this CPU: slower than float32, and no more exact"
+        yield Finding("devices", "bfloat16", "note", "not in hardware", meaning, "model.dtype=float32 for small models")
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        size = f"{facts.total_memory / GIB:.0f} GiB, compute {facts.major}.{facts.minor}"
+        yield Finding("devices", f"cuda:{index}", "ok", f"{facts.name}, {size}")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = (
+            "torch is built without CUDA" if built is None else f"torch is built for CUDA {built}, but sees no device"
+        )
+        remedy = "pip install torch (the CUDA build)" if _has_nvidia_driver() and built is None else ""
+        meaning = "training runs on the CPU: fine for small models, slow above a billion parameters"
+        yield Finding("devices", "gpu", "note", reason, meaning, remedy)
+
+
+def _cpu_flags() -> str:
+    """`bf16` and friends of the CPU, where the system tells them."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+
+
+def _cpu_kind() -> str:
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi") is not None
+
+
+def _attention() -> Iterator[Finding]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    yield Finding(
+        "attention", "packed rows", "ok", ", then ".join(attention.candidates(device)) + " (auto, best first)"
+    )
+    if device.type == "cuda" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
+        meaning = "packed rows fall back to a loop over samples"
+        yield Finding(
+            "attention", "varlen", "lack", f"not in torch {torch.__version__}", meaning, "pip install 'torch>=2.11'"
+        )
+
+
+def _sandbox() -> Iterator[Finding]:
+    try:
+        with open_pool("auto", 1) as pool:
+            level, covers = pool.level, ", ".join(pool.covers)
+    except ExecutionError as error:
+        meaning = "`mft evaluate` cannot run programs here"
+        yield Finding("sandbox", "level", "lack", "none", meaning, " ".join(error.problems))
+        return
+    if level != "process":
+        yield Finding("sandbox", "level", "ok", f"{level}: {covers}")
+        return
+    meaning = (
+        "programs under test share the network and the file system with you; score only code you would run yourself"
+    )
+    yield Finding("sandbox", "level", "lack", f"process: {covers}", meaning, _why_no_namespaces())
+
+
+def _why_no_namespaces() -> str:
+    try:
+        Pool("namespaces", 1).close()
+    except ExecutionError as error:
+        return " ".join(error.problems)
+    return ""
+
+
+def _toolchains() -> Iterator[Finding]:
+    for language, command, arguments, remedy in TOOLCHAINS:
+        path = shutil.which(command)
+        if path is None:
+            meaning = f"answers in {language} cannot be run"
+            yield Finding("toolchains", language, "note", f"{command} not found", meaning, remedy)
+        else:
+            yield Finding("toolchains", language, "ok", _first_line([path, *arguments]))
+
+
+TOOLCHAINS = (
+    ("python", sys.executable, ("--version",), ""),
+    ("c++", "g++", ("--version",), "apt install g++, or: xcode-select --install"),
+    ("java", "javac", ("-version",), "apt install default-jdk, or: brew install openjdk"),
+    ("javascript", "node", ("--version",), "apt install nodejs, or: brew install node"),
+    ("go", "go", ("version",), "apt install golang-go, or: brew install go"),
+    ("rust", "rustc", ("--version",), "apt install rustc cargo, or: https://rustup.rs"),
+)
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not answer ({type(error).__name__})"
+    return ((done.stdout or done.stderr).strip() or "no version told").splitlines()[0]
+
+
+def _room() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    yield Finding("room", "memory", "ok", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free")
+    for name, folder in (("disk here", Path()), ("disk of the cache", hub.models_cache().parent)):
+        free = shutil.disk_usage(_existing(folder)).free / GIB
+        value = f"{free:.1f} GiB free ({folder.resolve()})"
+        if free >= 5:
+            yield Finding("room", name, "ok", value)
+        else:
+            remedy = "set MFTCODER_CACHE to a larger disk" if name != "disk here" else "choose another output_dir"
+            yield Finding("room", name, "lack", value, "a checkpoint or a converted model may not fit", remedy)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.resolve().parents) if path.exists())
+
+
+def _network() -> Iterator[Finding]:
+    if hub.hub_answers(timeout_seconds=2.0):
+        yield Finding("network", "Hub", "ok", os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    else:
+        meaning = (
+            "models, data sets and benchmarks come from local folders only; `mft demo` fetches its model from PyPI"
+        )
+        remedy = "give local paths and --data-dir, or set HF_ENDPOINT to a mirror"
+        yield Finding("network", "Hub", "note", "does not answer", meaning, remedy)
+
+
+EXAMINATIONS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "software": _software,
+    "devices": _devices,
+    "attention": _attention,
+    "sandbox": _sandbox,
+    "toolchains": _toolchains,
+    "room": _room,
+    "network": _network,
+}
+
+
+def _print(findings: list[Finding]) -> None:
+    signs = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "lack": "[red]lack[/]"}
+    table = Table(show_header=False, box=None, pad_edge=False)
+    area = ""
+    for finding in findings:
+        first = "" if finding.area == area else finding.area
+        table.add_row(first, finding.name, signs[finding.state], escape(finding.value))
+        area = finding.area
+        if finding.meaning:
+            advice = f"{finding.meaning}. {finding.remedy}".rstrip(". ")
+            table.add_row("", "", "", f"[dim]{escape(advice)}[/]")
+    Console().print(table)
