@@ -29,6 +29,7 @@ from mftcoder.models.adapters import attach, trainable_parameters
 from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.optimizer import MasterAdamW
+from mftcoder.training.objective import Objective
 from mftcoder.training.step import train_step
 
 NUM_TASKS = 5
@@ -147,7 +148,7 @@ def measure(mode: Mode, args: argparse.Namespace, steps: list[StepData], limit: 
         if number == warm:
             torch.cuda.synchronize()
             started = time.perf_counter()
-        results.append(train_step(wrapped, data, weights, "task_token", optimizer, train.learning_rate, backend))
+        results.append(train_step(wrapped, data, weights, Objective(), optimizer, train.learning_rate, backend))
     torch.cuda.synchronize()
     seconds = time.perf_counter() - started
     speed = sum(result.real_tokens for result in results[warm:]) / seconds

@@ -5,6 +5,7 @@
     ├── DataError            a record, a data file, a task folder
     ├── ModelError           a model folder, a tokenizer, an adapter
     ├── CheckpointError      a checkpoint that is missing, damaged or made by another config
+    ├── TrainingError        a run that cannot go on: a loss that is not finite
     ├── GenerationError      a generations file, an engine
     ├── BenchmarkError       a benchmark, its data, its results
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
@@ -49,6 +50,10 @@ class ModelError(MftError):
 
 class CheckpointError(MftError):
     """A checkpoint is missing, damaged, or was made by another config."""
+
+
+class TrainingError(MftError):
+    """A run cannot go on; its last good checkpoint is in place."""
 
 
 class GenerationError(MftError):

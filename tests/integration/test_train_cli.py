@@ -217,7 +217,7 @@ def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before(
 
 def test_early_stopping_ends_the_run_and_keeps_the_best(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
     config = write_config(
-        tmp_path, tiny_llama_dir, data, train__learning_rate=3.0, train__max_steps=40, train__eval_steps=2,
+        tmp_path, tiny_llama_dir, data, train__learning_rate=0.5, train__max_steps=40, train__eval_steps=2,
         train__early_stopping_patience=2,
     )  # fmt: skip
     assert mft("train", config).returncode == 0

@@ -44,6 +44,7 @@ from mftcoder.training.checkpoint import (
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.metrics import MetricsLog
+from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.session import StopRequest, sole_user
 from mftcoder.training.step import LossWindow
@@ -140,6 +141,7 @@ def _build(
         config=config,
         model=model,
         optimizer=optimizer,
+        objective=Objective.of(config.loss, train_loader.expected_tokens),
         balancer=balancer,
         backend=backend,
         train_loader=train_loader,

@@ -155,8 +155,17 @@ class DataConfig(Section):
 class LossConfig(Section):
     """The objective of a step."""
 
-    normalization: Literal["token", "sample", "task_token", "task_sample"] = "task_token"
-    """Mean over tokens, over samples, or over tasks of their token or sample means (MFTCoder's case1 to case4)."""
+    normalization: Literal["token", "sample", "task_token", "task_sample", "corpus"] = "task_token"
+    """Mean over tokens, over samples, or over tasks of their token or sample means (MFTCoder's case1 to case4); corpus gives
+    each token of a task the same coefficient all epoch, so that rare tasks have their full weight."""
+    absent_task: Literal["renormalize", "keep"] = "renormalize"
+    """A task missing from a step leaves its weight to the others, or leaves it unused (task_token, task_sample)."""
+    focal: Literal["none", "sample", "task"] = "none"
+    """Weigh each sample, or each task, by (1 - its mean token probability)^focal_gamma: hard ones count more."""
+    focal_gamma: NonNegativeFloat = 2.0
+    """Exponent of the focal weight; 0 is no focal weight."""
+    focal_detach: bool = True
+    """Treat the focal weight as a constant; false lets gradients flow through it."""
 
 
 class TrainConfig(Section):
@@ -190,6 +199,8 @@ class TrainConfig(Section):
     """Added to the root of the second moment."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Gradients are scaled down to this norm; null for no clipping."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step with a nan or infinite loss or gradient changes nothing; the run ends there, or goes on and counts it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     torch_compile: bool = False

@@ -32,6 +32,7 @@ class Progress:
     seconds: float = 0.0
     best_value: float | None = None
     best_step: int = 0
+    dropped_steps: int = 0  # steps that were not finite and changed nothing
     stalled: int = 0  # validations in a row without a better metric
     weights: list[float] = field(default_factory=list)  # [K] task weights of the next step
     balancer: dict[str, Any] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from mftcoder.data.loader import PackedBatch
 from mftcoder.errors import ModelError
 from mftcoder.kernels.attention import SampleLayout
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
+from mftcoder.training.focal import Focus, group_sums
 
 PROBE_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}  # relative to the largest logit
 
@@ -26,8 +27,20 @@ class BatchLosses:
     """What one forward pass gives; tensors on the model's device."""
 
     objective: Tensor  # scalar: sum of coefficient * loss, differentiable
+    value: Tensor  # scalar: what the objective is, without gradient
     loss_sum: Tensor  # f64 [K]: summed token losses of each task
     trained: int  # trained tokens of the batch
+
+
+@dataclass(frozen=True)
+class _TrainedTokens:
+    """The N positions of a micro-batch that have a target, on the model's device."""
+
+    hidden: Tensor  # [N, H]
+    targets: Tensor  # [N]
+    coefficients: Tensor  # [N]
+    tasks: Tensor  # [N]
+    samples: Tensor  # [N] number of the sample in the batch
 
 
 class LanguageModel:
@@ -46,39 +59,57 @@ class LanguageModel:
         """Where the parameters lie."""
         return next(self.module.parameters()).device
 
-    def losses(self, batch: PackedBatch, coefficients: Tensor) -> BatchLosses:
+    def losses(self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None) -> BatchLosses:
         """Objective and per-task loss sums of one micro-batch; coefficients float32 [B, L] on the host."""
+        tokens = self._trained_tokens(batch, coefficients)
+        weights, value = tokens.coefficients, None
+        if focus:
+            with torch.no_grad():
+                found = self._cross_entropy(tokens, weights)[1]
+            focal = focus(found, weights, tokens.samples, tokens.tasks)
+            weights, value = focal.coefficients, focal.value
+        objective, token_losses = self._cross_entropy(tokens, weights)
+        loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=token_losses.device)
+        loss_sum.index_add_(0, tokens.tasks, token_losses.double())
+        return BatchLosses(objective, objective.detach() if value is None else value, loss_sum, len(tokens.targets))
+
+    def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
+        """What TaskFocus needs of one micro-batch: sums [3, K] of each task's c, c p and c l."""
+        tokens = self._trained_tokens(batch, coefficients)
+        found = self._cross_entropy(tokens, tokens.coefficients)[1]
+        return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
+
+    def _trained_tokens(self, batch: PackedBatch, coefficients: Tensor) -> "_TrainedTokens":
+        """One forward pass of the decoder, and the positions with a target picked out of it."""
         trained = (batch.targets.flatten() != -100).nonzero().flatten()
+        samples = (batch.position_ids == 0).flatten().cumsum(0)[trained] - 1
         hidden = self.hidden_states(batch.input_ids, batch.position_ids)
-        picked = hidden.flatten(0, 1).index_select(0, self._to_device(trained))
-        objective, token_losses = weighted_cross_entropy(
-            picked,
-            self.head,
-            self._to_device(batch.targets.flatten()[trained]),
-            self._to_device(coefficients.flatten()[trained]),
-            softcap=self.softcap,
-            scale=self.logit_scale,
+        return _TrainedTokens(
+            hidden=hidden.flatten(0, 1).index_select(0, self._to_device(trained)),
+            targets=self._to_device(batch.targets.flatten()[trained]),
+            coefficients=self._to_device(coefficients.flatten()[trained]),
+            tasks=self._to_device(batch.task_ids.flatten()[trained]),
+            samples=self._to_device(samples),
         )
-        tasks = self._to_device(batch.task_ids.flatten()[trained])
-        loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=hidden.device)
-        loss_sum.index_add_(0, tasks, token_losses.double())
-        return BatchLosses(objective, loss_sum, trained.numel())
+
+    def _cross_entropy(self, tokens: "_TrainedTokens", coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        return weighted_cross_entropy(
+            tokens.hidden, self.head, tokens.targets, coefficients, softcap=self.softcap, scale=self.logit_scale
+        )
+
+    def sample_losses(self, batch: PackedBatch) -> Tensor:
+        """Summed token losses [S] of each segment of the batch, padding counted as one."""
+        tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+        found = self._cross_entropy(tokens, tokens.coefficients)[1].double()
+        segments = int((batch.position_ids == 0).sum())
+        return torch.zeros(segments, dtype=torch.float64, device=found.device).index_add_(0, tokens.samples, found)
 
     def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
         """`(task, its summed token losses)` for each task of the batch, differentiable, all from one forward pass."""
-        targets, tasks = batch.targets.flatten(), batch.task_ids.flatten()
-        hidden = self.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
-        for task in tasks[targets != -100].unique().tolist():
-            trained = ((targets != -100) & (tasks == task)).nonzero().flatten()
-            picked = hidden.index_select(0, self._to_device(trained))
-            ones = torch.ones(len(trained), device=self.device)
-            wanted = self._to_device(targets[trained])
-            yield (
-                task,
-                weighted_cross_entropy(picked, self.head, wanted, ones, softcap=self.softcap, scale=self.logit_scale)[
-                    0
-                ],
-            )
+        tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+        for task in batch.task_ids[batch.targets != -100].unique().tolist():
+            of_task = tokens.coefficients * (tokens.tasks == task)
+            yield task, self._cross_entropy(tokens, of_task)[0]
 
     def decoder_layers(self) -> list[nn.Module]:
         """The transformer blocks, first to last."""

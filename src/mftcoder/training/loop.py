@@ -15,11 +15,14 @@ import numpy as np
 from mftcoder.balancing.base import TaskBalancer, TaskWeights
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import StepData, TrainLoader, ValidationLoader
+from mftcoder.errors import TrainingError
 from mftcoder.training.backend import Backend
 from mftcoder.training.checkpoint import CheckpointStore, Progress, random_state
+from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.gradient_norms import gradient_norms
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.metrics import MetricsLog, balance_record, train_record, validation_record
+from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW, learning_rate
 from mftcoder.training.step import LossWindow, StepResult, train_step, validate
 
@@ -31,6 +34,7 @@ class Summary:
     steps: int
     seconds: float
     stopped_because: str  # "max_steps", "early_stopping" or "interrupted"
+    dropped_steps: int  # steps that were not finite and changed nothing
     best: dict[str, float | int | None]  # {"step", "value"} of metric_for_best_model
     validation: dict[str, dict[str, float | None]]  # {"first", "best", "last"} -> task -> mean token loss
 
@@ -42,6 +46,7 @@ class TrainingRun:
     config: RunConfig
     model: LanguageModel
     optimizer: MasterAdamW
+    objective: Objective
     balancer: TaskBalancer
     backend: Backend
     train_loader: TrainLoader
@@ -52,7 +57,7 @@ class TrainingRun:
     write_model: Callable[[Path], None]
     should_stop: Callable[[], bool]
     unobserved: LossWindow  # train losses since the balancer looked last
-    _unlogged: list[tuple[int, StepResult, TaskWeights]] = field(default_factory=list)
+    _unlogged: list[tuple[int, StepResult, TaskWeights, StepData]] = field(default_factory=list)
     _clock: float = 0.0
 
     def run(self) -> Summary:
@@ -78,21 +83,31 @@ class TrainingRun:
             if last:
                 break
         best: dict[str, float | int | None] = {"step": progress.best_step, "value": progress.best_value}
-        return Summary(progress.step, progress.seconds, stopped, best, progress.validation)
+        return Summary(progress.step, progress.seconds, stopped, progress.dropped_steps, best, progress.validation)
 
     def _step(self, data: StepData, weights: TaskWeights) -> None:
         progress = self.progress
         rate = learning_rate(progress.step, self.train_loader.total_steps, self.config.train)
-        normalization = self.config.loss.normalization
-        result = train_step(self.model, data, weights, normalization, self.optimizer, rate, self.backend)
+        result = train_step(self.model, data, weights, self.objective, self.optimizer, rate, self.backend)
         progress.step += 1
         progress.tokens_seen = (np.asarray(progress.tokens_seen) + data.counts.tokens).tolist()
         self.unobserved.add(result)
         if self.backend.device.type != "cpu":
             self._write_records()  # of the steps before: this one is still running
-        self._unlogged.append((progress.step, result, weights))
+        self._unlogged.append((progress.step, result, weights, data))
         if self.backend.device.type == "cpu":
             self._write_records()
+
+    def _drop(self, step: int, result: StepResult, data: StepData) -> None:
+        """A step that was not finite has changed nothing: count it, or end the run with what is wrong in it."""
+        problem = describe_nonfinite(self.model, result, data, self.config.task_names, self.train_loader.origin)
+        if self.config.train.on_nonfinite == "stop":
+            raise TrainingError(
+                f"step {step}: {problem}. The step was not taken, and the checkpoints in {self.checkpoints.folder} are "
+                "as they were. Look at that sample, lower train.learning_rate, or set train.on_nonfinite: skip."
+            )
+        self.progress.dropped_steps += 1
+        self.metrics.say(f"step {step} dropped ({self.progress.dropped_steps} so far): {problem}")
 
     def _due(self, strategy: str, every: int) -> bool:
         """Whether something with this strategy falls on the step just done; the last step counts unless it is `no`."""
@@ -152,8 +167,10 @@ class TrainingRun:
 
     def _write_records(self) -> None:
         """Log the finished steps that are due; reading a result waits for its step."""
-        for step, result, weights in self._unlogged:
+        for step, result, weights, data in self._unlogged:
             objective = result.objective
+            if not result.finite:
+                self._drop(step, result, data)
             seconds = time.perf_counter() - self._clock
             self._clock = time.perf_counter()
             self.progress.seconds += seconds

@@ -43,7 +43,7 @@ class MasterAdamW:
         self.masters = [_master_of(parameter) for parameter in self.parameters]
         self._config = config
         pairs = [(name, master) for (name, _), master in zip(trained, self.masters, strict=True)]
-        self._adamw = torch.optim.AdamW(
+        self._adamw: Any = torch.optim.AdamW(
             [
                 {"params": [m for n, m in pairs if decays(n, m)], "weight_decay": config.weight_decay},
                 {"params": [m for n, m in pairs if not decays(n, m)], "weight_decay": 0.0},
@@ -54,12 +54,19 @@ class MasterAdamW:
             fused=True,
         )
 
-    def step(self, rate: float) -> Tensor:
-        """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced."""
+    def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
+        """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced.
+
+        Nothing is updated if the norm or one of `loss_sums` is not finite; the device decides that, without waiting.
+        """
         limit = self._config.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.masters, math.inf if limit is None else limit)
         for group in self._adamw.param_groups:
             group["lr"] = rate
+        finite = torch.isfinite(norm)
+        if loss_sums is not None:
+            finite = finite & torch.isfinite(loss_sums).all()
+        self._adamw.found_inf = (~finite).float()  # what GradScaler sets: the fused kernel then leaves all as it is
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         with torch.no_grad():

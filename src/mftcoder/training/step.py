@@ -4,6 +4,7 @@ Goes in: the step's data with the counts of the whole step, the task weights, th
 task, as tensors that are still being computed until somebody asks for numbers. Decides nothing: the loop does.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,9 +15,12 @@ from torch import Tensor
 from mftcoder.balancing.base import TaskLosses, TaskWeights
 from mftcoder.data.loader import PackedBatch, StepCounts, StepData
 from mftcoder.training.backend import Backend
+from mftcoder.training.focal import Focus, SampleFocus, TaskFocus
 from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.objective import token_coefficients
+from mftcoder.training.objective import Objective, token_coefficients
 from mftcoder.training.optimizer import MasterAdamW
+
+MAX_PENDING = 256  # steps whose losses stay on the device
 
 
 @dataclass(frozen=True)
@@ -44,37 +48,42 @@ class StepResult:
         return int(self.sums[-1])
 
     @property
+    def finite(self) -> bool:
+        """Whether the step updated the model: all its losses and gradients were finite."""
+        return bool(torch.isfinite(self.sums).all()) and math.isfinite(self.grad_norm)
+
+    @property
     def grad_norm(self) -> float:
         """Norm of the gradients before clipping."""
         return float(self.grad_norm_tensor)
 
 
 class LossWindow:
-    """Losses summed over the steps since somebody looked, on the device until then."""
+    """Losses summed over the steps since somebody looked, on the device until then. Steps that were not finite are left out."""
 
     def __init__(self, num_tasks: int):
         self._empty = TaskLosses.zeros(num_tasks)
-        self._known, self._pending = self._empty, torch.zeros(0)
+        self._known = self._empty
+        self._pending: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
-        """Count one step in; does not wait for the device."""
-        losses = result.sums[:-2]
-        self._pending = losses.clone() if self._pending.numel() == 0 else self._pending + losses
-        seen = TaskLosses(self._empty.loss_sum, result.counts.tokens, result.counts.samples)
-        self._known = self._known + seen
+        """Count one step in; waits for the device once in many steps only."""
+        self._pending.append(result)
+        if len(self._pending) >= MAX_PENDING:
+            self.peek()
 
     def peek(self) -> TaskLosses:
         """All since the last `clear`."""
-        if self._pending.numel():
-            self._known = TaskLosses(
-                self._known.loss_sum + self._pending.cpu().numpy(), self._known.tokens, self._known.samples
-            )
-            self._pending = torch.zeros(0)
+        for result in self._pending:
+            if result.finite:
+                self._known = self._known + result.losses
+        self._pending.clear()
         return self._known
 
     def clear(self) -> None:
         """Begin anew."""
-        self._known, self._pending = self._empty, torch.zeros(0)
+        self._known = self._empty
+        self._pending.clear()
 
     def state_dict(self) -> dict[str, list[float]]:
         """As JSON-able lists."""
@@ -94,28 +103,46 @@ def train_step(
     model: LanguageModel,
     data: StepData,
     weights: TaskWeights,
-    normalization: str,
+    objective: Objective,
     optimizer: MasterAdamW,
     learning_rate: float,
     backend: Backend,
 ) -> StepResult:
     """Forward and backward over the micro-batches, then one update. How the step is split does not change it."""
     sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)
+    focus = _focus(model, data, weights, objective, backend)
     for batch in data.micro_batches:
-        coefficients = token_coefficients(batch, data.counts, weights, normalization)
-        losses = model.losses(batch, coefficients)
+        coefficients = token_coefficients(batch, data.counts, weights, objective)
+        losses = model.losses(batch, coefficients, focus)
         if losses.trained:
             backend.backward(losses.objective)
             sums[:-2] += losses.loss_sum
-            sums[-2] += losses.objective.detach()
+            sums[-2] += losses.value
         sums[-1] += int((batch.task_ids >= 0).sum())
-    grad_norm = optimizer.step(learning_rate)
+    sums = backend.sum_over_ranks(sums)
+    grad_norm = optimizer.step(learning_rate, sums[:-1])
     return StepResult(
-        sums=backend.sum_over_ranks(sums),
+        sums=sums,
         counts=data.counts,
         grad_norm_tensor=grad_norm,
         learning_rate=learning_rate,
     )
+
+
+def _focus(
+    model: LanguageModel, data: StepData, weights: TaskWeights, objective: Objective, backend: Backend
+) -> Focus | None:
+    """The focal weighting in force. A task's probability runs over the whole step, which takes a forward pass of its own."""
+    gamma, detach = objective.focal_gamma, objective.focal_detach
+    if objective.focal == "sample":
+        return SampleFocus(gamma, detach)
+    if objective.focal == "none":
+        return None
+    sums = torch.zeros(3, model.num_tasks, dtype=torch.float64, device=backend.device)
+    with model.evaluating():
+        for batch in data.micro_batches:
+            sums += model.focal_sums(batch, token_coefficients(batch, data.counts, weights, objective))
+    return TaskFocus(gamma, detach, backend.sum_over_ranks(sums))
 
 
 def validate(model: LanguageModel, batches: Iterable[PackedBatch], counts: StepCounts, backend: Backend) -> TaskLosses:

@@ -55,7 +55,7 @@ def test_all_problems_come_together_with_their_field_paths(tmp_path: Path) -> No
     assert problems_of(write(tmp_path, text)) == [
         "FILE: tasks.tests.weight: Input should be greater than or equal to 0, not -1",
         "FILE: tasks.repair.format: unknown format 'alpca'. Did you mean 'alpaca'?",
-        "FILE: loss.normalization: Input should be 'token', 'sample', 'task_token' or 'task_sample', not 'toekn'",
+        "FILE: loss.normalization: Input should be 'token', 'sample', 'task_token', 'task_sample' or 'corpus', not 'toekn'",
         "FILE: train.learning_rate: Input should be a valid number, unable to parse string as a number, not 'fast'",
         "FILE: train.cutoff: unknown key. Known: " + problems_of(write(tmp_path, text))[-1].split("Known: ")[1],
     ]

@@ -15,7 +15,7 @@ from mftcoder.data.tokenization import TokenizedSample
 from mftcoder.kernels.attention import register
 from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.objective import NORMALIZATIONS, token_coefficients
+from mftcoder.training.objective import NORMALIZATIONS, Objective, token_coefficients
 
 register()
 VOCABULARY, ROW = 61, 32
@@ -74,7 +74,9 @@ def gradient(data: StepData, normalization: str, weights: Sequence[float] = (1.0
     backend = LocalBackend(BackendConfig(device="cpu"))
     objective = 0.0
     for batch in data.micro_batches:
-        coefficients = token_coefficients(batch, data.counts, TaskWeights(np.asarray(weights)), normalization)
+        coefficients = token_coefficients(
+            batch, data.counts, TaskWeights(np.asarray(weights)), Objective(normalization)
+        )
         losses = model.losses(batch, coefficients)
         backend.backward(losses.objective)
         objective += losses.objective.item()
@@ -157,7 +159,7 @@ def test_an_absent_task_leaves_its_weight_to_the_others() -> None:
 def test_losses_per_task_add_up_to_the_token_mean() -> None:
     data, model = step_data(samples(), 1), language_model()
     (batch,) = data.micro_batches
-    losses = model.losses(batch, token_coefficients(batch, data.counts, TaskWeights(np.ones(2)), "token"))
+    losses = model.losses(batch, token_coefficients(batch, data.counts, TaskWeights(np.ones(2)), Objective("token")))
     assert losses.loss_sum.sum().item() / data.counts.tokens.sum() == pytest.approx(losses.objective.item(), rel=1e-6)
 
 
