@@ -213,13 +213,15 @@ def export_command(run: Path, out: Path | None, checkpoint: str, dtype: str | No
     mft export runs/my models/my-20 --checkpoint step-00000020 --dtype float32
     mft export --verify models/my
     """
-    from mftcoder.app.export import export, verify_folder
-
     if verify == (out is not None):
         raise click.UsageError("give RUN and OUT, or --verify and one exported folder")
     if out is None:
+        from mftcoder.app.verify import verify_folder
+
         verify_folder(run)
     else:
+        from mftcoder.app.export import export
+
         export(run, out, checkpoint=checkpoint, dtype=dtype)
 
 

@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from mftcoder.app.export import export, verify_folder
+from mftcoder.app.export import export
+from mftcoder.app.verify import verify_folder
 from mftcoder.cli import cli
 from mftcoder.config.load import dump_yaml, parse_config
 from mftcoder.config.schema import AdapterConfig, ModelConfig

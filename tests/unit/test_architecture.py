@@ -19,7 +19,7 @@ BETWEEN_ROOMS = {
 TORCH_FREE = [
     "cli", "errors", "registry", "jsonl", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
     "data.conversation", "data.formats", "data.templates", "data.tokenization", "data.packing", "data.store", "data.mixture",
-    "app.prepare", "app.evaluate", "app.submit", "app.report",
+    "app.prepare", "app.evaluate", "app.verify", "app.submit", "app.report",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 MAX_LINES = 400

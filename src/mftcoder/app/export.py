@@ -1,4 +1,4 @@
-"""`mft export`: the model of a run as a folder that any library loads; and the check of such a folder.
+"""`mft export`: the model of a run as a folder that any library loads (`verify.py` checks such a folder).
 
 Comes out: merged safetensors, config, tokenizer, chat template, model card, checksums; the folder appears only when it is whole.
 """
@@ -15,7 +15,7 @@ from mftcoder.errors import ConfigError, DataError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_text
 from mftcoder.models.folder import write_model_folder
 from mftcoder.models.load import DTYPES
-from mftcoder.models.manifest import verify, write_manifests
+from mftcoder.models.manifest import write_manifests
 from mftcoder.models.source import ModelSource, open_run
 
 
@@ -42,14 +42,6 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None 
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
     console.print(f"wrote {out}. Check it anywhere with: mft export --verify {out}", highlight=False, soft_wrap=True)
-
-
-def verify_folder(folder: Path) -> None:
-    """Print that all is well; ModelError that names every bad file otherwise."""
-    problems = verify(folder)
-    if problems:
-        raise ModelError(*problems)
-    Console().print(f"{folder}: every file is as it was written", highlight=False, soft_wrap=True)
 
 
 def _template(source: ModelSource, data: DataConfig) -> Template | None:
