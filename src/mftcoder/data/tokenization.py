@@ -76,8 +76,7 @@ def _encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDAr
         while stop < len(texts) and size + len(texts[stop]) <= _MAX_CHARACTERS:
             size += len(texts[stop])
             stop += 1
-        for encoding in tokenizer.backend.encode_batch_fast(list(texts[start:stop]), add_special_tokens=False):
-            yield np.asarray(encoding.ids, np.int32)
+        yield from tokenizer.encode_batch(texts[start:stop])
         start = stop
 
 

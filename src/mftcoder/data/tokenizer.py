@@ -6,16 +6,19 @@ no tokenizer.json (sentencepiece models, GGUF files) is it converted once, throu
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import xxhash
+from numpy.typing import NDArray
 
 from mftcoder.data import gguf_tokenizer
+from mftcoder.data.words import WordEncoder
 from mftcoder.errors import DataError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json
 
@@ -88,6 +91,18 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered text; nothing is added to it."""
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _words(self) -> WordEncoder | None:
+        return WordEncoder.of(self.backend)
+
+    def encode_batch(self, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+        """Token ids of many rendered texts, in order; the same as `encode` gives, faster."""
+        if self._words is not None:
+            yield from self._words.encode(texts)
+            return
+        for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False):
+            yield np.array(encoding.ids, np.int32)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
