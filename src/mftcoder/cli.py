@@ -337,3 +337,24 @@ def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...]) 
     from mftcoder.app.report import report as run
 
     run(runs, out=out, metrics=metrics)
+
+
+@cli.command("demo")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Gets everything."
+)
+@click.option(
+    "--minutes", type=click.FloatRange(min=1), default=9, show_default=True, help="Decides how many steps are trained."
+)
+def demo_command(out: Path, minutes: float) -> None:
+    """Show the whole journey on a real small model: data, training, export, scores before and after, report.
+
+    Each stage is a command that is printed, so that it can be typed by hand. A stopped demo goes on where it was.
+
+    \b
+    mft demo
+    mft demo --out /tmp/demo --minutes 20
+    """
+    from mftcoder.app.demo import demo
+
+    demo(out, minutes=minutes)

@@ -1,0 +1,112 @@
+"""The demo's bookkeeping: what is done is not done again, what is stale goes, a failure names its command."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mftcoder.app.demo import Demo, Stage, config_text, outcome_table, scoring_stages, steps_for, training_stages
+from mftcoder.config.load import load_config
+from mftcoder.errors import MftError
+from mftcoder.reporting.scores import Score
+
+
+def writing(path: Path, text: str = "x", settings: str = "") -> Stage:
+    """A stage that adds `text` to a file and prints it."""
+    program = f"open({str(path)!r}, 'a').write({text!r}); print({text!r})"
+    return Stage(path.name, "", ("-c", program), (path,), settings)
+
+
+def fresh(out: Path) -> Demo:
+    return Demo(out, Console(quiet=True))
+
+
+def test_a_stage_that_is_done_is_not_run_again_and_says_what_it_said(tmp_path: Path) -> None:
+    stage = writing(tmp_path / "demo" / "a")
+    (tmp_path / "demo").mkdir()
+    outputs = [fresh(tmp_path / "demo").run(stage, capture=True) for _ in range(2)]
+    assert outputs == ["x\n", "x\n"]
+    assert (tmp_path / "demo" / "a").read_text() == "x"
+
+
+def test_a_stage_whose_result_is_gone_runs_again(tmp_path: Path) -> None:
+    stage = writing(tmp_path / "a")
+    fresh(tmp_path / "demo").run(stage)
+    stage.owns[0].unlink()
+    fresh(tmp_path / "demo").run(stage)
+    assert stage.owns[0].read_text() == "x"
+
+
+@pytest.mark.parametrize("changed", [{"text": "y"}, {"settings": "other"}])
+def test_a_changed_stage_starts_anew_and_makes_the_later_ones_stale(tmp_path: Path, changed: dict[str, str]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    demo = fresh(tmp_path / "demo")
+    demo.run(writing(first))
+    demo.run(writing(second))
+    demo = fresh(tmp_path / "demo")
+    demo.run(writing(first, **changed))
+    demo.run(writing(second))
+    assert first.read_text() == changed.get("text", "x")
+    assert second.read_text() == "x"  # emptied and written again, not added to
+
+
+def test_a_stage_that_was_cut_short_keeps_what_it_had(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    failing = Stage("a", "", ("-c", f"open({str(kept)!r}, 'a').write('x'); raise SystemExit(3)"), (kept,))
+    for _ in range(2):
+        with pytest.raises(MftError, match="exit code 3"):
+            fresh(tmp_path / "demo").run(failing)
+    assert kept.read_text() == "xx"
+
+
+def test_a_failure_names_the_command_to_type(tmp_path: Path) -> None:
+    stage = Stage("wrong", "", ("report", str(tmp_path / "none")))
+    with pytest.raises(MftError, match=shlex.join(["mft", "report", str(tmp_path / "none")])):
+        fresh(tmp_path / "demo").run(stage)
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(MftError, match="holds something else than a demo"):
+        fresh(tmp_path)
+
+
+def test_the_config_it_writes_is_valid_and_points_into_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(config_text(tmp_path, "/models/small", 40))
+    run = load_config(path)
+    assert (run.model.model_name_or_path, run.train.max_steps, run.output_dir) == (
+        "/models/small",
+        40,
+        str(tmp_path / "run"),
+    )
+    assert run.tasks[0].files == (str(tmp_path / "data" / "complete_function" / "train.jsonl"),)
+    assert run.tasks[4].validation == (str(tmp_path / "data" / "write_test" / "valid.jsonl"),)
+
+
+def test_commands_can_be_typed_by_hand(tmp_path: Path) -> None:
+    train, export = training_stages(tmp_path, "")
+    assert train.by_hand == f"mft train {tmp_path}/train.yaml"
+    assert export.by_hand == f"mft export {tmp_path}/run {tmp_path}/model"
+    assert scoring_stages(tmp_path, "/m")[1].by_hand == f"mft evaluate {tmp_path}/generations_mini_base.json"
+
+
+@pytest.mark.parametrize(("minutes", "seconds", "steps"), [(10, 5.4, 50), (10, 1000, 10), (10, 0.01, 150)])
+def test_steps_fill_the_trainings_share_of_the_time(minutes: float, seconds: float, steps: int) -> None:
+    assert steps_for(minutes, seconds) == steps
+
+
+def test_the_outcome_has_a_row_a_task_and_one_for_the_score() -> None:
+    validation: dict[str, dict[str, float | None]] = {
+        "first": {"tests": 2.0, "empty": None},
+        "last": {"tests": 1.5, "empty": None},
+    }
+    scores = [Score("mini", "base", 1, 0.2, 0.1, 0.3, 50), Score("mini", "tuned", 1, 0.3, 0.2, 0.4, 50, 0.1)]
+    table = outcome_table(validation, scores)
+    assert [list(column.cells) for column in table.columns] == [
+        ["loss, tests", "pass@1 on mini, 95% interval"],
+        ["2.0000", "20% (10% to 30%)"],
+        ["1.5000", "30% (20% to 40%)"],
+        ["-25.0%", "+10 points"],
+    ]
