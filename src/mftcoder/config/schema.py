@@ -72,7 +72,7 @@ class TaskConfig(Section):
     validation: Strings = ()
     """Validation files or folders. Without them a share of the training data is held out (data.val_size)."""
     format: str = "auto"
-    """Dialect of the records: auto looks at the first record."""
+    """Dialect of the records: auto looks at each record."""
     weight: NonNegativeFloat = 1.0
     """Weight of the task in the objective (task_token, task_sample)."""
     sampling_weight: NonNegativeFloat | None = None
