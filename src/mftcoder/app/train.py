@@ -29,7 +29,7 @@ from mftcoder.errors import CheckpointError, Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, restore, save_weights, trainable_parameters
-from mftcoder.models.load import load_model
+from mftcoder.models.load import load_model, set_attention
 from mftcoder.models.resolve import resolve_model
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backend import Backend
@@ -176,8 +176,8 @@ def _load_trainable(
     implementations = attention.candidates(backend.device) if wanted == "auto" else (wanted,)
     model = load_model(config.model, attn_implementation=implementations[0], device=backend.device)
     for number, implementation in enumerate(implementations):
-        model.set_attn_implementation(implementation)
         try:
+            set_attention(model, implementation)
             LanguageModel(model, attn_implementation=implementation, num_tasks=1).verify()
             break
         except ModelError as error:

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mftcoder.config.schema import AdapterConfig
 from mftcoder.errors import ModelError
+from mftcoder.jsonl import read_json
 from mftcoder.registry import did_you_mean
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -105,6 +106,11 @@ def trainable_parameters(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def reaches_experts(adapter: Path) -> bool:
+    """Whether a peft folder adds to fused expert weights, which no file holds under that name."""
+    return bool(read_json(adapter / ADAPTER_CONFIG).get("target_parameters"))
+
+
 def save_adapter(model: Any, folder: Path) -> None:
     """Write the additions as a peft folder: adapter_config.json and adapter_model.safetensors."""
     # "auto" would ask the Hub whether the vocabulary has changed; the embedding is no part of what trains here.
@@ -130,6 +136,8 @@ def restore(model: Any, folder: Path) -> None:
             outcome: Any = set_peft_model_state_dict(model, state)
             unexpected = outcome.unexpected_keys
         else:
+            if not state.keys() <= model.state_dict().keys():  # files of another layout: an expert each, say
+                state = type(model).from_pretrained(folder, dtype=model.dtype).state_dict()
             unexpected = model.load_state_dict(state, strict=False).unexpected_keys
             model.tie_weights()
     except (OSError, RuntimeError, SafetensorError) as error:

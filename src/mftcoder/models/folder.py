@@ -14,7 +14,7 @@ import torch
 
 from mftcoder.data.tokenizer import FILES, Tokenizer
 from mftcoder.jsonl import read_json, write_json, write_text
-from mftcoder.models.load import load_folder
+from mftcoder.models.adapters import reaches_experts
 from mftcoder.models.merge import merge, weight_sources, write_weights
 from mftcoder.models.source import ModelSource
 
@@ -33,26 +33,16 @@ def write_model_folder(source: ModelSource, out: Path, *, dtype: torch.dtype, ch
 
 
 def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype) -> None:
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".unpickled-") as temporary:
-        weights = source.weights if weight_sources(source.weights) else _unpickled(source, Path(temporary))
-        if source.adapter is not None:
-            merge(weights, source.adapter, out, dtype=dtype)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".whole-") as temporary:
+        weights, adapter = source.weights, source.adapter
+        if not weight_sources(weights) or (adapter and reaches_experts(adapter)):
+            # Pickled weights and fused experts cannot be read tensor by tensor.
+            source.load(device="cpu", dtype=torch.float32).save_pretrained(temporary)
+            weights, adapter = Path(temporary), None
+        if adapter is not None:
+            merge(weights, adapter, out, dtype=dtype)
         else:
             write_weights(weight_sources(weights), out, dtype=dtype)
-
-
-def _unpickled(source: ModelSource, folder: Path) -> Path:
-    """The same weights as safetensors: only these can be read tensor by tensor."""
-    model = load_folder(
-        source.weights,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-        device="cpu",
-        trust_remote_code=source.trust_remote_code,
-        use_safetensors=False,
-    )
-    model.save_pretrained(folder)
-    return folder
 
 
 def _write_config(weights: Path, out: Path, dtype: torch.dtype) -> None:

@@ -15,7 +15,15 @@ from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.models.resolve import ResolvedModel, count_parameters, local_folder, resolve_model
 
-__all__ = ["ResolvedModel", "count_parameters", "load_folder", "load_model", "resolve_model", "stop_tokens"]
+__all__ = [
+    "ResolvedModel",
+    "count_parameters",
+    "load_folder",
+    "load_model",
+    "resolve_model",
+    "set_attention",
+    "stop_tokens",
+]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -43,13 +51,16 @@ def load_folder(
     folder: Path,
     *,
     dtype: torch.dtype,
-    attn_implementation: str,
     device: torch.device | str,
+    attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     use_safetensors: bool = True,
     model_config: Any = None,
 ) -> Any:
-    """A model folder on `device`; ModelError if a weight is missing, has another shape, or the memory does not suffice."""
+    """A model folder on `device`, by default with the attention that transformers picks for it.
+
+    ModelError if a weight is missing or has another shape, or if the memory does not suffice.
+    """
     transformers_logging.disable_progress_bar()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -72,6 +83,16 @@ def load_folder(
         )
     model.config.use_cache = False
     return _move(model, device, folder).eval()
+
+
+def set_attention(model: Any, attn_implementation: str) -> None:
+    """Change the attention of a loaded model; ModelError if its architecture has none of that kind."""
+    try:
+        model.set_attn_implementation(attn_implementation)
+    except ValueError as error:
+        raise ModelError(
+            f"{type(model).__name__} has no attention '{attn_implementation}'. Try auto or eager"
+        ) from error
 
 
 def _move(model: Any, device: torch.device | str, folder: Path) -> Any:

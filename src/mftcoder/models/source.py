@@ -15,7 +15,7 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import CheckpointError
 from mftcoder.jsonl import read_json
-from mftcoder.models.adapters import ADAPTER_CONFIG
+from mftcoder.models.adapters import ADAPTER_CONFIG, load_adapter, reaches_experts
 from mftcoder.models.load import DTYPES, load_folder
 from mftcoder.models.merge import match, read_updates
 from mftcoder.models.resolve import local_folder
@@ -44,14 +44,11 @@ class ModelSource:
         model = load_folder(
             self.weights,
             dtype=dtype,
-            attn_implementation="sdpa",
             device=device,
             trust_remote_code=self.trust_remote_code,
             use_safetensors=safe,
         )
-        if self.adapter is not None:
-            merge_into(model, self.adapter)
-        return model
+        return model if self.adapter is None else merged_in_memory(model, self.adapter)
 
 
 def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool = False) -> ModelSource:
@@ -105,9 +102,15 @@ def _pointed(pointer: Path) -> str | None:
     return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
 
-def merge_into(model: Any, adapter: Path) -> None:
-    """Add a LoRA adapter to a loaded model's own weights: in float32, rounded once, as the streaming merge does."""
+def merged_in_memory(model: Any, adapter: Path) -> Any:
+    """A loaded model with a LoRA adapter added to its own weights: in float32, rounded once, as the streaming merge does.
+
+    Additions to fused experts are merged by peft, in the model's own number format.
+    """
+    if reaches_experts(adapter):
+        return load_adapter(model, adapter).merge_and_unload()
     parameters = dict(model.named_parameters())
     for name, update in match(read_updates(adapter), parameters, base="this model", adapter=adapter).items():
         weight = parameters[name]
         weight.data = update.to(weight.device).merged(weight.data).to(weight.dtype)
+    return model
