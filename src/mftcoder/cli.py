@@ -191,12 +191,11 @@ def data_mine(
     mft data mine src --out data/ours --tasks repair_function,write_test
     """
     from mftcoder.app.mine import mine_data
-    from mftcoder.curation.mining import MiningOptions
 
     if stdlib and folder:
         raise click.UsageError("give FOLDER or --stdlib, not both")
-    chosen = {"tasks": tuple(name.strip() for name in tasks.split(","))} if tasks else {}
-    mine_data(folder, out, MiningOptions(max_per_task=max_per_task, valid_share=valid_share, seed=seed, **chosen))
+    chosen = tuple(name.strip() for name in tasks.split(",")) if tasks else None
+    mine_data(folder, out, tasks=chosen, max_per_task=max_per_task, valid_share=valid_share, seed=seed)
 
 
 @cli.command("export")

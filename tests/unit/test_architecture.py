@@ -8,7 +8,18 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "mftcoder"
 FILES = sorted(SOURCE.rglob("*.py"))
 LEAVES = {"errors", "registry", "jsonl"}
-ROOMS = {"data", "curation", "models", "balancing", "kernels", "training", "generation", "execution", "benchmarks"}
+ROOMS = {
+    "data",
+    "curation",
+    "models",
+    "balancing",
+    "kernels",
+    "training",
+    "generation",
+    "execution",
+    "benchmarks",
+    "reporting",
+}
 BETWEEN_ROOMS = {
     "training": {"data", "balancing", "kernels"},
     "models": {"kernels", "data.tokenizer"},
@@ -20,6 +31,7 @@ TORCH_FREE = [
     "cli", "errors", "registry", "jsonl", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
     "data.conversation", "data.formats", "data.templates", "data.tokenization", "data.packing", "data.store", "data.mixture",
     "app.prepare", "app.evaluate", "app.verify", "app.submit", "app.report",
+    "reporting", "app.demo", "app.mine", "app.convert_config",
 ]  # fmt: skip
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 MAX_LINES = 400

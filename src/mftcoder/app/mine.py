@@ -3,6 +3,7 @@
 `OUT/<task>/train.jsonl` and `valid.jsonl` are written atomically; the same folder, seed and options give the same bytes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,11 +18,19 @@ from mftcoder.jsonl import write_json, write_jsonl
 from mftcoder.registry import did_you_mean
 
 
-def mine_data(folder: Path | None, out: Path, options: MiningOptions) -> None:
+def mine_data(
+    folder: Path | None,
+    out: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    max_per_task: int | None = None,
+    valid_share: float = 0.1,
+    seed: int = 42,
+) -> None:
     """Mine `folder` (None: the running interpreter's standard library) into `out`, and print what came of it."""
-    problems = [
-        f"--tasks: unknown task '{name}'.{did_you_mean(name, TASKS)}" for name in options.tasks if name not in TASKS
-    ]
+    options = MiningOptions(tuple(tasks or TASKS), max_per_task, valid_share, seed)
+    unknown = [name for name in options.tasks if name not in TASKS]
+    problems = [f"--tasks: unknown task '{name}'.{did_you_mean(name, TASKS)}" for name in unknown]
     source = folder or standard_library()
     if not source.is_dir():
         problems.append(f"{source}: no such folder")

@@ -1,0 +1,105 @@
+"""The published example configuration trains as it is: `mft train config.json`, with a small local model in its place."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = {
+    "load_raw_dataset": True,
+    "data_paths": "[DATA/squares,DATA/next]",
+    "output_dir": "OUT",
+    "tb_dir": "OUT/tb",
+    "model_type": "qwen",
+    "peft_type": "lora",
+    "lora_rank": 96,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "target_modules": None,
+    "quantization": None,
+    "pretrained_model_path": "MODEL",
+    "tokenizer_type": "AutoTokenizer",
+    "attn_implementation": "flash_attention_2",
+    "weighted_loss_mode": "case3",
+    "task_weights": None,
+    "data_split": "80,20,0",
+    "padding_mode": "padding",
+    "use_dynamic_padding": True,
+    "tokenize_mode": "sft",
+    "num_train_epochs": 1,
+    "max_train_steps": 4,
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 5e-3,
+    "min_lr": 5e-6,
+    "weight_decay": 0.1,
+    "seq_length": 256,
+    "log_interval": 1,
+    "checkpointing_steps": 100,
+    "evaluation_steps": 2,
+    "epoch_checkpointing": True,
+    "early_stopping": True,
+    "early_stopping_stall_num": 5,
+    "lr_scheduler_type": "cosine",
+    "num_warmup_steps": 0.05,
+    "seed": 1234,
+    "saving_limit": None,
+    "resume_from_checkpoint": None,
+    "auto_resume": True,
+    "role_markers": None,
+    "distributed_type": None,
+    "init_timeout_seconds": 3600,
+    "shuffle_before_split": True,
+}
+
+
+def train(folder: Path, model: Path, **changes: object) -> subprocess.CompletedProcess[str]:
+    text = json.dumps({**EXAMPLE, **changes})
+    for name, path in (("DATA", folder), ("OUT", folder / "run"), ("MODEL", model)):
+        text = text.replace(name, str(path))
+    (folder / "config.json").write_text(text)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "mftcoder", "train", str(folder / "config.json")]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    for task, question in (("squares", "What is {} squared?"), ("next", "What follows {}?")):
+        (tmp_path / task).mkdir()
+        with (tmp_path / task / "train.jsonl").open("w") as file:
+            for n in range(60):
+                answer = str(n * n if task == "squares" else n + 1)
+                turns = [{"role": "human", "content": question.format(n)}, {"role": "bot", "content": answer}]
+                file.write(json.dumps({"id": n, "data_name": task, "chat_rounds": turns}) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"padding_mode": "pack", "peft_type": None, "weighted_loss_mode": "case1"},
+        {"padding_mode": "concat", "tokenize_mode": "sst", "weighted_loss_mode": "case4", "task_weights": "[1,2]"},
+        {"weighted_loss_mode": "coba", "coba_warmup_steps": 1, "coba_history_length": 2, "coba_update_interval": 1}
+        | {"role_markers": {"system": "S: ", "user": "Q: ", "assistant": "A: "}},
+    ],
+    ids=["as published", "full, packed", "sst, concatenated", "coba, own markers"],
+)
+def test_the_published_example_trains(tasks: Path, tiny_llama_dir: Path, changes: dict[str, object]) -> None:
+    done = train(tasks, tiny_llama_dir, **changes)
+    assert done.returncode == 0, done.stderr
+    assert "these keys of the published config have no effect here: tokenizer_type" in done.stderr
+    validation = json.loads((tasks / "run" / "summary.json").read_text())["validation"]
+    assert all(validation["last"][task] < validation["first"][task] for task in ("squares", "next"))
+
+
+def test_what_is_refused_ends_before_anything_is_loaded(tasks: Path, tmp_path: Path) -> None:
+    done = train(tasks, tmp_path / "no-model", peft_type="qlora", distributed_type="DeepSpeed")
+    assert done.returncode == 2
+    assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["peft_type", "distributed_type"]
+    assert not (tasks / "run").exists()
