@@ -161,21 +161,31 @@ def training_stages(out: Path, config: str) -> list[Stage]:
 def scoring_stages(out: Path, model: str) -> list[Stage]:
     """Let the model from before and the one from after solve the same problems."""
     stages = []
-    for name, folder in (("base", model), ("tuned", str(out / "model"))):
-        path = out / f"generations_mini_{name}.json"
+    for name, source in (("base", model), ("tuned", str(out / "model"))):
+        folder = out / "scores" / name
+        answers = str(folder / f"generations_mini_{name}.json")
         options = ("--task", "mini", "--mode", "chat", "--name", name, "--max-new-tokens", str(ANSWER_TOKENS))
-        generate = ("generate", folder, *options, "--batch-size", "25", "--out", str(out))
-        text = f"The {name} model writes 50 small functions."
-        stages.append(Stage(f"Answers of the {name} model", text, generate, (path,)))
-        text = "Each answer runs against its tests, in a sandbox."
-        metrics = out / f"metrics_mini_{name}.json"
-        stages.append(Stage(f"Scores of the {name} model", text, ("evaluate", str(path)), (metrics,)))
+        generate = ("generate", source, *options, "--batch-size", "25", "--out", str(folder))
+        stages += [
+            Stage(f"Answers of the {name} model", "It writes 50 small functions.", generate, (folder,)),
+            Stage(
+                f"Score of the {name} model",
+                "Each answer runs against its tests, in a sandbox.",
+                ("evaluate", answers),
+                (metrics_file(out, name),),
+            ),
+        ]
     return stages
+
+
+def metrics_file(out: Path, name: str) -> Path:
+    """Where `mft evaluate` puts a model's score."""
+    return out / "scores" / name / f"metrics_mini_{name}.json"
 
 
 def report_stage(out: Path) -> Stage:
     """Draw it."""
-    metrics = [str(out / f"metrics_mini_{name}.json") for name in ("base", "tuned")]
+    metrics = [str(metrics_file(out, name)) for name in ("base", "tuned")]
     command = (
         "report",
         str(out / "run"),
@@ -250,7 +260,7 @@ def terminate_as_interrupt() -> Iterator[None]:
 def print_outcome(demo: Demo) -> None:
     """The losses and scores before and after, and where the pictures are."""
     summary = read_json(demo.out / "run" / "summary.json")
-    scores = read_scores([demo.out / f"metrics_mini_{name}.json" for name in ("base", "tuned")])
+    scores = read_scores([metrics_file(demo.out, name) for name in ("base", "tuned")])
     demo.console.rule("[bold]Before and after", align="left")
     demo.console.print(outcome_table(summary["validation"], scores))
     demo.console.print(

@@ -138,10 +138,10 @@ def _plot(axes: Axes, line: Line) -> None:
         return
     steps, values = zip(*line.points, strict=True)
     color, dash = SERIES_COLORS[line.slot % len(SERIES_COLORS)], DASHES[line.slot % len(DASHES)]
+    marker = "o" if line.markers or len(steps) == 1 else None
     if line.faint:
-        axes.plot(steps, values, color=color, linewidth=1, alpha=0.4)
+        axes.plot(steps, values, color=color, linewidth=1, alpha=0.4, marker=marker, markersize=2.5)
     else:
-        marker = "o" if line.markers or len(steps) == 1 else None
         axes.plot(steps, values, color=color, linestyle=dash, linewidth=1.8, marker=marker, markersize=3.5)
 
 

@@ -89,7 +89,9 @@ def test_commands_can_be_typed_by_hand(tmp_path: Path) -> None:
     train, export = training_stages(tmp_path, "")
     assert train.by_hand == f"mft train {tmp_path}/train.yaml"
     assert export.by_hand == f"mft export {tmp_path}/run {tmp_path}/model"
-    assert scoring_stages(tmp_path, "/m")[1].by_hand == f"mft evaluate {tmp_path}/generations_mini_base.json"
+    assert (
+        scoring_stages(tmp_path, "/m")[1].by_hand == f"mft evaluate {tmp_path}/scores/base/generations_mini_base.json"
+    )
 
 
 @pytest.mark.parametrize(("minutes", "seconds", "steps"), [(10, 5.4, 50), (10, 1000, 10), (10, 0.01, 150)])
