@@ -4,7 +4,7 @@
     python benchmarks/prepare.py --data DIR --tokenizer DIR --processes 8
 
 Each contender runs in a process of its own, one after the other; time is wall time from the first byte read to the last row
-planned, imports left out; memory is the largest sum of proportional set sizes (PSS) over the process and its children. Needs the
+planned, imports left out; CPU time is that of all processes, and says more on a busy machine; memory is the largest sum of proportional set sizes (PSS) over the process and its children. Needs the
 extra `bench`. All three write the same ChatML text; only ours also keeps which tokens are trained, and isolates and counts.
 """
 
@@ -43,7 +43,8 @@ def main() -> None:
     parser.add_argument("--run", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        print(json.dumps(RUNNERS[arguments.run](arguments)))
+        result = RUNNERS[arguments.run](arguments)
+        print(json.dumps(result))
         return
     with tempfile.TemporaryDirectory() as temporary:
         compare(arguments, arguments.work or Path(temporary))
@@ -59,18 +60,23 @@ def compare(arguments: argparse.Namespace, work: Path) -> None:
     print(
         f"{size / 1e6:,.0f} MB, rows of {ROW_LENGTH}, {arguments.processes} processes, load {os.getloadavg()[0]:.1f} before the start\n"
     )
-    print(f"{'':20}{'M tokens':>10}{'seconds':>10}{'tokens/s':>12}{'row fill':>10}{'peak MB':>10}{'ours is':>10}")
-    ours = 0.0
+    titles = ("M tokens", "seconds", "CPU s", "tokens/s", "per CPU s", "row fill", "peak MB", "ours is", "by CPU")
+    print(" " * 20 + "".join(f"{title:>11}" for title in titles))
+    ours: list[float] = []
     for contender in CONTENDERS:
         result = measure(contender, arguments)
-        rate = result["tokens"] / result["seconds"]
-        ours = ours or rate
-        fill = f"{100 * result['fill']:.1f}%" if result["fill"] else "-"
-        print(
-            f"{contender:20}{result['tokens'] / 1e6:>10.1f}{result['seconds']:>10.1f}{rate:>12,.0f}{fill:>10}"
-            f"{result['peak'] / 1e6:>10,.0f}{f'{ours / rate:.1f}x':>10}",
-            flush=True,
+        rates = [result["tokens"] / result[clock] for clock in ("seconds", "cpu")]
+        ours = ours or rates
+        cells = (
+            f"{result['tokens'] / 1e6:.1f}",
+            f"{result['seconds']:.1f}",
+            f"{result['cpu']:.1f}",
+            *(f"{rate:,.0f}" for rate in rates),
+            f"{100 * result['fill']:.1f}%" if result["fill"] else "-",
+            f"{result['peak'] / 1e6:,.0f}",
+            *(f"{own / rate:.1f}x" for own, rate in zip(ours, rates, strict=True)),
         )
+        print(f"{contender:20}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
 
 
 def measure(contender: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -108,6 +114,16 @@ def tree_memory(pid: int) -> int:
     return total
 
 
+class Clock:
+    """Seconds and CPU seconds (of this process and its finished children) since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), sum(os.times()[:4])
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self.wall, "cpu": sum(os.times()[:4]) - self.cpu}
+
+
 def run_ours(arguments: argparse.Namespace) -> dict[str, float]:
     """The store and the packing plan of a config."""
     from mftcoder.config.schema import RunConfig
@@ -120,11 +136,10 @@ def run_ours(arguments: argparse.Namespace) -> dict[str, float]:
         "data": {"max_length": ROW_LENGTH, "num_proc": arguments.processes, "val_size": 0, "chat_template": "chatml", "over_length": "split"},
         "output_dir": "unused",
     })  # fmt: skip
-    start = time.perf_counter()
+    clock = Clock()
     lengths = prepare(config).train(0).lengths
     plan = pack_best_fit(lengths, ROW_LENGTH)
-    seconds = time.perf_counter() - start
-    return {"tokens": int(lengths.sum()), "seconds": seconds, "fill": plan.fill(lengths, ROW_LENGTH)}
+    return clock.read() | {"tokens": int(lengths.sum()), "fill": plan.fill(lengths, ROW_LENGTH)}
 
 
 def chatml(rounds: list[dict[str, str]]) -> str:
@@ -146,11 +161,10 @@ def run_datasets(arguments: argparse.Namespace) -> dict[str, float]:
         return {"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]}
 
     files = sorted(map(str, arguments.data.glob("*.jsonl")))
-    start = time.perf_counter()
+    clock = Clock()
     raw = datasets.load_dataset("json", data_files=files, split="train", num_proc=min(arguments.processes, len(files)))
     done = raw.map(tokenize, batched=True, num_proc=arguments.processes, remove_columns=raw.column_names)
-    seconds = time.perf_counter() - start
-    return {"tokens": sum(len(ids) for ids in done["input_ids"]), "seconds": seconds, "fill": 0.0}
+    return clock.read() | {"tokens": sum(len(ids) for ids in done["input_ids"]), "fill": 0.0}
 
 
 def run_loop(arguments: argparse.Namespace) -> dict[str, float]:
@@ -159,7 +173,7 @@ def run_loop(arguments: argparse.Namespace) -> dict[str, float]:
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
     budget = arguments.loop_share * sum(path.stat().st_size for path in arguments.data.glob("*.jsonl"))
-    start = time.perf_counter()
+    clock = Clock()
     tokens, rows, room = 0, 0, 0
     for line in read_lines(arguments.data, budget):
         sample: list[int] = []
@@ -170,7 +184,7 @@ def run_loop(arguments: argparse.Namespace) -> dict[str, float]:
             rows, room = rows + 1, ROW_LENGTH
         room -= length
         tokens += length
-    return {"tokens": tokens, "seconds": time.perf_counter() - start, "fill": tokens / (rows * ROW_LENGTH)}
+    return clock.read() | {"tokens": tokens, "fill": tokens / (rows * ROW_LENGTH)}
 
 
 def read_lines(folder: Path, budget: float) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mftcoder.config.schema import DataConfig
 from mftcoder.data.conversation import Conversation
 from mftcoder.data.formats import read_record
+from mftcoder.data.segment import Segment
 from mftcoder.data.sources import Block
 from mftcoder.data.templates import load_template, render
 from mftcoder.data.tokenization import Fitted, Tokens, encode_segments, fit
@@ -90,6 +91,13 @@ class BlockJob:
         return self.rows_path.with_suffix(".json") if self.rows_path else None
 
 
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    line: int
+    content_hash: int
+    segments: list[Segment]
+
+
 class BlockMaker:
     """Tokenizer, template and limits, loaded once a process."""
 
@@ -106,9 +114,12 @@ class BlockMaker:
         if earlier is not None:
             return earlier
         report = BlockReport()
-        batches = [self._tokenize(batch, report) for batch in self._batches(job, report)]
-        if job.rows_path and job.report_path:
-            join(batches).save(job.rows_path)
+        rendered = (self._render(batch, report) for batch in self._batches(job, report))
+        if job.rows_path is None or job.report_path is None:
+            for _ in rendered:
+                pass  # rendering finds the problems
+        else:
+            join([self._tokenize(batch, report) for batch in rendered]).save(job.rows_path)
             temporary = job.report_path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_bytes(orjson.dumps(asdict(report)))
             temporary.replace(job.report_path)
@@ -127,23 +138,25 @@ class BlockMaker:
         if batch:
             yield batch
 
-    def _tokenize(self, batch: Sequence[tuple[int, Conversation]], report: BlockReport) -> BlockRows:
-        rendered, kept = [], []
-        for number, conversation in batch:
+    def _render(self, batch: Sequence[tuple[int, Conversation]], report: BlockReport) -> list[_Rendered]:
+        rendered = []
+        for line, conversation in batch:
             try:
-                rendered.append(render(conversation, self.template, self.tokenizer, self.config.train_on))
-                kept.append((number, conversation.content_hash))
+                segments = render(conversation, self.template, self.tokenizer, self.config.train_on)
             except DataError as error:
                 report.records -= 1
                 report.note(conversation.origin, error.problems)
-        if not rendered:
-            return join([])
-        tokens = encode_segments(self.tokenizer, rendered)
+                continue
+            rendered.append(_Rendered(line, conversation.content_hash, segments))
+        return rendered
+
+    def _tokenize(self, batch: Sequence[_Rendered], report: BlockReport) -> BlockRows:
+        tokens = encode_segments(self.tokenizer, [one.segments for one in batch])
         fitted = [fit(one, self.config.max_length, self.config.over_length) for one in tokens]
         report.dropped += sum(one.dropped for one in fitted)
         report.untrained += sum(one.untrained for one in fitted)
         report.tokens += sum(len(one.ids) for one in tokens)
-        return _rows(fitted, kept)
+        return _rows(fitted, batch)
 
 
 def _read_report(job: BlockJob) -> BlockReport | None:
@@ -172,13 +185,13 @@ def _is_cut_off(block: Block, line: bytes) -> bool:
     return not block.data.endswith(b"\n") and block.data.endswith(line) and not line.endswith(b"}")
 
 
-def _rows(fitted: Sequence[Fitted], kept: Sequence[tuple[int, int]]) -> BlockRows:
+def _rows(fitted: Sequence[Fitted], batch: Sequence[_Rendered]) -> BlockRows:
     pieces: list[Tokens] = []
     facts: list[tuple[int, int, bool, int]] = []
-    for one, (line, content_hash) in zip(fitted, kept, strict=True):
+    for one, record in zip(fitted, batch, strict=True):
         cut = TRUNCATED if one.truncated else SPLIT if one.split else WHOLE
         pieces += one.pieces
-        facts += [(line, content_hash, index == 0, cut) for index in range(len(one.pieces))]
+        facts += [(record.line, record.content_hash, index == 0, cut) for index in range(len(one.pieces))]
     if not pieces:
         return join([])
     lines, hashes, starts, cuts = zip(*facts, strict=True)

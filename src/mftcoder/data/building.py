@@ -23,6 +23,7 @@ from mftcoder.data.samples import Split, TaskStatistics
 from mftcoder.data.sources import BLOCK_BYTES, SourceFile, TaskSources, read_blocks
 from mftcoder.errors import DataError
 
+_AT_THE_END = 1 << 62  # problems of a file as a whole come after those of its lines
 _SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process has started
 
 
@@ -39,10 +40,14 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+_Waiting = dict[Future[BlockReport], "_Block"]
+
+
 @dataclass(frozen=True)
 class _Place:
-    """Which file of which task a block belongs to."""
+    """Which file of which task a block belongs to; `number` counts the files of all tasks."""
 
+    number: int
     task: int
     split: Split
     file: int
@@ -77,26 +82,36 @@ def _build_in(work: Path, config: RunConfig, sources: list[TaskSources], on_prog
     return target
 
 
+@dataclass(frozen=True)
+class _Block:
+    """A block under way: its number in its file, and the bytes of all input up to its end."""
+
+    place: _Place
+    index: int
+    bytes_read: int
+
+
 class _Builder:
     def __init__(self, config: RunConfig, sources: list[TaskSources], work: Path, on_progress: OnProgress | None):
         self.config, self.work, self.on_progress = config, work, on_progress
-        self.places = [
-            _Place(task, split, index, source)
+        files = [
+            (task, split, index, source)
             for task, found in enumerate(sources)
-            for split, files in _splits(found)
-            for index, source in enumerate(files)
+            for split, sources_of_split in _splits(found)
+            for index, source in enumerate(sources_of_split)
         ]
+        self.places = [_Place(number, *file) for number, file in enumerate(files)]
         self.bytes_total = sum(place.source.size for place in self.places)
         self.bytes_before = self.bytes_done = 0
         self.tallies = [Tally() for _ in config.tasks]
-        self.errors: list[str] = []
+        self.errors: list[tuple[int, int, str]] = []  # number of the file, of the block in it, problem
         self.problems = 0
         self.processes = config.data.num_proc or os.cpu_count() or 1
 
     def run(self) -> list[Tally]:
         stopped = False
         with self._executor() as submit:
-            waiting: dict[Future[BlockReport], tuple[_Place, int]] = {}
+            waiting: _Waiting = {}
             for place in self.places:
                 stopped = self._read_file(place, submit, waiting) or stopped
                 if stopped:
@@ -128,9 +143,7 @@ class _Builder:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _read_file(
-        self, place: _Place, submit: Callable, waiting: dict[Future[BlockReport], tuple[_Place, int]]
-    ) -> bool:
+    def _read_file(self, place: _Place, submit: Callable, waiting: _Waiting) -> bool:
         """Hand out the blocks of one file; true if so many errors were found that reading stops."""
         task = self.config.tasks[place.task]
         tally = self.tallies[place.task]
@@ -143,42 +156,43 @@ class _Builder:
                 if rows_path:
                     tally.blocks[place.split].append((place.file, rows_path))
                 job = BlockJob(block, str(place.source.path), task.name, task.format, rows_path)
-                waiting[submit(job)] = (place, self.bytes_before + block.read)
+                waiting[submit(job)] = _Block(place, index, self.bytes_before + block.read)
                 self._collect(waiting)
                 if self._only_checks() and self.problems > self.config.data.max_errors:
                     return True
         except DataError as error:
-            self._note(place, error.problems, len(error.problems))
+            self._note(place, _AT_THE_END, error.problems, len(error.problems))
         if not lines and self.problems == problems_before:
-            self._note(place, [f"{place.source.path}: is empty. Remove it, or set data.on_error=skip."], 1)
+            self._note(place, _AT_THE_END, [f"{place.source.path}: is empty. Remove it, or set data.on_error=skip."], 1)
         self.bytes_before += place.source.size
         return False
 
-    def _collect(self, waiting: dict[Future[BlockReport], tuple[_Place, int]], *, all_of_them: bool = False) -> None:
+    def _collect(self, waiting: _Waiting, *, all_of_them: bool = False) -> None:
         """Take in finished reports; wait while more than two blocks a process are under way, which bounds the memory."""
         while waiting and (all_of_them or len(waiting) >= 2 * self.processes):
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                place, bytes_read = waiting.pop(future)
-                self._take(place, future.result(), bytes_read)
+                self._take(waiting.pop(future), future.result())
 
-    def _take(self, place: _Place, report: BlockReport, bytes_read: int) -> None:
+    def _take(self, block: _Block, report: BlockReport) -> None:
+        place = block.place
         total = self.tallies[place.task].report
         if place.split == "train":
             total.records += report.records
             total.dropped += report.dropped
             total.untrained += report.untrained
         total.tokens += report.tokens
-        self._note(place, report.errors, report.problems)
+        self._note(place, block.index, report.errors, report.problems)
         if self.on_progress:
             records = sum(tally.report.records for tally in self.tallies)
             tokens = sum(tally.report.tokens for tally in self.tallies)
-            self.bytes_done = max(self.bytes_done, bytes_read)  # blocks do not finish in their order
+            self.bytes_done = max(self.bytes_done, block.bytes_read)  # blocks do not finish in their order
             self.on_progress(Progress(self.bytes_done, self.bytes_total, records, tokens))
 
-    def _note(self, place: _Place, errors: Sequence[str], problems: int) -> None:
+    def _note(self, place: _Place, block: int, errors: Sequence[str], problems: int) -> None:
         self.problems += problems
-        self.errors += errors[: max(0, self.config.data.max_errors - len(self.errors))]
+        room = max(0, MAX_LISTED - len(self.errors))
+        self.errors += [(place.number, block, error) for error in errors[:room]]
         total = self.tallies[place.task].report
         total.problems += problems
         total.errors += errors[: max(0, MAX_LISTED - len(total.errors))]
@@ -191,7 +205,9 @@ class _Builder:
         if not self._only_checks():
             return
         shutil.rmtree(self.work)  # mended files have another fingerprint
-        problems = self.errors.copy()
+        # Blocks finish in any order; people read files from the top.
+        in_order = sorted(self.errors, key=lambda error: error[:2])
+        problems = [problem for *_, problem in in_order[: self.config.data.max_errors]]
         more = self.problems - len(problems)
         if more > 0:
             problems.append(f"... and {more} more{' in what was read; reading stopped there' if stopped else ''}")
