@@ -33,6 +33,14 @@ def test_a_folder_becomes_task_folders_that_repeat_to_the_byte(tmp_path: Path) -
     assert sum(counts["examples"]["repair_function"].values()) == 20
 
 
+def test_without_a_share_there_is_no_validation_file(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "m.py").write_text(CODE)
+    arguments = ("data", "mine", str(tmp_path / "code"), "--out", str(tmp_path / "out"), "--tasks", "write_docstring")
+    assert mft(*arguments, "--valid-share", "0").returncode == 0
+    assert [path.name for path in (tmp_path / "out" / "write_docstring").iterdir()] == ["train.jsonl"]
+
+
 def test_mistakes_end_with_exit_code_2_and_nothing_written(tmp_path: Path) -> None:
     done = mft("data", "mine", str(tmp_path / "none"), "--out", str(tmp_path / "out"), "--tasks", "repair_fn")
     assert done.returncode == 2

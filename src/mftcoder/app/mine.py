@@ -55,8 +55,12 @@ def _with_progress(source: Path, options: MiningOptions, console: Console) -> Mi
 
 def _write(mined: Mined, source: Path, out: Path, options: MiningOptions) -> None:
     for name, task in mined.tasks.items():
-        write_jsonl(out / name / "train.jsonl", task.train)
-        write_jsonl(out / name / "valid.jsonl", task.valid)
+        for file, records in (("train.jsonl", task.train), ("valid.jsonl", task.valid)):
+            path = out / name / file
+            if records:
+                write_jsonl(path, records)
+            else:  # an empty file would be an error where it is read
+                path.unlink(missing_ok=True)
     write_json(
         out / "mining.json",
         {
