@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mftcoder.cli import main
+from mftcoder.data import building
 
 GOOD = {"chat_rounds": [{"role": "human", "content": "Add 1 and 1."}, {"role": "bot", "content": "1 + 1"}]}
 LINE = json.dumps(GOOD).encode() + b"\n"
@@ -174,6 +175,17 @@ def test_errors_of_all_files_come_together_up_to_the_limit(folder: Path, run: Ru
     assert code == 2 and len(err.splitlines()) == 9
     lines = run("prepare", "data.max_errors=4")[2].splitlines()
     assert len(lines) == 5 and lines[-1].startswith("error: ... and 5 more")
+
+
+def test_errors_stand_in_the_order_of_files_whatever_process_finds_them(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "BLOCK_BYTES", 200)
+    monkeypatch.setattr(building, "_SMALL_INPUT", 0)
+    for name in "bcd":
+        (folder / f"{name}.jsonl").write_bytes((LINE + b"{\n") * 9)
+    places = [line.split(": ")[1] for line in run("prepare", "data.num_proc=2", "data.max_errors=100")[2].splitlines()]
+    assert places == [f"{folder}/{name}.jsonl:{line}" for name in "bcd" for line in range(2, 19, 2)]
 
 
 def test_the_table_counts_what_was_found(folder: Path, run: Run) -> None:
