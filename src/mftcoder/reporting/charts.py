@@ -7,7 +7,7 @@ many steps are averaged into at most MAX_POINTS points. Colours are Okabe and It
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ Points = list[tuple[float, float]]
 MAX_POINTS = 200
 INK = "#010203"  # stands for currentColor
 SERIES_COLORS = [f"#0a0b{number:02x}" for number in range(8)]  # stand for var(--series-N)
+MARKS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
 STYLE: Any = {
     "axes.edgecolor": INK,
@@ -115,22 +116,62 @@ def thinned(points: Points) -> Points:
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
 
 
+def minima_chart(runs: Sequence[RunRecord]) -> list[Chart]:
+    """A row a run, a mark a task at the step of its lowest validation loss: the closer together, the better in balance."""
+    tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
+    if len(tasks) < 2 or not any(len(run.validation) > 1 for run in runs):
+        return []
+
+    def paint(axes: Axes) -> None:
+        for row, run in enumerate(runs):
+            for slot, task in enumerate(tasks):
+                # Apart in height, so that equal steps do not hide each other.
+                height = row + 0.5 * (slot / (len(tasks) - 1) - 0.5)
+                color, mark = SERIES_COLORS[slot % len(SERIES_COLORS)], MARKS[slot % len(MARKS)]
+                step = lowest(series(run.validation, "losses", task))
+                if step is not None:
+                    axes.plot([step], [height], mark, color=color, markersize=6, clip_on=False)
+        axes.set_yticks(range(len(runs)), [run.name for run in runs])
+        axes.set_ylim(len(runs) - 0.5, -0.5)
+        axes.set_xlim(left=-0.5)
+        axes.grid(visible=False)
+
+    title = "step of each task's lowest loss"
+    return [_chart(title, f"{title}, a row a run", tuple(tasks), paint)]
+
+
+def lowest(points: Points) -> float | None:
+    """The step of the lowest value, the first of several; None without points."""
+    return min(points, key=lambda point: (point[1], point[0]))[0] if points else None
+
+
 def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool = False) -> Chart:
-    """The chart as SVG. Lines without points are left out of the picture, not of the legend."""
+    """The lines over the steps. Lines without points are left out of the picture, not of the legend."""
+
+    def paint(axes: Axes) -> None:
+        for line in lines:
+            _plot(axes, line)
+        axes.set_ylabel(label)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+        if from_zero:
+            axes.set_ylim(bottom=0)
+
+    names = tuple(dict.fromkeys(line.name for line in lines))
+    return _chart(title, f"{title}{label and ': '}{label} over steps, for {', '.join(names)}", names, paint)
+
+
+def _chart(title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None]) -> Chart:
+    """What `paint` draws, over steps, as SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for line in lines:
-            _plot(axes, line)
-        _label(axes, label)
-        if from_zero:
-            axes.set_ylim(bottom=0)
+        paint(axes)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    names = tuple(dict.fromkeys(line.name for line in lines))
-    return Chart(
-        title, themed(stream.getvalue(), f"{title}{label and ': '}{label} over steps, for {', '.join(names)}"), names
-    )
+    return Chart(title, themed(stream.getvalue(), description), names)
 
 
 def _plot(axes: Axes, line: Line) -> None:
@@ -143,14 +184,6 @@ def _plot(axes: Axes, line: Line) -> None:
         axes.plot(steps, values, color=color, linewidth=1, alpha=0.4, marker=marker, markersize=2.5)
     else:
         axes.plot(steps, values, color=color, linestyle=dash, linewidth=1.8, marker=marker, markersize=3.5)
-
-
-def _label(axes: Axes, label: str) -> None:
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
 
 
 def tick(value: float) -> str:

@@ -54,7 +54,7 @@ def render(runs: Sequence[RunRecord], scores: Sequence[Score]) -> Pages:
 
 
 def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
-    weights = tuple(charts.weight_charts(runs))
+    balance = (*charts.minima_chart(runs), *charts.weight_charts(runs))
     parts = [
         Part("Runs", _run_notes(runs), tables.runs_table(runs)),
         Part("Scores", ("The change is against the first model of the same benchmark.",), tables.scores_table(scores)),
@@ -64,7 +64,7 @@ def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
             tables.loss_table(runs),
             tuple(charts.loss_charts(runs)),
         ),
-        Part("Task weights", tuple(tables.constant_weights(runs)), None, weights),
+        Part("Balance", (*tables.minima_spread(runs), *tables.constant_weights(runs)), None, balance),
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
         Part("Data", (), tables.data_table(runs)),
     ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from mftcoder.reporting.charts import weighted_tasks
+from mftcoder.reporting.charts import lowest, weighted_tasks
 from mftcoder.reporting.run_folder import RunRecord, number, series
 from mftcoder.reporting.scores import Score
 
@@ -123,6 +123,20 @@ def constant_weights(runs: Sequence[RunRecord]) -> list[str]:
         if weights and all(len(values) <= 1 for values in weights.values()):
             held = ", ".join(f"{task} {min(values):.3g}" for task, values in weights.items() if values)
             sentences.append(f"{run.name}: the weights stayed where they were: {held}.")
+    return sentences
+
+
+def minima_spread(runs: Sequence[RunRecord]) -> list[str]:
+    """A sentence for each run that was validated more than once: how far apart its tasks' best steps lie."""
+    sentences = []
+    for run in runs:
+        found = [lowest(series(run.validation, "losses", task)) for task in run.tasks]
+        steps = [step for step in found if step is not None]
+        if len(run.validation) > 1 and len(steps) > 1:
+            least, most = min(steps), max(steps)
+            apart = f"between step {least:,.0f} and step {most:,.0f}, {most - least:,.0f} steps apart"
+            when = apart if most > least else f"together, at step {least:,.0f}"
+            sentences.append(f"{run.name}: the tasks are at their best {when}.")
     return sentences
 
 

@@ -154,6 +154,18 @@ def test_each_task_and_each_moving_balance_has_a_chart(tmp_path: Path) -> None:
     assert tables.constant_weights(runs) == ["still: the weights stayed where they were: tests 0.5, repair 0.5."]
 
 
+def test_the_balance_picture_shows_where_each_task_is_best(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "validation", "step": 4, "losses": {"tests": 1.6, "repair": 0.8}}) + "\n")
+    run = read_run(tmp_path / "run")
+    assert tables.minima_spread([run]) == ["run: the tasks are at their best between step 2 and step 4, 2 steps apart."]
+    (chart,) = charts.minima_chart([run])
+    assert chart.series == ("tests", "repair")
+    assert charts.lowest([(0.0, 2.0), (1.0, 1.0), (2.0, 1.0)]) == 1.0
+    assert charts.lowest([]) is None
+
+
 def test_names_that_look_like_markup_are_escaped(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run"), name="<script>|$x$")
     pages = render([run], [])
