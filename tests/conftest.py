@@ -1,12 +1,16 @@
 """What many tests share: a small real tokenizer, and data files written from plain values."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+# Tiny models gain nothing from threads, and threads of tests that run side by side wait for each other. Set before torch starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).parent.parent
 CHAT_TEMPLATE = (
