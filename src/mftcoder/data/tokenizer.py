@@ -17,7 +17,7 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
-from mftcoder.data import gguf_tokenizer
+from mftcoder.data import gguf_tokenizer, qwen_tokenizer
 from mftcoder.data.words import WordEncoder
 from mftcoder.errors import DataError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json
@@ -33,6 +33,7 @@ FILES = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
+    qwen_tokenizer.FILE,
 )
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -149,25 +150,30 @@ def _find_folder(name: str) -> Path:
 def _convert(source: Path, name: str) -> Path:
     """Write a tokenizer.json for a tokenizer that has none into the cache, through transformers; ModelError if it cannot."""
     is_gguf = source.is_file()
-    if not is_gguf and not any((source / file).is_file() for file in ("tokenizer.model", "vocab.json")):
+    if not is_gguf and not any(
+        (source / file).is_file() for file in ("tokenizer.model", "vocab.json", qwen_tokenizer.FILE)
+    ):
         raise ModelError(
             f"{name}: there is no tokenizer in it (no tokenizer.json, no tokenizer.model). "
             "Copy the tokenizer's files there, or set model.tokenizer_name_or_path."
+        )
+    if (
+        not is_gguf
+        and not (source / qwen_tokenizer.FILE).is_file()
+        and "auto_map" in _read(source / "tokenizer_config.json")
+    ):
+        raise ModelError(
+            f"{name}: its tokenizer is Python code of its own, which is not run. "
+            "Set model.tokenizer_name_or_path to a folder with the same tokenizer in its fast form (tokenizer.json)."
         )
     stat = source.stat()
     key = xxhash.xxh3_64_hexdigest(f"{source.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode())
     target = cache_root() / "tokenizers" / key
     if (target / "tokenizer.json").is_file():
         return target
-    from transformers import AutoTokenizer  # slow to import, and needed for such tokenizers only
-
     try:
-        where = {"gguf_file": source.name} if is_gguf else {}
-        converted = AutoTokenizer.from_pretrained(str(source.parent if is_gguf else source), **where)
         with atomic_folder(target) as temporary:
-            converted.save_pretrained(str(temporary))
-            if is_gguf:
-                gguf_tokenizer.mend(temporary / "tokenizer.json", source)
+            _write_converted(source, temporary)
     except ModelError:
         raise
     except Exception as error:
@@ -176,6 +182,20 @@ def _convert(source: Path, name: str) -> Path:
     if not (target / "tokenizer.json").is_file():
         raise ModelError(f"{name}: its tokenizer has no fast form (tokenizer.json), which training needs")
     return target
+
+
+def _write_converted(source: Path, folder: Path) -> None:
+    if (source / qwen_tokenizer.FILE).is_file():
+        qwen_tokenizer.write_tokenizer(source / qwen_tokenizer.FILE, folder)
+        return
+    from transformers import AutoTokenizer  # slow to import, and needed for such tokenizers only
+
+    is_gguf = source.is_file()
+    where = {"gguf_file": source.name} if is_gguf else {}
+    converted = AutoTokenizer.from_pretrained(str(source.parent if is_gguf else source), **where)
+    converted.save_pretrained(str(folder))
+    if is_gguf:
+        gguf_tokenizer.mend(folder / "tokenizer.json", source)
 
 
 def _describe(backend: tokenizers.Tokenizer, folder: Path, name: str) -> Tokenizer:

@@ -18,7 +18,7 @@ from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
-from mftcoder.models import gguf, hub
+from mftcoder.models import convert, gguf, hub
 
 INDEX = "model.safetensors.index.json"
 
@@ -29,7 +29,6 @@ class ResolvedModel:
 
     name: str  # as the user wrote it
     path: Path  # folder with config.json; for a Hub id the snapshot, perhaps without its weights yet
-    tokenizer_path: Path
     config: Any  # transformers' PretrainedConfig
     parameters: int  # weights, shared ones counted once
 
@@ -50,35 +49,38 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
             f"LoRA over {config.dtype} weights"
         )
     name = config.model_name_or_path
-    path = local_folder(name, weights=False)
+    path = local_folder(name, weights=False, pickled=not config.use_safetensors)
     model_config = read_model_config(path, name=name, trust_remote_code=config.trust_remote_code)
     tokenizer_name = config.tokenizer_name_or_path
-    tokenizer_path = local_folder(tokenizer_name, weights=False) if tokenizer_name else path
     is_local = Path(name).expanduser().exists()
     problems = [
         *(weight_problems(path, allow_pickled=not config.use_safetensors) if is_local else ()),
-        *tokenizer_problems(tokenizer_path, vocab_size=_vocab_size(model_config)),
+        *tokenizer_problems(tokenizer_name or name, vocab_size=_vocab_size(model_config)),
     ]
     if problems:
         raise ModelError(*problems)
     parameters = count_parameters(model_config, trust_remote_code=config.trust_remote_code).total
-    return ResolvedModel(name, path, tokenizer_path, model_config, parameters)
+    return ResolvedModel(name, path, model_config, parameters)
 
 
 def local_folder(name: str, *, weights: bool, pickled: bool = False) -> Path:
-    """The folder behind a path, a .gguf file (converted once into the cache) or a Hub id (fetched)."""
+    """The native folder behind a path, a .gguf file or a Hub id; what is not native is converted once into the cache."""
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return gguf.folder_of(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path}: is not a model folder: it has no config.json{_what_it_may_be(path)}")
-        return path
+        return convert.converted(path, name=name, pickled=pickled) if convert.needs_conversion(path) else path
     if path.exists():
         raise ModelError(f"{path}: is a file; give a model folder, a .gguf file or a Hub id")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"{path}: no such folder; give a model folder, a .gguf file or a Hub id")
-    return hub.fetch(name, weights=weights, pickled=pickled)
+    fetched = hub.fetch(name, weights=weights, pickled=pickled)
+    if convert.needs_conversion(fetched):
+        whole = hub.fetch(name, weights=True, pickled=pickled)
+        return convert.converted(whole, name=name, pickled=pickled)
+    return fetched
 
 
 def _what_it_may_be(path: Path) -> str:
@@ -147,16 +149,16 @@ def weight_problems(path: Path, *, allow_pickled: bool) -> Iterator[str]:
             yield f"{shard}: is damaged or cut short ({error}). Download it again"
 
 
-def tokenizer_problems(path: Path, *, vocab_size: int) -> Iterator[str]:
-    """What is wrong with the tokenizer in `path` for a model whose embedding has `vocab_size` rows."""
+def tokenizer_problems(name: str, *, vocab_size: int) -> Iterator[str]:
+    """What is wrong with the tokenizer `name` (a folder, a Hub id) for a model whose embedding has `vocab_size` rows."""
     try:
-        tokenizer = load_tokenizer(str(path))
+        tokenizer = load_tokenizer(name)
     except ModelError as error:
         yield from error.problems
         return
     if tokenizer.vocab_size > vocab_size:
         yield (
-            f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model's embedding only {vocab_size:,} rows. They do "
+            f"{name}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model's embedding only {vocab_size:,} rows. They do "
             "not belong together: check model.tokenizer_name_or_path"
         )
 

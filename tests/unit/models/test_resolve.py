@@ -37,7 +37,7 @@ def test_a_good_folder_resolves_to_its_size(tiny_llama_dir: Path) -> None:
     resolved = resolve_model(ModelConfig(model_name_or_path=str(tiny_llama_dir)))
     weights = load_file(tiny_llama_dir / "model.safetensors")
     assert resolved.parameters == sum(tensor.numel() for tensor in weights.values())
-    assert resolved.tokenizer_path == resolved.path == tiny_llama_dir
+    assert resolved.path == tiny_llama_dir
 
 
 def test_lora_parameters_are_rank_times_inputs_plus_outputs_of_each_linear_layer(tiny_llama_dir: Path) -> None:

@@ -1,0 +1,81 @@
+"""The first Qwen's tokenizer, a table of byte sequences with their ranks, as tokenizer.json. Its Python code is not run.
+
+Goes in: `qwen.tiktoken` (a line each: the bytes in base64, the rank). Comes out: a folder with tokenizer.json and its settings. The
+pattern, the normal form and the special tokens behind the last rank are those of the published tokenization_qwen.py.
+"""
+
+import base64
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from mftcoder.errors import ModelError
+from mftcoder.jsonl import write_json
+
+FILE = "qwen.tiktoken"
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def write_tokenizer(source: Path, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json for `source`, the qwen.tiktoken file, into `folder`."""
+    ranks = _read(source)
+    tokenizer = Tokenizer(models.BPE(*_vocabulary_and_merges(ranks), ignore_merges=True))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0], "pad_token": SPECIAL[0]}
+    write_json(folder / "tokenizer_config.json", {**settings, "chat_template": CHATML})
+
+
+def _read(source: Path) -> dict[bytes, int]:
+    ranks = {}
+    for number, line in enumerate(source.read_bytes().splitlines(), start=1):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise ModelError(f"{source}:{number}: is not 'base64 rank'") from error
+    return ranks
+
+
+def _vocabulary_and_merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """BPE's tables. Two neighbours are joined if the whole is in the table, the lowest rank first: every cut of every entry.
+
+    `{a: 0, b: 1, c: 2, ab: 3, abc: 4}` -> merges (a, b), (ab, c); bc is no entry, so (a, bc) is none either.
+    """
+    merges = [
+        (rank, token[:cut], token[cut:])
+        for token, rank in ranks.items()
+        for cut in range(1, len(token))
+        if token[:cut] in ranks and token[cut:] in ranks
+    ]
+    merges.sort(key=lambda merge: (merge[0], ranks[merge[1]], ranks[merge[2]]))
+    return {_shown(token): rank for token, rank in ranks.items()}, [(_shown(a), _shown(b)) for _, a, b in merges]
+
+
+def _byte_letters() -> dict[int, str]:
+    """The printable letter that stands for each byte in byte-level vocabularies (GPT-2's table)."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+_LETTERS = _byte_letters()
+
+
+def _shown(token: bytes) -> str:
+    return "".join(_LETTERS[byte] for byte in token)

@@ -1,0 +1,56 @@
+"""Baichuan-7B and Baichuan2-7B as Llama: `W_pack` is cut in three, Baichuan2's normalised head becomes a plain one.
+
+Original: Llama's function with q, k, v in one matrix without biases; Baichuan2's logits are `x . w / |w|` over each row w of the
+head (rows shorter than 1e-12 are divided by that), so the native head holds the normalised rows. Training the head itself
+differs: the original normalises after every update. The 13B models have ALiBi, a bias on distances, instead of rotary positions;
+Llama has no such thing, so they are refused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mftcoder.models.convert import Config, Conversion
+
+VOCABULARY_OF_2 = 125696
+
+
+def _config(raw: Config, folder: Path) -> dict[str, Any]:
+    if "max_position_embeddings" not in raw or raw["hidden_size"] == 5120:
+        raise ValueError(
+            "Baichuan-13B has ALiBi, a bias on the distance of tokens, instead of rotary positions; no native architecture "
+            "computes that with packed rows. Take Baichuan2-7B"
+        )
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": raw["vocab_size"],
+        "hidden_size": raw["hidden_size"],
+        "intermediate_size": raw["intermediate_size"],
+        "num_hidden_layers": raw["num_hidden_layers"],
+        "num_attention_heads": raw["num_attention_heads"],
+        "num_key_value_heads": raw["num_attention_heads"],
+        "hidden_act": raw.get("hidden_act", "silu"),
+        "max_position_embeddings": raw["max_position_embeddings"],
+        "rms_norm_eps": raw["rms_norm_eps"],
+        "rope_theta": 10000.0,
+        "bos_token_id": raw.get("bos_token_id", 1),
+        "eos_token_id": raw.get("eos_token_id", 2),
+        "pad_token_id": raw.get("pad_token_id", 0),
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    }
+
+
+def _tensors(name: str, tensor: Tensor, raw: Config) -> dict[str, Tensor]:
+    if name.endswith("self_attn.W_pack.weight"):
+        prefix = name.removesuffix("W_pack.weight")
+        return {f"{prefix}{part}_proj.weight": cut for part, cut in zip("qkv", tensor.chunk(3), strict=True)}
+    if name == "lm_head.weight" and raw["vocab_size"] == VOCABULARY_OF_2:
+        return {name: F.normalize(tensor.float()).to(tensor.dtype)}
+    return {name: tensor}
+
+
+CONVERSION = Conversion(_config, _tensors)
