@@ -78,5 +78,9 @@ BENCHMARKS = Registry(
         "humaneval": "mftcoder.benchmarks.humaneval:HUMANEVAL",
         "mbpp": "mftcoder.benchmarks.mbpp:MBPP",
         "mini": "mftcoder.benchmarks.humaneval:MINI",
+        "evalplus": "mftcoder.benchmarks.evalplus:EVALPLUS",
+        "humanevalpack": "mftcoder.benchmarks.humanevalpack:HUMANEVALPACK",
+        "humanevalx": "mftcoder.benchmarks.humanevalx:HUMANEVALX",
+        "codefuseeval": "mftcoder.benchmarks.codefuseeval:CODEFUSEEVAL",
     },
 )

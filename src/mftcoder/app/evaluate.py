@@ -75,7 +75,8 @@ def evaluate(paths: Sequence[Path], options: EvaluateOptions, console: Console |
     """Score every file and print a table; all files are read and checked before the first program runs."""
     console = console or Console(stderr=True)
     work = [_prepare(path, options) for path in paths]
-    with open_pool(options.sandbox, options.workers) as pool:
+    languages = {problem.language for item in work for problem in item.benchmark.problems}
+    with open_pool(options.sandbox, options.workers, languages) as pool:
         console.print(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers", highlight=False)
         if pool.level == "process":
             console.print(

@@ -28,18 +28,17 @@ def best_block(text: str, name: str) -> str | None:
     )
 
 
-def cut_after_block(text: str) -> str:
-    """`text` up to the brace that closes the block it began inside of; all of it if that brace is not there.
+def cut_after_block(text: str, depth: int = 1) -> str | None:
+    """`text` up to the brace that closes the `depth` blocks it began inside of; None if that brace is not there.
 
     Braces in strings, characters and comments do not count: `return "}"; }` ends at the second one.
     """
-    depth = 1
     for match in _BRACES.finditer(text):
         if match.group() in "{}":
             depth += 1 if match.group() == "{" else -1
         if depth == 0:
             return text[: match.end()]
-    return text
+    return None
 
 
 _BRACES = re.compile(

@@ -17,7 +17,7 @@ from mftcoder.benchmarks.sources import HubData, Source
 from mftcoder.execution.sandbox import Program
 
 _TEST_SPLIT = range(11, 511)
-_STOP_WORDS = ("\nassert", "\nprint(", '\n"""', "\n```", "\nif __name__")
+STOP_WORDS = ("\nassert", "\nprint(", '\n"""', "\n```", "\nif __name__")
 
 
 def problem_of(row: Mapping[str, Any]) -> Problem:
@@ -29,7 +29,7 @@ def problem_of(row: Mapping[str, Any]) -> Problem:
         prompt=f'"""\n{row["text"]}\n{first_test}\n"""\n',
         tests="\n".join([row.get("test_setup_code") or "", *row["test_list"]]) + "\n",
         entry_point=entry_point_of(row["code"], first_test),
-        stop=_STOP_WORDS,
+        stop=STOP_WORDS,
         reference=row["code"],
         fields=row,
     )

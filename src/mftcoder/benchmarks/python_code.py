@@ -6,6 +6,7 @@ prompt's own helpers (imports, functions beside the entry point), so that nothin
 
 import ast
 import functools
+import itertools
 import re
 import warnings
 
@@ -13,7 +14,7 @@ from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
 from mftcoder.benchmarks.problem import Problem, PromptMode
 from mftcoder.execution.sandbox import Program
 
-STOP_WORDS = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint(", "\nif __name__", "\n```", "\nassert ")
+STOP_WORDS: tuple[str, ...] = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint(", "\nif __name__", "\n```", "\nassert ")
 """Where a completion of a function body ends: at the next thing in the first column."""
 
 # The import header of the reference harness for HumanEvalPack; numpy's lines only where the code speaks of numpy, because
@@ -70,6 +71,22 @@ def answer_in(problem: Problem, text: str, mode: PromptMode) -> str:
         block = best_block(text, problem.entry_point)
         return text if block is None else block
     return problem.prompt + cut_at_stop_words(text, problem.stop)
+
+
+def cut_at_first_column(body: str) -> str:
+    """A function body's lines up to the first that stands in the first column."""
+    kept = itertools.takewhile(lambda line: not line.strip() or line[0] in " \t", body.split("\n"))
+    return "\n".join(kept)
+
+
+def functions_of(code: str) -> list[str]:
+    """The names of its functions in the first column, in order."""
+    return re.findall(r"^def\s+(\w+)", code, re.MULTILINE)
+
+
+def last_function(declaration: str) -> str:
+    """The function that a declaration ends with."""
+    return (functions_of(declaration) or [""])[-1]
 
 
 @functools.lru_cache(maxsize=2048)

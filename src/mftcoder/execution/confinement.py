@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mftcoder.execution import kernel, landlock, seccomp
+from mftcoder.execution import kernel, landlock, namespaces, seccomp
+from mftcoder.execution.cgroups import Cgroup
 
 _MEGABYTE = 1 << 20
+_ZYGOTE_MB = 64  # the zygote's own share of its control group
+_MAX_PROCESSES = 256  # of a slot's programs together, threads included
 
 
 @dataclass
@@ -27,32 +30,52 @@ class Confinement:
     clone_flags: int = 0
     rules: int | None = None  # Landlock rule set
     filters: bool = False  # system call filters
+    group: Cgroup | None = None
     covers: list[str] = field(default_factory=list)
 
     @classmethod
     def prepare(cls, level: str, scratch: str, uid: int | None, readable: Sequence[str]) -> "Confinement":
         """Set up all that programs of the slot share; OSError if the level cannot be had here."""
-        if level != "process":
-            raise OSError(f"no sandbox level '{level}'")
         walls = cls(scratch, uid)
         walls.covers += ["time", "memory of a process", "file size", "environment"]
-        if not kernel.is_supported():
-            return walls
-        kernel.adopt_orphans()
-        walls.filters = True
-        walls.covers += ["network and new processes (seccomp)"]
-        if landlock.version():
-            everywhere = [Path(path) for path in readable]
-            walls.rules = landlock.rule_set(everywhere, [Path(scratch), Path("/dev/null")])
-            walls.covers.append("files (Landlock)")
+        if kernel.is_supported():
+            walls.group = Cgroup.create(_MAX_PROCESSES)
+            walls.filters = True
+            walls.covers += ["memory and number of all processes (control group)"] if walls.group else []
+            walls.covers += ["new processes and foreign system calls (seccomp)"]
+        if level == "namespaces":
+            walls._enter_namespaces(readable)
+        elif kernel.is_supported():
+            walls._wall_off_files(readable)
         if uid is not None:
-            os.chown(scratch, uid, uid)
+            os.chown(walls.scratch, uid, uid)
             walls.covers.append("a user of its own")
         return walls
+
+    def _enter_namespaces(self, readable: Sequence[str]) -> None:
+        namespaces.enter(self.scratch, readable)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # programs may have our user id: nothing of ours is theirs to read
+        self.scratch, self.clone_flags = namespaces.SCRATCH, kernel.CLONE_NEWPID
+        self.covers += namespaces.COVERS
+
+    def _wall_off_files(self, readable: Sequence[str]) -> None:
+        kernel.adopt_orphans()
+        self.covers.append("network (seccomp)")
+        if landlock.version():
+            everywhere = [Path(path) for path in readable]
+            self.rules = landlock.rule_set(everywhere, [Path(self.scratch), Path("/dev/null")])
+            self.covers.append("files (Landlock)")
+
+    def ready(self, limits: Mapping[str, Any]) -> None:
+        """Prepare for a program with these limits. Called in the zygote."""
+        if self.group:
+            self.group.limit_memory(limits["memory_mb"] + _ZYGOTE_MB)
 
     def enter(self, limits: Mapping[str, Any], *, may_fork: bool) -> None:
         """Confine this process for good. Called in the child, before foreign code."""
         self._limit(limits)
+        if self.group:
+            Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel kills the program before its zygote
         if not kernel.is_supported():
             return
         if self.uid is not None:
@@ -85,11 +108,12 @@ class Confinement:
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(name, (value, value))
 
-    def clear(self) -> None:
-        """Empty the scratch folder."""
+    def clear(self, keep: Sequence[str] = ()) -> None:
+        """Empty the scratch folder, but for the names in `keep`."""
         with os.scandir(self.scratch) as entries:
             for entry in list(entries):
-                _remove(entry)
+                if entry.name not in keep:
+                    _remove(entry)
 
     def hand_over(self) -> None:
         """Give the scratch folder's files to the user that programs run as."""
@@ -113,7 +137,7 @@ class Confinement:
 
     def memory_killed(self) -> bool:
         """True if the kernel killed the last program for its memory."""
-        return False
+        return self.group is not None and self.group.new_kills() > 0
 
 
 def _children() -> list[int]:

@@ -13,14 +13,16 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
+from mftcoder.execution.languages import prepare
 from mftcoder.execution.reach import readable_paths
 from mftcoder.execution.sandbox import LEVELS, ExecutionResult, Limits, Program
+from mftcoder.execution.toolchains import Toolchain
 from mftcoder.registry import did_you_mean
 
 _ATTEMPTS = 3  # of a program whose sandbox failed
@@ -37,10 +39,12 @@ class _Job:
 class _Worker:
     """A worker process and the job it is on."""
 
-    def __init__(self, level: str, scratch: Path, readable: tuple[str, ...]):
+    def __init__(self, level: str, scratch: Path, toolchains: Mapping[str, Toolchain]):
         scratch.mkdir(mode=0o711)
         here, there = pair()
-        settings = json.dumps({"level": level, "scratch": str(scratch), "readable": readable})
+        readable = readable_paths(*(path for toolchain in toolchains.values() for path in toolchain.readable))
+        tools = {name: asdict(toolchain) for name, toolchain in toolchains.items()}
+        settings = json.dumps({"level": level, "scratch": str(scratch), "readable": readable, "toolchains": tools})
         with there:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mftcoder.execution.worker", str(there.fileno()), settings],
@@ -79,10 +83,11 @@ class _Worker:
 class Pool:
     """Workers at one level; a context manager that leaves no process and no file behind."""
 
-    def __init__(self, level: str, workers: int | None = None):
+    def __init__(self, level: str, workers: int | None = None, toolchains: Mapping[str, Toolchain] | None = None):
         if level not in LEVELS:
             raise ExecutionError(f"unknown sandbox level '{level}'.{did_you_mean(level, LEVELS)}")
-        self.level, self.readable = level, readable_paths()
+        self.level = level
+        self.toolchains = toolchains or {}
         self.size = workers or os.cpu_count() or 1
         self._folder = tempfile.TemporaryDirectory(prefix="mft-", ignore_cleanup_errors=True)
         Path(self._folder.name).chmod(0o711)
@@ -169,20 +174,24 @@ class Pool:
 
     def _add_worker(self) -> _Worker:
         self._started += 1
-        worker = _Worker(self.level, Path(self._folder.name, str(self._started)), self.readable)
+        worker = _Worker(self.level, Path(self._folder.name, str(self._started)), self.toolchains)
         self._workers.append(worker)
         self._selector.register(worker.channel.socket, selectors.EVENT_READ, worker)
         return worker
 
 
-def open_pool(level: str = "auto", workers: int | None = None) -> Pool:
-    """A pool at `level`, or at the strongest level this machine can hold. ExecutionError if there is none."""
+def open_pool(level: str = "auto", workers: int | None = None, languages: Iterable[str] = ("python",)) -> Pool:
+    """A pool for these languages at `level`, or at the strongest level this machine can hold.
+
+    ExecutionError if there is none, or a toolchain is missing.
+    """
+    toolchains = {name: prepare(name) for name in sorted(set(languages) - {"python"})}
     if level != "auto":
-        return Pool(level, workers)
+        return Pool(level, workers, toolchains)
     problems: list[str] = []
     for candidate in LEVELS:
         try:
-            return Pool(candidate, workers)
+            return Pool(candidate, workers, toolchains)
         except ExecutionError as error:
             problems += error.problems
     raise ExecutionError(*problems)

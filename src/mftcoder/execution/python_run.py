@@ -46,9 +46,10 @@ def run_python(program: Program, limits: Limits, zygote: ZygoteHandle) -> Execut
 
 def _judged(channel: Channel, program: Program, seconds: float) -> tuple[Status, str]:
     """The verdict; failed without a detail when the candidate's process hung up."""
+    candidate, tests, entry_point = (program.files[role] for role in ("candidate", "tests", "entry_point"))
     try:
         with _deadline(seconds):
-            Judge(channel).run(*(program.files[role] for role in ("candidate", "tests", "entry_point")))
+            Judge(channel).run(candidate, tests, entry_point)
         return "passed", ""
     except _DeadlinePassed:
         return "timeout", f"no verdict within {seconds:g} seconds"

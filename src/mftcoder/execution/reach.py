@@ -14,7 +14,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
-def readable_paths(toolchains: tuple[str, ...] = ()) -> tuple[str, ...]:
+def readable_paths(*toolchains: str) -> tuple[str, ...]:
     """Existing paths, links resolved, none inside another."""
     own = Path(mftcoder.__file__).resolve().parent
     wanted = [*_SYSTEM, *_DEVICES, sys.prefix, sys.base_prefix, *toolchains]

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Zygote:
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """A Python candidate that talks on the one descriptor."""
+        self.confinement.ready(request["limits"])
         self.child = kernel.fork_into(self.confinement.clone_flags)
         if self.child == 0:
             self._finish(lambda: self._become_candidate(request, descriptors[0]))
@@ -77,6 +79,7 @@ class Zygote:
 
     def _execute(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """A command; the descriptors become its 0, 1, 2, 3 and so on."""
+        self.confinement.ready(request["limits"])
         self.child = kernel.fork_into(self.confinement.clone_flags)
         if self.child == 0:
             self._finish(lambda: self._become_command(request, descriptors))
@@ -93,8 +96,8 @@ class Zygote:
         os.execve(request["command"][0], request["command"], request["environment"])
 
     def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
-        """Empty the scratch folder and write these files into it."""
-        self.confinement.clear()
+        """Remove what is in the scratch folder but what is to be kept, and write these files into it."""
+        self.confinement.clear(request["keep"])
         for name, text in request["files"].items():
             path = Path(self.confinement.scratch, name)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,25 +105,35 @@ class Zygote:
         self.confinement.hand_over()
         return {}
 
-    def _end(self, _: dict[str, Any], __: list[int]) -> dict[str, Any]:
-        """Kill the run with all it started; how it ended."""
+    def _end(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
+        """Kill the run with all it started; how it ended. A run that has closed all its outputs may have a moment to end."""
         if self.child is None:
             return {}
-        ended = os.waitid(os.P_PID, self.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        ended = self._has_ended(request.get("patience", 0.0))
         if not ended:
             os.kill(self.child, signal.SIGKILL)
         _pid, status, usage = os.wait4(self.child, 0)
         self.child = None
         self.confinement.kill_leftovers()
-        self.confinement.clear()
+        if request.get("clear", True):
+            self.confinement.clear()
         if trouble := self._trouble():
             return {"problem": trouble}
         return {
             "ended": ended,
             "exit_code": os.waitstatus_to_exitcode(status),
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
-            "memory_killed": self.confinement.memory_killed(),
+            "memory_killed": status == signal.SIGKILL and ended and self.confinement.memory_killed(),
         }
+
+    def _has_ended(self, patience: float) -> bool:
+        deadline = time.monotonic() + patience
+        while True:
+            if os.waitid(os.P_PID, self.child or 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.0005)
 
     def _finish(self, action: Callable[[], None]) -> None:
         """Run `action` in a fresh child and end it without the parent's clean-up, whatever happens."""
@@ -172,7 +185,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-    control.send({"covers": confinement.covers})
+    groups = [str(folder) for folder in confinement.group.folders] if confinement.group else []
+    control.send({"covers": confinement.covers, "groups": groups})
     Zygote(control, confinement).serve()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mftcoder.execution import cgroups
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
 from mftcoder.execution.sandbox import Limits
 
@@ -69,7 +70,9 @@ class ZygoteHandle:
                 stdout=subprocess.DEVNULL,
             )
         self.channel = Channel(here)
-        self.covers: tuple[str, ...] = tuple(self._reply()["covers"])
+        greeting = self._reply()
+        self.covers: tuple[str, ...] = tuple(greeting["covers"])
+        self._groups = [Path(folder) for folder in greeting["groups"]]
 
     def fork(self, end: socket.socket, limits: Limits) -> None:
         """Start a Python candidate that talks on `end`, which is closed here."""
@@ -92,13 +95,13 @@ class ZygoteHandle:
         request = {"operation": "execute", "command": list(command), "limits": wire, "may_fork": may_fork}
         self._ask({**request, "environment": {**ENVIRONMENT, **environment}}, descriptors)
 
-    def write(self, files: Mapping[str, str]) -> None:
-        """Empty the scratch folder and write these files."""
-        self._ask({"operation": "files", "files": dict(files)})
+    def write(self, files: Mapping[str, str], *, keep: Sequence[str]) -> None:
+        """Remove all of the scratch folder but the top-level names in `keep`, then write these files."""
+        self._ask({"operation": "files", "files": dict(files), "keep": list(keep)})
 
-    def end(self, *, clear: bool = True) -> RunEnd:
-        """Kill what still runs; how the run ended."""
-        return RunEnd(**self._ask({"operation": "end", "clear": clear}))
+    def end(self, *, clear: bool = True, patience: float = 0.0) -> RunEnd:
+        """Kill what still runs after `patience` seconds; how the run ended."""
+        return RunEnd(**self._ask({"operation": "end", "clear": clear, "patience": patience}))
 
     def close(self) -> None:
         """Hang up; the zygote kills what it runs and ends."""
@@ -108,6 +111,8 @@ class ZygoteHandle:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for folder in self._groups:
+            cgroups.remove(folder)
 
     def _ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
         try:

@@ -30,5 +30,9 @@ def test_a_block_ends_at_its_own_brace_and_not_at_one_in_text():
     )
 
 
-def test_a_block_that_does_not_end_is_kept_whole():
-    assert cut_after_block("return 1;") == "return 1;"
+def test_several_open_blocks_end_at_the_last_brace():
+    assert cut_after_block(" return 1; } } class B {}", 2) == " return 1; } }"
+
+
+def test_a_block_that_does_not_end_has_no_cut():
+    assert cut_after_block("return 1;") is None

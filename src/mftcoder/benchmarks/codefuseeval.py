@@ -1,0 +1,113 @@
+"""CodeFuseEval (CodeFuse, 2023): completion in six languages and with Chinese instructions, text to code, translation.
+
+Its rows are HumanEval-X's and MBPP's with other prompts and, for translation, other tests. The Chinese prompts end without a
+line break, so one is put before the answer.
+"""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mftcoder.benchmarks import brace_code, humanevalx, mbpp, python_code
+from mftcoder.benchmarks.brace_code import SYNTAX
+from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
+from mftcoder.benchmarks.humanevalpack import HEADERS, LANGUAGES
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.execution.sandbox import Program
+
+_REPOSITORY = "codefuse-ai/CodeFuseEval"
+_TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
+_TRANSLATIONS = [
+    ("cpp", "java"),
+    ("cpp", "python"),
+    ("java", "cpp"),
+    ("java", "python"),
+    ("python", "cpp"),
+    ("python", "java"),
+]
+
+
+def _source(folder: str, name: str) -> Source:
+    return Source(f"codefuseeval/{folder}/{name}.jsonl", HubData(_REPOSITORY, file=f"{folder}/{name}.jsonl"))
+
+
+def load_completion(variant: str, data_dir: Path | None) -> Benchmark:
+    """`codefuseeval-completion-{language}` or `-python-cn`."""
+    language = variant.removesuffix("-cn")
+    name = f"codefuseeval-completion-{variant}"
+    rows, origin = _source("code_completion", f"humaneval_{variant.replace('-', '_')}").rows(name, data_dir)
+    problems = []
+    for row in rows:
+        prompt = row["prompt"] if row["prompt"].endswith("\n") or language != "python" else row["prompt"] + "\n"
+        problems.append(humanevalx.problem_of(row, language, prompt))
+    return Benchmark(name, tuple(problems), humanevalx.family(language, "CodeFuseEval"), origin)
+
+
+def _text_problem(row: Mapping[str, Any]) -> Problem:
+    tests = "\n".join([row["test_setup"] or "", *row["test"]]) + "\n"
+    entry = mbpp.entry_point_of(row["canonical_solution"], row["test"][0])
+    prompt = f'"""\n{row["prompt"]}\n{row["test"][0]}\n"""\n'
+    fields = {**row, "text": row["prompt"], "test_list": row["test"]}
+    return Problem(row["task_id"], "python", prompt, tests, entry, mbpp.STOP_WORDS, row["canonical_solution"], fields)
+
+
+def load_text(data_dir: Path | None) -> Benchmark:
+    """`codefuseeval-mbpp_x`: a sentence and a test, as in MBPP."""
+    rows, origin = _source("nl2code", "mbpp_x").rows("codefuseeval-mbpp_x", data_dir)
+    return Benchmark("codefuseeval-mbpp_x", tuple(map(_text_problem, rows)), mbpp.FAMILY, origin)
+
+
+def _translation_problem(row: Mapping[str, Any], language: str) -> Problem:
+    """The wanted signature is the reference's, for the tests call it by its name and types."""
+    reference = row["canonical_solution"]
+    if language == "python":
+        names = python_code.functions_of(reference)
+        entry = next((name for name in names if re.search(rf"\b{name}\(", row["test"])), names[-1])
+    else:
+        defined = brace_code.names_defined(reference, language)
+        entry = next((name for name in defined if re.search(rf"\b{name}\(", row["test"])), str(row["func_title"]))
+    fields = {**row, "declaration": reference}
+    return Problem(row["task_id"], language, row["prompt"], row["test"], entry, (), reference, fields)
+
+
+def _translation_prompt(source: str, problem: Problem, mode: PromptMode) -> str:
+    target, code = _TITLES[problem.language], problem.prompt.strip()
+    if mode == "completion":
+        return f"code translation\n{_TITLES[source]}:\n{code}\n{target}:"
+    wish = f"Translate this {_TITLES[source]} function into {target}; the tests call it as {problem.entry_point}."
+    return f"{wish} Answer with one code block.\n\n```{source}\n{code}\n```"
+
+
+def _translation_answer(problem: Problem, text: str, mode: PromptMode) -> str:
+    return best_block(text, problem.entry_point) or cut_at_stop_words(text, ("\n```", "\ncode translation"))
+
+
+def _translation_program(problem: Problem, answer: str) -> Program:
+    code = best_block(answer, problem.entry_point) or answer if "```" in answer else answer
+    if problem.language == "python":
+        return python_code.python_program(problem, python_code.with_import_header(code))
+    return brace_code.brace_program(problem, code)
+
+
+def load_translation(source: str, target: str, data_dir: Path | None) -> Benchmark:
+    """`codefuseeval-translation-{source}-{target}`."""
+    name = f"codefuseeval-translation-{source}-{target}"
+    rows, origin = _source("code_trans", f"codeTrans_{source}_to_{target}").rows(name, data_dir)
+    notes = {"header": HEADERS[target], "test set": "CodeFuseEval", "assembly": "answer, tests"}
+    family = Family(partial(_translation_prompt, source), _translation_answer, _translation_program, notes)
+    return Benchmark(name, tuple(_translation_problem(row, target) for row in rows), family, origin)
+
+
+CODEFUSEEVAL = {
+    **{
+        f"codefuseeval-completion-{variant}": partial(load_completion, variant) for variant in (*LANGUAGES, "python-cn")
+    },
+    "codefuseeval-mbpp_x": load_text,
+    **{
+        f"codefuseeval-translation-{source}-{target}": partial(load_translation, source, target)
+        for source, target in _TRANSLATIONS
+    },
+}
