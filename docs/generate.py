@@ -1,7 +1,7 @@
 """`python docs/generate.py`: write the pages of docs/ that are made from the code. `--check` only says which are out of date.
 
-Goes in: the config's schema, with the sentence under each field. Comes out: docs/configuration.md. A unit test holds the pages to
-the code.
+Goes in: the config's schema, with the sentence under each field, and the table of model families. Comes out: docs/configuration.md,
+docs/models.md. A unit test holds the pages to the code.
 """
 
 import sys
@@ -11,6 +11,7 @@ from typing import Any
 from mftcoder.config.mftcoder_json import REFUSED
 from mftcoder.config.mftcoder_json_keys import LEGACY, PublishedConfig
 from mftcoder.config.schema import RunConfig
+from mftcoder.models.families import FAMILIES
 from mftcoder.registry import BACKENDS, BALANCERS, FORMATS
 
 DOCS = Path(__file__).parent
@@ -39,6 +40,37 @@ output_dir: runs/mine
 ```
 """
 
+MODELS = """# Models
+
+This page is made from the code by `make docs`.
+
+`model.model_name_or_path` is a Hub id, a folder in Hugging Face layout, or a `.gguf` file. `mft validate` checks it without loading
+a weight: the architecture, the weight files (missing, cut short, pickled only), the tokenizer and its end token, and that the
+vocabulary fits the embedding. Python code that comes with a model is run only with `model.trust_remote_code: true`, pickled
+weights are read only with `model.use_safetensors: false`. A weight that no file holds is an error, never a random number.
+
+A `.gguf` file is dequantised once into the cache (`$MFTCODER_CACHE/models`, default `~/.cache/mftcoder/models`), keyed by its
+content; everything after that sees a folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their format.
+
+Any causal language model that transformers holds can be trained if its packed forward equals its samples' own forwards, which is
+checked on two short samples at the start of every run. The families below are trained, packed, exported and read back by
+`tests/integration/test_families.py`, a tiny random instance of each; the converted ones are compared with their formulas in
+`tests/unit/models/test_convert.py`. No weights of theirs could be fetched where this was written, SmolLM2 excepted.
+
+TABLE
+
+Converted families: the original checkpoint becomes a native one that computes the same function, once, in the cache. Their
+tokenizers are Python code; Qwen's is converted, for the others set `model.tokenizer_name_or_path` to a folder with the same
+tokenizer in its fast form (`tokenizer.json`).
+
+## Adapters
+
+`adapter.type: full` trains every weight; `lora` trains low-rank additions through peft (`lora_rank`, `lora_alpha`, `lora_dropout`,
+`lora_target`, `use_rslora`, `use_dora`). `lora_target: all-linear` reaches every linear layer but the output head; names of
+layers (`q_proj`, `self_attn.v_proj`) reach those; a name that the model does not have is answered with the ones it has. An
+adapter is saved as a peft folder that stock peft loads.
+"""
+
 PUBLISHED = """## The published MFTCoder JSON
 
 `mft train config.json` takes the flat config of the published MFTCoder as it is, and `mft convert-config config.json`
@@ -48,7 +80,17 @@ prints it in the form above. A key that is left out has its published default, s
 
 def pages() -> dict[str, str]:
     """File name -> text."""
-    return {"configuration.md": configuration()}
+    return {"configuration.md": configuration(), "models.md": models()}
+
+
+def models() -> str:
+    """The families' table behind its introduction."""
+    rows = ["| family | `model_type` | for example | trains as | |", "|---|---|---|---|---|"]
+    for family in FAMILIES:
+        examples = ", ".join(f"`{example}`" for example in family.examples)
+        trains_as = f"`{family.native_type}`" if family.way == "native" else f"`{family.native_type}`, converted once"
+        rows.append(f"| {family.name} | `{family.model_type}` | {examples} | {trains_as} | {family.note} |")
+    return MODELS.replace("TABLE", "\n".join(rows))
 
 
 def configuration() -> str:

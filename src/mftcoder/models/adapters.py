@@ -35,6 +35,8 @@ def attach(model: Any, config: AdapterConfig) -> Any:
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for an attribute it has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        # For fused experts peft sets the ranks itself, applies them, and then misses them among the modules.
+        warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
         return get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
 
 
