@@ -7,6 +7,7 @@ cumulative lengths, from torch itself). Where the samples begin travels as keywo
 model that does not hand them down fails loudly here instead of letting samples see each other.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,13 +131,15 @@ def varlen_attention(
         raise ValueError("varlen attention has no dropout; use attn_implementation: segments")
     batch, heads, length, size = query.shape
     groups = key.shape[1]
-    if groups != heads:
-        key = key.repeat_interleave(heads // groups, dim=1)
-        value = value.repeat_interleave(heads // groups, dim=1)
-    q, k, v = (x.transpose(1, 2).reshape(batch * length, heads, size) for x in (query, key, value))
+    grouped: dict[str, Any] = {}
+    if groups != heads and "enable_gqa" in inspect.signature(varlen_attn).parameters:  # from torch 2.12 on
+        grouped = {"enable_gqa": True}
+    elif groups != heads:
+        key, value = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
+    q, k, v = (x.transpose(1, 2).reshape(batch * length, x.shape[1], size) for x in (query, key, value))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     out = varlen_attn(
-        q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=window
+        q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=window, **grouped
     )
     assert isinstance(out, Tensor)
     return out.view(batch, length, heads, size), None

@@ -20,7 +20,9 @@ def inputs(rows: int = 13) -> tuple[Tensor, nn.Linear, Tensor, Tensor]:
     return hidden, head, torch.randint(0, 31, (rows,)), torch.rand(rows)
 
 
-def written_out(hidden: Tensor, head: nn.Module, targets: Tensor, coefficients: Tensor, softcap: float | None) -> Tensor:
+def written_out(
+    hidden: Tensor, head: nn.Module, targets: Tensor, coefficients: Tensor, softcap: float | None
+) -> Tensor:
     logits = head(hidden)
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)

@@ -1,0 +1,52 @@
+"""On a GPU: varlen attention keeps samples apart, and a compiled step equals the plain one."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mftcoder.kernels.attention import register
+from mftcoder.training.language_model import LanguageModel
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def model(implementation: str) -> LanguageModel:
+    register()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attn_implementation=implementation, use_cache=False,
+    )  # fmt: skip
+    module = LlamaForCausalLM(config).to("cuda", torch.bfloat16)
+    return LanguageModel(module, attn_implementation=implementation, num_tasks=2)
+
+
+def packed() -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = [100, 28, 128, 200, 56]
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 512, (2, 256)))
+    positions = torch.cat([torch.arange(n) for n in lengths]).reshape(2, 256)
+    return ids, positions
+
+
+@pytest.mark.parametrize("implementation", ["varlen", "segments", "sdpa"])
+def test_every_attention_keeps_packed_samples_apart(implementation: str) -> None:
+    model(implementation).verify()
+
+
+def test_varlen_equals_the_loop_over_segments() -> None:
+    ids, positions = packed()
+    with torch.no_grad():
+        a = model("varlen").hidden_states(ids, positions)
+        b = model("segments").hidden_states(ids, positions)
+    torch.testing.assert_close(a, b, rtol=0.05, atol=0.05)
+
+
+def test_compiled_layers_give_the_same_hidden_states() -> None:
+    ids, positions = packed()
+    plain, compiled = model("varlen"), model("varlen")
+    compiled.compile_layers()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            compiled.hidden_states(ids, positions), plain.hidden_states(ids, positions), rtol=0.05, atol=0.05
+        )
