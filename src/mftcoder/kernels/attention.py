@@ -14,9 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
-IMPLEMENTATIONS = ("segments", "varlen")
+_KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # from torch 2.12 on
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,6 @@ def varlen_attention(
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
     """The same through torch's variable-length FlashAttention (CUDA, bf16); returns [B, L, H, D]."""
-    from torch.nn.attention.varlen import varlen_attn
-
     _refuse(unsupported, attention_mask)
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{type(module).__name__} does not hand cu_seq_lens_q down to its attention")
@@ -132,7 +131,7 @@ def varlen_attention(
     batch, heads, length, size = query.shape
     groups = key.shape[1]
     grouped: dict[str, Any] = {}
-    if groups != heads and "enable_gqa" in inspect.signature(varlen_attn).parameters:  # from torch 2.12 on
+    if groups != heads and _KNOWS_GROUPS:
         grouped = {"enable_gqa": True}
     elif groups != heads:
         key, value = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
