@@ -24,7 +24,7 @@ from mftcoder.benchmarks.problem import Benchmark, PromptMode
 from mftcoder.config.schema import DataConfig
 from mftcoder.data.conversation import Message
 from mftcoder.data.templates import Template, load_template
-from mftcoder.errors import ConfigError, Interrupted
+from mftcoder.errors import ConfigError, GenerationError, Interrupted
 from mftcoder.generation.engine import Completion, Prompt, Sampling
 from mftcoder.generation.journal import GenerationJournal
 from mftcoder.generation.transformers_engine import TransformersEngine
@@ -103,6 +103,11 @@ def generate(model: str, options: GenerateOptions) -> list[Path]:
             _run(tasks, source, template, options, console)
         except KeyboardInterrupt as stop:
             raise Interrupted("What is done is kept; the same command goes on from there.") from stop
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(
+                f"--batch-size {options.batch_size}: does not fit into the device's memory. What is done is kept; type the same "
+                "command with a smaller one"
+            ) from error
         paths = [task.write() for task in tasks]
     for path in paths:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ import socket
 import urllib.parse
 from pathlib import Path
 
+from mftcoder.data.tokenizer import cache_root
 from mftcoder.errors import ModelError
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
@@ -18,8 +19,7 @@ PICKLED_WEIGHTS = ("*.bin", "*.pt", "*.pth")
 
 def models_cache() -> Path:
     """Where converted models are kept: $MFTCODER_CACHE/models, else ~/.cache/mftcoder/models."""
-    root = os.environ.get("MFTCODER_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "mftcoder") / "models"
+    return cache_root() / "models"
 
 
 def hub_answers(*, timeout_seconds: float = 3.0) -> bool:
