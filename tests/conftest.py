@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 # Tiny models gain nothing from threads, and threads of tests that run side by side wait for each other. Set before torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is not a failing property.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 REPOSITORY = Path(__file__).parent.parent
 CHAT_TEMPLATE = (
