@@ -10,14 +10,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mftcoder.curation import mining_tasks
 from mftcoder.curation.mining_functions import MinedFunction, mine_functions
-from mftcoder.curation.mining_sources import SourceModule, python_files, read_modules
+from mftcoder.curation.mining_sources import is_test, python_files, read_modules
 from mftcoder.curation.mining_tasks import TASKS, Example, UnfitError
-from mftcoder.curation.mining_tests import TestedFunction, index_by_stem, tested_functions
+from mftcoder.curation.mining_tests import TestedFunction, index_by_stem, subjects, tested_functions
 from mftcoder.errors import DataError
 
 Record = dict[str, Any]
@@ -57,18 +58,25 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
     if not files:
         raise DataError(f"{folder}: no .py file in it or below it")
     skips: Counter[str] = Counter()
+    code = [file for file in files if not is_test(_relative(file, folder))]
     functions: list[MinedFunction] = []
-    test_modules: list[SourceModule] = []
-    for done, module in enumerate(read_modules(folder, files, skips), start=1):
-        if module is not None and module.is_test:
-            test_modules.append(module)
-        elif module is not None:
-            functions += mine_functions(module, skips)
+    for done, module in enumerate(read_modules(folder, code, skips), start=1):
+        functions += mine_functions(module, skips) if module else ()
         on_file(done, len(files))
     functions = _without_repeats(functions, skips)
-    tests = list(_tests_of(test_modules, functions))
+    index = index_by_stem(functions) if "write_test" in options.tasks else {}
+    about_them = [file for file in files if file not in set(code) and subjects(_relative(file, folder), index)]
+    tests: list[TestedFunction] = []
+    for done, module in enumerate(read_modules(folder, about_them, skips), start=len(files) - len(about_them) + 1):
+        tests += tested_functions(module, index) if module else ()
+        on_file(done, len(files))
+    skips["file: a test of no function mined here"] += len(files) - len(code) - len(about_them)
     tasks = {name: _mine_task(name, functions, tests, options, skips) for name in options.tasks}
-    return Mined(tasks, skips, len({function.module for function in functions}), len(functions))
+    return Mined(tasks, +skips, len({function.module for function in functions}), len(functions))
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def is_validation(module: str, options: MiningOptions) -> bool:
@@ -93,10 +101,13 @@ def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) ->
     return list(seen.values())
 
 
-def _tests_of(modules: Iterable[SourceModule], functions: Iterable[MinedFunction]) -> Iterator[TestedFunction]:
-    index = index_by_stem(functions)
-    for module in modules:
-        yield from tested_functions(module, index)
+@dataclass(frozen=True)
+class _Candidate:
+    """An example that could be made."""
+
+    id: str
+    origin: str
+    make: Callable[[], Example]
 
 
 def _mine_task(
@@ -106,18 +117,20 @@ def _mine_task(
     options: MiningOptions,
     skips: Counter[str],
 ) -> MinedTask:
-    mined = MinedTask()
-    records = _records(name, functions, options, skips)
-    if name == "write_test":
-        records = [*records, *_test_records(tests, options, skips)]
-    for record in sorted(records, key=lambda record: _fraction(f"{options.seed}:{record['id']}")):
-        held_out = is_validation(record["source"].rsplit(":", 1)[0], options)
-        (mined.valid if held_out else mined.train).append(record)
-    kept = MinedTask(mined.train[: options.max_per_task], mined.valid[: _valid_limit(options)])
-    over = len(mined.train) + len(mined.valid) - len(kept.train) - len(kept.valid)
-    if over:
-        skips[f"{name}: over the limit"] += over
-    return kept
+    """The task's examples, in the order of their hashes; those past the limit are not made."""
+    candidates = [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)]
+    mined, most = MinedTask(), options.max_per_task
+    for candidate in sorted(candidates, key=lambda candidate: _fraction(f"{options.seed}:{candidate.id}")):
+        held_out = is_validation(candidate.origin.rsplit(":", 1)[0], options)
+        side, limit = (mined.valid, _valid_limit(options)) if held_out else (mined.train, most)
+        if limit is not None and len(side) >= limit:
+            skips[f"{name}: over the limit"] += 1
+            continue
+        try:
+            side.append(_record(name, candidate, candidate.make()))
+        except UnfitError as unfit:
+            skips[f"{name}: {unfit}"] += 1
+    return mined
 
 
 def _valid_limit(options: MiningOptions) -> int | None:
@@ -126,40 +139,35 @@ def _valid_limit(options: MiningOptions) -> int | None:
     return None if options.max_per_task is None else max(1, round(options.max_per_task * share / (1 - share)))
 
 
-def _records(
-    name: str, functions: Iterable[MinedFunction], options: MiningOptions, skips: Counter[str]
-) -> list[Record]:
-    records = []
+def _of_functions(name: str, functions: Iterable[MinedFunction], options: MiningOptions) -> Iterator[_Candidate]:
     for function in functions:
-        rng = random.Random(f"{options.seed}:{name}:{function.origin}")
-        try:
-            records.append(_record(name, function.origin, TASKS[name](function, rng)))
-        except UnfitError as unfit:
-            skips[f"{name}: {unfit}"] += 1
-    return records
+        make = partial(_example, name, function, options.seed)
+        yield _Candidate(f"{name}/{function.origin}", function.origin, make)
 
 
-def _test_records(tests: Iterable[TestedFunction], options: MiningOptions, skips: Counter[str]) -> list[Record]:
+def _example(name: str, function: MinedFunction, seed: int) -> Example:
+    """The choices made for a function depend on nothing but it, the task and the seed."""
+    return TASKS[name](function, random.Random(f"{seed}:{name}:{function.origin}"))
+
+
+def _of_tests(
+    name: str, tests: Iterable[TestedFunction], options: MiningOptions, skips: Counter[str]
+) -> Iterator[_Candidate]:
     """One example a test; a test file serves the side of the split that its first function is on."""
     sides: dict[str, bool] = {}
-    records = []
-    for tested in tests:
+    for tested in tests if name == "write_test" else ():
         side = is_validation(tested.function.module, options)
         if sides.setdefault(tested.test_module, side) != side:
             skips["write_test: its test file is on the other side of the split"] += 1
             continue
-        try:
-            example = mining_tasks.write_test(tested.function, tested.test)
-            records.append(_record("write_test", tested.function.origin, example, test=tested.origin))
-        except UnfitError as unfit:
-            skips[f"write_test: {unfit}"] += 1
-    return records
+        make = partial(mining_tasks.write_test, tested.function, tested.test)
+        yield _Candidate(f"write_test/{tested.function.origin}#{tested.origin}", tested.function.origin, make)
 
 
-def _record(task: str, origin: str, example: Example, test: str = "") -> Record:
+def _record(task: str, candidate: _Candidate, example: Example) -> Record:
     return {
-        "id": f"{task}/{origin}{f'#{test}' if test else ''}",
+        "id": candidate.id,
         "data_name": task,
-        "source": origin,
+        "source": candidate.origin,
         "chat_rounds": [{"role": "human", "content": example.prompt}, {"role": "bot", "content": example.answer}],
     }

@@ -27,18 +27,12 @@ class SourceModule:
     text: str
     tree: ast.Module
 
-    @property
-    def is_test(self) -> bool:
-        """Whether the file holds tests rather than the code they test."""
-        *folders, name = self.path.split("/")
-        in_tests = bool({"test", "tests", "testing", "idle_test"} & set(folders))
-        return in_tests or name.startswith("test_") or name.endswith("_test.py")
 
-    @property
-    def stem(self) -> str:
-        """The file's name without `.py`; of `json/__init__.py` the package's."""
-        parts = self.path.removesuffix(".py").split("/")
-        return parts[-2] if parts[-1] == "__init__" and len(parts) > 1 else parts[-1]
+def is_test(path: str) -> bool:
+    """Whether a file, by its path, holds tests rather than the code they test."""
+    *folders, name = path.split("/")
+    in_tests = bool({"test", "tests", "testing", "idle_test"} & set(folders))
+    return in_tests or name.startswith("test_") or name.endswith("_test.py")
 
 
 def standard_library() -> Path:

@@ -32,7 +32,10 @@ class TestedFunction:
         return f"{self.test_module}:{self.line}"
 
 
-def index_by_stem(functions: Iterable[MinedFunction]) -> dict[str, dict[str, MinedFunction]]:
+Index = dict[str, dict[str, MinedFunction]]
+
+
+def index_by_stem(functions: Iterable[MinedFunction]) -> Index:
     """`stem or package -> name -> function`, of the functions that one name in one module means without doubt."""
     found: dict[str, dict[str, list[MinedFunction]]] = defaultdict(lambda: defaultdict(list))
     for function in functions:
@@ -45,24 +48,23 @@ def index_by_stem(functions: Iterable[MinedFunction]) -> dict[str, dict[str, Min
     }
 
 
-def tested_functions(module: SourceModule, index: dict[str, dict[str, MinedFunction]]) -> Iterator[TestedFunction]:
+def subjects(path: str, index: Index) -> dict[str, MinedFunction]:
+    """The functions that a test file's path points to: `test/test_json/test_decode.py` to those of decode.py, else of json."""
+    *folders, stem = path.removesuffix(".py").split("/")
+    stem = stem.removeprefix("test_").removesuffix("_test").removesuffix("_tests")
+    folder = folders[-1].removeprefix("test_") if folders else ""
+    return index.get(stem) or index.get(folder) or {}
+
+
+def tested_functions(module: SourceModule, index: Index) -> Iterator[TestedFunction]:
     """Each test of `module` that is short enough and is about one function of the index."""
-    candidates = _candidates(module, index)
-    if not candidates:
-        return
+    candidates = subjects(module.path, index)
     lines = module.text.splitlines(keepends=True)
     for _, node in functions_of(module.tree):
         function = _subject(node, candidates) if node.name.startswith("test") else None
         text = text_of(node, lines) if function else None
         if function and text and sum(map(len, text)) <= MAX_TEST_CHARS:
             yield TestedFunction(function, "".join(text).rstrip(), module.path, node.lineno)
-
-
-def _candidates(module: SourceModule, index: dict[str, dict[str, MinedFunction]]) -> dict[str, MinedFunction]:
-    """The functions that the test file's name points to."""
-    stem = module.stem.removeprefix("test_").removesuffix("_test").removesuffix("_tests")
-    folder = module.path.split("/")[-2].removeprefix("test_") if "/" in module.path else ""
-    return index.get(stem) or index.get(folder) or {}
 
 
 def _subject(node: FunctionNode, candidates: dict[str, MinedFunction]) -> MinedFunction | None:
