@@ -71,7 +71,9 @@ class _Work:
         }
 
 
-def evaluate(paths: Sequence[Path], options: EvaluateOptions, console: Console | None = None) -> list[Score]:
+def evaluate(
+    paths: Sequence[Path], options: EvaluateOptions, console: Console | None = None, *, table: bool = True
+) -> list[Score]:
     """Score every file and print a table; all files are read and checked before the first program runs."""
     console = console or Console(stderr=True)
     work = [_prepare(path, options) for path in paths]
@@ -84,7 +86,8 @@ def evaluate(paths: Sequence[Path], options: EvaluateOptions, console: Console |
                 style="yellow",
             )
         scores = [_evaluate_file(item, pool, options, console) for item in work]
-    print_scores(scores)
+    if table:
+        print_scores(scores)
     return scores
 
 

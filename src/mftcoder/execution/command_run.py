@@ -9,9 +9,9 @@ import selectors
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mftcoder.execution.plan import Plan, Step
+from mftcoder.execution.plan import MEMORY_MB, Plan, Step
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Status
 from mftcoder.execution.zygote_handle import RunEnd, ZygoteHandle
 
@@ -38,10 +38,11 @@ def run_plan(plan: Plan, limits: Limits, zygote: ZygoteHandle) -> ExecutionResul
             zygote.write({}, keep=())
             return failure
     zygote.write({}, keep=plan.keep)
+    memory = replace(limits, memory_mb=limits.memory_mb + plan.overhead_mb)
     output = _execute(
-        plan.command,
+        [part.replace(MEMORY_MB, str(limits.memory_mb)) for part in plan.command],
         zygote,
-        limits,
+        memory,
         seconds=limits.seconds,
         kept_bytes=limits.output_kb << 10,
         plan=plan,
@@ -85,7 +86,7 @@ def _execute(
     may_fork: bool,
 ) -> _Output:
     """Run a command to its end or to its deadline, reading its outputs and its proof all the while."""
-    address_mb = _COMPILER_ADDRESS_MB if may_fork else limits.memory_mb + (plan.address_mb or 1024)
+    address_mb = _COMPILER_ADDRESS_MB if may_fork else limits.memory_mb + plan.address_mb
     pipes = [os.pipe() for _ in range(3)]
     silence = os.open(os.devnull, os.O_RDONLY)
     ours = [reader for reader, _ in pipes]

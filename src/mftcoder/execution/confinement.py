@@ -76,6 +76,7 @@ class Confinement:
         self._limit(limits)
         if self.group:
             Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel kills the program before its zygote
+        os.setsid()  # its process group would else be ours: kill(0) would reach us
         if not kernel.is_supported():
             return
         if self.uid is not None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from mftcoder.execution.plan import PROOF_DESCRIPTOR, Plan, Step
+from mftcoder.execution.plan import MEMORY_MB, PROOF_DESCRIPTOR, Plan, Step
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
 
@@ -55,8 +55,8 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
             keep=(_CLASSES,),
         ),
     )
-    memory = ("-Xmx768m", "-Xss64m", "-XX:ActiveProcessorCount=2")
-    return Plan(steps, (java, *_VM, *memory, "-cp", _CLASSES, "MftMain"), (_CLASSES,), key, address_mb=6144)
+    memory = (f"-Xmx{MEMORY_MB}m", "-XX:ActiveProcessorCount=2")
+    return Plan(steps, (java, *_VM, *memory, "-cp", _CLASSES, "MftMain"), (_CLASSES,), key, overhead_mb=512, address_mb=6144)
 
 
 def _tests(tests: str, key: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PROOF_DESCRIPTOR = 3
+MEMORY_MB = "@MEMORY_MB@"
+"""Stands in a plan's command for the program's memory limit, for runtimes that want to be told."""
 
 
 @dataclass(frozen=True)
@@ -30,5 +32,5 @@ class Plan:
     key: str  # what the tests write to PROOF_DESCRIPTOR at their end
     environment: Mapping[str, str] = field(default_factory=dict)
     address_mb: int | None = (
-        None  # address space beyond the memory limit, for runtimes that reserve far more than they use
+        None  # address space beyond the memory limit; some runtimes reserve far more than they use
     )

@@ -90,7 +90,7 @@ def main() -> None:
     arguments = json.loads(sys.argv[2])
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)  # tests may print
-    settings = SlotSettings(arguments["level"], arguments["scratch"], unused_uid(), tuple(arguments["readable"]))
+    settings = SlotSettings(arguments["level"], arguments["scratch"], unused_uid(arguments["level"]), tuple(arguments["readable"]))
     slot = Slot(settings, {name: Toolchain(**fields) for name, fields in arguments["toolchains"].items()})
     try:
         channel.send({"covers": slot.zygote().covers})

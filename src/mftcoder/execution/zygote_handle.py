@@ -142,15 +142,14 @@ def _wire_limits(limits: Limits, *, seconds: float | None = None, address_mb: in
     }
 
 
-def unused_uid() -> int | None:
+def unused_uid(level: str) -> int | None:
     """A user id for this slot's programs, below 65,536 and its own for every running worker; None: stay who we are.
 
-    None without the right to switch, and where another user could not reach the interpreter (one under /root, say): programs
-    then keep the caller's id without its capabilities.
+    None without the right to switch, and where another user could not reach the interpreter (one under /root, say, unless the
+    slot has a root folder of its own): programs then keep the caller's id without its capabilities.
     """
-    if os.geteuid() != 0 or not all(_open_to_others(Path(folder)) for folder in (sys.prefix, sys.base_prefix)):
-        return None
-    return 20000 + os.getpid() % 40000
+    reachable = level == "namespaces" or all(_open_to_others(Path(folder)) for folder in (sys.prefix, sys.base_prefix))
+    return 20000 + os.getpid() % 40000 if os.geteuid() == 0 and reachable else None
 
 
 def _open_to_others(folder: Path) -> bool:

@@ -1,0 +1,6 @@
+// expected: timeout
+// Runs for ever.
+func Twice(xs []int) []int {
+	for {
+	}
+}

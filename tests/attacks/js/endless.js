@@ -1,0 +1,3 @@
+// expected: timeout
+// Runs for ever.
+const twice = (xs) => { for (;;); };

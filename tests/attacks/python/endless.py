@@ -1,0 +1,5 @@
+# expected: timeout
+# Runs for ever.
+def twice(xs):
+    while True:
+        pass

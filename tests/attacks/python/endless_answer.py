@@ -1,0 +1,5 @@
+# expected: timeout|failed
+# An answer that never ends.
+def twice(xs):
+    while True:
+        yield 1

@@ -1,0 +1,7 @@
+# expected: failed
+# Ends by a fault of the processor.
+import ctypes
+
+
+def twice(xs):
+    ctypes.string_at(0)

@@ -1,0 +1,140 @@
+"""Every file of tests/attacks against every sandbox level of this machine: none passes, none leaks, none lingers."""
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.languages import LANGUAGES, prepare
+from mftcoder.execution.pool import Pool
+from mftcoder.execution.sandbox import Limits, Program
+
+ROOT = Path(__file__).parents[1] / "attacks"
+FILES = sorted(path for path in ROOT.glob("*/*") if path.is_file())
+LIMITS = Limits(seconds=3.0, memory_mb=768, compile_seconds=20.0)
+NONCE = secrets.token_hex(4)
+
+TESTS = {
+    "python": f"def check_twice_is_right_{NONCE}(twice):\n    assert twice([1, 2]) == [2, 4]\n    assert twice([]) == []\n"
+    f"    assert twice([-3]) == [-6]\ncheck_twice_is_right_{NONCE}(twice)\n",
+    "js": "const testTwice = () => {\n  console.assert(JSON.stringify(twice([1, 2])) === JSON.stringify([2, 4]))\n"
+    "  console.assert(JSON.stringify(twice([-3])) === JSON.stringify([-6]))\n}\n\ntestTwice()\n",
+    "cpp": "#undef NDEBUG\n#include<assert.h>\nbool issame(vector<int> a,vector<int>b){\n if (a.size()!=b.size()) return false;\n"
+    " for (int i=0;i<a.size();i++)\n {\n if (a[i]!=b[i]) return false;\n }\n return true;\n}\nint main(){\n"
+    "    assert (issame(twice({1, 2}) , {2, 4}));\n    assert (twice({-3}) == vector<int>{-6});\n}\n",
+    "java": "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+    "        List<Boolean> correct = Arrays.asList(\n                s.twice(new ArrayList<>(Arrays.asList(1, 2))).equals(Arrays.asList(2, 4)),\n"
+    "                Objects.equals(s.twice(new ArrayList<>(Arrays.asList(-3))), Arrays.asList(-6))\n        );\n"
+    "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n",
+    "go": "func TestTwice(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal([]int{2, 4}, Twice([]int{1, 2}))\n"
+    "    assert.Equal(true, Twice([]int{-3})[0] == -6)\n}\n",
+    "rust": "#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_twice() {\n"
+    "        assert_eq!(twice(vec![1, 2]), vec![2, 4]);\n        assert!(twice(vec![-3]) == vec![-6]);\n    }\n}\n",
+}
+DECLARATIONS = {
+    "cpp": "#include<vector>\nusing namespace std;\nvector<int> twice(vector<int> xs){\n",
+    "rust": "\nfn twice(xs: Vec<i32>) -> Vec<i32> {\n",
+}
+
+
+def level_or_skip(level: str, languages: tuple[str, ...]) -> Pool:
+    try:
+        return Pool(level, workers=2, toolchains={name: prepare(name) for name in languages if name != "python"})
+    except ExecutionError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def bait(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What attacks try to reach: a secret file, a server, an abstract socket, a variable of the environment."""
+    secret = tmp_path_factory.mktemp("secrets") / "secret"
+    secret.write_text("42")
+    os.environ["MFT_ATTACK_SECRET"] = "42"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+        port = server.getsockname()[1]
+        abstract.bind(f"\0mft-attack-{port}")
+        abstract.listen()
+        threading.Thread(target=accept_all, args=(server,), daemon=True).start()
+        yield {
+            "@CANARY@": str(secret),
+            "@PORT@": str(port),
+            "@HOME@": str(Path.home()),
+            "@REPOSITORY@": str(ROOT.parents[1]),
+        }
+    del os.environ["MFT_ATTACK_SECRET"]
+
+
+def accept_all(server: socket.socket) -> None:
+    while True:
+        try:
+            server.accept()[0].close()
+        except OSError:
+            return
+
+
+def program(path: Path, bait: dict[str, str]) -> Program:
+    language, source = path.parent.name, path.read_text()
+    for placeholder, value in bait.items():
+        source = source.replace(placeholder, value)
+    files = {
+        "candidate": source,
+        "tests": TESTS[language],
+        "entry_point": "Twice" if language == "go" else "twice",
+        "declaration": DECLARATIONS.get(language, ""),
+        "setup": 'package main\n\nimport (\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n',
+        "helpers": "",
+    }
+    return Program(language, files)
+
+
+@pytest.fixture(scope="module", params=["namespaces", "process"])
+def results(request: pytest.FixtureRequest, bait: dict[str, str]) -> dict[Path, str]:
+    """Every attack's end at one level; run together, so that they may also try to hurt each other."""
+    available = tuple(name for name, row in LANGUAGES.items() if not row.missing())
+    ends: dict[Path, str] = {}
+    files = [path for path in FILES if path.parent.name in available]
+    with level_or_skip(request.param, available) as pool:
+        folder = pool._folder.name
+        for key, result in pool.run(((str(path), program(path, bait)) for path in files), LIMITS):
+            ends[Path(key)] = f"{result.status}: {result.stderr[:300]}"
+    left = [
+        process.info for process in psutil.process_iter(["pid", "cmdline"]) if is_ours(process.info["cmdline"], folder)
+    ]
+    assert not left
+    assert not Path(folder).exists()
+    return ends
+
+
+def is_ours(command: list[str] | None, folder: str) -> bool:
+    return bool(command) and (any(folder in part for part in command) or command[0] == "./program")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_an_attack_ends_as_its_first_line_says(path: Path, results: dict[Path, str]) -> None:
+    if path not in results:
+        pytest.skip(f"{path.parent.name}: {', '.join(LANGUAGES[path.parent.name].missing())} not found")
+    expected = path.read_text().splitlines()[0].partition("expected: ")[2].split("|")
+    assert results[path].partition(":")[0] in expected, results[path]
+
+
+@pytest.mark.slow
+def test_no_attack_leaves_a_file_behind(results: dict[Path, str]) -> None:
+    places = [
+        Path.home(),
+        Path("/root"),
+        Path("/etc"),
+        Path("/usr"),
+        Path("/var/tmp"),
+        Path("/dev/shm"),
+        Path("/tmp"),
+        Path("/"),
+    ]
+    left = [place / name for place in places for name in ("mft-attack", "mft-left", "large") if (place / name).exists()]
+    assert not left
