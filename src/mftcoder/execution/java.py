@@ -56,7 +56,9 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
         ),
     )
     memory = (f"-Xmx{MEMORY_MB}m", "-XX:ActiveProcessorCount=2")
-    return Plan(steps, (java, *_VM, *memory, "-cp", _CLASSES, "MftMain"), (_CLASSES,), key, overhead_mb=512, address_mb=6144)
+    return Plan(
+        steps, (java, *_VM, *memory, "-cp", _CLASSES, "MftMain"), (_CLASSES,), key, overhead_mb=512, address_mb=6144
+    )
 
 
 def _tests(tests: str, key: str) -> str:

@@ -31,6 +31,7 @@ class Plan:
     keep: tuple[str, ...]  # what the run may see of the steps' files
     key: str  # what the tests write to PROOF_DESCRIPTOR at their end
     environment: Mapping[str, str] = field(default_factory=dict)
-    address_mb: int | None = (
+    overhead_mb: int = 0  # memory a runtime needs beside what its program may use
+    address_mb: int = 1024  # address space beyond the memory limit; some runtimes reserve far more than they use
         None  # address space beyond the memory limit; some runtimes reserve far more than they use
     )

@@ -43,9 +43,9 @@ class Slot:
         """Run one program; a failure of the sandbox is its own status, and the next program gets a new zygote."""
         try:
             return self._run(program, limits)
-        except ZygoteLostError as lost:
+        except Exception as error:  # whatever it is, it is ours: the slot starts afresh and the pool tries again
             self.close()
-            return ExecutionResult("sandbox_error", stderr=str(lost))
+            return ExecutionResult("sandbox_error", stderr=f"{type(error).__name__}: {error}")
 
     def _run(self, program: Program, limits: Limits) -> ExecutionResult:
         if program.language == "python":
@@ -90,7 +90,9 @@ def main() -> None:
     arguments = json.loads(sys.argv[2])
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)  # tests may print
-    settings = SlotSettings(arguments["level"], arguments["scratch"], unused_uid(arguments["level"]), tuple(arguments["readable"]))
+    settings = SlotSettings(
+        arguments["level"], arguments["scratch"], unused_uid(arguments["level"]), tuple(arguments["readable"])
+    )
     slot = Slot(settings, {name: Toolchain(**fields) for name, fields in arguments["toolchains"].items()})
     try:
         channel.send({"covers": slot.zygote().covers})
