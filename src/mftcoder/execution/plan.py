@@ -33,5 +33,3 @@ class Plan:
     environment: Mapping[str, str] = field(default_factory=dict)
     overhead_mb: int = 0  # memory a runtime needs beside what its program may use
     address_mb: int = 1024  # address space beyond the memory limit; some runtimes reserve far more than they use
-        None  # address space beyond the memory limit; some runtimes reserve far more than they use
-    )
