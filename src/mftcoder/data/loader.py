@@ -148,6 +148,8 @@ class TrainLoader:
         """Optimiser steps of the run: max_steps, or as many as num_train_epochs take."""
         self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
         """Steps of one pass over the data; not a whole number in general."""
+        self.task_shares = tuple(float(share) for share in mixture.shares)
+        """Each task's share of the rows of the run, sum 1."""
         drawn = zip(mixture.row_counts, mixture.shares, strict=True)
         self.fresh_steps = tuple(int(count / (share * plan.step_rows)) if share else 0 for count, share in drawn)
         """Per task the number of first steps in which each of its rows comes up for the first time."""

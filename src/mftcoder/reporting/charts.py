@@ -89,6 +89,19 @@ def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     return charts
 
 
+def slope_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """A chart a run: the slope of each task's held-out loss as its balancer saw it. None for methods without slopes."""
+    charts = []
+    for run in runs:
+        lines = [
+            Line(task, thinned(series(run.balance, "signals", "slope", task)), slot)
+            for slot, task in enumerate(weighted_tasks(run))
+        ]
+        if any(line.points for line in lines):
+            charts.append(draw(f"{run.name}: slopes", lines, "change of loss a step"))
+    return charts
+
+
 def weighted_tasks(run: RunRecord) -> list[str]:
     """The tasks that weights were recorded for."""
     return list(dict.fromkeys(task for record in run.train for task in record.get("weights") or {}))

@@ -34,6 +34,11 @@ class Pages:
 
 def render(runs: Sequence[RunRecord], scores: Sequence[Score]) -> Pages:
     """The report of these runs, side by side, and of these scores."""
+    return render_parts(" · ".join(run.name for run in runs), "Training report", _parts(runs, scores), runs)
+
+
+def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequence[RunRecord]) -> Pages:
+    """A page of these parts, with the configurations and versions of the runs at its end. Empty parts are left out."""
     environment = Environment(
         loader=PackageLoader("mftcoder.reporting", "templates"),
         autoescape=lambda name: bool(name and name.startswith("report.html")),
@@ -43,9 +48,10 @@ def render(runs: Sequence[RunRecord], scores: Sequence[Score]) -> Pages:
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     values: dict[str, Any] = {
-        "title": " · ".join(run.name for run in runs),
+        "title": title,
+        "subtitle": subtitle,
         "version": __version__,
-        "parts": _parts(runs, scores),
+        "parts": [part for part in parts if part.charts or (part.table.rows if part.table else part.notes)],
         "runs": runs,
         "versions": tables.versions_table(runs),
     }
@@ -54,8 +60,8 @@ def render(runs: Sequence[RunRecord], scores: Sequence[Score]) -> Pages:
 
 
 def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
-    balance = (*charts.minima_chart(runs), *charts.weight_charts(runs))
-    parts = [
+    balance = (*charts.minima_chart(runs), *charts.weight_charts(runs), *charts.slope_charts(runs))
+    return [
         Part("Runs", _run_notes(runs), tables.runs_table(runs)),
         Part("Scores", ("The change is against the first model of the same benchmark.",), tables.scores_table(scores)),
         Part(
@@ -67,9 +73,6 @@ def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
         Part("Balance", (*tables.minima_spread(runs), *tables.constant_weights(runs)), None, balance),
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
         Part("Data", (), tables.data_table(runs)),
-    ]
-    return [
-        part for part in parts if part.charts or (part.table and part.table.rows) or (part.notes and not part.table)
     ]
 
 

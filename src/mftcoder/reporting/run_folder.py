@@ -24,6 +24,7 @@ class RunRecord:
     folder: Path
     train: tuple[Record, ...]
     validation: tuple[Record, ...]
+    balance: tuple[Record, ...]  # what a balancer saw and chose; none with fixed weights
     torn_lines: int  # of metrics.jsonl that did not parse; a killed run may leave one
     config: str
     versions: dict[str, Any]
@@ -53,6 +54,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         folder=folder,
         train=tuple(record for record in records if record.get("kind") == "train"),
         validation=tuple(record for record in records if record.get("kind") == "validation"),
+        balance=tuple(record for record in records if record.get("kind") == "balance"),
         torn_lines=torn,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         versions=_mapping(folder / "versions.json"),
