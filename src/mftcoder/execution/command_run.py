@@ -88,6 +88,7 @@ def _execute(
     """Run a command to its end or to its deadline, reading its outputs and its proof all the while."""
     address_mb = _COMPILER_ADDRESS_MB if may_fork else limits.memory_mb + plan.address_mb
     pipes = [os.pipe() for _ in range(3)]
+    os.fchmod(pipes[-1][1], 0o666)  # Java opens it by its name in /proc, as the slot's user
     silence = os.open(os.devnull, os.O_RDONLY)
     ours = [reader for reader, _ in pipes]
     try:
