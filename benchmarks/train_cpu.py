@@ -82,8 +82,14 @@ def peer(name: str, config_path: Path, args: argparse.Namespace) -> float:
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback
-    from transformers import TrainingArguments
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     class Clock(TrainerCallback):
         """Notes when each step ended and how many real tokens had gone in by then."""

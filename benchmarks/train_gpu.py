@@ -26,10 +26,11 @@ from mftcoder.data.packing import assemble, pack_best_fit
 from mftcoder.data.tokenization import TokenizedSample
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, trainable_parameters
+from mftcoder.models.load import recompute_activations
 from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.objective import Objective
+from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.step import train_step
 
 NUM_TASKS = 5
@@ -133,7 +134,7 @@ def measure(mode: Mode, args: argparse.Namespace, steps: list[StepData], limit: 
     module = attach(model, AdapterConfig(type=mode.adapter, lora_rank=32, lora_alpha=64))  # type: ignore[arg-type]
     weights_in_products = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     if mode.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     wrapped = LanguageModel(module.train(), attn_implementation=implementation, num_tasks=NUM_TASKS)
     wrapped.verify()
     if mode.torch_compile:

@@ -4,6 +4,7 @@ Nothing heavy is imported here: each command imports its verb when it runs, so `
 Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 1 a bug of ours.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import click
 from mftcoder import __version__
 from mftcoder.errors import Interrupted, MftError
 
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A full disk, a folder that may not be written: the user's to mend, whichever file it hits."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -37,6 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        click.echo(
+            f"error: {error.filename or 'a file'}: {error.strerror}. Make room or choose another folder.", err=True
+        )
+        sys.exit(2)
 
 
 @click.group(context_settings=CONTEXT)
@@ -336,6 +346,32 @@ def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...]) 
     from mftcoder.app.report import report as run
 
     run(runs, out=out, metrics=metrics)
+
+
+@cli.command("compare")
+@config_command
+@click.option("--balancers", default="uniform,coba,pace", show_default=True, metavar="NAME[:OPTION=VALUE]...,...")
+@click.option("--seeds", default="0", show_default=True, metavar="SEED,...", help="One run of each method a seed.")
+@click.option(
+    "--alone/--no-alone", default=True, help="Also train every task by itself, as the reference.  [default: on]"
+)
+def compare_command(config: Path, overrides: tuple[str, ...], balancers: str, seeds: str, alone: bool) -> None:
+    """Train the same data under several balancers and seeds; write one table of how well each keeps the tasks in balance.
+
+    Runs lie below output_dir; the same command goes on where a stopped one was. Comes out: compare.html, .md and .json.
+
+    \b
+    mft compare my.yaml --balancers uniform,coba,pace --seeds 0,1,2
+    mft compare my.yaml --balancers uniform,coba:update_interval=10,famo:variant=released --no-alone
+    mft compare my.yaml train.max_steps=2000 output_dir=runs/longer
+    """
+    from mftcoder.app.compare import compare_balancers
+
+    if not all(part.strip().isdigit() for part in seeds.split(",")):
+        raise click.UsageError(f"--seeds {seeds}: whole numbers, separated by commas, are expected")
+    names = [name.strip() for name in balancers.split(",") if name.strip()]
+    chosen = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
+    compare_balancers(config, overrides, list(dict.fromkeys(names)), chosen, alone=alone)
 
 
 @cli.command("demo")

@@ -68,7 +68,7 @@ class ExecutionError(MftError):
     """The sandbox or a toolchain failed. Never counted as the model's failure."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  # an end that was asked for, not an error
     """The user (or the scheduler) stopped the run; `hint` says how to go on."""
 
     def __init__(self, hint: str):

@@ -4,17 +4,14 @@ The same store is made by `mft train` when it is not there yet; preparing first 
 Needs no torch.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.data import store as stores
 from mftcoder.data.packing import plan_rows
+from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.samples import TaskStatistics
 
 _COLUMNS = {
@@ -40,8 +37,7 @@ _RARE_COLUMNS = {
 def prepare(config: RunConfig) -> None:
     """Make or find the store and print its table. DataError with all bad records."""
     console = Console()
-    with _progress_bar() as on_progress:
-        store = stores.prepare(config, on_progress=on_progress)
+    store = prepare_visibly(config)
     table = statistics_table(store, config)
     # A narrow terminal wraps the lines; numbers cut short would be worse.
     console.width = max(console.width, Console(width=1000).measure(table).maximum)
@@ -52,31 +48,6 @@ def prepare(config: RunConfig) -> None:
     if hidden > 0:
         console.print(f"... and {hidden:,} more")
     console.print(f"store {store.folder}", highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[stores.OnProgress | None]:
-    """A bar on the terminal's error stream; nothing where there is no terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("tokenising"),
-        BarColumn(),
-        DownloadColumn(binary_units=False),
-        TextColumn("{task.fields[counts]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task("tokenising", total=None, counts="")
-
-        def show(progress: stores.Progress) -> None:
-            counts = f"{progress.records:,} records, {progress.tokens:,} tokens"
-            bar.update(line, total=progress.bytes_total, completed=progress.bytes_done, counts=counts)
-
-        yield show
 
 
 def statistics_table(store: stores.Store, config: RunConfig) -> Table:

@@ -23,13 +23,13 @@ from mftcoder.balancing.build import build_balancer
 from mftcoder.config.load import dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import TrainLoader, ValidationLoader
+from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
-from mftcoder.data.store import prepare as prepare_store
 from mftcoder.errors import CheckpointError, Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, restore, save_weights, trainable_parameters
-from mftcoder.models.load import load_model, set_attention
+from mftcoder.models.load import load_model, recompute_activations, set_attention
 from mftcoder.models.resolve import resolve_model
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backend import Backend
@@ -46,7 +46,7 @@ from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.metrics import MetricsLog
 from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW
-from mftcoder.training.session import StopRequest, sole_user
+from mftcoder.training.session import StopRequest, device_memory_errors, sole_user
 from mftcoder.training.step import LossWindow
 
 PACKAGES = ("mftcoder", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
@@ -58,12 +58,12 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
     resolve_model(config.model)
     backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
     stop = StopRequest()
-    with sole_user(config.output_path), stop.listening():
-        store = prepare_store(config)
+    with sole_user(config.output_path):
+        store = prepare_visibly(config)
         checkpoint, checkpoints = _checkpoint_to_resume(config, store, console, allow_changes=allow_changes)
         run = _build(config, store, backend, checkpoints, checkpoint, console, stop)
         _write_run_files(config, store)
-        with run.metrics:
+        with run.metrics, stop.listening(), device_memory_errors():
             summary = run.run()
         write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
@@ -190,7 +190,7 @@ def _load_trainable(
     if checkpoint:
         restore(module, checkpoint.model_dir)
     if config.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     return module.train(), implementation
 
 

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import TrainLoader
+from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
-from mftcoder.data.store import prepare as prepare_store
 from mftcoder.errors import MftError
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
@@ -42,7 +42,7 @@ def validate(config: RunConfig) -> None:
     model = check(lambda: resolve_model(config.model))
     count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
     check(lambda: _check_output(config.output_path))
-    store = check(lambda: prepare_store(config)) if model else None
+    store = check(lambda: prepare_visibly(config)) if model else None
     if problems or device is None or model is None or count is None or store is None:
         raise MftError(*problems)
     memory = estimate_memory(config, model.config, count, device.type)

@@ -17,12 +17,12 @@ def slope_in_place(logits: Tensor, targets: Tensor, coefficients: Tensor) -> Ten
     rows, vocabulary = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if rows:
-        _slope[(rows,)](logits, targets, coefficients, losses, logits.stride(0), vocabulary, BLOCK=BLOCK, num_warps=16)
+        _slope[(rows,)](logits, targets, coefficients, losses, logits.stride(0), vocabulary, block=BLOCK, num_warps=16)
     return losses
 
 
 @triton.jit
-def _slope(logits, targets, coefficients, losses, stride, vocabulary, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _slope(logits, targets, coefficients, losses, stride, vocabulary, block: tl.constexpr):  # type: ignore[no-untyped-def]
     """One program a row: online log-sum-exp, then the gradient over the same memory."""
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride
@@ -30,8 +30,8 @@ def _slope(logits, targets, coefficients, losses, stride, vocabulary, BLOCK: tl.
     peak = float("-inf")
     total = 0.0
     picked = 0.0
-    for start in range(0, vocabulary, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    for start in range(0, vocabulary, block):
+        column = start + tl.arange(0, block)
         x = tl.load(base + column, mask=column < vocabulary, other=float("-inf")).to(tl.float32)
         higher = tl.maximum(peak, tl.max(x))
         total = total * tl.exp(peak - higher) + tl.sum(tl.exp(x - higher))
@@ -41,8 +41,8 @@ def _slope(logits, targets, coefficients, losses, stride, vocabulary, BLOCK: tl.
     log_sum = peak + tl.log(total)
     tl.store(losses + row, log_sum - picked)
     coefficient = tl.load(coefficients + row)
-    for start in range(0, vocabulary, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    for start in range(0, vocabulary, block):
+        column = start + tl.arange(0, block)
         inside = column < vocabulary
         x = tl.load(base + column, mask=inside, other=0.0).to(tl.float32)
         slope = (tl.exp(x - log_sum) - tl.where(column == target, 1.0, 0.0)) * coefficient

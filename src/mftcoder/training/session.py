@@ -1,4 +1,4 @@
-"""What surrounds a run: one process per run folder, a clean stop on a signal, the random seed.
+"""What surrounds a run: one process per run folder, a clean stop on a signal, an answer to a full device.
 
 Goes in: the run folder. Comes out: a lock that dies with its process, and a flag that a signal raises. Knows nothing of models.
 """
@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from mftcoder.errors import ConfigError
+import torch
+
+from mftcoder.errors import ConfigError, TrainingError
 
 
 @contextmanager
@@ -35,6 +37,19 @@ def sole_user(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def device_memory_errors() -> Iterator[None]:
+    """A device that runs out of memory is the user's to mend: say with what."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device ran out of memory: {str(error).splitlines()[0]} Try train.gradient_checkpointing=true, a smaller "
+            "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length; "
+            "`mft validate` estimates what a run takes."
+        ) from error
 
 
 class StopRequest:

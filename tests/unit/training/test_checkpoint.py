@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(store: CheckpointStore) -> 
         write_model(folder)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(CheckpointError, match="No space left on device. Earlier checkpoints are untouched"):
+    with pytest.raises(CheckpointError, match=r"No space left on device\. Earlier checkpoints are untouched"):
         store.save(Progress(step=2), full, {}, best=False)
     newest = store.newest()
     assert newest and newest.progress.step == 1
