@@ -86,13 +86,13 @@ class Zygote:
         return {"pid": self.child}
 
     def _become_command(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        self.trouble_writer = os.dup2(self.trouble_writer, 120, inheritable=False)
-        high = [os.dup2(number, 100 + index) for index, number in enumerate(descriptors)]
-        for index, number in enumerate(high):
-            os.dup2(number, index)
-        _only_descriptors([*range(len(high)), self.trouble_writer])
         os.chdir(self.confinement.scratch)
         self.confinement.enter(request["limits"], may_fork=request["may_fork"])
+        self.trouble_writer = os.dup2(self.trouble_writer, 120, inheritable=False)
+        high = [os.dup2(number, 100 + index, inheritable=False) for index, number in enumerate(descriptors)]
+        _only_descriptors([*high, self.trouble_writer])
+        for index, number in enumerate(high):
+            os.dup2(number, index)
         os.execve(request["command"][0], request["command"], request["environment"])
 
     def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
