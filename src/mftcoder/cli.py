@@ -393,3 +393,41 @@ def demo_command(out: Path, minutes: float) -> None:
     from mftcoder.app.demo import demo
 
     demo(out, minutes=minutes)
+
+
+@cli.command()
+@click.argument("pattern", required=False)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
+def benchmarks(pattern: str | None, data_dir: Path | None) -> None:
+    """List the benchmarks whose name holds PATTERN: size, language, licence, data, toolchain.
+
+    \b
+    mft benchmarks
+    mft benchmarks rust --data-dir data
+    """
+    from mftcoder.app.benchmarks import list_benchmarks
+
+    list_benchmarks(data_dir, pattern)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--check", "archive", type=click.Path(path_type=Path), help="Check this zip instead.", metavar="FILE.zip")
+@click.option("--out", type=click.Path(path_type=Path), help="Gets the zip; default the folder's parent.")
+@click.option("--metrics", type=click.Path(path_type=Path), help="Folder of metrics; default metrics_MODEL beside.")
+def submit(folder: Path | None, archive: Path | None, out: Path | None, metrics: Path | None) -> None:
+    """Check FOLDER (generations_MODEL with its 13 files) and pack it for the leaderboard, or say why it would be refused.
+
+    \b
+    mft submit generations_my-model
+    mft submit --check generations_my-model.zip
+    """
+    from mftcoder.app.submit import check
+    from mftcoder.app.submit import submit as run
+
+    if (folder is None) == (archive is None):
+        raise click.UsageError("give a FOLDER, or --check FILE.zip")
+    if archive:
+        check(archive)
+    elif folder:
+        run(folder, out, metrics)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from mftcoder import __version__
 from mftcoder.benchmarks.catalogue import load, tasks
@@ -205,7 +205,7 @@ def _metrics(work: _Work, results: dict[str, ExecutionResult], pool: Pool, k: Se
 
 def print_scores(scores: Sequence[Score]) -> None:
     """A table on standard output, a row a score."""
-    table = Table("task", "model", "score", "value", "95% interval", "problems", "samples")
+    table = Table(Column("task", no_wrap=True), "model", "score", "value", "95% interval", "problems", "samples")
     for score in scores:
         for item in score.scores:
             interval = f"{item.low:.4f} to {item.high:.4f}"

@@ -37,7 +37,11 @@ SYNTAX: Mapping[str, Syntax] = {
         r"^\s*import .*;",
         open_blocks=2,
     ),
-    "js": Syntax("JavaScript", r"\b(?:const|let|var|function)\s+{name}\b", r"^\s*(?:const|let|var)\s.*\brequire\(.*$"),
+    "js": Syntax(
+        "JavaScript",
+        r"^(?:const|let|var|(?:async\s+)?function\*?)\s+{name}\b",
+        r"^\s*(?:const|let|var)\s.*\brequire\(.*$",
+    ),
     "rust": Syntax("Rust", r"\bfn\s+{name}\b", r"^\s*use .*;"),
 }
 """Stop words are the reference harness's: only Go has any beside the closed block."""

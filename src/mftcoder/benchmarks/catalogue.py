@@ -5,40 +5,39 @@ tables are listed in `registry.BENCHMARKS`; each maps task names to loaders.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.benchmarks.task import Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.registry import BENCHMARKS, did_you_mean
 
-Loader = Callable[[Path | None], Benchmark]
 
-
-def loaders() -> dict[str, Loader]:
-    """Task name to loader, for every family."""
-    found: dict[str, Loader] = {}
+def all_tasks() -> dict[str, Task]:
+    """Task name to task, for every family."""
+    found: dict[str, Task] = {}
     for family in BENCHMARKS.names():
-        table: Mapping[str, Loader] = BENCHMARKS.load(family)
+        table: Mapping[str, Task] = BENCHMARKS.load(family)
         found.update(table)
     return found
 
 
 def tasks() -> list[str]:
     """All task names, sorted."""
-    return sorted(loaders())
+    return sorted(all_tasks())
 
 
 def load(task: str, data_dir: Path | None = None, limit: int | None = None) -> Benchmark:
     """The benchmark `task`, its first `limit` problems; BenchmarkError for an unknown name or missing data."""
-    known = loaders()
+    known = all_tasks()
     if task not in known:
         close = difflib.get_close_matches(task, known, n=1)
         hint = did_you_mean(task, known) if close else " `mft benchmarks` lists all."
         raise BenchmarkError(f"unknown task '{task}'.{hint}")
     if data_dir is not None and not data_dir.is_dir():
         raise BenchmarkError(f"{data_dir}: no such folder")
-    return known[task](data_dir).limited(limit)
+    return known[task].load(data_dir).limited(limit)
 
 
 def expand(names: Iterable[str]) -> list[str]:

@@ -16,29 +16,35 @@ from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
 from mftcoder.benchmarks.humanevalpack import HEADERS, LANGUAGES
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 _REPOSITORY = "codefuse-ai/CodeFuseEval"
 _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
-_TRANSLATIONS = [
-    ("cpp", "java"),
-    ("cpp", "python"),
-    ("java", "cpp"),
-    ("java", "python"),
-    ("python", "cpp"),
-    ("python", "java"),
-]
+_TRANSLATIONS = {
+    ("cpp", "java"): 594,
+    ("cpp", "python"): 601,
+    ("java", "cpp"): 589,
+    ("java", "python"): 662,
+    ("python", "cpp"): 588,
+    ("python", "java"): 650,
+}
+"""Source and target, with the number of problems."""
 
 
 def _source(folder: str, name: str) -> Source:
     return Source(f"codefuseeval/{folder}/{name}.jsonl", HubData(_REPOSITORY, file=f"{folder}/{name}.jsonl"))
 
 
+def _completion_source(variant: str) -> Source:
+    return _source("code_completion", f"humaneval_{variant.replace('-', '_')}")
+
+
 def load_completion(variant: str, data_dir: Path | None) -> Benchmark:
     """`codefuseeval-completion-{language}` or `-python-cn`."""
     language = variant.removesuffix("-cn")
     name = f"codefuseeval-completion-{variant}"
-    rows, origin = _source("code_completion", f"humaneval_{variant.replace('-', '_')}").rows(name, data_dir)
+    rows, origin = _completion_source(variant).rows(name, data_dir)
     problems = []
     for row in rows:
         prompt = row["prompt"] if row["prompt"].endswith("\n") or language != "python" else row["prompt"] + "\n"
@@ -101,13 +107,23 @@ def load_translation(source: str, target: str, data_dir: Path | None) -> Benchma
     return Benchmark(name, tuple(_translation_problem(row, target) for row in rows), family, origin)
 
 
+_LICENCE = "Apache-2.0"
 CODEFUSEEVAL = {
     **{
-        f"codefuseeval-completion-{variant}": partial(load_completion, variant) for variant in (*LANGUAGES, "python-cn")
+        f"codefuseeval-completion-{variant}": Task(
+            partial(load_completion, variant), variant.removesuffix("-cn"), 164, _LICENCE, _completion_source(variant)
+        )
+        for variant in (*LANGUAGES, "python-cn")
     },
-    "codefuseeval-mbpp_x": load_text,
+    "codefuseeval-mbpp_x": Task(load_text, "python", 500, _LICENCE, _source("nl2code", "mbpp_x")),
     **{
-        f"codefuseeval-translation-{source}-{target}": partial(load_translation, source, target)
-        for source, target in _TRANSLATIONS
+        f"codefuseeval-translation-{source}-{target}": Task(
+            partial(load_translation, source, target),
+            target,
+            problems,
+            _LICENCE,
+            _source("code_trans", f"codeTrans_{source}_to_{target}"),
+        )
+        for (source, target), problems in _TRANSLATIONS.items()
     },
 }

@@ -5,21 +5,22 @@ The rows are those of the data sets on the Hub (`evalplus/humanevalplus`, `evalp
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks import humaneval, mbpp
 from mftcoder.benchmarks.problem import Benchmark, Problem
 from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.benchmarks.task import Task
 
 _SECONDS = 30.0  # hundreds of tests a problem
+_HUMANEVAL = Source("humanevalplus/HumanEvalPlus.jsonl", HubData("evalplus/humanevalplus"))
+_MBPP = Source("mbppplus/MbppPlus.jsonl", HubData("evalplus/mbppplus"))
 
 
 def load_humanevalplus(data_dir: Path | None) -> Benchmark:
     """HumanEval+."""
-    source = Source("humanevalplus/HumanEvalPlus.jsonl", HubData("evalplus/humanevalplus"))
-    rows, origin = source.rows("humanevalplus", data_dir)
+    rows, origin = _HUMANEVAL.rows("humanevalplus", data_dir)
     family = replace(
         humaneval.FAMILY, notes={**humaneval.FAMILY.notes, "test set": "EvalPlus"}, timeout_seconds=_SECONDS
     )
@@ -33,10 +34,12 @@ def _mbppplus_problem(row: Mapping[str, Any]) -> Problem:
 
 def load_mbppplus(data_dir: Path | None) -> Benchmark:
     """MBPP+."""
-    source = Source("mbppplus/MbppPlus.jsonl", HubData("evalplus/mbppplus"))
-    rows, origin = source.rows("mbppplus", data_dir)
+    rows, origin = _MBPP.rows("mbppplus", data_dir)
     family = replace(mbpp.FAMILY, notes={**mbpp.FAMILY.notes, "test set": "EvalPlus"}, timeout_seconds=_SECONDS)
     return Benchmark("mbppplus", tuple(map(_mbppplus_problem, rows)), family, origin)
 
 
-EVALPLUS = {"humanevalplus": partial(load_humanevalplus), "mbppplus": partial(load_mbppplus)}
+EVALPLUS = {
+    "humanevalplus": Task(load_humanevalplus, "python", 164, "Apache-2.0", _HUMANEVAL),
+    "mbppplus": Task(load_mbppplus, "python", 378, "Apache-2.0", _MBPP),
+}

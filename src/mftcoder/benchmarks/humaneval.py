@@ -5,7 +5,6 @@ project's own small benchmark, which has the same format.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from mftcoder.benchmarks import python_code
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source, local_rows
+from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 
@@ -53,18 +53,20 @@ FAMILY = Family(
 )
 
 
-def load_humaneval(name: str, data_dir: Path | None) -> Benchmark:
+_SOURCE = Source("humaneval/HumanEval.jsonl", HubData("openai/openai_humaneval"))
+
+
+def load_humaneval(data_dir: Path | None) -> Benchmark:
     """HumanEval from `data_dir` or the Hub."""
-    source = Source("humaneval/HumanEval.jsonl", HubData("openai/openai_humaneval", split="test"))
-    rows, origin = source.rows(name, data_dir)
-    return Benchmark(name, tuple(map(problem_of, rows)), FAMILY, origin)
+    rows, origin = _SOURCE.rows("humaneval", data_dir)
+    return Benchmark("humaneval", tuple(map(problem_of, rows)), FAMILY, origin)
 
 
-def load_mini(name: str, data_dir: Path | None) -> Benchmark:
+def load_mini(data_dir: Path | None) -> Benchmark:
     """The project's own problems, which come with the package."""
     rows, origin = local_rows(Path(str(files("mftcoder.benchmarks") / "mini.jsonl")))
-    return Benchmark(name, tuple(map(problem_of, rows)), FAMILY, origin)
+    return Benchmark("mini", tuple(map(problem_of, rows)), FAMILY, origin)
 
 
-HUMANEVAL = {"humaneval": partial(load_humaneval, "humaneval")}
-MINI = {"mini": partial(load_mini, "mini")}
+HUMANEVAL = {"humaneval": Task(load_humaneval, "python", 164, "MIT", _SOURCE)}
+MINI = {"mini": Task(load_mini, "python", 50, "Apache-2.0", None)}

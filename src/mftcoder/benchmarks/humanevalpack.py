@@ -14,6 +14,7 @@ from mftcoder.benchmarks import brace_code, python_code
 from mftcoder.benchmarks.brace_code import SYNTAX
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.benchmarks.task import Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.sandbox import Program
 from mftcoder.jsonl import read_json
@@ -119,11 +120,14 @@ def _family(kind: str, language: str) -> Family:
     return Family(partial(_prompt, kind), partial(_extract, kind), partial(_program, kind), notes, seconds)
 
 
+def _source(language: str) -> Source:
+    return Source(f"humanevalpack/{language}.jsonl", HubData("bigcode/humanevalpack", language))
+
+
 def load(kind: str, language: str, data_dir: Path | None) -> Benchmark:
     """`humaneval{kind}-{language}`."""
     name = f"humaneval{kind}-{language}"
-    source = Source(f"humanevalpack/{language}.jsonl", HubData("bigcode/humanevalpack", language))
-    rows, origin = source.rows(name, data_dir)
+    rows, origin = _source(language).rows(name, data_dir)
     return Benchmark(name, tuple(problem_of(row, language, kind) for row in rows), _family(kind, language), origin)
 
 
@@ -140,5 +144,7 @@ def with_descriptions(benchmark: Benchmark, path: Path) -> Benchmark:
 
 
 HUMANEVALPACK = {
-    f"humaneval{kind}-{language}": partial(load, kind, language) for kind in _KINDS for language in LANGUAGES
+    f"humaneval{kind}-{language}": Task(partial(load, kind, language), language, 164, "MIT", _source(language))
+    for kind in _KINDS
+    for language in LANGUAGES
 }

@@ -14,6 +14,7 @@ from mftcoder.benchmarks.brace_code import SYNTAX
 from mftcoder.benchmarks.humanevalpack import HEADERS, LANGUAGES
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
@@ -57,9 +58,13 @@ def family(language: str, test_set: str) -> Family:
     return Family(_prompt, _extract, _program, notes, {"go": 20.0}.get(language, 10.0))
 
 
-def _rows(name: str, language: str, data_dir: Path | None) -> tuple[Sequence[Mapping[str, Any]], str]:
+def _source(language: str) -> Source:
     hub = HubData("THUDM/humaneval-x", file=f"data/{language}/data/humaneval.jsonl")
-    return Source(f"humanevalx/{language}.jsonl", hub).rows(name, data_dir)
+    return Source(f"humanevalx/{language}.jsonl", hub)
+
+
+def _rows(name: str, language: str, data_dir: Path | None) -> tuple[Sequence[Mapping[str, Any]], str]:
+    return _source(language).rows(name, data_dir)
 
 
 def load_writing(language: str, data_dir: Path | None) -> Benchmark:
@@ -83,9 +88,14 @@ def load_translation(source: str, target: str, data_dir: Path | None) -> Benchma
 
 
 HUMANEVALX = {
-    **{f"humanevalx-{language}": partial(load_writing, language) for language in LANGUAGES},
     **{
-        f"humanevalx-{source}-{target}": partial(load_translation, source, target)
+        f"humanevalx-{language}": Task(partial(load_writing, language), language, 164, "Apache-2.0", _source(language))
+        for language in LANGUAGES
+    },
+    **{
+        f"humanevalx-{source}-{target}": Task(
+            partial(load_translation, source, target), target, 164, "Apache-2.0", _source(target)
+        )
         for source in LANGUAGES
         for target in LANGUAGES
         if source != target

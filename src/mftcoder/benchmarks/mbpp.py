@@ -6,7 +6,6 @@ solution defines. The challenge tests, which 11 rows have, are not run, as in th
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from mftcoder.benchmarks import python_code
 from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 _TEST_SPLIT = range(11, 511)
@@ -65,12 +65,14 @@ FAMILY = Family(
 )
 
 
+_SOURCE = Source("mbpp/mbpp.jsonl", HubData("google-research-datasets/mbpp", "full"))
+
+
 def load_mbpp(data_dir: Path | None) -> Benchmark:
     """The test split from `data_dir` or the Hub."""
-    source = Source("mbpp/mbpp.jsonl", HubData("google-research-datasets/mbpp", "full", split="test"))
-    rows, origin = source.rows("mbpp", data_dir)
+    rows, origin = _SOURCE.rows("mbpp", data_dir)
     chosen = [row for row in rows if int(row["task_id"]) in _TEST_SPLIT]
     return Benchmark("mbpp", tuple(map(problem_of, chosen)), FAMILY, origin)
 
 
-MBPP = {"mbpp": partial(load_mbpp)}
+MBPP = {"mbpp": Task(load_mbpp, "python", 500, "CC BY 4.0", _SOURCE)}

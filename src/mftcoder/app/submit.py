@@ -1,0 +1,68 @@
+"""`mft submit`: a folder of generations in, the zip a leaderboard takes out, or every reason why it would be refused.
+
+Goes in: `generations_{model}/` or, to check, a zip. Comes out: `generations_{model}.zip`, and on standard output the scores
+beside the published baseline where `mft evaluate` has written metrics. Generates and runs nothing.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from mftcoder.benchmarks.catalogue import GROUPS
+from mftcoder.benchmarks.submission import BASELINE, GROUP, Review, pack, review_folder, review_zip
+from mftcoder.errors import BenchmarkError, MftError
+from mftcoder.jsonl import read_json
+
+
+def submit(folder: Path, out: Path | None, metrics: Path | None) -> Path:
+    """Check and pack; MftError with every problem, and nothing written, if it would be refused."""
+    if not folder.is_dir():
+        raise BenchmarkError(f"{folder}: no such folder")
+    review = review_folder(folder)
+    _report(review)
+    target = (out or folder.resolve().parent) / f"generations_{review.model}.zip"
+    pack(review, target)
+    _print_scores(review.model, metrics or folder.resolve().parent / f"metrics_{review.model}", folder)
+    Console(stderr=True).print(f"wrote {target}", highlight=False, soft_wrap=True)
+    return target
+
+
+def check(path: Path) -> None:
+    """Check an existing zip."""
+    if not path.is_file():
+        raise BenchmarkError(f"{path}: no such file")
+    _report(review_zip(path))
+    Console(stderr=True).print(f"{path}: would be accepted", highlight=False, soft_wrap=True)
+
+
+def _report(review: Review) -> None:
+    console = Console(stderr=True)
+    for warning in review.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
+    if review.problems:
+        raise MftError.collect(review.problems, limit=50)
+
+
+def _print_scores(model: str, *folders: Path) -> None:
+    """The thirteen scores and their mean, or a line that says how to get them."""
+    scores = {task: score for task in GROUPS[GROUP] if (score := _score(task, model, folders)) is not None}
+    if not scores:
+        Console(stderr=True).print(
+            "not evaluated yet: `mft evaluate` on the thirteen files gives the scores", highlight=False
+        )
+        return
+    table = Table(Column("task", no_wrap=True), model, "Qwen-1.8B (published)")
+    for task in GROUPS[GROUP]:
+        own = f"{scores[task]:.4f}" if task in scores else "not evaluated"
+        table.add_row(task, own, f"{BASELINE[task]:.4f}")
+    complete = len(scores) == len(BASELINE)
+    mean = f"{sum(scores.values()) / len(scores):.4f}" if complete else f"{len(scores)} of {len(BASELINE)} evaluated"
+    table.add_section()
+    table.add_row("mean", mean, f"{sum(BASELINE.values()) / len(BASELINE):.4f}")
+    Console().print(table)
+
+
+def _score(task: str, model: str, folders: tuple[Path, ...]) -> float | None:
+    path = next((path for folder in folders if (path := folder / f"metrics_{task}_{model}.json").is_file()), None)
+    return None if path is None else float(read_json(path)["scores"]["pass@1"]["value"])

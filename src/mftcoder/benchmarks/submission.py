@@ -1,0 +1,197 @@
+"""A submission to the qwen-competition leaderboard: thirteen generations files of one model, checked, packed and scored.
+
+Goes in: a folder `generations_{model}` or its zip. Comes out: what would have it refused, what is odd about it, and the zip.
+Problem counts are the benchmarks' own (catalogue.py), so no data is needed to check.
+"""
+
+import json
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mftcoder.benchmarks.catalogue import GROUPS, all_tasks
+from mftcoder.benchmarks.generations import list_problems
+from mftcoder.jsonl import atomic_path
+
+GROUP = "qwen-competition"
+FOLDER_PREFIX = "generations_"
+MAX_FILE_BYTES = 256 << 20
+
+BASELINE: Mapping[str, float] = {
+    "humanevalsynthesize-python": 0.2195, "humanevalsynthesize-java": 0.2256, "humanevalsynthesize-js": 0.1341,
+    "humanevalsynthesize-cpp": 0.1280, "humanevalsynthesize-go": 0.1524, "humanevalsynthesize-rust": 0.0366,
+    "humanevalfixtests-python": 0.0305, "humanevalfixtests-java": 0.0, "humanevalfixtests-js": 0.0122,
+    "humanevalfixtests-cpp": 0.0183, "humanevalfixtests-go": 0.0122, "humanevalfixtests-rust": 0.0, "mbpp": 0.2440,
+}  # fmt: skip
+"""The published scores of Qwen-1.8B; their mean is 0.0933."""
+
+
+@dataclass
+class Review:
+    """What a look at a submission has found."""
+
+    model: str = ""
+    problems: list[str] = field(default_factory=list)  # each would have it refused
+    warnings: list[str] = field(default_factory=list)
+    contents: dict[str, bytes] = field(default_factory=dict)  # file name -> bytes, of the thirteen
+
+
+def wanted_files(model: str) -> dict[str, str]:
+    """File name to task, for the thirteen."""
+    return {f"generations_{task}_{model}.json": task for task in GROUPS[GROUP]}
+
+
+def model_of_folder(name: str) -> str | None:
+    """The model in `generations_{model}`; None for another name."""
+    match = re.fullmatch(rf"{FOLDER_PREFIX}([A-Za-z0-9][A-Za-z0-9._-]*)", name)
+    return match.group(1) if match else None
+
+
+def review_folder(folder: Path) -> Review:
+    """Check a folder with all that lies in it."""
+    review = _named(folder.resolve().name)
+    if not review.model:
+        return review
+    for path in sorted(folder.iterdir()):
+        if path.name in wanted_files(review.model):
+            _take(review, path.name, path.read_bytes() if path.is_file() else None)
+        elif path.name.startswith(FOLDER_PREFIX):
+            review.problems.append(f"{path.name}: is none of the {len(wanted_files(review.model))} files")
+    _check_contents(review)
+    _check_settings(review, folder)
+    return review
+
+
+def review_zip(path: Path) -> Review:
+    """Check a zip without unpacking it."""
+    review = Review()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _review_archive(review, path, archive)
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        review.problems.append(f"{path.name}: not a zip that can be read: {error}")
+    return review
+
+
+def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> None:
+    names = [PurePosixPath(entry.filename) for entry in archive.infolist() if not entry.is_dir()]
+    tops = {name.parts[0] for name in names if len(name.parts) > 1}
+    if len(tops) != 1 or any(len(name.parts) != 2 or ".." in name.parts for name in names):
+        review.problems.append(
+            f"{path.name}: must hold one folder with the files in it; it holds {_shortened(map(str, names))}"
+        )
+        return
+    named = _named(tops.pop())
+    review.model, review.problems = named.model, named.problems
+    if path.name != f"{FOLDER_PREFIX}{review.model}.zip":
+        review.problems.append(f"{path.name}: the zip must be named {FOLDER_PREFIX}{review.model}.zip")
+    for entry in archive.infolist():
+        name = PurePosixPath(entry.filename).name
+        if entry.is_dir():
+            continue
+        if name not in wanted_files(review.model):
+            review.problems.append(f"{entry.filename}: is none of the {len(wanted_files(review.model))} files")
+        elif name in review.contents:
+            review.problems.append(f"{entry.filename}: is there twice")
+        else:
+            _take(review, name, archive.read(entry) if entry.file_size <= MAX_FILE_BYTES else b"too large")
+    _check_contents(review)
+
+
+def _named(folder: str) -> Review:
+    model = model_of_folder(folder)
+    if model is None:
+        return Review(
+            problems=[
+                f"{folder}: the folder must be named generations_MODEL, of letters, digits, dots, dashes and lines"
+            ]
+        )
+    return Review(model)
+
+
+def _take(review: Review, name: str, content: bytes | None) -> None:
+    if content is None:
+        review.problems.append(f"{name}: is not a file")
+    else:
+        review.contents[name] = content
+
+
+def _check_contents(review: Review) -> None:
+    for name, task in wanted_files(review.model).items():
+        if name not in review.contents:
+            review.problems.append(f"{name}: is missing")
+            continue
+        _check_file(review, name, task)
+
+
+def _check_file(review: Review, name: str, task: str) -> None:
+    content = review.contents[name]
+    try:
+        answers = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        review.problems.append(f"{name}: not UTF-8: {error}")
+        return
+    except (ValueError, RecursionError) as error:
+        review.problems.append(f"{name}: not valid JSON: {error}")
+        return
+    found = list_problems(answers, all_tasks()[task].problems)
+    if not found:
+        found = [
+            f"problem {number}: {len(samples)} samples; exactly 1 is allowed"
+            for number, samples in enumerate(answers)
+            if len(samples) != 1
+        ]
+    review.problems += [f"{name}: {problem}" for problem in found[:3]]
+    if len(found) > 3:
+        review.problems.append(f"{name}: ... and {len(found) - 3} more")
+    if not found:
+        review.warnings += [f"{name}: {odd}" for odd in _odd_answers([samples[0] for samples in answers])]
+
+
+def _odd_answers(texts: list[str]) -> list[str]:
+    empty = sum(not text.strip() for text in texts)
+    text, count = Counter(text for text in texts if text.strip()).most_common(1)[0] if empty < len(texts) else ("", 0)
+    odd = [f"{empty} of {len(texts)} answers are empty"] if empty else []
+    return odd + ([f"{count} answers are identical: {text[:40]!r}"] if count > 1 else [])
+
+
+def _check_settings(review: Review, folder: Path) -> None:
+    """The settings that `mft generate` writes beside each file say whether it was greedy."""
+    for name in review.contents:
+        path = folder / name.replace("generations_", "settings_", 1)
+        if not path.is_file():
+            review.warnings.append(f"{name}: no {path.name} beside it, so nothing shows that it was generated greedily")
+            continue
+        temperature = _temperature(path)
+        if temperature != 0:
+            review.problems.append(f"{path.name}: temperature is {temperature}; answers must be greedy (0)")
+
+
+def _temperature(path: Path) -> Any:
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError:
+        return "unreadable"
+    return (
+        settings.get("temperature", settings.get("sampling", {}).get("temperature", "not recorded"))
+        if isinstance(settings, dict)
+        else "unreadable"
+    )
+
+
+def _shortened(names: Any) -> str:
+    listed = list(names)
+    return ", ".join(listed[:4]) + (f", ... ({len(listed)} files)" if len(listed) > 4 else "")
+
+
+def pack(review: Review, path: Path) -> None:
+    """Write the zip: `generations_{model}/` with the thirteen files, the same bytes for the same answers."""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(review.contents):
+            entry = zipfile.ZipInfo(f"{FOLDER_PREFIX}{review.model}/{name}", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, review.contents[name])
