@@ -355,7 +355,12 @@ def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...]) 
 @click.option(
     "--alone/--no-alone", default=True, help="Also train every task by itself, as the reference.  [default: on]"
 )
-def compare_command(config: Path, overrides: tuple[str, ...], balancers: str, seeds: str, alone: bool) -> None:
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time; 1 times steps best."
+)
+def compare_command(
+    config: Path, overrides: tuple[str, ...], balancers: str, seeds: str, alone: bool, jobs: int
+) -> None:
     """Train the same data under several balancers and seeds; write one table of how well each keeps the tasks in balance.
 
     Runs lie below output_dir; the same command goes on where a stopped one was. Comes out: compare.html, .md and .json.
@@ -371,7 +376,7 @@ def compare_command(config: Path, overrides: tuple[str, ...], balancers: str, se
         raise click.UsageError(f"--seeds {seeds}: whole numbers, separated by commas, are expected")
     names = [name.strip() for name in balancers.split(",") if name.strip()]
     chosen = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
-    compare_balancers(config, overrides, list(dict.fromkeys(names)), chosen, alone=alone)
+    compare_balancers(config, overrides, list(dict.fromkeys(names)), chosen, alone=alone, jobs=jobs)
 
 
 @cli.command("demo")

@@ -1,0 +1,46 @@
+"""`mft compare` with a tiny model: real runs, one table, and the same command goes on where it stopped."""
+
+import json
+from pathlib import Path
+
+from tests.integration.test_train_cli import TASKS, mft, write_config, write_tasks
+
+
+def test_a_comparison_runs_everything_once_and_writes_its_table(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    data = write_tasks(tmp_path / "data")
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=8, train__eval_steps=2)
+    command = ("compare", config, "--balancers", "uniform,coba:warmup_steps=2:window=4", "--jobs", "2")
+    done = mft(*command)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    found = json.loads((run / "compare.json").read_text())
+    assert [result["name"] for result in found["results"]] == ["uniform", "coba:warmup_steps=2:window=4"]
+    for result in found["results"]:
+        assert result["best_against_alone"].keys() == TASKS.keys()
+    assert {(entry["task"], entry["seed"]) for entry in found["alone"]} == {(task, 0) for task in TASKS}
+    (outcome,) = found["runs"]["uniform"]
+    assert outcome["steps"] == 8
+    assert found["results"][1]["balancing_share"]["mean"] > 0
+    for name in ("compare.md", "compare.html"):
+        assert "coba" in (run / name).read_text()
+
+    again = mft(*command)
+    assert again.returncode == 0 and again.stdout.count("there already") == 4
+    assert json.loads((run / "compare.json").read_text()) == found
+
+    changed = mft(*command, "train.learning_rate=0.5")
+    assert changed.returncode == 2
+    assert "made by another config: train.learning_rate: 0.01 -> 0.5" in changed.stderr
+
+
+def test_misfits_of_a_comparison_are_said_before_anything_runs(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, write_tasks(tmp_path / "data"))
+    for arguments, message in (
+        (["--balancers", "uniform,cobra"], "balancer.name: unknown balancer 'cobra'. Did you mean 'coba'?"),
+        (["--balancers", "coba:tau"], "write name or name:option=value"),
+        (["--balancers", "famo:tau=3"], "'famo' has no option tau"),
+        (["train.eval_strategy=no"], "train.eval_strategy: a comparison needs validation"),
+    ):
+        done = mft("compare", config, *arguments)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
