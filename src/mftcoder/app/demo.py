@@ -28,7 +28,10 @@ from mftcoder.jsonl import read_json, write_json, write_text
 from mftcoder.reporting.run_folder import read_run, series
 from mftcoder.reporting.scores import Score, read_scores
 
-FETCH_MODEL = "from mftcoder.models.download import smollm2_folder; print(smollm2_folder())"
+FETCH_MODEL = (
+    "import sys; from mftcoder.models.download import smollm2_folder as fetch; "
+    "print(fetch(lambda text: print(text, file=sys.stderr)))"
+)
 TRAINING_SHARE = 0.45  # of the time; the rest is mining, validation, generation and loading
 MIN_STEPS, MAX_STEPS, PROBE_STEPS = 10, 150, 3
 ANSWER_TOKENS = 256
@@ -274,7 +277,9 @@ def print_outcome(demo: Demo) -> None:
 
 def outcome_table(validation: dict[str, dict[str, float | None]], scores: list[Score]) -> Table:
     """A row a task (validation loss) and one for pass@1, each before and after."""
-    table = Table("", "before", "after", "change")
+    table = Table("")
+    for title in ("before", "after", "change"):
+        table.add_column(title, justify="right")
     for name, before in validation["first"].items():
         after = validation["last"].get(name)
         if before is not None and after is not None:
