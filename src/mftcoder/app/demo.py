@@ -33,7 +33,8 @@ FETCH_MODEL = (
     "print(fetch(lambda text: print(text, file=sys.stderr)))"
 )
 TRAINING_SHARE = 0.45  # of the time; the rest is mining, validation, generation and loading
-MIN_STEPS, MAX_STEPS, PROBE_STEPS = 10, 150, 3
+MIN_STEPS, MAX_STEPS, PROBE_STEPS = 12, 160, 3
+VALIDATIONS = 4
 ANSWER_TOKENS = 256
 GO_ON = "`mft demo` with the same --out goes on from here."
 
@@ -205,7 +206,7 @@ def config_text(out: Path, model: str, steps: int) -> str:
     for name in raw["tasks"]:
         for field, file in (("files", "train.jsonl"), ("validation", "valid.jsonl")):
             apply_override(raw, f"tasks.{name}.{field}={out / 'data' / name / file}")
-    every = max(steps // 4, 1)
+    every = max(steps // VALIDATIONS, 1)
     for field, value in (("max_steps", steps), ("eval_steps", every), ("save_steps", min(every, 10))):
         apply_override(raw, f"train.{field}={value}")
     apply_override(raw, f"model.model_name_or_path={model}")
@@ -219,8 +220,9 @@ def step_seconds(probe: Path) -> float:
 
 
 def steps_for(minutes: float, seconds: float) -> int:
-    """How many steps of `seconds` each fit into the training's share of `minutes`."""
-    return max(MIN_STEPS, min(MAX_STEPS, int(minutes * 60 * TRAINING_SHARE / seconds)))
+    """How many steps of `seconds` each fit into the training's share of `minutes`, a multiple of the validations."""
+    fitting = max(MIN_STEPS, min(MAX_STEPS, int(minutes * 60 * TRAINING_SHARE / seconds)))
+    return fitting - fitting % VALIDATIONS
 
 
 def run_process(stage: Stage, *, capture: bool) -> str:

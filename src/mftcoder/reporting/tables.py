@@ -134,7 +134,8 @@ def minima_spread(runs: Sequence[RunRecord]) -> list[str]:
         steps = [step for step in found if step is not None]
         if len(run.validation) > 1 and len(steps) > 1:
             least, most = min(steps), max(steps)
-            apart = f"between step {least:,.0f} and step {most:,.0f}, {most - least:,.0f} steps apart"
+            steps_word = "step" if most - least == 1 else "steps"
+            apart = f"between step {least:,.0f} and step {most:,.0f}, {most - least:,.0f} {steps_word} apart"
             when = apart if most > least else f"together, at step {least:,.0f}"
             sentences.append(f"{run.name}: the tasks are at their best {when}.")
     return sentences
