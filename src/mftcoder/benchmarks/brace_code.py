@@ -73,7 +73,8 @@ def assemble(problem: Problem, answer: str) -> str:
     if language == "cpp":
         code = code.split("int main")[0]  # as the reference harness: the tests bring their own
     whole = re.search(SYNTAX[language].definition.format(name=re.escape(name)), code, re.MULTILINE)
-    if not whole and not (language == "java" and re.search(r"\bclass\s+Solution\b", code)):
+    closes_the_prompts = cut_after_block(code) is not None  # more braces closed than opened: it goes on from the prompt
+    if closes_the_prompts or not (whole or (language == "java" and re.search(r"\bclass\s+Solution\b", code))):
         return problem.prompt + code
     if language == "java":
         return _whole_java(problem, code)
@@ -81,7 +82,8 @@ def assemble(problem: Problem, answer: str) -> str:
     helpers = names_defined(context, language)
     if helpers and set(helpers) <= set(names_defined(code, language)):
         context = "\n".join(line for line in context.splitlines() if re.match(SYNTAX[language].imports, line))
-    lines = [line for line in context.splitlines() if not line.strip() or helpers or line.strip() not in code]
+    imports = re.compile(SYNTAX[language].imports)
+    lines = [line for line in context.splitlines() if not (imports.match(line) and line.strip() in code)]
     return "\n".join([*lines, code])
 
 
@@ -133,6 +135,8 @@ def brace_program(problem: Problem, candidate: str) -> Program:
         "entry_point": name,
         "declaration": str(fields["declaration"]),
     }
+    if "exports" in fields:
+        files["exports"] = str(fields["exports"])
     if problem.language == "go":
         files["setup"] = str(fields.get("test_setup", ""))
     if problem.language == "js":

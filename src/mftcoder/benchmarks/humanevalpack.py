@@ -24,6 +24,9 @@ _KINDS = ("synthesize", "fixtests", "fixdocs", "explaindescribe", "explainsynthe
 _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
 _PYTHON_STOP: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\nassert")
 
+SECONDS = {"go": 20.0, "rust": 30.0}
+"""Time limits other than 10 s: Go's are the reference harness's, and debug builds of Rust are slow (Rust/32 runs 100 searches)."""
+
 HEADERS = {
     "python": "the reference harness's imports (numpy where the code names it)",
     "cpp": "the reference harness's includes, precompiled",
@@ -116,8 +119,9 @@ def _family(kind: str, language: str) -> Family:
         "test set": "HumanEvalPack",
         "assembly": "prompt or declaration, answer, tests",
     }
-    seconds = {"go": 20.0}.get(language, 10.0)
-    return Family(partial(_prompt, kind), partial(_extract, kind), partial(_program, kind), notes, seconds)
+    return Family(
+        partial(_prompt, kind), partial(_extract, kind), partial(_program, kind), notes, SECONDS.get(language, 10.0)
+    )
 
 
 def _source(language: str) -> Source:

@@ -4,6 +4,7 @@
 target's declaration is completed. Also CodeFuseEval's code completion, which has the same rows with other prompts.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from mftcoder.benchmarks import brace_code, python_code
 from mftcoder.benchmarks.brace_code import SYNTAX
-from mftcoder.benchmarks.humanevalpack import HEADERS, LANGUAGES
+from mftcoder.benchmarks.humanevalpack import HEADERS, LANGUAGES, SECONDS
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
 from mftcoder.benchmarks.task import Task
@@ -23,6 +24,8 @@ _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.
 def problem_of(row: Mapping[str, Any], language: str, prompt: str) -> Problem:
     """A row of HumanEval-X. It names no entry point: that is the last function of the declaration."""
     declaration = row["declaration"]
+    if language == "rust":
+        return _rust_problem(row, prompt)
     if language == "python":
         entry = python_code.last_function(declaration)
         tests, stop = python_code.helpers_of(declaration, entry) + row["test"], python_code.STOP_WORDS
@@ -30,6 +33,19 @@ def problem_of(row: Mapping[str, Any], language: str, prompt: str) -> Problem:
         entry = brace_code.entry_name(declaration, "", language)
         tests, stop = row["test"], SYNTAX[language].stop
     return Problem(row["task_id"], language, prompt, tests, entry, stop, row["canonical_solution"], row)
+
+
+def _rust_problem(row: Mapping[str, Any], prompt: str) -> Problem:
+    """A Rust row. Its prompt may be the text alone, its test commented out, and its solution define functions that are tested."""
+    declaration, solution = row["declaration"], row["canonical_solution"]
+    tests = row["test"].strip().removeprefix("/*").removesuffix("*/")
+    declared = brace_code.names_defined(declaration, "rust")
+    named = [name for name in brace_code.names_defined(solution, "rust") if re.search(rf"\b{name}\(", tests)]
+    exports = [name for name in declared[-1:] if re.search(rf"\b{name}\(", tests)] + named
+    if declared[-1] not in brace_code.names_defined(prompt, "rust"):
+        prompt = f"{prompt}{declaration}"
+    fields = {**row, "declaration": declaration + solution if named else declaration, "exports": ",".join(exports)}
+    return Problem(row["task_id"], "rust", prompt, tests, exports[0], SYNTAX["rust"].stop, solution, fields)
 
 
 def _prompt(problem: Problem, mode: PromptMode) -> str:
@@ -55,7 +71,7 @@ def _program(problem: Problem, answer: str) -> Program:
 def family(language: str, test_set: str) -> Family:
     """Prompted, read and judged alike in all rows of this shape."""
     notes = {"header": HEADERS[language], "test set": test_set, "assembly": "prompt, answer, tests"}
-    return Family(_prompt, _extract, _program, notes, {"go": 20.0}.get(language, 10.0))
+    return Family(_prompt, _extract, _program, notes, SECONDS.get(language, 10.0))
 
 
 def _source(language: str) -> Source:

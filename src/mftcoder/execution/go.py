@@ -84,6 +84,8 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
 
 def _tests(setup: str, tests: str, key: str) -> str:
     names = re.findall(r"^func\s+(Test\w*)\s*\(\s*\w+\s+\*testing\.T\s*\)", tests, re.MULTILINE)
+    if not names:
+        raise ValueError("no Test function in the tests: nothing would be proved")
     calls = "".join(f"\tmftRun({name})\n" for name in names)
     harness = (
         "\nfunc mftRun(test func(*testing.T)) {\n\tt := new(testing.T)\n\ttest(t)\n\tif t.Failed() {\n\t\tmftOs.Exit(1)\n\t}\n}\n"
