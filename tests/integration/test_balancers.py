@@ -191,6 +191,7 @@ def test_misfits_are_said_before_any_model_is_loaded(
     done = mft("train", write_config(tmp_path, folder, data), *overrides)
     assert done.returncode == 2
     assert line in done.stderr and "Traceback" not in done.stderr and "safetensors" not in done.stderr
+    assert line in mft("validate", tmp_path / "config.json", *overrides).stderr
 
 
 def test_a_loss_that_is_not_finite_names_task_step_and_sample_or_is_counted(

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mftcoder.balancing.base import RunFacts, TaskWeights
+from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.load import dump_yaml
 from mftcoder.config.schema import RunConfig
@@ -41,6 +41,7 @@ from mftcoder.training.checkpoint import (
     load_checkpoint,
     set_random_state,
 )
+from mftcoder.training.facts import run_facts
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.metrics import MetricsLog
@@ -117,7 +118,7 @@ def _build(
     train_loader = TrainLoader(store, config, rank=backend.rank, world_size=backend.world_size)
     validation_loader = ValidationLoader(store, config, rank=backend.rank, world_size=backend.world_size)
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
-    facts = _facts(config, backend, train_loader, validation_loader)
+    facts = run_facts(config, train_loader, validation_loader, world_size=backend.world_size)
     balancer = build_balancer(config.balancer, facts, config.task_names)
     torch.manual_seed(config.train.seed)
     module, implementation = _load_trainable(config, backend, checkpoint, console)
@@ -152,18 +153,6 @@ def _build(
         write_model=partial(save_weights, module),
         should_stop=stop,
         unobserved=unobserved,
-    )
-
-
-def _facts(config: RunConfig, backend: Backend, loader: TrainLoader, validation: ValidationLoader) -> RunFacts:
-    train = config.train
-    return RunFacts(
-        weights=np.asarray([task.weight for task in config.tasks], np.float64),
-        seed=train.seed,
-        total_steps=loader.total_steps,
-        rows_per_step=train.per_device_train_batch_size * train.gradient_accumulation_steps * backend.world_size,
-        fresh_steps=np.asarray(loader.fresh_steps, np.int64),
-        validation_rows=np.asarray(validation.rows_of_task, np.int64),
     )
 
 

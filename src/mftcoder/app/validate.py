@@ -14,14 +14,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mftcoder.balancing.build import build_balancer
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.loader import TrainLoader
+from mftcoder.data.loader import TrainLoader, ValidationLoader
 from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
 from mftcoder.errors import MftError
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
 from mftcoder.training.backend import pick_device
+from mftcoder.training.facts import run_facts
 from mftcoder.training.optimizer import warmup_steps
 
 Checked = TypeVar("Checked")
@@ -43,6 +45,8 @@ def validate(config: RunConfig) -> None:
     count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
     check(lambda: _check_output(config.output_path))
     store = check(lambda: prepare_visibly(config)) if model else None
+    if store:
+        check(lambda: _check_balancer(config, store))
     if problems or device is None or model is None or count is None or store is None:
         raise MftError(*problems)
     memory = estimate_memory(config, model.config, count, device.type)
@@ -54,6 +58,12 @@ def _check_output(folder: Path) -> None:
     existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise MftError(f"output_dir: {existing}: cannot be written. Choose another folder.")
+
+
+def _check_balancer(config: RunConfig, store: Store) -> None:
+    """Every task must have what the method measures."""
+    facts = run_facts(config, TrainLoader(store, config), ValidationLoader(store, config), world_size=1)
+    build_balancer(config.balancer, facts, config.task_names)
 
 
 def _print_plan(

@@ -40,7 +40,7 @@ class BalancerConfig(Section):
     signal: Literal["train", "validation"] | None = None
     """Losses the method looks at: those of the training steps (default), or of val_batches validation rows of each task."""
     val_batches: PositiveInt | None = None
-    """Validation rows of each task measured at an update (default 1); the next update goes on where this one ended."""
+    """Validation rows of each task measured at an update (default 1): the next ones each time with coba, else the same ones."""
     update_interval: PositiveInt | None = None
     """Optimiser steps between updates of the weights."""
     warmup_steps: NonNegativeInt | None = None
