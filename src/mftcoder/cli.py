@@ -295,7 +295,7 @@ def generate_command(model: str, tasks: str, **options: Any) -> None:
     "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a program; default the benchmark's."
 )
 @click.option("--memory-mb", type=click.IntRange(min=64), default=1024, show_default=True, help="Megabytes a program.")
-@click.option("--sandbox", default="auto", show_default=True, help="auto, namespaces or process.")
+@click.option("--sandbox", default="auto", show_default=True, help="container, namespaces, process, or auto.")
 @click.option("--limit", type=click.IntRange(min=1), help="The first N problems only.")
 def evaluate(
     files: tuple[Path, ...],

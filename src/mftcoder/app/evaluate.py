@@ -4,6 +4,8 @@ Goes in: generations files and where the benchmark's data is. Comes out: `metric
 results, and `results_{task}_{model}.jsonl`, the journal a stopped run goes on from. Runs programs through execution.pool only.
 """
 
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +22,10 @@ from mftcoder.benchmarks.generations import model_of, read_generations, task_of
 from mftcoder.benchmarks.journal import Journal
 from mftcoder.benchmarks.passk import INTERVAL, PassAtK, estimate
 from mftcoder.benchmarks.problem import Benchmark
-from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted
+from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted, MftError
+from mftcoder.execution import container
 from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.execution.probe import container_engine
 from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
 from mftcoder.jsonl import write_json
 
@@ -76,6 +80,8 @@ def evaluate(
 ) -> list[Score]:
     """Score every file and print a table; all files are read and checked before the first program runs."""
     console = console or Console(stderr=True)
+    if options.sandbox == "container":
+        return _evaluate_in_container(paths, options)
     work = [_prepare(path, options) for path in paths]
     languages = {problem.language for item in work for problem in item.benchmark.problems}
     with open_pool(options.sandbox, options.workers, languages) as pool:
@@ -89,6 +95,50 @@ def evaluate(
     if table:
         print_scores(scores)
     return scores
+
+
+def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions) -> list[Score]:
+    """The same command within a container, on files mounted read-only; it prints the scores itself."""
+    engine = container_engine()
+    if engine is None:
+        raise ExecutionError(
+            "sandbox level 'container' needs podman or docker; neither is here. --sandbox auto takes the next best level."
+        )
+    command = container_command(engine, paths, options)
+    done = subprocess.run(command, check=False)
+    if done.returncode in (125, 127):  # the engine's own failures
+        raise ExecutionError(f"{engine} could not run the image {container.IMAGE}. Build it with: {container.BUILD}")
+    if done.returncode:
+        raise ExecutionError(
+            f"the evaluation in the container ended with exit code {done.returncode}; its lines stand above"
+        )
+    return []
+
+
+def container_command(engine: str, paths: Sequence[Path], options: EvaluateOptions) -> list[str]:
+    """The command line that evaluates `paths` in a container, as the calling user."""
+    missing = [f"{path}: no such file" for path in paths if not path.is_file()]
+    if missing:
+        raise MftError.collect(missing)
+    out = options.out or paths[0].parent
+    out.mkdir(parents=True, exist_ok=True)
+    mounts = [container.Mount(path, f"/in/{path.name}") for path in paths] + [
+        container.Mount(out, "/out", writable=True)
+    ]
+    arguments = ["evaluate", *(f"/in/{path.name}" for path in paths), "--out", "/out", "--sandbox", "auto"]
+    arguments += ["-k", ",".join(map(str, options.k)), "--memory-mb", str(options.memory_mb)]
+    given = {
+        "--task": options.task,
+        "--workers": options.workers,
+        "--timeout": options.timeout,
+        "--limit": options.limit,
+    }
+    arguments += [part for name, value in given.items() if value is not None for part in (name, str(value))]
+    if options.data_dir:
+        mounts.append(container.Mount(options.data_dir, "/data"))
+        arguments += ["--data-dir", "/data"]
+    memory_mb = (options.workers or os.cpu_count() or 1) * (options.memory_mb + 1024) + 1024
+    return container.run_command(engine, mounts, arguments, memory_mb=memory_mb, user=f"{os.getuid()}:{os.getgid()}")
 
 
 def _prepare(path: Path, options: EvaluateOptions) -> _Work:

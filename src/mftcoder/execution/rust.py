@@ -115,7 +115,7 @@ def _tests(tests: str, heads: Sequence["Head"], types: Sequence[str], key: str) 
     module = re.search(r"\bmod\s+(\w+)", body)
     calls = "".join(f"    {module.group(1) if module else 'self'}::{name}();\n" for name in names)
     write = (
-        "    use std::{io::Write, os::fd::FromRawFd};\n"
+        "    use std::{io::Write, os::unix::io::FromRawFd};\n"
         f"    let mut out = unsafe {{ std::fs::File::from_raw_fd({PROOF_DESCRIPTOR}) }};\n"
         f'    out.write_all(b"{key}").unwrap();\n'
     )
