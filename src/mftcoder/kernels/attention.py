@@ -7,7 +7,9 @@ cumulative lengths, from torch itself). Where the samples begin travels as keywo
 model that does not hand them down fails loudly here instead of letting samples see each other.
 """
 
+import functools
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+_LONGEST_BY_PRODUCTS = 512
 _KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # from torch 2.12 on
 
 
@@ -99,6 +102,8 @@ def _causal(
 ) -> Tensor:
     """SDPA over one sample [1, H, T, D], banded if the sample outgrows the window."""
     length = q.shape[2]
+    if _products_are_faster(q, dropout) and (sliding_window is None or length <= sliding_window):
+        return _causal_by_products(q, k, v, scaling)
     grouped = q.shape[1] != k.shape[1]
     if sliding_window is None or length <= sliding_window:
         return F.scaled_dot_product_attention(
@@ -107,6 +112,28 @@ def _causal(
     ones = torch.ones(length, length, dtype=torch.bool, device=q.device)
     band = ones.tril() & ones.triu(1 - sliding_window)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout, scale=scaling, enable_gqa=grouped)
+
+
+def _products_are_faster(q: Tensor, dropout: float) -> bool:
+    """On a CPU in bfloat16 torch's fused attention takes two to three times as long as plain products, up to 512 positions."""
+    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= _LONGEST_BY_PRODUCTS and not dropout
+
+
+def _causal_by_products(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
+    """softmax(q k^T) v of one sample [1, H, T, D]: a product for each key-value head, the softmax in float32."""
+    _, heads, length, size = q.shape
+    groups = k.shape[1]
+    rows = q.reshape(groups, heads // groups * length, size)  # the query heads of a group share its keys
+    scores = torch.matmul(rows, k[0].transpose(1, 2)).view(heads, length, length)
+    scale = size**-0.5 if scaling is None else scaling
+    weights = torch.softmax(torch.add(_causal_bias()[:length, :length], scores, alpha=scale), dim=-1).to(q.dtype)
+    return torch.matmul(weights.view(groups, -1, length), v[0]).view(1, heads, length, size)
+
+
+@functools.cache
+def _causal_bias() -> Tensor:
+    """0 up to the diagonal, -inf beyond."""
+    return torch.full((_LONGEST_BY_PRODUCTS, _LONGEST_BY_PRODUCTS), -math.inf).triu(1)
 
 
 def varlen_attention(

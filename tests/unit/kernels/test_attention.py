@@ -73,3 +73,18 @@ def test_what_would_be_ignored_is_refused() -> None:
     q = torch.zeros(1, 1, 3, 4)
     with pytest.raises(ValueError, match="softcap"):
         segments_attention(torch.nn.Identity(), q, q, q, None, segment_lengths=((3,),), softcap=30.0)
+
+
+@pytest.mark.parametrize("length", [1, 7, 300, 600])
+def test_bfloat16_on_a_cpu_gives_what_float32_gives_but_for_rounding(length: int) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(1, heads, length, 16, dtype=torch.bfloat16) for heads in (6, 2, 2)]
+    upstream = torch.randn(1, length, 6, 16)
+
+    def attend(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        q, k, v = (x.detach().to(dtype).requires_grad_() for x in tensors)
+        out, _ = segments_attention(torch.nn.Identity(), q, k, v, None, segment_lengths=((length,),))
+        return out.float(), *(g.float() for g in torch.autograd.grad(out, [q, k, v], upstream.to(dtype)))
+
+    for got, want in zip(attend(torch.bfloat16), attend(torch.float32), strict=True):
+        torch.testing.assert_close(got, want, atol=max(0.02 * want.abs().max().item(), 0.01), rtol=0.02)
