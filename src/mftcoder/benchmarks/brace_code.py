@@ -88,7 +88,8 @@ def assemble(problem: Problem, answer: str) -> str:
 
 
 def _whole_java(problem: Problem, code: str) -> str:
-    imports = "\n".join(re.findall(SYNTAX["java"].imports, str(problem.fields["declaration"]), re.MULTILINE))
+    needed = re.findall(SYNTAX["java"].imports, str(problem.fields["declaration"]), re.MULTILINE)
+    imports = "\n".join(line for line in needed if line.strip() not in code)
     if re.search(r"\bclass\s+Solution\b", code):
         return f"{imports}\n{code}"
     own = "\n".join(re.findall(SYNTAX["java"].imports, code, re.MULTILINE))

@@ -24,12 +24,13 @@ IMPORT_HEADER = (
     "from typing import *\nfrom collections import *\n"
 )
 
+_NUMPY = re.compile(r"\b(?:np|numpy)\b")
 _FUTURE = re.compile(r"^from __future__ import .*", re.MULTILINE)
 
 
 def with_import_header(code: str) -> str:
     """`code` behind the header. A `from __future__` line stays in front, where it must be."""
-    numpy = "import numpy\nimport numpy as np\n" if "np" in code or "numpy" in code else ""
+    numpy = "import numpy\nimport numpy as np\n" if _NUMPY.search(code) else ""
     future = "".join(f"{line}\n" for line in _FUTURE.findall(code))
     return future + IMPORT_HEADER + numpy + _FUTURE.sub("", code)
 

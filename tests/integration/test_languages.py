@@ -1,0 +1,73 @@
+"""Every language and every family on real programs: references pass, empty and broken answers do not. Slow; needs the data."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mftcoder.benchmarks.catalogue import all_tasks, load
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.languages import LANGUAGES, prepare
+from mftcoder.execution.pool import open_pool
+from mftcoder.execution.sandbox import Limits
+
+DATA = Path(os.environ.get("MFTCODER_SHARED", Path(__file__).parents[2].parent / "shared")) / "data"
+LIMITS = Limits(seconds=30.0)
+TASKS = sorted(name for name in all_tasks() if "plus" not in name and "describe" not in name and name != "mini")
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' data is not here")]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_first_problems_of_every_task_are_judged_rightly(task):
+    """Three problems a task: the reference passes; nothing, a cut reference and prose do not."""
+    language = all_tasks()[task].language
+    if LANGUAGES[language].missing():
+        pytest.skip(f"{language}: {', '.join(LANGUAGES[language].missing())} not found")
+    benchmark = load(task, DATA, 3)
+    programs = {}
+    for problem in benchmark.problems:
+        answers = {
+            "reference": problem.reference,
+            "nothing": "",
+            "prose": "I cannot do that.",
+            "cut": problem.reference[: len(problem.reference) // 3],
+        }
+        programs |= {f"{kind} {problem.id}": benchmark.program(problem, answer) for kind, answer in answers.items()}
+    with open_pool("auto", 2, [language]) as pool:
+        statuses = {key: result.status for key, result in pool.run(programs.items(), LIMITS)}
+    assert {status for key, status in statuses.items() if key.startswith("reference")} == {"passed"}, statuses
+    assert not {status for key, status in statuses.items() if not key.startswith("reference")} & {
+        "passed",
+        "sandbox_error",
+    }, statuses
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_ways_to_write_an_answer_are_judged_alike(language):
+    if LANGUAGES[language].missing():
+        pytest.skip(f"{language}: {', '.join(LANGUAGES[language].missing())} not found")
+    benchmark = load(f"humanevalsynthesize-{language}", DATA, 2)
+    programs = {}
+    for problem in benchmark.problems:
+        code = problem.prompt + problem.reference
+        ways = {"raw": problem.reference, "prefixed": code, "fenced": f"Sure!\n\n```{language}\n{code}\n```\nIt works."}
+        programs |= {f"{way} {problem.id}": benchmark.program(problem, answer) for way, answer in ways.items()}
+    with open_pool("auto", 2, [language]) as pool:
+        statuses = {key: result.status for key, result in pool.run(programs.items(), LIMITS)}
+    assert set(statuses.values()) == {"passed"}, statuses
+
+
+def test_a_missing_toolchain_is_an_error_that_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ExecutionError, match=r"Go: go not found on this machine.*apt-get install golang-go"):
+        prepare("go")
+
+
+def test_a_program_without_a_prepared_toolchain_is_never_the_models_failure():
+    with open_pool("auto", 1) as pool:
+        benchmark = load("humanevalsynthesize-go", DATA, 1)
+        program = replace(benchmark.program(benchmark.problems[0], ""))
+        [(_, result)] = pool.run([("a", program)], LIMITS)
+    assert result.status == "sandbox_error"

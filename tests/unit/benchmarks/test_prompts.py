@@ -1,0 +1,138 @@
+"""Prompts of every family against their definition, built by hand from one row."""
+
+import pytest
+
+from mftcoder.benchmarks import codefuseeval, humanevalpack, humanevalx, mbpp
+from mftcoder.benchmarks.catalogue import GROUPS, all_tasks, expand, load
+from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.errors import BenchmarkError
+
+ROW = {
+    "task_id": "Python/0",
+    "prompt": 'def f(x: int) -> int:\n    """ Twice. """\n',
+    "declaration": "def f(x: int) -> int:\n",
+    "canonical_solution": "    return 2 * x\n",
+    "buggy_solution": "    return x\n",
+    "test": "\ndef check(f):\n    assert f(1) == 2\n\ncheck(f)\n",
+    "entry_point": "f",
+    "instruction": "Write a Python function `f(x: int) -> int`:\nTwice.",
+    "docstring": "Twice.",
+}
+RUST = {
+    **ROW,
+    "task_id": "Rust/0",
+    "declaration": "\nfn f(x: i32) -> i32 {\n",
+    "prompt": "fn main(){}\n\nfn f(x: i32) -> i32 {\n",
+}
+
+
+def prompted(kind: str, row: dict = ROW, language: str = "python", mode: str = "instruct", **around: str) -> str:
+    problem = humanevalpack.problem_of(row, language, kind)
+    benchmark = Benchmark("b", (problem,), humanevalpack._family(kind, language), "here")
+    return benchmark.prompt(problem, mode, **around)
+
+
+def test_synthesize_is_instruction_and_prompt():
+    assert prompted("synthesize") == ROW["instruction"] + "\n\n" + ROW["prompt"].strip()
+
+
+def test_synthesize_as_a_completion_is_the_prompt_alone():
+    assert prompted("synthesize", mode="completion") == ROW["prompt"].strip()
+
+
+def test_fixtests_shows_the_bug_and_the_tests():
+    expected = (
+        ROW["declaration"]
+        + ROW["buggy_solution"]
+        + "\n"
+        + ROW["test"]
+        + "\n"
+        + "Fix bugs in f."
+        + "\n\n"
+        + ROW["declaration"]
+    )
+    assert prompted("fixtests") == expected.strip()
+
+
+def test_fixdocs_shows_the_docstring_in_place_of_the_tests():
+    assert (
+        prompted("fixdocs") == (ROW["prompt"] + ROW["buggy_solution"] + "\nFix bugs in f.\n\n" + ROW["prompt"]).strip()
+    )
+
+
+def test_rust_repairs_begin_with_a_main():
+    base = "fn main(){}\n" + RUST["declaration"]
+    expected = base + RUST["buggy_solution"] + "\n" + RUST["test"] + "\nFix bugs in f.\n\n" + base
+    assert prompted("fixtests", RUST, "rust") == expected.strip()
+
+
+def test_describing_is_bounded_by_the_docstring():
+    wish = "Provide a concise natural language description of the code using at most 6 characters."
+    assert prompted("explaindescribe") == (ROW["declaration"] + ROW["canonical_solution"] + "\n" + wish).strip()
+
+
+def test_writing_from_a_description_needs_one():
+    with pytest.raises(BenchmarkError, match="descriptions"):
+        prompted("explainsynthesize")
+    described = {**ROW, "description": "Doubles."}
+    expected = "Doubles.\nWrite functional code in Python according to the description.\n\n" + ROW["declaration"]
+    assert prompted("explainsynthesize", described) == expected.strip()
+
+
+def test_prefix_and_suffix_stand_around_the_prompt():
+    text = prompted("synthesize", prefix="<|im_start|>user\n", suffix="<|im_end|>\n<|im_start|>assistant\n")
+    assert text.startswith("<|im_start|>user\nWrite") and text.endswith("assistant\n")
+
+
+def test_mbpp_is_a_docstring_of_text_and_first_test():
+    row = {
+        "task_id": 11,
+        "text": "Twice.",
+        "code": "def f(x):\n    return 2 * x",
+        "test_list": ["assert f(1) == 2", "assert f(0) == 0"],
+        "test_setup_code": "",
+    }
+    problem = mbpp.problem_of(row)
+    assert mbpp.FAMILY.prompt(problem, "completion") == '"""\nTwice.\nassert f(1) == 2\n"""\n'
+    assert problem.entry_point == "f"
+
+
+def test_translation_ends_with_the_declaration_wanted():
+    row = {**ROW, "source": "code translation\nJava:\n...\nPython:\n"}
+    problem = humanevalx.problem_of(row, "python", ROW["declaration"])
+    assert (
+        humanevalx.family("python", "x").prompt(problem, "completion")
+        == "code translation\nJava:\n...\nPython:\ndef f(x: int) -> int:"
+    )
+
+
+def test_a_translation_is_called_as_its_tests_call_it():
+    row = {
+        "task_id": "Python/1",
+        "prompt": "int f() {}",
+        "canonical_solution": "def g(x):\n    return 1\ndef f(x):\n    return g(x)\n",
+        "test": "assert f(1) == 1\n",
+        "func_title": "def f(x):",
+    }
+    assert codefuseeval._translation_problem(row, "python").entry_point == "f"
+
+
+def test_every_task_has_a_name_a_language_and_a_size():
+    tasks = all_tasks()
+    assert (
+        len(tasks) == 1 + 1 + 1 + 2 + 5 * 6 + 6 + 30 + 7 + 1 + 6
+    )  # humaneval, mbpp, mini, evalplus, pack, x, translations, CodeFuseEval
+    assert all(task.problems > 0 and task.licence for task in tasks.values())
+
+
+def test_a_group_is_its_tasks_and_each_comes_once():
+    assert expand(["mbpp", "qwen-competition", "mini"]) == [
+        "mbpp",
+        *(task for task in GROUPS["qwen-competition"] if task != "mbpp"),
+        "mini",
+    ]
+
+
+def test_an_unknown_task_is_answered_with_a_near_one():
+    with pytest.raises(BenchmarkError, match="Did you mean 'humanevalsynthesize-rust'"):
+        load("humanevalsynthesise-rust")
