@@ -197,10 +197,12 @@ def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> Non
     from rich.table import Table
 
     table = Table(title=f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}")
-    for title in ("task", "before", "after", "best"):
+    for title in ("task", "before", "after", "best", "lowest", "at step"):
         table.add_column(title, justify="left" if title == "task" else "right")
     for name in config.task_names:
-        losses = [summary.validation.get(when, {}).get(name) for when in ("first", "last", "best")]
-        table.add_row(name, *("-" if loss is None else f"{loss:.4f}" for loss in losses))
+        losses = [summary.validation.get(when, {}).get(name) for when in ("first", "last", "best", "lowest")]
+        step = summary.validation.get("lowest_step", {}).get(name)
+        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
+        table.add_row(name, *shown, "-" if step is None else f"{step:,.0f}")
     console.print(table)
     console.print(f"mft report {config.output_dir}\nmft export {config.output_dir} OUT", highlight=False)

@@ -39,7 +39,7 @@ class Progress:
     unobserved: dict[str, list[float]] = field(default_factory=dict)  # losses the balancer has not looked at yet
     validation: dict[str, dict[str, float | None]] = field(
         default_factory=dict
-    )  # first, best, last -> task -> mean loss
+    )  # first, best, last, lowest -> task -> mean loss; lowest_step -> task -> step
     config: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
 

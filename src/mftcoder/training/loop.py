@@ -36,7 +36,8 @@ class Summary:
     stopped_because: str  # "max_steps", "early_stopping" or "interrupted"
     dropped_steps: int  # steps that were not finite and changed nothing
     best: dict[str, float | int | None]  # {"step", "value"} of metric_for_best_model
-    validation: dict[str, dict[str, float | None]]  # {"first", "best", "last"} -> task -> mean token loss
+    validation: dict[str, dict[str, float | None]]
+    """"first", "best" (at the best metric), "last" and "lowest" -> task -> mean token loss; "lowest_step" -> task -> its step."""
 
 
 @dataclass
@@ -148,6 +149,7 @@ class TrainingRun:
         self._clock = time.perf_counter()
         progress.validation["last"] = record["losses"]
         progress.validation.setdefault("first", record["losses"])
+        remember_lowest(progress.validation, record["losses"], progress.step)
         metric = config.train.metric_for_best_model
         value = record["loss"] if metric == "loss" else record["losses"][metric.removeprefix("loss/")]
         if value is None or (progress.best_value is not None and value >= progress.best_value):
@@ -178,3 +180,12 @@ class TrainingRun:
                 epoch = step / self.train_loader.steps_per_epoch
                 self.metrics.log(train_record(step, epoch, objective, result, weights, self.config.task_names, seconds))
         self._unlogged.clear()
+
+
+def remember_lowest(validation: dict[str, dict[str, float | None]], losses: dict[str, float | None], step: int) -> None:
+    """Keep each task's lowest loss under "lowest" and its step under "lowest_step", in place."""
+    lowest, steps = validation.setdefault("lowest", {}), validation.setdefault("lowest_step", {})
+    for task, loss in losses.items():
+        before = lowest.get(task)
+        if loss is not None and (before is None or loss < before):
+            lowest[task], steps[task] = loss, step

@@ -204,5 +204,13 @@ class LiveConsole:
             self.say(f"validation at step {record['step']}: {shown}  {self._by_task(record)}")
 
     def _by_task(self, record: Record) -> str:
+        """`tests 1.234  docs 2.345`, with the weights behind them once they differ: `tests 1.234 ×0.31`."""
+        weights = record.get("weights") or {}
+        moved = len({round(weight, 6) for weight in weights.values()}) > 1
         shown = {task: record["losses"].get(task) for task in self._tasks}
-        return "  ".join(f"{t} {v:.3f}" for t, v in shown.items() if v is not None and not math.isnan(v))
+        parts = [
+            f"{task} {loss:.3f}" + (f" ×{weights[task]:.2f}" if moved else "")
+            for task, loss in shown.items()
+            if loss is not None and not math.isnan(loss)
+        ]
+        return "  ".join(parts)
