@@ -69,6 +69,21 @@ tokenizer in its fast form (`tokenizer.json`).
 `lora_target`, `use_rslora`, `use_dora`). `lora_target: all-linear` reaches every linear layer but the output head; names of
 layers (`q_proj`, `self_attn.v_proj`) reach those; a name that the model does not have is answered with the ones it has. An
 adapter is saved as a peft folder that stock peft loads.
+
+## A base in 4 or 8 bits (QLoRA)
+
+`model.quantization: 4bit` holds the base's linear layers as NF4 with double quantisation (0.516 bytes a weight), `8bit` as LLM.int8()
+(1 byte), both through bitsandbytes, on a GPU or on the CPU: `pip install 'mftcoder[qlora]'`. Embedding, head, norms and fused
+experts keep `model.dtype`, which is also what products and additions are computed in. `mft validate` says how many weights are
+held in bits and what they weigh; everything else (packing, balancers, checkpointing, resuming to the bit) is as for LoRA.
+
+`mft export` adds the addition to the base's **original** weights, never to the rounded ones, so the merged model is not exactly the
+one that trained. The export runs both on a few fixed lines, prints how their predictions differ and warns above 0.02 nats
+(`--no-compare` leaves that out); the model card says it too. `mft generate RUN` answers with the merged weights, with
+`--as-trained` over the base in bits.
+
+Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits (use 4), a base
+whose files are quantised already (give the original), a machine without bitsandbytes.
 """
 
 PUBLISHED = """## The published MFTCoder JSON

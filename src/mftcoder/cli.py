@@ -203,8 +203,13 @@ def data_mine(
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--checkpoint", default="best", show_default=True, help="best, latest or a folder's name, step-00000020.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the run's.")
+@click.option(
+    "--compare/--no-compare", default=True, help="Of a QLoRA run: compare its predictions with the merged ones."
+)
 @click.option("--verify", is_flag=True, help="Check an exported folder against its checksums instead.")
-def export_command(run: Path, out: Path | None, checkpoint: str, dtype: str | None, verify: bool) -> None:
+def export_command(
+    run: Path, out: Path | None, checkpoint: str, dtype: str | None, compare: bool, verify: bool
+) -> None:
     """Write the model of RUN into the new folder OUT: merged weights, tokenizer, chat template, model card, checksums.
 
     \b
@@ -221,7 +226,7 @@ def export_command(run: Path, out: Path | None, checkpoint: str, dtype: str | No
     else:
         from mftcoder.app.export import export
 
-        export(run, out, checkpoint=checkpoint, dtype=dtype)
+        export(run, out, checkpoint=checkpoint, dtype=dtype, compare=compare)
 
 
 @cli.command("generate")
@@ -256,6 +261,7 @@ def export_command(run: Path, out: Path | None, checkpoint: str, dtype: str | No
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the model's own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@click.option("--as-trained", is_flag=True, help="Of a QLoRA run: over the base in its 4 or 8 bits, not merged.")
 def generate_command(model: str, tasks: str, **options: Any) -> None:
     """Write MODEL's answers to benchmarks: generations_TASK_MODEL.json, ready for `mft evaluate`.
 

@@ -70,7 +70,7 @@ def _print_plan(
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
     table = Table.grid(padding=(0, 2))
     for name, value in (
-        ("model", f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"),
+        ("model", _model_line(config, model, count)),
         ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
         ("data", _data_line(store)),
         ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
@@ -88,6 +88,12 @@ def _print_plan(
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
     console.print("Everything that can be checked without training is in order.")
+
+
+def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) -> str:
+    line = f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"
+    bits = config.model.quantization
+    return line if bits is None else f"{line}, {count.quantizable / 1e6:,.1f} M of them held in {bits[0]} bits"
 
 
 def _data_line(store: Store) -> str:

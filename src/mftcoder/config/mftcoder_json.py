@@ -18,9 +18,6 @@ from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
 REFUSED: dict[tuple[str, Any], str] = {
-    ("peft_type", "qlora"): "qlora (a 4-bit base model) is not in this version. Use lora, with quantization null",
-    ("quantization", "4bit"): "a quantised base model is not in this version. Use null",
-    ("quantization", "8bit"): "a quantised base model is not in this version. Use null",
     (
         "weighted_loss_mode",
         "selfpaced",
@@ -107,6 +104,10 @@ def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...
     told = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
     if coba:
         told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
+    if published.quantization and published.peft_type != "qlora":
+        told.append(f"quantization: {published.quantization} has no effect without peft_type: qlora, as published")
+    if published.quantization == "8bit" and published.peft_type == "qlora":
+        told.append("quantization: 8bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
     if published.data_split[2] > 0:
         told.append("data_split: the third share is held out together with the second; there is no test split here")
     if published.padding_mode == "concat":
@@ -135,6 +136,8 @@ def _model(published: PublishedConfig) -> dict[str, Any]:
         "dtype": "bfloat16",
         "attn_implementation": attention,
     }
+    if published.peft_type == "qlora":
+        model["quantization"] = published.quantization or "4bit"
     return {**model, "trust_remote_code": True} if published.trust_remote_code else model
 
 

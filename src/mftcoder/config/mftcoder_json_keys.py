@@ -80,7 +80,7 @@ class PublishedConfig(BaseModel):
     peft_type: Annotated[Literal["lora", "qlora"] | None, Nullable] = "qlora"
     """Low-rank adapter, the same on a 4-bit base, or null: all weights."""
     quantization: Annotated[Literal["4bit", "8bit"] | None, Nullable] = None
-    """Bits of the frozen base; peft_type decides it in the published trainer."""
+    """Bits of the frozen base with peft_type qlora, null for 4bit; without effect for the other types, as published."""
     lora_rank: PositiveInt = 96
     """Rank of the adapter."""
     lora_alpha: PositiveFloat = 32

@@ -38,7 +38,7 @@ class ModelConfig(Section):
     use_safetensors: bool = True
     """Refuse pickled weights, which can run code when loaded."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Hold the frozen base weights in 4 or 8 bits (QLoRA)."""
+    """Hold the frozen base weights in 4 bits (NF4, double quantisation) or 8 (LLM.int8) and train LoRA on top: QLoRA. Computes in `dtype`; needs the extra `qlora`."""
 
 
 class AdapterConfig(Section):
@@ -307,6 +307,21 @@ class RunConfig(Section):
             raise ValueError("tasks: at least one weight must be above 0")
         if self.data.sampling == "weights" and not any(task.sampling_weight for task in self.tasks):
             raise ValueError("data.sampling: weights needs a sampling_weight above 0 in at least one task")
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_base_can_train(self) -> "RunConfig":
+        bits, adapter = self.model.quantization, self.adapter
+        if bits and adapter.type == "full":
+            raise ValueError(
+                f"model.quantization: weights held in {bits[0]} bits are frozen and cannot be trained themselves. Set adapter.type: "
+                "lora, or remove model.quantization"
+            )
+        if bits == "8bit" and adapter.use_dora:
+            raise ValueError(
+                "adapter.use_dora: DoRA needs the norms of the base's weights, which 8-bit layers do not give. Set "
+                "model.quantization: 4bit, or adapter.use_dora: false"
+            )
         return self
 
     @model_validator(mode="after")

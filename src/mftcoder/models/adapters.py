@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from mftcoder.config.schema import AdapterConfig
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
+from mftcoder.models.quantize import is_quantized, was_conv1d
 from mftcoder.registry import did_you_mean
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -37,7 +38,17 @@ def attach(model: Any, config: AdapterConfig) -> Any:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         # For fused experts peft sets the ranks itself, applies them, and then misses them among the modules.
         warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
-        return get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
+        adapted: Any = get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
+    return _in_the_products_format(adapted, model)
+
+
+def _in_the_products_format(adapted: Any, model: Any) -> Any:
+    """Over packed 8-bit weights peft makes additions in float32; they get the format that the base computes in."""
+    if is_quantized(model):
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(model.dtype)
+    return adapted
 
 
 def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
@@ -51,7 +62,7 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         bias="none",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        fan_in_fan_out=any(was_conv1d(module) for module in model.modules()),
     )
 
 
@@ -163,4 +174,4 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ModelError(f"{folder}: does not fit this base model: {missing[0][:300]}")
-    return adapted
+    return _in_the_products_format(adapted, model)
