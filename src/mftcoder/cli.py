@@ -1,9 +1,11 @@
 """The command `mft`: options in, one call into app/ out. User errors become lines and exit code 2.
 
 Nothing heavy is imported here: each command imports its verb when it runs, so `mft --help` answers at once.
-Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 1 a bug of ours.
+Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours.
+Of several processes the first one speaks; another only if something is wrong with it alone.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import click
 
 from mftcoder import __version__
-from mftcoder.errors import Interrupted, MftError
+from mftcoder.errors import ConfigError, Interrupted, MftError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -22,21 +24,27 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="mft", standalone_mode=False)
     except MftError as error:
-        for problem in error.problems:
+        said_by_first = _other_rank() and (error.told or isinstance(error, ConfigError))
+        for problem in () if said_by_first else error.problems:
             click.echo(f"error: {problem}", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
     except Interrupted as stop:
-        click.echo(f"interrupted. {stop.hint}", err=True)
-        sys.exit(130)
+        if not _other_rank():
+            click.echo(f"interrupted. {stop.hint}", err=True)
+        sys.exit(stop.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted. Type the same command again to go on.", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+
+
+def _other_rank() -> bool:
+    return os.environ.get("RANK", "0") != "0"
 
 
 @click.group(context_settings=CONTEXT)

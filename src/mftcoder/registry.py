@@ -59,7 +59,14 @@ BALANCERS = Registry(
         "pace": "mftcoder.balancing.pace:PaceBalancer",
     },
 )
-BACKENDS = Registry("backend", {"local": "mftcoder.training.backend:LocalBackend"})
+BACKENDS = Registry(
+    "backend",
+    {
+        "auto": "mftcoder.training.auto_backend:auto_backend",
+        "local": "mftcoder.training.backend:LocalBackend",
+        "ddp": "mftcoder.training.ddp_backend:DdpBackend",
+    },
+)
 FORMATS = Registry(
     "format",
     {

@@ -240,17 +240,31 @@ class TrainConfig(Section):
         return value
 
 
+REFUSED_BACKENDS = {
+    "atorch": "atorch 0.2.5 does not run with today's libraries: atorch.auto and atorch.trainer fail on import (safetensors has no "
+    "'_tobytes', transformers.utils no 'cached_property'). Its successor DLRover is a launcher, not a backend (docs/scaling.md). Use ddp",
+}
+"""Engines that were tried and cannot be used: name -> why."""
+
+
 class BackendConfig(Section):
     """What carries the training: one device, or an engine for many."""
 
-    name: str = "local"
-    """local trains on one device: the GPU if there is one, else the CPU."""
+    name: str = "auto"
+    """auto is local for one process and ddp for several; local trains on one device: the GPU if there is one, else the CPU; ddp
+    holds the whole model on every rank."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the local backend."""
+    """Device of each process: the GPU of its number if there is one, else the CPU."""
+    init_timeout_seconds: PositiveInt = 3600
+    """How long ranks wait for each other at the start, and for rank 0 to prepare the data."""
+    timeout_seconds: PositiveInt = 1800
+    """How long ranks wait for each other in a step; the run then ends, and says which rank was missing from what."""
 
     @field_validator("name")
     @classmethod
     def _known_backend(cls, value: str) -> str:
+        if value in REFUSED_BACKENDS:
+            raise ValueError(REFUSED_BACKENDS[value])
         if value not in BACKENDS.names():
             raise ValueError(f"unknown backend '{value}'.{did_you_mean(value, BACKENDS.names())}")
         return value

@@ -124,19 +124,22 @@ def reaches_experts(adapter: Path) -> bool:
     return bool(read_json(adapter / ADAPTER_CONFIG).get("target_parameters"))
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the additions as a peft folder: adapter_config.json and adapter_model.safetensors."""
+def save_adapter(model: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write the additions (or `weights` in their place) as a peft folder: adapter_config.json and adapter_model.safetensors."""
     # "auto" would ask the Hub whether the vocabulary has changed; the embedding is no part of what trains here.
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card; the export writes the real one
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Write what trains: the additions as a peft folder, or the whole model in Hugging Face layout."""
+def save_weights(model: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write what trains: the additions as a peft folder, or the whole model in Hugging Face layout.
+
+    `weights` are the whole ones by name, where the model itself holds only a share of each.
+    """
     if is_adapter_model(model):
-        save_adapter(model, folder)
+        save_adapter(model, folder, weights)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
 
 
 def restore(model: Any, folder: Path) -> None:

@@ -5,7 +5,7 @@ weighted cross entropy. All counting is done on the host, so that a GPU never wa
 samples that the packed forward equals the samples' own forwards, on this model with this attention.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,7 @@ class LanguageModel:
         self.attn_implementation = attn_implementation
         self.num_tasks = num_tasks
         self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+        self.decoder: Callable[..., Any] = self.causal_lm.base_model
         self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
 
@@ -120,7 +121,7 @@ class LanguageModel:
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
         layout = SampleLayout.of(position_ids)
-        output = self.causal_lm.base_model(
+        output = self.decoder(
             input_ids=self._to_device(input_ids),
             position_ids=self._to_device(position_ids),
             attention_mask=None,

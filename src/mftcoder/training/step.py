@@ -18,7 +18,7 @@ from mftcoder.training.backend import Backend
 from mftcoder.training.focal import Focus, SampleFocus, TaskFocus
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective, token_coefficients
-from mftcoder.training.optimizer import MasterAdamW
+from mftcoder.training.optimizer import Optimizer
 
 MAX_PENDING = 256  # steps whose losses stay on the device
 
@@ -104,7 +104,7 @@ def train_step(
     data: StepData,
     weights: TaskWeights,
     objective: Objective,
-    optimizer: MasterAdamW,
+    optimizer: Optimizer,
     learning_rate: float,
     backend: Backend,
 ) -> StepResult:
@@ -114,10 +114,10 @@ def train_step(
     for batch in data.micro_batches:
         coefficients = token_coefficients(batch, data.counts, weights, objective)
         losses = model.losses(batch, coefficients, focus)
-        if losses.trained:
+        if losses.trained or backend.lockstep:
             backend.backward(losses.objective)
-            sums[:-2] += losses.loss_sum
-            sums[-2] += losses.value
+        sums[:-2] += losses.loss_sum
+        sums[-2] += losses.value
         sums[-1] += int((batch.task_ids >= 0).sum())
     sums = backend.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
