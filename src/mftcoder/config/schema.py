@@ -166,6 +166,8 @@ class LossConfig(Section):
     """Exponent of the focal weight; 0 is no focal weight."""
     focal_detach: bool = True
     """Treat the focal weight as a constant; false lets gradients flow through it."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """Factor of the load-balancing loss of a mixture of experts' routers; null for the model's published one, 0 for none."""
 
 
 class TrainConfig(Section):

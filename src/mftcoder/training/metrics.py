@@ -104,6 +104,7 @@ def train_record(
         "step": step,
         "epoch": epoch,
         "loss": objective,
+        **({} if result.router_loss is None else {"router_loss": result.router_loss}),
         "losses": by_task(names, result.losses.mean),
         "weights": by_task(names, weights.values),
         "tokens": by_task(names, result.counts.tokens),

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mftcoder.config.load import parse_config
 from mftcoder.config.schema import AdapterConfig, ModelConfig, RunConfig
 from mftcoder.errors import ConfigError, ModelError
-from mftcoder.models.adapters import attach, trainable_parameters
-from mftcoder.models.load import load_model
+from mftcoder.models.adapters import attach, load_adapter, save_adapter, trainable_parameters
+from mftcoder.models.load import load_folder, load_model
 from mftcoder.models.memory import weight_bytes
 from mftcoder.models.resolve import count_parameters, resolve_model
+from mftcoder.models.source import merged_in_memory
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 
@@ -107,6 +109,24 @@ def test_a_forward_pass_without_gradients_leaves_the_packed_weights_alone(tiny_l
         model(input_ids=torch.arange(8)[None])
     after = model.state_dict()
     assert all(torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)) for name in before)
+
+
+@needs_bitsandbytes
+def test_an_addition_over_gpt2s_transposed_layers_merges_the_right_way_round(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "vocab_size": 100}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path / "base")
+    held, whole, merged = (
+        load_folder(tmp_path / "base", dtype=torch.float32, device="cpu", quantization=bits)
+        for bits in ("4bit", None, None)
+    )
+    module = attach(held, AdapterConfig(lora_rank=4))
+    for _, parameter in trainable_parameters(module):
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    save_adapter(module, tmp_path / "adapter")
+    ids = torch.arange(40)[None]
+    expected = load_adapter(whole, tmp_path / "adapter").eval()(input_ids=ids).logits
+    torch.testing.assert_close(merged_in_memory(merged, tmp_path / "adapter")(input_ids=ids).logits, expected)
 
 
 def test_weights_in_bits_cannot_be_trained_themselves() -> None:
