@@ -104,20 +104,45 @@ def inspect(config: Path, overrides: tuple[str, ...], task: str | None, count: i
 
 
 @cli.command()
-@config_command
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 @click.option("--allow-changes", is_flag=True, help="Go on from a checkpoint although config or data have changed.")
-def train(config: Path, overrides: tuple[str, ...], allow_changes: bool) -> None:
+@click.option("--nproc", type=click.IntRange(min=1), metavar="N", help="Start N processes on this machine, one a GPU.")
+@click.option("--nnodes", default="1", show_default=True, metavar="N|MIN:MAX", help="Machines; needs --rdzv.")
+@click.option("--rdzv", metavar="HOST:PORT", help="Where the machines meet: the same on each.")
+@click.option("--max-restarts", type=click.IntRange(min=0), default=0, show_default=True, help="After a failure.")
+@click.option(
+    "--train_config", type=click.Path(path_type=Path), metavar="FILE", help="The published way to say CONFIG."
+)
+@click.option("--distributed_type", metavar="ENGINE", help="The published key distributed_type: fsdp.")
+def train(config: Path | None, overrides: tuple[str, ...], allow_changes: bool, **options: Any) -> None:
     """Train; the same command goes on where a run stopped.
 
     \b
     mft train my.yaml
     mft train my.yaml train.learning_rate=1e-4 tasks.tests.weight=2 output_dir=runs/second
-    mft train my.yaml train.resume_from_checkpoint=false
+    mft train my.yaml --nproc 8 backend.name=fsdp2 --max-restarts 3
+    torchrun --nproc-per-node 8 -m mftcoder train my.yaml
+    accelerate launch --config_file fsdp.yaml -m mftcoder train --train_config published.json
     """
-    from mftcoder.app.train import train as run
     from mftcoder.config.load import load_config
 
-    run(load_config(config, overrides), allow_changes=allow_changes)
+    published, engine, nproc = (options.pop(name) for name in ("train_config", "distributed_type", "nproc"))
+    if published:
+        config, overrides = published, (*([str(config)] if config else []), *overrides)
+    if config is None:
+        raise click.UsageError("Missing argument 'CONFIG'.")
+    overrides += (f"distributed_type={engine}",) if engine else ()
+    run_config = load_config(config, overrides)
+    if nproc:
+        from mftcoder.app.launch import LaunchOptions, launch
+
+        again = ["--allow-changes"] if allow_changes else []
+        launch(["train", str(config), *overrides, *again], LaunchOptions(nproc, **options))
+    else:
+        from mftcoder.app.train import train as run
+
+        run(run_config, allow_changes=allow_changes)
 
 
 @cli.command()

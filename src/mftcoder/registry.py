@@ -65,6 +65,7 @@ BACKENDS = Registry(
         "auto": "mftcoder.training.auto_backend:auto_backend",
         "local": "mftcoder.training.backend:LocalBackend",
         "ddp": "mftcoder.training.ddp_backend:DdpBackend",
+        "fsdp2": "mftcoder.training.fsdp2_backend:Fsdp2Backend",
     },
 )
 FORMATS = Registry(

@@ -22,8 +22,7 @@ REFUSED: dict[tuple[str, Any], str] = {
         "weighted_loss_mode",
         "selfpaced",
     ): "the self-paced balancer is not in this version. Use coba, its successor, or case3",
-    ("distributed_type", "deepspeed"): "DeepSpeed is not in this version, which trains on one device. Use null",
-    ("distributed_type", "fsdp"): "FSDP is not in this version, which trains on one device. Use null",
+    ("distributed_type", "deepspeed"): "DeepSpeed is not in this version. Use FSDP, which shares out the same things",
     (
         "load_raw_dataset",
         False,
@@ -124,6 +123,7 @@ def _nested(published: PublishedConfig) -> dict[str, Any]:
         "loss": {"normalization": NORMALIZATION[published.weighted_loss_mode]},
         "balancer": _balancer(published),
         "train": {**_loop(published), **_optimizer(published), **_evaluation(published), **_checkpoints(published)},
+        "backend": _backend(published),
         "output_dir": published.output_dir,
     }
 
@@ -193,6 +193,12 @@ def _balancer(published: PublishedConfig) -> dict[str, Any]:
         "update_interval": published.coba_update_interval,
         "val_batches": published.coba_sample_valid_num,
     }
+
+
+def _backend(published: PublishedConfig) -> dict[str, Any]:
+    backend = {"name": "fsdp2" if published.distributed_type == "fsdp" else "auto"}
+    patience = published.init_timeout_seconds
+    return {**backend, "init_timeout_seconds": patience} if patience else backend
 
 
 def _loop(published: PublishedConfig) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, PositiveFl
 DORMANT = frozenset(
     {"coba_warmup_steps", "coba_history_length", "coba_tau", "coba_update_interval", "coba_sample_valid_num"}
     | {"selfpaced_interval", "selfpaced_history_length", "selfpaced_sample_valid_num", "selfpaced_scale_factor"}
-    | {"init_timeout_seconds"}
 )
-"""Keys that belong to something a convertible config does not use: another loss mode, a process group."""
+"""Keys that belong to something a convertible config does not use: another loss mode."""
 
 LEGACY = frozenset(
     {"tokenizer_type", "data_weights", "low_cpu_mem_usage", "shuffle_before_split", "use_random_sampler", "vocab_file"}

@@ -244,7 +244,7 @@ class TrainConfig(Section):
 
 REFUSED_BACKENDS = {
     "atorch": "atorch 0.2.5 does not run with today's libraries: atorch.auto and atorch.trainer fail on import (safetensors has no "
-    "'_tobytes', transformers.utils no 'cached_property'). Its successor DLRover is a launcher, not a backend (docs/scaling.md). Use ddp",
+    "'_tobytes', transformers.utils no 'cached_property'). Its successor DLRover is a launcher, not a backend (docs/scaling.md). Use ddp or fsdp2",
 }
 """Engines that were tried and cannot be used: name -> why."""
 
@@ -254,13 +254,19 @@ class BackendConfig(Section):
 
     name: str = "auto"
     """auto is local for one process and ddp for several; local trains on one device: the GPU if there is one, else the CPU; ddp
-    holds the whole model on every rank."""
+    holds the whole model on every rank; fsdp2 shares weights, gradients and moments out over the ranks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of each process: the GPU of its number if there is one, else the CPU."""
     init_timeout_seconds: PositiveInt = 3600
     """How long ranks wait for each other at the start, and for rank 0 to prepare the data."""
     timeout_seconds: PositiveInt = 1800
     """How long ranks wait for each other in a step; the run then ends, and says which rank was missing from what."""
+    shard_group_size: PositiveInt | None = None
+    """fsdp2: how many ranks share one copy of the model (hybrid sharding); default all of them."""
+    cpu_offload: bool = False
+    """fsdp2: keep the shares of weights and moments in the host's memory; slower, and fits larger models."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """fsdp2: number format in which gradients are summed over ranks."""
 
     @field_validator("name")
     @classmethod

@@ -26,6 +26,7 @@ class Decoder(Protocol):
     module: Any
     causal_lm: Any
     decoder: Callable[..., Any]
+    device: torch.device
 
     def decoder_layers(self) -> list[nn.Module]:
         """The transformer blocks, first to last."""

@@ -4,9 +4,7 @@ The float32 gradients are added up over ranks once a step, in buckets, after the
 tokens nor any; a weight that got no gradient on any rank is left as it is, exactly as on one device.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,66 +14,43 @@ from mftcoder.training.backend import Decoder, NamedParameters
 from mftcoder.training.optimizer import MasterAdamW, Optimizer
 from mftcoder.training.process_group import ProcessGroup
 
-Value = TypeVar("Value")
 BUCKET_ELEMENTS = 1 << 25  # 128 MiB of float32 a message
 
 
-class DdpBackend:
+class DdpBackend(ProcessGroup):
     """One whole model a rank."""
 
     lockstep = False
 
     def __init__(self, config: BackendConfig):
-        self._group = ProcessGroup(config)
-        self.device = self.load_device = self._group.device
-        self.rank, self.world_size = self._group.rank, self._group.world_size
+        super().__init__(config)
+        self.load_device = self.device
 
     def check(self, config: RunConfig) -> None:
         """What one device can do, several can."""
 
-    def joined(self) -> AbstractContextManager[None]:
-        """The process group."""
-        return self._group.joined()
-
-    def from_first(self, action: Callable[[], Value]) -> Value:
-        """Broadcast from rank 0."""
-        return self._group.from_first(action)
-
     def place(self, model: Decoder) -> None:
         """Rank 0's trained weights to everyone: drawn anew, they could differ between devices of different kinds."""
-        trained = [parameter.data for parameter in model.module.parameters() if parameter.requires_grad]
-        self._group.copy_from_first(trained)
+        self.copy_from_first([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters, with the sum over ranks in front of its step."""
         return MasterAdamW(named_parameters, config, sum_gradients=self._sum_gradients)
 
     def _sum_gradients(self, masters: list[Tensor]) -> None:
-        touched = self._group.sum(torch.tensor([int(m.grad is not None) for m in masters]), "finding the gradients")
+        touched = self.sum_in_place(torch.tensor([int(m.grad is not None) for m in masters]), "finding the gradients")
         chosen = [master for master, ranks in zip(masters, touched.tolist(), strict=True) if ranks]
         for master in chosen:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         for bucket in _buckets([master.grad for master in chosen if master.grad is not None]):
-            flat = self._group.sum(torch.cat([grad.flatten() for grad in bucket]), "summing gradients")
+            flat = self.sum_in_place(torch.cat([grad.flatten() for grad in bucket]), "summing gradients")
             for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
                 grad.copy_(part.view_as(grad))
 
     def backward(self, objective: Tensor) -> None:
         """This rank's share; summed once a step."""
         objective.backward()
-
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """An all-reduce."""
-        return self._group.sum(values.clone(), "summing losses")
-
-    def any_rank(self, flag: bool) -> bool:
-        """An all-reduce on the host."""
-        return self._group.any_rank(flag)
-
-    def share(self, value: Value) -> list[Value]:
-        """An all-gather on the host."""
-        return self._group.share(value)
 
     def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
         """Every rank has them all."""

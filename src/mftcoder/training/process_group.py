@@ -87,8 +87,12 @@ class ProcessGroup:
             ) from error
         self._store = dist.PrefixStore("mftcoder", store)
 
-    def sum(self, values: Tensor, name: str) -> Tensor:
-        """The element-wise sum over ranks, in place."""
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The element-wise sum of `values` over all ranks, on every rank."""
+        return self.sum_in_place(values.clone(), "summing losses")
+
+    def sum_in_place(self, values: Tensor, name: str) -> Tensor:
+        """The element-wise sum over ranks; `name` says in a message what was being summed."""
         self._run(name, lambda: dist.all_reduce(values))
         return values
 

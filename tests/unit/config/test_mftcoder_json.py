@@ -201,7 +201,7 @@ def test_a_wrong_key_or_value_is_named(changes: dict[str, Any], expected: str) -
 def test_keys_without_meaning_are_named_in_one_warning() -> None:
     converted = convert({**EXAMPLE, "use_xformers": True, "coba_tau": 5}, origin="x.json")
     (warning,) = converted.warnings
-    assert warning.endswith("tokenizer_type, init_timeout_seconds, shuffle_before_split, use_xformers, coba_tau")
+    assert warning.endswith("tokenizer_type, shuffle_before_split, use_xformers, coba_tau")
 
 
 def test_cobas_own_keys_are_no_idle_ones_under_coba() -> None:
