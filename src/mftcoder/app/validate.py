@@ -21,8 +21,9 @@ from mftcoder.data.store import prepare as prepare_store
 from mftcoder.errors import MftError
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
-from mftcoder.training.backend import pick_device
+from mftcoder.registry import BACKENDS
 from mftcoder.training.optimizer import warmup_steps
+from mftcoder.training.process_group import pick_device
 
 Checked = TypeVar("Checked")
 
@@ -39,6 +40,8 @@ def validate(config: RunConfig) -> None:
             return None
 
     device = check(lambda: pick_device(config.backend.device))
+    if device:
+        check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
     model = check(lambda: resolve_model(config.model))
     count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
     check(lambda: _check_output(config.output_path))
