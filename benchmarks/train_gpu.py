@@ -1,21 +1,28 @@
-"""Training speed on one GPU: real tokens/s, peak memory and share of the matrix-product limit, full and LoRA.
+"""Training speed on one GPU: real tokens/s, peak memory and share of the matrix-product limit; full, LoRA and QLoRA in 4 and 8 bits.
 
     python benchmarks/train_gpu.py                      # all modes, 1.5B weights of Qwen2.5-Coder's shape, random
     python benchmarks/train_gpu.py --modes lora --steps 20 --json out.json
+    python benchmarks/train_gpu.py --device cpu --small --steps 2 --warmup 1 --rows 1 --length 256    # do they run at all?
 
-Needs a CUDA device and nothing else: no hub, no data. Rows hold samples of log-normal length (median 350 tokens), packed best-fit
+Needs a CUDA device (and bitsandbytes for QLoRA) and nothing else: no hub, no data. Rows hold samples of log-normal length (median 350 tokens), packed best-fit
 into 4,096 positions, 8 rows a step. The limit is a large bf16 matrix product measured in the same process, 6 FLOP a weight and
-token for full fine-tuning, 4 for LoRA (the base needs no weight gradients). The steps are `mft train`'s own: the same model
-wrapper, objective and optimiser.
+token for full fine-tuning, 4 for LoRA and QLoRA (the base needs no weight gradients). The steps are `mft train`'s own: the same loading,
+model wrapper, objective and optimiser. On a CPU the peak is the largest resident memory while the steps run.
 """
 
 import argparse
+import gc
 import json
+import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
@@ -26,12 +33,13 @@ from mftcoder.data.packing import assemble, pack_best_fit
 from mftcoder.data.tokenization import TokenizedSample
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, trainable_parameters
-from mftcoder.models.load import recompute_activations
+from mftcoder.models.load import load_folder, recompute_activations
+from mftcoder.models.quantize import quantizable_weights, quantization_problems
 from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW
-from mftcoder.training.step import train_step
+from mftcoder.training.step import StepResult, train_step
 
 NUM_TASKS = 5
 
@@ -41,19 +49,21 @@ class Mode:
     """What is trained, and how much is recomputed."""
 
     adapter: str
+    quantization: str | None
     gradient_checkpointing: bool
     torch_compile: bool
 
     @property
     def name(self) -> str:
         """As it stands in the table."""
-        parts = [self.adapter]
+        parts = [f"qlora {self.quantization}" if self.quantization else self.adapter]
         parts += ["checkpointing"] if self.gradient_checkpointing else []
         parts += ["compiled"] if self.torch_compile else []
         return ", ".join(parts)
 
 
-MODES = [Mode(a, c, t) for a in ("full", "lora") for c, t in ((False, True), (False, False), (True, True))]
+MODES = [Mode(a, None, c, t) for a in ("full", "lora") for c, t in ((False, True), (False, False), (True, True))]
+MODES += [Mode("lora", bits, c, False) for bits in ("4bit", "8bit") for c in (False, True)]
 
 
 @dataclass(frozen=True)
@@ -68,17 +78,48 @@ class Row:
     last_loss: float
 
 
-def matmul_limit() -> float:
-    """FLOP/s of an 8192 x 8192 x 8192 bf16 product, mean of 20 after a warm-up."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+def matmul_limit(device: torch.device) -> float:
+    """FLOP/s of a large square bf16 product (8192 on a GPU, 256 on a CPU), mean of 20 after a warm-up."""
+    size = 8192 if device.type == "cuda" else 256
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     for _ in range(5):
         a @ b
-    torch.cuda.synchronize()
+    wait(device)
     started = time.perf_counter()
     for _ in range(20):
         a @ b
-    torch.cuda.synchronize()
-    return 20 * 2 * 8192**3 / (time.perf_counter() - started)
+    wait(device)
+    return 20 * 2 * size**3 / (time.perf_counter() - started)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[float]]:
+    """GiB at the end of the block in the list it gives: allocated on the GPU, or the process's resident memory."""
+    found = [0.0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        found[0] = torch.cuda.max_memory_allocated(device) / 2**30
+        return
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            found[0] = max(found[0], psutil.Process().memory_info().rss / 2**30)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
 
 
 def model_config(args: argparse.Namespace) -> Qwen2Config:
@@ -122,42 +163,57 @@ def _step(plan, lengths, rows, vocabulary, args, random) -> StepData:  # type: i
     return StepData(micro_batches=(batch,), counts=StepCounts(tokens=tokens, samples=tokens.clip(max=1)))
 
 
-def measure(mode: Mode, args: argparse.Namespace, steps: list[StepData], limit: float) -> Row:
-    """Train `args.steps` steps after a warm-up of the rest."""
+def random_model(args: argparse.Namespace, folder: Path) -> int:
+    """A folder with random bf16 weights, as every mode loads it; returns how many of them stand in products."""
     torch.manual_seed(0)
-    torch.cuda.reset_peak_memory_stats()
-    config = model_config(args)
-    implementation = attention.candidates(torch.device("cuda"))[0]
-    with torch.device("cuda"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=implementation)
-    model.config.use_cache = False
+    with torch.device(args.device):
+        model = AutoModelForCausalLM.from_config(model_config(args), dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    return quantizable_weights(model) + model.get_output_embeddings().weight.numel()
+
+
+def measure(
+    mode: Mode, args: argparse.Namespace, folder: Path, products: int, steps: list[StepData], limit: float
+) -> Row:
+    """Train `args.steps` steps after a warm-up of the rest."""
+    device = torch.device(args.device)
+    with peak_memory(device) as peak:
+        results, seconds = train(mode, folder, device, steps, timed=args.steps)
+    speed = sum(result.real_tokens for result in results[-args.steps :]) / seconds
+    flop_per_token = (6 if mode.adapter == "full" else 4) * products
+    first, last = results[0].objective, results[-1].objective
+    return Row(mode.name, speed, speed * flop_per_token / limit, peak[0], first, last)
+
+
+def train(
+    mode: Mode, folder: Path, device: torch.device, steps: list[StepData], *, timed: int
+) -> tuple[list[StepResult], float]:
+    """What all steps did, and the seconds that the last `timed` of them took."""
+    torch.manual_seed(0)
+    implementation = attention.candidates(device)[0]
+    model = load_folder(
+        folder, dtype=torch.bfloat16, device=device, attn_implementation=implementation, quantization=mode.quantization
+    )
     module = attach(model, AdapterConfig(type=mode.adapter, lora_rank=32, lora_alpha=64))  # type: ignore[arg-type]
-    weights_in_products = sum(p.numel() for p in model.parameters() if p.ndim == 2)
     if mode.gradient_checkpointing:
         recompute_activations(model)
     wrapped = LanguageModel(module.train(), attn_implementation=implementation, num_tasks=NUM_TASKS)
     wrapped.verify()
     if mode.torch_compile:
         wrapped.compile_layers()
-    train = TrainConfig(learning_rate=1e-5)
-    optimizer = MasterAdamW(trainable_parameters(module), train)
-    backend = LocalBackend(BackendConfig())
+    config = TrainConfig(learning_rate=1e-5)
+    optimizer = MasterAdamW(trainable_parameters(module), config)
+    backend = LocalBackend(BackendConfig(device=device.type))  # type: ignore[arg-type]
     weights = TaskWeights(np.ones(NUM_TASKS))
     results = []
-    warm = len(steps) - args.steps
+    started = time.perf_counter()
     for number, data in enumerate(steps):
-        if number == warm:
-            torch.cuda.synchronize()
+        if number == len(steps) - timed:
+            wait(device)
             started = time.perf_counter()
-        results.append(train_step(wrapped, data, weights, Objective(), optimizer, train.learning_rate, backend))
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    speed = sum(result.real_tokens for result in results[warm:]) / seconds
-    flop_per_token = (6 if mode.adapter == "full" else 4) * weights_in_products
-    return Row(
-        mode.name, speed, speed * flop_per_token / limit, torch.cuda.max_memory_allocated() / 2**30,
-        results[0].objective, results[-1].objective,
-    )  # fmt: skip
+        results.append(train_step(wrapped, data, weights, Objective(), optimizer, config.learning_rate, backend))
+    wait(device)
+    return results, time.perf_counter() - started
 
 
 def main() -> None:
@@ -168,21 +224,37 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--small", action="store_true", help="a small model: does it run at all?")
+    parser.add_argument(
+        "--device",
+        default="cuda",
+        choices=["cuda", "cpu"],
+        help="cpu only to see that the modes run, compiled ones left out",
+    )
     parser.add_argument("--json", type=Path, help="write the table there as well")
     args = parser.parse_args()
     args.steps_total = args.steps + args.warmup
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device. --device cpu --small shows whether all modes run")
     attention.register()
-    limit = matmul_limit()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; bf16 product: {limit / 1e12:.0f} TFLOP/s")
+    limit = matmul_limit(torch.device(args.device))
+    where = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
+    print(f"{where}, torch {torch.__version__}; bf16 product: {limit / 1e12:.3g} TFLOP/s")
     print(f"{'mode':32} {'real tokens/s':>14} {'of the limit':>13} {'peak GiB':>9} {'loss first':>11} {'last':>7}")
     steps, rows = make_steps(args, model_config(args).vocab_size), []
-    for mode in MODES:
-        if args.modes not in mode.name:
-            continue
-        rows.append(row := measure(mode, args, steps, limit))
-        torch.cuda.empty_cache()
-        print(f"{row.mode:32} {row.tokens_per_second:14,.0f} {row.share_of_limit:13.0%} {row.peak_gib:9.1f} "
-              f"{row.first_loss:11.3f} {row.last_loss:7.3f}", flush=True)  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        products = random_model(args, Path(temporary))
+        for mode in MODES:
+            if args.modes not in mode.name or (args.device == "cpu" and mode.torch_compile):
+                continue
+            problems = list(quantization_problems(mode.quantization, None, name="")) if mode.quantization else []
+            if problems:
+                print(f"{mode.name:32} left out: {problems[0]}")
+                continue
+            rows.append(row := measure(mode, args, Path(temporary), products, steps, limit))
+            gc.collect()
+            torch.cuda.empty_cache()
+            print(f"{row.mode:32} {row.tokens_per_second:14,.0f} {row.share_of_limit:13.0%} {row.peak_gib:9.1f} "
+                  f"{row.first_loss:11.3f} {row.last_loss:7.3f}", flush=True)  # fmt: skip
     if args.json:
         args.json.write_text(json.dumps({"limit": limit, "rows": [asdict(row) for row in rows]}, indent=2))
 

@@ -69,6 +69,29 @@ tokenizer in its fast form (`tokenizer.json`).
 `lora_target`, `use_rslora`, `use_dora`). `lora_target: all-linear` reaches every linear layer but the output head; names of
 layers (`q_proj`, `self_attn.v_proj`) reach those; a name that the model does not have is answered with the ones it has. An
 adapter is saved as a peft folder that stock peft loads.
+
+## Mixtures of experts
+
+The load-balancing loss of the routers (Switch Transformer, arXiv 2101.03961, as transformers computes it) is part of the objective
+with the factor of the model's own config, 0.02 for Mixtral-8x7B and 0.001 for Qwen-MoE; `loss.router_aux_loss_coef` sets another, 0
+leaves it out. `metrics.jsonl` has it as `router_loss`, before the factor. Padding is not counted. It is a product of two means over
+tokens, so a step cannot have it exactly from its parts: a step takes the mean over its micro-batches and ranks, weighted by their
+tokens, and one micro-batch gives exactly the published value. DeepSeek-V2 and V3 have none in transformers and get none here.
+
+## A base in 4 or 8 bits (QLoRA)
+
+`model.quantization: 4bit` holds the base's linear layers as NF4 with double quantisation (0.516 bytes a weight), `8bit` as LLM.int8()
+(1 byte), both through bitsandbytes, on a GPU or on the CPU: `pip install 'mftcoder[qlora]'`. Embedding, head, norms and fused
+experts keep `model.dtype`, which is also what products and additions are computed in. `mft validate` says how many weights are
+held in bits and what they weigh; everything else (packing, balancers, checkpointing, resuming to the bit) is as for LoRA.
+
+`mft export` adds the addition to the base's **original** weights, never to the rounded ones, so the merged model is not exactly the
+one that trained. The export runs both on a few fixed lines, prints how their predictions differ and warns above 0.02 nats
+(`--no-compare` leaves that out); the model card says it too. `mft generate RUN` answers with the merged weights, with
+`--as-trained` over the base in bits.
+
+Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits (use 4), a base
+whose files are quantised already (give the original), a machine without bitsandbytes.
 """
 
 PUBLISHED = """## The published MFTCoder JSON

@@ -9,12 +9,15 @@
     ├── GenerationError      a generations file, an engine
     ├── BenchmarkError       a benchmark, its data, its results
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
-    Interrupted              Ctrl-C or SIGTERM after a clean save: exit code 130, says how to go on
+    Interrupted              a stop after a clean save, says how to go on: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
 
 Anything else that reaches the command line is a bug of ours: traceback, exit code 1. Broken invariants are `assert` or `ValueError`.
 """
 
 from collections.abc import Iterable
+
+REQUEUE_CODE = 75
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again."""
 
 
 class MftError(Exception):
@@ -24,6 +27,7 @@ class MftError(Exception):
         if not problems:
             raise ValueError("an MftError says what is wrong")
         self.problems: tuple[str, ...] = problems
+        self.told = False  # whether another process of the run prints it
         super().__init__("\n".join(problems))
 
     @classmethod
@@ -69,8 +73,9 @@ class ExecutionError(MftError):
 
 
 class Interrupted(Exception):  # noqa: N818  # an end that was asked for, not an error
-    """The user (or the scheduler) stopped the run; `hint` says how to go on."""
+    """The user (or the scheduler) stopped the run; `hint` says how to go on, `requeue` that it was the scheduler."""
 
-    def __init__(self, hint: str):
+    def __init__(self, hint: str, *, requeue: bool = False):
         self.hint = hint
+        self.exit_code = REQUEUE_CODE if requeue else 130
         super().__init__(hint)

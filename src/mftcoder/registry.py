@@ -59,7 +59,15 @@ BALANCERS = Registry(
         "pace": "mftcoder.balancing.pace:PaceBalancer",
     },
 )
-BACKENDS = Registry("backend", {"local": "mftcoder.training.backend:LocalBackend"})
+BACKENDS = Registry(
+    "backend",
+    {
+        "auto": "mftcoder.training.auto_backend:auto_backend",
+        "local": "mftcoder.training.backend:LocalBackend",
+        "ddp": "mftcoder.training.ddp_backend:DdpBackend",
+        "fsdp2": "mftcoder.training.fsdp2_backend:Fsdp2Backend",
+    },
+)
 FORMATS = Registry(
     "format",
     {

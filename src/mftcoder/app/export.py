@@ -6,6 +6,7 @@ Comes out: merged safetensors, config, tokenizer, chat template, model card, che
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from mftcoder import __version__
@@ -13,14 +14,18 @@ from mftcoder.config.schema import DataConfig, RunConfig
 from mftcoder.data.templates import Template, load_template
 from mftcoder.errors import ConfigError, DataError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_text
+from mftcoder.models.drift import Drift, measure_drift, predictions
 from mftcoder.models.folder import write_model_folder
-from mftcoder.models.load import DTYPES
+from mftcoder.models.load import DTYPES, load_folder
 from mftcoder.models.manifest import write_manifests
 from mftcoder.models.source import ModelSource, open_run
 
 
-def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None = None) -> None:
-    """Write the model of `run` into the new folder `out`, in `dtype` (bfloat16, float32; default the run's own)."""
+def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None = None, compare: bool = True) -> None:
+    """Write the model of `run` into the new folder `out`, in `dtype` (bfloat16, float32; default the run's own).
+
+    An adapter trained over a base in 4 or 8 bits is merged into the original weights, and `compare` says what that changed.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists already; give a new folder, or remove it first")
     console = Console(stderr=True)
@@ -37,11 +42,35 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None 
                 chat_template=template.as_jinja() if template else "",
                 end=template.end if template else source.tokenizer.eos_token,
             )
-            write_text(temporary / "README.md", model_card(source, run, out.name))
+            drift = _drift(source, temporary) if compare and source.quantization else None
+            _say_drift(source, drift, console)
+            write_text(temporary / "README.md", model_card(source, run, out.name, drift))
             write_manifests(temporary)
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
     console.print(f"wrote {out}. Check it anywhere with: mft export --verify {out}", highlight=False, soft_wrap=True)
+
+
+def _drift(source: ModelSource, merged: Path) -> Drift:
+    """What the merge changed; the two models are loaded one after the other."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    before = predictions(source.load(device=device, dtype=source.dtype(), as_trained=True), source.tokenizer)
+    model = load_folder(
+        merged, dtype=source.dtype(), device=device, trust_remote_code=source.trust_remote_code, use_safetensors=True
+    )
+    return measure_drift(before, predictions(model, source.tokenizer), source.tokenizer)
+
+
+def _say_drift(source: ModelSource, drift: Drift | None, console: Console) -> None:
+    if drift is None:
+        return
+    line = f"merged into the original weights, not those held in {source.quantization}: {drift}"
+    if drift.is_large:
+        line = (
+            f"[yellow]warning:[/] {line}. The merged model is not quite the one that was trained: validate it, answer with "
+            "`mft generate RUN --as-trained`, or train with whole weights (model.quantization: null)"
+        )
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _template(source: ModelSource, data: DataConfig) -> Template | None:
@@ -54,7 +83,7 @@ def _template(source: ModelSource, data: DataConfig) -> Template | None:
         raise
 
 
-def model_card(source: ModelSource, run: Path, name: str) -> str:
+def model_card(source: ModelSource, run: Path, name: str, drift: Drift | None = None) -> str:
     """README.md: what the model was made from, on what, how, and what it reached."""
     config = source.run
     assert config is not None and source.checkpoint is not None
@@ -64,7 +93,7 @@ def model_card(source: ModelSource, run: Path, name: str) -> str:
         f"# {name}",
         f"`{base}`, fine-tuned on {len(config.tasks)} tasks with mftcoder {__version__}.",
         "## Tasks\n\n" + _task_table(config, _optional(run / "data.json"), _optional(run / "summary.json")),
-        "## Training\n\n" + _settings(config, source.checkpoint),
+        "## Training\n\n" + _settings(config, source.checkpoint, drift),
         "## Use\n\n" + _usage(name),
         "`MANIFEST.md5` and `MANIFEST.sha256` list every file: `md5sum -c MANIFEST.md5`, or `mft export --verify .`",
     ]
@@ -114,7 +143,7 @@ def _task_table(config: RunConfig, data: dict[str, Any], summary: dict[str, Any]
     return "\n".join(rows)
 
 
-def _settings(config: RunConfig, checkpoint: Path) -> str:
+def _settings(config: RunConfig, checkpoint: Path, drift: Drift | None) -> str:
     adapter = config.adapter
     kind = (
         "all weights"
@@ -124,6 +153,8 @@ def _settings(config: RunConfig, checkpoint: Path) -> str:
     template = "role markers" if config.data.role_markers else config.data.chat_template
     rows = {
         "trained": kind,
+        **({"base while training": f"{config.model.quantization}, bitsandbytes"} if config.model.quantization else {}),
+        **({"merge into the original weights": str(drift)} if drift else {}),
         "checkpoint": checkpoint.name,
         "objective": config.loss.normalization,
         "balancer": config.balancer.name,

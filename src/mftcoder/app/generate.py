@@ -58,6 +58,7 @@ class GenerateOptions:
     dtype: str | None = None
     device: str = "auto"
     trust_remote_code: bool = False
+    as_trained: bool = False  # the adapter over the base in the run's bits, instead of merged
 
     @property
     def sampling(self) -> Sampling:
@@ -148,6 +149,7 @@ def _settings(
         "model": str(source.weights),
         "weights": _weights_fingerprint(source),
         "dtype": str(source.dtype(options.dtype)).removeprefix("torch."),
+        **({"base": source.quantization} if options.as_trained else {}),
         "mode": options.mode,
         "prefix": options.prefix,
         "suffix": options.suffix,
@@ -215,7 +217,7 @@ def _engine(source: ModelSource, template: Template | None, options: GenerateOpt
     if template:
         ends |= end_ids(source.tokenizer, template.end)
     return TransformersEngine(
-        source.load(device=device, dtype=source.dtype(options.dtype)),
+        source.load(device=device, dtype=source.dtype(options.dtype), as_trained=options.as_trained),
         source.tokenizer,
         options.sampling,
         end_ids=sorted(ends),

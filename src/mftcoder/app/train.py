@@ -8,11 +8,12 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,16 +39,17 @@ from mftcoder.training.checkpoint import (
     CheckpointStore,
     Progress,
     differing_fields,
+    free_fields,
     load_checkpoint,
+    rows_of_step,
     set_random_state,
 )
 from mftcoder.training.facts import run_facts
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
-from mftcoder.training.metrics import MetricsLog
+from mftcoder.training.metrics import open_log
 from mftcoder.training.objective import Objective
-from mftcoder.training.optimizer import MasterAdamW
-from mftcoder.training.session import StopRequest, device_memory_errors, sole_user
+from mftcoder.training.session import StopRequest, device_memory_errors, restarted, sole_user
 from mftcoder.training.step import LossWindow
 
 PACKAGES = ("mftcoder", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
@@ -55,45 +57,59 @@ PACKAGES = ("mftcoder", "torch", "transformers", "peft", "tokenizers", "safetens
 
 def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
     """Train, or go on training. Interrupted after a clean save if a signal came in."""
-    console = Console()
-    resolve_model(config.model)
     backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
+    backend.check(config)
+    first = backend.rank == 0
+    if first:
+        resolve_model(config.model)
+    console = Console(quiet=not first)
     stop = StopRequest()
-    with sole_user(config.output_path):
-        store = prepare_visibly(config)
-        checkpoint, checkpoints = _checkpoint_to_resume(config, store, console, allow_changes=allow_changes)
-        run = _build(config, store, backend, checkpoints, checkpoint, console, stop)
-        _write_run_files(config, store)
+    with sole_user(config.output_path) if first else nullcontext(), backend.joined():
+        store = backend.from_first(lambda: prepare_visibly(config))
+        checkpoint = backend.from_first(
+            lambda: _checkpoint_to_resume(config, store, backend, console, allow_changes=allow_changes)
+        )
+        run = _build(config, store, backend, checkpoint, console, stop)
+        if first:
+            _write_run_files(config, store)
         with run.metrics, stop.listening(), device_memory_errors():
             summary = run.run()
-        write_json(config.output_path / "summary.json", asdict(summary))
+        if first:
+            write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
         raise Interrupted(
-            f"Step {summary.steps} is saved in {checkpoints.folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}"
+            f"Step {summary.steps} is saved in {run.checkpoints.folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}",
+            requeue=stop.signal != signal.SIGINT,
         )
     _print_outcome(config, summary, console)
     return summary
 
 
-def _checkpoint_to_resume(
-    config: RunConfig, store: Store, console: Console, *, allow_changes: bool
-) -> tuple[Checkpoint | None, CheckpointStore]:
-    """The checkpoint to go on from, if there is one and it was made by this config and this data."""
+def _checkpoint_store(config: RunConfig, console: Console) -> CheckpointStore:
     say = partial(console.print, highlight=False, soft_wrap=True)
-    limit = config.train.save_total_limit
-    checkpoints = CheckpointStore(config.output_path / "checkpoints", save_total_limit=limit, say=say)
+    return CheckpointStore(config.output_path / "checkpoints", save_total_limit=config.train.save_total_limit, say=say)
+
+
+def _checkpoint_to_resume(
+    config: RunConfig, store: Store, backend: Backend, console: Console, *, allow_changes: bool
+) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one and it was made by this config and this data."""
+    checkpoints = _checkpoint_store(config, console)
     wanted = config.train.resume_from_checkpoint
-    if wanted is False:
+    if wanted is False and not restarted():
         if checkpoints.all():
             raise CheckpointError(
                 f"{checkpoints.folder}: holds checkpoints of an earlier run, and train.resume_from_checkpoint is false. "
                 "Remove them or choose another output_dir."
             )
-        return None, checkpoints
-    checkpoint = checkpoints.newest() if wanted is True else load_checkpoint(Path(wanted))
+        return None
+    newest = checkpoints.newest() if isinstance(wanted, bool) or restarted() else None
+    checkpoint = load_checkpoint(Path(wanted)) if newest is None and isinstance(wanted, str) else newest
     if checkpoint is None:
-        return None, checkpoints
-    changes = differing_fields(checkpoint.progress.config, config.model_dump(mode="json"))
+        return None
+    current = config.model_dump(mode="json")
+    free = free_fields(checkpoint.progress, current, backend.world_size)
+    changes = differing_fields(checkpoint.progress.config, current, free=free)
     if checkpoint.progress.data_fingerprint != store.fingerprint:
         changes.append("the data has changed since")
     if changes and not allow_changes:
@@ -101,43 +117,42 @@ def _checkpoint_to_resume(
             *(f"{checkpoint.path}: made by another run: {change}" for change in changes),
             "Give --allow-changes to go on with the new values, or choose another output_dir.",
         )
-    say(f"going on from {checkpoint.path}")
-    return checkpoint, checkpoints
+    console.print(f"going on from {checkpoint.path}", highlight=False, soft_wrap=True)
+    return checkpoint
 
 
 def _build(
     config: RunConfig,
     store: Store,
     backend: Backend,
-    checkpoints: CheckpointStore,
     checkpoint: Checkpoint | None,
     console: Console,
     stop: StopRequest,
 ) -> TrainingRun:
     """Everything the loop needs, standing where the checkpoint stood."""
-    train_loader = TrainLoader(store, config, rank=backend.rank, world_size=backend.world_size)
-    validation_loader = ValidationLoader(store, config, rank=backend.rank, world_size=backend.world_size)
+    ranks = {"rank": backend.rank, "world_size": backend.world_size}
+    step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
+    train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
+    validation_loader = ValidationLoader(store, config, **ranks)
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
-    facts = run_facts(config, train_loader, validation_loader, world_size=backend.world_size)
-    balancer = build_balancer(config.balancer, facts, config.task_names)
+    balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
-    module, implementation = _load_trainable(config, backend, checkpoint, console)
-    model = LanguageModel(module, attn_implementation=implementation, num_tasks=len(config.tasks))
+    model = _load_trainable(config, backend, checkpoint, console)
     if config.train.torch_compile:
         model.compile_layers()
-    optimizer = MasterAdamW(trainable_parameters(module), config.train)
+    optimizer = backend.optimizer(trainable_parameters(model.module), config.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
-    torch.manual_seed(config.train.seed)
+    torch.manual_seed(config.train.seed + backend.rank)
     if checkpoint:
         progress = checkpoint.progress
         balancer.load_state_dict(progress.balancer)
         unobserved.load_state_dict(progress.unobserved)
         state = checkpoint.optimizer_state()
         optimizer.load_state_dict(state["optimizer"])
-        set_random_state(state["random"])
+        set_random_state(state["random"], backend.rank, backend.world_size)
     progress.config, progress.data_fingerprint = config.model_dump(mode="json"), store.fingerprint
-    metrics = MetricsLog(config, total_steps=train_loader.total_steps, resumed_step=progress.step, console=console)
+    progress.rows_per_step = train_loader.step_rows
     return TrainingRun(
         config=config,
         model=model,
@@ -147,10 +162,12 @@ def _build(
         backend=backend,
         train_loader=train_loader,
         validation_loader=validation_loader,
-        checkpoints=checkpoints,
-        metrics=metrics,
+        checkpoints=_checkpoint_store(config, console),
+        metrics=open_log(
+            config, train_loader.total_steps, resumed_step=progress.step, console=console, rank=backend.rank
+        ),
         progress=progress,
-        write_model=partial(save_weights, module),
+        write_model=partial(save_weights, model.module),
         should_stop=stop,
         unobserved=unobserved,
     )
@@ -158,16 +175,24 @@ def _build(
 
 def _load_trainable(
     config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, console: Console
-) -> tuple[Any, str]:
-    """The model with what trains marked, on its device, and the attention that was shown to keep packed samples apart."""
+) -> LanguageModel:
+    """The model with what trains marked, placed, with an attention that was shown to keep packed samples apart."""
     attention.register()
     wanted = config.model.attn_implementation
     implementations = attention.candidates(backend.device) if wanted == "auto" else (wanted,)
-    model = load_model(config.model, attn_implementation=implementations[0], device=backend.device)
+    base = load_model(config.model, attn_implementation=implementations[0], device=backend.load_device)
+    module = attach(base, config.adapter)
+    if checkpoint:
+        restore(module, checkpoint.model_dir)
+    if config.train.gradient_checkpointing:
+        recompute_activations(base)
+    model = LanguageModel(module.train(), attn_implementation=implementations[0], num_tasks=len(config.tasks))
+    backend.place(model)
     for number, implementation in enumerate(implementations):
         try:
-            set_attention(model, implementation)
-            LanguageModel(model, attn_implementation=implementation, num_tasks=1).verify()
+            set_attention(model.causal_lm, implementation)
+            model.attn_implementation = implementation
+            model.verify()
             break
         except ModelError as error:
             if number == len(implementations) - 1:
@@ -175,12 +200,7 @@ def _load_trainable(
             console.print(
                 f"attention '{implementation}' does not fit this model: {error}", highlight=False, soft_wrap=True
             )
-    module = attach(model, config.adapter)
-    if checkpoint:
-        restore(module, checkpoint.model_dir)
-    if config.train.gradient_checkpointing:
-        recompute_activations(model)
-    return module.train(), implementation
+    return model
 
 
 def _write_run_files(config: RunConfig, store: Store) -> None:

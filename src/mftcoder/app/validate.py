@@ -22,9 +22,10 @@ from mftcoder.data.store import Store
 from mftcoder.errors import MftError
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
-from mftcoder.training.backend import pick_device
+from mftcoder.registry import BACKENDS
 from mftcoder.training.facts import run_facts
 from mftcoder.training.optimizer import warmup_steps
+from mftcoder.training.process_group import pick_device
 
 Checked = TypeVar("Checked")
 
@@ -41,6 +42,8 @@ def validate(config: RunConfig) -> None:
             return None
 
     device = check(lambda: pick_device(config.backend.device))
+    if device:
+        check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
     model = check(lambda: resolve_model(config.model))
     count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
     check(lambda: _check_output(config.output_path))
@@ -62,7 +65,7 @@ def _check_output(folder: Path) -> None:
 
 def _check_balancer(config: RunConfig, store: Store) -> None:
     """Every task must have what the method measures."""
-    facts = run_facts(config, TrainLoader(store, config), ValidationLoader(store, config), world_size=1)
+    facts = run_facts(config, TrainLoader(store, config), ValidationLoader(store, config))
     build_balancer(config.balancer, facts, config.task_names)
 
 
@@ -80,7 +83,7 @@ def _print_plan(
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
     table = Table.grid(padding=(0, 2))
     for name, value in (
-        ("model", f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"),
+        ("model", _model_line(config, model, count)),
         ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
         ("data", _data_line(store)),
         ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
@@ -98,6 +101,12 @@ def _print_plan(
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
     console.print("Everything that can be checked without training is in order.")
+
+
+def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) -> str:
+    line = f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"
+    bits = config.model.quantization
+    return line if bits is None else f"{line}, {count.quantizable / 1e6:,.1f} M of them held in {bits[0]} bits"
 
 
 def _data_line(store: Store) -> str:

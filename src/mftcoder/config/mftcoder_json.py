@@ -18,15 +18,11 @@ from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
 REFUSED: dict[tuple[str, Any], str] = {
-    ("peft_type", "qlora"): "qlora (a 4-bit base model) is not in this version. Use lora, with quantization null",
-    ("quantization", "4bit"): "a quantised base model is not in this version. Use null",
-    ("quantization", "8bit"): "a quantised base model is not in this version. Use null",
     (
         "weighted_loss_mode",
         "selfpaced",
     ): "the self-paced balancer is not in this version. Use coba, its successor, or case3",
-    ("distributed_type", "deepspeed"): "DeepSpeed is not in this version, which trains on one device. Use null",
-    ("distributed_type", "fsdp"): "FSDP is not in this version, which trains on one device. Use null",
+    ("distributed_type", "deepspeed"): "DeepSpeed is not in this version. Use FSDP, which shares out the same things",
     (
         "load_raw_dataset",
         False,
@@ -107,6 +103,10 @@ def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...
     told = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
     if coba:
         told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
+    if published.quantization and published.peft_type != "qlora":
+        told.append(f"quantization: {published.quantization} has no effect without peft_type: qlora, as published")
+    if published.quantization == "8bit" and published.peft_type == "qlora":
+        told.append("quantization: 8bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
     if published.data_split[2] > 0:
         told.append("data_split: the third share is held out together with the second; there is no test split here")
     if published.padding_mode == "concat":
@@ -123,6 +123,7 @@ def _nested(published: PublishedConfig) -> dict[str, Any]:
         "loss": {"normalization": NORMALIZATION[published.weighted_loss_mode]},
         "balancer": _balancer(published),
         "train": {**_loop(published), **_optimizer(published), **_evaluation(published), **_checkpoints(published)},
+        "backend": _backend(published),
         "output_dir": published.output_dir,
     }
 
@@ -135,6 +136,8 @@ def _model(published: PublishedConfig) -> dict[str, Any]:
         "dtype": "bfloat16",
         "attn_implementation": attention,
     }
+    if published.peft_type == "qlora":
+        model["quantization"] = published.quantization or "4bit"
     return {**model, "trust_remote_code": True} if published.trust_remote_code else model
 
 
@@ -190,6 +193,12 @@ def _balancer(published: PublishedConfig) -> dict[str, Any]:
         "update_interval": published.coba_update_interval,
         "val_batches": published.coba_sample_valid_num,
     }
+
+
+def _backend(published: PublishedConfig) -> dict[str, Any]:
+    backend = {"name": "fsdp2" if published.distributed_type == "fsdp" else "auto"}
+    patience = published.init_timeout_seconds
+    return {**backend, "init_timeout_seconds": patience} if patience else backend
 
 
 def _loop(published: PublishedConfig) -> dict[str, Any]:

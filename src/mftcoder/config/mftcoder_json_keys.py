@@ -14,9 +14,8 @@ from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, PositiveFl
 DORMANT = frozenset(
     {"coba_warmup_steps", "coba_history_length", "coba_tau", "coba_update_interval", "coba_sample_valid_num"}
     | {"selfpaced_interval", "selfpaced_history_length", "selfpaced_sample_valid_num", "selfpaced_scale_factor"}
-    | {"init_timeout_seconds"}
 )
-"""Keys that belong to something a convertible config does not use: another loss mode, a process group."""
+"""Keys that belong to something a convertible config does not use: another loss mode."""
 
 LEGACY = frozenset(
     {"tokenizer_type", "data_weights", "low_cpu_mem_usage", "shuffle_before_split", "use_random_sampler", "vocab_file"}
@@ -80,7 +79,7 @@ class PublishedConfig(BaseModel):
     peft_type: Annotated[Literal["lora", "qlora"] | None, Nullable] = "qlora"
     """Low-rank adapter, the same on a 4-bit base, or null: all weights."""
     quantization: Annotated[Literal["4bit", "8bit"] | None, Nullable] = None
-    """Bits of the frozen base; peft_type decides it in the published trainer."""
+    """Bits of the frozen base with peft_type qlora, null for 4bit; without effect for the other types, as published."""
     lora_rank: PositiveInt = 96
     """Rank of the adapter."""
     lora_alpha: PositiveFloat = 32

@@ -38,7 +38,7 @@ class ModelConfig(Section):
     use_safetensors: bool = True
     """Refuse pickled weights, which can run code when loaded."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Hold the frozen base weights in 4 or 8 bits (QLoRA)."""
+    """Hold the frozen base weights in 4 bits (NF4, double quantisation) or 8 (LLM.int8) and train LoRA on top: QLoRA. Computes in `dtype`; needs the extra `qlora`."""
 
 
 class AdapterConfig(Section):
@@ -166,6 +166,8 @@ class LossConfig(Section):
     """Exponent of the focal weight; 0 is no focal weight."""
     focal_detach: bool = True
     """Treat the focal weight as a constant; false lets gradients flow through it."""
+    router_aux_loss_coef: NonNegativeFloat | None = None
+    """Factor of the load-balancing loss of a mixture of experts' routers; null for the model's published one, 0 for none."""
 
 
 class TrainConfig(Section):
@@ -240,17 +242,37 @@ class TrainConfig(Section):
         return value
 
 
+REFUSED_BACKENDS = {
+    "atorch": "atorch 0.2.5 does not run with today's libraries: atorch.auto and atorch.trainer fail on import (safetensors has no "
+    "'_tobytes', transformers.utils no 'cached_property'). Its successor DLRover is a launcher, not a backend (docs/scaling.md). Use ddp or fsdp2",
+}
+"""Engines that were tried and cannot be used: name -> why."""
+
+
 class BackendConfig(Section):
     """What carries the training: one device, or an engine for many."""
 
-    name: str = "local"
-    """local trains on one device: the GPU if there is one, else the CPU."""
+    name: str = "auto"
+    """auto is local for one process and ddp for several; local trains on one device: the GPU if there is one, else the CPU; ddp
+    holds the whole model on every rank; fsdp2 shares weights, gradients and moments out over the ranks."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of the local backend."""
+    """Device of each process: the GPU of its number if there is one, else the CPU."""
+    init_timeout_seconds: PositiveInt = 3600
+    """How long ranks wait for each other at the start, and for rank 0 to prepare the data."""
+    timeout_seconds: PositiveInt = 1800
+    """How long ranks wait for each other in a step; the run then ends, and says which rank was missing from what."""
+    shard_group_size: PositiveInt | None = None
+    """fsdp2: how many ranks share one copy of the model (hybrid sharding); default all of them."""
+    cpu_offload: bool = False
+    """fsdp2: keep the shares of weights and moments in the host's memory; slower, and fits larger models."""
+    reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """fsdp2: number format in which gradients are summed over ranks."""
 
     @field_validator("name")
     @classmethod
     def _known_backend(cls, value: str) -> str:
+        if value in REFUSED_BACKENDS:
+            raise ValueError(REFUSED_BACKENDS[value])
         if value not in BACKENDS.names():
             raise ValueError(f"unknown backend '{value}'.{did_you_mean(value, BACKENDS.names())}")
         return value
@@ -307,6 +329,21 @@ class RunConfig(Section):
             raise ValueError("tasks: at least one weight must be above 0")
         if self.data.sampling == "weights" and not any(task.sampling_weight for task in self.tasks):
             raise ValueError("data.sampling: weights needs a sampling_weight above 0 in at least one task")
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_base_can_train(self) -> "RunConfig":
+        bits, adapter = self.model.quantization, self.adapter
+        if bits and adapter.type == "full":
+            raise ValueError(
+                f"model.quantization: weights held in {bits[0]} bits are frozen and cannot be trained themselves. Set adapter.type: "
+                "lora, or remove model.quantization"
+            )
+        if bits == "8bit" and adapter.use_dora:
+            raise ValueError(
+                "adapter.use_dora: DoRA needs the norms of the base's weights, which 8-bit layers do not give. Set "
+                "model.quantization: 4bit, or adapter.use_dora: false"
+            )
         return self
 
     @model_validator(mode="after")

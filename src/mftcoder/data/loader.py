@@ -121,7 +121,9 @@ class _Steps(Dataset[StepData]):
 class TrainLoader:
     """The steps of a run for one rank, from any step on."""
 
-    def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1, step_rows: int | None = None
+    ):
         rows = _Rows([store.train(task) for task in range(len(store.tasks))], config)
         train, data = config.train, config.data
         mixture = Mixture(
@@ -131,16 +133,19 @@ class TrainLoader:
             weights=[task.sampling_weight or 0.0 for task in config.tasks],
             seed=train.seed,
         )
-        step_rows = train.per_device_train_batch_size * train.gradient_accumulation_steps * world_size
+        usual = train.per_device_train_batch_size * train.gradient_accumulation_steps * world_size
         whole = round(train.num_train_epochs * mixture.epoch_rows)
         plan = StepPlan(
             mixture,
             batch_size=train.per_device_train_batch_size,
             accumulation=train.gradient_accumulation_steps,
             world_size=world_size,
-            total_rows=max(1, whole) if train.max_steps is None else train.max_steps * step_rows,
+            total_rows=max(1, whole) if train.max_steps is None else train.max_steps * (step_rows or usual),
             lengths=rows.lengths if rows.groups_by_length else None,
+            fixed_step_rows=step_rows,
         )
+        self.step_rows = plan.step_rows
+        """Rows of a step over all ranks."""
         self._steps = _Steps(rows, plan, rank)
         self._workers = train.dataloader_num_workers
         self._pin = config.backend.device != "cpu" and torch.cuda.is_available()
@@ -180,7 +185,10 @@ class TrainLoader:
 
 
 class ValidationLoader:
-    """All validation samples, packed and padded as in training, complete: no last batch is dropped. Rows go by turns to ranks."""
+    """All validation samples, packed and padded as in training, complete: no last batch is dropped.
+
+    Rows go by turns to ranks; every rank has as many batches, a last one maybe of nothing but padding.
+    """
 
     def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
         self._rows = _Rows([store.validation(task) for task in range(len(store.tasks))], config)
@@ -198,7 +206,7 @@ class ValidationLoader:
         mine = np.arange(rank, len(tasks), world_size)
         self._batches = [
             (tasks[mine[start : start + size]].tolist(), rows[mine[start : start + size]].tolist())
-            for start in range(0, len(mine), size)
+            for start in range(0, -(-len(tasks) // world_size), size)
         ]
 
     def subset(self, tasks: Sequence[int], rows: Sequence[int]) -> StepData:

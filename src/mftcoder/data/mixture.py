@@ -130,11 +130,13 @@ class StepPlan:
     total_rows: int
     lengths: tuple[NDArray[np.int32], ...] | None = None
     """Per task the length of each row, to group rows of similar length; None leaves the stream's order."""
+    fixed_step_rows: int | None = None
+    """G of a run that began on another number of ranks: its steps stay the same, in more or fewer micro-batches."""
 
     @property
     def step_rows(self) -> int:
         """G: rows of a full step over all ranks."""
-        return self.batch_size * self.accumulation * self.world_size
+        return self.fixed_step_rows or self.batch_size * self.accumulation * self.world_size
 
     @property
     def total_steps(self) -> int:
@@ -153,7 +155,7 @@ class StepPlan:
         The window is one step if that has at least eight chunks, else as many whole steps as give eight: a step's set of rows
         is then that of its chunks, every row of the stream still in exactly one step.
         """
-        chunks_a_step = self.accumulation * self.world_size
+        chunks_a_step = -(-self.step_rows // self.batch_size)
         window_steps = -(-8 // chunks_a_step)
         window, within = divmod(step, window_steps)
         start = window * window_steps * self.step_rows

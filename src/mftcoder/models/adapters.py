@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from mftcoder.config.schema import AdapterConfig
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
+from mftcoder.models.quantize import is_quantized, was_conv1d
 from mftcoder.registry import did_you_mean
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -37,7 +38,17 @@ def attach(model: Any, config: AdapterConfig) -> Any:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         # For fused experts peft sets the ranks itself, applies them, and then misses them among the modules.
         warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
-        return get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
+        adapted: Any = get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
+    return _in_the_products_format(adapted, model)
+
+
+def _in_the_products_format(adapted: Any, model: Any) -> Any:
+    """Over packed 8-bit weights peft makes additions in float32; they get the format that the base computes in."""
+    if is_quantized(model):
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(model.dtype)
+    return adapted
 
 
 def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
@@ -51,7 +62,7 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         bias="none",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        fan_in_fan_out=any(was_conv1d(module) for module in model.modules()),
     )
 
 
@@ -113,19 +124,22 @@ def reaches_experts(adapter: Path) -> bool:
     return bool(read_json(adapter / ADAPTER_CONFIG).get("target_parameters"))
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the additions as a peft folder: adapter_config.json and adapter_model.safetensors."""
+def save_adapter(model: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write the additions (or `weights` in their place) as a peft folder: adapter_config.json and adapter_model.safetensors."""
     # "auto" would ask the Hub whether the vocabulary has changed; the embedding is no part of what trains here.
-    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card; the export writes the real one
 
 
-def save_weights(model: Any, folder: Path) -> None:
-    """Write what trains: the additions as a peft folder, or the whole model in Hugging Face layout."""
+def save_weights(model: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """Write what trains: the additions as a peft folder, or the whole model in Hugging Face layout.
+
+    `weights` are the whole ones by name, where the model itself holds only a share of each.
+    """
     if is_adapter_model(model):
-        save_adapter(model, folder)
+        save_adapter(model, folder, weights)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
 
 
 def restore(model: Any, folder: Path) -> None:
@@ -163,4 +177,4 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ModelError(f"{folder}: does not fit this base model: {missing[0][:300]}")
-    return adapted
+    return _in_the_products_format(adapted, model)

@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
+from mftcoder.models.quantize import keep_layout, quantization_settings
 from mftcoder.models.resolve import ResolvedModel, count_parameters, local_folder, resolve_model
 
 __all__ = [
@@ -44,6 +45,7 @@ def load_model(config: ModelConfig, *, attn_implementation: str, device: torch.d
         trust_remote_code=config.trust_remote_code,
         use_safetensors=config.use_safetensors,
         model_config=resolved.config,
+        quantization=config.quantization,
     )
 
 
@@ -56,12 +58,16 @@ def load_folder(
     trust_remote_code: bool = False,
     use_safetensors: bool = True,
     model_config: Any = None,
+    quantization: str | None = None,
 ) -> Any:
-    """A model folder on `device`, by default with the attention that transformers picks for it.
+    """A model folder on `device`, by default with the attention that transformers picks for it; 4bit and 8bit hold it in fewer bits.
 
     ModelError if a weight is missing or has another shape, or if the memory does not suffice.
     """
     transformers_logging.disable_progress_bar()
+    bits: dict[str, Any] = {}
+    if quantization:
+        bits = {"quantization_config": quantization_settings(quantization, dtype), "device_map": {"": device}}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -71,6 +77,7 @@ def load_folder(
             trust_remote_code=trust_remote_code,
             use_safetensors=True if use_safetensors else None,
             output_loading_info=True,
+            **bits,
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
@@ -82,6 +89,9 @@ def load_folder(
             "download the model again"
         )
     model.config.use_cache = False
+    if quantization:
+        keep_layout(model)
+        return model.eval()
     return _move(model, device, folder).eval()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.kernels.cross_entropy import CHUNK_BYTES
+from mftcoder.models.quantize import BYTES_PER_WEIGHT
 from mftcoder.models.resolve import ParameterCount
 
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -40,11 +41,19 @@ def estimate_memory(config: RunConfig, model_config: Any, count: ParameterCount,
     hidden = int(getattr(model_config, "hidden_size", 0))
     kept = hidden * layers + per_layer if config.train.gradient_checkpointing else per_layer * layers
     return MemoryEstimate(
-        weights=count.total * width,
+        weights=weight_bytes(config, count),
         optimizer=count.trainable * per_trained_weight,
         activations=tokens * kept * width,
         head=2 * CHUNK_BYTES.get(device_type, CHUNK_BYTES["cpu"]),
     )
+
+
+def weight_bytes(config: RunConfig, count: ParameterCount) -> int:
+    """Bytes of the weights as they are held: those that model.quantization reaches in its bits, the rest in model.dtype."""
+    width, quantization = BYTES[config.model.dtype], config.model.quantization
+    if quantization is None:
+        return count.total * width
+    return (count.total - count.quantizable) * width + round(count.quantizable * BYTES_PER_WEIGHT[quantization])
 
 
 def activation_elements(model_config: Any) -> int:

@@ -19,6 +19,7 @@ from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models import convert, gguf, hub
+from mftcoder.models.quantize import quantizable_weights, quantization_problems
 
 INDEX = "model.safetensors.index.json"
 
@@ -39,21 +40,19 @@ class ParameterCount:
 
     total: int
     trainable: int
+    quantizable: int  # weights that model.quantization would hold in fewer bits
 
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:
     """The model that `config` means, checked without loading its weights. ModelError lists what is wrong with it."""
-    if config.quantization:
-        raise ModelError(
-            f"model.quantization: {config.quantization} base weights (QLoRA) are not in this version; remove the line to train "
-            f"LoRA over {config.dtype} weights"
-        )
     name = config.model_name_or_path
     path = local_folder(name, weights=False, pickled=not config.use_safetensors)
     model_config = read_model_config(path, name=name, trust_remote_code=config.trust_remote_code)
     tokenizer_name = config.tokenizer_name_or_path
     is_local = Path(name).expanduser().exists()
+    quantization = config.quantization
     problems = [
+        *(quantization_problems(quantization, model_config, name=name) if quantization else ()),
         *(weight_problems(path, allow_pickled=not config.use_safetensors) if is_local else ()),
         *tokenizer_problems(tokenizer_name or name, vocab_size=_vocab_size(model_config)),
     ]
@@ -171,11 +170,14 @@ def count_parameters(
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
+        quantizable = quantizable_weights(model)
         if adapter is not None:
             model = attach(model, adapter)
     sizes = {id(parameter): (parameter.numel(), parameter.requires_grad) for parameter in model.parameters()}
     return ParameterCount(
-        sum(size for size, _ in sizes.values()), sum(size for size, trained in sizes.values() if trained)
+        total=sum(size for size, _ in sizes.values()),
+        trainable=sum(size for size, trained in sizes.values() if trained),
+        quantizable=quantizable,
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from mftcoder.config.load import load_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
-from mftcoder.errors import CheckpointError
+from mftcoder.errors import CheckpointError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models.adapters import ADAPTER_CONFIG, load_adapter, reaches_experts
 from mftcoder.models.load import DTYPES, load_folder
@@ -38,8 +38,18 @@ class ModelSource:
         stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
         return DTYPES.get(wanted or str(stored), torch.bfloat16)
 
-    def load(self, *, device: torch.device | str, dtype: torch.dtype) -> Any:
-        """The model on `device`, ready to generate, the adapter merged into its weights."""
+    @property
+    def quantization(self) -> str | None:
+        """The bits that the run's base was held in while the adapter trained; None for whole weights."""
+        return self.run.model.quantization if self.run and self.adapter else None
+
+    def load(self, *, device: torch.device | str, dtype: torch.dtype, as_trained: bool = False) -> Any:
+        """The model on `device`, ready to generate, the adapter merged into the weights of the base's original precision.
+
+        `as_trained` leaves the adapter beside a base held in the run's bits. ModelError if the run had no such base.
+        """
+        if as_trained and not self.quantization:
+            raise ModelError(f"{self.name}: was not trained over a base in 4 or 8 bits, so there is none to load")
         safe = self.run.model.use_safetensors if self.run else True
         model = load_folder(
             self.weights,
@@ -47,8 +57,11 @@ class ModelSource:
             device=device,
             trust_remote_code=self.trust_remote_code,
             use_safetensors=safe,
+            quantization=self.quantization if as_trained else None,
         )
-        return model if self.adapter is None else merged_in_memory(model, self.adapter)
+        if self.adapter is None:
+            return model
+        return load_adapter(model, self.adapter).eval() if as_trained else merged_in_memory(model, self.adapter)
 
 
 def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool = False) -> ModelSource:

@@ -1,31 +1,87 @@
 """What the training code asks of the machinery below it, and the answer for one device.
 
-The rest of the code thinks in sums: a backend whose engine averages gradients over ranks multiplies by the world size inside
-`backward`. Nothing here knows tasks, losses or files.
+The rest of the code thinks in sums: over all ranks gradients are sums, never means. Nothing here knows tasks, losses or files.
+Each engine for many devices is one file beside this one, `<name>_backend.py`.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mftcoder.config.schema import BackendConfig
+from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
+from mftcoder.training.optimizer import MasterAdamW, Optimizer
+from mftcoder.training.process_group import launched_processes, pick_device
+
+Value = TypeVar("Value")
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+class Decoder(Protocol):
+    """What a backend may take hold of in a language model."""
+
+    module: Any
+    causal_lm: Any
+    decoder: Callable[..., Any]
+    device: torch.device
+
+    def decoder_layers(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        ...
 
 
 class Backend(Protocol):
-    """One process's view of the device and of its fellows."""
+    """One process's view of the device and of its fellows. All ranks call each method, in the same order."""
 
     device: torch.device
+    load_device: torch.device
+    """Where the weights are read to; `place` brings them to the device."""
     rank: int
     world_size: int
+    lockstep: bool
+    """Whether every rank must run every backward, trained tokens or none, because the engine communicates in it."""
+
+    def check(self, config: RunConfig) -> None:
+        """ConfigError for what this engine cannot carry; called before a weight is loaded."""
+        ...
+
+    def joined(self) -> AbstractContextManager[None]:
+        """Be one of the ranks, from here to the end of the block."""
+        ...
+
+    def from_first(self, action: Callable[[], Value]) -> Value:
+        """What `action` gives on rank 0, on every rank; its error likewise."""
+        ...
+
+    def place(self, model: Decoder) -> None:
+        """Bring the loaded model to where it trains; every rank holds the same weights before and the whole of them or a share after."""
+        ...
+
+    def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
+        """The optimiser of what trains in the placed model."""
+        ...
 
     def backward(self, objective: Tensor) -> None:
-        """Add the objective's gradients to the parameters'; over all ranks they are sums, not means."""
+        """Add the objective's gradients to the parameters'; before the optimiser's step they are summed over ranks."""
         ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The element-wise sum of `values` over all ranks, on every rank."""
+        ...
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is up on one of the ranks."""
+        ...
+
+    def share(self, value: Value) -> list[Value]:
+        """Each rank's value, by rank, on every rank."""
+        ...
+
+    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
+        """What a checkpoint holds of the module, on rank 0, where it lies in pieces; None: the module itself has it."""
         ...
 
 
@@ -34,9 +90,33 @@ class LocalBackend:
 
     rank = 0
     world_size = 1
+    lockstep = False
 
     def __init__(self, config: BackendConfig):
-        self.device = pick_device(config.device)
+        self.device = self.load_device = pick_device(config.device)
+
+    def check(self, config: RunConfig) -> None:
+        """One process carries everything; several would each train the whole."""
+        if launched_processes() > 1:
+            raise ConfigError(
+                f"backend.name: local trains on one device, but {launched_processes()} processes were started. "
+                "Use auto, ddp or fsdp2."
+            )
+
+    def joined(self) -> AbstractContextManager[None]:
+        """Nobody to join."""
+        return nullcontext()
+
+    def from_first(self, action: Callable[[], Value]) -> Value:
+        """The action."""
+        return action()
+
+    def place(self, model: Decoder) -> None:
+        """It is there."""
+
+    def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
+        """AdamW on float32 masters."""
+        return MasterAdamW(named_parameters, config)
 
     def backward(self, objective: Tensor) -> None:
         """Plain autograd."""
@@ -46,11 +126,14 @@ class LocalBackend:
         """The values themselves."""
         return values
 
+    def any_rank(self, flag: bool) -> bool:
+        """The flag itself."""
+        return flag
 
-def pick_device(wanted: str) -> torch.device:
-    """The GPU if there is one (or it is asked for), else the CPU."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("backend.device: cuda is asked for, but torch sees no CUDA device. Use auto or cpu.")
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
+    def share(self, value: Value) -> list[Value]:
+        """A list of one."""
+        return [value]
+
+    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
+        """The module has them."""
+        return None

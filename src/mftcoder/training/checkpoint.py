@@ -7,6 +7,7 @@ Comes out on resume: the newest checkpoint whose files are whole, falling back p
 """
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ class Progress:
     )  # first, best, last, lowest -> task -> mean loss; lowest_step -> task -> step
     config: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
+    rows_per_step: int = 0  # over all ranks; a run goes on with as many on another number of ranks
 
 
 @dataclass(frozen=True)
@@ -196,18 +198,48 @@ FREE_FIELDS = frozenset(
         "train.save_steps",
         "train.save_strategy",
         "train.save_total_limit",
+        "backend.name",
+        "backend.device",
+        "backend.init_timeout_seconds",
+        "backend.timeout_seconds",
+        "backend.cpu_offload",
+        "backend.shard_group_size",
     }
 )
 
 
-def differing_fields(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+# How a step's rows are split, which changes nothing as long as there are as many.
+SPLIT_FIELDS = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
+
+
+def differing_fields(
+    saved: dict[str, Any], current: dict[str, Any], *, free: frozenset[str] = FREE_FIELDS
+) -> list[str]:
     """`field: saved value -> current value` for every field that matters and differs."""
     before, now = _flatten(saved), _flatten(current)
     return [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if name not in FREE_FIELDS and before.get(name) != now.get(name)
+        if name not in free and before.get(name) != now.get(name)
     ]
+
+
+def free_fields(saved: Progress, current: dict[str, Any], world_size: int) -> frozenset[str]:
+    """FREE_FIELDS, and how a step is split if its rows are those of `saved` all the same."""
+    now = _flatten(current)
+    rows = math.prod(now[name] for name in SPLIT_FIELDS) * world_size
+    return FREE_FIELDS.union(SPLIT_FIELDS if rows == saved.rows_per_step and _rows_as_they_come(now) else ())
+
+
+def rows_of_step(saved: Progress, current: dict[str, Any]) -> int | None:
+    """Rows of a step that goes on as it began on any number of ranks; None if the config asks for another split of it."""
+    before, now = _flatten(saved.config), _flatten(current)
+    return saved.rows_per_step if all(before[name] == now[name] for name in SPLIT_FIELDS) else None
+
+
+def _rows_as_they_come(fields: dict[str, Any]) -> bool:
+    """Whether no rows of similar length are put together, which depends on the batch size."""
+    return fields["data.packing"] != "none" or fields["data.padding"] != "dynamic"
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -224,12 +256,15 @@ def random_state() -> dict[str, Any]:
     """The states that dropout and new weights draw from."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+        state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go on from `random_state()`."""
+def set_random_state(states: list[dict[str, Any]], rank: int, world_size: int) -> None:
+    """Go on from each rank's `random_state()`; on another number of ranks, where no state is this rank's, leave the seed."""
+    if len(states) != world_size:
+        return
+    state = states[rank]
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from mftcoder.data.loader import PackedBatch, StepData
+from mftcoder.training.backend import Backend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.step import StepResult
 
@@ -20,6 +21,7 @@ def describe_nonfinite(
     data: StepData,
     names: Sequence[str],
     origin: Callable[[int, int], str],
+    backend: Backend,
 ) -> str:
     """`the loss of task 'tests' is nan, first in data/tests/a.jsonl:17`, or that the gradient alone is not finite."""
     means = dict(zip(names, result.losses.mean.tolist(), strict=True))
@@ -27,7 +29,8 @@ def describe_nonfinite(
     bad = [name for name in names if counted[name] and not math.isfinite(means[name])]
     if not bad:
         return f"the gradient's norm is {result.grad_norm}, with finite losses"
-    found = _first_bad_sample(model, data, names.index(bad[0]))
+    on_ranks = backend.share(_first_bad_sample(model, data, names.index(bad[0])))
+    found = next((sample for sample in on_ranks if sample), None)
     where = f"first in {origin(*found)}" if found else "though each of its samples is finite by itself"
     others = f" (and of {', '.join(bad[1:])})" if bad[1:] else ""
     return f"the loss of task '{bad[0]}'{others} is {means[bad[0]]}, {where}"
@@ -35,13 +38,13 @@ def describe_nonfinite(
 
 def _first_bad_sample(model: LanguageModel, data: StepData, task: int) -> tuple[int, int] | None:
     """`(task, index)` of the first sample of the task whose loss is not finite, in this rank's share of the step."""
+    bad = []
     with model.evaluating():
-        for batch in data.micro_batches:
+        for batch in data.micro_batches:  # to the end: all ranks run the same number of forward passes
             finite = torch.isfinite(model.sample_losses(batch)).cpu()[_real_segments(batch)]
-            for (of_task, index), good in zip(batch.samples.tolist(), finite.tolist(), strict=True):
-                if of_task == task and not good:
-                    return of_task, index
-    return None
+            pairs = zip(batch.samples.tolist(), finite.tolist(), strict=True)
+            bad += [(of_task, index) for (of_task, index), good in pairs if of_task == task and not good]
+    return bad[0] if bad else None
 
 
 def _real_segments(batch: PackedBatch) -> torch.Tensor:

@@ -7,14 +7,13 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import TrainLoader, ValidationLoader
 
 
-def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoader, *, world_size: int) -> RunFacts:
+def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoader) -> RunFacts:
     """The facts of the run that `config` describes, over all ranks."""
-    train = config.train
     return RunFacts(
         weights=np.asarray([task.weight for task in config.tasks], np.float64),
-        seed=train.seed,
+        seed=config.train.seed,
         total_steps=loader.total_steps,
-        rows_per_step=train.per_device_train_batch_size * train.gradient_accumulation_steps * world_size,
+        rows_per_step=loader.step_rows,
         fresh_steps=np.asarray(loader.fresh_steps, np.int64),
         validation_rows=np.asarray(validation.rows_of_task, np.int64),
     )

@@ -5,7 +5,7 @@ weighted cross entropy. All counting is done on the host, so that a GPU never wa
 samples that the packed forward equals the samples' own forwards, on this model with this attention.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from mftcoder.errors import ModelError
 from mftcoder.kernels.attention import SampleLayout
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
 from mftcoder.training.focal import Focus, group_sums
+from mftcoder.training.router_loss import RouterLoss
 
 PROBE_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}  # relative to the largest logit
 
@@ -30,6 +31,7 @@ class BatchLosses:
     value: Tensor  # scalar: what the objective is, without gradient
     loss_sum: Tensor  # f64 [K]: summed token losses of each task
     trained: int  # trained tokens of the batch
+    router: Tensor | None = None  # scalar: load-balancing loss of the routers, without gradient and coefficient
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class _TrainedTokens:
     coefficients: Tensor  # [N]
     tasks: Tensor  # [N]
     samples: Tensor  # [N] number of the sample in the batch
+    router: Tensor | None  # scalar: load-balancing loss of the routers, if it was asked for
 
 
 class LanguageModel:
@@ -51,17 +54,20 @@ class LanguageModel:
         self.attn_implementation = attn_implementation
         self.num_tasks = num_tasks
         self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+        self.decoder: Callable[..., Any] = self.causal_lm.base_model
+        self.device: torch.device = next(module.parameters()).device  # where it computes
         self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
+        self.router = RouterLoss.of(self.causal_lm)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters lie."""
-        return next(self.module.parameters()).device
+    def losses(
+        self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None, router_weight: float = 0.0
+    ) -> BatchLosses:
+        """Objective and per-task loss sums of one micro-batch; coefficients float32 [B, L] on the host.
 
-    def losses(self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None) -> BatchLosses:
-        """Objective and per-task loss sums of one micro-batch; coefficients float32 [B, L] on the host."""
-        tokens = self._trained_tokens(batch, coefficients)
+        `router_weight` times the routers' load-balancing loss is part of the objective.
+        """
+        tokens = self._trained_tokens(batch, coefficients, with_router=router_weight > 0)
         weights, value = tokens.coefficients, None
         if focus:
             with torch.no_grad():
@@ -69,9 +75,14 @@ class LanguageModel:
             focal = focus(found, weights, tokens.samples, tokens.tasks)
             weights, value = focal.coefficients, focal.value
         objective, token_losses = self._cross_entropy(tokens, weights)
+        value = objective.detach() if value is None else value
+        router = None
+        if tokens.router is not None:
+            router = tokens.router.detach()
+            objective, value = objective + router_weight * tokens.router, value + router_weight * router
         loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=token_losses.device)
         loss_sum.index_add_(0, tokens.tasks, token_losses.double())
-        return BatchLosses(objective, objective.detach() if value is None else value, loss_sum, len(tokens.targets))
+        return BatchLosses(objective, value, loss_sum, len(tokens.targets), router)
 
     def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
         """What TaskFocus needs of one micro-batch: sums [3, K] of each task's c, c p and c l."""
@@ -79,17 +90,26 @@ class LanguageModel:
         found = self._cross_entropy(tokens, tokens.coefficients)[1]
         return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
 
-    def _trained_tokens(self, batch: PackedBatch, coefficients: Tensor) -> "_TrainedTokens":
+    def _trained_tokens(
+        self, batch: PackedBatch, coefficients: Tensor, *, with_router: bool = False
+    ) -> "_TrainedTokens":
         """One forward pass of the decoder, and the positions with a target picked out of it."""
         trained = (batch.targets.flatten() != -100).nonzero().flatten()
         samples = (batch.position_ids == 0).flatten().cumsum(0)[trained] - 1
-        hidden = self.hidden_states(batch.input_ids, batch.position_ids)
+        with_router = with_router and self.router is not None
+        output = self._decode(
+            batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
+        )
+        hidden, router = output.last_hidden_state, None
+        if self.router is not None and with_router:
+            router = self.router(output.router_logits, self._to_device(batch.task_ids >= 0))
         return _TrainedTokens(
             hidden=hidden.flatten(0, 1).index_select(0, self._to_device(trained)),
             targets=self._to_device(batch.targets.flatten()[trained]),
             coefficients=self._to_device(coefficients.flatten()[trained]),
             tasks=self._to_device(batch.task_ids.flatten()[trained]),
             samples=self._to_device(samples),
+            router=router,
         )
 
     def _cross_entropy(self, tokens: "_TrainedTokens", coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,15 +139,19 @@ class LanguageModel:
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
+        hidden: Tensor = self._decode(input_ids, position_ids).last_hidden_state
+        return hidden
+
+    def _decode(self, input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Any:
         layout = SampleLayout.of(position_ids)
-        output = self.causal_lm.base_model(
+        return self.decoder(
             input_ids=self._to_device(input_ids),
             position_ids=self._to_device(position_ids),
             attention_mask=None,
             use_cache=False,
             **layout.keywords(self.attn_implementation, self.device),
+            **keywords,
         )
-        return output.last_hidden_state
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type != "cuda":
@@ -166,7 +190,9 @@ class LanguageModel:
                 f"{error}. Try model.attn_implementation: sdpa or eager."
             ) from error
         gap = ((packed - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
-        if not gap <= PROBE_TOLERANCE.get(packed.dtype, 0.15):
+        # 8-bit layers round their inputs too: a difference in the last place may move one by a step of 1/127.
+        coarse = getattr(self.causal_lm, "is_loaded_in_8bit", False)
+        if not gap <= PROBE_TOLERANCE[torch.bfloat16 if coarse else packed.dtype]:
             raise ModelError(
                 f"{type(self.causal_lm).__name__} with attention '{self.attn_implementation}' does not keep packed samples "
                 f"apart (logits differ by {gap:.2g} of their range). Try model.attn_implementation: sdpa or eager."

@@ -8,7 +8,7 @@ waits for the device between due steps: a step's record is written while the nex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from mftcoder.training.checkpoint import CheckpointStore, Progress, random_state
 from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.gradient_norms import gradient_norms
 from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.metrics import MetricsLog, balance_record, train_record, validation_record
+from mftcoder.training.metrics import MetricsLog, NoLog, balance_record, train_record, validation_record
 from mftcoder.training.objective import Objective
-from mftcoder.training.optimizer import MasterAdamW, learning_rate
+from mftcoder.training.optimizer import Optimizer, learning_rate
 from mftcoder.training.step import LossWindow, StepResult, train_step, validate
 
 
@@ -46,16 +46,16 @@ class TrainingRun:
 
     config: RunConfig
     model: LanguageModel
-    optimizer: MasterAdamW
+    optimizer: Optimizer
     objective: Objective
     balancer: TaskBalancer
     backend: Backend
     train_loader: TrainLoader
     validation_loader: ValidationLoader
     checkpoints: CheckpointStore
-    metrics: MetricsLog
+    metrics: MetricsLog | NoLog
     progress: Progress
-    write_model: Callable[[Path], None]
+    write_model: Callable[..., None]  # (folder, weights=the whole ones, or None for the module's own)
     should_stop: Callable[[], bool]
     unobserved: LossWindow  # train losses since the balancer looked last
     _unlogged: list[tuple[int, StepResult, TaskWeights, StepData]] = field(default_factory=list)
@@ -76,7 +76,7 @@ class TrainingRun:
             is_best = self._due(config.eval_strategy, config.eval_steps) and self._evaluate()
             if config.early_stopping_patience and progress.stalled >= config.early_stopping_patience:
                 stopped = "early_stopping"
-            elif self.should_stop() and progress.step < self.train_loader.total_steps:
+            elif self.backend.any_rank(self.should_stop()) and progress.step < self.train_loader.total_steps:
                 stopped = "interrupted"
             last = stopped != "max_steps" or progress.step == self.train_loader.total_steps
             if last or is_best or self._due(config.save_strategy, config.save_steps):
@@ -101,7 +101,9 @@ class TrainingRun:
 
     def _drop(self, step: int, result: StepResult, data: StepData) -> None:
         """A step that was not finite has changed nothing: count it, or end the run with what is wrong in it."""
-        problem = describe_nonfinite(self.model, result, data, self.config.task_names, self.train_loader.origin)
+        problem = describe_nonfinite(
+            self.model, result, data, self.config.task_names, self.train_loader.origin, self.backend
+        )
         if self.config.train.on_nonfinite == "stop":
             raise TrainingError(
                 f"step {step}: {problem}. The step was not taken, and the checkpoints in {self.checkpoints.folder} are "
@@ -163,8 +165,10 @@ class TrainingRun:
         self._write_records()
         self.progress.balancer = self.balancer.state_dict()
         self.progress.unobserved = self.unobserved.state_dict()
-        state = {"optimizer": self.optimizer.state_dict(), "random": random_state()}
-        self.checkpoints.save(self.progress, self.write_model, state, best=best)
+        state = {"optimizer": self.optimizer.state_dict(), "random": self.backend.share(random_state())}
+        write_model = partial(self.write_model, weights=self.backend.whole_weights(self.model.module))
+        if self.backend.rank == 0:
+            self.checkpoints.save(self.progress, write_model, state, best=best)
         self._clock = time.perf_counter()
 
     def _write_records(self) -> None:

@@ -59,6 +59,31 @@ class MetricsLog:
         self._live.show(record)
 
 
+class NoLog:
+    """What the other ranks have in place of a MetricsLog: the first one writes for all."""
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to close."""
+
+    def say(self, text: str) -> None:
+        """Not here."""
+
+    def log(self, record: Record) -> None:
+        """Not here."""
+
+
+def open_log(
+    config: RunConfig, total_steps: int, *, resumed_step: int, console: Console, rank: int
+) -> MetricsLog | NoLog:
+    """The log of the run on rank 0."""
+    if rank:
+        return NoLog()
+    return MetricsLog(config, total_steps=total_steps, resumed_step=resumed_step, console=console)
+
+
 def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
     """`{task: value}`, numpy numbers made plain; values [K]."""
     return dict(zip(names, values.tolist(), strict=True))
@@ -79,6 +104,7 @@ def train_record(
         "step": step,
         "epoch": epoch,
         "loss": objective,
+        **({} if result.router_loss is None else {"router_loss": result.router_loss}),
         "losses": by_task(names, result.losses.mean),
         "weights": by_task(names, weights.values),
         "tokens": by_task(names, result.counts.tokens),

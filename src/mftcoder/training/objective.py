@@ -43,6 +43,7 @@ class Objective:
     focal: str = "none"
     focal_gamma: float = 2.0
     focal_detach: bool = True
+    router_aux_loss_coef: float | None = None  # None: the model's own
 
     @classmethod
     def of(cls, config: LossConfig, expected_tokens: NDArray[np.float64]) -> "Objective":

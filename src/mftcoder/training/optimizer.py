@@ -7,8 +7,8 @@ small updates are not lost and micro-batches add up in float32.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,40 @@ def warmup_steps(total_steps: int, config: TrainConfig) -> int:
     return math.ceil(value * total_steps) if value < 1 else int(value)
 
 
-class MasterAdamW:
-    """torch's AdamW on float32 weights. A float32 parameter is its own master; a bfloat16 one gets a copy."""
+class Optimizer(Protocol):
+    """What a step asks of an optimiser; a backend makes it. All ranks call each method."""
 
-    def __init__(self, named_parameters: Iterable[tuple[str, nn.Parameter]], config: TrainConfig):
+    def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
+        """Sum the gradients over ranks, clip, update at learning rate `rate`, clear them; returns their norm before clipping.
+
+        Nothing is updated if the norm or one of `loss_sums` is not finite.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, in the layout of MasterAdamW; at least on rank 0."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()` of any backend; every rank is given the whole state."""
+        ...
+
+
+class MasterAdamW:
+    """torch's AdamW on float32 weights. A float32 parameter is its own master; a bfloat16 one gets a copy.
+
+    `sum_gradients` is called with the masters before each step, `whole_norm` with the norm of the gradients held here.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter]],
+        config: TrainConfig,
+        *,
+        sum_gradients: Callable[[list[Tensor]], None] | None = None,
+        whole_norm: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self._sum_gradients, self._whole_norm = sum_gradients, whole_norm
         trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
         self.parameters = [parameter for _, parameter in trained]
         self.masters = [_master_of(parameter) for parameter in self.parameters]
@@ -59,8 +89,12 @@ class MasterAdamW:
 
         Nothing is updated if the norm or one of `loss_sums` is not finite; the device decides that, without waiting.
         """
+        if self._sum_gradients:
+            self._sum_gradients(self.masters)
         limit = self._config.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.masters, math.inf if limit is None else limit)
+        norm = nn.utils.get_total_norm([master.grad for master in self.masters if master.grad is not None])
+        norm = self._whole_norm(norm) if self._whole_norm else norm
+        nn.utils.clip_grads_with_norm_(self.masters, math.inf if limit is None else limit, norm)
         for group in self._adamw.param_groups:
             group["lr"] = rate
         finite = torch.isfinite(norm)

@@ -18,7 +18,8 @@ from mftcoder.training.backend import Backend
 from mftcoder.training.focal import Focus, SampleFocus, TaskFocus
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective, token_coefficients
-from mftcoder.training.optimizer import MasterAdamW
+from mftcoder.training.optimizer import Optimizer
+from mftcoder.training.router_loss import RouterTerm
 
 MAX_PENDING = 256  # steps whose losses stay on the device
 
@@ -31,6 +32,12 @@ class StepResult:
     counts: StepCounts
     grad_norm_tensor: Tensor
     learning_rate: float
+    router_loss_tensor: Tensor | None = None  # load-balancing loss of the routers, mean over the step's tokens
+
+    @property
+    def router_loss(self) -> float | None:
+        """Load-balancing loss of a mixture of experts before its coefficient; None where it is no part of the objective."""
+        return None if self.router_loss_tensor is None else float(self.router_loss_tensor)
 
     @property
     def losses(self) -> TaskLosses:
@@ -104,21 +111,23 @@ def train_step(
     data: StepData,
     weights: TaskWeights,
     objective: Objective,
-    optimizer: MasterAdamW,
+    optimizer: Optimizer,
     learning_rate: float,
     backend: Backend,
 ) -> StepResult:
     """Forward and backward over the micro-batches, then one update. How the step is split does not change it."""
     sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)
     focus = _focus(model, data, weights, objective, backend)
+    routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
     for batch in data.micro_batches:
         coefficients = token_coefficients(batch, data.counts, weights, objective)
-        losses = model.losses(batch, coefficients, focus)
-        if losses.trained:
+        losses = model.losses(batch, coefficients, focus, routers.weight(batch))
+        if losses.trained or backend.lockstep:
             backend.backward(losses.objective)
-            sums[:-2] += losses.loss_sum
-            sums[-2] += losses.value
+        sums[:-2] += losses.loss_sum
+        sums[-2] += losses.value
         sums[-1] += int((batch.task_ids >= 0).sum())
+        routers.add(batch, losses.router)
     sums = backend.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
     return StepResult(
@@ -126,6 +135,7 @@ def train_step(
         counts=data.counts,
         grad_norm_tensor=grad_norm,
         learning_rate=learning_rate,
+        router_loss_tensor=routers.mean(),
     )
 
 

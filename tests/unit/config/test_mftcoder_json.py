@@ -157,21 +157,25 @@ def test_each_key_keeps_its_meaning(changes: dict[str, Any], field: str, expecte
 
 def test_what_this_version_cannot_do_is_refused_all_at_once() -> None:
     text = problems_of(
-        peft_type="qlora",
-        quantization="4bit",
         weighted_loss_mode="selfpaced",
         distributed_type="DeepSpeed",
         load_raw_dataset=False,
     )
     keys = {line.split(": ")[1] for line in text.splitlines()}
-    assert keys == {"peft_type", "quantization", "weighted_loss_mode", "distributed_type", "load_raw_dataset"}
+    assert keys == {"weighted_loss_mode", "distributed_type", "load_raw_dataset"}
     assert all(line.startswith("x.json: ") and "Use " in line for line in text.splitlines())
 
 
-def test_a_refusal_is_said_also_of_a_default_that_the_reader_never_typed() -> None:
-    raw = {key: value for key, value in EXAMPLE.items() if key != "peft_type"}
-    with pytest.raises(ConfigError, match="peft_type: left out, which means qlora"):
-        convert(raw, origin="x.json")
+def test_peft_type_left_out_is_the_published_default_a_4_bit_base() -> None:
+    raw = {key: value for key, value in EXAMPLE.items() if key not in ("peft_type", "quantization")}
+    nested = convert(raw, origin="x.json").nested
+    assert (nested["model"]["quantization"], nested["adapter"]["type"]) == ("4bit", "lora")
+
+
+def test_quantization_without_qlora_has_no_effect_and_a_warning() -> None:
+    converted = convert({**EXAMPLE, "peft_type": "lora", "quantization": "4bit"}, origin="x.json")
+    assert "quantization" not in converted.nested["model"]
+    assert any("no effect without peft_type: qlora" in warning for warning in converted.warnings)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,7 @@ def test_a_wrong_key_or_value_is_named(changes: dict[str, Any], expected: str) -
 def test_keys_without_meaning_are_named_in_one_warning() -> None:
     converted = convert({**EXAMPLE, "use_xformers": True, "coba_tau": 5}, origin="x.json")
     (warning,) = converted.warnings
-    assert warning.endswith("tokenizer_type, init_timeout_seconds, shuffle_before_split, use_xformers, coba_tau")
+    assert warning.endswith("tokenizer_type, shuffle_before_split, use_xformers, coba_tau")
 
 
 def test_cobas_own_keys_are_no_idle_ones_under_coba() -> None:

@@ -64,6 +64,23 @@ def test_an_epoch_has_every_sample_once_on_any_number_of_ranks(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_change_of_ranks_loses_and_repeats_no_sample(layout: dict[str, str], make_run: MakeRun) -> None:
+    """An epoch of 12 rows a step, its first two steps on four ranks, the next on three, the rest on one: the very same steps."""
+    config, store = make_run(layout, per_device_train_batch_size=3, gradient_accumulation_steps=1)
+    whole = list(TrainLoader(store, config, step_rows=12).steps())
+    seen: Counter[tuple[int, int]] = Counter()
+    for world_size, steps in ((4, range(2)), (3, range(2, 3)), (1, range(3, len(whole)))):
+        for step in steps:
+            parts = [
+                next(TrainLoader(store, config, rank=rank, world_size=world_size, step_rows=12).steps(step))
+                for rank in range(world_size)
+            ]
+            assert samples_of(parts) == samples_of([whole[step]])
+            seen += samples_of(parts)
+    assert seen == every_sample(store)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_counts_of_a_step_are_those_of_its_batches(layout: dict[str, str], make_run: MakeRun) -> None:
     config, store = make_run(layout, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     ranks = [list(TrainLoader(store, config, rank=rank, world_size=2).steps()) for rank in (0, 1)]

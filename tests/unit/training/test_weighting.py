@@ -81,7 +81,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_sample() -> Non
     result = train_step(model, marked, WEIGHTS, Objective(), optimizer, 0.1, backend)
     window.add(result)
     assert not result.finite
-    message = describe_nonfinite(model, result, marked, ("easy", "hard"), lambda task, index: f"{task}.jsonl:{index}")
+    message = describe_nonfinite(
+        model, result, marked, ("easy", "hard"), lambda task, index: f"{task}.jsonl:{index}", backend
+    )
     task = victim % 2
     assert message == f"the loss of task '{('easy', 'hard')[task]}' is nan, first in {task}.jsonl:{victim}"
     with torch.no_grad():

@@ -1,0 +1,79 @@
+"""The command `mft`: options in, one call into app/ out. User errors become lines and exit code 2.
+
+Nothing heavy is imported here: each command imports its verb when it runs, so `mft --help` answers at once.
+Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours.
+Of several processes the first one speaks; another only if something is wrong with it alone.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mftcoder import __version__
+from mftcoder.errors import ConfigError, Interrupted, MftError
+
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A full disk, a folder that may not be written: the user's to mend, whichever file it hits."""
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `mft` and exit with its code."""
+    try:
+        cli.main(arguments, prog_name="mft", standalone_mode=False)
+    except MftError as error:
+        said_by_first = _other_rank() and (error.told or isinstance(error, ConfigError))
+        for problem in () if said_by_first else error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except Interrupted as stop:
+        if not _other_rank():
+            click.echo(f"interrupted. {stop.hint}", err=True)
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted. Type the same command again to go on.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        click.echo(
+            f"error: {error.filename or 'a file'}: {error.strerror}. Make room or choose another folder.", err=True
+        )
+        sys.exit(2)
+
+
+def _other_rank() -> bool:
+    return os.environ.get("RANK", "0") != "0"
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="mft")
+def cli() -> None:
+    """Fine-tune one code model on many tasks, keep them in balance, prove it.
+
+    \b
+    mft validate my.yaml                 check everything, print the plan
+    mft train my.yaml                    train; the same command resumes
+    mft export runs/my models/my         merge and write a Hugging Face folder
+    mft generate models/my --task mini   write completions
+    mft evaluate generations_mini_my.json --task mini
+    mft report runs/my                   one HTML page with curves and tables
+    mft demo                             all of it on a small real model
+    """
+
+
+def config_command(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Arguments shared by the commands that start from a config."""
+    command = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")(command)
+    return click.argument("config", type=click.Path(path_type=Path))(command)

@@ -1,0 +1,142 @@
+"""Commands from a model to its scores: generate, evaluate, benchmarks, submit."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mftcoder.cli.group import cli
+
+
+@cli.command("generate")
+@click.argument("model")
+@click.option("--task", "tasks", required=True, help="Benchmarks or groups, comma-separated.", metavar="NAME,...")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Gets the files; default here.")
+@click.option("--name", help="Of the model, in file names; default from MODEL.")
+@click.option(
+    "--mode",
+    type=click.Choice(["completion", "instruct", "chat"]),
+    default="completion",
+    show_default=True,
+    help="Go on with the code; the same behind an instruction; or ask in a chat.",
+)
+@click.option("--prefix", default="", help="Stands before each prompt.")
+@click.option("--suffix", default="", help="Stands behind each prompt.")
+@click.option("--system", default="", help="System message of mode chat.")
+@click.option("--template", help="Chat template of mode chat; default the run's, else the tokenizer's own.")
+@click.option("--n-samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers a problem.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Samples at the same time."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of sampling; a sample's text depends on no other."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="The first N problems of each task only.")
+@click.option("--checkpoint", default="best", show_default=True, help="Of a run folder: best, latest or a name.")
+@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the model's own.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@click.option("--as-trained", is_flag=True, help="Of a QLoRA run: over the base in its 4 or 8 bits, not merged.")
+def generate_command(model: str, tasks: str, **options: Any) -> None:
+    """Write MODEL's answers to benchmarks: generations_TASK_MODEL.json, ready for `mft evaluate`.
+
+    MODEL is a model folder, a Hub id, a .gguf file or a run folder. The same command goes on where a stopped one was.
+
+    \b
+    mft generate models/my --task mini
+    mft generate runs/my --task humaneval,mbpp --data-dir data --mode chat --out scores
+    mft generate models/my --task humaneval --n-samples 20 --temperature 0.8 --top-p 0.95 --batch-size 64
+    """
+    from mftcoder.app.generate import GenerateOptions, generate
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    if options["n_samples"] > 1 and options["temperature"] == 0:
+        raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
+    generate(model, GenerateOptions(tasks=names, **options))
+
+
+@cli.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FILE...")
+@click.option("--task", help="Benchmark; default from a file's name, generations_TASK_MODEL.json.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
+@click.option("--out", type=click.Path(path_type=Path), help="Gets metrics and results; default beside each file.")
+@click.option("-k", "ks", default="1", show_default=True, help="Comma-separated: pass@k for each.", metavar="N,...")
+@click.option("--workers", type=click.IntRange(min=1), help="Programs at the same time; default one a core.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a program; default the benchmark's."
+)
+@click.option("--memory-mb", type=click.IntRange(min=64), default=1024, show_default=True, help="Megabytes a program.")
+@click.option("--sandbox", default="auto", show_default=True, help="container, namespaces, process, or auto.")
+@click.option("--limit", type=click.IntRange(min=1), help="The first N problems only.")
+def evaluate(
+    files: tuple[Path, ...],
+    task: str | None,
+    data_dir: Path | None,
+    out: Path | None,
+    ks: str,
+    workers: int | None,
+    timeout: float | None,
+    memory_mb: int,
+    sandbox: str,
+    limit: int | None,
+) -> None:
+    """Run the answers in FILE... against their tests, isolated, and write the scores.
+
+    A FILE is a JSON list (a problem) of lists (a sample) of texts, or JSON Lines with task_id and generation or
+    completion. Answers may be bare completions, whole functions, repeat the prompt, or stand in a fenced block.
+    The same command goes on where a stopped one was.
+
+    \b
+    mft evaluate generations_humaneval_my.json --data-dir data
+    mft evaluate samples.jsonl --task humaneval --data-dir data --out scores -k 1,10
+    mft evaluate generations_mini_my.json --task mini --timeout 5 --workers 2
+    """
+    from mftcoder.app.evaluate import EvaluateOptions
+    from mftcoder.app.evaluate import evaluate as run
+
+    if not all(part.strip().isdigit() and int(part) > 0 for part in ks.split(",")):
+        raise click.UsageError(f"-k {ks}: whole numbers from 1, separated by commas, are expected")
+    k = tuple(sorted({int(part) for part in ks.split(",")}))
+    run(files, EvaluateOptions(task, data_dir, out, k, workers, timeout, memory_mb, sandbox, limit))
+
+
+@cli.command()
+@click.argument("pattern", required=False)
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
+def benchmarks(pattern: str | None, data_dir: Path | None) -> None:
+    """List the benchmarks whose name holds PATTERN: size, language, licence, data, toolchain.
+
+    \b
+    mft benchmarks
+    mft benchmarks rust --data-dir data
+    """
+    from mftcoder.app.benchmarks import list_benchmarks
+
+    list_benchmarks(data_dir, pattern)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--check", "archive", type=click.Path(path_type=Path), help="Check this zip instead.", metavar="FILE.zip")
+@click.option("--out", type=click.Path(path_type=Path), help="Gets the zip; default the folder's parent.")
+@click.option("--metrics", type=click.Path(path_type=Path), help="Folder of metrics; default metrics_MODEL beside.")
+def submit(folder: Path | None, archive: Path | None, out: Path | None, metrics: Path | None) -> None:
+    """Check FOLDER (generations_MODEL with its 13 files) and pack it for the leaderboard, or say why it would be refused.
+
+    \b
+    mft submit generations_my-model
+    mft submit --check generations_my-model.zip
+    """
+    from mftcoder.app.submit import check
+    from mftcoder.app.submit import submit as run
+
+    if (folder is None) == (archive is None):
+        raise click.UsageError("give a FOLDER, or --check FILE.zip")
+    if archive:
+        check(archive)
+    elif folder:
+        run(folder, out, metrics)

@@ -1,0 +1,76 @@
+"""A frozen base held in 4 or 8 bits while an addition to it trains (QLoRA, arXiv 2305.14314), through bitsandbytes.
+
+Goes in: the bits and the number format of the products. Comes out: what transformers needs to load the base that way, what it
+will weigh, and the reasons why a base cannot be held so. 4 bits are NF4 with double quantisation, 8 bits LLM.int8()
+(arXiv 2208.07339). Only linear layers are held in fewer bits: embedding, head, norms and fused experts keep their format.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+
+BLOCK, BLOCKS_OF_SCALES = 64, 256  # bitsandbytes' block of weights with one scale, and of scales with one float32
+BYTES_PER_WEIGHT = {"4bit": 0.5 + 1 / BLOCK + 4 / (BLOCK * BLOCKS_OF_SCALES), "8bit": 1.0}
+
+
+def quantization_problems(quantization: str, model_config: Any, *, name: str) -> Iterator[str]:
+    """Why the base `name` cannot be held in fewer bits on this machine, each with the way out."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            f"model.quantization: {quantization} needs bitsandbytes, which is not installed. Install it with: pip install "
+            "'mftcoder[qlora]', or remove the line to train LoRA over the whole weights"
+        )
+    if getattr(model_config, "quantization_config", None):
+        yield (
+            f"{name}: its weights are quantised already. Give the base model in its original precision and keep "
+            f"model.quantization: {quantization}: the export merges into it"
+        )
+
+
+def quantization_settings(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """What transformers' loader takes; `dtype` is the format of the products and of what the packed bits lie in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import bitsandbytes  # noqa: F401
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,  # a float format, so that an engine that shards parameters takes it
+    )
+
+
+def keep_layout(model: Any) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights in place, in a loaded model.
+
+    On CPUs with avx512_bf16 its first forward pass without gradients changes their layout; training and saving then read them wrong.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether linear layers of a loaded model are held in fewer bits."""
+    return bool(getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False))
+
+
+def was_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is GPT-2's transposed linear layer, or stands in its place; the base's file keeps it as [in, out]."""
+    return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
+
+
+def quantizable_weights(model: Any) -> int:
+    """Weights of a model in its original precision that fewer bits would hold: its linear layers but the head."""
+    head = model.get_output_embeddings()
+    layers = (m for m in model.modules() if (type(m) is nn.Linear or isinstance(m, Conv1D)) and m is not head)
+    return sum(layer.weight.numel() for layer in layers)

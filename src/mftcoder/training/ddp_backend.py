@@ -1,0 +1,70 @@
+"""Every rank holds the whole model: data parallelism on torch.distributed, gloo on CPUs and nccl on GPUs.
+
+The float32 gradients are added up over ranks once a step, in buckets, after the last micro-batch. Ranks need not have the same
+tokens nor any; a weight that got no gradient on any rank is left as it is, exactly as on one device.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
+from mftcoder.training.backend import Decoder, NamedParameters
+from mftcoder.training.optimizer import MasterAdamW, Optimizer
+from mftcoder.training.process_group import ProcessGroup
+
+BUCKET_ELEMENTS = 1 << 25  # 128 MiB of float32 a message
+
+
+class DdpBackend(ProcessGroup):
+    """One whole model a rank."""
+
+    lockstep = False
+
+    def __init__(self, config: BackendConfig):
+        super().__init__(config)
+        self.load_device = self.device
+
+    def check(self, config: RunConfig) -> None:
+        """What one device can do, several can."""
+
+    def place(self, model: Decoder) -> None:
+        """Rank 0's trained weights to everyone: drawn anew, they could differ between devices of different kinds."""
+        self.copy_from_first([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
+
+    def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
+        """AdamW on float32 masters, with the sum over ranks in front of its step."""
+        return MasterAdamW(named_parameters, config, sum_gradients=self._sum_gradients)
+
+    def _sum_gradients(self, masters: list[Tensor]) -> None:
+        touched = self.sum_in_place(torch.tensor([int(m.grad is not None) for m in masters]), "finding the gradients")
+        chosen = [master for master, ranks in zip(masters, touched.tolist(), strict=True) if ranks]
+        for master in chosen:
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        for bucket in _buckets([master.grad for master in chosen if master.grad is not None]):
+            flat = self.sum_in_place(torch.cat([grad.flatten() for grad in bucket]), "summing gradients")
+            for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def backward(self, objective: Tensor) -> None:
+        """This rank's share; summed once a step."""
+        objective.backward()
+
+    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
+        """Every rank has them all."""
+        return None
+
+
+def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
+    """The tensors in order, in groups of about BUCKET_ELEMENTS elements."""
+    groups: list[list[Tensor]] = []
+    size = BUCKET_ELEMENTS
+    for tensor in tensors:
+        if size + tensor.numel() > BUCKET_ELEMENTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
+        size += tensor.numel()
+    return groups

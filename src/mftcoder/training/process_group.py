@@ -1,0 +1,181 @@
+"""The ranks of a run: which device each has, and what they say to each other.
+
+Goes in: the environment that torchrun, accelerate and Slurm scripts set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT),
+and the backend section. Comes out: collectives with names, so that one that does not come to an end says which rank is missing
+from which. Knows nothing of models. Tensors on a GPU travel by nccl, everything on the host by gloo: to agree on something never
+waits for a device.
+"""
+
+import base64
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mftcoder.config.schema import BackendConfig
+from mftcoder.errors import ConfigError, MftError, TrainingError
+
+Value = TypeVar("Value")
+
+
+def launched_processes() -> int:
+    """How many processes the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The GPU of this process if there is one (or it is asked for), else the CPU."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("backend.device: cuda is asked for, but torch sees no CUDA device. Use auto or cpu.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device("cuda", torch.cuda.current_device())
+    index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if index >= count:
+        raise ConfigError(
+            f"backend: process {index} of this machine has no GPU of its own, there are {count}. Start {count} processes."
+        )
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+class ProcessGroup:
+    """This process among its fellows; a run without a launcher is a group of one."""
+
+    def __init__(self, config: BackendConfig):
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = launched_processes()
+        self.device = pick_device(config.device)
+        self._timeout = timedelta(seconds=config.timeout_seconds)
+        self._start_timeout = timedelta(seconds=config.init_timeout_seconds)
+        self._store: dist.Store | None = None
+        self._count = 0  # collectives so far
+        self._answers = 0
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Find the others; TrainingError if they do not come. Leaves no connection behind."""
+        self._start()
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    def _start(self) -> None:
+        engine = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        if self.world_size == 1 and "MASTER_ADDR" not in os.environ:
+            dist.init_process_group(engine, store=dist.HashStore(), rank=0, world_size=1)
+            return
+        try:
+            # Ranks may come at very different times: the start has a patience of its own.
+            store, _, _ = next(dist.rendezvous("env://", self.rank, self.world_size, timeout=self._start_timeout))
+            dist.init_process_group(
+                engine, store=store, rank=self.rank, world_size=self.world_size, timeout=self._timeout
+            )
+        except (ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"rank {self.rank}: the {self.world_size} processes did not find each other: {_first_line(error)}. Start "
+                "them with mft train --nproc, torchrun or accelerate launch."
+            ) from error
+        self._store = dist.PrefixStore("mftcoder", store)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The element-wise sum of `values` over all ranks, on every rank."""
+        return self.sum_in_place(values.clone(), "summing losses")
+
+    def sum_in_place(self, values: Tensor, name: str) -> Tensor:
+        """The element-wise sum over ranks; `name` says in a message what was being summed."""
+        self._run(name, lambda: dist.all_reduce(values))
+        return values
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is up somewhere."""
+        found = torch.tensor([int(flag)])
+        self._run("agreeing to go on", lambda: dist.all_reduce(found, op=dist.ReduceOp.MAX))
+        return bool(found.item())
+
+    def share(self, value: Value) -> list[Value]:
+        """Each rank's value, by rank."""
+        values: list[Any] = [None] * self.world_size
+        self._run("exchanging values", lambda: dist.all_gather_object(values, value))
+        return values
+
+    def from_first(self, action: Callable[[], Value]) -> Value:
+        """What `action` gives on rank 0, on every rank; an MftError of it is raised on every rank.
+
+        The others wait as long as for each other at the start: preparing data may take its time.
+        """
+        if self._store is None:
+            return action()
+        self._answers += 1
+        key = f"answer/{self._answers}"
+        if self.rank == 0:
+            try:
+                value = action()
+            except MftError as error:
+                self._store.set(key, _as_text((None, error)))
+                raise
+            self._store.set(key, _as_text((value, None)))
+            return value
+        try:
+            self._store.wait([key], self._start_timeout)
+        except RuntimeError as error:
+            raise TrainingError(
+                f"rank {self.rank}: rank 0 gave no answer within {self._start_timeout.total_seconds():.0f} s. If it prepares "
+                "data, run mft prepare first or raise backend.init_timeout_seconds."
+            ) from error
+        value, problem = pickle.loads(base64.b64decode(self._store.get(key)))
+        if problem:
+            problem.told = True
+            raise problem
+        return value
+
+    def copy_from_first(self, tensors: list[Tensor]) -> None:
+        """Give every rank rank 0's values."""
+        for tensor in tensors:
+            self._run("copying weights", partial(dist.broadcast, tensor, src=0))
+
+    def _run(self, name: str, collective: Callable[[], object]) -> None:
+        """Run a collective that says what it is; TrainingError names the ranks that did not come."""
+        self._count += 1
+        if self._store:
+            self._store.set(f"at/{self.rank}", f"{self._count} {name}")
+        try:
+            collective()
+        except RuntimeError as error:
+            raise TrainingError(
+                f"rank {self.rank}: '{name}' (number {self._count}) failed: {self._missing()}. {_first_line(error)}"
+            ) from error
+
+    def _missing(self) -> str:
+        """Which ranks had not come to this collective, and where they were seen last."""
+        if self._store is None:
+            return "there is no other rank"
+        late = []
+        try:
+            for rank in range(self.world_size):
+                key = f"at/{rank}"
+                count, where = (
+                    self._store.get(key).decode().split(" ", 1) if self._store.check([key]) else ("0", "its start")
+                )
+                if int(count) < self._count:
+                    late.append(f"rank {rank} has not come to it, and was last seen in '{where}' (number {count})")
+        except RuntimeError:
+            return "the launcher's store is gone"
+        return "; ".join(late) or "all ranks came to it, but one of them broke off"
+
+
+def _as_text(value: object) -> str:
+    return base64.b64encode(pickle.dumps(value)).decode()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,208 @@
+"""Backends for many devices, with real processes: the same ten steps as on one, checkpoints that go on anywhere, one voice."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mftcoder.cli import main
+from tests.integration.test_train_cli import TASKS, metrics, weights, write_config, write_tasks
+
+STEPS = 10
+TOLERANCE = 1e-5
+Ranks = Callable[..., list[int]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("sharded"), rows=40)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str) -> None:
+    """What a launcher does for each process: say who it is, then run the command."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with Path(f"{output}.{rank}").open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = file, file
+        main(arguments)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Ranks:
+    """`ranks(2, folder, "train", config, ...)`: the command on so many processes; their exit codes. Output in folder/output.<rank>."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mftcoder.app.train", "mftcoder.cli", "peft", "mftcoder.training.ddp_backend"])
+
+    def run(world: int, folder: Path, *arguments: object) -> list[int]:
+        folder.mkdir(parents=True, exist_ok=True)
+        common = (world, free_port(), [str(argument) for argument in arguments], str(folder / "output"))
+        processes = [context.Process(target=be_rank, args=(rank, *common)) for rank in range(world)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(180)
+        return [process.exitcode if process.exitcode is not None else -1 for process in processes]
+
+    return run
+
+
+def output(folder: Path, rank: int = 0) -> str:
+    return (folder / f"output.{rank}").read_text()
+
+
+def config_for(folder: Path, model: Path, data: Path, world: int, **fields: Any) -> Path:
+    """The same steps on any number of ranks: four rows, two of them a micro-batch on one rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = {"train__gradient_accumulation_steps": 4 // world, "train__max_steps": STEPS}
+    usual = {"adapter__lora_dropout": 0.0, "train__save_steps": 5, "train__eval_steps": 5}
+    return write_config(folder, model, data, **{**usual, **shape, **fields})
+
+
+VARIANTS = {
+    "lora packed uniform": (),
+    "full packed uniform": (("adapter__type", "full"),),
+    "lora padded coba": (("data__packing", "none"),),
+    "full padded coba": (("adapter__type", "full"), ("data__packing", "none")),
+}
+COBA = "balancer={name: coba, warmup_steps: 2, window: 4}"
+
+
+def fields_of(variant: str) -> dict[str, Any]:
+    return dict(VARIANTS[variant])
+
+
+def overrides_of(variant: str) -> tuple[str, ...]:
+    return (COBA,) if variant.endswith("coba") else ()
+
+
+def trajectory(run: Path) -> list[tuple[Any, ...]]:
+    """Losses and task weights of each step, and every validation."""
+    names = ("loss", "losses", "weights")
+    return [
+        (record["kind"], record["step"], *(record[name] for name in names if name in record))
+        for record in metrics(run)
+        if record["kind"] in ("train", "validation")
+    ]
+
+
+def numbers(value: Any) -> Iterable[float]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from numbers(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from numbers(inner)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def assert_same_run(run: Path, expected: Path) -> None:
+    ours, theirs = list(numbers(trajectory(run))), list(numbers(trajectory(expected)))
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE)
+    # A norm of 7 after ten steps of Adam: its sixth digit is the order of summation.
+    norms = [[record["grad_norm"] for record in metrics(of) if "grad_norm" in record] for of in (run, expected)]
+    np.testing.assert_allclose(*norms, rtol=10 * TOLERANCE)
+    found, wanted = weights(run), weights(expected)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_allclose(found[name], wanted[name], atol=TOLERANCE, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def local_runs(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> Any:
+    """The run folder of each variant on one device, made once."""
+    folder = tmp_path_factory.mktemp("local")
+    made: dict[str, Path] = {}
+
+    def run(variant: str) -> Path:
+        if variant not in made:
+            home = folder / variant.replace(" ", "-")
+            config = config_for(home, tiny_llama_dir, data, 1, **fields_of(variant))
+            assert ranks(1, home, "train", config, *overrides_of(variant), "backend.name=local") == [0], output(home)
+            made[variant] = home / "run"
+        return made[variant]
+
+    return run
+
+
+BACKENDS = ("ddp", "fsdp2")
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ten_steps_are_those_of_one_device(
+    backend: str,
+    variant: str,
+    world: int,
+    tmp_path: Path,
+    tiny_llama_dir: Path,
+    data: Path,
+    ranks: Ranks,
+    local_runs: Any,
+) -> None:
+    """A step has one row of one or two tasks a rank, so that tasks are missing on ranks all the time."""
+    config = config_for(tmp_path, tiny_llama_dir, data, world, **fields_of(variant))
+    codes = ranks(world, tmp_path, "train", config, *overrides_of(variant), f"backend.name={backend}")
+    assert codes == [0] * world, output(tmp_path) + output(tmp_path, 1)
+    assert_same_run(tmp_path / "run", local_runs(variant))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_goes_on_with_another_number_of_ranks(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any, backend: str
+) -> None:
+    """Four ranks to step 5, two to 7 with the same config (steps keep their rows), then one device, to the same end."""
+    config = config_for(tmp_path, tiny_llama_dir, data, 4, train__eval_strategy="no")
+    stop_early = ("train.lr_scheduler_type=constant", "--allow-changes")
+    whole = tmp_path / "whole"
+    whole_config = config_for(
+        whole, tiny_llama_dir, data, 1, train__eval_strategy="no", train__lr_scheduler_type="constant"
+    )
+    assert ranks(1, whole, "train", whole_config) == [0]
+    name = f"backend.name={backend}"
+    assert ranks(4, tmp_path, "train", config, *stop_early, "train.max_steps=5", name) == [0] * 4, output(tmp_path)
+    assert ranks(2, tmp_path, "train", config, *stop_early, "train.max_steps=7", name) == [0] * 2, output(tmp_path)
+    assert ranks(1, tmp_path, "train", config, *stop_early, "backend.name=local") == [0], output(tmp_path)
+    assert_same_run(tmp_path / "run", whole / "run")
+
+
+def test_only_the_first_rank_speaks(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, train__max_steps=2)
+    assert ranks(2, tmp_path, "train", config) == [0, 0]
+    assert "step 2/2" in output(tmp_path, 0) and output(tmp_path, 1) == ""
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert ranks(2, tmp_path, "train", config, "train.learning_rate=1") == [2, 2]
+    assert "train.learning_rate: 0.01 -> 1.0" in output(tmp_path, 0) and output(tmp_path, 1) == ""
+
+
+def test_one_device_refuses_to_be_started_twice(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 2)
+    assert ranks(2, tmp_path, "train", config, "backend.name=local") == [2, 2]
+    assert "2 processes were started" in output(tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_errors_are_said_once(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:
+    broken = tmp_path / "broken"
+    for task in TASKS:
+        (broken / task).mkdir(parents=True)
+        (broken / task / "part.jsonl").write_text(json.dumps({"chat_rounds": []}) + "\n")
+    config = config_for(tmp_path, tiny_llama_dir, broken, 2)
+    assert ranks(2, tmp_path, "train", config) == [2, 2]
+    assert "part.jsonl:1" in output(tmp_path, 0) and output(tmp_path, 1) == ""

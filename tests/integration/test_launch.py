@@ -1,0 +1,141 @@
+"""The launchers people use: mft --nproc, torchrun, accelerate; a killed worker and a preempted run go on by themselves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.test_train_cli import (
+    metrics,
+    metrics_if_whole,
+    mft,
+    same_bits,
+    weights,
+    write_config,
+    write_tasks,
+)
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tasks(tmp_path_factory.mktemp("launched"), rows=40)
+
+
+def config_in(folder: Path, model: Path, data: Path, **fields: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_config(folder, model, data, **{"adapter__lora_dropout": 0.0, "train__eval_strategy": "no", **fields})
+
+
+def test_torchrun_and_mft_nproc_make_the_same_run(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    ours = config_in(tmp_path / "ours", tiny_llama_dir, data)
+    theirs = config_in(tmp_path / "theirs", tiny_llama_dir, data)
+    done = mft("train", ours, "--nproc", 2)
+    assert done.returncode == 0, done.stderr
+    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "mftcoder", "train", str(theirs)]
+    launched = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert launched.returncode == 0, launched.stderr
+    assert same_bits(weights(tmp_path / "ours" / "run"), weights(tmp_path / "theirs" / "run"))
+
+
+def test_a_mistake_has_exit_code_2_before_a_process_is_started(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path
+) -> None:
+    config = config_in(tmp_path, tiny_llama_dir, data)
+    refused = mft("train", config, "--nproc", 2, "backend.name=atorch")
+    assert refused.returncode == 2 and "Its successor DLRover" in refused.stderr
+    assert mft("train", config, "--nproc", 2, "--nnodes", 2).returncode == 2
+
+
+def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mftcoder", "train", str(config), "--nproc", "2", *arguments]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists() and f'"step": {step},' in "\n".join(metrics_if_whole(run)):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} did not come")
+
+
+def worker(launcher: int, rank: int) -> psutil.Process:
+    """The training process of a rank."""
+    children = psutil.Process(launcher).children()
+    return next(child for child in children if child.environ().get("RANK") == str(rank))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_costs_no_step(tmp_path: Path, tiny_llama_dir: Path, data: Path, rank: int) -> None:
+    """kill -9 in the middle: torchrun starts the ranks again, they go on, and the end is that of an undisturbed run."""
+    whole = config_in(tmp_path / "whole", tiny_llama_dir, data, train__max_steps=30)
+    assert mft("train", whole, "--nproc", 2).returncode == 0
+    config = config_in(tmp_path / "killed", tiny_llama_dir, data, train__max_steps=30)
+    process = start(config, "--max-restarts", "2")
+    run = tmp_path / "killed" / "run"
+    wait_for_step(run, 5)
+    worker(process.pid, rank).send_signal(signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "going on from" in output
+    assert same_bits(weights(run), weights(tmp_path / "whole" / "run"))
+    assert [record["step"] for record in metrics(run)] == list(range(1, 31))
+
+
+def test_sigterm_saves_and_asks_to_be_started_again(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=3000, train__save_steps=3000)
+    process = start(config)
+    wait_for_step(tmp_path / "run", 3)
+    process.terminate()
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 75, output
+    latest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
+    progress = json.loads((tmp_path / "run" / "checkpoints" / latest / "progress.json").read_text())
+    assert 3 <= progress["step"] < 3000
+    assert output.count("Go on with: mft train") == 1 and "Traceback" not in output
+
+
+def test_a_rank_that_hangs_is_named(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=3000, train__save_steps=3000)
+    process = start(config, "backend.timeout_seconds=5")
+    wait_for_step(tmp_path / "run", 3)
+    worker(process.pid, 1).suspend()
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode != 0
+    assert "rank 1 has not come to it, and was last seen in" in output
+
+
+def test_the_published_launch_line_works(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    from tests.integration.test_published_config import EXAMPLE
+
+    text = json.dumps(
+        {**EXAMPLE, "max_train_steps": 2, "data_paths": [str(data / name) for name in ("squares", "next")]}
+    )
+    (tmp_path / "train.json").write_text(
+        text.replace("OUT", str(tmp_path / "run")).replace("MODEL", str(tiny_llama_dir))
+    )
+    line = ["accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    arguments = [
+        "-m",
+        "mftcoder",
+        "train",
+        "--train_config",
+        str(tmp_path / "train.json"),
+        "--distributed_type",
+        "FSDP",
+    ]
+    command = [sys.executable, "-m", *line, "--num_processes=1", *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2

@@ -1,0 +1,30 @@
+"""The command line answers at once and gives each kind of end its exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mftcoder.cli import cli, main
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    code = "import sys, mftcoder.cli; print([m for m in ('torch', 'transformers', 'numpy', 'pydantic', 'rich') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_shows_how_it_is_typed(name: str) -> None:
+    command = cli.commands[name]
+    shown = command.help or ""
+    assert f"mft {name}" in shown, f"mft {name} --help has no example"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "/no/such.yaml"], ["validate", "/no/such.yaml"], ["nonsense"], ["train", "--nope"]]
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
