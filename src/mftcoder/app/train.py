@@ -216,7 +216,8 @@ def _write_run_files(config: RunConfig, store: Store) -> None:
 def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}")
+    ended = f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}"
+    table = Table(title=ended)
     for title in ("task", "before", "after", "best", "lowest", "at step"):
         table.add_column(title, justify="left" if title == "task" else "right")
     for name in config.task_names:
@@ -224,5 +225,5 @@ def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> Non
         step = summary.validation.get("lowest_step", {}).get(name)
         shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
         table.add_row(name, *shown, "-" if step is None else f"{step:,.0f}")
-    console.print(table)
+    console.print(table if summary.validation else ended)
     console.print(f"mft report {config.output_dir}\nmft export {config.output_dir} OUT", highlight=False)
