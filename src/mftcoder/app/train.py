@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
@@ -214,8 +215,6 @@ def _write_run_files(config: RunConfig, store: Store) -> None:
 
 
 def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> None:
-    from rich.table import Table
-
     ended = f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}"
     table = Table(title=ended)
     for title in ("task", "before", "after", "best", "lowest", "at step"):
