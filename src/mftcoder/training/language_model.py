@@ -97,7 +97,9 @@ class LanguageModel:
         trained = (batch.targets.flatten() != -100).nonzero().flatten()
         samples = (batch.position_ids == 0).flatten().cumsum(0)[trained] - 1
         with_router = with_router and self.router is not None
-        output = self._decode(batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {}))
+        output = self._decode(
+            batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
+        )
         hidden, router = output.last_hidden_state, None
         if self.router is not None and with_router:
             router = self.router(output.router_logits, self._to_device(batch.task_ids >= 0))
