@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mftcoder.cli import main
 from tests.integration.test_train_cli import TASKS, metrics, weights, write_config, write_tasks
@@ -180,6 +182,36 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     assert ranks(2, tmp_path, "train", config, *stop_early, "train.max_steps=7", name) == [0] * 2, output(tmp_path)
     assert ranks(1, tmp_path, "train", config, *stop_early, "backend.name=local") == [0], output(tmp_path)
     assert_same_run(tmp_path / "run", whole / "run")
+
+
+def test_copies_of_the_model_in_groups_of_ranks_change_nothing(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any
+) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 4, adapter__type="full")
+    codes = ranks(4, tmp_path, "train", config, "backend.name=fsdp2", "backend.shard_group_size=2")
+    assert codes == [0] * 4, output(tmp_path)
+    assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, adapter: str
+) -> None:
+    """Five of ten steps on two ranks, five on one device; losses as on one device all the way, to what bfloat16 can hold."""
+    fields = {"adapter__type": adapter, "model__dtype": "bfloat16", "train__lr_scheduler_type": "constant"}
+    whole = tmp_path / "whole"
+    config = config_for(whole, tiny_llama_dir, data, 1, train__eval_strategy="no", **fields)
+    assert ranks(1, whole, "train", config) == [0], output(whole)
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, train__eval_strategy="no", **fields)
+    assert ranks(2, tmp_path, "train", config, "train.max_steps=5", "backend.name=fsdp2") == [0, 0], output(tmp_path)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000005"
+    masters = torch.load(checkpoint / "optimizer" / "state.pt")["optimizer"]["masters"]
+    assert masters and all(master.dtype == torch.float32 for master in masters)
+    saved = {tuple(weight.shape) for weight in load_file(next((checkpoint / "model").glob("*.safetensors"))).values()}
+    assert {tuple(master.shape) for master in masters} == saved
+    assert ranks(1, tmp_path, "train", config, "--allow-changes") == [0], output(tmp_path)
+    losses = [[record["loss"] for record in metrics(of)] for of in (tmp_path / "run", whole / "run")]
+    np.testing.assert_allclose(*losses, rtol=5e-3)
 
 
 def test_only_the_first_rank_speaks(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:

@@ -263,8 +263,6 @@ class BackendConfig(Section):
     """How long ranks wait for each other in a step; the run then ends, and says which rank was missing from what."""
     shard_group_size: PositiveInt | None = None
     """fsdp2: how many ranks share one copy of the model (hybrid sharding); default all of them."""
-    cpu_offload: bool = False
-    """fsdp2: keep the shares of weights and moments in the host's memory; slower, and fits larger models."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
     """fsdp2: number format in which gradients are summed over ranks."""
 

@@ -202,7 +202,6 @@ FREE_FIELDS = frozenset(
         "backend.device",
         "backend.init_timeout_seconds",
         "backend.timeout_seconds",
-        "backend.cpu_offload",
         "backend.shard_group_size",
     }
 )

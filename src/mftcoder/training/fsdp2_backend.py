@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
-    CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
-    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -65,7 +63,7 @@ class Fsdp2Backend(ProcessGroup):
         for parameter in model.module.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        mesh, offload = self._mesh(), CPUOffloadPolicy() if self._config.cpu_offload else OffloadPolicy()
+        mesh = self._mesh()
         low = self._dtype != torch.float32
         precision = MixedPrecisionPolicy(
             param_dtype=self._dtype if low else None,
@@ -73,8 +71,8 @@ class Fsdp2Backend(ProcessGroup):
             cast_forward_inputs=False,
         )
         for layer in model.decoder_layers():
-            fully_shard(layer, mesh=mesh, mp_policy=precision, offload_policy=offload)
-        fully_shard(self._root, mesh=mesh, mp_policy=precision, offload_policy=offload, reshard_after_forward=False)
+            fully_shard(layer, mesh=mesh, mp_policy=precision)
+        fully_shard(self._root, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
         for part in self._root.modules():
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)  # sums, not means

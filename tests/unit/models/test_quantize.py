@@ -12,11 +12,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mftcoder.config.load import parse_config
 from mftcoder.config.schema import AdapterConfig, ModelConfig, RunConfig
 from mftcoder.errors import ConfigError, ModelError
+from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, load_adapter, save_adapter, trainable_parameters
 from mftcoder.models.load import load_folder, load_model
 from mftcoder.models.memory import weight_bytes
 from mftcoder.models.resolve import count_parameters, resolve_model
 from mftcoder.models.source import merged_in_memory
+from mftcoder.training.language_model import LanguageModel
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 
@@ -91,6 +93,16 @@ def test_additions_get_the_same_gradients_with_and_without_checkpointing(
         gradients.append([parameter.grad for _, parameter in trainable_parameters(module)])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
     assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_packed_samples_are_seen_to_be_kept_apart(tiny_llama_dir: Path, quantization: str, dtype: str) -> None:
+    attention.register()
+    model = load(tiny_llama_dir, quantization, dtype)
+    model.set_attn_implementation("segments")
+    LanguageModel(model, attn_implementation="segments", num_tasks=1).verify()
 
 
 @needs_bitsandbytes
