@@ -6,7 +6,6 @@ read hostile input (`#include "/etc/shadow"`), and may only start processes in a
 
 import os
 import selectors
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,13 +43,14 @@ def run_plan(plan: Plan, limits: Limits, zygote: ZygoteHandle) -> ExecutionResul
         zygote,
         memory,
         seconds=limits.seconds,
+        wall_seconds=limits.wall_seconds,
         kept_bytes=limits.output_kb << 10,
         plan=plan,
         may_fork=False,
     )
     zygote.write({}, keep=())
     stdout, stderr, proof = output.texts
-    status = _verdict(output, proof.decode(errors="replace").strip() == plan.key, stderr)
+    status = _verdict(output, limits.seconds, proof.decode(errors="replace").strip() == plan.key, stderr)
     exit_code = output.end.exit_code if output.end.ended else None
     return ExecutionResult(status, exit_code, _text(stdout), _text(stderr), output.seconds)
 
@@ -64,6 +64,7 @@ def _compile(step: Step, deadline: float, limits: Limits, plan: Plan, zygote: Zy
         zygote,
         _COMPILER_LIMITS,
         seconds=left,
+        wall_seconds=left,
         kept_bytes=limits.output_kb << 10,
         plan=plan,
         may_fork=True,
@@ -81,6 +82,7 @@ def _execute(
     limits: Limits,
     *,
     seconds: float,
+    wall_seconds: float,
     kept_bytes: int,
     plan: Plan,
     may_fork: bool,
@@ -104,7 +106,7 @@ def _execute(
         for descriptor in (silence, *(writer for _, writer in pipes)):
             os.close(descriptor)
         started = time.monotonic()
-        texts, late = _read_all(ours, started + seconds, kept_bytes)
+        texts, late = _read_all(ours, started + wall_seconds, kept_bytes)
         return _Output(texts, late, zygote.end(clear=False, patience=0.0 if late else 0.5), time.monotonic() - started)
     finally:
         for descriptor in ours:
@@ -129,9 +131,9 @@ def _read_all(descriptors: Sequence[int], deadline: float, kept_bytes: int) -> t
     return tuple(bytes(text) for text in kept.values()), False
 
 
-def _verdict(output: _Output, proved: bool, stderr: bytes) -> Status:
+def _verdict(output: _Output, seconds: float, proved: bool, stderr: bytes) -> Status:
     code = output.end.exit_code
-    if output.late or code == -signal.SIGXCPU:
+    if output.late or output.end.is_out_of_time(seconds):
         return "timeout"
     if proved and code == 0:
         return "passed"

@@ -95,7 +95,7 @@ class Confinement:
 
     def _limit(self, limits: Mapping[str, Any]) -> None:
         wanted = {
-            resource.RLIMIT_CPU: math.ceil(limits["seconds"]) + 1,
+            resource.RLIMIT_CPU: math.ceil(limits["seconds"]),
             resource.RLIMIT_DATA: limits["memory_mb"] * _MEGABYTE,
             resource.RLIMIT_AS: limits["address_mb"] * _MEGABYTE,
             resource.RLIMIT_FSIZE: limits["file_mb"] * _MEGABYTE,

@@ -106,12 +106,14 @@ def run_javascript(
         os.close(silence)
         started = time.monotonic()
         candidate = _Lines(here)
-        candidate.deadline = judge.lines.deadline = started + limits.seconds
+        candidate.deadline = judge.lines.deadline = started + limits.wall_seconds
         status, detail = _judged(program, candidate, judge)
         seconds = time.monotonic() - started
     end = zygote.end()
     if status == "failed" and end.memory_killed:
         status = "out_of_memory"
+    elif status == "failed" and end.is_out_of_time(limits.seconds):
+        status = "timeout"
     return ExecutionResult(status, end.exit_code if end.ended else None, "", detail, seconds)
 
 

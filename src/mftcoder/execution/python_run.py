@@ -36,11 +36,11 @@ def run_python(program: Program, limits: Limits, zygote: ZygoteHandle) -> Execut
         zygote.fork(there, limits)
         channel = Channel(here, limit=_ANSWER_LIMIT)
         started = time.monotonic()
-        status, detail = _judged(channel, program, limits.seconds)
+        status, detail = _judged(channel, program, limits.wall_seconds)
         seconds = time.monotonic() - started
     end = zygote.end()
     if status == "failed" and not detail:
-        status, detail = _how_it_died(end)
+        status, detail = _how_it_died(end, limits)
     return ExecutionResult(status, end.exit_code if end.ended else None, "", detail, seconds)
 
 
@@ -63,11 +63,11 @@ def _judged(channel: Channel, program: Program, seconds: float) -> tuple[Status,
         return "failed", f"{type(error).__name__}: {error}"[:500]
 
 
-def _how_it_died(end: RunEnd) -> tuple[Status, str]:
+def _how_it_died(end: RunEnd, limits: Limits) -> tuple[Status, str]:
     if end.memory_killed:
         return "out_of_memory", "killed for its memory"
-    if end.exit_code == -signal.SIGXCPU:
-        return "timeout", "its processor time was over"
+    if end.is_out_of_time(limits.seconds):
+        return "timeout", f"more than {limits.seconds:g} seconds of the processor"
     return "failed", f"the program ended before its tests did (exit code {end.exit_code})"
 
 

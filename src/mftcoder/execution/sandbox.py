@@ -33,7 +33,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Sizes are megabytes; `seconds` is wall time of the run, after compilation."""
+    """What one program may use. Sizes are megabytes; `seconds` are of the processor, after compilation.
+
+    Wall time may be three times that: a busy machine must not fail an answer, and one that sleeps must end.
+    """
 
     seconds: float = 10.0
     memory_mb: int = 1024
@@ -41,6 +44,11 @@ class Limits:
     processes: int = 128
     compile_seconds: float = 60.0
     output_kb: int = 64  # of stdout and of stderr, kept; what comes after is thrown away
+
+    @property
+    def wall_seconds(self) -> float:
+        """The longest a run may take."""
+        return 3.0 * self.seconds
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _only_descriptors(kept: list[int]) -> None:
 
 
 def main() -> None:
-    """`python -m mftcoder.execution.zygote FD SETTINGS`, where SETTINGS is JSON for `Confinement`."""
+    """Serve on the descriptor that is the first argument; the second is JSON for `Confinement`."""
     control = Channel(socket.socket(fileno=int(sys.argv[1])))
     if kernel.is_supported():
         kernel.die_with_parent()
@@ -188,7 +188,3 @@ def main() -> None:
     groups = [str(folder) for folder in confinement.group.folders] if confinement.group else []
     control.send({"covers": confinement.covers, "groups": groups})
     Zygote(control, confinement).serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ fault and never the program's.
 
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mftcoder
 from mftcoder.execution import cgroups
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
 from mftcoder.execution.sandbox import Limits
@@ -27,6 +29,10 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
+
+
+# The package may have been found by PYTHONPATH, which the clean environment does not have.
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from mftcoder.execution.zygote import main; main()"
 
 
 class ZygoteLostError(Exception):
@@ -52,6 +58,12 @@ class RunEnd:
     cpu_seconds: float = 0.0
     memory_killed: bool = False
 
+    def is_out_of_time(self, seconds: float) -> bool:
+        """True if the kernel ended it for its processor time."""
+        return (
+            self.ended and self.exit_code in (-signal.SIGXCPU, -signal.SIGKILL) and self.cpu_seconds >= 0.95 * seconds
+        )
+
 
 class ZygoteHandle:
     """A running fork server."""
@@ -59,7 +71,17 @@ class ZygoteHandle:
     def __init__(self, settings: SlotSettings, preload: Sequence[str] = ()):
         here, there = pair()
         arguments = {**vars(settings), "preload": list(preload)}
-        command = [sys.executable, "-P", "-s", "-B", "-W", "ignore", "-m", "mftcoder.execution.zygote"]
+        command = [
+            sys.executable,
+            "-P",
+            "-s",
+            "-B",
+            "-W",
+            "ignore",
+            "-c",
+            _START,
+            str(Path(mftcoder.__file__).parents[1]),
+        ]
         with there:
             self.process = subprocess.Popen(
                 [*command, str(there.fileno()), json.dumps(arguments)],
