@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/mft demo --out demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check
