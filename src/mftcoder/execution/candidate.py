@@ -6,7 +6,6 @@ only change its own answers. Imports as little as it can: every program is a for
 """
 
 import operator
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -48,12 +47,15 @@ class _Objects:
 
 
 def serve(channel: Channel) -> None:
-    """Run the program that comes first on the channel, then answer questions until the judge hangs up."""
+    """Run the program that comes first on the channel, answer the questions with it, then others until the judge hangs up."""
     names: dict[str, Any] = {}
     objects = _Objects(names)
     try:
-        source = channel.receive()
-        channel.send(_attempt(lambda: _execute(source, names)))
+        request = channel.receive()
+        loaded = _attempt(lambda: _execute(request["source"], names))
+        script = request["script"] if "answer" in loaded else []
+        answers = [_attempt(lambda question=question: _answer(question, objects)) for question in script]  # type: ignore[misc]
+        channel.send({"loaded": loaded, "script": answers})
         while True:
             question = channel.receive()
             channel.send(_attempt(lambda question=question: _answer(question, objects)))  # type: ignore[misc]
@@ -62,10 +64,7 @@ def serve(channel: Channel) -> None:
 
 
 def _execute(source: str, names: dict[str, Any]) -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        code = compile(source, "<candidate>", "exec")
-    exec(code, names)
+    exec(compile(source, "<candidate>", "exec"), names)
     return []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 _LENGTH = struct.Struct("!I")
 _MAX_DESCRIPTORS = 8
+_CHUNK = 1 << 16
 _encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
@@ -29,6 +30,7 @@ class Channel:
     def __init__(self, end: socket.socket, *, limit: int = 64 << 20):
         self.socket = end
         self.limit = limit
+        self._buffer = b""
 
     def send(self, value: Any, descriptors: Sequence[int] = ()) -> None:
         """Send one message; ChannelClosedError if nobody is there."""
@@ -44,34 +46,44 @@ class Channel:
 
     def receive(self) -> Any:
         """The next message."""
-        return json.loads(self._read(_LENGTH.unpack(self._read(_LENGTH.size))[0]))
+        self._fill(_LENGTH.size)
+        size = _LENGTH.unpack_from(self._buffer)[0]
+        if size > self.limit:
+            raise MessageTooLargeError(f"a message of {size} bytes; the limit is {self.limit}")
+        self._fill(_LENGTH.size + size)
+        message = self._buffer[_LENGTH.size : _LENGTH.size + size]
+        self._buffer = self._buffer[_LENGTH.size + size :]
+        return json.loads(message)
 
     def receive_with_descriptors(self) -> tuple[Any, list[int]]:
-        """The next message and the file descriptors sent with it."""
-        head, descriptors, _, _ = socket.recv_fds(self.socket, _LENGTH.size, _MAX_DESCRIPTORS)
-        if not head:
-            raise ChannelClosedError
-        head += self._read(_LENGTH.size - len(head)) if len(head) < _LENGTH.size else b""
-        return json.loads(self._read(_LENGTH.unpack(head)[0])), descriptors
+        """The next message and the file descriptors sent with it. The other side sends one message at a time."""
+        descriptors: list[int] = []
+        while not self._buffer:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, _CHUNK, _MAX_DESCRIPTORS)
+            if not data:
+                raise ChannelClosedError
+            self._buffer = data
+        return self.receive(), descriptors
 
     def close(self) -> None:
         """Hang up."""
         self.socket.close()
 
-    def _read(self, size: int) -> bytes:
-        if size > self.limit:
-            raise MessageTooLargeError(f"a message of {size} bytes; the limit is {self.limit}")
-        chunks: list[bytes] = []
-        while size:
+    def _fill(self, size: int) -> None:
+        """Read until the buffer holds `size` bytes: mostly one read a message."""
+        if len(self._buffer) >= size:
+            return
+        chunks, missing = [self._buffer], size - len(self._buffer)
+        while missing > 0:
             try:
-                chunk = self.socket.recv(min(size, 1 << 20))
+                chunk = self.socket.recv(_CHUNK)
             except ConnectionError as error:
                 raise ChannelClosedError from error
             if not chunk:
                 raise ChannelClosedError
             chunks.append(chunk)
-            size -= len(chunk)
-        return b"".join(chunks)
+            missing -= len(chunk)
+        self._buffer = b"".join(chunks)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

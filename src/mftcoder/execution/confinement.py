@@ -32,6 +32,9 @@ class Confinement:
     filters: bool = False  # system call filters
     group: Cgroup | None = None
     covers: list[str] = field(default_factory=list)
+    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    _limits: list[tuple[int, int]] = field(default_factory=list)
+    _ready_filters: dict[tuple[bool, bool], bytes] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, level: str, scratch: str, uid: int | None, readable: Sequence[str]) -> "Confinement":
@@ -41,6 +44,12 @@ class Confinement:
         if kernel.is_supported():
             walls.group = Cgroup.create(_MAX_PROCESSES)
             walls.filters = True
+            walls._ready_filters = {
+                (command, may_fork): seccomp.program(
+                    may_fork=may_fork, may_signal=seccomp.EVERYONE if command else seccomp.NOBODY
+                )
+                for command, may_fork in ((False, False), (True, False), (True, True))
+            }
             walls.covers += ["memory and number of all processes (control group)"] if walls.group else []
             walls.covers += ["new processes and foreign system calls (seccomp)"]
         if level == "namespaces":
@@ -67,33 +76,9 @@ class Confinement:
             self.covers.append("files (Landlock)")
 
     def ready(self, limits: Mapping[str, Any]) -> None:
-        """Prepare for a program with these limits. Called in the zygote."""
+        """Prepare for a program with these limits. Called in the zygote: each step spared in the child is spared for every program."""
         if self.group:
             self.group.limit_memory(limits["memory_mb"] + _ZYGOTE_MB)
-
-    def enter(self, limits: Mapping[str, Any], *, may_fork: bool) -> None:
-        """Confine this process for good. Called in the child, before foreign code."""
-        self._limit(limits)
-        if self.group:
-            Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel kills the program before its zygote
-        os.setsid()  # its process group would else be ours: kill(0) would reach us
-        if not kernel.is_supported():
-            return
-        if self.uid is not None:
-            os.setgroups([])
-            os.setresgid(self.uid, self.uid, self.uid)
-            os.setresuid(self.uid, self.uid, self.uid)
-        elif os.geteuid() == 0:
-            kernel.drop_capabilities()
-        kernel.die_with_parent()
-        kernel.no_new_privileges()
-        if self.rules is not None:
-            landlock.restrict(self.rules)
-        if self.filters:
-            own_pid = None if self.clone_flags & kernel.CLONE_NEWPID else os.getpid()
-            seccomp.install(seccomp.program(may_fork=may_fork, own_pid=own_pid))
-
-    def _limit(self, limits: Mapping[str, Any]) -> None:
         wanted = {
             resource.RLIMIT_CPU: math.ceil(limits["seconds"]),
             resource.RLIMIT_DATA: limits["memory_mb"] * _MEGABYTE,
@@ -104,10 +89,35 @@ class Confinement:
         }
         if self.uid is not None:
             wanted[resource.RLIMIT_NPROC] = limits["processes"]
-        for name, value in wanted.items():
-            hard = resource.getrlimit(name)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        hard = {name: resource.getrlimit(name)[1] for name in wanted}
+        self._limits = [(name, value if hard[name] < 0 else min(value, hard[name])) for name, value in wanted.items()]
+
+    def enter(self, *, command: bool, may_fork: bool = False) -> None:
+        """Confine this process for good. Called in the child, before foreign code: a command that is executed, or a Python fork."""
+        for name, value in self._limits:
             resource.setrlimit(name, (value, value))
+        if self.group:
+            _kill_me_first()
+        os.setsid()  # its process group would else be ours: kill(0) would reach us
+        if not self.filters:
+            return
+        if self.uid is not None:
+            os.setgroups([])
+            os.setresgid(self.uid, self.uid, self.uid)
+            os.setresuid(self.uid, self.uid, self.uid)
+        elif self.is_root:
+            kernel.drop_capabilities()
+        kernel.die_with_parent()
+        kernel.no_new_privileges()
+        if self.rules is not None:
+            landlock.restrict(self.rules)
+        seccomp.install(self._filter(command, may_fork))
+
+    def _filter(self, command: bool, may_fork: bool) -> bytes:
+        """Runtimes signal their own threads; a Python fork has no use for signals, so its filter is the same for all."""
+        if command and not self.clone_flags & kernel.CLONE_NEWPID:
+            return seccomp.program(may_fork=may_fork, may_signal=os.getpid())
+        return self._ready_filters[command, may_fork]
 
     def clear(self, keep: Sequence[str] = ()) -> None:
         """Empty the scratch folder, but for the names in `keep`."""
@@ -139,6 +149,13 @@ class Confinement:
     def memory_killed(self) -> bool:
         """True if the kernel killed the last program for its memory."""
         return self.group is not None and self.group.new_kills() > 0
+
+
+def _kill_me_first() -> None:
+    """Out of memory, the kernel kills the program before its zygote."""
+    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(descriptor, b"1000")
+    os.close(descriptor)
 
 
 def _children() -> list[int]:

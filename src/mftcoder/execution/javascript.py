@@ -21,7 +21,8 @@ from mftcoder.execution.sandbox import ExecutionResult, Limits, Program, Status
 from mftcoder.execution.toolchains import Toolchain, output_of
 from mftcoder.execution.zygote_handle import ENVIRONMENT, ZygoteHandle
 
-_ANSWER_LIMIT = 32 << 20
+_ANSWER_LIMIT = 8 << 20
+_HUNG_UP = "the program ended before its tests did"
 _SOURCES = Path(str(files("mftcoder.execution")))
 
 
@@ -109,7 +110,7 @@ def run_javascript(
         candidate.deadline = judge.lines.deadline = started + limits.wall_seconds
         status, detail = _judged(program, candidate, judge)
         seconds = time.monotonic() - started
-    end = zygote.end()
+    end = zygote.end(patience=1.0 if detail == _HUNG_UP else 0.0)
     if status == "failed" and end.memory_killed:
         status = "out_of_memory"
     elif status == "failed" and end.is_out_of_time(limits.seconds):
@@ -122,7 +123,7 @@ def _judged(program: Program, candidate: _Lines, judge: JavaScriptJudge) -> tupl
     try:
         candidate.send(json.dumps(program.files["candidate"]).encode() + b"\n")
     except (EOFError, TimeoutError):
-        return "failed", "the program ended before its tests did"
+        return "failed", _HUNG_UP
     judge.lines.send(
         json.dumps({role: program.files[role] for role in ("helpers", "tests", "entry_point")}).encode() + b"\n"
     )
@@ -140,4 +141,4 @@ def _judged(program: Program, candidate: _Lines, judge: JavaScriptJudge) -> tupl
         return "timeout", "no verdict in time"
     except EOFError:
         judge.close()
-        return "failed", "the program ended before its tests did"
+        return "failed", _HUNG_UP

@@ -11,7 +11,8 @@ import dis
 import functools
 import importlib
 import warnings
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from types import CodeType
 from typing import Any
 
@@ -26,22 +27,39 @@ class CandidateError(Exception):
     """The candidate's program raised, and the exception is no built-in one."""
 
 
-class Judge:
-    """One run of one candidate against its tests."""
+class OtherQuestionsError(BaseException):
+    """The tests ask this candidate something else than they asked one before; it must be run anew, without a script."""
 
-    def __init__(self, channel: Channel):
+
+Question = dict[str, Any]
+
+
+class Judge:
+    """One run of one candidate against its tests.
+
+    Most tests ask every candidate the same questions. So those that a candidate before was asked (`script`) go along with the
+    program, all at once, and are answered at once: one journey for all, where each would cost the processes two switches.
+    A script holds arguments only, never what the tests expect.
+    """
+
+    def __init__(self, channel: Channel, script: Sequence[Question] = ()):
         self.channel = channel
-        self.lost = False  # a test that catches everything must not take the candidate's death for an answer
+        self.script = script
+        self.asked: list[Question] = []
+        self.ahead: deque[dict[str, Any]] = deque()  # answers to what is left of the script
+        self.lost: BaseException | None = None  # a test that catches everything must not take this for an answer
 
     def run(self, candidate: str, tests: str, entry_point: str) -> None:
         """Execute the candidate there and the tests here; whatever the tests raise is raised."""
         code, open_names = _compiled(tests, entry_point)
-        self.channel.send(candidate)
+        self.channel.send({"source": candidate, "script": list(self.script)})
         names: dict[str, Any] = {name: _library_or(name, self) for name in open_names}
-        self._result()
+        reply = self._receive()
+        self.ahead.extend(reply["script"])
+        _answer_of(reply["loaded"])
         exec(code, names)
         if self.lost:
-            raise ChannelClosedError
+            raise self.lost
 
     def ask(self, operation: str, target: int | str, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
         """Have the candidate's process do `operation`; changed lists, dicts and sets are changed here too."""
@@ -52,26 +70,37 @@ class Judge:
             "arguments": sent,
             "named": encode(named or {}, _reference_of),
         }
-        try:
-            self.channel.send(question)
-        except ChannelClosedError:
-            self.lost = True
-            raise
-        answer = self._result()
+        answer = _answer_of(self._ahead(question) or self._send(question))
         if len(answer) > 1:
             for here, there in zip(arguments, answer[1], strict=True):
                 _copy_back(here, decode(there, self._stand_in))
         return decode(answer[0], self._stand_in)
 
-    def _result(self) -> list[Any]:
+    def _ahead(self, question: Question) -> dict[str, Any] | None:
+        """The answer that has come with the script, if this question was next in it."""
+        number = len(self.asked)
+        self.asked.append(question)
+        if number >= len(self.script):
+            return None
+        if self.script[number] != question:
+            self.lost = OtherQuestionsError()
+            raise self.lost
+        return self.ahead.popleft()
+
+    def _send(self, question: Question) -> dict[str, Any]:
         try:
-            reply = self.channel.receive()
-        except (ChannelClosedError, MessageTooLargeError):
-            self.lost = True
+            self.channel.send(question)
+        except ChannelClosedError as error:
+            self.lost = error
             raise
-        if "error" in reply:
-            raise _exception(str(reply["error"]), str(reply.get("message", "")))
-        return reply["answer"]
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            return self.channel.receive()
+        except (ChannelClosedError, MessageTooLargeError) as error:
+            self.lost = error
+            raise
 
     def _stand_in(self, key: Any) -> "StandIn":
         return StandIn(self, int(key))
@@ -134,6 +163,26 @@ def _exception(name: str, message: str) -> Exception:
         except TypeError:  # UnicodeDecodeError and a few more want other arguments
             pass
     return CandidateError(f"{name}: {message}")
+
+
+def _answer_of(reply: dict[str, Any]) -> list[Any]:
+    """What the candidate answered; raises what it raised."""
+    if "error" in reply:
+        raise _exception(str(reply["error"]), str(reply.get("message", "")))
+    return reply["answer"]
+
+
+def can_be_scripted(questions: Sequence[Question]) -> bool:
+    """True if every question is a call of a global name with plain arguments, so that it means the same to every candidate."""
+    return all(
+        q["operation"] == "call" and isinstance(q["target"], str) and not _refers(q["arguments"]) for q in questions
+    )
+
+
+def _refers(wire: Any) -> bool:
+    if isinstance(wire, dict):
+        return wire.get("type") == "reference" or _refers(wire.get("value"))
+    return isinstance(wire, list) and any(map(_refers, wire))
 
 
 def _reference_of(value: object) -> dict[str, Any]:

@@ -28,6 +28,7 @@ _CALLS: Mapping[str, Mapping[str, int]] = {
     "aarch64": {"clone": 220, "capset": 91, "pivot_root": 41, "landlock_create_ruleset": 444, "landlock_add_rule": 445},
 }
 _SHARED_CALLS = {"landlock_restrict_self": 446, "mount_setattr": 442}
+_NUMBERS = {name: ctypes.c_long(n) for name, n in {**_CALLS.get(platform.machine(), {}), **_SHARED_CALLS}.items()}
 
 
 class UnsupportedMachineError(OSError):
@@ -49,10 +50,9 @@ _LIBC = _libc() if sys.platform == "linux" else None
 
 def call(name: str, *arguments: int | bytes | ctypes.Array | ctypes.Structure | None) -> int:
     """The system call `name`; OSError if it fails, UnsupportedMachineError where its number is unknown."""
-    numbers = {**_CALLS.get(platform.machine(), {}), **_SHARED_CALLS}
-    if _LIBC is None or name not in numbers or not is_supported():
+    if _LIBC is None or name not in _NUMBERS:
         raise UnsupportedMachineError(f"{name}: not on {sys.platform} {platform.machine()}")
-    return _checked(name, _LIBC.syscall(ctypes.c_long(numbers[name]), *map(_as_argument, arguments)))
+    return _checked(name, _LIBC.syscall(_NUMBERS[name], *map(_as_argument, arguments)))
 
 
 def _as_argument(value: int | bytes | ctypes.Array | ctypes.Structure | None) -> object:
@@ -92,9 +92,15 @@ def fork_into(flags: int) -> int:
     return child
 
 
-def prctl(option: int, *arguments: int) -> None:
-    """`prctl(option, ...)`, the rest filled with zeros."""
-    libc_call("prctl", option, *arguments, *[0] * (4 - len(arguments)))
+if _LIBC is not None:
+    _LIBC.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
+def prctl(option: int, first: int = 0, second: int = 0) -> None:
+    """`prctl(option, ...)`, the rest zeros."""
+    if _LIBC is None:
+        raise UnsupportedMachineError(f"prctl: not on {sys.platform}")
+    _checked("prctl", _LIBC.prctl(option, first, second, 0, 0))
 
 
 def no_new_privileges() -> None:

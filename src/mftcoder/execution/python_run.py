@@ -7,16 +7,16 @@ their end in this process; nothing the candidate's process says about itself, le
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from mftcoder.execution.channel import Channel, ChannelClosedError, MessageTooLargeError, pair
-from mftcoder.execution.judge import Judge
+from mftcoder.execution.judge import Judge, OtherQuestionsError, Question, can_be_scripted
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program, Status
 from mftcoder.execution.zygote_handle import RunEnd, ZygoteHandle
 
-_ANSWER_LIMIT = 32 << 20  # bytes of one answer
+_ANSWER_LIMIT = 8 << 20  # bytes of one answer
 _NUMPY = re.compile(r"\b(numpy|np)\b")
 
 
@@ -31,26 +31,47 @@ def preload_for(program: Program) -> tuple[str, ...]:
 
 def run_python(program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
     """Run the tests against the candidate."""
+    key = program.files["tests"], program.files["entry_point"]
+    try:
+        return _run_once(program, limits, zygote, _scripts.get(key, ()))
+    except OtherQuestionsError:
+        return _run_once(program, limits, zygote, ())
+
+
+# What tests asked a candidate that passed them; theirs alone, and only in this process.
+_scripts: dict[tuple[str, str], Sequence[Question]] = {}
+
+
+def _run_once(program: Program, limits: Limits, zygote: ZygoteHandle, script: Sequence[Question]) -> ExecutionResult:
     here, there = pair()
     with here:
         zygote.fork(there, limits)
-        channel = Channel(here, limit=_ANSWER_LIMIT)
         started = time.monotonic()
-        status, detail = _judged(channel, program, limits.wall_seconds)
+        judge = Judge(Channel(here, limit=_ANSWER_LIMIT), script)
+        try:
+            status, detail = _judged(judge, program, limits.wall_seconds)
+        except OtherQuestionsError:
+            zygote.end()
+            raise
         seconds = time.monotonic() - started
-    end = zygote.end()
-    if status == "failed" and not detail:
+    hung_up = status == "failed" and not detail
+    end = zygote.end(patience=1.0 if hung_up else 0.0)  # its end comes a moment after its descriptors close
+    if hung_up:
         status, detail = _how_it_died(end, limits)
     return ExecutionResult(status, end.exit_code if end.ended else None, "", detail, seconds)
 
 
-def _judged(channel: Channel, program: Program, seconds: float) -> tuple[Status, str]:
+def _judged(judge: Judge, program: Program, seconds: float) -> tuple[Status, str]:
     """The verdict; failed without a detail when the candidate's process hung up."""
     candidate, tests, entry_point = (program.files[role] for role in ("candidate", "tests", "entry_point"))
     try:
         with _deadline(seconds):
-            Judge(channel).run(candidate, tests, entry_point)
+            judge.run(candidate, tests, entry_point)
+        if (tests, entry_point) not in _scripts and can_be_scripted(judge.asked):
+            _scripts[tests, entry_point] = judge.asked
         return "passed", ""
+    except OtherQuestionsError:
+        raise
     except _DeadlinePassed:
         return "timeout", f"no verdict within {seconds:g} seconds"
     except ChannelClosedError:

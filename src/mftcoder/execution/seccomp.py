@@ -92,8 +92,12 @@ def _refuse_clone(number: int, *, may_fork: bool) -> bytes:
     return _step(_EQUAL, number, 0, len(body) // 8 + 1) + body + _step(_LOAD, _NUMBER)
 
 
-def program(*, may_fork: bool, own_pid: int | None) -> bytes:
-    """The filter. `own_pid` is the only process that may be signalled; None leaves signals to the process namespace."""
+EVERYONE = -1
+NOBODY = 0
+
+
+def program(*, may_fork: bool, may_signal: int) -> bytes:
+    """The filter. `may_signal` is the only process that may be signalled, or EVERYONE (in a process namespace), or NOBODY."""
     machine = platform.machine()
     column = ("x86_64", "aarch64").index(machine)
     refused = [row[column] for row in _CALLS.values()]
@@ -107,8 +111,8 @@ def program(*, may_fork: bool, own_pid: int | None) -> bytes:
     steps += _refuse_calls([_CLONE3[column]], errno.ENOSYS)  # its flags lie behind a pointer; libc falls back to clone
     steps += _refuse_clone(_CLONE[column], may_fork=may_fork)
     steps += _refuse_first_argument(_PRCTL[column], kernel.PR_SET_PDEATHSIG)
-    if own_pid is not None:
-        steps += b"".join(_refuse_unless_first_argument(row[column], own_pid) for row in _SIGNALS.values())
+    if may_signal != EVERYONE:
+        steps += b"".join(_refuse_unless_first_argument(row[column], may_signal) for row in _SIGNALS.values())
     return steps + _step(_RETURN, _ALLOW)
 
 

@@ -72,10 +72,10 @@ class Zygote:
         silence = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(silence, number)
-        self.confinement.enter(request["limits"], may_fork=False)
+        self.confinement.enter(command=False)
         _only_descriptors([descriptor])
         sys.stdout = sys.stderr = _Nowhere()
-        candidate.serve(Channel(socket.socket(fileno=descriptor)))
+        candidate.serve(Channel(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)))
 
     def _execute(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         """A command; the descriptors become its 0, 1, 2, 3 and so on."""
@@ -87,7 +87,7 @@ class Zygote:
 
     def _become_command(self, request: dict[str, Any], descriptors: list[int]) -> None:
         os.chdir(self.confinement.scratch)
-        self.confinement.enter(request["limits"], may_fork=request["may_fork"])
+        self.confinement.enter(command=True, may_fork=request["may_fork"])
         self.trouble_writer = os.dup2(self.trouble_writer, 120, inheritable=False)
         high = [os.dup2(number, 100 + index, inheritable=False) for index, number in enumerate(descriptors)]
         _only_descriptors([*high, self.trouble_writer])

@@ -41,11 +41,11 @@ def status(pool, program, limits=LIMITS):
         ("def double(x):\n    while True: pass", "timeout"),
         ("import time\ndef double(x): time.sleep(9)", "timeout"),
         ("def double(x): return bytearray(1 << 30)", "out_of_memory"),
-        ("def double(x):\n    print('x' * 100_000_000)\n    return 2 * x", "passed"),
+        ("def double(x):\n    print('x' * 10_000_000)\n    return 2 * x", "passed"),
         ("import sys\ndef double(x): sys.exit(0)", "failed"),
         ("import os\ndef double(x): os._exit(0)", "failed"),
         ("def double(x): return double(x)", "failed"),
-        ("def double(x): return 'x' * (60 << 20)", "failed"),
+        ("def double(x): return 'x' * (9 << 20)", "failed"),
     ],
 )
 def test_each_way_to_end_has_its_name(pool, candidate, expected):
@@ -108,3 +108,32 @@ def test_a_pool_leaves_no_process_and_no_file_behind():
 def test_an_unknown_level_is_refused_with_the_known_ones():
     with pytest.raises(ExecutionError, match="namespaces"):
         Pool("namespace")
+
+
+def test_a_second_candidate_is_judged_by_its_own_answers(pool):
+    """The questions of the first are sent along with the second; its answers and its changes of arguments must count."""
+    tests = "xs = [3, 1, 2]\nsort(xs)\nassert xs == [1, 2, 3]\nassert sort([2, 1]) is None\n"
+    candidates = [
+        "def sort(xs): xs.sort()",
+        "def sort(xs): xs.reverse()",
+        "def sort(xs): xs.sort(); return xs",
+        "def sort(xs): xs.sort()",
+    ]
+    with Pool("process", workers=1) as single:
+        results = single.run([(str(n), python(code, tests, "sort")) for n, code in enumerate(candidates)], LIMITS)
+        assert [result.status for _, result in results] == ["passed", "failed", "failed", "passed"]
+
+
+def test_tests_that_ask_otherwise_each_time_are_judged_rightly(pool):
+    tests = "import random\nfor _ in range(5):\n    n = random.randrange(10**9)\n    assert double(n) == 2 * n\n"
+    with Pool("process", workers=1) as single:
+        candidates = ["def double(x): return 2 * x"] * 3 + ["def double(x): return 0"]
+        results = single.run([(str(n), python(code, tests)) for n, code in enumerate(candidates)], LIMITS)
+        assert [result.status for _, result in results] == ["passed"] * 3 + ["failed"]
+
+
+def test_a_test_that_asks_on_after_a_failed_answer_sees_the_exception_where_it_happened(pool):
+    tests = "try:\n    f(0)\n    assert False\nexcept ZeroDivisionError:\n    pass\nassert f(1) == 1\n"
+    with Pool("process", workers=1) as single:
+        results = single.run([(str(n), python("def f(x): return 1 // x", tests, "f")) for n in range(3)], LIMITS)
+        assert [result.status for _, result in results] == ["passed"] * 3
