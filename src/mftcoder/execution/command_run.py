@@ -30,7 +30,7 @@ class _Output:
 
 def run_plan(plan: Plan, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
     """Build, run, judge."""
-    deadline = time.monotonic() + limits.compile_seconds
+    deadline = time.monotonic() + limits.compile_wall_seconds
     for step in plan.steps:
         failure = _compile(step, deadline, limits, plan, zygote)
         if failure:
@@ -63,7 +63,7 @@ def _compile(step: Step, deadline: float, limits: Limits, plan: Plan, zygote: Zy
         step.command,
         zygote,
         _COMPILER_LIMITS,
-        seconds=left,
+        seconds=limits.compile_seconds,
         wall_seconds=left,
         kept_bytes=limits.output_kb << 10,
         plan=plan,
@@ -72,7 +72,8 @@ def _compile(step: Step, deadline: float, limits: Limits, plan: Plan, zygote: Zy
     if not output.late and output.end.exit_code == 0:
         return None
     stdout, stderr, _ = output.texts
-    why = f"the compiler took more than {limits.compile_seconds:g} seconds\n" if output.late else ""
+    over = output.late or output.end.is_out_of_time(limits.compile_seconds)
+    why = f"the compiler took more than {limits.compile_seconds:g} seconds\n" if over else ""
     return ExecutionResult("compile_error", output.end.exit_code, "", why + _text(stderr) + _text(stdout))
 
 

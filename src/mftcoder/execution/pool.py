@@ -66,7 +66,7 @@ class _Worker:
     def start(self, job: _Job, limits: Limits) -> None:
         """Send a job; may raise ChannelClosedError."""
         job.attempts += 1
-        self.job, self.deadline = job, time.monotonic() + limits.wall_seconds + limits.compile_seconds + _GRACE
+        self.job, self.deadline = job, time.monotonic() + limits.wall_seconds + limits.compile_wall_seconds + _GRACE
         record = {"key": job.key, "language": job.program.language, "files": dict(job.program.files)}
         self.channel.send({**record, "limits": asdict(limits)})
 

@@ -31,6 +31,9 @@ class Program:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
+_WALL = 3.0
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one program may use. Sizes are megabytes; `seconds` are of the processor, after compilation.
@@ -42,13 +45,18 @@ class Limits:
     memory_mb: int = 1024
     file_mb: int = 64
     processes: int = 128
-    compile_seconds: float = 60.0
+    compile_seconds: float = 60.0  # of the processor, for all compilers of a program together
     output_kb: int = 64  # of stdout and of stderr, kept; what comes after is thrown away
 
     @property
     def wall_seconds(self) -> float:
         """The longest a run may take."""
-        return 3.0 * self.seconds
+        return _WALL * self.seconds
+
+    @property
+    def compile_wall_seconds(self) -> float:
+        """The longest a compilation may take."""
+        return _WALL * self.compile_seconds
 
 
 @dataclass(frozen=True)

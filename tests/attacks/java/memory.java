@@ -1,4 +1,4 @@
-// expected: out_of_memory|failed
+// expected: out_of_memory|failed|timeout
 // Takes all memory.
 import java.util.*;
 class Solution {

@@ -1,4 +1,4 @@
-# expected: failed
+# expected: failed|timeout
 # Finds in a second run what the first has left.
 import glob
 

@@ -1,4 +1,4 @@
-# expected: failed|out_of_memory
+# expected: failed|out_of_memory|timeout
 # Takes memory that no limit of one process counts.
 import mmap
 
