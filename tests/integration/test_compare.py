@@ -24,6 +24,10 @@ def test_a_comparison_runs_everything_once_and_writes_its_table(tmp_path: Path, 
     for name in ("compare.md", "compare.html"):
         assert "coba" in (run / name).read_text()
 
+    changed_later = json.loads(config.read_text())
+    fixed = (run / "uniform-seed0" / "compare.yaml").read_text()
+    assert f"max_steps: {changed_later['train']['max_steps']}" in fixed  # a run has its own copy of the config
+
     again = mft(*command)
     assert again.returncode == 0 and again.stdout.count("there already") == 4
     assert json.loads((run / "compare.json").read_text()) == found

@@ -1,7 +1,8 @@
 """`mft compare`: the same data and budget under several balancers and seeds, and each task alone; one table of all of it.
 
-Every run is a `mft train` of its own in a folder below output_dir, so a comparison that was cut short goes on where it stopped:
-finished runs are kept, a started one resumes from its checkpoint. Writes compare.json, compare.md and compare.html.
+Every run is a `mft train` of its own in a folder below output_dir, with a config that is fixed when the comparison starts, so that editing
+the file meanwhile does not mix two comparisons. One that was cut short goes on where it stopped: finished runs are kept, a
+started one resumes from its checkpoint. Writes compare.json, compare.md and compare.html.
 """
 
 import json
@@ -19,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
-from mftcoder.config.load import load_config
+from mftcoder.config.load import dump_yaml, load_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import TrainLoader
 from mftcoder.data.store import prepare as prepare_store
@@ -47,7 +48,6 @@ class PlannedRun:
     method: str | None
     task: str | None
     seed: int
-    overrides: tuple[str, ...]
     config: RunConfig
 
     @property
@@ -73,9 +73,7 @@ def compare_balancers(
     console = Console()
     places = [f"{number}/{len(planned)}" for number in range(1, len(planned) + 1)]
     with ThreadPoolExecutor(jobs) as pool:
-        started = [
-            pool.submit(_run, run, config_path, console, place) for run, place in zip(planned, places, strict=True)
-        ]
+        started = [pool.submit(_run, run, console, place) for run, place in zip(planned, places, strict=True)]
         try:
             for future in started:
                 future.result()
@@ -103,7 +101,7 @@ def plan(
         folder = base.output_path / f"{name}-seed{seed}"
         every = (*overrides, *EVERY_RUN, *own, f"train.seed={seed}", f"output_dir={json.dumps(str(folder))}")
         try:
-            planned.append(PlannedRun(name, method, task, seed, every, load_config(config_path, every)))
+            planned.append(PlannedRun(name, method, task, seed, load_config(config_path, every)))
         except MftError as error:
             problems.extend(error.problems)
 
@@ -163,18 +161,18 @@ def alone_overrides(config: RunConfig, task: str, steps: int, total_steps: int) 
     return own
 
 
-def _run(run: PlannedRun, config_path: Path, console: Console, place: str) -> None:
+def _run(run: PlannedRun, console: Console, place: str) -> None:
     """Train, or find it trained. The output goes to compare.log in the run's folder."""
     label = f"{place} {run.folder.name}"
     if _is_finished(run):
         console.print(f"{label}: there already", highlight=False)
         return
-    log = run.folder / "compare.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log, plan_file = run.folder / "compare.log", run.folder / "compare.yaml"
+    write_text(plan_file, dump_yaml(run.config))
     console.print(f"{label} ...", highlight=False)
     started = time.perf_counter()
     with log.open("ab") as output:
-        command = [sys.executable, "-m", "mftcoder", "train", str(config_path), *run.overrides]
+        command = [sys.executable, "-m", "mftcoder", "train", str(plan_file)]
         code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
     if code == 130:
         raise Interrupted(f"Go on with: {shlex.join(['mft', *sys.argv[1:]])}")
