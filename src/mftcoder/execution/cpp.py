@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mftcoder.execution.plan import PROOF_DESCRIPTOR, Plan, Step
 from mftcoder.execution.sandbox import Program
-from mftcoder.execution.toolchains import Toolchain, cached, output_of
+from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
 
 # The import header of the reference harness, precompiled.
 HEADER = (
@@ -83,7 +83,17 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
             Step({"candidate.cpp": candidate}, ("/bin/sh", "-c", hide, "sh", gxx, *FLAGS, *include)),
             Step(
                 {"tests.cpp": tests},
-                (gxx, *FLAGS, *include, "tests.cpp", "candidate.o", "-o", "program", *_libraries(candidate)),
+                (
+                    gxx,
+                    *FLAGS,
+                    *include,
+                    "tests.cpp",
+                    "candidate.o",
+                    "-o",
+                    "program",
+                    *fast_linker(),
+                    *_libraries(candidate),
+                ),
                 keep=("candidate.o",),
             ),
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.plan import PROOF_DESCRIPTOR, Plan, Step
 from mftcoder.execution.sandbox import Program
-from mftcoder.execution.toolchains import Toolchain, cached, output_of
+from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
 
 _FLAGS = ("--edition", "2021", "--cap-lints", "allow", "-C", "debuginfo=0", "-C", "codegen-units=1")
 _REGISTRY = "/usr/share/cargo/registry"  # where Debian's librust-*-dev packages put their sources
@@ -79,7 +79,7 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
         "candidate=libcandidate.rlib",
         "-o",
         "program",
-        *_linker(toolchain),
+        *(part for flag in fast_linker() for part in ("-C", f"link-arg={flag}")),
         "tests.rs",
     )
     steps = (
@@ -92,10 +92,6 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
 def _externs(cache: str) -> tuple[str, ...]:
     listed = Path(cache, "externs").read_text().split()
     return tuple(argument for name in listed for argument in ("--extern", name))
-
-
-def _linker(toolchain: Toolchain) -> tuple[str, ...]:
-    return ("-C", "link-arg=-fuse-ld=mold") if "mold" in toolchain.tools else ()
 
 
 def _published(candidate: str, types: Sequence[str]) -> str:

@@ -38,6 +38,11 @@ def find(tools: tuple[str, ...], install: str, language: str) -> dict[str, str]:
     return {tool: str(path) for tool, path in found.items()}
 
 
+def fast_linker() -> tuple[str, ...]:
+    """The compiler driver's flag for mold, if it is installed: linking is then a matter of milliseconds."""
+    return ("-fuse-ld=mold",) if shutil.which("mold") else ()
+
+
 def output_of(*command: str, environment: Mapping[str, str] | None = None, cwd: str | None = None) -> str:
     """What a trusted command prints; ExecutionError with its last line if it fails."""
     try:
