@@ -215,14 +215,15 @@ def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before(
     assert same_bits(weights(tmp_path / "run"), expected)
 
 
-def test_early_stopping_ends_the_run_and_keeps_the_best(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+def test_early_stopping_ends_a_run_that_gets_no_better(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    """A rate that moves no weight: the validations after steps 2 and 4 are no better than the one before the first step."""
     config = write_config(
-        tmp_path, tiny_llama_dir, data, train__learning_rate=0.5, train__max_steps=40, train__eval_steps=2,
+        tmp_path, tiny_llama_dir, data, train__learning_rate=1e-30, train__max_steps=40, train__eval_steps=2,
         train__early_stopping_patience=2,
     )  # fmt: skip
     assert mft("train", config).returncode == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["stopped_because"] == "early_stopping" and summary["steps"] < 40
+    assert (summary["stopped_because"], summary["steps"], summary["best"]["step"]) == ("early_stopping", 4, 0)
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:

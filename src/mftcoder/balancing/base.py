@@ -50,7 +50,9 @@ class TaskWeights:
         values = np.asarray(self.values, np.float64)
         if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
             raise ValueError(f"task weights must be finite, non-negative and not all zero, not {values}")
-        object.__setattr__(self, "values", values / values.sum())
+        total = values.sum()
+        # Dividing again would move the last bit, and a resumed run reads what was divided before.
+        object.__setattr__(self, "values", values if abs(total - 1) < 1e-12 else values / total)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ class LanguageModel:
                 f"{type(self.causal_lm).__name__} cannot run packed rows with attention '{self.attn_implementation}': "
                 f"{error}. Try model.attn_implementation: sdpa or eager."
             ) from error
+        if not torch.isfinite(alone).all():
+            return  # broken weights show nothing here; the first step names them
         gap = ((packed - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
         # 8-bit layers round their inputs too: a difference in the last place may move one by a step of 1/127.
         coarse = getattr(self.causal_lm, "is_loaded_in_8bit", False)
