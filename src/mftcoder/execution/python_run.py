@@ -55,7 +55,7 @@ def _run_once(program: Program, limits: Limits, zygote: ZygoteHandle, script: Se
             raise
         seconds = time.monotonic() - started
     hung_up = status == "failed" and not detail
-    end = zygote.end(patience=1.0 if hung_up else 0.0)  # its end comes a moment after its descriptors close
+    end = zygote.end(patience=5.0 if hung_up else 0.0)  # its end comes a moment after its descriptors close
     if hung_up:
         status, detail = _how_it_died(end, limits)
     return ExecutionResult(status, end.exit_code if end.ended else None, "", detail, seconds)

@@ -59,10 +59,9 @@ class RunEnd:
     memory_killed: bool = False
 
     def is_out_of_time(self, seconds: float) -> bool:
-        """True if the kernel ended it for its processor time."""
-        return (
-            self.ended and self.exit_code in (-signal.SIGXCPU, -signal.SIGKILL) and self.cpu_seconds >= 0.95 * seconds
-        )
+        """True if the kernel ended it for its processor time, or had begun to when we looked."""
+        killed = not self.ended or self.exit_code in (-signal.SIGXCPU, -signal.SIGKILL)
+        return killed and self.cpu_seconds >= 0.95 * seconds
 
 
 class ZygoteHandle:
