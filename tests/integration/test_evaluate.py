@@ -3,15 +3,22 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.pool import Pool
+
 SHARED = Path(os.environ.get("MFTCODER_SHARED", Path(__file__).parents[2].parent / "shared"))
+ATTACKS = Path(__file__).parents[1] / "attacks/python"
 MINI = Path(__file__).parents[2] / "src/mftcoder/benchmarks/mini.jsonl"
 
 needs_data = pytest.mark.skipif(not (SHARED / "data/humaneval").is_dir(), reason="the benchmarks' data is not here")
@@ -102,6 +109,75 @@ def test_a_killed_run_goes_on_without_running_again_what_is_done(tmp_path):
     after = [json.loads(line) for line in journal.read_text().splitlines()]
     assert after[1 : len(done) + 1] == done  # kept, with their times
     assert len(after) == 1 + len(problems)
+
+
+def test_equal_answers_to_a_problem_run_once(tmp_path):
+    row = rows(MINI)[0]
+    toss = "    import os\n    assert os.urandom(1)[0] % 2\n" + row["canonical_solution"]
+    path = tmp_path / "toss.jsonl"
+    path.write_text((json.dumps({"task_id": row["task_id"], "completion": toss}) + "\n") * 24)
+    mft("evaluate", path, "--task", "mini", "--limit", "1", cwd=tmp_path)
+    [problem] = metrics(tmp_path, "mini_toss")["problems"]
+    assert len(problem["statuses"]) == 24
+    assert len(set(problem["statuses"])) == 1  # else 1 in 8 million
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["namespaces", "process"])
+def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_left(tmp_path, level):
+    if level == "namespaces" and not namespaces_are_there():
+        pytest.skip("no namespaces on this machine")
+    attacks = [path.read_text() for path in sorted(ATTACKS.glob("*.py")) if path.stem != "honest"]
+    row = rows(MINI)[0]
+    path = tmp_path / "attacks.jsonl"
+    completions = [attack.replace("twice", row["entry_point"]) for attack in attacks]
+    path.write_text("".join(json.dumps({"task_id": row["task_id"], "completion": text}) + "\n" for text in completions))
+    before = set(Path("/tmp").iterdir())
+    arguments = ("--task", "mini", "--limit", "1", "--timeout", "1", "--memory-mb", "512", "--sandbox", level)
+    done = mft("evaluate", path, *arguments, cwd=tmp_path)
+    [problem] = metrics(tmp_path, "mini_attacks")["problems"]
+    assert len(problem["statuses"]) == len(attacks) > 20
+    assert not {"passed", "sandbox_error"} & set(problem["statuses"]), done.stderr
+    assert not [path for path in set(Path("/tmp").iterdir()) - before if path.name.startswith("mft-")]
+    assert not [process for process in psutil.process_iter() if str(tmp_path) in " ".join(command_of(process))]
+
+
+def command_of(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_an_interpreter_that_lies_in_the_temporary_folder_is_sandboxed_too(tmp_path):
+    """Programs get a scratch folder of their own elsewhere, so that none can put another interpreter in its place."""
+    if not namespaces_are_there():
+        pytest.skip("no namespaces on this machine")
+    python = Path(tempfile.mkdtemp(dir="/tmp", prefix="interpreter-")) / "environment/bin/python"
+    try:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", python.parents[1]], check=True)
+        site = next(python.parents[1].glob("lib/python*/site-packages"))
+        (site / "real.pth").write_text("\n".join([str(MINI.parents[2]), *site_packages()]) + "\n")
+        problems = rows(MINI)
+        path = write_answers(tmp_path, "mini_right", [row["canonical_solution"] for row in problems])
+        command = [python, "-m", "mftcoder", "evaluate", path, "--sandbox", "namespaces"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert metrics(tmp_path, "mini_right")["scores"]["pass@1"]["value"] == 1.0
+    finally:
+        shutil.rmtree(python.parents[2])
+
+
+def namespaces_are_there():
+    try:
+        Pool("namespaces", workers=1).close()
+    except ExecutionError:
+        return False
+    return True
+
+
+def site_packages():
+    return [path for path in sys.path if path.endswith("site-packages")]
 
 
 def test_an_evaluation_imports_no_torch(tmp_path):

@@ -7,11 +7,12 @@ results, and `results_{task}_{model}.jsonl`, the journal a stopped run goes on f
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -183,20 +184,25 @@ def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, console: C
 def _run(
     programs: dict[str, Program], journal: Journal, pool: Pool, limits: Limits, console: Console, title: str
 ) -> dict[str, ExecutionResult]:
-    """All results; those the journal knows are not run again."""
+    """All results; those the journal knows are not run again, and equal programs run once."""
     prints = {key: program.fingerprint for key, program in programs.items()}
     results = {key: journal.known[key, prints[key]] for key in programs if (key, prints[key]) in journal.known}
     if results:
         console.print(f"{title}: {len(results)} of {len(programs)} programs are already done", highlight=False)
-    waiting = ((key, program) for key, program in programs.items() if key not in results)
-    for key, result in _with_progress(pool.run(waiting, limits), len(programs), len(results), console, title):
+    equal: dict[str, list[str]] = {}
+    for key in programs:
+        if key not in results:
+            equal.setdefault(prints[key], []).append(key)
+    waiting = ((keys[0], programs[keys[0]]) for keys in equal.values())
+    ran = ((key, result) for first, result in pool.run(waiting, limits) for key in equal[prints[first]])
+    for key, result in _with_progress(ran, len(programs), len(results), console, title):
         results[key] = shortened(result)
         journal.add(key, prints[key], results[key])
     return results
 
 
 def _with_progress(
-    results: Iterator[tuple[str, ExecutionResult]], total: int, done: int, console: Console, title: str
+    results: Iterable[tuple[str, ExecutionResult]], total: int, done: int, console: Console, title: str
 ) -> Iterator[tuple[str, ExecutionResult]]:
     columns = (
         TextColumn("{task.description}"),
@@ -255,10 +261,16 @@ def _metrics(work: _Work, results: dict[str, ExecutionResult], pool: Pool, k: Se
 
 def print_scores(scores: Sequence[Score]) -> None:
     """A table on standard output, a row a score."""
-    table = Table(Column("task", no_wrap=True), "model", "score", "value", "95% interval", "problems", "samples")
+    names = ("score", "value", "95% interval", "problems", "n")  # n: samples a problem
+    columns = (
+        Column("task", no_wrap=True),
+        Column("model", min_width=5, overflow="fold"),
+        *(Column(name, no_wrap=True) for name in names),
+    )
+    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for score in scores:
         for item in score.scores:
-            interval = f"{item.low:.4f} to {item.high:.4f}"
+            interval = f"{item.low:.3f}-{item.high:.3f}"
             samples = f"{item.samples_per_problem:g}"
             table.add_row(
                 score.task, score.model, f"pass@{item.k}", f"{item.value:.4f}", interval, str(item.problems), samples

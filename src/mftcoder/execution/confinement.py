@@ -62,9 +62,8 @@ class Confinement:
         return walls
 
     def _enter_namespaces(self, readable: Sequence[str]) -> None:
-        namespaces.enter(self.scratch, readable)
+        self.scratch, self.clone_flags = namespaces.enter(self.scratch, readable), kernel.CLONE_NEWPID
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # programs may have our user id: nothing of ours is theirs to read
-        self.scratch, self.clone_flags = namespaces.SCRATCH, kernel.CLONE_NEWPID
         self.covers += namespaces.COVERS
 
     def _wall_off_files(self, readable: Sequence[str]) -> None:

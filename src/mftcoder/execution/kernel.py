@@ -7,9 +7,11 @@ seccomp.py, landlock.py, filesystem.py and zygote.py. Numbers are from the kerne
 import ctypes
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -22,6 +24,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 SECCOMP_MODE_FILTER = 2
+_CAP_CHOWN, _CAP_SETGID, _CAP_SETUID = 0, 6, 7
 
 _CALLS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {"clone": 56, "capset": 126, "pivot_root": 155, "landlock_create_ruleset": 444, "landlock_add_rule": 445},
@@ -131,6 +134,15 @@ def make_read_only(target: str) -> None:
 
     wanted = Attributes(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, 0)
     call("mount_setattr", AT_FDCWD, target.encode(), AT_RECURSIVE, wanted, ctypes.sizeof(wanted))
+
+
+def may_switch_users() -> bool:
+    """True with the capabilities to become another user and to give it files; root in a container may lack them."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return False
+    effective = int(re.findall(r"^CapEff:\s*(\w+)", status.read_text(), re.MULTILINE)[0], 16)
+    return all(effective >> number & 1 for number in (_CAP_CHOWN, _CAP_SETGID, _CAP_SETUID))
 
 
 def drop_capabilities() -> None:

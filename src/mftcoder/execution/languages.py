@@ -62,7 +62,7 @@ LANGUAGES: Mapping[str, Language] = {
             "Rust",
             "rs",
             ("rustc", "cargo"),
-            "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev",
+            "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev librust-aho-corasick-dev librust-memchr-dev",
             "rust",
             "mftcoder.execution.rust",
         ),

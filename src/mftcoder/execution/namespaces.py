@@ -7,27 +7,26 @@ container around us refuses. Source: namespaces(7), pivot_root(2), mount_setattr
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from mftcoder.execution import kernel
 
 COVERS = (
     "network (none)",
-    "files (a read-only root without the user's, a private /tmp in memory)",
+    "files (a read-only root without the user's, a private scratch folder in memory)",
     "other processes (none visible)",
     "shared memory and sockets of others",
 )
-SCRATCH = "/tmp"
 _WORLD = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
 _SCRATCH_OPTIONS = "size=512m,nr_inodes=16384,mode=0700"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 
 
-def enter(root: str, readable: Iterable[str]) -> None:
-    """Move this process into a new world whose root is built on the empty folder `root`. Only the new process returns.
+def enter(root: str, readable: Sequence[str]) -> str:
+    """Move this process into a new world whose root is built on the empty folder `root`; its scratch folder.
 
-    The old one waits for it and ends with it: whoever was the first of a process namespace must stay, for all in it die with it.
+    Only the new process returns. The old one waits for it and ends with it: whoever was the first of a process namespace must stay, for all in it die with it.
     """
     _unshare()
     child = os.fork()
@@ -39,9 +38,16 @@ def enter(root: str, readable: Iterable[str]) -> None:
     for path in (*readable, *_DEVICES):
         _show(root, Path(path))
     _link_top_folders(root)
-    _private_mounts(root)
+    scratch = _scratch_folder(readable)
+    _private_mounts(root, scratch)
     _change_root(root)
     kernel.libc_call("sethostname", b"sandbox", 7)
+    return scratch
+
+
+def _scratch_folder(readable: Sequence[str]) -> str:
+    """`/tmp`, unless something readable lies in it, an interpreter say: a program that owned it could put another in its place."""
+    return "/scratch" if any(Path(path).is_relative_to("/tmp") for path in readable) else "/tmp"
 
 
 def _unshare() -> None:
@@ -81,10 +87,10 @@ def _link_top_folders(root: str) -> None:
             Path(root, name).symlink_to(link.readlink())
 
 
-def _private_mounts(root: str) -> None:
-    for name in ("tmp", "proc"):
-        Path(root, name).mkdir()
-    kernel.mount("tmpfs", f"{root}/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _SCRATCH_OPTIONS)
+def _private_mounts(root: str, scratch: str) -> None:
+    for name in (scratch, "/tmp", "/proc"):
+        Path(root + name).mkdir(exist_ok=True)
+    kernel.mount("tmpfs", f"{root}{scratch}", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _SCRATCH_OPTIONS)
     kernel.mount("proc", f"{root}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV, "hidepid=2")
 
 

@@ -5,9 +5,11 @@ ends it again; builds no toolchain cache.
 """
 
 import shutil
+import subprocess
 from dataclasses import dataclass
 
 from mftcoder.errors import ExecutionError
+from mftcoder.execution.container import BUILD, IMAGE
 from mftcoder.execution.languages import LANGUAGES
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import LEVELS
@@ -34,15 +36,27 @@ class ToolchainState:
 
 
 def levels() -> list[LevelState]:
-    """All levels, the strongest first. `container` counts as there if an engine's command is."""
-    engine = container_engine()
-    container = LevelState("container", engine is not None, (), "" if engine else "neither podman nor docker found")
-    return [container, *map(_level, LEVELS)]
+    """All levels, the strongest first."""
+    return [_container(), *map(_level, LEVELS)]
 
 
 def container_engine() -> str | None:
     """The command of a container engine, rootless podman before docker."""
     return next((path for name in ("podman", "docker") if (path := shutil.which(name))), None)
+
+
+def _container() -> LevelState:
+    engine = container_engine()
+    if engine is None:
+        return LevelState("container", False, (), "neither podman nor docker found")
+    try:
+        found = subprocess.run([engine, "image", "inspect", IMAGE], capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return LevelState("container", False, (), f"{engine} does not answer")
+    if found.returncode == 0:
+        return LevelState("container", True)
+    reason = (found.stderr.strip().splitlines() or [f"{engine}: exit code {found.returncode}"])[-1]
+    return LevelState("container", False, (), f"{reason}. Build the image in the repository: {BUILD}")
 
 
 def toolchains() -> list[ToolchainState]:

@@ -176,7 +176,8 @@ def prepare(tools: Mapping[str, str]) -> Toolchain:
     version = output_of(tools["rustc"], "--version").strip()
     if not Path(_REGISTRY).is_dir():
         raise ExecutionError(
-            f"Rust: no crates in {_REGISTRY}. Debian or Ubuntu: apt-get install librust-rand-dev librust-regex-dev librust-md5-dev"
+            f"Rust: no crates in {_REGISTRY}. Debian or Ubuntu: apt-get install librust-rand-dev librust-regex-dev "
+            "librust-md5-dev librust-aho-corasick-dev librust-memchr-dev"
         )
     real = {"rustc": f"{sysroot}/bin/rustc"}
     cache = cached(

@@ -93,7 +93,7 @@ class Zygote:
         _only_descriptors([*high, self.trouble_writer])
         for index, number in enumerate(high):
             os.dup2(number, index)
-        os.execve(request["command"][0], request["command"], request["environment"])
+        os.execve(request["command"][0], request["command"], {**request["environment"], "TMPDIR": os.environ["TMPDIR"]})
 
     def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         """Remove what is in the scratch folder but what is to be kept, and write these files into it."""
@@ -182,6 +182,7 @@ def main() -> None:
     except OSError as error:
         control.send({"problem": str(error)})
         return
+    os.environ["TMPDIR"] = confinement.scratch
     gc.collect()
     gc.freeze()
     gc.disable()

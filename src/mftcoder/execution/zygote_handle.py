@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mftcoder
-from mftcoder.execution import cgroups
+from mftcoder.execution import cgroups, kernel
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
 from mftcoder.execution.sandbox import Limits
 
@@ -172,7 +172,7 @@ def unused_uid(level: str) -> int | None:
     slot has a root folder of its own): programs then keep the caller's id without its capabilities.
     """
     reachable = level == "namespaces" or all(_open_to_others(Path(folder)) for folder in (sys.prefix, sys.base_prefix))
-    return 20000 + os.getpid() % 40000 if os.geteuid() == 0 and reachable else None
+    return 20000 + os.getpid() % 40000 if reachable and kernel.may_switch_users() else None
 
 
 def _open_to_others(folder: Path) -> bool:
