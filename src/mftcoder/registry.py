@@ -79,7 +79,13 @@ FORMATS = Registry(
         "text": "mftcoder.data.formats:text",
     },
 )
-ENGINES = Registry("engine", {"transformers": "mftcoder.generation.transformers_engine:TransformersEngine"})
+ENGINES = Registry(
+    "engine",
+    {
+        "transformers": "mftcoder.generation.transformers_engine:TransformersEngine",
+        "vllm": "mftcoder.generation.vllm_engine:VllmEngine",
+    },
+)
 BENCHMARKS = Registry(
     "benchmark",
     {

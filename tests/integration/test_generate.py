@@ -1,6 +1,9 @@
 """`mft generate` through the real command, on a tiny random model and the project's own benchmark."""
 
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,60 @@ def test_a_cut_journal_is_gone_on_from_and_gives_the_same_file(tiny_llama_dir: P
     assert "3 of 8 samples are already done" in again.stderr
     assert answers(tmp_path) == whole
     assert {len(samples) for samples in whole} == {2}
+
+
+def test_two_processes_write_what_one_writes(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    sampled = ("--limit", "5", "--n-samples", "2", "--temperature", "1", "--name", "m", "--device", "cpu")
+    generate(tiny_llama_dir, tmp_path / "one", *sampled)
+    words = ["generate", tiny_llama_dir, "--task", "mini", "--out", tmp_path / "two", *FAST, *sampled]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "mftcoder",
+    ]
+    done = subprocess.run([*map(str, launcher + words)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+
+
+def test_what_another_number_of_processes_has_written_is_gone_on_from(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    generate(tiny_llama_dir, tmp_path, "--limit", "5", "--name", "m")
+    whole = answers(tmp_path)
+    journal = tmp_path / "completions_mini_m.jsonl"
+    settings, *rows = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([settings, *rows[:2]]))
+    (tmp_path / "completions_mini_m.rank1.jsonl").write_text("".join([settings, *rows[2:4], rows[4][:30]]))
+    other = tmp_path / "completions_mini_m.rank2.jsonl"
+    other.write_text(settings.replace('"limit": 5', '"limit": 4').replace('"seed": 0', '"seed": 1') + rows[4])
+    done = generate(tiny_llama_dir, tmp_path, "--limit", "5", "--name", "m")
+    assert "4 of 5 samples are already done" in done.stderr
+    assert answers(tmp_path) == whole
+    assert journal.read_text().count("\n") == 6
+    assert [path.name for path in tmp_path.glob("*.rank*")] == [
+        other.name
+    ]  # made with other settings: not ours to remove
+
+
+def test_answers_can_be_scored_by_the_same_command(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    done = generate(tiny_llama_dir, tmp_path, "--limit", "3", "--name", "m", "--evaluate")
+    assert "pass@1" in done.stdout
+    assert json.loads((tmp_path / "metrics_mini_m.json").read_text())["scores"]["pass@1"]["problems"] == 3
+
+
+def test_an_engine_that_is_not_there_is_said_so(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'vllm'"):
+        generate(tiny_llama_dir, tmp_path, "--engine", "vlm")
+    if find_spec("vllm") is None:
+        with pytest.raises(ConfigError, match="vLLM is not installed"):
+            generate(tiny_llama_dir, tmp_path, "--engine", "vllm")
 
 
 def test_a_finished_run_needs_no_model(tiny_llama_dir: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """`mft generate`: a model's answers to benchmarks, all tasks in one run, resumable to the sample.
 
 Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
-(a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`.
+(a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`. Where
+a launcher started several processes, each answers its share, and the first puts them together.
 """
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,20 +19,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mftcoder import __version__
+from mftcoder.app.engine_choice import engine_name, open_engine
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.problem import Benchmark, PromptMode
-from mftcoder.config.schema import DataConfig
+from mftcoder.config.schema import BackendConfig, DataConfig
 from mftcoder.data.conversation import Message
 from mftcoder.data.templates import Template, load_template
 from mftcoder.errors import ConfigError, GenerationError, Interrupted
 from mftcoder.generation.engine import Completion, Prompt, Sampling
 from mftcoder.generation.journal import GenerationJournal
-from mftcoder.generation.transformers_engine import TransformersEngine
 from mftcoder.jsonl import write_json
-from mftcoder.models.folder import end_ids
-from mftcoder.models.load import stop_tokens
 from mftcoder.models.source import ModelSource, find_source
+from mftcoder.training.process_group import ProcessGroup, launched_processes
+
+_PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others' shares
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class GenerateOptions:
     top_p: float = 1.0
     max_new_tokens: int = 512
     seed: int = 0
-    batch_size: int = 16
+    engine: str = "auto"
+    batch_size: int | None = None  # the engine's own
     limit: int | None = None  # the first N problems
     checkpoint: str = "best"
     dtype: str | None = None
@@ -76,9 +79,10 @@ class _Task:
     prompts: tuple[Prompt, ...]
     path: Path
 
-    def waiting(self) -> list[Prompt]:
-        """Prompts without an answer, under ids that say their task."""
-        todo = (prompt for prompt in self.prompts if (prompt.problem_id, prompt.sample) not in self.journal.answers)
+    def waiting(self, rank: int, processes: int) -> list[Prompt]:
+        """This process's prompts without an answer, under ids that say their task."""
+        mine = self.prompts[rank::processes]
+        todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
         name = self.benchmark.name
         return [Prompt(f"{name}\0{prompt.problem_id}", prompt.sample, prompt.text, prompt.stop) for prompt in todo]
 
@@ -93,26 +97,67 @@ class _Task:
 
 
 def generate(model: str, options: GenerateOptions) -> list[Path]:
-    """Write the generations files of every task; returns their paths. Interrupted keeps what is done."""
-    console = Console(stderr=True)
+    """Write the generations files of every task; returns their paths, in other processes than the first none.
+
+    Interrupted keeps what is done.
+    """
+    processes = launched_processes()
+    if processes == 1:
+        return _generate(model, options, 0, 1, options.device)
+    kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
+    group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
+    with group.joined():
+        return _generate(model, options, group.rank, processes, str(group.device), done=lambda: group.share(True))
+
+
+def _generate(
+    model: str, options: GenerateOptions, rank: int, processes: int, device: str, *, done: Callable[[], object] = bool
+) -> list[Path]:
+    """What one process does; `done` waits until all have done their share."""
+    console = Console(stderr=True, quiet=rank > 0)
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
+    engine = engine_name(options.engine, source, device=options.device, as_trained=options.as_trained)
     template = _template(source, options) if options.mode == "chat" else None
     with ExitStack() as stack:
-        tasks = [_open(benchmark, source, template, options, stack) for benchmark in benchmarks]
+        tasks = [_open(benchmark, source, template, engine, options, rank, stack) for benchmark in benchmarks]
+        total = sum(len(task.prompts[rank::processes]) for task in tasks)
+        waiting = [prompt for task in tasks for prompt in task.waiting(rank, processes)]
         try:
-            _run(tasks, source, template, options, console)
+            if len(waiting) < total:
+                console.print(f"{total - len(waiting):,} of {total:,} samples are already done", highlight=False)
+            if waiting:  # no model is loaded if nothing is
+                writer = open_engine(
+                    engine,
+                    source,
+                    options.sampling,
+                    template,
+                    device=_device(device),
+                    dtype=source.dtype(options.dtype),
+                    batch_size=options.batch_size,
+                    as_trained=options.as_trained,
+                )
+                _answer(tasks, _with_progress(writer.generate(waiting), total, len(waiting), console), options)
         except KeyboardInterrupt as stop:
             raise Interrupted("What is done is kept; the same command goes on from there.") from stop
         except torch.OutOfMemoryError as error:
             raise GenerationError(
-                f"--batch-size {options.batch_size}: does not fit into the device's memory. What is done is kept; type the same "
+                f"--batch-size {options.batch_size or ''}: does not fit into the device's memory. What is done is kept; type the same "
                 "command with a smaller one"
             ) from error
-        paths = [task.write() for task in tasks]
-    for path in paths:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-    return paths
+        done()
+        return [_write(task, console) for task in tasks] if rank == 0 else []
+
+
+def _device(name: str) -> str:
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _write(task: _Task, console: Console) -> Path:
+    task.journal.take_in_others()
+    path = task.write()
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return path
 
 
 def _template(source: ModelSource, options: GenerateOptions) -> Template:
@@ -127,20 +172,26 @@ def _template(source: ModelSource, options: GenerateOptions) -> Template:
 
 
 def _open(
-    benchmark: Benchmark, source: ModelSource, template: Template | None, options: GenerateOptions, stack: ExitStack
+    benchmark: Benchmark,
+    source: ModelSource,
+    template: Template | None,
+    engine: str,
+    options: GenerateOptions,
+    rank: int,
+    stack: ExitStack,
 ) -> _Task:
     name = re.sub(r"[^\w.+-]+", "-", options.name or source.name)
-    settings = _settings(benchmark, source, template, options)
+    settings = _settings(benchmark, source, template, engine, options)
     options.out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(
-        GenerationJournal(options.out / f"completions_{benchmark.name}_{name}.jsonl", settings)
+        GenerationJournal(options.out / f"completions_{benchmark.name}_{name}.jsonl", settings, rank)
     )
     prompts = tuple(_prompts(benchmark, template, options))
     return _Task(benchmark, journal, settings, prompts, options.out / f"generations_{benchmark.name}_{name}.json")
 
 
 def _settings(
-    benchmark: Benchmark, source: ModelSource, template: Template | None, options: GenerateOptions
+    benchmark: Benchmark, source: ModelSource, template: Template | None, engine: str, options: GenerateOptions
 ) -> dict[str, Any]:
     """All that shapes the answers; a journal made with other settings is not gone on from."""
     return {
@@ -150,6 +201,7 @@ def _settings(
         "weights": _weights_fingerprint(source),
         "dtype": str(source.dtype(options.dtype)).removeprefix("torch."),
         **({"base": source.quantization} if options.as_trained else {}),
+        "engine": engine,
         "mode": options.mode,
         "prefix": options.prefix,
         "suffix": options.suffix,
@@ -183,23 +235,9 @@ def _prompts(benchmark: Benchmark, template: Template | None, options: GenerateO
             yield Prompt(problem.id, sample, text, stop)
 
 
-def _run(
-    tasks: Sequence[_Task],
-    source: ModelSource,
-    template: Template | None,
-    options: GenerateOptions,
-    console: Console,
-) -> None:
-    """Answer what is waiting; no model is loaded if nothing is."""
-    waiting = [prompt for task in tasks for prompt in task.waiting()]
-    total = sum(len(task.prompts) for task in tasks)
-    if len(waiting) < total:
-        console.print(f"{total - len(waiting):,} of {total:,} samples are already done", highlight=False)
-    if not waiting:
-        return
-    engine = _engine(source, template, options)
+def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], options: GenerateOptions) -> None:
     by_name = {task.benchmark.name: task for task in tasks}
-    for completion in _with_progress(engine.generate(waiting), total, total - len(waiting), console):
+    for completion in completions:
         name, _, problem_id = completion.problem_id.partition("\0")
         _record(by_name[name], problem_id, completion, options)
 
@@ -211,22 +249,9 @@ def _record(task: _Task, problem_id: str, completion: Completion, options: Gener
     task.journal.add(own, answer)
 
 
-def _engine(source: ModelSource, template: Template | None, options: GenerateOptions) -> TransformersEngine:
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    ends = set(stop_tokens(source.weights, source.tokenizer))
-    if template:
-        ends |= end_ids(source.tokenizer, template.end)
-    return TransformersEngine(
-        source.load(device=device, dtype=source.dtype(options.dtype), as_trained=options.as_trained),
-        source.tokenizer,
-        options.sampling,
-        end_ids=sorted(ends),
-        batch_size=options.batch_size,
-        add_special_tokens=template is None,
-    )
-
-
-def _with_progress(completions: Iterator[Completion], total: int, done: int, console: Console) -> Iterator[Completion]:
+def _with_progress(
+    completions: Iterator[Completion], total: int, waiting: int, console: Console
+) -> Iterator[Completion]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -236,7 +261,7 @@ def _with_progress(completions: Iterator[Completion], total: int, done: int, con
     )
     tokens, begin = 0, time.monotonic()
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("generate", total=total, completed=done, note="")
+        bar = progress.add_task("generate", total=total, completed=total - waiting, note="")
         for completion in completions:
             tokens += completion.tokens
             rate = tokens / max(time.monotonic() - begin, 1e-9)

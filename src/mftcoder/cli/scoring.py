@@ -29,9 +29,8 @@ from mftcoder.cli.group import cli
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Samples at the same time."
-)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Samples at the same time; default 16, vllm 256.")
+@click.option("--engine", default="auto", show_default=True, help="transformers, vllm, or auto: vllm if it is there.")
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of sampling; a sample's text depends on no other."
 )
@@ -41,7 +40,8 @@ from mftcoder.cli.group import cli
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 @click.option("--as-trained", is_flag=True, help="Of a QLoRA run: over the base in its 4 or 8 bits, not merged.")
-def generate_command(model: str, tasks: str, **options: Any) -> None:
+@click.option("--evaluate", "then_evaluate", is_flag=True, help="Run the answers at once, as `mft evaluate` does.")
+def generate_command(model: str, tasks: str, then_evaluate: bool, **options: Any) -> None:
     """Write MODEL's answers to benchmarks: generations_TASK_MODEL.json, ready for `mft evaluate`.
 
     MODEL is a model folder, a Hub id, a .gguf file or a run folder. The same command goes on where a stopped one was.
@@ -50,13 +50,19 @@ def generate_command(model: str, tasks: str, **options: Any) -> None:
     mft generate models/my --task mini
     mft generate runs/my --task humaneval,mbpp --data-dir data --mode chat --out scores
     mft generate models/my --task humaneval --n-samples 20 --temperature 0.8 --top-p 0.95 --batch-size 64
+    mft generate models/my --task qwen-competition --data-dir data --limit 4 --evaluate
+    torchrun --nproc-per-node 8 -m mftcoder generate models/my --task mbpp
     """
     from mftcoder.app.generate import GenerateOptions, generate
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     if options["n_samples"] > 1 and options["temperature"] == 0:
         raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
-    generate(model, GenerateOptions(tasks=names, **options))
+    files = generate(model, GenerateOptions(tasks=names, **options))
+    if then_evaluate and files:
+        from mftcoder.app.evaluate import EvaluateOptions, evaluate
+
+        evaluate(files, EvaluateOptions(data_dir=options["data_dir"], limit=options["limit"]))
 
 
 @cli.command()

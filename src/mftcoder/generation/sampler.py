@@ -4,7 +4,6 @@ A row draws one number in [0, 1) a token from a stream seeded by run seed, probl
 of the cumulative distribution: which rows share a batch, and in what order, plays no part.
 """
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor
 
 from mftcoder.generation.engine import Prompt, Sampling
+from mftcoder.generation.prompt_tokens import sample_seed
 
 LIKELIEST = 256  # top-p rarely reaches past these, and finding them is cheaper than sorting the vocabulary
 
 
 def random_stream(prompt: Prompt, seed: int) -> np.random.Generator:
     """The stream of one sample; the same for the same seed, problem and sample anywhere."""
-    key = hashlib.sha256(f"{seed}\0{prompt.problem_id}\0{prompt.sample}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(key[:16], "little"))
+    return np.random.default_rng(sample_seed(prompt, seed))
 
 
 def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> list[int]:

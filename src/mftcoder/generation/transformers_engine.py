@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from mftcoder.data.tokenizer import Tokenizer
-from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
+from mftcoder.generation.prompt_tokens import token_prompts
 from mftcoder.generation.sampler import next_tokens, random_stream
 from mftcoder.generation.slots import SlotTable
 
@@ -75,24 +75,16 @@ class TransformersEngine:
             yield from self._collect(active, table)
 
     def _drafts(self, prompts: Sequence[Prompt]) -> list[Draft]:
-        drafts = []
-        problems = []
-        for prompt in prompts:
-            ids = self._encode(prompt.text)
-            limit = min(self.sampling.max_new_tokens, self.max_positions - len(ids))
-            if limit <= 0 or not ids:
-                what = f"has {len(ids):,} tokens, the model room for {self.max_positions:,}" if ids else "is empty"
-                problems.append(f"{prompt.problem_id}: the prompt {what}")
-            drafts.append(Draft(prompt, ids, limit, random_stream(prompt, self.sampling.seed)))
-        if problems:
-            raise GenerationError.collect(problems)
-        return drafts
-
-    def _encode(self, text: str) -> list[int]:
-        """Ids of a prompt; the begin token is not doubled where the text already has it."""
-        bos = self.tokenizer.bos_token
-        add = self.add_special_tokens and not (bos and text.startswith(bos))
-        return list(self.tokenizer.backend.encode(text, add_special_tokens=add).ids)
+        found = token_prompts(
+            prompts,
+            self.tokenizer,
+            positions=self.max_positions,
+            new_tokens=self.sampling.max_new_tokens,
+            add_special_tokens=self.add_special_tokens,
+        )
+        return [
+            Draft(item.prompt, item.ids, item.limit, random_stream(item.prompt, self.sampling.seed)) for item in found
+        ]
 
     def _admit(self, waiting: deque[Draft], free: int, table: SlotTable) -> list[Draft]:
         """Read prompts into free slots, as many as one forward pass may have; draws their first tokens."""

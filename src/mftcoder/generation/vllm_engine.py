@@ -1,0 +1,73 @@
+"""Completions from vLLM, where it is installed: continuous batching over paged attention, for many prompts on a GPU.
+
+Goes in: a folder of whole weights, its tokenizer, sampling settings. Comes out: completions as they get ready. The prompts' token
+ids are ours, so the model reads what it reads in the transformers engine; rounding differs, and with it a token that is all but tied.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+
+from mftcoder.data.tokenizer import Tokenizer
+from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
+from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts
+
+
+class VllmEngine:
+    """Writes completions with a model that vLLM has loaded."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        *,
+        dtype: str,
+        end_ids: Sequence[int],
+        batch_size: int = 256,
+        add_special_tokens: bool = True,
+        trust_remote_code: bool = False,
+    ):
+        """`dtype` is bfloat16 or float32; the rest is as in TransformersEngine."""
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.end_ids = list(end_ids)
+        self.add_special_tokens = add_special_tokens
+        self.engine = LLM(
+            model=str(folder),
+            dtype=dtype,
+            max_num_seqs=batch_size,
+            trust_remote_code=trust_remote_code,
+            disable_log_stats=True,
+        ).llm_engine
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
+        """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
+        found = token_prompts(
+            prompts,
+            self.tokenizer,
+            positions=self.engine.model_config.max_model_len,
+            new_tokens=self.sampling.max_new_tokens,
+            add_special_tokens=self.add_special_tokens,
+        )
+        for number, item in enumerate(found):
+            self.engine.add_request(str(number), TokensPrompt(prompt_token_ids=item.ids), self._parameters(item))
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if output.finished:
+                    prompt, answer = found[int(output.request_id)].prompt, output.outputs[0]
+                    reason: FinishReason = "length" if answer.finish_reason == "length" else "stop"
+                    yield Completion(prompt.problem_id, prompt.sample, answer.text, reason, len(answer.token_ids))
+
+    def _parameters(self, item: TokenPrompt) -> SamplingParams:
+        return SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            max_tokens=item.limit,
+            seed=sample_seed(item.prompt, self.sampling.seed) >> 65,  # 63 bits
+            stop=list(item.prompt.stop),
+            stop_token_ids=self.end_ids,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
