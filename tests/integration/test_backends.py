@@ -193,6 +193,63 @@ def test_copies_of_the_model_in_groups_of_ranks_change_nothing(
     assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
 
 
+@pytest.mark.parametrize(
+    ("backend", "world", "variant"),
+    [("ddp", 2, variant) for variant in VARIANTS]
+    + [("fsdp2", 4, variant) for variant in VARIANTS]
+    + [("ddp", 4, "lora padded coba"), ("fsdp2", 2, "full packed uniform")],
+)
+def test_ranks_that_share_rows_take_the_steps_of_one_device(
+    backend: str,
+    world: int,
+    variant: str,
+    tmp_path: Path,
+    tiny_llama_dir: Path,
+    data: Path,
+    ranks: Ranks,
+    local_runs: Any,
+) -> None:
+    """Two ranks a row. The rows of a step are those of half as many ranks, and so are its counts and the validation's."""
+    config = config_for(tmp_path, tiny_llama_dir, data, world // 2, **fields_of(variant))
+    shared = ("backend.context_parallel_size=2", f"backend.name={backend}")
+    codes = ranks(world, tmp_path, "train", config, *overrides_of(variant), *shared)
+    assert codes == [0] * world, output(tmp_path) + output(tmp_path, 1)
+    assert_same_run(tmp_path / "run", local_runs(variant))
+
+
+def test_what_looks_at_whole_samples_sees_them_whole_where_ranks_share_rows(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
+) -> None:
+    """Sample means, focal weights of samples and the gradients that GradNorm compares; also with activations made anew."""
+    options = (
+        "loss={normalization: task_sample, focal: sample}",
+        "balancer={name: gradnorm, update_interval: 2}",
+        "train.per_device_train_batch_size=2",
+    )
+    shared = ("backend.context_parallel_size=2", "train.gradient_checkpointing=true")
+    for world, own in ((1, ()), (2, shared)):
+        home = tmp_path / str(world)
+        codes = ranks(world, home, "train", config_for(home, tiny_llama_dir, data, 1), *options, *own)
+        assert codes == [0] * world, output(home) + output(home, world - 1)
+    assert_same_run(tmp_path / "2" / "run", tmp_path / "1" / "run")
+
+
+def test_a_run_whose_ranks_share_rows_goes_on_anywhere(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
+) -> None:
+    """Two ranks a row to step 5, four of which two share a row to 7, then one device: the steps keep their rows."""
+    fields = {"train__eval_strategy": "no", "train__lr_scheduler_type": "constant"}
+    whole = tmp_path / "whole"
+    assert ranks(1, whole, "train", config_for(whole, tiny_llama_dir, data, 1, **fields)) == [0]
+    config = config_for(tmp_path, tiny_llama_dir, data, 1, **fields)
+    shared = "backend.context_parallel_size=2"
+    to_five, to_seven = ("--allow-changes", "train.max_steps=5"), ("--allow-changes", "train.max_steps=7")
+    assert ranks(2, tmp_path, "train", config, shared, *to_five) == [0] * 2, output(tmp_path)
+    assert ranks(4, tmp_path, "train", config, shared, *to_seven, "backend.name=fsdp2") == [0] * 4, output(tmp_path)
+    assert ranks(1, tmp_path, "train", config, "--allow-changes") == [0], output(tmp_path)
+    assert_same_run(tmp_path / "run", whole / "run")
+
+
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, adapter: str

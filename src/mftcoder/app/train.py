@@ -33,6 +33,7 @@ from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, restore, save_weights, trainable_parameters
 from mftcoder.models.load import load_model, recompute_activations, set_attention
 from mftcoder.models.resolve import resolve_model
+from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backend import Backend
 from mftcoder.training.checkpoint import (
@@ -62,7 +63,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
     backend.check(config)
     first = backend.rank == 0
     if first:
-        resolve_model(config.model)
+        check_row_slices(resolve_model(config.model), config.backend.context_parallel_size)
     console = Console(quiet=not first)
     stop = StopRequest()
     with sole_user(config.output_path) if first else nullcontext(), backend.joined():
@@ -109,7 +110,7 @@ def _checkpoint_to_resume(
     if checkpoint is None:
         return None
     current = config.model_dump(mode="json")
-    free = free_fields(checkpoint.progress, current, backend.world_size)
+    free = free_fields(checkpoint.progress, current, backend.data_world_size)
     changes = differing_fields(checkpoint.progress.config, current, free=free)
     if checkpoint.progress.data_fingerprint != store.fingerprint:
         changes.append("the data has changed since")
@@ -131,7 +132,7 @@ def _build(
     stop: StopRequest,
 ) -> TrainingRun:
     """Everything the loop needs, standing where the checkpoint stood."""
-    ranks = {"rank": backend.rank, "world_size": backend.world_size}
+    ranks = {"rank": backend.data_rank, "world_size": backend.data_world_size}
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
     validation_loader = ValidationLoader(store, config, **ranks)
@@ -180,14 +181,20 @@ def _load_trainable(
     """The model with what trains marked, placed, with an attention that was shown to keep packed samples apart."""
     attention.register()
     wanted = config.model.attn_implementation
-    implementations = attention.candidates(backend.device) if wanted == "auto" else (wanted,)
+    usable = attention.candidates(backend.device, slices=backend.context.size > 1)
+    implementations = usable if wanted == "auto" else (wanted,)
     base = load_model(config.model, attn_implementation=implementations[0], device=backend.load_device)
     module = attach(base, config.adapter)
     if checkpoint:
         restore(module, checkpoint.model_dir)
     if config.train.gradient_checkpointing:
         recompute_activations(base)
-    model = LanguageModel(module.train(), attn_implementation=implementations[0], num_tasks=len(config.tasks))
+    model = LanguageModel(
+        module.train(),
+        attn_implementation=implementations[0],
+        num_tasks=len(config.tasks),
+        context=backend.context,
+    )
     backend.place(model)
     for number, implementation in enumerate(implementations):
         try:

@@ -22,6 +22,7 @@ from mftcoder.data.store import Store
 from mftcoder.errors import MftError
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
+from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
 from mftcoder.training.facts import run_facts
 from mftcoder.training.optimizer import warmup_steps
@@ -45,6 +46,8 @@ def validate(config: RunConfig) -> None:
     if device:
         check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
     model = check(lambda: resolve_model(config.model))
+    if model:
+        check(lambda: check_row_slices(model, config.backend.context_parallel_size))
     count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
     check(lambda: _check_output(config.output_path))
     store = check(lambda: prepare_visibly(config)) if model else None

@@ -265,6 +265,9 @@ class BackendConfig(Section):
     """fsdp2: how many ranks share one copy of the model (hybrid sharding); default all of them."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
     """fsdp2: number format in which gradients are summed over ranks."""
+    context_parallel_size: PositiveInt = 1
+    """ddp, fsdp2: how many ranks share each row, every one a slice of its positions, for rows that are too long for one device.
+    It divides the processes and the model's attention heads."""
 
     @field_validator("name")
     @classmethod
@@ -341,6 +344,31 @@ class RunConfig(Section):
             raise ValueError(
                 "adapter.use_dora: DoRA needs the norms of the base's weights, which 8-bit layers do not give. Set "
                 "model.quantization: 4bit, or adapter.use_dora: false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_can_be_shared(self) -> "RunConfig":
+        if self.backend.context_parallel_size == 1:
+            return self
+        refused = [
+            (
+                self.backend.name not in ("auto", "ddp", "fsdp2"),
+                f"backend.name: {self.backend.name} does not. Set ddp or fsdp2",
+            ),
+            (
+                self.model.attn_implementation not in ("auto", "segments", "varlen"),
+                f"model.attn_implementation: {self.model.attn_implementation} does not. Set auto, segments or varlen",
+            ),
+            (
+                self.train.torch_compile,
+                "train.torch_compile: compiled layers do not, as far as is known. Set it to false",
+            ),
+        ]
+        problems = [problem for applies, problem in refused if applies]
+        if problems:
+            raise ValueError(
+                "backend.context_parallel_size: not everything can run slices of rows. " + ". ".join(problems)
             )
         return self
 

@@ -4,12 +4,14 @@ Goes in: query, key, value of rows that hold several samples, and where the samp
 sample alone would give. Two implementations are registered with transformers' AttentionInterface: `segments` (any device: a loop
 over samples with causal SDPA, two to three times faster than a masked SDPA on a CPU) and `varlen` (CUDA: FlashAttention over
 cumulative lengths, from torch itself). Where the samples begin travels as keyword arguments through the model's forward; a
-model that does not hand them down fails loudly here instead of letting samples see each other.
+model that does not hand them down fails loudly here instead of letting samples see each other. Both also attend over rows of
+which each rank of a group holds a slice (`context_group`).
 """
 
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
+
+from mftcoder.kernels.context_group import ContextGroup
 
 _LONGEST_BY_PRODUCTS = 512
 _KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # from torch 2.12 on
@@ -66,6 +70,35 @@ class SampleLayout:
         }
 
 
+def _over_slices(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
+    """`attend` for rows of which this rank holds a slice: it is given whole rows and a share of the heads."""
+
+    @functools.wraps(attend)
+    def attention(
+        module: nn.Module,
+        query: Tensor,  # [B, H, l, D] of this rank's slice
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        context_group: ContextGroup | None = None,
+        **keywords: Any,
+    ) -> tuple[Tensor, None]:
+        if context_group is None:
+            return attend(module, query, key, value, attention_mask, **keywords)
+        if query.shape[1] % context_group.size:
+            raise ValueError(
+                f"{query.shape[1]} attention heads cannot be dealt out evenly to {context_group.size} ranks"
+            )
+        repeated = (context_group.repeated(heads) for heads in (key, value))
+        rows = context_group.trade(query, *repeated)  # [B, H / size, L, D]
+        attended, _ = attend(module, *rows, attention_mask, **keywords)
+        return context_group.trade(attended)[0], None
+
+    return attention
+
+
+@_over_slices
 def segments_attention(
     module: nn.Module,
     query: Tensor,  # [B, H, L, D]
@@ -136,6 +169,7 @@ def _causal_bias() -> Tensor:
     return torch.full((_LONGEST_BY_PRODUCTS, _LONGEST_BY_PRODUCTS), -math.inf).triu(1)
 
 
+@_over_slices
 def varlen_attention(
     module: nn.Module,
     query: Tensor,  # [B, H, L, D]
@@ -186,6 +220,10 @@ def register() -> None:
     AttentionInterface.register("varlen", varlen_attention)
 
 
-def candidates(device: torch.device) -> tuple[str, ...]:
-    """What `auto` tries on this device, best first; each is verified on the model before it is used."""
-    return ("varlen", "segments", "sdpa", "eager") if device.type == "cuda" else ("segments", "sdpa", "eager")
+def candidates(device: torch.device, *, slices: bool = False) -> tuple[str, ...]:
+    """What `auto` tries on this device, best first; each is verified on the model before it is used.
+
+    `slices`: those that attend over slices of rows.
+    """
+    packed = ("varlen", "segments") if device.type == "cuda" else ("segments",)
+    return packed if slices else (*packed, "sdpa", "eager")

@@ -35,7 +35,7 @@ def estimate_memory(config: RunConfig, model_config: Any, count: ParameterCount,
     """Bytes that training takes on one device."""
     width = BYTES[config.model.dtype]
     per_trained_weight = 4 + 8 + (4 if width == 2 else 0)
-    tokens = config.train.per_device_train_batch_size * config.data.max_length
+    tokens = config.train.per_device_train_batch_size * config.data.max_length // config.backend.context_parallel_size
     layers = int(getattr(model_config, "num_hidden_layers", 0))
     per_layer = activation_elements(model_config)
     hidden = int(getattr(model_config, "hidden_size", 0))

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
+from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer
-from mftcoder.training.process_group import launched_processes, pick_device
+from mftcoder.training.process_group import check_context_parallel_size, launched_processes, pick_device
 
 Value = TypeVar("Value")
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -41,8 +42,14 @@ class Backend(Protocol):
     """Where the weights are read to; `place` brings them to the device."""
     rank: int
     world_size: int
+    data_rank: int
+    """Which share of a step's rows this rank runs; ranks that share rows have the same."""
+    data_world_size: int
+    """How many shares there are."""
+    context: ContextGroup
+    """The ranks that share this one's rows; known once joined."""
     lockstep: bool
-    """Whether every rank must run every backward, trained tokens or none, because the engine communicates in it."""
+    """Whether every rank must run every backward, trained tokens or none, because the ranks communicate in it."""
 
     def check(self, config: RunConfig) -> None:
         """ConfigError for what this engine cannot carry; called before a weight is loaded."""
@@ -90,9 +97,13 @@ class LocalBackend:
 
     rank = 0
     world_size = 1
+    data_rank = 0
+    data_world_size = 1
+    context = ALONE
     lockstep = False
 
     def __init__(self, config: BackendConfig):
+        self._context_size = config.context_parallel_size
         self.device = self.load_device = pick_device(config.device)
 
     def check(self, config: RunConfig) -> None:
@@ -105,6 +116,7 @@ class LocalBackend:
 
     def joined(self) -> AbstractContextManager[None]:
         """Nobody to join."""
+        check_context_parallel_size(self._context_size, 1)
         return nullcontext()
 
     def from_first(self, action: Callable[[], Value]) -> Value:

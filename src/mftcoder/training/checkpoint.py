@@ -203,6 +203,7 @@ FREE_FIELDS = frozenset(
         "backend.init_timeout_seconds",
         "backend.timeout_seconds",
         "backend.shard_group_size",
+        "backend.context_parallel_size",
     }
 )
 
@@ -223,10 +224,10 @@ def differing_fields(
     ]
 
 
-def free_fields(saved: Progress, current: dict[str, Any], world_size: int) -> frozenset[str]:
+def free_fields(saved: Progress, current: dict[str, Any], data_world_size: int) -> frozenset[str]:
     """FREE_FIELDS, and how a step is split if its rows are those of `saved` all the same."""
     now = _flatten(current)
-    rows = math.prod(now[name] for name in SPLIT_FIELDS) * world_size
+    rows = math.prod(now[name] for name in SPLIT_FIELDS) * data_world_size
     return FREE_FIELDS.union(SPLIT_FIELDS if rows == saved.rows_per_step and _rows_as_they_come(now) else ())
 
 

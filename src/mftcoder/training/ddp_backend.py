@@ -20,10 +20,9 @@ BUCKET_ELEMENTS = 1 << 25  # 128 MiB of float32 a message
 class DdpBackend(ProcessGroup):
     """One whole model a rank."""
 
-    lockstep = False
-
     def __init__(self, config: BackendConfig):
         super().__init__(config)
+        self.lockstep = config.context_parallel_size > 1
         self.load_device = self.device
 
     def check(self, config: RunConfig) -> None:

@@ -19,6 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mftcoder.kernels.context_group import ALONE, ContextGroup
+
 SMALLEST = 1e-30  # keeps empty and weightless groups finite
 
 
@@ -33,8 +35,10 @@ class Reweighed:
 class Focus(Protocol):
     """Turns the coefficients of a micro-batch's N trained tokens into focal ones, given their losses."""
 
-    def __call__(self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor) -> Reweighed:
-        """All [N] and without gradient; `samples` numbers the batch's samples from 0, `tasks` from 0 to K - 1."""
+    def __call__(
+        self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor, num_samples: int
+    ) -> Reweighed:
+        """All [N] and without gradient; `samples` numbers the batch's samples from 0 on, `tasks` from 0 to K - 1."""
         ...
 
 
@@ -44,11 +48,13 @@ class SampleFocus:
 
     gamma: float
     detach: bool
+    context: ContextGroup = ALONE
 
-    def __call__(self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor) -> Reweighed:
-        """Samples never straddle micro-batches, so the batch's own sums are whole."""
-        count = int(samples.max()) + 1 if len(samples) else 0
-        sums = group_sums(losses, coefficients, samples, count)
+    def __call__(
+        self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor, num_samples: int
+    ) -> Reweighed:
+        """Samples never straddle micro-batches, so the batch's own sums, over all slices of its rows, are whole."""
+        sums = self.context.sum(group_sums(losses, coefficients, samples, num_samples))
         return reweigh(losses, coefficients, samples, sums, self.gamma, detach=self.detach)
 
 
@@ -60,7 +66,9 @@ class TaskFocus:
     detach: bool
     sums: Tensor  # [3, K] of the whole step, see group_sums
 
-    def __call__(self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor) -> Reweighed:
+    def __call__(
+        self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor, num_samples: int
+    ) -> Reweighed:
         """The value is this batch's share of the objective."""
         return reweigh(losses, coefficients, tasks, self.sums, self.gamma, detach=self.detach)
 

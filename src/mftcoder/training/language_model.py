@@ -2,7 +2,8 @@
 
 Runs the decoder without its head, gathers the trained positions (tokens without a target need no logits) and hands them to the
 weighted cross entropy. All counting is done on the host, so that a GPU never waits. At the start `verify` shows on two short
-samples that the packed forward equals the samples' own forwards, on this model with this attention.
+samples that the packed forward equals the samples' own forwards, on this model with this attention. Where a group of ranks
+shares rows, each is given the whole rows, runs its slice of their positions and counts the tokens of that slice.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from mftcoder.data.loader import PackedBatch
 from mftcoder.errors import ModelError
 from mftcoder.kernels.attention import SampleLayout
+from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
 from mftcoder.training.focal import Focus, group_sums
 from mftcoder.training.router_loss import RouterLoss
@@ -30,27 +32,30 @@ class BatchLosses:
     objective: Tensor  # scalar: sum of coefficient * loss, differentiable
     value: Tensor  # scalar: what the objective is, without gradient
     loss_sum: Tensor  # f64 [K]: summed token losses of each task
-    trained: int  # trained tokens of the batch
+    trained: int  # trained tokens of this rank's positions
+    tokens: int  # tokens of samples that this rank ran, trained or not
     router: Tensor | None = None  # scalar: load-balancing loss of the routers, without gradient and coefficient
 
 
 @dataclass(frozen=True)
 class _TrainedTokens:
-    """The N positions of a micro-batch that have a target, on the model's device."""
+    """The N positions of a micro-batch that have a target (of this rank's slice), on the model's device."""
 
     hidden: Tensor  # [N, H]
     targets: Tensor  # [N]
     coefficients: Tensor  # [N]
     tasks: Tensor  # [N]
     samples: Tensor  # [N] number of the sample in the batch
+    num_samples: int  # of the whole batch, padding counted as one
     router: Tensor | None  # scalar: load-balancing loss of the routers, if it was asked for
 
 
 class LanguageModel:
     """Wraps a transformers (or peft) causal LM; shares its parameters, owns none."""
 
-    def __init__(self, module: Any, *, attn_implementation: str, num_tasks: int):
+    def __init__(self, module: Any, *, attn_implementation: str, num_tasks: int, context: ContextGroup = ALONE):
         self.module = module
+        self.context = context
         self.attn_implementation = attn_implementation
         self.num_tasks = num_tasks
         self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
@@ -72,7 +77,7 @@ class LanguageModel:
         if focus:
             with torch.no_grad():
                 found = self._cross_entropy(tokens, weights)[1]
-            focal = focus(found, weights, tokens.samples, tokens.tasks)
+            focal = focus(found, weights, tokens.samples, tokens.tasks, tokens.num_samples)
             weights, value = focal.coefficients, focal.value
         objective, token_losses = self._cross_entropy(tokens, weights)
         value = objective.detach() if value is None else value
@@ -82,7 +87,8 @@ class LanguageModel:
             objective, value = objective + router_weight * tokens.router, value + router_weight * router
         loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=token_losses.device)
         loss_sum.index_add_(0, tokens.tasks, token_losses.double())
-        return BatchLosses(objective, value, loss_sum, len(tokens.targets), router)
+        ran = int(self.context.own(batch.task_ids >= 0).sum())
+        return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router)
 
     def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
         """What TaskFocus needs of one micro-batch: sums [3, K] of each task's c, c p and c l."""
@@ -94,21 +100,25 @@ class LanguageModel:
         self, batch: PackedBatch, coefficients: Tensor, *, with_router: bool = False
     ) -> "_TrainedTokens":
         """One forward pass of the decoder, and the positions with a target picked out of it."""
-        trained = (batch.targets.flatten() != -100).nonzero().flatten()
-        samples = (batch.position_ids == 0).flatten().cumsum(0)[trained] - 1
+        own = self.context.own
+        trained = own(batch.targets != -100).flatten().nonzero().flatten()
+        starts = (batch.position_ids == 0).flatten()
+        samples = own((starts.cumsum(0) - 1).view_as(batch.targets))
         with_router = with_router and self.router is not None
         output = self._decode(
             batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
         )
         hidden, router = output.last_hidden_state, None
         if self.router is not None and with_router:
-            router = self.router(output.router_logits, self._to_device(batch.task_ids >= 0))
+            real = self.context.gather(self._to_device(own(batch.task_ids >= 0)))
+            router = self.router(tuple(map(self.context.gather, output.router_logits)), real)
         return _TrainedTokens(
             hidden=hidden.flatten(0, 1).index_select(0, self._to_device(trained)),
-            targets=self._to_device(batch.targets.flatten()[trained]),
-            coefficients=self._to_device(coefficients.flatten()[trained]),
-            tasks=self._to_device(batch.task_ids.flatten()[trained]),
-            samples=self._to_device(samples),
+            targets=self._to_device(own(batch.targets).flatten()[trained]),
+            coefficients=self._to_device(own(coefficients).flatten()[trained]),
+            tasks=self._to_device(own(batch.task_ids).flatten()[trained]),
+            samples=self._to_device(samples.flatten()[trained]),
+            num_samples=int(starts.sum()),
             router=router,
         )
 
@@ -118,11 +128,12 @@ class LanguageModel:
         )
 
     def sample_losses(self, batch: PackedBatch) -> Tensor:
-        """Summed token losses [S] of each segment of the batch, padding counted as one."""
+        """Summed token losses [S] of each segment of the batch in this rank's positions, padding counted as one."""
         tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
         found = self._cross_entropy(tokens, tokens.coefficients)[1].double()
-        segments = int((batch.position_ids == 0).sum())
-        return torch.zeros(segments, dtype=torch.float64, device=found.device).index_add_(0, tokens.samples, found)
+        return torch.zeros(tokens.num_samples, dtype=torch.float64, device=found.device).index_add_(
+            0, tokens.samples, found
+        )
 
     def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
         """`(task, its summed token losses)` for each task of the batch, differentiable, all from one forward pass."""
@@ -140,16 +151,18 @@ class LanguageModel:
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
         hidden: Tensor = self._decode(input_ids, position_ids).last_hidden_state
-        return hidden
+        return self.context.whole_rows(hidden)[:, : input_ids.shape[1]]
 
     def _decode(self, input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Any:
-        layout = SampleLayout.of(position_ids)
+        """The decoder's output for this rank's positions; attention is told where the samples of the whole rows begin."""
+        layout = SampleLayout.of(self.context.padded(position_ids))
         return self.decoder(
-            input_ids=self._to_device(input_ids),
-            position_ids=self._to_device(position_ids),
+            input_ids=self._to_device(self.context.own(input_ids)),
+            position_ids=self._to_device(self.context.own(position_ids)),
             attention_mask=None,
             use_cache=False,
             **layout.keywords(self.attn_implementation, self.device),
+            **self.context.keywords(),
             **keywords,
         )
 

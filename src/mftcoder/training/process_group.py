@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mftcoder.config.schema import BackendConfig
 from mftcoder.errors import ConfigError, MftError, TrainingError
+from mftcoder.kernels.context_group import ALONE, ContextGroup
 
 Value = TypeVar("Value")
 
@@ -47,12 +48,26 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def check_context_parallel_size(size: int, world_size: int) -> None:
+    """ConfigError unless the processes fall into groups of `size`."""
+    if world_size % size:
+        raise ConfigError(
+            f"backend.context_parallel_size: {size} ranks share each row, but {world_size} processes were started. Start a "
+            f"multiple of {size}, for example with mft train --nproc {size}."
+        )
+
+
 class ProcessGroup:
     """This process among its fellows; a run without a launcher is a group of one."""
+
+    context: ContextGroup = ALONE
+    """The ranks that run the same rows as this one, once they are joined."""
 
     def __init__(self, config: BackendConfig):
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = launched_processes()
+        self._context_size = config.context_parallel_size
+        self.data_rank, self.data_world_size = self.rank // self._context_size, self.world_size // self._context_size
         self.device = pick_device(config.device)
         self._timeout = timedelta(seconds=config.timeout_seconds)
         self._start_timeout = timedelta(seconds=config.init_timeout_seconds)
@@ -63,8 +78,10 @@ class ProcessGroup:
     @contextmanager
     def joined(self) -> Iterator[None]:
         """Find the others; TrainingError if they do not come. Leaves no connection behind."""
+        check_context_parallel_size(self._context_size, self.world_size)
         self._start()
         try:
+            self.context = self._context_group()
             yield
         finally:
             dist.destroy_process_group()
@@ -86,6 +103,17 @@ class ProcessGroup:
                 "them with mft train --nproc, torchrun or accelerate launch."
             ) from error
         self._store = dist.PrefixStore("mftcoder", store)
+
+    def _context_group(self) -> ContextGroup:
+        """The consecutive ranks that this one shares rows with."""
+        size = self._context_size
+        if size == 1:
+            return ALONE
+        groups = [
+            dist.new_group(list(range(first, first + size)), timeout=self._timeout)
+            for first in range(0, self.world_size, size)
+        ]
+        return ContextGroup(size, self.rank % size, groups[self.data_rank], self._run)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The element-wise sum of `values` over all ranks, on every rank."""

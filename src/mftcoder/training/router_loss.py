@@ -7,7 +7,8 @@ Goes in: the routers' logits of a micro-batch and which of its positions are no 
 over the micro-batch's tokens and all layers. f and P are both means, so the value of a step is no sum over tokens and cannot be
 had exactly from its parts: a step takes the mean of its micro-batches' values over all ranks, weighted by their tokens. It is the
 same however often the step is split as long as the parts route alike, it does not grow with their number, padding is never
-counted, and a step of one micro-batch is exactly the published loss.
+counted, and a step of one micro-batch is exactly the published loss. Ranks that share rows have the logits of all their slices
+and count the whole rows each, so that the mean over ranks is that of the rows.
 """
 
 import sys

@@ -126,7 +126,7 @@ def train_step(
             backend.backward(losses.objective)
         sums[:-2] += losses.loss_sum
         sums[-2] += losses.value
-        sums[-1] += int((batch.task_ids >= 0).sum())
+        sums[-1] += losses.tokens
         routers.add(batch, losses.router)
     sums = backend.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
@@ -145,7 +145,7 @@ def _focus(
     """The focal weighting in force. A task's probability runs over the whole step, which takes a forward pass of its own."""
     gamma, detach = objective.focal_gamma, objective.focal_detach
     if objective.focal == "sample":
-        return SampleFocus(gamma, detach)
+        return SampleFocus(gamma, detach, model.context)
     if objective.focal == "none":
         return None
     sums = torch.zeros(3, model.num_tasks, dtype=torch.float64, device=backend.device)

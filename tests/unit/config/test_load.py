@@ -157,3 +157,13 @@ def test_an_override_of_a_task_that_does_not_exist_names_it() -> None:
         apply_override(raw, "tasks.repair.weight=2")
     apply_override(raw, "tasks.0.weight=2")
     assert raw["tasks"] == [{"name": "tests", "path": "data", "weight": 2}]
+
+
+def test_what_cannot_run_slices_of_rows_is_refused_together(tmp_path: Path) -> None:
+    text = MINIMAL.replace("some/model", "{model_name_or_path: some/model, attn_implementation: eager}")
+    text += "backend: {name: local, context_parallel_size: 2}\ntrain: {torch_compile: true}\n"
+    (problem,) = problems_of(write(tmp_path, text))
+    assert "backend.context_parallel_size" in problem
+    for field in ("backend.name: local", "model.attn_implementation: eager", "train.torch_compile"):
+        assert field in problem
+    assert load_config(write(tmp_path, MINIMAL + "backend: {context_parallel_size: 2}\n"))
