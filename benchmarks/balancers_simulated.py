@@ -1,8 +1,10 @@
 """Balancers on simulated tasks: how well each brings fast, slow, over-fitting and flat tasks to their best together.
 
 No model: a task's progress u grows with its weight, its held-out loss falls as a sum of two exponentials of u and rises again once
-u is past the point where the task over-fits. A balancer sees what it would see in a run: noisy train losses, optimistic once samples
-repeat, and noisy validation rows of different hardness. Prints one Markdown table a setting, means over seeds:
+u is past the point where the task over-fits. Worlds "from scratch" are harsher: losses first fall by nats within a twentieth of the run
+and then as 1 / (1 + u), a task with little weight is forgotten, weight in few hands helps less, and rows do not all move as their task does.
+A balancer sees what it would see in a run: noisy train losses, optimistic once samples repeat, noisy validation rows of different
+hardness, and forty validations. Prints one Markdown table a setting, means over seeds:
 
     compromise   distance from a task's own best at the step with the lowest mean loss, as a share of what the task can gain
     short        the same distance from the best that the task could reach in this world
@@ -32,7 +34,15 @@ SETTINGS = {
     "1 epoch": {"epochs": 1.0},
     "2 tasks": {"tasks": 2},
     "10 tasks": {"tasks": 10},
+    "from scratch, 1,000 steps of 4 rows, 10 epochs": {
+        "steps": 1000,
+        "rows_per_step": 4,
+        "epochs": 10.0,
+        "scratch": True,
+    },
+    "from scratch, 300 steps of 4 rows, 2 epochs": {"steps": 300, "rows_per_step": 4, "epochs": 2.0, "scratch": True},
 }
+VALIDATIONS = 40  # of a run
 
 
 def methods(steps: int) -> dict[str, BalancerConfig]:
@@ -43,6 +53,7 @@ def methods(steps: int) -> dict[str, BalancerConfig]:
         "uniform": BalancerConfig(),
         "coba, window T/15": BalancerConfig(name="coba", **short),
         "coba, window T/6": BalancerConfig(name="coba", **long),
+        "coba, every 10 steps": BalancerConfig(name="coba", update_interval=10),
         "coba released, T/6": BalancerConfig(name="coba", variant="released", **long),
         "famo": BalancerConfig(name="famo"),
         "famo released": BalancerConfig(name="famo", variant="released"),
@@ -71,13 +82,43 @@ class World:
     steps: int
     rows_per_step: int
     epochs: float
+    fast: Float  # what a task loses at the very start
+    drift: Float  # [K, R] how much more, or less, than its task a row moves; all 0 but from scratch
+    forgetting: float = 0.0  # progress that a task without weight loses, as a share of its rate
+    crowding: float = 0.0  # all progress shrinks as (effective number of tasks / K) ** crowding
 
     @classmethod
     def draw(
-        cls, seed: int, *, tasks: int = 5, steps: int = 600, rows_per_step: int = 8, epochs: float = 3.0
+        cls,
+        seed: int,
+        *,
+        tasks: int = 5,
+        steps: int = 600,
+        rows_per_step: int = 8,
+        epochs: float = 3.0,
+        scratch: bool = False,
     ) -> "World":
-        """Rates differ by a factor of up to ten; every second world has a flat task."""
+        """Rates differ by a factor of up to ten (four from scratch); every second world has a flat task."""
         rng = np.random.default_rng(seed)
+        if scratch:
+            return cls(
+                rate=2.5 * np.exp(rng.uniform(np.log(0.6), np.log(2.5), tasks)),
+                drop=rng.uniform(0.8, 2.0, tasks),
+                base=rng.uniform(1.0, 5.0, tasks),
+                turn=rng.uniform(1.5, 5.0, tasks),
+                rise=rng.uniform(0.02, 0.2, tasks),
+                noise=rng.uniform(0.15, 0.4, tasks),
+                hardness=0.5 * rng.normal(0, 1, (tasks, 12)),
+                transfer=rng.uniform(0.2, 0.5),
+                response=rng.uniform(0.5, 0.9),
+                steps=steps,
+                rows_per_step=rows_per_step,
+                epochs=epochs,
+                fast=rng.uniform(2.0, 6.0, tasks),
+                drift=rng.normal(0, 0.35, (tasks, 12)),
+                forgetting=0.5,
+                crowding=0.3,
+            )
         drop = rng.uniform(0.2, 0.8, tasks)
         if rng.random() < 0.5:
             drop[rng.integers(tasks)] = 0.0
@@ -94,12 +135,20 @@ class World:
             steps=steps,
             rows_per_step=rows_per_step,
             epochs=epochs,
+            fast=np.zeros(tasks),
+            drift=np.zeros((tasks, 8)),
         )
+
+    def moving(self, progress: Float) -> Float:
+        """What falls slowly and rises again at this progress."""
+        rising = self.rise * np.maximum(progress - self.turn, 0.0) ** (1.3 if self.forgetting else 1.5)
+        if self.forgetting:
+            return self.drop / (1 + progress) + rising
+        return self.drop * (0.5 * np.exp(-2.5 * progress) + 0.5 * np.exp(-0.8 * progress)) + rising
 
     def loss(self, progress: Float) -> Float:
         """Held-out losses at this progress."""
-        falling = self.drop * (0.5 * np.exp(-2.5 * progress) + 0.5 * np.exp(-0.8 * progress))
-        return self.base + falling + self.rise * np.maximum(progress - self.turn, 0.0) ** 1.5
+        return self.base + self.fast * np.exp(-12 * progress) + self.moving(progress)
 
     def advance(self, progress: Float, weights: Float, step: int) -> Float:
         """Progress after a step with these weights, under a learning rate with warm-up and cosine."""
@@ -107,7 +156,13 @@ class World:
         cosine = 0.1 + 0.45 * (1 + np.cos(np.pi * (step - warmup) / (self.steps - warmup)))
         pull = (len(weights) * weights) ** self.response
         pull = (1 - self.transfer) * pull + self.transfer * pull.mean()
-        return progress + 1.6 * self.rate / self.steps * pull * (step / warmup if step < warmup else cosine)
+        pull *= (1 / (len(weights) * (weights**2).sum())) ** self.crowding
+        pull -= self.forgetting * (1 - np.minimum(1.0, len(weights) * weights))
+        if self.forgetting:
+            cosine = 1.0  # a constant learning rate
+        return np.maximum(
+            0.0, progress + 1.6 * self.rate / self.steps * pull * (step / warmup if step < warmup else cosine)
+        )
 
 
 def simulate(world: World, config: BalancerConfig, seed: int) -> tuple[Float, float]:
@@ -136,7 +191,8 @@ def simulate(world: World, config: BalancerConfig, seed: int) -> tuple[Float, fl
             found = TaskLosses.zeros(tasks)
             for row in rows:
                 here = np.arange(tasks) == row.task
-                loss = world.loss(progress) + world.hardness[:, row.row] + 0.02 * rng.standard_normal()
+                own = world.hardness[:, row.row] + world.drift[:, row.row] * world.moving(progress)
+                loss = world.loss(progress) + own + (0.02 + world.crowding * 0.15) * rng.standard_normal()
                 found = found + TaskLosses(
                     np.where(here, 500 * loss, 0.0), np.where(here, 500, 0), np.where(here, 1, 0)
                 )
@@ -144,6 +200,9 @@ def simulate(world: World, config: BalancerConfig, seed: int) -> tuple[Float, fl
             weights = balancer.observe(step, summed, found if rows else None).values
             summed = TaskLosses.zeros(tasks)
         curves.append(world.loss(progress))
+        if step % max(1, world.steps // VALIDATIONS) == 0:
+            jitter = (0.005 + 0.1 * world.crowding) * rng.standard_normal(tasks)
+            balancer.evaluated(step, TaskLosses((curves[-1] + jitter) * 10 * tokens, 10 * tokens, 10 * samples))
     return np.array(curves), measured / (world.steps * world.rows_per_step)
 
 

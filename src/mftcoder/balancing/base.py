@@ -116,6 +116,10 @@ class TaskBalancer(Protocol):
         """
         ...
 
+    def evaluated(self, step: int, losses: TaskLosses) -> None:
+        """Hear of the run's own validation after `step`, of all rows: measured anyway, at no cost to the method."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """All that `observe` depends on, as JSON-able values; floats survive JSON exactly."""
         ...
@@ -125,7 +129,14 @@ class TaskBalancer(Protocol):
         ...
 
 
-class Passive:
+class DeafToEvaluations:
+    """What a method answers that takes its signal elsewhere than from the run's own validation."""
+
+    def evaluated(self, step: int, losses: TaskLosses) -> None:
+        """Nothing."""
+
+
+class Passive(DeafToEvaluations):
     """What a method answers that measures nothing of its own: no validation rows, no gradients, no signals."""
 
     needs_validation = False

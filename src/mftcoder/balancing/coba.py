@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from mftcoder.balancing.base import (
+    DeafToEvaluations,
     Float,
     RunFacts,
     TaskLosses,
@@ -44,7 +45,7 @@ from mftcoder.balancing.base import (
 from mftcoder.config.schema import BalancerConfig
 
 
-class CobaBalancer:
+class CobaBalancer(DeafToEvaluations):
     """Even convergence of the validation losses, and no reward for divergence."""
 
     needs_validation = True

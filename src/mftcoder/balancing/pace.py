@@ -8,21 +8,26 @@ For a loss that decays exponentially with x time constants behind it q = x / (e^
 beyond, whatever the loss's height. Tasks with equal q stay equally near their best and reach q = 0 together. So the weights push
 towards the mean pace m (weighted by confidence and by the weights themselves):
 
-    w_k = (1 - floor) softmax_k( gain * c_k (q_k - m) / max(|m|, 1/4) ) + floor / K
+    z_k = gain (q_k - m) / max(|m|, 1/4)
+    w_k = (1 - floor) softmax_k( c_k z_k ) + floor / K,      c_k = 1 / (1 + var(z_k) / 4)
 
-with confidence c_k = 1 / (1 + var(q_k) / 4): a task whose slope is not known, or that never moved, keeps an ordinary weight.
-A task that is past its best has q < 0 and falls to the floor; a task that is still far from it gains what the others lose.
+The confidence c_k is what a prior of standard deviation 2 for z_k leaves of it (empirical Bayes): a difference that may be noise moves no
+weight, and a task whose slope is not known keeps an ordinary one. A task that is past its best has q < 0 and falls towards
+the floor; a task that is still far from it gains what the others lose. The floor is high, since a task that is hardly trained is
+forgotten, and one that has all the weight makes the others' gradients rare.
 
 Where s_k comes from, in the order of cost:
 - Train losses of samples that the model has not seen yet are unbiased held-out losses and cost nothing: all of the first epoch.
-- Beside them, and after it, single rows of a small validation set (`val_rows` a task: 4) are measured in turn, so many that they
+- The run's own validations (`train.eval_steps`) are measured anyway.
+- Beside them single rows of a small validation set (`val_rows` a task: 4) are measured in turn, so many that they
   take `val_share` (1.5%) of the run's compute: a forward pass of a row is taken to cost half of a trained row.
-Both go into one Kalman filter a task (`trend.py`), which gives slope and level with their variances. Without validation rows, and
-after the first epoch, the variances grow and the weights return to the configured ones.
+All go into one Kalman filter a task (`trend.py`), which gives slope and level with their variances. Without any of them the variances
+grow and the weights return to the configured ones. The filter's time is the logarithm of the step (t + T/50 for a run of T steps): losses
+fall fast at first and ever more slowly, and are far straighter in it.
 
-`window` (an eighth of the run) is how far back the filter looks, `warmup_steps` (a tenth of the run) how long the configured
-weights are kept, `gain` 4, `floor` 0.03, `update_interval` a three-hundredth of the run, so that a GPU is seldom waited for.
-The defaults were chosen on simulated tasks (fast, slow, over-fitting, flat, with noise), see docs/balancing.md.
+`window` (two thirds of the run) is how far back the filter looks at the end of the run, at step t then over t window / T steps; `warmup_steps` (a tenth of the run) how long the configured
+weights are kept, `gain` 4, `floor` 0.2, `update_interval` a three-hundredth of the run, so that a GPU is seldom waited for.
+The defaults were chosen on simulated tasks (fast, slow, over-fitting, flat, with noise, forgotten where the weight is low), see docs/balancing.md.
 """
 
 from typing import Any
@@ -44,8 +49,10 @@ from mftcoder.balancing.trend import LossTrend
 from mftcoder.config.schema import BalancerConfig
 
 TRAINED_ROW_COST = 2  # forward passes at least: LoRA spares part of the backward pass
+LONGEST_WINDOW = 0.99  # of the run
+FIRST_TIME = 50  # the share 1 / 50 of the run passes before the logarithm of time takes hold
 FASTEST = 2.0  # |q| is cut here: only noise gets beyond
-UNCERTAIN = 2.0  # standard deviation of q at which a task's confidence is one half
+PRIOR = 2.0  # standard deviation of z that is believed in before anything is measured
 SLOWEST_MEAN = 0.25  # below this mean pace differences are no longer taken relative to it
 
 
@@ -59,23 +66,24 @@ class PaceBalancer:
         self._interval = config.update_interval or max(1, facts.total_steps // 300)
         self._warmup = facts.total_steps // 10 if config.warmup_steps is None else config.warmup_steps
         self._gain = config.gain or 4.0
-        self._floor = 0.03 if config.floor is None else config.floor
+        self._floor = 0.2 if config.floor is None else config.floor
         share = 0.015 if config.val_share is None else config.val_share
         self._rows_a_step = share * TRAINED_ROW_COST * facts.rows_per_step
         self._rows = np.minimum(facts.validation_rows, config.val_rows or 4)
-        window = config.window or max(facts.total_steps / 8, 10.0 * self._interval)
-        self._trends = [LossTrend(int(rows), window) for rows in self._rows]
+        window = min((config.window or 2 * facts.total_steps / 3) / facts.total_steps, LONGEST_WINDOW)
+        self._trends = [LossTrend(int(rows), float(-np.log1p(-window))) for rows in self._rows]
+        self._time_unit = 1.0  # steps in a unit of the filters' time, now
         self._factors = np.ones(facts.num_tasks)  # what the configured weights are multiplied by
-        self._start, self._start_variance = np.full((2, facts.num_tasks), np.nan)
+        self._first_variance = np.full(facts.num_tasks, np.nan)
         self._drop, self._pace, self._confidence = np.zeros((3, facts.num_tasks))
 
     @property
     def signals(self) -> dict[str, Float]:
-        """Filtered loss, slope with its standard deviation, pace q and confidence c."""
+        """Filtered loss, slope a step with its standard deviation, pace q and confidence c."""
         return {
             "level": self._of_trends("level"),
-            "slope": self._of_trends("slope"),
-            "slope_sd": np.sqrt(self._of_trends("slope_variance")),
+            "slope": self._of_trends("slope") / self._time_unit,
+            "slope_sd": np.sqrt(self._of_trends("slope_variance")) / self._time_unit,
             "pace": self._pace.copy(),
             "confidence": self._confidence.copy(),
         }
@@ -103,51 +111,67 @@ class PaceBalancer:
     ) -> TaskWeights:
         """Fold the measurements into the filters; from the end of the warm-up on, weigh by pace."""
         self._measure(step, train, validation)
+        self._time_unit = step + self._facts.total_steps / FIRST_TIME
         if step >= self._warmup and any(trend.known for trend in self._trends):
-            self._remember_drops(step)
+            self._remember_drops()
             self._factors = self._new_factors(step)
         return weighted(self._facts, self._factors)
 
     def _measure(self, step: int, train: TaskLosses, validation: TaskLosses | None) -> None:
+        time = self._time(step)
         for task, loss in enumerate(train.mean):
             if np.isfinite(loss) and step <= self._facts.fresh_steps[task]:
-                self._trends[task].add_train_loss(step, float(loss), int(train.samples[task]))
-            self._trends[task].advance(step)
+                self._trends[task].add_train_loss(time, float(loss), int(train.samples[task]))
+            self._trends[task].advance(time)
         if validation is not None:
             for row in self.validation_rows(step):
                 if np.isfinite(validation.mean[row.task]):
-                    self._trends[row.task].add_row_loss(step, row.row, float(validation.mean[row.task]))
+                    self._trends[row.task].add_row_loss(time, row.row, float(validation.mean[row.task]))
 
-    def _remember_drops(self, step: int) -> None:
-        """Level at the start (extrapolated back when first asked for) and the largest drop from it."""
-        level, slope = self._of_trends("level"), self._of_trends("slope")
-        new = np.isnan(self._start) & np.isfinite(level)
-        self._start = np.where(new, np.maximum(level, level - slope * step), self._start)
-        self._start_variance = np.where(new, self._of_trends("level_variance"), self._start_variance)
-        self._drop = np.fmax(self._drop, self._start - level)
+    def _time(self, step: int) -> float:
+        """The filters' time: the logarithm of the step, without its pole."""
+        return float(np.log1p(step * FIRST_TIME / self._facts.total_steps))
+
+    def _remember_drops(self) -> None:
+        """The largest drop from the first loss, and how uncertain the level was when it was first known."""
+        level = self._of_trends("level")
+        new = np.isnan(self._first_variance) & np.isfinite(level)
+        self._first_variance = np.where(new, self._of_trends("level_variance"), self._first_variance)
+        self._drop = np.fmax(self._drop, self._of_trends("first_loss") - level)
 
     def _new_factors(self, step: int) -> Float:
-        known = np.isfinite(self._start)
-        uncertain = self._of_trends("level_variance") + self._start_variance
-        mean_speed = np.sqrt(np.where(known, self._drop**2 + uncertain, 1.0)) / step
-        pace = np.where(known, -self._of_trends("slope") / mean_speed, 0.0)
-        variance = np.where(known, self._of_trends("slope_variance") / mean_speed**2, np.inf)
+        known = np.isfinite(self._first_variance)
+        uncertain = self._of_trends("level_variance") + self._first_variance
+        drop = np.sqrt(np.where(known, self._drop**2 + uncertain, 1.0))
+        speed = step / (self._time_unit * drop)  # of a slope of 1, over the mean speed
+        pace = np.where(known, -self._of_trends("slope") * speed, 0.0)
+        variance = np.where(known, self._of_trends("slope_variance") * speed**2, np.inf)
         self._pace = np.clip(pace, -FASTEST, FASTEST)
-        self._confidence = 1 / (1 + variance / UNCERTAIN**2)
-        say = self._confidence * self._factors
-        mean = float(say @ self._pace / say.sum())
-        ahead = self._confidence * (self._pace - mean) / max(abs(mean), SLOWEST_MEAN)
-        return (1 - self._floor) * softmax(self._gain * ahead) * len(ahead) + self._floor
+        scale = max(abs(self._mean_pace(variance, SLOWEST_MEAN)), SLOWEST_MEAN)
+        mean = self._mean_pace(variance, scale)
+        ahead = self._gain * self._confidence * (self._pace - mean) / scale
+        return (1 - self._floor) * softmax(ahead) * len(ahead) + self._floor
+
+    def _mean_pace(self, variance: Float, scale: float) -> float:
+        """m, and the confidences that it is weighted with, where differences are taken relative to `scale`."""
+        self._confidence = 1 / (1 + variance * (self._gain / (PRIOR * scale)) ** 2)
+        say = np.maximum(self._confidence, np.finfo(np.float64).tiny) * self._factors
+        return float(say @ self._pace / say.sum())
 
     def _of_trends(self, name: str) -> Float:
         return np.array([getattr(trend, name) if trend.known else np.nan for trend in self._trends])
 
+    def evaluated(self, step: int, losses: TaskLosses) -> None:
+        """Take the run's own validation into the filters."""
+        for trend, loss in zip(self._trends, losses.mean, strict=True):
+            if np.isfinite(loss):
+                trend.add_set_loss(self._time(step), float(loss))
+
     def state_dict(self) -> dict[str, Any]:
-        """The filters, the start levels and drops, and the factors in force."""
+        """The filters, the drops, and the factors in force."""
         arrays = as_lists(
             factors=self._factors,
-            start=self._start,
-            start_variance=self._start_variance,
+            first_variance=self._first_variance,
             drop=self._drop,
             pace=self._pace,
             confidence=self._confidence,
@@ -156,7 +180,7 @@ class PaceBalancer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        for name in ("factors", "start", "start_variance", "drop", "pace", "confidence"):
+        for name in ("factors", "first_variance", "drop", "pace", "confidence"):
             setattr(self, f"_{name}", as_array(state[name]))
         for trend, saved in zip(self._trends, state["trends"], strict=True):
             trend.load_state_dict(saved)

@@ -5,11 +5,11 @@ starred rows). With `signal: validation` the same `val_batches` rows of each tas
 compare a loss with an earlier one, and the same rows compare without the noise of different ones. CoBa has its own rule.
 """
 
-from mftcoder.balancing.base import Float, RunFacts, TaskLosses, ValidationRow, stratified_rows
+from mftcoder.balancing.base import DeafToEvaluations, Float, RunFacts, TaskLosses, ValidationRow, stratified_rows
 from mftcoder.config.schema import BalancerConfig
 
 
-class LossReader:
+class LossReader(DeafToEvaluations):
     """The measuring half of the protocol for methods that need one mean loss per task at each update; they inherit it."""
 
     def __init__(self, config: BalancerConfig, facts: RunFacts, *, default_interval: int = 1):

@@ -1,14 +1,15 @@
 """Level and slope of one task's held-out loss, with their variances, from scattered noisy measurements: a Kalman filter.
 
-State: level f, slope s per step, and an effect a_r for each validation row r. Between measurements dt steps apart
-f <- f + s dt and s walks at random. Two kinds of measurement:
+State: level f, slope s, and an effect a_r for each validation row r. Between measurements dt apart (in the caller's unit of time)
+f <- f + s dt and s walks at random. Three kinds of measurement:
 
     fresh train loss       y = f + noise,           variance v / samples: v from squared differences of successive measurements
     validation row r       y = f + a_r + noise,     variance from this filter's own prediction errors on rows seen before
+    whole validation set   as one more row, with a variance of its own
 
 A row is compared with what the same row gave earlier, so that how hard it is does not enter the slope: a few rows measured now
 and then say more about the slope than a large set measured once. The random walk is scaled so that the filter forgets over a third
-of `window` steps at the noise of the train losses. numpy only; knows nothing of tasks or weights.
+of `window` at the noise of the train losses. numpy only; knows nothing of tasks or weights.
 """
 
 from typing import Any
@@ -30,23 +31,30 @@ class LossTrend:
     """Filtered level and slope; unknown (nan) before the first train loss."""
 
     def __init__(self, num_rows: int, window: float):
+        effects = num_rows + 1  # the last is that of the whole validation set
         self._window = window
-        self._mean = np.full(FIRST_ROW + num_rows, np.nan)
-        self._covariance = np.zeros((FIRST_ROW + num_rows, FIRST_ROW + num_rows))
-        self._step = 0
+        self._mean = np.full(FIRST_ROW + effects, np.nan)
+        self._covariance = np.zeros((FIRST_ROW + effects, FIRST_ROW + effects))
+        self._time = np.nan
         self._scale = np.nan  # first loss: sets the prior's size
         self._last = (np.nan, np.nan)  # last train loss and its samples
         self._noise = np.nan  # variance of a one-sample train loss
         self._differences = FIRST_NOISE_COUNTS
+        self._last_time = np.nan
         self._samples = np.nan  # typical samples a measurement
-        self._spacing = 1.0  # steps between train measurements
-        self._row_noise = np.nan
-        self._seen_rows = np.zeros(num_rows)
+        self._spacing = np.nan  # time between train measurements
+        self._row_noise, self._set_noise = np.nan, np.nan
+        self._seen_rows = np.zeros(effects)
 
     @property
     def known(self) -> bool:
         """Whether there was a first measurement."""
-        return self._step > 0
+        return bool(np.isfinite(self._scale))
+
+    @property
+    def first_loss(self) -> float:
+        """The first train loss, in nats."""
+        return self._scale
 
     @property
     def level(self) -> float:
@@ -55,7 +63,7 @@ class LossTrend:
 
     @property
     def slope(self) -> float:
-        """Its change a step."""
+        """Its change in a unit of time."""
         return float(self._mean[SLOPE])
 
     @property
@@ -68,49 +76,62 @@ class LossTrend:
         """Variance of `slope`."""
         return float(self._covariance[SLOPE, SLOPE])
 
-    def add_train_loss(self, step: int, loss: float, samples: int) -> None:
+    def add_train_loss(self, time: float, loss: float, samples: int) -> None:
         """A mean loss over `samples` samples that had not been trained on."""
         if not self.known:
-            self._start(step, loss, samples)
+            self._start(time, loss, samples)
             return
         self._learn_noise(loss, samples)
-        self._spacing = max(1.0, float(step - self._step))
+        self._spacing = time - self._last_time
+        self._last_time = time
         self._samples = float(samples)
-        self.advance(step)
+        self.advance(time)
         self._update(self._selector(None), loss, self._train_noise(samples))
 
-    def add_row_loss(self, step: int, row: int, loss: float) -> None:
+    def add_row_loss(self, time: float, row: int, loss: float) -> None:
         """The mean loss of one validation row; left out before the first train loss."""
-        if not self.known:
-            return
-        self.advance(step)
+        if self.known:
+            self._row_noise = self._add_effect(time, row, loss, self._row_noise)
+
+    def add_set_loss(self, time: float, loss: float) -> None:
+        """The mean loss of the whole validation set; left out before the first train loss."""
+        if self.known:
+            self._set_noise = self._add_effect(time, len(self._seen_rows) - 1, loss, self._set_noise)
+
+    def _add_effect(self, time: float, row: int, loss: float, noise: float) -> float:
+        """Fold in a measurement with an effect of its own; the noise of its kind as it is known then."""
+        self.advance(time)
         selector = self._selector(row)
-        noise = self._row_noise if np.isfinite(self._row_noise) else 0.1 * self._train_noise(self._samples)
+        if not np.isfinite(noise):
+            noise = 0.1 * self._train_noise(self._samples)
         explained = float(selector @ self._covariance @ selector)
         error = self._update(selector, loss, noise)
         if self._seen_rows[row]:
             least = 0.01 * self._train_noise(self._samples)
-            self._row_noise = noise + ROW_NOISE_RATE * (max(error**2 - explained, least) - noise)
+            noise += ROW_NOISE_RATE * (max(error**2 - explained, least) - noise)
         self._seen_rows[row] += 1
+        return noise
 
-    def advance(self, step: int) -> None:
-        """Predict to `step`: the level follows the slope, and both grow less certain."""
-        elapsed = float(step - self._step)
+    def advance(self, time: float) -> None:
+        """Predict to `time`: the level follows the slope, and both grow less certain."""
+        elapsed = time - self._time
         if not self.known or elapsed <= 0:
             return
         self._mean[LEVEL] += elapsed * self._mean[SLOPE]
         covariance = self._covariance
         covariance[LEVEL] += elapsed * covariance[SLOPE]
         covariance[:, LEVEL] += elapsed * covariance[:, SLOPE]
-        walk = self._train_noise(self._samples) * self._spacing / (MEMORY * self._window) ** 4 * elapsed
+        spacing = self._spacing if np.isfinite(self._spacing) else elapsed
+        walk = self._train_noise(self._samples) * spacing / (MEMORY * self._window) ** 4 * elapsed
         covariance[LEVEL, LEVEL] += walk * elapsed**2 / 3
         covariance[LEVEL, SLOPE] += walk * elapsed / 2
         covariance[SLOPE, LEVEL] += walk * elapsed / 2
         covariance[SLOPE, SLOPE] += walk
-        self._step = step
+        self._time = time
 
-    def _start(self, step: int, loss: float, samples: int) -> None:
-        self._step, self._scale, self._last, self._samples = step, abs(loss), (loss, float(samples)), float(samples)
+    def _start(self, time: float, loss: float, samples: int) -> None:
+        self._time = self._last_time = time
+        self._scale, self._last, self._samples = abs(loss), (loss, float(samples)), float(samples)
         self._noise = (FIRST_NOISE * self._scale) ** 2
         self._mean[:] = 0.0
         self._mean[LEVEL] = loss

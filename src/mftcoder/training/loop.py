@@ -148,6 +148,7 @@ class TrainingRun:
         losses = validate(self.model, self.validation_loader, self.validation_loader.counts, self.backend)
         record = validation_record(progress.step, losses, config.task_names, time.perf_counter() - started)
         self.metrics.log(record)
+        self.balancer.evaluated(progress.step, losses)
         self._clock = time.perf_counter()
         progress.validation["last"] = record["losses"]
         progress.validation.setdefault("first", record["losses"])

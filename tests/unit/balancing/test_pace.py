@@ -82,10 +82,25 @@ def test_losses_of_samples_seen_before_are_not_looked_at(facts: Callable, losses
     balancer = PaceBalancer(BalancerConfig(name="pace"), run)
     for step in range(1, 21):
         balancer.observe(step, losses([2.0 - 0.01 * step, 1.5]), None)
-    level = balancer.signals["level"].copy()
-    slope = balancer.signals["slope"]
+    level, slope = balancer.signals["level"], balancer.signals["slope"]
     balancer.observe(21, losses([0.1, 0.1]), None)
-    np.testing.assert_allclose(balancer.signals["level"], level + slope, atol=1e-12)
+    np.testing.assert_allclose(
+        balancer.signals["level"], level + slope, atol=0.03 * 0.01
+    )  # the slope bends by a step in 22
+
+
+def test_the_runs_own_validation_is_taken_in(facts: Callable, losses: Callable) -> None:
+    """Train losses end with the first epoch; what says later that a task is past its best is the validation."""
+    run = facts(2, total_steps=400, fresh_steps=np.full(2, 40), validation_rows=np.zeros(2, int))
+    deaf, hearing = (PaceBalancer(BalancerConfig(name="pace", update_interval=1), run) for _ in range(2))
+    for step in range(1, 401):
+        means = np.array([3.0 - np.log(step) / 4, 3.0 - np.log(step) / 4])
+        deaf_weights, weights = (balancer.observe(step, losses(means), None).values for balancer in (deaf, hearing))
+        if step % 20 == 0:
+            worse = means + np.array([0.0, max(step - 200, 0) / 200])
+            hearing.evaluated(step, losses(worse))
+    np.testing.assert_allclose(deaf_weights, [0.5, 0.5], atol=0.02)
+    assert weights[0] > 0.8
 
 
 def test_a_task_past_its_best_falls_to_the_floor_and_a_slow_one_gains(facts: Callable, losses: Callable) -> None:
@@ -104,14 +119,14 @@ def test_weights_return_to_the_configured_ones_when_nothing_is_known_any_more(
     facts: Callable, losses: Callable
 ) -> None:
     run = facts(2, total_steps=4000, fresh_steps=np.full(2, 500), validation_rows=np.zeros(2, int))
-    balancer = PaceBalancer(BalancerConfig(name="pace", update_interval=1, window=60), run)
+    balancer = PaceBalancer(BalancerConfig(name="pace", update_interval=1, window=800), run)
     rng = np.random.default_rng(0)
     for step in range(1, 4001):
-        means = np.array([1.0 + np.exp(-step / 100), 2.0 - step / 2000]) + 0.05 * rng.standard_normal(2)
+        means = np.array([1.0 + np.exp(-step / 100), 2.5 - np.log(step) / 4]) + 0.02 * rng.standard_normal(2)
         weights = balancer.observe(step, losses(means), None).values
         if step == 500:
-            assert weights[1] > 0.6
-    np.testing.assert_allclose(weights, [0.5, 0.5], atol=0.05)
+            assert weights[1] > 0.65
+    np.testing.assert_allclose(weights, [0.5, 0.5], atol=0.08)
 
 
 def simulate(make: Callable[[RunFacts], TaskBalancer], seed: int) -> np.ndarray:
