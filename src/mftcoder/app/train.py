@@ -30,7 +30,7 @@ from mftcoder.data.store import Store
 from mftcoder.errors import CheckpointError, Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
-from mftcoder.models.adapters import attach, restore, save_weights, trainable_parameters
+from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
 from mftcoder.models.load import load_model, recompute_activations, set_attention
 from mftcoder.models.resolve import resolve_model
 from mftcoder.models.row_slices import check_row_slices
@@ -46,6 +46,7 @@ from mftcoder.training.checkpoint import (
     rows_of_step,
     set_random_state,
 )
+from mftcoder.training.checkpoint_writer import CheckpointWriter, ModelFiles
 from mftcoder.training.facts import run_facts
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
@@ -74,13 +75,13 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
         run = _build(config, store, backend, checkpoint, console, stop)
         if first:
             _write_run_files(config, store)
-        with run.metrics, stop.listening(), device_memory_errors():
+        with run.metrics, run.checkpoints, stop.listening(), device_memory_errors():
             summary = run.run()
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
         raise Interrupted(
-            f"Step {summary.steps} is saved in {run.checkpoints.folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}",
+            f"Step {summary.steps} is saved in {run.checkpoints.store.folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}",
             requeue=stop.signal != signal.SIGINT,
         )
     _print_outcome(config, summary, console)
@@ -150,11 +151,12 @@ def _build(
         progress = checkpoint.progress
         balancer.load_state_dict(progress.balancer)
         unobserved.load_state_dict(progress.unobserved)
-        state = checkpoint.optimizer_state()
+        state = checkpoint.optimizer_state(optimizer.room)
         optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"], backend.rank, backend.world_size)
     progress.config, progress.data_fingerprint = config.model_dump(mode="json"), store.fingerprint
     progress.rows_per_step = train_loader.step_rows
+    files = ModelFiles(model.module, save_weights, save_settings)
     return TrainingRun(
         config=config,
         model=model,
@@ -164,12 +166,11 @@ def _build(
         backend=backend,
         train_loader=train_loader,
         validation_loader=validation_loader,
-        checkpoints=_checkpoint_store(config, console),
+        checkpoints=CheckpointWriter(_checkpoint_store(config, console), backend, config.train, files),
         metrics=open_log(
             config, train_loader.total_steps, resumed_step=progress.step, console=console, rank=backend.rank
         ),
         progress=progress,
-        write_model=partial(save_weights, model.module),
         should_stop=stop,
         unobserved=unobserved,
     )

@@ -219,6 +219,10 @@ class TrainConfig(Section):
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = 3
     """Newest checkpoints kept; the best one is kept on top of them. null keeps all."""
+    save_format: Literal["consolidated", "sharded"] = "consolidated"
+    """With fsdp2, who writes: rank 0 gathers all in its host's memory, or each rank its share. Both go on with any backend and number of ranks."""
+    async_save: bool = False
+    """Go on training while a checkpoint is being written from a copy in the host's memory; one at a time."""
     early_stopping_patience: PositiveInt | None = None
     """Validations in a row without a better metric after which the run ends."""
     metric_for_best_model: str = "loss"

@@ -142,6 +142,13 @@ def save_weights(model: Any, folder: Path, weights: dict[str, Tensor] | None = N
         model.save_pretrained(folder, state_dict=weights)
 
 
+def save_settings(model: Any, folder: Path) -> None:
+    """Write what stands beside the weights of a whole model in its folder."""
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+
+
 def restore(model: Any, folder: Path) -> None:
     """Put the weights that `save_weights` wrote back into the same model, bit for bit. ModelError if they do not fit."""
     state: dict[str, Tensor] = {}

@@ -16,6 +16,7 @@ from mftcoder.errors import ConfigError
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer
 from mftcoder.training.process_group import check_context_parallel_size, launched_processes, pick_device
+from mftcoder.training.shares import Shares
 
 Value = TypeVar("Value")
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -91,6 +92,10 @@ class Backend(Protocol):
         """What a checkpoint holds of the module, on rank 0, where it lies in pieces; None: the module itself has it."""
         ...
 
+    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
+        """What each rank writes of a sharded checkpoint; None where every rank has all, and rank 0 writes it."""
+        ...
+
 
 class LocalBackend:
     """One process, one device."""
@@ -148,4 +153,8 @@ class LocalBackend:
 
     def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
         """The module has them."""
+        return None
+
+    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
+        """There is but one."""
         return None

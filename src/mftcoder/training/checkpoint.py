@@ -1,9 +1,10 @@
 """Checkpoints that survive anything: written aside, checked by hash, made visible last.
 
 A checkpoint folder holds `model/` (adapter or full weights, loadable by transformers and peft), `optimizer/state.pt` (moments,
-master weights, random states), `progress.json` and `files.json` (sizes and SHA-256 of the rest). It is written under a dotted
-name, flushed, renamed; then `latest` (and `best`) are replaced. A process killed at any moment leaves the checkpoint before it.
-Comes out on resume: the newest checkpoint whose files are whole, falling back past damaged ones and saying so.
+master weights, random states; tensors that lie in shares are in `optimizer/shares/`), `progress.json` and `files.json` (sizes and
+SHA-256 of the rest). It is written under a dotted name, flushed, renamed; then `latest` (and `best`) are replaced. A process
+killed at any moment leaves the checkpoint before it. Comes out on resume: the newest checkpoint whose files are whole, falling
+back past damaged ones and saying so. What is written when, by whom, is `checkpoint_writer.py`'s.
 """
 
 import hashlib
@@ -11,17 +12,22 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from mftcoder.errors import CheckpointError, DataError
 from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.training.shares import Room, put_shares_in, read_shares, whole_tensor
 
 _NAME = re.compile(r"step-(\d{8})$")
+SHARES = "optimizer/shares"
 
 
 @dataclass
@@ -58,9 +64,11 @@ class Checkpoint:
         """The weights."""
         return self.path / "model"
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """What `save` was given, tensors on the CPU."""
+    def optimizer_state(self, room: Room = whole_tensor) -> dict[str, Any]:
+        """What `save` was given, on the CPU. Tensors that were written in shares are read into the `room` for each."""
         state: dict[str, Any] = torch.load(self.path / "optimizer" / "state.pt", map_location="cpu", weights_only=True)
+        if (self.path / SHARES).is_dir():
+            put_shares_in(state["optimizer"], read_shares(self.path / SHARES, room))
         return state
 
 
@@ -72,17 +80,24 @@ class CheckpointStore:
         self._limit = save_total_limit
         self._say = say
 
-    def save(
-        self, progress: Progress, write_model: Callable[[Path], None], optimizer_state: dict[str, Any], *, best: bool
-    ) -> Path:
-        """Write the checkpoint of `progress.step`, move the pointers, rotate. OSErrors become CheckpointErrors."""
-        path = self.folder / f"step-{progress.step:08d}"
-        temporary = self.folder / f".{path.name}.tmp"
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint of a step lies until it is whole."""
+        return self.folder / f".step-{step:08d}.tmp"
+
+    def begin(self, step: int) -> None:
+        """Make that folder, empty; what killed runs left half written goes."""
+        temporary = self.folder_of(step)
+        with self._errors_of(temporary):
+            for left in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(left)
             (temporary / "optimizer").mkdir(parents=True)
-            write_model(temporary / "model")
-            torch.save(optimizer_state, temporary / "optimizer" / "state.pt")
+
+    def save(self, progress: Progress, write_parts: Callable[[Path], None], *, best: bool) -> Path:
+        """Let `write_parts` fill what `begin` made, then make it the newest checkpoint; on an error nothing has changed."""
+        path = self.folder / f"step-{progress.step:08d}"
+        temporary = self.folder_of(progress.step)
+        with self._errors_of(temporary):
+            write_parts(temporary)
             write_json(temporary / "progress.json", asdict(progress))
             write_json(temporary / "files.json", describe_files(temporary))
             flush_to_disk(temporary)
@@ -91,13 +106,19 @@ class CheckpointStore:
             if best:
                 write_text(self.folder / "best", path.name + "\n")
             self._rotate()
-        except (OSError, RuntimeError) as error:
+        return path
+
+    @contextmanager
+    def _errors_of(self, temporary: Path) -> Iterator[None]:
+        """What goes wrong with writing is a CheckpointError, and what was written until then is removed."""
+        try:
+            yield
+        except (OSError, RuntimeError, CheckpointException) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
-                f"{path}: the checkpoint cannot be written: {error}. Earlier checkpoints are untouched; "
-                "make room or mend the folder and type the same command again."
+                f"{self.folder / temporary.stem.removeprefix('.')}: the checkpoint cannot be written: {_first_of(error)}. Earlier "
+                "checkpoints are untouched; make room or mend the folder and type the same command again."
             ) from error
-        return path
 
     @staticmethod
     def _make_visible(temporary: Path, path: Path) -> None:
@@ -164,13 +185,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file below `folder`, by relative name; `files.json` itself left out."""
-    described = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != "files.json":
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            described[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest}
-    return described
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "files.json"]
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run: many files at once
+        described = threads.map(_describe_file, paths)
+        return {path.relative_to(folder).as_posix(): found for path, found in zip(paths, described, strict=True)}
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _first_of(error: BaseException) -> str:
+    """The cause, where an error of several ranks carries one for each."""
+    causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
+    return str(causes[0][0] if causes else error)
 
 
 def flush_to_disk(folder: Path) -> None:
@@ -195,6 +225,8 @@ FREE_FIELDS = frozenset(
         "train.logging_dir",
         "train.report_to",
         "train.resume_from_checkpoint",
+        "train.async_save",
+        "train.save_format",
         "train.save_steps",
         "train.save_strategy",
         "train.save_total_limit",

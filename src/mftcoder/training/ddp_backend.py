@@ -13,6 +13,7 @@ from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.training.backend import Decoder, NamedParameters
 from mftcoder.training.optimizer import MasterAdamW, Optimizer
 from mftcoder.training.process_group import ProcessGroup
+from mftcoder.training.shares import Shares
 
 BUCKET_ELEMENTS = 1 << 25  # 128 MiB of float32 a message
 
@@ -53,6 +54,10 @@ class DdpBackend(ProcessGroup):
 
     def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
         """Every rank has them all."""
+        return None
+
+    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
+        """Nothing is shared out."""
         return None
 
 

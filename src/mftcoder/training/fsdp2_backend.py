@@ -3,12 +3,13 @@
 Each decoder layer is gathered for its forward and its backward and let go again; embedding, last norm and head stay gathered
 between the forward and the end of the backward, because the cross entropy uses the head in between. The trained shares are
 float32 and are the master weights: layers are gathered and multiplied in the model's dtype. Gradients are sums over ranks.
-Checkpoints are gathered on rank 0 in the layout of one device, so that every backend reads every checkpoint.
+Checkpoints have the layout of one device, gathered on rank 0 or written share by share, so that every backend reads every checkpoint.
 """
 
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -18,12 +19,14 @@ from torch.distributed.fsdp import (
     register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
 from mftcoder.training.backend import Decoder, NamedParameters
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, decays
 from mftcoder.training.process_group import ProcessGroup
+from mftcoder.training.shares import Shares, put_shares_in, trained_weights
 
 REDUCE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,6 +43,7 @@ class Fsdp2Backend(ProcessGroup):
         self._config = config
         self._dtype = torch.float32
         self._root: Any = None
+        self._checkpoint_group: Any = None
 
     def check(self, config: RunConfig) -> None:
         """ConfigError for a balancer or a format that needs a layer's weights in one piece."""
@@ -98,24 +102,35 @@ class Fsdp2Backend(ProcessGroup):
 
     def whole(self, share: Tensor, like: DTensor) -> Tensor:
         """The tensor that the ranks' shares make, cut as `like` is; on the CPU of rank 0, empty elsewhere."""
-        joined = DTensor.from_local(
-            share.to(self.device), like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
-        ).full_tensor()
+        joined = cut_like(like, share.to(self.device)).full_tensor()
         return joined.cpu() if self.rank == 0 else joined.new_empty(0, device="cpu")
 
     def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
         """What trains (for full training all there is), in the model's dtype."""
         self._root.reshard()
-        everything = all(parameter.requires_grad for parameter in module.parameters())
-        weights = {
-            name: self.whole(local_share(parameter), parameter).to(self._dtype)
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad
+        return {
+            name: self.whole(local_share(weight), weight).to(self._dtype)
+            if isinstance(weight, DTensor)
+            else weight.cpu()
+            for name, weight in trained_weights(module).items()
         }
-        if everything:
-            kept = module.state_dict().keys()
-            weights |= {name: buffer.cpu() for name, buffer in module.named_buffers() if name in kept}
-        return weights
+
+    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
+        """Moments and masters; of a fully trained model the weights as well, in its dtype."""
+        assert isinstance(optimizer, ShardedAdamW)
+        self._root.reshard()
+        if self._checkpoint_group is None:
+            self._checkpoint_group = dist.new_group(backend="gloo", timeout=self._timeout)
+        full = all(weight.requires_grad for weight in module.parameters())
+        return Shares(
+            model={
+                name: cut_like(weight, local_share(weight).to(self._dtype)) if isinstance(weight, DTensor) else weight
+                for name, weight in (trained_weights(module) if full else {}).items()
+            },
+            optimizer=optimizer.shares(),
+            rest=optimizer.rest(),
+            group=self._checkpoint_group,
+        )
 
 
 def _gathering(root: Any, decode: Any) -> Any:
@@ -135,8 +150,17 @@ def local_share(parameter: Any) -> Tensor:
         return parameter.detach().to_local()
 
 
+def cut_like(like: Any, share: Tensor) -> DTensor:
+    """The tensor that the ranks' shares make, cut as `like` is, in the memory of `share`."""
+    meta = TensorMeta(like.shape, like.stride(), share.dtype)
+    # Not by from_local, which would bring a share in the host's memory to the device.
+    return DTensor(share, DTensorSpec(like.device_mesh, like.placements, meta), requires_grad=False)
+
+
 def own_share(whole: Tensor, like: DTensor) -> Tensor:
-    """The part of a whole tensor that this rank holds of `like`: rows are dealt out as torch.chunk does."""
+    """The part of a tensor that this rank holds of `like`: rows of a whole one are dealt out as torch.chunk does."""
+    if isinstance(whole, DTensor):
+        return whole.to_local()
     parts = whole.chunk(like.device_mesh.size(-1))
     index = like.device_mesh.get_local_rank(like.device_mesh.ndim - 1)
     return parts[index] if index < len(parts) else whole[:0]
@@ -178,23 +202,42 @@ class ShardedAdamW:
 
     def state_dict(self) -> dict[str, Any]:
         """Moments and, for a low-precision model, masters: whole on rank 0."""
-        state = self._adamw.state_dict()["adamw"]
-        moments = {
-            index: {
-                name: value if name == "step" else self._backend.whole(value, self._by_index[index])
-                for name, value in of_parameter.items()
-            }
-            for index, of_parameter in state["state"].items()
-        }
-        masters = [
-            self._backend.whole(share.detach(), parameter)
-            for share, parameter in zip(self._shares, self._parameters, strict=True)
-            if self._low_precision
+        state = self.rest()
+        put_shares_in(
+            state, {name: self._backend.whole(share.to_local(), share) for name, share in self.shares().items()}
+        )
+        return state
+
+    def shares(self) -> dict[str, Any]:
+        """This rank's part of moments and masters, cut as the weights are and in the memory that training writes to."""
+        masters = [(f"masters.{index}", share) for index, share in enumerate(self._shares) if self._low_precision]
+        moments = [
+            (f"state.{index}.{name}", value)
+            for index, of_parameter in self._adamw.state_dict()["adamw"]["state"].items()
+            for name, value in of_parameter.items()
+            if name != "step"
         ]
-        return {"adamw": {**state, "state": moments}, "masters": masters}
+        return {name: cut_like(self._owner(name), value.detach()) for name, value in [*moments, *masters]}
+
+    def rest(self) -> dict[str, Any]:
+        """What of the state is no share: steps and settings."""
+        adamw = self._adamw.state_dict()["adamw"]
+        steps = {index: {"step": of_parameter["step"]} for index, of_parameter in adamw["state"].items()}
+        return {"adamw": {**adamw, "state": steps}, "masters": []}
+
+    def _owner(self, name: str) -> Any:
+        """The parameter that a share of this name belongs to."""
+        kind, index = name.split(".")[:2]
+        return (self._parameters if kind == "masters" else self._by_index)[int(index)]
+
+    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """For this rank's share."""
+        owner = self._owner(name)
+        assert size == owner.shape
+        return cut_like(owner, torch.empty_like(local_share(owner), dtype=dtype))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take this rank's share of a whole state."""
+        """Take this rank's share of a whole state, or the shares that there was `room` for."""
         whole = state["adamw"]
         shares = {
             index: {

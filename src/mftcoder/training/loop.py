@@ -8,7 +8,6 @@ waits for the device between due steps: a step's record is written while the nex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import StepData, TrainLoader, ValidationLoader
 from mftcoder.errors import TrainingError
 from mftcoder.training.backend import Backend
-from mftcoder.training.checkpoint import CheckpointStore, Progress, random_state
+from mftcoder.training.checkpoint import Progress
+from mftcoder.training.checkpoint_writer import CheckpointWriter
 from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.gradient_norms import gradient_norms
 from mftcoder.training.language_model import LanguageModel
@@ -52,17 +52,19 @@ class TrainingRun:
     backend: Backend
     train_loader: TrainLoader
     validation_loader: ValidationLoader
-    checkpoints: CheckpointStore
+    checkpoints: CheckpointWriter
     metrics: MetricsLog | NoLog
     progress: Progress
-    write_model: Callable[..., None]  # (folder, weights=the whole ones, or None for the module's own)
     should_stop: Callable[[], bool]
     unobserved: LossWindow  # train losses since the balancer looked last
     _unlogged: list[tuple[int, StepResult, TaskWeights, StepData]] = field(default_factory=list)
     _clock: float = 0.0
 
     def run(self) -> Summary:
-        """Train to the end, to early stopping, or until `should_stop()`; the last state is always saved."""
+        """Train to the end, to early stopping, or until `should_stop()`; the last state is always saved.
+
+        A checkpoint that could not be written stops the run like a signal: the save that follows raises its error.
+        """
         config, progress = self.config.train, self.progress
         weights = TaskWeights(np.asarray(progress.weights))
         if progress.step == 0 and config.eval_strategy != "no":
@@ -76,13 +78,17 @@ class TrainingRun:
             is_best = self._due(config.eval_strategy, config.eval_steps) and self._evaluate()
             if config.early_stopping_patience and progress.stalled >= config.early_stopping_patience:
                 stopped = "early_stopping"
-            elif self.backend.any_rank(self.should_stop()) and progress.step < self.train_loader.total_steps:
+            elif (
+                self.backend.any_rank(self.should_stop() or self.checkpoints.failed)
+                and progress.step < self.train_loader.total_steps
+            ):
                 stopped = "interrupted"
             last = stopped != "max_steps" or progress.step == self.train_loader.total_steps
             if last or is_best or self._due(config.save_strategy, config.save_steps):
                 self._save(best=is_best)
             if last:
                 break
+        self.checkpoints.finish()
         best: dict[str, float | int | None] = {"step": progress.best_step, "value": progress.best_value}
         return Summary(progress.step, progress.seconds, stopped, progress.dropped_steps, best, progress.validation)
 
@@ -106,7 +112,7 @@ class TrainingRun:
         )
         if self.config.train.on_nonfinite == "stop":
             raise TrainingError(
-                f"step {step}: {problem}. The step was not taken, and the checkpoints in {self.checkpoints.folder} are "
+                f"step {step}: {problem}. The step was not taken, and the checkpoints in {self.checkpoints.store.folder} are "
                 "as they were. Look at that sample, lower train.learning_rate, or set train.on_nonfinite: skip."
             )
         self.progress.dropped_steps += 1
@@ -166,10 +172,7 @@ class TrainingRun:
         self._write_records()
         self.progress.balancer = self.balancer.state_dict()
         self.progress.unobserved = self.unobserved.state_dict()
-        state = {"optimizer": self.optimizer.state_dict(), "random": self.backend.share(random_state())}
-        write_model = partial(self.write_model, weights=self.backend.whole_weights(self.model.module))
-        if self.backend.rank == 0:
-            self.checkpoints.save(self.progress, write_model, state, best=best)
+        self.checkpoints.save(self.progress, self.optimizer, best=best)
         self._clock = time.perf_counter()
 
     def _write_records(self) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mftcoder.config.schema import TrainConfig
+from mftcoder.training.shares import whole_tensor
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
@@ -49,7 +50,11 @@ class Optimizer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` of any backend; every rank is given the whole state."""
+        """Go on from `state_dict()` of any backend; every rank is given the whole state, or what it has `room` for."""
+        ...
+
+    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Where a tensor of a sharded checkpoint (`Shares.optimizer`) is read to before `load_state_dict`."""
         ...
 
 
@@ -113,6 +118,10 @@ class MasterAdamW:
         """Moments, and the masters that are not parameters themselves."""
         copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
         return {"adamw": self._adamw.state_dict(), "masters": [copy.detach() for copy in copies]}
+
+    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """For all of it."""
+        return whole_tensor(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; the parameters themselves are the checkpoint's business."""

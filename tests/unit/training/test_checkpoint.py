@@ -10,9 +10,10 @@ from mftcoder.errors import CheckpointError
 from mftcoder.training.checkpoint import CheckpointStore, Progress, differing_fields, load_checkpoint
 
 
-def write_model(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "weights").write_bytes(b"w" * 100)
+def write_parts(folder: Path, step: int = 0) -> None:
+    (folder / "model").mkdir()
+    (folder / "model" / "weights").write_bytes(b"w" * 100)
+    torch.save({"moments": torch.ones(3) * step}, folder / "optimizer" / "state.pt")
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def store(tmp_path: Path, said: list[str]) -> CheckpointStore:
 
 
 def save(store: CheckpointStore, step: int, best: bool = False) -> Path:
-    return store.save(Progress(step=step), write_model, {"moments": torch.ones(3) * step}, best=best)
+    store.begin(step)
+    return store.save(Progress(step=step), lambda folder: write_parts(folder, step), best=best)
 
 
 def test_newest_is_what_was_saved_last(store: CheckpointStore) -> None:
@@ -81,22 +83,25 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(store: CheckpointStore) -> 
     save(store, 1)
 
     def full(folder: Path) -> None:
-        write_model(folder)
+        write_parts(folder)
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    store.begin(2)
     with pytest.raises(CheckpointError, match=r"No space left on device\. Earlier checkpoints are untouched"):
-        store.save(Progress(step=2), full, {}, best=False)
+        store.save(Progress(step=2), full, best=False)
     newest = store.newest()
     assert newest and newest.progress.step == 1
     assert [path.name for path in store.folder.iterdir()].count("step-00000002") == 0
     assert not list(store.folder.glob(".*tmp"))
 
 
-def test_a_half_written_checkpoint_is_not_seen(store: CheckpointStore) -> None:
+def test_a_half_written_checkpoint_is_not_seen_and_goes_with_the_next(store: CheckpointStore) -> None:
     save(store, 1)
     (store.folder / ".step-00000002.tmp").mkdir()
     newest = store.newest()
     assert newest and newest.progress.step == 1
+    save(store, 3)
+    assert not list(store.folder.glob(".*tmp"))
 
 
 def test_only_fields_that_change_the_result_are_named() -> None:

@@ -1,0 +1,83 @@
+"""Checkpoints that each rank writes its share of, behind the training: they go on anywhere, survive kill -9, and export."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration import test_backends
+from tests.integration.test_backends import Ranks, assert_same_run, config_for, output
+from tests.integration.test_launch import start, worker
+from tests.integration.test_train_cli import metrics, mft
+
+data, ranks = test_backends.data, test_backends.ranks
+SHARDED = ("train.save_format=sharded", "train.async_save=true")
+
+
+def model_weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: weight for file in files for name, weight in load_file(file).items()}
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_shares_of_four_ranks_go_on_with_two_under_ddp_and_on_one_device(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, adapter: str
+) -> None:
+    """Four ranks of fsdp2 to step 4, two to 6, two of ddp to 8, one device to 10; beside ten steps on one device."""
+    fields = {"adapter__type": adapter, "train__eval_strategy": "no", "train__lr_scheduler_type": "constant"}
+    whole = tmp_path / "whole"
+    assert ranks(1, whole, "train", config_for(whole, tiny_llama_dir, data, 1, **fields)) == [0], output(whole)
+    config = config_for(tmp_path, tiny_llama_dir, data, 4, **fields)
+    for world, steps, backend in ((4, 4, "fsdp2"), (2, 6, "fsdp2"), (2, 8, "ddp"), (1, 10, "local")):
+        going_on = ("--allow-changes", f"train.max_steps={steps}", f"backend.name={backend}")
+        assert ranks(world, tmp_path, "train", config, *SHARDED, *going_on) == [0] * world, output(tmp_path)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    shares = {path.name: len(list(path.glob("optimizer/shares/*.distcp"))) for path in checkpoints.glob("step-*")}
+    assert shares == {"step-00000006": 2, "step-00000008": 0, "step-00000010": 0}
+    assert_same_run(tmp_path / "run", whole / "run")
+
+
+@pytest.mark.parametrize("backend", ["fsdp2", "ddp"])
+def test_a_worker_killed_while_a_checkpoint_is_written_costs_no_step(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, backend: str
+) -> None:
+    """kill -9 with a half written checkpoint on disk: the run goes on by itself from the one before it, to the same bits."""
+    fields = {"adapter__type": "full", "model__dtype": "bfloat16", "train__eval_strategy": "no", "train__save_steps": 2}
+    runs = {}
+    for name in ("whole", "killed"):
+        config = config_for(tmp_path / name, tiny_llama_dir, data, 2, **{**fields, "train__max_steps": 20})
+        process = start(config, "--max-restarts", "2", *SHARDED, f"backend.name={backend}")
+        runs[name] = tmp_path / name / "run"
+        if name == "killed":
+            kill_while_writing(process, runs[name] / "checkpoints")
+        printed, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, printed
+    assert "going on from" in printed
+    found, wanted = (model_weights(run / "checkpoints" / "step-00000020" / "model") for run in runs.values())
+    assert found and all(found[name].equal(wanted[name]) for name in wanted)
+    assert [record["step"] for record in metrics(runs["killed"])] == list(range(1, 21))
+
+
+def kill_while_writing(process: subprocess.Popen[str], checkpoints: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if list(checkpoints.glob("step-*")) and list(checkpoints.glob(".step-*.tmp/optimizer")):
+            worker(process.pid, 1).send_signal(signal.SIGKILL)
+            return
+    raise AssertionError("no checkpoint was being written")
+
+
+def test_a_sharded_checkpoint_is_exported_like_any_other(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
+) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, adapter__type="full", train__max_steps=3)
+    assert ranks(2, tmp_path, "train", config, *SHARDED, "backend.name=fsdp2") == [0, 0], output(tmp_path)
+    exported = mft("export", tmp_path / "run", tmp_path / "out", "--checkpoint", "latest")
+    assert exported.returncode == 0, exported.stderr
+    trained = model_weights(tmp_path / "run" / "checkpoints" / "step-00000003" / "model")
+    out = model_weights(tmp_path / "out")
+    assert trained and all(out[name].equal(trained[name]) for name in trained)
