@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from mftcoder.data.tokenizer import FILES, Tokenizer
 from mftcoder.jsonl import read_json, write_json, write_text
@@ -35,14 +36,24 @@ def write_model_folder(source: ModelSource, out: Path, *, dtype: torch.dtype, ch
 def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".whole-") as temporary:
         weights, adapter = source.weights, source.adapter
-        if not weight_sources(weights) or (adapter and reaches_experts(adapter)):
+        if not weight_sources(weights) or (adapter and reaches_experts(adapter)) or _as_in_memory(source):
             # Pickled weights and fused experts cannot be read tensor by tensor.
-            source.load(device="cpu", dtype=torch.float32).save_pretrained(temporary)
+            model = source.load(device="cpu", dtype=torch.float32)
+            if _as_in_memory(source):
+                model._weight_conversions = None  # noted while reading: none needed. Back to files, the family's are
+            model.save_pretrained(temporary)
             weights, adapter = Path(temporary), None
         if adapter is not None:
             merge(weights, adapter, out, dtype=dtype)
         else:
             write_weights(weight_sources(weights), out, dtype=dtype)
+
+
+def _as_in_memory(source: ModelSource) -> bool:
+    """Whether files that ranks wrote share by share have names that the model's family has in memory only."""
+    sharded = source.run is not None and source.adapter is None and source.run.train.save_format == "sharded"
+    family = read_json(source.weights / "config.json").get("model_type")
+    return sharded and get_checkpoint_conversion_mapping(family) is not None
 
 
 def _write_config(weights: Path, out: Path, dtype: torch.dtype) -> None:
