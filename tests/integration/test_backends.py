@@ -1,5 +1,6 @@
 """Backends for many devices, with real processes: the same ten steps as on one, checkpoints that go on anywhere, one voice."""
 
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -190,13 +191,31 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     assert_same_run(tmp_path / "run", whole / "run")
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_copies_of_the_model_in_groups_of_ranks_change_nothing(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any, variant: str
 ) -> None:
-    config = config_for(tmp_path, tiny_llama_dir, data, 4, adapter__type="full")
-    codes = ranks(4, tmp_path, "train", config, "backend.name=fsdp2", "backend.shard_group_size=2")
-    assert codes == [0] * 4, output(tmp_path)
-    assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
+    config = config_for(tmp_path, tiny_llama_dir, data, 4, **fields_of(variant))
+    hybrid = ("backend.name=fsdp2", "backend.shard_group_size=2")
+    assert ranks(4, tmp_path, "train", config, *overrides_of(variant), *hybrid) == [0] * 4, output(tmp_path)
+    assert_same_run(tmp_path / "run", local_runs(variant))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
+def test_a_base_in_4_bits_is_shared_out_and_trains_as_on_one_device(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
+) -> None:
+    """Packed weights cut over two ranks; validation in between, which repacks them on some CPUs where nothing forbids it."""
+    runs = []
+    for world, backend in ((1, "local"), (2, "fsdp2")):
+        folder = tmp_path / backend
+        config = config_for(folder, tiny_llama_dir, data, world)
+        codes = ranks(world, folder, "train", config, "model.quantization=4bit", f"backend.name={backend}")
+        assert codes == [0] * world, output(folder)
+        runs.append(folder / "run")
+    assert_same_run(runs[1], runs[0])
+    refused = ranks(2, tmp_path / "8bit", "train", config, "model.quantization=8bit", "backend.name=fsdp2")
+    assert refused == [2, 2] and "8-bit weights lose their scales" in output(tmp_path / "8bit")
 
 
 @pytest.mark.parametrize(

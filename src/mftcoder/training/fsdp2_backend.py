@@ -46,11 +46,14 @@ class Fsdp2Backend(ProcessGroup):
         self._checkpoint_group: Any = None
 
     def check(self, config: RunConfig) -> None:
-        """ConfigError for a balancer or a format that needs a layer's weights in one piece."""
+        """ConfigError for a balancer or a format that needs a layer's weights in one piece, and for uneven groups."""
         size = self._config.shard_group_size or self.world_size
         refused = [
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
-            (config.model.quantization is not None, "model.quantization: packed weights cannot be cut into shares"),
+            (
+                config.model.quantization == "8bit",
+                "model.quantization: 8-bit weights lose their scales when they are cut",
+            ),
             (config.train.torch_compile, "train.torch_compile: compiled layers were not shown to gather rightly"),
         ]
         problems = [
@@ -74,6 +77,9 @@ class Fsdp2Backend(ProcessGroup):
             reduce_dtype=REDUCE[self._config.reduce_dtype],
             cast_forward_inputs=False,
         )
+        for part in model.module.modules():
+            if getattr(part, "quant_state", None) is not None:
+                part.quant_state.to(self.device)  # the scales of a 4-bit layer: whole on every rank, and no parameter
         for layer in model.decoder_layers():
             fully_shard(layer, mesh=mesh, mp_policy=precision)
         fully_shard(self._root, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
