@@ -34,6 +34,7 @@ MODES = {
 }
 BACKENDS = {"ddp": [], "fsdp2": []}
 HYBRID = ("fsdp2, hybrid 2 x 2", 4, ["backend.name=fsdp2", "backend.shard_group_size=2"])
+TWO_A_ROW = "backend.context_parallel_size=2"
 ROWS = 4
 
 
@@ -71,7 +72,8 @@ def run(folder: Path, config: dict[str, Any], name: str, world: int, overrides: 
     output = folder / name.replace(" ", "-").replace(",", "")
     path = folder / "config.json"
     path.write_text(json.dumps({**config, "output_dir": str(output)}))
-    split = f"train.gradient_accumulation_steps={ROWS // world}"
+    groups = world // 2 if TWO_A_ROW in overrides else world
+    split = f"train.gradient_accumulation_steps={ROWS // groups}"
     spread = ["--nproc", str(world)] if world > 1 else []
     command = [sys.executable, "-m", "mftcoder", "train", str(path), *spread, split, *overrides]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -97,7 +99,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
     worlds = parser.parse_args().processes
     cases = [(name, world, [f"backend.name={name}"]) for name in BACKENDS for world in worlds]
-    cases += [HYBRID] if 4 in worlds else []
+    shared = [(f"{name}, two ranks a row", world, [*backend, TWO_A_ROW]) for name, world, backend in cases]
+    cases += [*([HYBRID] if 4 in worlds else []), *shared]
     print("| backend | processes | " + " | ".join(MODES) + " |")
     print("|---" * (2 + len(MODES)) + "|")
     with tempfile.TemporaryDirectory() as folder:

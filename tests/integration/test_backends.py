@@ -219,14 +219,15 @@ def test_a_base_in_4_bits_is_shared_out_and_trains_as_on_one_device(
 
 
 @pytest.mark.parametrize(
-    ("backend", "world", "variant"),
-    [("ddp", 2, variant) for variant in VARIANTS]
-    + [("fsdp2", 4, variant) for variant in VARIANTS]
-    + [("ddp", 4, "lora padded coba"), ("fsdp2", 2, "full packed uniform")],
+    ("backend", "world", "share", "variant"),
+    [("ddp", 2, 2, variant) for variant in VARIANTS]
+    + [("fsdp2", 4, 2, variant) for variant in VARIANTS]
+    + [("ddp", 4, 2, "lora padded coba"), ("ddp", 4, 4, "full packed uniform")],
 )
 def test_ranks_that_share_rows_take_the_steps_of_one_device(
     backend: str,
     world: int,
+    share: int,
     variant: str,
     tmp_path: Path,
     tiny_llama_dir: Path,
@@ -234,9 +235,9 @@ def test_ranks_that_share_rows_take_the_steps_of_one_device(
     ranks: Ranks,
     local_runs: Any,
 ) -> None:
-    """Two ranks a row. The rows of a step are those of half as many ranks, and so are its counts and the validation's."""
-    config = config_for(tmp_path, tiny_llama_dir, data, world // 2, **fields_of(variant))
-    shared = ("backend.context_parallel_size=2", f"backend.name={backend}")
+    """A group of ranks counts as one, in a step's rows and in validation. Four to a row have more ranks than key-value heads."""
+    config = config_for(tmp_path, tiny_llama_dir, data, world // share, **fields_of(variant))
+    shared = (f"backend.context_parallel_size={share}", f"backend.name={backend}")
     codes = ranks(world, tmp_path, "train", config, *overrides_of(variant), *shared)
     assert codes == [0] * world, output(tmp_path) + output(tmp_path, 1)
     assert_same_run(tmp_path / "run", local_runs(variant))
