@@ -4,7 +4,7 @@
     python benchmarks/qlora_cpu.py MODEL DATA --steps 20 --max-length 256
 
 Each variant is `mft train` in a process of its own, after the data was prepared in another one; memory is that process's largest
-resident set, loading included. The merged loss is that of `mft export`'s folder on the same validation rows.
+resident set, loading included. The merged loss is that of `mft export`'s folder on the same validation rows, with the original base and with the base as the bits held it.
 """
 
 import argparse
@@ -81,14 +81,22 @@ def measure(args: argparse.Namespace, folder: Path, quantization: str | None) ->
     mft("prepare", config)
     peak = mft("train", config)
     mft("export", run, out, "--checkpoint", "latest")
+    held = folder / f"{quantization}-held"
+    if quantization:
+        mft("export", run, held, "--checkpoint", "latest", "--as-trained")
     validation = json.loads((run / "summary.json").read_text())["validation"]
     source = open_run(run, "latest")
     loaded = source.load(device="cpu", dtype=torch.bfloat16, as_trained=quantization is not None)
     trained = losses(config, set_segments(loaded))
     merged = losses(config, load_folder(out, dtype=torch.bfloat16, device="cpu", attn_implementation=ATTENTION))
+    as_held = (
+        losses(config, load_folder(held, dtype=torch.bfloat16, device="cpu", attn_implementation=ATTENTION))
+        if quantization
+        else merged
+    )
     return {
         "variant": quantization or "lora", "peak_gib": peak, "before": validation["first"], "after": validation["last"],
-        "trained": float(np.mean(trained)), "merged": float(np.mean(merged)),
+        "trained": float(np.mean(trained)), "merged": float(np.mean(merged)), "as_held": float(np.mean(as_held)),
     }  # fmt: skip
 
 
@@ -117,9 +125,9 @@ def main() -> None:
         for variant in args.variants.split(","):
             found.append(row := measure(args, Path(temporary), None if variant == "lora" else variant))
             tasks = "  ".join(f"{name} {row['before'][name]:.3f} -> {row['after'][name]:.3f}" for name in row["before"])
-            change = row["merged"] / row["trained"] - 1
+            change, held = (row[name] / row["trained"] - 1 for name in ("merged", "as_held"))
             print(
-                f"{variant:5} peak {row['peak_gib']:.2f} GiB  {tasks}  adapter {row['trained']:.4f} merged {row['merged']:.4f} ({change:+.2%})",
+                f"{variant:5} peak {row['peak_gib']:.2f} GiB  {tasks}  adapter {row['trained']:.4f} merged {row['merged']:.4f} ({change:+.2%}), into the base as held {row['as_held']:.4f} ({held:+.2%})",
                 flush=True,
             )
     if args.json:

@@ -85,9 +85,10 @@ tokens, and one micro-batch gives exactly the published value. DeepSeek-V2 and V
 experts keep `model.dtype`, which is also what products and additions are computed in. `mft validate` says how many weights are
 held in bits and what they weigh; everything else (packing, balancers, checkpointing, resuming to the bit) is as for LoRA.
 
-`mft export` adds the addition to the base's **original** weights, never to the rounded ones, so the merged model is not exactly the
+`mft export` adds the addition to the base's **original** weights, not to the rounded ones, so the merged model is not exactly the
 one that trained. The export runs both on a few fixed lines, prints how their predictions differ and warns above 0.02 nats
-(`--no-compare` leaves that out); the model card says it too. `mft generate RUN` answers with the merged weights, with
+(`--no-compare` leaves that out); the model card says it too. `mft export --as-trained` adds it to what the bits stood for, which is the model
+that trained. `mft generate RUN` answers with the merged weights, with
 `--as-trained` over the base in bits.
 
 Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits (use 4), a base

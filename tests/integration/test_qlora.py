@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_the_export_is_the_original_base_with_the_addition_and_says_what_that_ch
     assert mft("train", config).returncode == 0
     done = mft("export", tmp_path / "run", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "merged into the original weights, not those held in 4bit: loss " in done.stderr
+    assert "merged into the original weights, trained over 4bit: loss " in done.stderr
     merged, base = load_file(tmp_path / "out" / "model.safetensors"), load_file(tiny_llama_dir / "model.safetensors")
     trained = adapter(tmp_path / "run", 3)
     name = "model.layers.0.mlp.up_proj"
@@ -96,6 +97,31 @@ def test_the_export_is_the_original_base_with_the_addition_and_says_what_that_ch
     assert (merged[f"{name}.weight"] - base[f"{name}.weight"] - addition).abs().max() < 1e-6
     assert merged["model.embed_tokens.weight"].equal(base["model.embed_tokens.weight"])
     assert "4bit, bitsandbytes" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_the_export_can_be_the_base_as_it_was_held(tmp_path: Path, tiny_llama_dir: Path, quantization: str) -> None:
+    """Then nothing changes but, with 8 bits, the rounding of what goes into each layer."""
+    config = write_config(tmp_path, tiny_llama_dir, model={"dtype": "float32", "quantization": quantization})
+    assert mft("train", config).returncode == 0
+    done = mft("export", tmp_path / "run", tmp_path / "out", "--as-trained")
+    assert done.returncode == 0, done.stderr
+    assert f"merged into what {quantization} held" in done.stderr
+    trained, merged, divergence = (float(number) for number in re.findall(r"\d+\.\d+", done.stderr)[:3])
+    assert merged == pytest.approx(trained, rel=1e-4 if quantization == "4bit" else 1e-2)
+    assert divergence < (1e-3 if quantization == "4bit" else 1e-2)
+    base = load_file(tiny_llama_dir / "model.safetensors")
+    merged_weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert merged_weights["model.embed_tokens.weight"].equal(base["model.embed_tokens.weight"])
+    assert not merged_weights["model.layers.0.mlp.up_proj.weight"].equal(base["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_a_run_over_whole_weights_has_no_other_base_to_merge_into(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, model={"quantization": None}, train={"max_steps": 1})
+    assert mft("train", config).returncode == 0
+    refused = mft("export", tmp_path / "run", tmp_path / "out", "--as-trained")
+    assert refused.returncode == 2 and "was not trained over a base in 4 or 8 bits" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_answers_come_from_the_base_in_bits_or_from_the_merged_one(tmp_path: Path, tiny_llama_dir: Path) -> None:

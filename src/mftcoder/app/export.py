@@ -21,10 +21,19 @@ from mftcoder.models.manifest import write_manifests
 from mftcoder.models.source import ModelSource, open_run
 
 
-def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None = None, compare: bool = True) -> None:
+def export(
+    run: Path,
+    out: Path,
+    *,
+    checkpoint: str = "best",
+    dtype: str | None = None,
+    compare: bool = True,
+    as_trained: bool = False,
+) -> None:
     """Write the model of `run` into the new folder `out`, in `dtype` (bfloat16, float32; default the run's own).
 
-    An adapter trained over a base in 4 or 8 bits is merged into the original weights, and `compare` says what that changed.
+    An adapter trained over a base in 4 or 8 bits is merged into the original weights, or, `as_trained`, into what the bits stood for;
+    `compare` says what that changed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists already; give a new folder, or remove it first")
@@ -41,9 +50,10 @@ def export(run: Path, out: Path, *, checkpoint: str = "best", dtype: str | None 
                 dtype=DTYPES[dtype] if dtype else source.dtype(),
                 chat_template=template.as_jinja() if template else "",
                 end=template.end if template else source.tokenizer.eos_token,
+                as_trained=as_trained,
             )
             drift = _drift(source, temporary) if compare and source.quantization else None
-            _say_drift(source, drift, console)
+            _say_drift(source, drift, console, as_trained=as_trained)
             write_text(temporary / "README.md", model_card(source, run, out.name, drift))
             write_manifests(temporary)
     except OSError as error:
@@ -61,14 +71,15 @@ def _drift(source: ModelSource, merged: Path) -> Drift:
     return measure_drift(before, predictions(model, source.tokenizer), source.tokenizer)
 
 
-def _say_drift(source: ModelSource, drift: Drift | None, console: Console) -> None:
+def _say_drift(source: ModelSource, drift: Drift | None, console: Console, *, as_trained: bool) -> None:
     if drift is None:
         return
-    line = f"merged into the original weights, not those held in {source.quantization}: {drift}"
-    if drift.is_large:
+    base = f"what {source.quantization} held" if as_trained else "the original weights"
+    line = f"merged into {base}, trained over {source.quantization}: {drift}"
+    if drift.is_large and not as_trained:
         line = (
-            f"[yellow]warning:[/] {line}. The merged model is not quite the one that was trained: validate it, answer with "
-            "`mft generate RUN --as-trained`, or train with whole weights (model.quantization: null)"
+            f"[yellow]warning:[/] {line}. The merged model is not quite the one that was trained: validate it, merge into the "
+            "base as it was held (mft export --as-trained), or train with whole weights (model.quantization: null)"
         )
     console.print(line, highlight=False, soft_wrap=True)
 

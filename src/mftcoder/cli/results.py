@@ -15,9 +15,10 @@ from mftcoder.cli.group import cli
 @click.option(
     "--compare/--no-compare", default=True, help="Of a QLoRA run: compare its predictions with the merged ones."
 )
+@click.option("--as-trained", is_flag=True, help="Of a QLoRA run: merge into the base as its 4 or 8 bits held it.")
 @click.option("--verify", is_flag=True, help="Check an exported folder against its checksums instead.")
 def export_command(
-    run: Path, out: Path | None, checkpoint: str, dtype: str | None, compare: bool, verify: bool
+    run: Path, out: Path | None, checkpoint: str, dtype: str | None, compare: bool, as_trained: bool, verify: bool
 ) -> None:
     """Write the model of RUN into the new folder OUT: merged weights, tokenizer, chat template, model card, checksums.
 
@@ -35,7 +36,7 @@ def export_command(
     else:
         from mftcoder.app.export import export
 
-        export(run, out, checkpoint=checkpoint, dtype=dtype, compare=compare)
+        export(run, out, checkpoint=checkpoint, dtype=dtype, compare=compare, as_trained=as_trained)
 
 
 @cli.command("report")

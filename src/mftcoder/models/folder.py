@@ -11,20 +11,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from mftcoder.data.tokenizer import FILES, Tokenizer
+from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json, write_json, write_text
 from mftcoder.models.adapters import reaches_experts
-from mftcoder.models.merge import merge, weight_sources, write_weights
+from mftcoder.models.merge import Change, merge, unchanged, weight_sources, write_weights
+from mftcoder.models.quantize import as_held, quantizable_layers, was_conv1d
 from mftcoder.models.source import ModelSource
 
 NOT_TOKENIZER = ("config.json", "generation_config.json", "chat_template.json")
 
 
-def write_model_folder(source: ModelSource, out: Path, *, dtype: torch.dtype, chat_template: str, end: str) -> None:
-    """Write `source` into `out`, its adapter merged. `chat_template` is Jinja; `end` is the text that ends an answer."""
-    _write_weights(source, out, dtype)
+def write_model_folder(
+    source: ModelSource, out: Path, *, dtype: torch.dtype, chat_template: str, end: str, as_trained: bool = False
+) -> None:
+    """Write `source` into `out`, its adapter merged. `chat_template` is Jinja; `end` is the text that ends an answer.
+
+    `as_trained`: into the base as 4 or 8 bits held it while the adapter trained, instead of its original weights.
+    """
+    _write_weights(source, out, dtype, held_base(source) if as_trained else unchanged)
     _write_config(source.weights, out, dtype)
     _write_generation_config(source, out, end)
     write_tokenizer(source.tokenizer, out, chat_template=chat_template)
@@ -33,7 +42,29 @@ def write_model_folder(source: ModelSource, out: Path, *, dtype: torch.dtype, ch
             shutil.copy2(code, out)
 
 
-def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype) -> None:
+def held_base(source: ModelSource) -> Change:
+    """The base's weights as the run's bits held them. ModelError if there were none, or its files cannot be read tensor by tensor."""
+    if source.quantization is None or source.adapter is None:
+        raise ModelError(f"{source.name}: was not trained over a base in 4 or 8 bits; leave out --as-trained")
+    if not weight_sources(source.weights) or reaches_experts(source.adapter):
+        raise ModelError(f"{source.weights}: pickled weights and fused experts merge into the original weights only")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights))
+    layers = quantizable_layers(model)
+    quantization, dtype = source.quantization, source.dtype()
+
+    def held(name: str, weight: Tensor) -> Tensor:
+        layer = layers.get(
+            name.removesuffix(".weight"), layers.get(f"{model.base_model_prefix}.{name}".removesuffix(".weight"))
+        )
+        if layer is None or not name.endswith(".weight"):
+            return weight
+        return as_held(weight.T, quantization, dtype).T if was_conv1d(layer) else as_held(weight, quantization, dtype)
+
+    return held
+
+
+def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype, change: Change) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".whole-") as temporary:
         weights, adapter = source.weights, source.adapter
         if not weight_sources(weights) or (adapter and reaches_experts(adapter)) or _as_in_memory(source):
@@ -44,7 +75,7 @@ def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype) -> None:
             model.save_pretrained(temporary)
             weights, adapter = Path(temporary), None
         if adapter is not None:
-            merge(weights, adapter, out, dtype=dtype)
+            merge(weights, adapter, out, dtype=dtype, change=change)
         else:
             write_weights(weight_sources(weights), out, dtype=dtype)
 

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
-from mftcoder.models.quantize import keep_layout, quantization_settings
+from mftcoder.models.quantize import give_back_loading_memory, keep_layout, quantization_settings
 from mftcoder.models.resolve import ResolvedModel, count_parameters, local_folder, resolve_model
 
 __all__ = [
@@ -91,6 +91,8 @@ def load_folder(
     model.config.use_cache = False
     if quantization:
         keep_layout(model)
+        if torch.device(device).type == "cpu":
+            give_back_loading_memory(model)
         return model.eval()
     return _move(model, device, folder).eval()
 

@@ -8,7 +8,7 @@ adapter model's. At most one output shard is in memory. Config and tokenizer are
 """
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,28 @@ class Update:
         return matrix.T if self.transposed else matrix
 
 
-def merge(base: Path, adapter: Path, out: Path, *, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES) -> None:
+Change = Callable[[str, Tensor], Tensor]
+"""What is done to a weight, given its name, before an update is added."""
+
+
+def unchanged(name: str, weight: Tensor) -> Tensor:
+    """The weight."""
+    return weight
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    change: Change = unchanged,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
     """Write the merged weights of `base` and `adapter` into `out`. ModelError if an addition finds no weight in the base."""
     sources = weight_sources(base)
     updates = match(read_updates(adapter), sources, base=str(base), adapter=adapter)
-    write_weights(sources, out, dtype=dtype, updates=updates, shard_bytes=shard_bytes)
+    write_weights(sources, out, dtype=dtype, updates=updates, change=change, shard_bytes=shard_bytes)
 
 
 def read_updates(adapter: Path) -> dict[str, Update]:
@@ -115,6 +132,7 @@ def write_weights(
     *,
     dtype: torch.dtype,
     updates: dict[str, Update] | None = None,
+    change: Change = unchanged,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Copy weights into `out` as safetensors shards of at most `shard_bytes`, cast to `dtype`, with `updates` merged in."""
@@ -122,7 +140,7 @@ def write_weights(
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     names = names if len(shards) > 1 else ["model.safetensors"]
     for file_name, shard in zip(names, shards, strict=True):
-        tensors = {name: _cast(_merged(name, sources[name], updates or {}), dtype) for name in shard}
+        tensors = {name: _cast(_merged(name, sources[name], updates or {}, change), dtype) for name in shard}
         save_file(tensors, out / file_name, metadata={"format": "pt"})
         (out / file_name).chmod(0o644)  # safetensors leaves files readable for their owner alone
     if len(shards) > 1:
@@ -149,9 +167,9 @@ def _sizes(sources: dict[str, Path], dtype: torch.dtype) -> Iterator[tuple[str, 
             yield name, math.prod(piece.get_shape()) * bytes_each
 
 
-def _merged(name: str, path: Path, updates: dict[str, Update]) -> Tensor:
+def _merged(name: str, path: Path, updates: dict[str, Update], change: Change) -> Tensor:
     with safe_open(path, framework="pt") as file:
-        weight: Tensor = file.get_tensor(name)
+        weight = change(name, file.get_tensor(name))
     return updates[name].merged(weight) if name in updates else weight
 
 

@@ -1,17 +1,20 @@
 """A frozen base held in 4 or 8 bits while an addition to it trains (QLoRA, arXiv 2305.14314), through bitsandbytes.
 
 Goes in: the bits and the number format of the products. Comes out: what transformers needs to load the base that way, what it
-will weigh, and the reasons why a base cannot be held so. 4 bits are NF4 with double quantisation, 8 bits LLM.int8()
+will weigh, what its weights are worth then, and the reasons why a base cannot be held so. 4 bits are NF4 with double quantisation, 8 bits LLM.int8()
 (arXiv 2208.07339). Only linear layers are held in fewer bits: embedding, head, norms and fused experts keep their format.
 """
 
+import contextlib
+import ctypes
+import gc
 import importlib.util
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -69,8 +72,40 @@ def was_conv1d(module: nn.Module) -> bool:
     return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
 
 
-def quantizable_weights(model: Any) -> int:
-    """Weights of a model in its original precision that fewer bits would hold: its linear layers but the head."""
+def quantizable_layers(model: Any) -> dict[str, nn.Module]:
+    """Layers of a model in its original precision that fewer bits would hold, by name: the linear ones but the head."""
     head = model.get_output_embeddings()
-    layers = (m for m in model.modules() if (type(m) is nn.Linear or isinstance(m, Conv1D)) and m is not head)
-    return sum(layer.weight.numel() for layer in layers)
+    layers = ((name, m) for name, m in model.named_modules() if type(m) is nn.Linear or isinstance(m, Conv1D))
+    return {name: layer for name, layer in layers if layer is not head}
+
+
+def quantizable_weights(model: Any) -> int:
+    """How many weights those are."""
+    weights: list[Tensor] = [layer.weight for layer in quantizable_layers(model).values()]  # type: ignore[misc]
+    return sum(weight.numel() for weight in weights)
+
+
+def as_held(weight: Tensor, quantization: str, dtype: torch.dtype) -> Tensor:
+    """What the bits that hold `weight` [out, in], read in `dtype`, stand for."""
+    import bitsandbytes.functional as bits
+
+    weight = weight.to(dtype)
+    if quantization == "8bit":
+        held, largest, _ = bits.int8_vectorwise_quant(weight.to(torch.float16))
+        return (held.float() * largest[:, None] / 127).to(dtype)
+    packed, state = bits.quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
+    restored: Tensor = bits.dequantize_4bit(packed, state)
+    return restored
+
+
+def give_back_loading_memory(model: Any) -> None:
+    """Let go of what quantising left behind on the CPU: the mapped file, and the allocator's free pages.
+
+    A run of hours would otherwise hold the whole base beside the packed one.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not getattr(tensor, "quant_state", None):
+            tensor.data = tensor.data.clone()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not a GNU C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
