@@ -1,6 +1,7 @@
 """Pace: every task to its best at the same step, without a validation pass (this project's own method).
 
-How near a task is to its best shows in its speed: with D_k the largest drop of its held-out loss so far and s_k its slope now,
+How near a task is to its best shows in its speed: with D_k the largest drop of its held-out loss so far, but at most its level now (what
+falls by nats when a model is trained from scratch says nothing about the rest), and s_k its slope now,
 
     q_k(t) = -s_k(t) / (D_k(t) / t)                     speed now over mean speed since the start
 
@@ -142,7 +143,8 @@ class PaceBalancer:
     def _new_factors(self, step: int) -> Float:
         known = np.isfinite(self._first_variance)
         uncertain = self._of_trends("level_variance") + self._first_variance
-        drop = np.sqrt(np.where(known, self._drop**2 + uncertain, 1.0))
+        gain = np.fmin(self._drop, self._of_trends("level"))
+        drop = np.sqrt(np.where(known, gain**2 + uncertain, 1.0))
         speed = step / (self._time_unit * drop)  # of a slope of 1, over the mean speed
         pace = np.where(known, -self._of_trends("slope") * speed, 0.0)
         variance = np.where(known, self._of_trends("slope_variance") * speed**2, np.inf)

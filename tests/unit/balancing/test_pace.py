@@ -119,7 +119,7 @@ def test_weights_return_to_the_configured_ones_when_nothing_is_known_any_more(
     facts: Callable, losses: Callable
 ) -> None:
     run = facts(2, total_steps=4000, fresh_steps=np.full(2, 500), validation_rows=np.zeros(2, int))
-    balancer = PaceBalancer(BalancerConfig(name="pace", update_interval=1, window=800), run)
+    balancer = PaceBalancer(BalancerConfig(name="pace", update_interval=1, window=600), run)
     rng = np.random.default_rng(0)
     for step in range(1, 4001):
         means = np.array([1.0 + np.exp(-step / 100), 2.5 - np.log(step) / 4]) + 0.02 * rng.standard_normal(2)
