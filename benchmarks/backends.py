@@ -32,7 +32,7 @@ MODES = {
         "balancer={name: coba, warmup_steps: 2, window: 4}",
     ],
 }
-BACKENDS = {"ddp": [], "fsdp2": []}
+BACKENDS = ("ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3")
 HYBRID = ("fsdp2, hybrid 2 x 2", 4, ["backend.name=fsdp2", "backend.shard_group_size=2"])
 TWO_A_ROW = "backend.context_parallel_size=2"
 ROWS = 4

@@ -66,6 +66,8 @@ BACKENDS = Registry(
         "local": "mftcoder.training.backend:LocalBackend",
         "ddp": "mftcoder.training.ddp_backend:DdpBackend",
         "fsdp2": "mftcoder.training.fsdp2_backend:Fsdp2Backend",
+        "deepspeed_zero2": "mftcoder.training.deepspeed_backend:Zero2Backend",
+        "deepspeed_zero3": "mftcoder.training.deepspeed_backend:Zero3Backend",
     },
 )
 FORMATS = Registry(

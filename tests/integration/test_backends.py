@@ -4,6 +4,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterable
@@ -16,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from mftcoder.cli import main
-from tests.integration.test_train_cli import TASKS, metrics, weights, write_config, write_tasks
+from tests.integration.test_train_cli import TASKS, metrics, same_bits, weights, write_config, write_tasks
 
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="no deepspeed")
 STEPS = 10
 TOLERANCE = 1e-5
 Ranks = Callable[..., list[int]]
@@ -49,7 +52,8 @@ def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str)
 def ranks() -> Ranks:
     """`ranks(2, folder, "train", config, ...)`: the command on so many processes; their exit codes. Output in folder/output.<rank>."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mftcoder.app.train", "mftcoder.cli", "peft", "mftcoder.training.ddp_backend"])
+    preloaded = ["mftcoder.app.train", "mftcoder.cli", "peft", "mftcoder.training.ddp_backend"]
+    context.set_forkserver_preload(preloaded + (["deepspeed"] if HAS_DEEPSPEED else []))
 
     def run(world: int, folder: Path, *arguments: object) -> list[int]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +153,8 @@ def local_runs(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, d
     return run
 
 
-BACKENDS = ("ddp", "fsdp2")
+ZERO = tuple(pytest.param(name, marks=needs_deepspeed) for name in ("deepspeed_zero2", "deepspeed_zero3"))
+BACKENDS = ("ddp", "fsdp2", *ZERO)
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -276,9 +281,12 @@ def test_a_run_whose_ranks_share_rows_goes_on_anywhere(
     assert_same_run(tmp_path / "run", whole / "run")
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("backend", "adapter"),
+    [("fsdp2", "lora"), ("fsdp2", "full"), *(pytest.param(*zero.values, "full", marks=zero.marks) for zero in ZERO)],
+)
 def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, adapter: str
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str, adapter: str
 ) -> None:
     """Five of ten steps on two ranks, five on one device; losses as on one device all the way, to what bfloat16 can hold."""
     fields = {"adapter__type": adapter, "model__dtype": "bfloat16", "train__lr_scheduler_type": "constant"}
@@ -286,7 +294,9 @@ def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
     config = config_for(whole, tiny_llama_dir, data, 1, train__eval_strategy="no", **fields)
     assert ranks(1, whole, "train", config) == [0], output(whole)
     config = config_for(tmp_path, tiny_llama_dir, data, 2, train__eval_strategy="no", **fields)
-    assert ranks(2, tmp_path, "train", config, "train.max_steps=5", "backend.name=fsdp2") == [0, 0], output(tmp_path)
+    assert ranks(2, tmp_path, "train", config, "train.max_steps=5", f"backend.name={backend}") == [0, 0], output(
+        tmp_path
+    )
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000005"
     masters = torch.load(checkpoint / "optimizer" / "state.pt")["optimizer"]["masters"]
     assert masters and all(master.dtype == torch.float32 for master in masters)
@@ -295,6 +305,62 @@ def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
     assert ranks(1, tmp_path, "train", config, "--allow-changes") == [0], output(tmp_path)
     losses = [[record["loss"] for record in metrics(of)] for of in (tmp_path / "run", whole / "run")]
     np.testing.assert_allclose(*losses, rtol=5e-3)
+
+
+@pytest.mark.parametrize("backend", ZERO)
+def test_zero_goes_on_from_one_device_and_repeats_itself_to_the_last_bit(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str
+) -> None:
+    """One device to step 3; from there on two ranks to step 8, once at a stretch and once with a halt at 6."""
+    fields = {"adapter__type": "full", "train__eval_strategy": "no", "train__lr_scheduler_type": "constant"}
+    start = config_for(tmp_path, tiny_llama_dir, data, 1, train__max_steps=3, **fields)
+    assert ranks(1, tmp_path, "train", start, "backend.name=local") == [0], output(tmp_path)
+    halts = {"whole": (8,), "halted": (6, 8)}
+    for name, stops in halts.items():
+        shutil.copytree(tmp_path / "run", tmp_path / name / "run")
+        config = config_for(tmp_path / name, tiny_llama_dir, data, 2, **fields)
+        for stop in stops:
+            arguments = ("--allow-changes", f"train.max_steps={stop}", f"backend.name={backend}")
+            assert ranks(2, tmp_path / name, "train", config, *arguments) == [0, 0], output(tmp_path / name)
+    assert same_bits(weights(tmp_path / "whole" / "run"), weights(tmp_path / "halted" / "run"))
+    losses = [[record["loss"] for record in metrics(tmp_path / name / "run")] for name in halts]
+    assert len(losses[0]) == 8 and losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("backend", "offload"), [("deepspeed_zero2", "optimizer"), ("deepspeed_zero3", "all")])
+@needs_deepspeed
+def test_what_zero_moves_to_the_host_changes_nothing(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any, backend: str, offload: str
+) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, adapter__type="full", train__gradient_checkpointing=True)
+    arguments = (f"backend.name={backend}", f"backend.offload={offload}")
+    assert ranks(2, tmp_path, "train", config, *arguments) == [0, 0], output(tmp_path)
+    assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
+
+
+@pytest.mark.parametrize("backend", ZERO)
+def test_zero_over_a_base_in_4_bits_takes_the_steps_of_one_device(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    fields = {"model__quantization": "4bit", "train__max_steps": 4}
+    whole = config_for(tmp_path / "whole", tiny_llama_dir, data, 1, **fields)
+    assert ranks(1, tmp_path / "whole", "train", whole) == [0], output(tmp_path / "whole")
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, **fields)
+    assert ranks(2, tmp_path, "train", config, f"backend.name={backend}") == [0, 0], output(tmp_path)
+    assert_same_run(tmp_path / "run", tmp_path / "whole" / "run")
+
+
+@needs_deepspeed
+def test_a_step_of_zero_that_is_not_finite_changes_nothing(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
+) -> None:
+    """A learning rate that breaks the model in its first step; the next ones are counted and left out, on all ranks alike."""
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, train__max_steps=4, train__eval_strategy="no")
+    arguments = ("train.learning_rate=1e30", "train.on_nonfinite=skip", "train.warmup_steps=0")
+    assert ranks(2, tmp_path, "train", config, *arguments, "backend.name=deepspeed_zero3") == [0, 0], output(tmp_path)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["dropped_steps"] == 3
+    assert all(np.isfinite(weight).all() for weight in weights(tmp_path / "run").values())
 
 
 def test_only_the_first_rank_speaks(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:

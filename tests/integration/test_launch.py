@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.integration.test_backends import free_port, needs_deepspeed
 from tests.integration.test_train_cli import (
     metrics,
     metrics_if_whole,
@@ -116,26 +117,47 @@ def test_a_rank_that_hangs_is_named(tmp_path: Path, tiny_llama_dir: Path, data: 
     assert "rank 1 has not come to it, and was last seen in" in output
 
 
-def test_the_published_launch_line_works(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+def published_json(folder: Path, model: Path, data: Path) -> Path:
+    """The published example, for two steps on our tasks."""
     from tests.integration.test_published_config import EXAMPLE
 
     text = json.dumps(
         {**EXAMPLE, "max_train_steps": 2, "data_paths": [str(data / name) for name in ("squares", "next")]}
     )
-    (tmp_path / "train.json").write_text(
-        text.replace("OUT", str(tmp_path / "run")).replace("MODEL", str(tiny_llama_dir))
-    )
-    line = ["accelerate.commands.launch", "--cpu", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    arguments = [
-        "-m",
-        "mftcoder",
-        "train",
-        "--train_config",
-        str(tmp_path / "train.json"),
-        "--distributed_type",
-        "FSDP",
-    ]
-    command = [sys.executable, "-m", *line, "--num_processes=1", *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    path = folder / "train.json"
+    path.write_text(text.replace("OUT", str(folder / "run")).replace("MODEL", str(model)))
+    return path
+
+
+def accelerate_launch(options: list[str], config: Path, engine: str) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch OPTIONS -m mftcoder train --train_config CONFIG --distributed_type ENGINE`."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines=1", "--dynamo_backend=no", *options]
+    command = [*launcher, "-m", "mftcoder", "train", "--train_config", str(config), "--distributed_type", engine]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def test_the_published_launch_line_works(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = published_json(tmp_path, tiny_llama_dir, data)
+    done = accelerate_launch(["--cpu", "--mixed_precision=no", "--num_processes=1"], config, "FSDP")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
+
+
+@needs_deepspeed
+def test_the_published_launch_line_of_deepspeed_runs_two_processes(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path
+) -> None:
+    config = published_json(tmp_path, tiny_llama_dir, data)
+    stage = ["--use_deepspeed", "--deepspeed_multinode_launcher=standard", "--zero_stage=2", "--zero3_init_flag=false"]
+    offload = ["--offload_optimizer_device=cpu", "--offload_param_device=none", "--gradient_clipping=1.0"]
+    processes = [
+        "--num_processes=2",
+        "--same_network",
+        "--main_process_ip=127.0.0.1",
+        f"--main_process_port={free_port()}",
+    ]
+    done = accelerate_launch([*stage, *offload, *processes, "--mixed_precision=bf16"], config, "DeepSpeed")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
+    resolved = (tmp_path / "run" / "config.yaml").read_text()
+    assert "name: deepspeed_zero2" in resolved and "offload: optimizer" in resolved

@@ -99,7 +99,7 @@ def test_the_published_example_trains(tasks: Path, tiny_llama_dir: Path, changes
 
 
 def test_what_is_refused_ends_before_anything_is_loaded(tasks: Path, tmp_path: Path) -> None:
-    done = train(tasks, tmp_path / "no-model", weighted_loss_mode="selfpaced", distributed_type="DeepSpeed")
+    done = train(tasks, tmp_path / "no-model", weighted_loss_mode="selfpaced", load_raw_dataset=False)
     assert done.returncode == 2
-    assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["weighted_loss_mode", "distributed_type"]
+    assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["weighted_loss_mode", "load_raw_dataset"]
     assert not (tasks / "run").exists()

@@ -74,6 +74,7 @@ def _software() -> Iterator[Finding]:
 EXTRAS = (
     ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
     ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
+    ("deepspeed", "deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
     ("tensorboard", "tensorboard", "no TensorBoard logs", "pip install tensorboard, or train.report_to=[]"),
 )
 

@@ -196,7 +196,7 @@ def _load_trainable(
         num_tasks=len(config.tasks),
         context=backend.context,
     )
-    backend.place(model)
+    backend.place(model, config.train)
     for number, implementation in enumerate(implementations):
         try:
             set_attention(model.causal_lm, implementation)

@@ -53,7 +53,7 @@ def inspect(config: Path, overrides: tuple[str, ...], task: str | None, count: i
 @click.option(
     "--train_config", type=click.Path(path_type=Path), metavar="FILE", help="The published way to say CONFIG."
 )
-@click.option("--distributed_type", metavar="ENGINE", help="The published key distributed_type: fsdp.")
+@click.option("--distributed_type", metavar="ENGINE", help="The published key distributed_type: deepspeed or fsdp.")
 def train(config: Path | None, overrides: tuple[str, ...], allow_changes: bool, **options: Any) -> None:
     """Train; the same command goes on where a run stopped.
 
@@ -63,6 +63,7 @@ def train(config: Path | None, overrides: tuple[str, ...], allow_changes: bool, 
     mft train my.yaml --nproc 8 backend.name=fsdp2 --max-restarts 3
     torchrun --nproc-per-node 8 -m mftcoder train my.yaml
     accelerate launch --config_file fsdp.yaml -m mftcoder train --train_config published.json
+    accelerate launch --use_deepspeed --zero_stage 2 -m mftcoder train --train_config published.json --distributed_type deepspeed
     """
     from mftcoder.config.load import load_config
 

@@ -2,7 +2,7 @@
 
 Goes in: the raw mapping of a file such as `configs/lora_train_config.json` of codefuse-ai/MFTCoder (mftcoder_accelerate). Comes
 out: the same run in our words, plus what the reader should be told. What this version cannot do is refused in a sentence, all
-refusals at once; nothing is ignored in silence. Reads no file.
+refusals at once; nothing is ignored in silence. Reads no file; for DeepSpeed what accelerate's flags have put into the environment.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mftcoder.config.accelerate_deepspeed import deepspeed_backend
 from mftcoder.config.mftcoder_json_keys import DORMANT, LEGACY, PublishedConfig
 from mftcoder.config.problems import one_line, problem_lines
 from mftcoder.errors import ConfigError
@@ -22,7 +23,6 @@ REFUSED: dict[tuple[str, Any], str] = {
         "weighted_loss_mode",
         "selfpaced",
     ): "the self-paced balancer is not in this version. Use coba, its successor, or case3",
-    ("distributed_type", "deepspeed"): "DeepSpeed is not in this version. Use FSDP, which shares out the same things",
     (
         "load_raw_dataset",
         False,
@@ -196,7 +196,10 @@ def _balancer(published: PublishedConfig) -> dict[str, Any]:
 
 
 def _backend(published: PublishedConfig) -> dict[str, Any]:
-    backend = {"name": "fsdp2" if published.distributed_type == "fsdp" else "auto"}
+    if published.distributed_type == "deepspeed":
+        backend = deepspeed_backend()  # its stage is said to the launcher
+    else:
+        backend = {"name": "fsdp2" if published.distributed_type == "fsdp" else "auto"}
     patience = published.init_timeout_seconds
     return {**backend, "init_timeout_seconds": patience} if patience else backend
 

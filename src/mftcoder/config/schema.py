@@ -252,13 +252,17 @@ REFUSED_BACKENDS = {
 }
 """Engines that were tried and cannot be used: name -> why."""
 
+OFFLOADS = {"deepspeed_zero2": ("optimizer",), "deepspeed_zero3": ("optimizer", "all")}
+"""What a backend can keep in the host's memory."""
+
 
 class BackendConfig(Section):
     """What carries the training: one device, or an engine for many."""
 
     name: str = "auto"
     """auto is local for one process and ddp for several; local trains on one device: the GPU if there is one, else the CPU; ddp
-    holds the whole model on every rank; fsdp2 shares weights, gradients and moments out over the ranks."""
+    holds the whole model on every rank; fsdp2 and deepspeed_zero3 share weights, gradients and moments out over the ranks,
+    deepspeed_zero2 gradients and moments."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of each process: the GPU of its number if there is one, else the CPU."""
     init_timeout_seconds: PositiveInt = 3600
@@ -268,10 +272,13 @@ class BackendConfig(Section):
     shard_group_size: PositiveInt | None = None
     """fsdp2: how many ranks share one copy of the model (hybrid sharding); default all of them."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
-    """fsdp2: number format in which gradients are summed over ranks."""
+    """fsdp2 and deepspeed: number format in which gradients are summed over ranks."""
     context_parallel_size: PositiveInt = 1
     """ddp, fsdp2: how many ranks share each row, every one a slice of its positions, for rows that are too long for one device.
     It divides the processes and the model's attention heads."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """deepspeed: what lies in the host's memory between its uses: nothing; masters and moments, which are then updated there; or
+    (deepspeed_zero3) the weights as well."""
 
     @field_validator("name")
     @classmethod
@@ -281,6 +288,16 @@ class BackendConfig(Section):
         if value not in BACKENDS.names():
             raise ValueError(f"unknown backend '{value}'.{did_you_mean(value, BACKENDS.names())}")
         return value
+
+    @model_validator(mode="after")
+    def _offloads(self) -> "BackendConfig":
+        offered = OFFLOADS.get(self.name, ())
+        if self.offload != "none" and self.offload not in offered:
+            able = " or ".join(name for name, what in OFFLOADS.items() if self.offload in what)
+            raise ValueError(
+                f"offload: backend {self.name} cannot move '{self.offload}' to the host's memory. Use {able}"
+            )
+        return self
 
 
 def _named(value: Any) -> Any:

@@ -28,6 +28,7 @@ class Decoder(Protocol):
     module: Any
     causal_lm: Any
     decoder: Callable[..., Any]
+    surround: Callable[[Callable[[], Tensor]], Tensor]
     device: torch.device
 
     def decoder_layers(self) -> list[nn.Module]:
@@ -64,7 +65,7 @@ class Backend(Protocol):
         """What `action` gives on rank 0, on every rank; its error likewise."""
         ...
 
-    def place(self, model: Decoder) -> None:
+    def place(self, model: Decoder, config: TrainConfig) -> None:
         """Bring the loaded model to where it trains; every rank holds the same weights before and the whole of them or a share after."""
         ...
 
@@ -128,7 +129,7 @@ class LocalBackend:
         """The action."""
         return action()
 
-    def place(self, model: Decoder) -> None:
+    def place(self, model: Decoder, config: TrainConfig) -> None:
         """It is there."""
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:

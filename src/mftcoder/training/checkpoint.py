@@ -234,6 +234,7 @@ FREE_FIELDS = frozenset(
         "backend.device",
         "backend.init_timeout_seconds",
         "backend.timeout_seconds",
+        "backend.offload",
         "backend.shard_group_size",
         "backend.context_parallel_size",
     }

@@ -29,7 +29,7 @@ class DdpBackend(ProcessGroup):
     def check(self, config: RunConfig) -> None:
         """What one device can do, several can."""
 
-    def place(self, model: Decoder) -> None:
+    def place(self, model: Decoder, config: TrainConfig) -> None:
         """Rank 0's trained weights to everyone: drawn anew, they could differ between devices of different kinds."""
         self.copy_from_first([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
 

@@ -64,7 +64,7 @@ class Fsdp2Backend(ProcessGroup):
         if problems:
             raise ConfigError(*problems)
 
-    def place(self, model: Decoder) -> None:
+    def place(self, model: Decoder, config: TrainConfig) -> None:
         """Cut every weight into shares, the trained ones as float32 masters; what is not this rank's is let go."""
         self._root, self._dtype = model.causal_lm, model.causal_lm.dtype
         for parameter in model.module.parameters():

@@ -8,7 +8,8 @@ shares rows, each is given the whole rows, runs its slice of their positions and
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class LanguageModel:
         self.num_tasks = num_tasks
         self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
         self.decoder: Callable[..., Any] = self.causal_lm.base_model
+        self.surround: Callable[[Callable[[], Tensor]], Tensor] = _as_it_is  # a backend puts its hooks around each pass
         self.device: torch.device = next(module.parameters()).device  # where it computes
         self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
@@ -72,6 +74,18 @@ class LanguageModel:
 
         `router_weight` times the routers' load-balancing loss is part of the objective.
         """
+        found: list[BatchLosses] = []
+
+        def objective() -> Tensor:
+            found.append(self._losses(batch, coefficients, focus, router_weight))
+            return found[0].objective
+
+        whole = self.surround(objective)
+        return replace(found[0], objective=whole)
+
+    def _losses(
+        self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None, router_weight: float
+    ) -> BatchLosses:
         tokens = self._trained_tokens(batch, coefficients, with_router=router_weight > 0)
         weights, value = tokens.coefficients, None
         if focus:
@@ -92,9 +106,13 @@ class LanguageModel:
 
     def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
         """What TaskFocus needs of one micro-batch: sums [3, K] of each task's c, c p and c l."""
-        tokens = self._trained_tokens(batch, coefficients)
-        found = self._cross_entropy(tokens, tokens.coefficients)[1]
-        return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
+
+        def sums() -> Tensor:
+            tokens = self._trained_tokens(batch, coefficients)
+            found = self._cross_entropy(tokens, tokens.coefficients)[1]
+            return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
+
+        return self.surround(sums)
 
     def _trained_tokens(
         self, batch: PackedBatch, coefficients: Tensor, *, with_router: bool = False
@@ -129,11 +147,14 @@ class LanguageModel:
 
     def sample_losses(self, batch: PackedBatch) -> Tensor:
         """Summed token losses [S] of each segment of the batch in this rank's positions, padding counted as one."""
-        tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
-        found = self._cross_entropy(tokens, tokens.coefficients)[1].double()
-        return torch.zeros(tokens.num_samples, dtype=torch.float64, device=found.device).index_add_(
-            0, tokens.samples, found
-        )
+
+        def sums() -> Tensor:
+            tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+            found = self._cross_entropy(tokens, tokens.coefficients)[1].double()
+            empty = torch.zeros(tokens.num_samples, dtype=torch.float64, device=found.device)
+            return empty.index_add_(0, tokens.samples, found)
+
+        return self.surround(sums)
 
     def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
         """`(task, its summed token losses)` for each task of the batch, differentiable, all from one forward pass."""
@@ -195,8 +216,8 @@ class LanguageModel:
         positions = torch.cat([torch.arange(11), torch.arange(7)])[None]
         try:
             with self.evaluating():
-                packed = self._probe_logits(packed_ids, positions)[0]
-                alone = torch.cat([self._own_logits(first), self._own_logits(second)])
+                packed = self.surround(lambda: self._probe_logits(packed_ids, positions))[0]
+                alone = torch.cat([self.surround(partial(self._own_logits, ids)) for ids in (first, second)])
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"{type(self.causal_lm).__name__} cannot run packed rows with attention '{self.attn_implementation}': "
@@ -223,6 +244,10 @@ class LanguageModel:
         layout = SampleLayout(((len(input_ids),),))
         keywords = layout.keywords(self.attn_implementation, self.device)
         return self.causal_lm(input_ids=input_ids[None].to(self.device), use_cache=False, **keywords).logits[0]
+
+
+def _as_it_is(forward_pass: Callable[[], Tensor]) -> Tensor:
+    return forward_pass()
 
 
 def _logit_rule(config: Any) -> tuple[float | None, float]:

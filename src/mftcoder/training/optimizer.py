@@ -7,7 +7,7 @@ small updates are not lost and micro-batches add up in float32.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -77,17 +77,7 @@ class MasterAdamW:
         self.parameters = [parameter for _, parameter in trained]
         self.masters = [_master_of(parameter) for parameter in self.parameters]
         self._config = config
-        pairs = [(name, master) for (name, _), master in zip(trained, self.masters, strict=True)]
-        self._adamw: Any = torch.optim.AdamW(
-            [
-                {"params": [m for n, m in pairs if decays(n, m)], "weight_decay": config.weight_decay},
-                {"params": [m for n, m in pairs if not decays(n, m)], "weight_decay": 0.0},
-            ],
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            fused=True,
-        )
+        self._adamw: Any = adamw([(n, m) for (n, _), m in zip(trained, self.masters, strict=True)], config)
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced.
@@ -130,6 +120,20 @@ class MasterAdamW:
         with torch.no_grad():
             for copy, saved in zip(copies, state["masters"], strict=True):
                 copy.copy_(saved)
+
+
+def adamw(named: Sequence[tuple[str, Tensor]], config: TrainConfig) -> torch.optim.AdamW:
+    """torch's AdamW on these weights: those that decay, then the others."""
+    return torch.optim.AdamW(
+        [
+            {"params": [weight for name, weight in named if decays(name, weight)], "weight_decay": config.weight_decay},
+            {"params": [weight for name, weight in named if not decays(name, weight)], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
 
 
 def decays(name: str, parameter: Tensor) -> bool:

@@ -158,11 +158,10 @@ def test_each_key_keeps_its_meaning(changes: dict[str, Any], field: str, expecte
 def test_what_this_version_cannot_do_is_refused_all_at_once() -> None:
     text = problems_of(
         weighted_loss_mode="selfpaced",
-        distributed_type="DeepSpeed",
         load_raw_dataset=False,
     )
     keys = {line.split(": ")[1] for line in text.splitlines()}
-    assert keys == {"weighted_loss_mode", "distributed_type", "load_raw_dataset"}
+    assert keys == {"weighted_loss_mode", "load_raw_dataset"}
     assert all(line.startswith("x.json: ") and "Use " in line for line in text.splitlines())
 
 

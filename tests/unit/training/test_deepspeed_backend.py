@@ -1,0 +1,38 @@
+"""What ZeRO cannot carry is refused before a weight is loaded, with the way out; nothing of DeepSpeed is needed for that."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+
+from mftcoder.config.load import parse_config
+from mftcoder.config.schema import RunConfig
+from mftcoder.errors import ConfigError
+from mftcoder.training.deepspeed_backend import Zero2Backend, Zero3Backend
+
+
+def run_with(**sections: Any) -> RunConfig:
+    raw = {"model": "no-model", "tasks": {"a": "data/a"}, "output_dir": "out", "backend": {"device": "cpu"}}
+    return parse_config({**raw, **sections}, origin="x.yaml")
+
+
+def test_deepspeed_that_is_not_installed_is_named_with_the_backend_to_take_instead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for backend, otherwise in ((Zero2Backend, "ddp"), (Zero3Backend, "fsdp2")):
+        config = run_with()
+        with pytest.raises(ConfigError, match=f"not installed: pip install .* Or use {otherwise}"):
+            backend(config.backend).check(config)
+
+
+def test_what_needs_a_layer_in_one_piece_is_refused() -> None:
+    config = run_with(balancer="gradnorm", train={"torch_compile": True}, backend={"context_parallel_size": 2})
+    with pytest.raises(ConfigError, match=r"gradnorm(.|\n)*torch_compile(.|\n)*context_parallel_size(.|\n)*Use ddp"):
+        Zero3Backend(config.backend).check(config)
+
+
+@pytest.mark.parametrize(("name", "offload"), [("ddp", "optimizer"), ("deepspeed_zero2", "all")])
+def test_a_backend_that_cannot_offload_says_which_can(name: str, offload: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} cannot move '{offload}'.*Use deepspeed_zero"):
+        run_with(backend={"name": name, "offload": offload})
