@@ -177,6 +177,7 @@ class _ForwardPass(nn.Module):
 
 def _deepspeed(device: torch.device) -> Any:
     """The package, told what it computes on before it is imported."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # a run without a launcher has none, and DeepSpeed insists
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # torch 2.13 renames two collectives that deepspeed 0.19.8 calls.
