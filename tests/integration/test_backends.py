@@ -206,6 +206,14 @@ def test_copies_of_the_model_in_groups_of_ranks_change_nothing(
     assert_same_run(tmp_path / "run", local_runs(variant))
 
 
+def test_shares_kept_in_the_hosts_memory_take_the_same_steps(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any
+) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, adapter__type="full")
+    assert ranks(2, tmp_path, "train", config, "backend.name=fsdp2", "backend.offload=all") == [0, 0], output(tmp_path)
+    assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 def test_a_base_in_4_bits_is_shared_out_and_trains_as_on_one_device(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
@@ -369,7 +377,7 @@ def test_only_the_first_rank_speaks(tmp_path: Path, tiny_llama_dir: Path, data: 
     assert "step 2/2" in output(tmp_path, 0) and output(tmp_path, 1) == ""
     (tmp_path / "run" / "config.yaml").unlink()
     assert ranks(2, tmp_path, "train", config, "train.learning_rate=1") == [2, 2]
-    assert "train.learning_rate: 0.01 -> 1.0" in output(tmp_path, 0) and output(tmp_path, 1) == ""
+    assert "train.learning_rate: 0.002 -> 1.0" in output(tmp_path, 0) and output(tmp_path, 1) == ""
 
 
 def test_one_device_refuses_to_be_started_twice(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:

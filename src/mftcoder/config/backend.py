@@ -13,7 +13,7 @@ REFUSED_BACKENDS = {
 }
 """Engines that were tried and cannot be used: name -> why."""
 
-OFFLOADS = {"deepspeed_zero2": ("optimizer",), "deepspeed_zero3": ("optimizer", "all")}
+OFFLOADS = {"fsdp2": ("all",), "deepspeed_zero2": ("optimizer",), "deepspeed_zero3": ("optimizer", "all")}
 """What a backend can keep in the host's memory."""
 
 
@@ -38,8 +38,8 @@ class BackendConfig(Section):
     """ddp, fsdp2: how many ranks share each row, every one a slice of its positions, for rows that are too long for one device.
     It divides the processes and the model's attention heads."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """deepspeed: what lies in the host's memory between its uses: nothing; masters and moments, which are then updated there; or
-    (deepspeed_zero3) the weights as well."""
+    """fsdp2 and deepspeed: what lies in the host's memory between its uses: nothing; masters and moments, which are then updated there; or
+    (fsdp2, deepspeed_zero3) the weights as well."""
 
     @field_validator("name")
     @classmethod

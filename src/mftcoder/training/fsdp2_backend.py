@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
+    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -80,9 +82,11 @@ class Fsdp2Backend(ProcessGroup):
         for part in model.module.modules():
             if getattr(part, "quant_state", None) is not None:
                 part.quant_state.to(self.device)  # the scales of a 4-bit layer: whole on every rank, and no parameter
+        gpu = self.device.type == "cuda"
+        kept = CPUOffloadPolicy(pin_memory=gpu) if self._config.offload == "all" else OffloadPolicy()
         for layer in model.decoder_layers():
-            fully_shard(layer, mesh=mesh, mp_policy=precision)
-        fully_shard(self._root, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+            fully_shard(layer, mesh=mesh, mp_policy=precision, offload_policy=kept)
+        fully_shard(self._root, mesh=mesh, mp_policy=precision, reshard_after_forward=False, offload_policy=kept)
         for part in self._root.modules():
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)  # sums, not means

@@ -39,5 +39,5 @@ def test_what_was_not_shown_to_work_under_zero_is_refused(sections: dict[str, An
 
 @pytest.mark.parametrize(("name", "offload"), [("ddp", "optimizer"), ("deepspeed_zero2", "all")])
 def test_a_backend_that_cannot_offload_says_which_can(name: str, offload: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} cannot move '{offload}'.*Use deepspeed_zero"):
+    with pytest.raises(ConfigError, match=f"{name} cannot move '{offload}'.*Use (fsdp2 or )?deepspeed_zero"):
         run_with(backend={"name": name, "offload": offload})
