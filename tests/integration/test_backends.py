@@ -4,6 +4,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import socket
 import sys
