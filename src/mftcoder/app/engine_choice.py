@@ -28,7 +28,7 @@ def engine_name(wanted: str, source: ModelSource, *, device: str, as_trained: bo
         return wanted
     problem = _without_vllm(source, device=device, as_trained=as_trained)
     if wanted == "auto":
-        return "transformers" if problem or not torch.cuda.is_available() else "vllm"
+        return "transformers" if problem or device == "cpu" or not torch.cuda.is_available() else "vllm"
     if problem:
         raise ConfigError(f"--engine vllm: {problem}")
     return wanted

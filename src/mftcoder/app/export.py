@@ -54,7 +54,7 @@ def export(
             )
             drift = _drift(source, temporary) if compare and source.quantization else None
             _say_drift(source, drift, console, as_trained=as_trained)
-            write_text(temporary / "README.md", model_card(source, run, out.name, drift))
+            write_text(temporary / "README.md", model_card(source, run, out.name, drift, as_trained=as_trained))
             write_manifests(temporary)
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
@@ -94,7 +94,9 @@ def _template(source: ModelSource, data: DataConfig) -> Template | None:
         raise
 
 
-def model_card(source: ModelSource, run: Path, name: str, drift: Drift | None = None) -> str:
+def model_card(
+    source: ModelSource, run: Path, name: str, drift: Drift | None = None, *, as_trained: bool = False
+) -> str:
     """README.md: what the model was made from, on what, how, and what it reached."""
     config = source.run
     assert config is not None and source.checkpoint is not None
@@ -104,7 +106,7 @@ def model_card(source: ModelSource, run: Path, name: str, drift: Drift | None = 
         f"# {name}",
         f"`{base}`, fine-tuned on {len(config.tasks)} tasks with mftcoder {__version__}.",
         "## Tasks\n\n" + _task_table(config, _optional(run / "data.json"), _optional(run / "summary.json")),
-        "## Training\n\n" + _settings(config, source.checkpoint, drift),
+        "## Training\n\n" + _settings(config, source.checkpoint, drift, as_trained=as_trained),
         "## Use\n\n" + _usage(name),
         "`MANIFEST.md5` and `MANIFEST.sha256` list every file: `md5sum -c MANIFEST.md5`, or `mft export --verify .`",
     ]
@@ -154,7 +156,7 @@ def _task_table(config: RunConfig, data: dict[str, Any], summary: dict[str, Any]
     return "\n".join(rows)
 
 
-def _settings(config: RunConfig, checkpoint: Path, drift: Drift | None) -> str:
+def _settings(config: RunConfig, checkpoint: Path, drift: Drift | None, *, as_trained: bool) -> str:
     adapter = config.adapter
     kind = (
         "all weights"
@@ -165,7 +167,7 @@ def _settings(config: RunConfig, checkpoint: Path, drift: Drift | None) -> str:
     rows = {
         "trained": kind,
         **({"base while training": f"{config.model.quantization}, bitsandbytes"} if config.model.quantization else {}),
-        **({"merge into the original weights": str(drift)} if drift else {}),
+        **({f"merge into {'the base as held' if as_trained else 'the original weights'}": str(drift)} if drift else {}),
         "checkpoint": checkpoint.name,
         "objective": config.loss.normalization,
         "balancer": config.balancer.name,

@@ -96,6 +96,17 @@ class _Task:
         return self.path
 
 
+@dataclass(frozen=True)
+class _Share:
+    """This process's share of the work, and what it says to the others."""
+
+    rank: int = 0
+    processes: int = 1
+    from_first: Callable[[Callable[[], Any]], Any] = lambda action: action()
+    """What the action gives in the first process: paths and times of files differ between machines."""
+    wait_for_all: Callable[[], object] = bool
+
+
 def generate(model: str, options: GenerateOptions) -> list[Path]:
     """Write the generations files of every task; returns their paths, in other processes than the first none.
 
@@ -103,24 +114,24 @@ def generate(model: str, options: GenerateOptions) -> list[Path]:
     """
     processes = launched_processes()
     if processes == 1:
-        return _generate(model, options, 0, 1, options.device)
+        return _generate(model, options, _Share(), options.device)
     kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
     group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
     with group.joined():
-        return _generate(model, options, group.rank, processes, str(group.device), done=lambda: group.share(True))
+        share = _Share(group.rank, processes, group.from_first, lambda: group.share(True))
+        return _generate(model, options, share, str(group.device))
 
 
-def _generate(
-    model: str, options: GenerateOptions, rank: int, processes: int, device: str, *, done: Callable[[], object] = bool
-) -> list[Path]:
-    """What one process does; `done` waits until all have done their share."""
+def _generate(model: str, options: GenerateOptions, share: _Share, device: str) -> list[Path]:
+    """What one process does."""
+    rank, processes = share.rank, share.processes
     console = Console(stderr=True, quiet=rank > 0)
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
     engine = engine_name(options.engine, source, device=options.device, as_trained=options.as_trained)
     template = _template(source, options) if options.mode == "chat" else None
     with ExitStack() as stack:
-        tasks = [_open(benchmark, source, template, engine, options, rank, stack) for benchmark in benchmarks]
+        tasks = [_open(benchmark, source, template, engine, options, share, stack) for benchmark in benchmarks]
         total = sum(len(task.prompts[rank::processes]) for task in tasks)
         waiting = [prompt for task in tasks for prompt in task.waiting(rank, processes)]
         try:
@@ -145,7 +156,7 @@ def _generate(
                 f"--batch-size {options.batch_size or ''}: does not fit into the device's memory. What is done is kept; type the same "
                 "command with a smaller one"
             ) from error
-        done()
+        share.wait_for_all()
         return [_write(task, console) for task in tasks] if rank == 0 else []
 
 
@@ -177,14 +188,14 @@ def _open(
     template: Template | None,
     engine: str,
     options: GenerateOptions,
-    rank: int,
+    share: _Share,
     stack: ExitStack,
 ) -> _Task:
     name = re.sub(r"[^\w.+-]+", "-", options.name or source.name)
-    settings = _settings(benchmark, source, template, engine, options)
+    settings = share.from_first(lambda: _settings(benchmark, source, template, engine, options))
     options.out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(
-        GenerationJournal(options.out / f"completions_{benchmark.name}_{name}.jsonl", settings, rank)
+        GenerationJournal(options.out / f"completions_{benchmark.name}_{name}.jsonl", settings, share.rank)
     )
     prompts = tuple(_prompts(benchmark, template, options))
     return _Task(benchmark, journal, settings, prompts, options.out / f"generations_{benchmark.name}_{name}.json")

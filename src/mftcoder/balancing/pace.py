@@ -134,7 +134,7 @@ class PaceBalancer:
         return float(np.log1p(step * FIRST_TIME / self._facts.total_steps))
 
     def _remember_drops(self) -> None:
-        """The largest drop from the first loss, and how uncertain the level was when it was first known."""
+        """The largest drop from the first loss; for its uncertainty, that of the level when weights first move."""
         level = self._of_trends("level")
         new = np.isnan(self._first_variance) & np.isfinite(level)
         self._first_variance = np.where(new, self._of_trends("level_variance"), self._first_variance)

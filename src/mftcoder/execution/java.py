@@ -57,7 +57,12 @@ def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
     )
     memory = (f"-Xmx{MEMORY_MB}m", "-XX:ActiveProcessorCount=2")
     return Plan(
-        steps, (java, *_VM, *memory, "-cp", _CLASSES, "MftMain"), (_CLASSES,), key, overhead_mb=512, address_mb=6144
+        steps,
+        (java, *_VM, *memory, "-Djava.io.tmpdir=.", "-cp", _CLASSES, "MftMain"),
+        (_CLASSES,),
+        key,
+        overhead_mb=512,
+        address_mb=6144,
     )
 
 

@@ -20,6 +20,7 @@ COVERS = (
 )
 _WORLD = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
 _SCRATCH_OPTIONS = "size=512m,nr_inodes=16384,mode=0700"
+_SCRATCHES = ("/tmp", "/scratch", "/mftcoder-scratch")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 
 
@@ -47,7 +48,8 @@ def enter(root: str, readable: Sequence[str]) -> str:
 
 def _scratch_folder(readable: Sequence[str]) -> str:
     """`/tmp`, unless something readable lies in it, an interpreter say: a program that owned it could put another in its place."""
-    return "/scratch" if any(Path(path).is_relative_to("/tmp") for path in readable) else "/tmp"
+    free = (name for name in _SCRATCHES if not any(Path(path).is_relative_to(name) for path in readable))
+    return next(free, _SCRATCHES[-1])
 
 
 def _unshare() -> None:

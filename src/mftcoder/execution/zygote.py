@@ -93,7 +93,10 @@ class Zygote:
         _only_descriptors([*high, self.trouble_writer])
         for index, number in enumerate(high):
             os.dup2(number, index)
-        os.execve(request["command"][0], request["command"], {**request["environment"], "TMPDIR": os.environ["TMPDIR"]})
+        scratch = os.environ["TMPDIR"]
+        os.execve(
+            request["command"][0], request["command"], {**request["environment"], "HOME": scratch, "TMPDIR": scratch}
+        )
 
     def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         """Remove what is in the scratch folder but what is to be kept, and write these files into it."""

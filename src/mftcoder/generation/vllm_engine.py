@@ -11,6 +11,7 @@ from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from mftcoder.data.tokenizer import Tokenizer
+from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts
 
@@ -35,13 +36,17 @@ class VllmEngine:
         self.sampling = sampling
         self.end_ids = list(end_ids)
         self.add_special_tokens = add_special_tokens
-        self.engine = LLM(
-            model=str(folder),
-            dtype=dtype,
-            max_num_seqs=batch_size,
-            trust_remote_code=trust_remote_code,
-            disable_log_stats=True,
-        ).llm_engine
+        try:
+            self.engine = LLM(
+                model=str(folder),
+                dtype=dtype,
+                max_num_seqs=batch_size,
+                trust_remote_code=trust_remote_code,
+                disable_log_stats=True,
+            ).llm_engine
+        except (ValueError, RuntimeError) as error:  # its own process has printed why
+            reason = str(error).strip().splitlines()[0][:300]
+            raise GenerationError(f"{folder}: vLLM cannot open it: {reason}. Use --engine transformers") from error
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""

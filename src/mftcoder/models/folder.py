@@ -48,8 +48,9 @@ def held_base(source: ModelSource) -> Change:
         raise ModelError(f"{source.name}: was not trained over a base in 4 or 8 bits; leave out --as-trained")
     if not weight_sources(source.weights) or reaches_experts(source.adapter):
         raise ModelError(f"{source.weights}: pickled weights and fused experts merge into the original weights only")
+    trusted = {"trust_remote_code": source.trust_remote_code}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights))
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights, **trusted), **trusted)
     layers = quantizable_layers(model)
     quantization, dtype = source.quantization, source.dtype()
 
@@ -82,7 +83,8 @@ def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype, change: C
 
 def _as_in_memory(source: ModelSource) -> bool:
     """Whether files that ranks wrote share by share have names that the model's family has in memory only."""
-    sharded = source.run is not None and source.adapter is None and source.run.train.save_format == "sharded"
+    checkpoint = source.checkpoint if source.adapter is None else None
+    sharded = checkpoint is not None and (checkpoint / "optimizer" / "shares").is_dir()
     family = read_json(source.weights / "config.json").get("model_type")
     return sharded and get_checkpoint_conversion_mapping(family) is not None
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mftcoder.errors import CheckpointError, DataError
@@ -113,7 +114,7 @@ class CheckpointStore:
         """What goes wrong with writing is a CheckpointError, and what was written until then is removed."""
         try:
             yield
-        except (OSError, RuntimeError, CheckpointException) as error:
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
                 f"{self.folder / temporary.stem.removeprefix('.')}: the checkpoint cannot be written: {_first_of(error)}. Earlier "

@@ -51,7 +51,7 @@ class CheckpointWriter:
         self._backend, self._model = backend, model
         self._sharded = config.save_format == "sharded"
         self._stager = _stager(backend.device) if config.async_save else None
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_use, initargs=(backend.device,))
         self._write_under_way: Future[None] | None = None
 
     def __enter__(self) -> "CheckpointWriter":
@@ -140,6 +140,12 @@ class CheckpointWriter:
         write_shares(folder / SHARES, shares.optimizer, shares.group)
         if shares.model:
             write_model_shares(folder / "model", shares.model, shares.group)
+
+
+def _use(device: torch.device) -> None:
+    """Make the run's device that of this thread: each thread starts on the first GPU, and copies wait for the thread's own."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _stager(device: torch.device) -> DefaultStager:

@@ -43,7 +43,10 @@ class ZeroAdamW:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         if loss_sums is not None:
-            self._adamw.found_inf = (~torch.isfinite(loss_sums).all()).float()
+            found = (~torch.isfinite(loss_sums).all()).float()
+            self._adamw.found_inf = found.to(
+                self._pieces[0].device
+            )  # offloaded pieces lie on the host; this copy waits
         self._engine.step()
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
 
