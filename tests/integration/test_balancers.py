@@ -137,14 +137,16 @@ def test_weights_do_not_depend_on_packing(
         config = write(
             tmp_path / str(number), tiny_llama_dir, small, data__packing=layout[0], data__padding=layout[1],
             train__gradient_accumulation_steps=1, train__max_steps=13,
-            train__learning_rate=0.03,  # slopes are small differences: losses must move far more than float32 rounds
+            train__learning_rate=0.03,
         )  # fmt: skip
         whole = f"train.gradient_accumulation_steps={rows_of(config)}"
         finish(start("train", config, *everything, whole, "adapter.lora_dropout=0"))
         trajectories.append([list(step.values()) for step in applied(config.parent / "run")])
     assert len(trajectories[0]) == 13 and trajectories[0][-1] != trajectories[0][0]
+    # CoBa's weights come from slopes: small differences of losses, which float32 rounds to some 1e-7 of their size.
+    tolerance = 2e-5 if method == "coba" else 1e-6
     for other in trajectories[1:]:
-        assert other == [pytest.approx(step, abs=1e-6) for step in trajectories[0]]
+        assert other == [pytest.approx(step, abs=tolerance) for step in trajectories[0]]
 
 
 def test_weights_and_slopes_are_in_metrics_and_tensorboard(

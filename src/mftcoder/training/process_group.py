@@ -9,6 +9,7 @@ waits for a device.
 import base64
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,6 +25,7 @@ from mftcoder.errors import ConfigError, MftError, TrainingError
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 
 Value = TypeVar("Value")
+_SECONDS_TO_READ = 10.0
 
 
 def launched_processes() -> int:
@@ -84,7 +86,16 @@ class ProcessGroup:
             self.context = self._context_group()
             yield
         finally:
+            self._let_others_read()
             dist.destroy_process_group()
+
+    def _let_others_read(self) -> None:
+        """Rank 0 may hold the store: it stays until its last answer was read, or for a moment if somebody has gone."""
+        if self._store is None or self.rank != 0 or not self._answers:
+            return
+        patience = time.monotonic() + _SECONDS_TO_READ
+        while self._store.add(f"answer/{self._answers}/read", 0) < self.world_size - 1 and time.monotonic() < patience:
+            time.sleep(0.01)
 
     def _start(self) -> None:
         engine = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
@@ -161,6 +172,7 @@ class ProcessGroup:
                 "data, run mft prepare first or raise backend.init_timeout_seconds."
             ) from error
         value, problem = pickle.loads(base64.b64decode(self._store.get(key)))
+        self._store.add(f"{key}/read", 1)
         if problem:
             problem.told = True
             raise problem
