@@ -137,7 +137,6 @@ def test_weights_do_not_depend_on_packing(
         config = write(
             tmp_path / str(number), tiny_llama_dir, small, data__packing=layout[0], data__padding=layout[1],
             train__gradient_accumulation_steps=1, train__max_steps=13,
-            train__learning_rate=0.03,
         )  # fmt: skip
         whole = f"train.gradient_accumulation_steps={rows_of(config)}"
         finish(start("train", config, *everything, whole, "adapter.lora_dropout=0"))
