@@ -22,6 +22,7 @@ from mftcoder.cli import main
 from tests.integration.test_train_cli import TASKS, metrics, same_bits, weights, write_config, write_tasks
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="no deepspeed")
 STEPS = 10
 TOLERANCE = 1e-5
@@ -161,24 +162,25 @@ ZERO = tuple(pytest.param(name, marks=needs_deepspeed) for name in ("deepspeed_z
 BACKENDS = ("ddp", "fsdp2", *ZERO)
 
 
+@pytest.fixture
+def takes_local_steps(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any) -> Any:
+    """`takes_local_steps(4, variant, "backend.name=ddp")`: its run on four ranks is that of one device."""
+
+    def check(world: int, variant: str, *overrides: str, to_a_row: int = 1) -> None:
+        config = config_for(tmp_path, tiny_llama_dir, data, world // to_a_row, **fields_of(variant))
+        codes = ranks(world, tmp_path, "train", config, *overrides_of(variant), *overrides)
+        assert codes == [0] * world, output(tmp_path) + output(tmp_path, world - 1)
+        assert_same_run(tmp_path / "run", local_runs(variant))
+
+    return check
+
+
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_ten_steps_are_those_of_one_device(
-    backend: str,
-    variant: str,
-    world: int,
-    tmp_path: Path,
-    tiny_llama_dir: Path,
-    data: Path,
-    ranks: Ranks,
-    local_runs: Any,
-) -> None:
+def test_ten_steps_are_those_of_one_device(backend: str, variant: str, world: int, takes_local_steps: Any) -> None:
     """A step has one row of one or two tasks a rank, so that tasks are missing on ranks all the time."""
-    config = config_for(tmp_path, tiny_llama_dir, data, world, **fields_of(variant))
-    codes = ranks(world, tmp_path, "train", config, *overrides_of(variant), f"backend.name={backend}")
-    assert codes == [0] * world, output(tmp_path) + output(tmp_path, 1)
-    assert_same_run(tmp_path / "run", local_runs(variant))
+    takes_local_steps(world, variant, f"backend.name={backend}")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -201,63 +203,57 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_copies_of_the_model_in_groups_of_ranks_change_nothing(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any, variant: str
-) -> None:
-    config = config_for(tmp_path, tiny_llama_dir, data, 4, **fields_of(variant))
-    hybrid = ("backend.name=fsdp2", "backend.shard_group_size=2")
-    assert ranks(4, tmp_path, "train", config, *overrides_of(variant), *hybrid) == [0] * 4, output(tmp_path)
-    assert_same_run(tmp_path / "run", local_runs(variant))
-
-
-def test_shares_kept_in_the_hosts_memory_take_the_same_steps(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any
-) -> None:
-    config = config_for(tmp_path, tiny_llama_dir, data, 2, adapter__type="full")
-    assert ranks(2, tmp_path, "train", config, "backend.name=fsdp2", "backend.offload=all") == [0, 0], output(tmp_path)
-    assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
-
-
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
-def test_a_base_in_4_bits_is_shared_out_and_trains_as_on_one_device(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
-) -> None:
-    """Packed weights cut over two ranks; validation in between, which repacks them on some CPUs where nothing forbids it."""
-    runs = []
-    for world, backend in ((1, "local"), (2, "fsdp2")):
-        folder = tmp_path / backend
-        config = config_for(folder, tiny_llama_dir, data, world)
-        codes = ranks(world, folder, "train", config, "model.quantization=4bit", f"backend.name={backend}")
-        assert codes == [0] * world, output(folder)
-        runs.append(folder / "run")
-    assert_same_run(runs[1], runs[0])
-    refused = ranks(2, tmp_path / "8bit", "train", config, "model.quantization=8bit", "backend.name=fsdp2")
-    assert refused == [2, 2] and "8-bit weights lose their scales" in output(tmp_path / "8bit")
+def test_copies_of_the_model_in_groups_of_ranks_change_nothing(variant: str, takes_local_steps: Any) -> None:
+    takes_local_steps(4, variant, "backend.name=fsdp2", "backend.shard_group_size=2")
 
 
 @pytest.mark.parametrize(
-    ("backend", "world", "share", "variant"),
+    ("backend", "offload"),
+    [
+        ("fsdp2", "all"),
+        pytest.param("deepspeed_zero2", "optimizer", marks=needs_deepspeed),
+        pytest.param("deepspeed_zero3", "all", marks=needs_deepspeed),
+    ],
+)
+def test_what_is_moved_to_the_hosts_memory_changes_nothing(backend: str, offload: str, takes_local_steps: Any) -> None:
+    moved = (f"backend.name={backend}", f"backend.offload={offload}", "train.gradient_checkpointing=true")
+    takes_local_steps(2, "full packed uniform", *moved)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("backend", ["fsdp2", *ZERO])
+def test_a_base_in_4_bits_trains_as_on_one_device(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str
+) -> None:
+    """Packed weights cut over two ranks; validation in between, which repacks them on some CPUs where nothing forbids it."""
+    runs = []
+    for world, name in ((1, "local"), (2, backend)):
+        folder = tmp_path / name
+        config = config_for(folder, tiny_llama_dir, data, world, model__quantization="4bit")
+        assert ranks(world, folder, "train", config, f"backend.name={name}") == [0] * world, output(folder)
+        runs.append(folder / "run")
+    assert_same_run(runs[1], runs[0])
+
+
+@needs_bitsandbytes
+def test_a_base_in_8_bits_is_not_cut(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:
+    config = config_for(tmp_path, tiny_llama_dir, data, 2, model__quantization="8bit")
+    assert ranks(2, tmp_path, "train", config, "backend.name=fsdp2") == [2, 2]
+    assert "8-bit weights lose their scales" in output(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("backend", "world", "to_a_row", "variant"),
     [("ddp", 2, 2, variant) for variant in VARIANTS]
     + [("fsdp2", 4, 2, variant) for variant in VARIANTS]
     + [("ddp", 4, 2, "lora padded coba"), ("ddp", 4, 4, "full packed uniform")],
 )
 def test_ranks_that_share_rows_take_the_steps_of_one_device(
-    backend: str,
-    world: int,
-    share: int,
-    variant: str,
-    tmp_path: Path,
-    tiny_llama_dir: Path,
-    data: Path,
-    ranks: Ranks,
-    local_runs: Any,
+    backend: str, world: int, to_a_row: int, variant: str, takes_local_steps: Any
 ) -> None:
     """A group of ranks counts as one, in a step's rows and in validation. Four to a row have more ranks than key-value heads."""
-    config = config_for(tmp_path, tiny_llama_dir, data, world // share, **fields_of(variant))
-    shared = (f"backend.context_parallel_size={share}", f"backend.name={backend}")
-    codes = ranks(world, tmp_path, "train", config, *overrides_of(variant), *shared)
-    assert codes == [0] * world, output(tmp_path) + output(tmp_path, 1)
-    assert_same_run(tmp_path / "run", local_runs(variant))
+    shared = (f"backend.context_parallel_size={to_a_row}", f"backend.name={backend}")
+    takes_local_steps(world, variant, *shared, to_a_row=to_a_row)
 
 
 def test_what_looks_at_whole_samples_sees_them_whole_where_ranks_share_rows(
@@ -337,30 +333,6 @@ def test_zero_goes_on_from_one_device_and_repeats_itself_to_the_last_bit(
     assert same_bits(weights(tmp_path / "whole" / "run"), weights(tmp_path / "halted" / "run"))
     losses = [[record["loss"] for record in metrics(tmp_path / name / "run")] for name in halts]
     assert len(losses[0]) == 8 and losses[0] == losses[1]
-
-
-@pytest.mark.parametrize(("backend", "offload"), [("deepspeed_zero2", "optimizer"), ("deepspeed_zero3", "all")])
-@needs_deepspeed
-def test_what_zero_moves_to_the_host_changes_nothing(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any, backend: str, offload: str
-) -> None:
-    config = config_for(tmp_path, tiny_llama_dir, data, 2, adapter__type="full", train__gradient_checkpointing=True)
-    arguments = (f"backend.name={backend}", f"backend.offload={offload}")
-    assert ranks(2, tmp_path, "train", config, *arguments) == [0, 0], output(tmp_path)
-    assert_same_run(tmp_path / "run", local_runs("full packed uniform"))
-
-
-@pytest.mark.parametrize("backend", ZERO)
-def test_zero_over_a_base_in_4_bits_takes_the_steps_of_one_device(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str
-) -> None:
-    pytest.importorskip("bitsandbytes")
-    fields = {"model__quantization": "4bit", "train__max_steps": 4}
-    whole = config_for(tmp_path / "whole", tiny_llama_dir, data, 1, **fields)
-    assert ranks(1, tmp_path / "whole", "train", whole) == [0], output(tmp_path / "whole")
-    config = config_for(tmp_path, tiny_llama_dir, data, 2, **fields)
-    assert ranks(2, tmp_path, "train", config, f"backend.name={backend}") == [0, 0], output(tmp_path)
-    assert_same_run(tmp_path / "run", tmp_path / "whole" / "run")
 
 
 @needs_deepspeed

@@ -93,7 +93,7 @@ class Zygote:
         _only_descriptors([*high, self.trouble_writer])
         for index, number in enumerate(high):
             os.dup2(number, index)
-        scratch = os.environ["TMPDIR"]
+        scratch = self.confinement.scratch
         os.execve(
             request["command"][0], request["command"], {**request["environment"], "HOME": scratch, "TMPDIR": scratch}
         )
@@ -185,7 +185,7 @@ def main() -> None:
     except OSError as error:
         control.send({"problem": str(error)})
         return
-    os.environ["TMPDIR"] = confinement.scratch
+    os.environ["HOME"] = os.environ["TMPDIR"] = confinement.scratch
     gc.collect()
     gc.freeze()
     gc.disable()

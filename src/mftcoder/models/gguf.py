@@ -61,7 +61,7 @@ def _save(file: Path, out: Path, *, dtype: torch.dtype) -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=dtype, **options
         )
-    except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
         raise ModelError(f"{file}: cannot be converted: {str(error).strip().splitlines()[0]}") from error
     model.save_pretrained(out)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))

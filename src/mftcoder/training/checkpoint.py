@@ -79,7 +79,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, *, save_total_limit: int | None, say: Callable[[str], None]):
         self.folder = folder
         self._limit = save_total_limit
-        self._say = say
+        self.say = say
 
     def folder_of(self, step: int) -> Path:
         """Where the checkpoint of a step lies until it is whole."""
@@ -157,7 +157,7 @@ class CheckpointStore:
             try:
                 return load_checkpoint(path)
             except CheckpointError as error:
-                self._say(f"{error} Going back to the checkpoint before it.")
+                self.say(f"{error} Going back to the checkpoint before it.")
         if candidates:
             raise CheckpointError(
                 f"{self.folder}: all {len(candidates)} checkpoints are damaged. "

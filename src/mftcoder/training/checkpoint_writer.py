@@ -58,8 +58,10 @@ class CheckpointWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """However the run ends, what is being written is written to its end."""
+        """However the run ends, what is being written is written to its end; a failure that nobody asked after is said."""
         self._thread.shutdown()
+        if self._write_under_way and (problem := self._write_under_way.exception()):
+            self.store.say(str(problem))
 
     @property
     def failed(self) -> bool:

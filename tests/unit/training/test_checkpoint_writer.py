@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, TrainConfig
@@ -111,3 +112,39 @@ def test_a_write_that_failed_is_known_and_is_the_error_of_the_next_save(
         writer.save(Progress(step=3), optimizer, best=False)
     saved = writer.store.newest()
     assert saved and saved.progress.step == 1 and not list(writer.store.folder.glob(".*tmp"))
+
+
+def test_a_write_that_failed_while_the_run_broke_off_is_said(
+    tmp_path: Path, layer: nn.Linear, optimizer: MasterAdamW, disk: Disk
+) -> None:
+    said: list[str] = []
+    store = CheckpointStore(tmp_path, save_total_limit=None, say=said.append)
+    files = ModelFiles(layer, disk.write, lambda *_: None)
+    disk.full = True
+    disk.may_write.set()
+    with (
+        pytest.raises(KeyError),
+        CheckpointWriter(store, LocalBackend(BackendConfig(device="cpu")), CONFIG, files) as it,
+    ):
+        it.save(Progress(step=1), optimizer, best=False)
+        raise KeyError
+    assert len(said) == 1 and "step-00000001: the checkpoint cannot be written: [Errno 28]" in said[0]
+
+
+def test_what_safetensors_cannot_write_is_a_checkpoint_error(
+    tmp_path: Path, layer: nn.Linear, optimizer: MasterAdamW
+) -> None:
+    """Its errors are neither OSErrors nor RuntimeErrors."""
+
+    def write(module: Any, folder: Path, weights: dict[str, Tensor] | None) -> None:
+        save_file(module.state_dict(), folder / "is not there" / "model.safetensors")
+
+    store = CheckpointStore(tmp_path, save_total_limit=None, say=print)
+    backend = LocalBackend(BackendConfig(device="cpu"))
+    files = ModelFiles(layer, write, lambda *_: None)
+    with (
+        CheckpointWriter(store, backend, TrainConfig(), files) as writer,
+        pytest.raises(CheckpointError, match="step-00000001: the checkpoint cannot be written"),
+    ):
+        writer.save(Progress(step=1), optimizer, best=False)
+    assert not list(tmp_path.glob(".*tmp"))
