@@ -153,8 +153,8 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
             raise Interrupted("What is done is kept; the same command goes on from there.") from stop
         except torch.OutOfMemoryError as error:
             raise GenerationError(
-                f"--batch-size {options.batch_size or ''}: does not fit into the device's memory. What is done is kept; type the same "
-                "command with a smaller one"
+                "--batch-size: so many samples at once do not fit into the device's memory. What is done is kept; type the same command "
+                "with a smaller one"
             ) from error
         share.wait_for_all()
         return [_write(task, console) for task in tasks] if rank == 0 else []
