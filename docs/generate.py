@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.config.mftcoder_json import REFUSED
-from mftcoder.config.mftcoder_json_keys import LEGACY, PublishedConfig
+from mftcoder.config.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.schema import RunConfig
 from mftcoder.models.families import FAMILIES
 from mftcoder.registry import BACKENDS, BALANCERS, FORMATS
@@ -103,6 +103,7 @@ PUBLISHED = """## The published MFTCoder JSON
 
 `mft train config.json` takes the flat config of the published MFTCoder as it is, and `mft convert-config config.json`
 prints it in the form above. A key that is left out has its published default, shown here. Overrides may use these keys too.
+The chat template is the one that the published code trains; [data.md](data.md#templates) says which that is for which model.
 """
 
 
@@ -153,9 +154,10 @@ def published() -> str:
     rows = [row(key, field, {}, required=key in required) for key, field in schema["properties"].items()]
     refused = "\n".join(f"- `{key}: {str(value).lower()}`: {sentence}." for (key, value), sentence in REFUSED.items())
     legacy = ", ".join(f"`{key}`" for key in sorted(LEGACY))
+    older = ", ".join(f"`{other}` is `{key}`" for other, key in SPELLINGS.items())
     return (
         f"{PUBLISHED}\n{table(rows, 'key')}\nRefused, with this sentence:\n\n{refused}\n\n"
-        f"Accepted without effect, with a warning that names them: {legacy}.\n"
+        f"Older spellings: {older}. Accepted without effect, with a warning that names them: {legacy}.\n"
     )
 
 

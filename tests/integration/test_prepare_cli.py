@@ -70,7 +70,7 @@ BAD_LINES = {
     "invalid UTF-8": (LINE + b'{"text": "\xff\xfe"}\n', "b.jsonl:2: not valid JSON: byte 11 is not UTF-8. Save the file as UTF-8.\n"),
     "UTF-16": ('{"text": "a"}\n'.encode("utf-16"), "b.jsonl:1: not valid JSON: byte 1 is not UTF-8. Save the file as UTF-8.\n"),
     "a truncated last line": (LINE + LINE[:40], "b.jsonl:2: not valid JSON: "),
-    "another dialect": (b'{"question": "a", "answer": "b"}\n', "b.jsonl:1: no known dialect: its fields are 'question', 'answer'. Known: "),
+    "another dialect": (b'{"query": "a", "reply": "b"}\n', "b.jsonl:1: no known dialect: its fields are 'query', 'reply'. Known: "),
     "no object": (b'["a"]\n', "b.jsonl:1: a record is a JSON object, not a list\n"),
     "an empty file": (b"", "b.jsonl: is empty. Remove it, or set data.on_error=skip.\n"),
     "a file of blank lines": (b"\n \r\n", "b.jsonl: is empty. Remove it, or set data.on_error=skip.\n"),

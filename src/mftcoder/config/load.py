@@ -37,7 +37,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Converted:
     """The nested mapping that `path` and the overrides make, not yet validated.
 
-    A published flat config also takes overrides by its own keys: `seq_length=512`.
+    A published flat config also takes overrides by its own keys: `seq_length=512`. What an override chooses needs no warning.
     """
     raw = read_config_file(path)
     published = mftcoder_json.is_published(raw)
@@ -48,7 +48,9 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Converted:
     for override in overrides:
         if override not in flat:
             apply_override(loaded.nested, override)
-    return loaded
+    chosen = {override.partition("=")[0].strip() for override in overrides}
+    warnings = tuple(warning for warning in loaded.warnings if warning.partition(":")[0] not in chosen)
+    return Converted(loaded.nested, warnings)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Goes in: the raw mapping of a file such as `configs/lora_train_config.json` of codefuse-ai/MFTCoder (mftcoder_accelerate). Comes
 out: the same run in our words, plus what the reader should be told. What this version cannot do is refused in a sentence, all
-refusals at once; nothing is ignored in silence. Reads no file; for DeepSpeed what accelerate's flags have put into the environment.
+refusals at once; nothing is ignored in silence. Reads the tokenizer's files of a local model, to see whether it speaks ChatML, and for
+DeepSpeed what accelerate's flags have put into the environment.
 """
 
 import re
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mftcoder.config.accelerate_deepspeed import deepspeed_backend
-from mftcoder.config.mftcoder_json_keys import DORMANT, LEGACY, PublishedConfig
+from mftcoder.config.mftcoder_json_keys import DORMANT, LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.problems import one_line, problem_lines
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
@@ -37,6 +38,8 @@ NORMALIZATION = {
     "case4": "task_sample",
     "coba": "task_token",  # the published trainer takes case3's loss, with moving weights
 }
+CHATML_TOKEN = "<|im_start|>"
+TOKENIZER_FILES = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "tokenizer.json")
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 
 
@@ -55,13 +58,17 @@ def is_published(raw: dict[str, Any]) -> bool:
 
 def is_published_key(name: str) -> bool:
     """Whether the published config has a key of this name."""
-    return name in PublishedConfig.model_fields or name in LEGACY
+    return name in PublishedConfig.model_fields or name in LEGACY or name in SPELLINGS
 
 
 def convert(raw: dict[str, Any], *, origin: str) -> Converted:
     """The same run in our words. ConfigError lists every key that is unknown, wrong, or not in this version."""
-    known = {key: value for key, value in raw.items() if key not in LEGACY}
-    problems: list[str] = []
+    known = {SPELLINGS.get(key, key): value for key, value in raw.items() if key not in LEGACY}
+    problems = [
+        f"{origin}: {other}: stands there a second time as {key}; leave one out"
+        for other, key in SPELLINGS.items()
+        if other in raw and key in raw
+    ]
     published = None
     try:
         published = PublishedConfig.model_validate(known)
@@ -74,7 +81,7 @@ def convert(raw: dict[str, Any], *, origin: str) -> Converted:
 
 
 def _suggest(location: tuple[str | int, ...]) -> str:
-    return did_you_mean(str(location[-1]), [*PublishedConfig.model_fields, *LEGACY])
+    return did_you_mean(str(location[-1]), [*PublishedConfig.model_fields, *LEGACY, *SPELLINGS])
 
 
 def _refusals(raw: dict[str, Any]) -> list[str]:
@@ -103,6 +110,8 @@ def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...
     told = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
     if coba:
         told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
+    if published.peft_type == "qlora" and raw.get("quantization") == "16bit":
+        told.append("quantization: 4bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
     if published.quantization and published.peft_type != "qlora":
         told.append(f"quantization: {published.quantization} has no effect without peft_type: qlora, as published")
     if published.quantization == "8bit" and published.peft_type == "qlora":
@@ -111,7 +120,30 @@ def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...
         told.append("data_split: the third share is held out together with the second; there is no test split here")
     if published.padding_mode == "concat":
         told.append("padding_mode: concat packs whole samples, isolated from each other, and splits the over-long ones")
+    if published.role_markers is None:
+        row, reason = _template(published)
+        told.append(f"data.chat_template: {row}, {reason}. docs/data.md lists the rows of the published models")
     return tuple(told)
+
+
+def _template(published: PublishedConfig) -> tuple[str, str]:
+    """The template row of this model, and why."""
+    if (published.model_type or "").lower().startswith("qwen"):
+        return "chatml", f"for model_type is {published.model_type}"
+    if _speaks_chatml(published.pretrained_model_path):
+        return "chatml", f"for the tokenizer of {published.pretrained_model_path} has {CHATML_TOKEN}"
+    return "mftcoder-v0.3", "what the code of versions 0.3 to 0.5 trains"
+
+
+def _speaks_chatml(model: str) -> bool:
+    """Whether `model` is a folder whose tokenizer has ChatML's token. Of a model on the Hub nothing is known here."""
+    for name in TOKENIZER_FILES:
+        try:
+            if CHATML_TOKEN.encode() in (Path(model).expanduser() / name).read_bytes():
+                return True
+        except (OSError, ValueError, RuntimeError):  # no such file, a name that cannot be one, no home folder
+            continue
+    return False
 
 
 def _nested(published: PublishedConfig) -> dict[str, Any]:
@@ -171,15 +203,20 @@ def _data(published: PublishedConfig) -> dict[str, Any]:
     train, *held_out = published.data_split
     packed = published.padding_mode != "padding"
     data: dict[str, Any] = {
-        "chat_template": "mftcoder",
         "train_on": "all" if published.tokenize_mode == "sst" else "assistant",
         "max_length": published.seq_length,
         "packing": "best_fit" if packed else "none",
         "padding": "dynamic" if published.use_dynamic_padding else "max_length",
         "over_length": "split" if published.padding_mode == "concat" else "drop",
         "val_size": sum(held_out) / (train + sum(held_out)),
+        "num_proc": published.preprocessing_num_workers,
     }
-    return {**data, "role_markers": published.role_markers} if published.role_markers else data
+    if published.role_markers:
+        return {
+            **data,
+            "role_markers": {**published.role_markers, "after_content": "\n"},
+        }  # as the published code writes them
+    return {**data, "chat_template": _template(published)[0]}
 
 
 def _balancer(published: PublishedConfig) -> dict[str, Any]:
@@ -211,7 +248,8 @@ def _loop(published: PublishedConfig) -> dict[str, Any]:
         "per_device_train_batch_size": published.per_device_train_batch_size,
         "per_device_eval_batch_size": published.per_device_eval_batch_size,
         "gradient_accumulation_steps": published.gradient_accumulation_steps,
-        "gradient_checkpointing": True,  # the published trainer always has it on
+        "gradient_checkpointing": published.checkpoint_activations,
+        "dataloader_num_workers": published.num_workers,
         "seed": published.seed,
         "logging_steps": published.log_interval,
         "logging_dir": published.tb_dir,

@@ -25,6 +25,10 @@ LEGACY = frozenset(
 """Keys without meaning today, the published system's own "legacy, leave them" among them; accepted with any value."""
 
 
+SPELLINGS = {"evalation_steps": "evaluation_steps"}
+"""Keys as older releases spell them -> the name they have here."""
+
+
 def _list_in_a_text(value: Any) -> Any:
     """`"[a, b]"`, the published way to write a list, is `["a", "b"]`; a text without brackets is a list of one or, with commas, more."""
     if not isinstance(value, str):
@@ -39,6 +43,10 @@ def _false_is_none(value: Any) -> Any:
 
 def _lower(value: Any) -> Any:
     return value.lower().replace("-", "") if isinstance(value, str) else value
+
+
+def _whole_weights_are_none(value: Any) -> Any:
+    return None if value == "16bit" else value
 
 
 Nullable = BeforeValidator(_false_is_none)
@@ -78,8 +86,8 @@ class PublishedConfig(BaseModel):
     """How token losses become one loss."""
     peft_type: Annotated[Literal["lora", "qlora"] | None, Nullable] = "qlora"
     """Low-rank adapter, the same on a 4-bit base, or null: all weights."""
-    quantization: Annotated[Literal["4bit", "8bit"] | None, Nullable] = None
-    """Bits of the frozen base with peft_type qlora, null for 4bit; without effect for the other types, as published."""
+    quantization: Annotated[Literal["4bit", "8bit"] | None, Nullable, BeforeValidator(_whole_weights_are_none)] = None
+    """Bits of the frozen base with peft_type qlora, null for 4bit; without effect for the other types, as published. "16bit" is null."""
     lora_rank: PositiveInt = 96
     """Rank of the adapter."""
     lora_alpha: PositiveFloat = 32
@@ -112,6 +120,12 @@ class PublishedConfig(BaseModel):
     """Random seed."""
     seq_length: Annotated[int, Field(ge=8)] = 4096
     """Positions of a row; longer samples are dropped (concat: split)."""
+    preprocessing_num_workers: Annotated[PositiveInt | None, Nullable] = None
+    """Processes that tokenise the data; null for all cores."""
+    num_workers: NonNegativeInt = 0
+    """Processes of the data loader on each device."""
+    checkpoint_activations: bool = True
+    """Compute activations again in the backward pass, which saves memory."""
     resume_from_checkpoint: Annotated[str | None, Nullable] = None
     """A checkpoint folder to go on from; null leaves it to auto_resume."""
     auto_resume: bool = True

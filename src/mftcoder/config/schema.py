@@ -111,13 +111,15 @@ class RoleMarkers(Section):
     """Stands before each user message."""
     assistant: str
     """Stands before each assistant message."""
+    after_content: str = ""
+    """Stands behind each content, and behind the end token; trained behind an answer. The published trainer has a line break."""
 
 
 class DataConfig(Section):
     """From records to rows: template, lengths, packing, validation, sampling."""
 
     chat_template: str = "auto"
-    """mftcoder, codefuse-codellama, chatml, or auto: the tokenizer's own template."""
+    """mftcoder, mftcoder-v0.3, codefuse-codellama, chatml, or auto: the tokenizer's own template."""
     role_markers: RoleMarkers | None = None
     """A template of one's own: marker, content, marker, content, end token. Replaces chat_template."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"

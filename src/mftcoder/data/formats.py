@@ -20,24 +20,34 @@ from mftcoder.registry import FORMATS
 Record = Mapping[str, Any]
 Dialect = Callable[[Record], list[Message]]
 
-FIELDS = {
-    "chat_rounds": ("chat_rounds",),
-    "messages": ("messages",),
-    "sharegpt": ("conversations",),
-    "alpaca": ("instruction", "output"),
-    "prompt_completion": ("prompt", "completion"),
-    "text": ("text",),
-}
+PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "answer"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("instruction", "response"),
+    ("input", "output"),
+)
+"""Names that a question and its answer have in prompt_completion; all but the first are the published MFTCoder's."""
+FIELDS = [
+    ("chat_rounds", ("chat_rounds",)),
+    ("messages", ("messages",)),
+    ("sharegpt", ("conversations",)),
+    ("alpaca", ("instruction", "output")),
+    *(("prompt_completion", pair) for pair in PAIRS),
+    ("text", ("text",)),
+]
 """The fields by which `auto` knows a dialect, tried in this order."""
 
 
 def detect(record: Record) -> str:
     """The name of the dialect whose fields the record has; DataError if none fits."""
-    for name, fields in FIELDS.items():
+    for name, fields in FIELDS:
         if all(field in record for field in fields):
             return name
     found = ", ".join(f"'{key}'" for key in list(record)[:6]) or "none"
-    wanted = "; ".join(" + ".join(fields) for fields in FIELDS.values())
+    wanted = "; ".join(" + ".join(fields) for _, fields in FIELDS)
     raise DataError(f"no known dialect: its fields are {found}. Known: {wanted}.")
 
 
@@ -128,8 +138,9 @@ def alpaca(record: Record) -> list[Message]:
 
 
 def prompt_completion(record: Record) -> list[Message]:
-    """`{"prompt": ..., "completion": ...}`: one user turn, one assistant turn."""
-    prompt, completion = _texts(record, "prompt", "completion")
+    """`{"prompt": ..., "completion": ...}`, or another of PAIRS: one user turn, one assistant turn."""
+    pair = next((pair for pair in PAIRS if all(field in record for field in pair)), PAIRS[0])
+    prompt, completion = _texts(record, *pair)
     return [*_system(record), Message("user", prompt, False), Message("assistant", completion, True)]
 
 

@@ -95,6 +95,16 @@ def _mftcoder(tokenizer: Tokenizer) -> MarkerTemplate:
     return MarkerTemplate("<s>system\n", "<s>human\n", "<s>bot\n", end, after_end="\n")
 
 
+def _mftcoder_v03(tokenizer: Tokenizer) -> MarkerTemplate:
+    """As the published code of versions 0.3 to 0.5 trains it: a line break behind every content, the answer included."""
+    return _lines("<s>system\n", "<s>human\n", "<s>bot\n", tokenizer.eos_token, "\n")
+
+
+def _lines(system: str, user: str, assistant: str, eos: str, after: str) -> MarkerTemplate:
+    """Markers, and `after` behind each content and behind the end token."""
+    return MarkerTemplate(system, user, assistant, after + eos, after_system=after, after_user=after, after_end=after)
+
+
 def _codefuse_codellama(tokenizer: Tokenizer) -> MarkerTemplate:
     opening = "<|role_start|>{}<|role_end|>".format
     return MarkerTemplate(opening("system"), opening("human"), opening("bot"), "</s>")
@@ -107,14 +117,19 @@ def _chatml(tokenizer: Tokenizer) -> MarkerTemplate:
     )
 
 
-TEMPLATES = {"mftcoder": _mftcoder, "codefuse-codellama": _codefuse_codellama, "chatml": _chatml}
+TEMPLATES = {
+    "mftcoder": _mftcoder,
+    "mftcoder-v0.3": _mftcoder_v03,
+    "codefuse-codellama": _codefuse_codellama,
+    "chatml": _chatml,
+}
 
 
 def load_template(config: DataConfig, tokenizer: Tokenizer) -> Template:
     """The template a config names: its role_markers, a row of TEMPLATES, or the tokenizer's own (`auto`)."""
     if config.role_markers is not None:
         markers = config.role_markers
-        return MarkerTemplate(markers.system, markers.user, markers.assistant, tokenizer.eos_token)
+        return _lines(markers.system, markers.user, markers.assistant, tokenizer.eos_token, markers.after_content)
     if config.chat_template != "auto":
         if config.chat_template not in TEMPLATES:
             known = did_you_mean(config.chat_template, ["auto", *TEMPLATES])

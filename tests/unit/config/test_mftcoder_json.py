@@ -11,6 +11,10 @@ from mftcoder.config.mftcoder_json import convert, is_published
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError
 
+CONTEST: dict[str, Any] = json.loads(
+    (Path(__file__).parents[2] / "golden" / "published" / "contest_qwen_1_8b.json").read_text()
+)
+"""The contest's qwen_train_config_1_8B.json (codefuse-ai/MFTCoder, branch codeqwen_competition, mft_peft_hf)."""
 # Names and values as configs/*_train_config.json of the published project has them, paths filled in.
 EXAMPLE: dict[str, Any] = {
     "load_raw_dataset": True,
@@ -80,7 +84,7 @@ def test_the_published_example_is_the_same_run_in_our_words() -> None:
     ]
     assert (run.adapter.type, run.adapter.lora_rank, run.adapter.lora_alpha) == ("lora", 96, 32)
     assert (run.adapter.lora_dropout, run.adapter.lora_target) == (0.05, ("all-linear",))
-    assert (run.data.chat_template, run.data.train_on, run.data.max_length) == ("mftcoder", "assistant", 4096)
+    assert (run.data.chat_template, run.data.train_on, run.data.max_length) == ("chatml", "assistant", 4096)
     assert (run.data.packing, run.data.padding, run.data.over_length) == ("none", "dynamic", "drop")
     assert run.data.val_size == pytest.approx(0.02)
     assert run.loss.normalization == "task_token"
@@ -92,6 +96,85 @@ def test_the_published_example_is_the_same_run_in_our_words() -> None:
     assert (run.train.save_strategy, run.train.save_total_limit) == ("steps_and_epoch", None)
     assert (run.train.early_stopping_patience, run.train.resume_from_checkpoint) == (5, True)
     assert (run.output_dir, run.train.logging_dir) == ("/runs/lora", "/runs/tensorboard")
+
+
+def test_the_contests_example_is_the_same_run_in_our_words() -> None:
+    run = parse_config(convert(CONTEST, origin="x").nested, origin="x")
+    assert (run.data.chat_template, run.data.max_length, run.data.val_size) == ("chatml", 4096, pytest.approx(0.05))
+    assert (run.adapter.type, run.adapter.lora_rank, run.model.quantization) == ("lora", 96, None)
+    assert (run.train.eval_steps, run.train.save_steps, run.train.early_stopping_patience) == (1000, 1000, 2)
+    assert (run.train.learning_rate, run.train.min_lr, run.train.warmup_steps) == (5e-5, 1e-6, 300)
+    assert (run.train.num_train_epochs, run.train.per_device_train_batch_size) == (10, 8)
+
+
+OLDER = {"preprocessing_num_workers": 2, "num_workers": 2, "checkpoint_activations": True}
+SIBLINGS: dict[str, dict[str, Any]] = {  # what the other example files of that branch hold otherwise
+    "qwen": OLDER | {"lora_rank": 32, "learning_rate": 1e-4, "min_lr": 1e-5, "seq_length": 2048, "world_size": 128},
+    "gpt_neox": OLDER | {"model_type": "gpt_neox", "num_warmup_steps": 30, "seed": 42, "num_train_epochs": 8},
+    "starcoder": {"model_type": "starcoder", "quantization": None, "padding_mode": "pack"},
+    "chatglm2": {"model_type": "chatglm2", "quantization": None, "padding_mode": "pack"},
+    "llama": {"model_type": "llama", "peft_type": "qlora", "quantization": "4bit", "padding_mode": "pack"},
+}
+
+
+@pytest.mark.parametrize("name", SIBLINGS)
+def test_every_example_of_the_contests_branch_is_accepted(name: str) -> None:
+    run = parse_config(convert(CONTEST | SIBLINGS[name], origin="x").nested, origin="x")
+    assert run.train.gradient_checkpointing
+    assert run.train.eval_steps == 1000
+    assert (run.data.num_proc, run.train.dataloader_num_workers) == (
+        (2, 2) if name in ("qwen", "gpt_neox") else (None, 0)
+    )
+
+
+def test_a_key_that_stands_there_in_two_spellings_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="evalation_steps: stands there a second time as evaluation_steps"):
+        convert(CONTEST | {"evaluation_steps": 5}, origin="x")
+
+
+def test_an_override_may_use_the_older_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONTEST))
+    assert load_config(path, ["evalation_steps=7"]).train.eval_steps == 7
+
+
+def test_16bit_is_no_quantization_and_of_qlora_4_bits_with_a_warning() -> None:
+    assert not any("quantization" in warning for warning in convert(CONTEST, origin="x").warnings)
+    qlora = convert(CONTEST | {"peft_type": "qlora"}, origin="x")
+    assert qlora.nested["model"]["quantization"] == "4bit"
+    assert any(warning.startswith("quantization: 4bit is what you get") for warning in qlora.warnings)
+
+
+def test_the_template_is_that_of_the_published_code_and_a_line_says_so(tmp_path: Path) -> None:
+    def chosen(**changes: Any) -> tuple[str, str]:
+        converted = convert(CONTEST | changes, origin="x")
+        (line,) = (warning for warning in converted.warnings if warning.startswith("data.chat_template: "))
+        return converted.nested["data"]["chat_template"], line
+
+    (tmp_path / "chatml").mkdir()
+    (tmp_path / "chatml" / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>", "x": "<|im_start|>"}')
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "tokenizer_config.json").write_text("{}")
+    row, line = chosen(model_type="Qwen2")
+    assert (row, "chatml, for model_type is Qwen2" in line) == ("chatml", True)
+    row, line = chosen(model_type="llama", pretrained_model_path=str(tmp_path / "chatml"))
+    assert (row, f"the tokenizer of {tmp_path / 'chatml'} has <|im_start|>" in line) == ("chatml", True)
+    for folder in (tmp_path / "plain", tmp_path / "nowhere", "codellama/CodeLlama-7b-hf", "a" * 5000):
+        row, line = chosen(model_type="llama", pretrained_model_path=str(folder))
+        assert (row, "versions 0.3 to 0.5" in line) == ("mftcoder-v0.3", True)
+
+
+def test_markers_are_written_with_the_published_line_breaks_and_replace_the_template() -> None:
+    converted = convert(CONTEST | {"role_markers": {"user": "Q: ", "assistant": "A: "}}, origin="x")
+    assert converted.nested["data"]["role_markers"]["after_content"] == "\n"
+    assert not any("chat_template" in warning for warning in converted.warnings)
+
+
+def test_a_template_that_an_override_chooses_needs_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONTEST))
+    assert load_config(path, ["data.chat_template=mftcoder"]).data.chat_template == "mftcoder"
+    assert "chat_template" not in capsys.readouterr().err
 
 
 def test_a_key_left_out_has_its_published_default() -> None:
@@ -199,8 +282,7 @@ def test_a_wrong_key_or_value_is_named(changes: dict[str, Any], expected: str) -
 
 def test_keys_without_meaning_are_named_in_one_warning() -> None:
     converted = convert({**EXAMPLE, "use_xformers": True, "coba_tau": 5}, origin="x.json")
-    (warning,) = converted.warnings
-    assert warning.endswith("tokenizer_type, shuffle_before_split, use_xformers, coba_tau")
+    assert converted.warnings[0].endswith("tokenizer_type, shuffle_before_split, use_xformers, coba_tau")
 
 
 def test_cobas_own_keys_are_no_idle_ones_under_coba() -> None:
@@ -234,7 +316,8 @@ def test_loading_prints_each_warning_once(tmp_path: Path, capsys: pytest.Capture
     path.write_text(json.dumps(EXAMPLE))
     load_config(path)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
+    assert len(lines) == len(set(lines)) == 2
     assert lines[0].startswith(
         f"warning: {path}: these keys of the published config have no effect here: tokenizer_type"
     )
+    assert lines[1].startswith(f"warning: {path}: data.chat_template: chatml, for model_type is qwen")

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from mftcoder.data.conversation import Message
-from mftcoder.data.formats import FIELDS, detect, parse_object, read_record
+from mftcoder.data.formats import FIELDS, PAIRS, detect, parse_object, read_record
 from mftcoder.errors import DataError
 from mftcoder.registry import FORMATS
 
@@ -58,6 +58,7 @@ EXAMPLES: dict[str, list[tuple[dict[str, Any], list[Message]]]] = {
     "prompt_completion": [
         ({"prompt": "1 + 1?", "completion": "2"}, [USER, ANSWER]),
         ({"prompt": "1 + 1?", "completion": "2", "system": "Be brief."}, [SYSTEM, USER, ANSWER]),
+        *(({question: "1 + 1?", answer: "2"}, [USER, ANSWER]) for question, answer in PAIRS),
     ],
     "text": [
         ({"text": "def f(): pass"}, [Message("text", "def f(): pass", True)]),
@@ -79,7 +80,7 @@ def test_two_lines_of_a_dialect_give_the_expected_messages(name: str) -> None:
 
 
 def test_every_registered_dialect_is_detected_and_has_an_example() -> None:
-    assert set(EXAMPLES) == set(FIELDS) == set(FORMATS.names())
+    assert set(EXAMPLES) == {name for name, _ in FIELDS} == set(FORMATS.names())
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_every_registered_dialect_is_detected_and_has_an_example() -> None:
         ({"conversations": [{"from": ["gpt"], "value": "b"}]}, "message 1: 'from' is a list, not a text"),
         ({"instruction": "a", "output": " "}, "'output' is empty"),
         ({"instruction": "a", "output": "b", "input": 3}, "'input' is a number, not a text"),
-        ({"question": "a", "answer": "b"}, "no known dialect: its fields are 'question', 'answer'."),
+        ({"query": "a", "reply": "b"}, "no known dialect: its fields are 'query', 'reply'."),
         ([1], "a record is a JSON object, not a list"),
         (b'{"text": "a", "text": "b"}', "key 'text' stands there twice. Keep one of them."),
         (b'{"chat_rounds": [{"role": "bot", "content": "a", "content": ": b"}]}', "key 'content' stands there twice."),

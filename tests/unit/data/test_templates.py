@@ -18,11 +18,11 @@ from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import ConfigError, DataError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "templates"
+MARKERS = {"system": "### System:\n", "user": "### Instruction:\n", "assistant": "### Response:\n"}
 CONFIGS = {
     **{name: DataConfig(chat_template=name) for name in [*TEMPLATES, "auto"]},
-    "role_markers": DataConfig(
-        role_markers=RoleMarkers(system="### System:\n", user="### Instruction:\n", assistant="### Response:\n")
-    ),
+    "role_markers": DataConfig(role_markers=RoleMarkers(**MARKERS)),
+    "role_markers_lines": DataConfig(role_markers=RoleMarkers(**MARKERS, after_content="\n")),
 }
 LLAMA_2 = (
     "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\\n' + messages[0]['content'] + '\\n<</SYS>>\\n\\n' %}"
