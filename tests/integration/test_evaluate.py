@@ -77,6 +77,16 @@ def test_mbpp_scores_its_references_and_nothing_else(tmp_path, field):
     assert metrics(tmp_path, "mbpp_m")["scores"]["pass@1"]["value"] == (1.0 if field else 0.0)
 
 
+def test_the_chosen_imports_decide_what_passes_and_stand_in_the_result(tmp_path):
+    """An answer that forgot its import passes behind the reference harness's header only."""
+    for imports, passed in (("none", 0), ("reference", 1)):
+        path = write_answers(tmp_path, f"mini_{imports}", ["    return math.gcd(2, 4) * number\n"])
+        mft("evaluate", path, "--imports", imports, "--limit", "1", cwd=tmp_path)
+        result = metrics(tmp_path, f"mini_{imports}")
+        assert result["scores"]["pass@1"]["value"] == passed
+        assert result["settings"]["header"].startswith("the reference" if passed else "none")
+
+
 def test_rows_of_several_samples_give_pass_at_k(tmp_path):
     problems = rows(MINI)[:4]
     samples = [

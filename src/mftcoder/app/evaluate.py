@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -23,6 +23,7 @@ from mftcoder.benchmarks.generations import model_of, read_generations, task_of
 from mftcoder.benchmarks.journal import Journal
 from mftcoder.benchmarks.passk import INTERVAL, PassAtK, estimate
 from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.benchmarks.python_code import with_imports
 from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted, MftError
 from mftcoder.execution import container
 from mftcoder.execution.pool import Pool, open_pool
@@ -44,6 +45,7 @@ class EvaluateOptions:
     memory_mb: int = 1024
     sandbox: str = "auto"
     limit: int | None = None  # the first N problems
+    imports: Literal["none", "reference"] | None = None  # before a Python candidate; None: the benchmark's own
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def container_command(engine: str, paths: Sequence[Path], options: EvaluateOptio
         "--workers": options.workers,
         "--timeout": options.timeout,
         "--limit": options.limit,
+        "--imports": options.imports,
     }
     arguments += [part for name, value in given.items() if value is not None for part in (name, str(value))]
     if options.data_dir:
@@ -147,6 +150,8 @@ def _prepare(path: Path, options: EvaluateOptions) -> _Work:
     if task is None:
         raise BenchmarkError(f"{path}: which task is this? Give --task, or name the file generations_TASK_MODEL.json.")
     benchmark = load(task, options.data_dir, options.limit)
+    if options.imports:
+        benchmark = with_imports(benchmark, options.imports)
     answers = read_generations(path, benchmark)
     fewest = min(map(len, answers))
     if fewest < max(options.k):

@@ -17,6 +17,8 @@ from mftcoder.jsonl import open_for_reading, read_json, read_jsonl
 Answers = list[list[str]]  # [problems][samples]
 
 _TEXT_FIELDS = ("generation", "completion")
+_SAME_PROBLEMS = {"Python": "HumanEval", "HumanEval": "Python"}
+"""HumanEval-X and its kin number HumanEval's problems as `Python/0`; HumanEval itself as `HumanEval/0`."""
 
 
 def model_of(path: Path, task: str) -> str:
@@ -104,9 +106,13 @@ def _problem_id(row: Any, answers: Mapping[str, Any]) -> str:
     if not isinstance(row, dict) or "task_id" not in row:
         raise ValueError("an object with 'task_id' is expected")
     name = str(row["task_id"])
-    if name not in answers:
+    if name in answers:
+        return name
+    kind, _, number = name.partition("/")
+    other = f"{_SAME_PROBLEMS.get(kind, kind)}/{number}"
+    if other not in answers:
         raise ValueError(f"task_id '{name}' is not in this benchmark (nor among its first, if --limit is given)")
-    return name
+    return other
 
 
 def _texts(row: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ SECONDS = {"go": 20.0, "rust": 30.0}
 """Time limits other than 10 s: Go's are the reference harness's, and debug builds of Rust are slow (Rust/32 runs 100 searches)."""
 
 HEADERS = {
-    "python": "the reference harness's imports (numpy where the code names it)",
+    "python": python_code.HEADER_NOTE,
     "cpp": "the reference harness's includes, precompiled",
     "go": "imports put right: unused ones removed, missing ones of the standard library added",
     "java": "imports of the declaration",

@@ -9,9 +9,12 @@ import functools
 import itertools
 import re
 import warnings
+from dataclasses import replace
+from typing import Literal
 
 from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
-from mftcoder.benchmarks.problem import Problem, PromptMode
+from mftcoder.benchmarks.problem import Benchmark, Problem, PromptMode
+from mftcoder.errors import BenchmarkError
 from mftcoder.execution.sandbox import Program
 
 STOP_WORDS: tuple[str, ...] = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint(", "\nif __name__", "\n```", "\nassert ")
@@ -23,6 +26,9 @@ IMPORT_HEADER = (
     "import math, re, sys, copy, datetime, itertools, collections, heapq, statistics, functools, hashlib, string\n"
     "from typing import *\nfrom collections import *\n"
 )
+
+HEADER_NOTE = "the reference harness's imports (numpy where the code names it)"
+"""What a result says of this header."""
 
 _NUMPY = re.compile(r"\b(?:np|numpy)\b")
 _FUTURE = re.compile(r"^from __future__ import .*", re.MULTILINE)
@@ -108,3 +114,24 @@ def helpers_of(prompt: str, entry_point: str) -> str:
 def python_program(problem: Problem, candidate: str) -> Program:
     """The candidate's program with the problem's tests."""
     return Program("python", {"candidate": candidate, "tests": problem.tests, "entry_point": problem.entry_point})
+
+
+def with_imports(benchmark: Benchmark, imports: Literal["none", "reference"]) -> Benchmark:
+    """The benchmark with its candidates behind the reference harness's imports, or behind none.
+
+    BenchmarkError for one that is no Python or has a header of its own: there the choice is part of the benchmark.
+    """
+    family, header = benchmark.family, benchmark.family.notes["header"]
+    if header != "none" or any(problem.language != "python" for problem in benchmark.problems):
+        raise BenchmarkError(
+            f"--imports {imports}: {benchmark.name} has a header of its own ({header}). Leave --imports out"
+        )
+    if imports == "none":
+        return benchmark
+
+    def program(problem: Problem, answer: str) -> Program:
+        bare = family.program(problem, answer)
+        return Program(bare.language, {**bare.files, "candidate": with_import_header(bare.files["candidate"])})
+
+    notes = {**family.notes, "header": HEADER_NOTE}
+    return replace(benchmark, family=replace(family, program=program, notes=notes))

@@ -87,8 +87,6 @@ def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> Non
         return
     named = _named(tops.pop())
     review.model, review.problems = named.model, named.problems
-    if path.name != f"{FOLDER_PREFIX}{review.model}.zip":
-        review.problems.append(f"{path.name}: the zip must be named {FOLDER_PREFIX}{review.model}.zip")
     for entry in archive.infolist():
         name = PurePosixPath(entry.filename).name
         if entry.is_dir():

@@ -1,7 +1,7 @@
 """Commands from a model to its scores: generate, evaluate, benchmarks, submit."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -78,6 +78,11 @@ def generate_command(model: str, tasks: str, then_evaluate: bool, **options: Any
 @click.option("--memory-mb", type=click.IntRange(min=64), default=1024, show_default=True, help="Megabytes a program.")
 @click.option("--sandbox", default="auto", show_default=True, help="container, namespaces, process, or auto.")
 @click.option("--limit", type=click.IntRange(min=1), help="The first N problems only.")
+@click.option(
+    "--imports",
+    type=click.Choice(["none", "reference"]),
+    help="Imports before a Python answer: none, or the reference harness's. HumanEval, MBPP; default none.",
+)
 def evaluate(
     files: tuple[Path, ...],
     task: str | None,
@@ -89,6 +94,7 @@ def evaluate(
     memory_mb: int,
     sandbox: str,
     limit: int | None,
+    imports: Literal["none", "reference"] | None,
 ) -> None:
     """Run the answers in FILE... against their tests, isolated, and write the scores.
 
@@ -100,6 +106,7 @@ def evaluate(
     mft evaluate generations_humaneval_my.json --data-dir data
     mft evaluate samples.jsonl --task humaneval --data-dir data --out scores -k 1,10
     mft evaluate generations_mini_my.json --task mini --timeout 5 --workers 2
+    mft evaluate generations_humaneval_my.json --data-dir data --imports reference
     """
     from mftcoder.app.evaluate import EvaluateOptions
     from mftcoder.app.evaluate import evaluate as run
@@ -107,7 +114,7 @@ def evaluate(
     if not all(part.strip().isdigit() and int(part) > 0 for part in ks.split(",")):
         raise click.UsageError(f"-k {ks}: whole numbers from 1, separated by commas, are expected")
     k = tuple(sorted({int(part) for part in ks.split(",")}))
-    run(files, EvaluateOptions(task, data_dir, out, k, workers, timeout, memory_mb, sandbox, limit))
+    run(files, EvaluateOptions(task, data_dir, out, k, workers, timeout, memory_mb, sandbox, limit, imports))
 
 
 @cli.command()

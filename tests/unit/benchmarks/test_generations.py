@@ -36,6 +36,18 @@ def test_a_row_may_hold_several_samples(tmp_path):
     assert read(tmp_path, "\n".join(map(json.dumps, rows)), "x.jsonl") == [["a", "b"], ["c"]]
 
 
+@pytest.mark.parametrize("own, written", [("HumanEval", "Python"), ("Python", "HumanEval")])
+def test_humanevals_problems_are_known_by_both_of_their_numberings(tmp_path, own, written):
+    benchmark = Benchmark("b", tuple(Problem(f"{own}/{n}", "python", "", "", "f") for n in range(2)), FAMILY, "here")
+    rows = [{"task_id": f"{written}/1", "completion": "b"}, {"task_id": f"{own}/0", "completion": "a"}]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_generations(path, benchmark) == [["a"], ["b"]]
+    path.write_text('{"task_id": "Java/0", "completion": "a"}')
+    with pytest.raises(MftError, match="task_id 'Java/0' is not in this benchmark"):
+        read_generations(path, benchmark)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

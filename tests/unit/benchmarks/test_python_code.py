@@ -2,7 +2,11 @@
 
 import pytest
 
-from mftcoder.benchmarks.python_code import assemble, helpers_of, with_import_header
+from mftcoder.benchmarks.catalogue import load
+from mftcoder.benchmarks.humanevalpack import _family
+from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.benchmarks.python_code import assemble, helpers_of, with_import_header, with_imports
+from mftcoder.errors import BenchmarkError
 
 PROMPT = 'from typing import List\n\n\ndef double(xs: List[int]) -> List[int]:\n    """ Twice each. """\n'
 BODY = "    return [2 * x for x in xs]\n"
@@ -53,3 +57,21 @@ def test_the_header_stays_behind_a_future_import_and_brings_numpy_only_where_it_
     compile(code, "program", "exec")
     assert "numpy" not in code
     assert "import numpy as np" in with_import_header("y = np.zeros(1)")
+
+
+def test_the_import_header_of_humaneval_is_chosen_and_recorded():
+    mini = load("mini", None, 1)
+    bare, headed = with_imports(mini, "none"), with_imports(mini, "reference")
+    problem = mini.problems[0]
+    assert bare.program(problem, "    pass\n") == mini.program(problem, "    pass\n")
+    assert "from typing import *" not in bare.program(problem, "    pass\n").files["candidate"]
+    assert headed.program(problem, "    pass\n").files["candidate"].startswith("import math, re, sys")
+    assert headed.program(problem, "    pass\n").files["tests"] == mini.program(problem, "    pass\n").files["tests"]
+    assert (bare.family.notes["header"], headed.family.notes["header"][:13]) == ("none", "the reference")
+
+
+def test_a_benchmark_with_a_header_of_its_own_keeps_it():
+    pack = Benchmark("humanevalsynthesize-python", (), _family("synthesize", "python"), "here")
+    for imports in ("none", "reference"):
+        with pytest.raises(BenchmarkError, match="humanevalsynthesize-python has a header of its own"):
+            with_imports(pack, imports)
