@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check fix docs clean
+LOWEST ?= .venv-lowest
+
+.PHONY: demo test test-lowest check fix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mft demo --out demo
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto
+
+# The oldest versions that pyproject.toml allows: all unit tests and one run from data to scores. Old libraries warn more.
+test-lowest: $(LOWEST)/.installed
+	$(LOWEST)/bin/python -m pytest -n auto -o filterwarnings= --disable-warnings tests/unit tests/integration/test_train_cli.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check
@@ -29,5 +35,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
 	touch $@
 
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt \
+	  --editable '.[hub,gguf,qlora]' pytest pytest-xdist hypothesis
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo runs build dist
+	rm -rf $(VENV) $(LOWEST) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo runs build dist

@@ -15,12 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.torch_version import TorchVersion
 
 from mftcoder.config.schema import TrainConfig
 from mftcoder.training.backend import Backend
 from mftcoder.training.checkpoint import SHARES, CheckpointStore, Progress, random_state
 from mftcoder.training.optimizer import Optimizer
 from mftcoder.training.shares import Shares, trained_weights, write_model_shares, write_shares
+
+# torch 2.11 closes a DefaultStager after its first `stage`; a second one ends in a KeyError. Seen in 2.11.0, gone in 2.13.0.
+STAGERS_SERVE_ONCE = torch.__version__ < TorchVersion("2.13")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class CheckpointWriter:
         self.store = store
         self._backend, self._model = backend, model
         self._sharded = config.save_format == "sharded"
-        self._stager = _stager(backend.device) if config.async_save else None
+        self._asynchronous = config.async_save
+        self._stager: DefaultStager | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_use, initargs=(backend.device,))
         self._write_under_way: Future[None] | None = None
 
@@ -82,11 +87,17 @@ class CheckpointWriter:
         self.finish()
         self._backend.from_first(lambda: self.store.begin(progress.step))
         contents = self._contents(progress, optimizer, best=best)
-        if self._stager:
-            contents = self._copied(contents, self._stager)
+        if self._asynchronous:
+            contents = self._copied(contents, self._usable_stager())
         self._write_under_way = self._thread.submit(self._write, contents)
-        if not self._stager:
+        if not self._asynchronous:
             self.finish()
+
+    def _usable_stager(self) -> DefaultStager:
+        """The stager of the last save, which keeps its memory, where this torch allows a second use."""
+        if self._stager is None or STAGERS_SERVE_ONCE:
+            self._stager = _stager(self._backend.device)
+        return self._stager
 
     def _contents(self, progress: Progress, optimizer: Optimizer, *, best: bool) -> Contents:
         backend, module = self._backend, self._model.module
