@@ -4,10 +4,12 @@ Goes in: a value. Comes out: JSON where atoms and lists stand for themselves and
 Only plain data crosses. Whatever a candidate builds (an int that equals everything, a list that lies about its length)
 arrives as the plain value beneath it; an object that has none stays behind and is sent as a number to ask after (`reference`).
 Types are told by name, so that a candidate's process need not import what it does not use: a fork costs by what it carries.
+`decode` reads what a hostile process wrote: it makes values of the types listed here, with the contents checked, and nothing else.
 """
 
 import builtins
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,9 +37,12 @@ _OF_VALUES: dict[str, tuple[str, _Plain]] = {
     "builtins.set": ("set", set.__iter__),
     "builtins.frozenset": ("frozenset", frozenset.__iter__),
     "builtins.dict_keys": ("keys", iter),
+    "builtins.dict_items": ("items", iter),
     "builtins.range": ("range", lambda value: [value.start, value.stop, value.step]),
     "builtins.complex": ("complex", lambda value: [value.real, value.imag]),
     "collections.deque": ("collections.deque", iter),
+    "collections.UserList": ("collections.UserList", lambda value: value.data),
+    "collections.UserDict": ("collections.UserDict", lambda value: _flat(value.data)),
     "fractions.Fraction": ("fractions.Fraction", lambda value: [value.numerator, value.denominator]),
     "datetime.timedelta": ("datetime.timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
 }
@@ -45,6 +50,7 @@ _OF_VALUES: dict[str, tuple[str, _Plain]] = {
 _OF_TEXT: dict[str, tuple[str, _Plain]] = {
     "builtins.bytes": ("bytes", bytes.hex),
     "builtins.bytearray": ("bytearray", bytearray.hex),
+    "collections.UserString": ("collections.UserString", lambda value: str(value.data)),
     "decimal.Decimal": ("decimal.Decimal", str),
     "datetime.datetime": ("datetime.datetime", lambda value: value.isoformat()),
     "datetime.date": ("datetime.date", lambda value: value.isoformat()),
@@ -83,15 +89,25 @@ def _encode_rare(value: Any, reference: Reference) -> Wire:
         return [encode(item, reference) for item in list.__iter__(value)]
     if isinstance(value, type) and (name := value.__name__) in vars(builtins) and vars(builtins)[name] is value:
         return {"type": "builtin", "value": name}
-    if (
-        getattr(type(value), "__module__", "") == "numpy"
-        and getattr(getattr(value, "dtype", None), "kind", "-") in "biufcUO"
-    ):
-        return {
-            "type": "numpy",
-            "value": [value.dtype.str, hasattr(value, "__setitem__"), encode(value.tolist(), reference)],
-        }
+    if getattr(type(value), "__module__", "") == "numpy" and (code := _numpy_code(value)):
+        shape = list(value.shape) if hasattr(value, "__setitem__") else None
+        flat = value.__array__().reshape(-1).tolist()  # as a plain array: a matrix has no flat shape
+        items = list(map(str, flat)) if code in _NUMPY_TEXTS else [encode(item, reference) for item in flat]
+        return {"type": "numpy", "value": [code, shape, items]}
     return reference(value)
+
+
+_NUMBERS = frozenset({bool, int, float, complex})
+_NUMPY_NUMBERS = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
+_NUMPY_TEXTS = frozenset("gU")  # long double, whose numbers cross as text, and texts
+_NUMPY_TEXT_BYTES = 1 << 28  # of an array of texts, which are all as wide as the longest
+
+
+def _numpy_code(value: Any) -> str | None:
+    """The name on the wire of a numpy value's type; None for a structure, an object, a date."""
+    kind = getattr(value, "dtype", None)
+    names = (f"{kind.kind}{kind.itemsize}", kind.char, kind.kind) if kind is not None else ()
+    return next((name for name in names if name in _NUMPY_NUMBERS | _NUMPY_TEXTS), None)
 
 
 def _mapping(items: list) -> dict:
@@ -100,9 +116,21 @@ def _mapping(items: list) -> dict:
 
 def _builtin_type(name: str) -> type:
     found = vars(builtins).get(name)
-    if not isinstance(found, type):
+    if not isinstance(found, type) or name.startswith("_"):
         raise ValueError(f"{name!r} is no built-in type")
     return found
+
+
+def _integers(items: list, count: int) -> list[int]:
+    if len(items) != count or any(type(item) is not int for item in items):
+        raise ValueError(f"{count} integers are expected")
+    return items
+
+
+def _complex(items: list) -> complex:
+    if len(items) != 2 or any(type(item) is not float for item in items):
+        raise ValueError("two floats are expected")
+    return complex(*items)
 
 
 def _library(name: str, maker: str | None = None) -> Callable[[], Any]:
@@ -117,14 +145,22 @@ def _library(name: str, maker: str | None = None) -> Callable[[], Any]:
 
 
 def _numpy(items: list) -> Any:
-    """A numpy scalar or array, as itself: `==` and `is` on it must judge as they would beside the candidate."""
-    kind, is_array, content = items
-    if not isinstance(kind, str) or kind[1:2] not in set("biufcUO"):
-        raise ValueError(f"no such numpy type: {kind!r}")
-    numpy = importlib.import_module("numpy")
-    if kind[1] == "U":
-        return numpy.array(content)  # its own width: a candidate may claim any
-    return numpy.array(content, dtype=kind) if is_array else numpy.dtype(kind).type(content)
+    """A numpy scalar or array, as itself: `==` and `is` on it must judge as they would beside the candidate.
+
+    Only of plain numbers, booleans and texts: a structured type may claim that the bytes of an array are pointers.
+    """
+    code, shape, flat = items
+    content = frozenset({str}) if code in _NUMPY_TEXTS else _NUMBERS if code in _NUMPY_NUMBERS else frozenset()
+    if not isinstance(flat, list) or not all(type(item) in content for item in flat):
+        raise ValueError(f"no such numpy array: type {code!r}")
+    if code == "U" and 4 * len(flat) * max(map(len, flat), default=0) > _NUMPY_TEXT_BYTES:
+        raise ValueError("an array of texts too large to build")
+    array = importlib.import_module("numpy").array(flat, dtype=code)
+    if shape is None and len(flat) == 1:
+        return array[0]
+    if not isinstance(shape, list) or math.prod(_integers(shape, len(shape))) != len(flat):
+        raise ValueError(f"no shape of {len(flat)} items: {shape!r}")
+    return array.reshape(shape)
 
 
 _FROM_VALUES: dict[str, _Plain] = {
@@ -134,17 +170,21 @@ _FROM_VALUES: dict[str, _Plain] = {
     "set": set,
     "frozenset": frozenset,
     "keys": lambda items: dict.fromkeys(items).keys(),
-    "range": lambda items: range(*items),
-    "complex": lambda items: complex(*items),
+    "items": lambda items: dict(items).items(),
+    "range": lambda items: range(*_integers(items, 3)),
+    "complex": _complex,
     "collections.deque": lambda items: _library("collections.deque")()(items),
-    "fractions.Fraction": lambda items: _library("fractions.Fraction")()(*items),
-    "datetime.timedelta": lambda items: _library("datetime.timedelta")()(*items),
+    "collections.UserList": lambda items: _library("collections.UserList")()(items),
+    "collections.UserDict": lambda items: _library("collections.UserDict")()(_mapping(items)),
+    "fractions.Fraction": lambda items: _library("fractions.Fraction")()(*_integers(items, 2)),
+    "datetime.timedelta": lambda items: _library("datetime.timedelta")()(*_integers(items, 3)),
 }
 _FROM_TEXT: dict[str, _Plain] = {
     "integer": lambda digits: int(digits, 16),
     "builtin": _builtin_type,
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
+    "collections.UserString": lambda text: _library("collections.UserString")()(text),
     "decimal.Decimal": lambda text: _library("decimal.Decimal")()(text),
     "datetime.datetime": lambda text: _library("datetime.datetime", "fromisoformat")()(text),
     "datetime.date": lambda text: _library("datetime.date", "fromisoformat")()(text),
@@ -154,15 +194,24 @@ _FROM_TEXT: dict[str, _Plain] = {
 
 def decode(wire: Wire, reference: Reference | None = None) -> Any:
     """The value again; ValueError if it is no wire value. `reference` answers for objects that stayed on the other side."""
+    try:
+        return _decode(wire, reference)
+    except (TypeError, ArithmeticError, AttributeError) as error:  # of a constructor that was given something strange
+        raise ValueError(f"no such value on the wire: {error}") from error
+
+
+def _decode(wire: Wire, reference: Reference | None) -> Any:
     if isinstance(wire, list):
-        return [decode(item, reference) for item in wire]
+        return [_decode(item, reference) for item in wire]
     if not isinstance(wire, dict):
         return wire
     tag, inner = wire.get("type"), wire.get("value")
     if tag == "reference" and reference is not None:
         return reference(inner)
+    if not isinstance(tag, str):
+        raise ValueError(f"no such value on the wire: {str(wire)[:80]}")
     if tag in _FROM_TEXT and isinstance(inner, str):
         return _FROM_TEXT[tag](inner)
     if tag in _FROM_VALUES and isinstance(inner, list):
-        return _FROM_VALUES[tag]([decode(item, reference) for item in inner])
+        return _FROM_VALUES[tag]([_decode(item, reference) for item in inner])
     raise ValueError(f"no such value on the wire: {str(wire)[:80]}")
