@@ -3,7 +3,7 @@
 Goes in: hidden states of the trained positions, the head, their targets and each token's coefficient. Comes out: the weighted
 sum of losses, differentiable, and each token's loss. Because a step's tokens are counted before its first forward, the
 coefficients are known in time and the gradients are made in the forward pass: one product with the head fewer than
-recomputing them. Knows nothing of tasks.
+recomputing them. Under `no_grad` (validation, the first pass of a focal loss) only the losses are made. Knows nothing of tasks.
 """
 
 from typing import Any
@@ -24,13 +24,25 @@ def weighted_cross_entropy(
     the fused path, any other module (an adapter on the head, a quantised head) the checkpointed one.
     """
     if type(head) is nn.Linear and head.bias is None and softcap is None and scale == 1.0:
-        return _FusedLinearCrossEntropy.apply(hidden, head.weight, targets, coefficients)
+        if torch.is_grad_enabled():
+            return _FusedLinearCrossEntropy.apply(hidden, head.weight, targets, coefficients)
+        token_losses = _plain_losses(hidden, head.weight, targets)
+        return (token_losses * coefficients).sum(), token_losses
     losses = [
         checkpoint(_chunk_losses, hidden[part], head, targets[part], softcap, scale, use_reentrant=False)
         for part in _chunks(hidden.shape[0], _vocabulary(head), hidden.device)
     ]
     token_losses = torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
     return (token_losses * coefficients).sum(), token_losses.detach()
+
+
+def _plain_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Losses [N], one product a chunk and nothing for a gradient."""
+    losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+    for part in _chunks(hidden.shape[0], weight.shape[0], hidden.device):
+        logits = hidden[part] @ weight.T
+        losses[part] = nn.functional.cross_entropy(logits.float(), targets[part], reduction="none")
+    return losses
 
 
 def _chunk_losses(hidden: Tensor, head: nn.Module, targets: Tensor, softcap: float | None, scale: float) -> Tensor:
@@ -79,15 +91,12 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
         """hidden [N, H], weight [V, H] -> scalar, [N]."""
-        with_hidden, with_weight = ctx.needs_input_grad[:2]
+        with_hidden, with_weight = ctx.needs_input_grad[:2]  # whatever the grad mode: the caller looks at that
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if with_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_weight else None
         for part in _chunks(hidden.shape[0], weight.shape[0], hidden.device):
             logits = hidden[part] @ weight.T
-            if not (with_hidden or with_weight):
-                losses[part] = nn.functional.cross_entropy(logits.float(), targets[part], reduction="none")
-                continue
             losses[part], slope = _losses_and_slope(logits, targets[part], coefficients[part])
             if grad_hidden is not None:
                 grad_hidden[part] = slope @ weight

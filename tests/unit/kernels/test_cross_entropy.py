@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mftcoder.kernels import cross_entropy
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
@@ -66,3 +67,13 @@ def test_half_precision_losses_are_summed_in_float32() -> None:
     half.load_state_dict(head.state_dict())
     _, losses = weighted_cross_entropy(hidden.bfloat16(), half, targets, coefficients, softcap=None, scale=1.0)
     assert losses.dtype == torch.float32
+
+
+def test_without_gradients_the_head_is_multiplied_once() -> None:
+    """A full model's head wants a gradient, but validation does not: 2 N H V operations, not 6."""
+    hidden, head, targets, coefficients = inputs()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        objective, losses = weighted_cross_entropy(hidden, head, targets, coefficients, softcap=None, scale=1.0)
+    assert counter.get_total_flops() == 2 * 13 * 8 * 31
+    torch.testing.assert_close(objective, written_out(hidden, head, targets, coefficients, None).detach())
+    torch.testing.assert_close((losses * coefficients).sum(), objective)
