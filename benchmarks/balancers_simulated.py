@@ -181,6 +181,12 @@ def simulate(world: World, config: BalancerConfig, seed: int) -> tuple[Float, fl
     weights, progress, measured = np.full(tasks, 1 / tasks), np.zeros(tasks), 0
     curves, summed = [world.loss(progress)], TaskLosses.zeros(tasks)
     tokens, samples = np.full(tasks, 1000), np.full(tasks, 4)
+
+    def validate(step: int) -> None:
+        jitter = (0.005 + 0.1 * world.crowding) * rng.standard_normal(tasks)
+        balancer.evaluated(step, TaskLosses((curves[-1] + jitter) * 10 * tokens, 10 * tokens, 10 * samples))
+
+    validate(0)
     for step in range(1, world.steps + 1):
         optimism = 0.06 * progress * max(step / epoch - 1, 0.0) ** 0.7
         seen = world.loss(progress) - optimism + world.noise * rng.standard_normal(tasks)
@@ -201,8 +207,7 @@ def simulate(world: World, config: BalancerConfig, seed: int) -> tuple[Float, fl
             summed = TaskLosses.zeros(tasks)
         curves.append(world.loss(progress))
         if step % max(1, world.steps // VALIDATIONS) == 0:
-            jitter = (0.005 + 0.1 * world.crowding) * rng.standard_normal(tasks)
-            balancer.evaluated(step, TaskLosses((curves[-1] + jitter) * 10 * tokens, 10 * tokens, 10 * samples))
+            validate(step)
     return np.array(curves), measured / (world.steps * world.rows_per_step)
 
 

@@ -22,8 +22,9 @@ Where s_k comes from, in the order of cost:
 - The run's own validations (`train.eval_steps`) are measured anyway.
 - Beside them single rows of a small validation set (`val_rows` a task: 4) are measured in turn, so many that they
   take `val_share` (1.5%) of the run's compute: a forward pass of a row is taken to cost half of a trained row.
-All go into one Kalman filter a task (`trend.py`), which gives slope and level with their variances. Without any of them the variances
-grow and the weights return to the configured ones. The filter's time is the logarithm of the step (t + T/50 for a run of T steps): losses
+All go into one Kalman filter a task (`trend.py`), which gives slope, level and drop with their variances. The drop counts from the
+validation before the first step, where the run has one, else from what the first train losses together say: one noisy first batch
+must not set the scale of the whole run. Without any measurement the variances grow and the weights return to the configured ones. The filter's time is the logarithm of the step (t + T/50 for a run of T steps): losses
 fall fast at first and ever more slowly, and are far straighter in it.
 
 `window` (two thirds of the run) is how far back the filter looks at the end of the run, at step t then over t window / T steps; `warmup_steps` (a tenth of the run) how long the configured
@@ -75,7 +76,6 @@ class PaceBalancer:
         self._trends = [LossTrend(int(rows), float(-np.log1p(-window))) for rows in self._rows]
         self._time_unit = 1.0  # steps in a unit of the filters' time, now
         self._factors = np.ones(facts.num_tasks)  # what the configured weights are multiplied by
-        self._first_variance = np.full(facts.num_tasks, np.nan)
         self._drop, self._pace, self._confidence = np.zeros((3, facts.num_tasks))
 
     @property
@@ -114,7 +114,6 @@ class PaceBalancer:
         self._measure(step, train, validation)
         self._time_unit = step + self._facts.total_steps / FIRST_TIME
         if step >= self._warmup and any(trend.known for trend in self._trends):
-            self._remember_drops()
             self._factors = self._new_factors(step)
         return weighted(self._facts, self._factors)
 
@@ -133,18 +132,11 @@ class PaceBalancer:
         """The filters' time: the logarithm of the step, without its pole."""
         return float(np.log1p(step * FIRST_TIME / self._facts.total_steps))
 
-    def _remember_drops(self) -> None:
-        """The largest drop from the first loss; for its uncertainty, that of the level when weights first move."""
-        level = self._of_trends("level")
-        new = np.isnan(self._first_variance) & np.isfinite(level)
-        self._first_variance = np.where(new, self._of_trends("level_variance"), self._first_variance)
-        self._drop = np.fmax(self._drop, self._of_trends("first_loss") - level)
-
     def _new_factors(self, step: int) -> Float:
-        known = np.isfinite(self._first_variance)
-        uncertain = self._of_trends("level_variance") + self._first_variance
+        known = np.array([trend.known for trend in self._trends])
+        self._drop = np.fmax(self._drop, self._of_trends("drop"))
         gain = np.fmin(self._drop, self._of_trends("level"))
-        drop = np.sqrt(np.where(known, gain**2 + uncertain, 1.0))
+        drop = np.sqrt(np.where(known, gain**2 + self._of_trends("drop_variance"), 1.0))
         speed = step / (self._time_unit * drop)  # of a slope of 1, over the mean speed
         pace = np.where(known, -self._of_trends("slope") * speed, 0.0)
         variance = np.where(known, self._of_trends("slope_variance") * speed**2, np.inf)
@@ -165,24 +157,18 @@ class PaceBalancer:
 
     def evaluated(self, step: int, losses: TaskLosses) -> None:
         """Take the run's own validation into the filters."""
-        for trend, loss in zip(self._trends, losses.mean, strict=True):
+        for trend, loss, samples in zip(self._trends, losses.mean, losses.samples, strict=True):
             if np.isfinite(loss):
-                trend.add_set_loss(self._time(step), float(loss))
+                trend.add_set_loss(self._time(step), float(loss), int(samples))
 
     def state_dict(self) -> dict[str, Any]:
         """The filters, the drops, and the factors in force."""
-        arrays = as_lists(
-            factors=self._factors,
-            first_variance=self._first_variance,
-            drop=self._drop,
-            pace=self._pace,
-            confidence=self._confidence,
-        )
+        arrays = as_lists(factors=self._factors, drop=self._drop, pace=self._pace, confidence=self._confidence)
         return {**arrays, "trends": [trend.state_dict() for trend in self._trends]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        for name in ("factors", "first_variance", "drop", "pace", "confidence"):
+        for name in ("factors", "drop", "pace", "confidence"):
             setattr(self, f"_{name}", as_array(state[name]))
         for trend, saved in zip(self._trends, state["trends"], strict=True):
             trend.load_state_dict(saved)

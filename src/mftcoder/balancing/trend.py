@@ -1,7 +1,8 @@
 """Level and slope of one task's held-out loss, with their variances, from scattered noisy measurements: a Kalman filter.
 
-State: level f, slope s, and an effect a_r for each validation row r. Between measurements dt apart (in the caller's unit of time)
-f <- f + s dt and s walks at random. Three kinds of measurement:
+State: level f, slope s, the level f_0 at the first measurement, and an effect a_r for each validation row r. Between measurements
+dt apart (in the caller's unit of time) f <- f + s dt and s walks at random; f_0 stands still, and later measurements still correct it
+(a fixed-point smoother), so the drop f_0 - f is known with its variance, however noisy the first measurement was. Three kinds of measurement:
 
     fresh train loss       y = f + noise,           variance v / samples: v from squared differences of successive measurements
     validation row r       y = f + a_r + noise,     variance from this filter's own prediction errors on rows seen before
@@ -18,17 +19,21 @@ import numpy as np
 
 from mftcoder.balancing.base import Float, as_array
 
-LEVEL, SLOPE, FIRST_ROW = 0, 1, 2
+LEVEL, SLOPE, FIRST_LEVEL, FIRST_ROW = 0, 1, 2, 3
 MEMORY = 1 / 3  # of the window
 NOISE_MEMORY = 50  # successive differences that the noise estimate averages over
 FIRST_NOISE = 0.3  # standard deviation of a one-sample loss that is assumed at first, as a share of the first loss ...
 FIRST_NOISE_COUNTS = 3  # ... and counts for so many differences: one small difference must not make the filter sure
 ROW_NOISE_RATE = 0.1
+FIRST_REPEATED_NOISE, LEAST_REPEATED_NOISE = (
+    0.1,
+    0.01,
+)  # variance on samples measured before, as a share of that on new ones
 SMALLEST_NOISE = 1e-10  # of the first loss squared: keeps the filter regular on losses without noise
 
 
 class LossTrend:
-    """Filtered level and slope; unknown (nan) before the first train loss."""
+    """Filtered level, slope and drop since the start; unknown (nan) before the first measurement."""
 
     def __init__(self, num_rows: int, window: float):
         effects = num_rows + 1  # the last is that of the whole validation set
@@ -40,21 +45,16 @@ class LossTrend:
         self._last = (np.nan, np.nan)  # last train loss and its samples
         self._noise = np.nan  # variance of a one-sample train loss
         self._differences = FIRST_NOISE_COUNTS
-        self._last_time = np.nan
-        self._samples = np.nan  # typical samples a measurement
+        self._last_time = np.nan  # of a train loss
+        self._samples = 1.0  # typical samples of a train loss
         self._spacing = np.nan  # time between train measurements
         self._row_noise, self._set_noise = np.nan, np.nan
         self._seen_rows = np.zeros(effects)
 
     @property
     def known(self) -> bool:
-        """Whether there was a first measurement."""
+        """Whether there was a train loss or a validation of the whole set."""
         return bool(np.isfinite(self._scale))
-
-    @property
-    def first_loss(self) -> float:
-        """The first train loss, in nats."""
-        return self._scale
 
     @property
     def level(self) -> float:
@@ -65,6 +65,18 @@ class LossTrend:
     def slope(self) -> float:
         """Its change in a unit of time."""
         return float(self._mean[SLOPE])
+
+    @property
+    def drop(self) -> float:
+        """How far the level has fallen since the first measurement."""
+        return float(self._mean[FIRST_LEVEL] - self._mean[LEVEL])
+
+    @property
+    def drop_variance(self) -> float:
+        """Variance of `drop`."""
+        covariance = self._covariance
+        found = covariance[FIRST_LEVEL, FIRST_LEVEL] + covariance[LEVEL, LEVEL] - 2 * covariance[FIRST_LEVEL, LEVEL]
+        return max(0.0, float(found))  # rounding may leave a little below 0
 
     @property
     def level_variance(self) -> float:
@@ -78,36 +90,38 @@ class LossTrend:
 
     def add_train_loss(self, time: float, loss: float, samples: int) -> None:
         """A mean loss over `samples` samples that had not been trained on."""
-        if not self.known:
-            self._start(time, loss, samples)
-            return
-        self._learn_noise(loss, samples)
-        self._spacing = time - self._last_time
-        self._last_time = time
-        self._samples = float(samples)
-        self.advance(time)
-        self._update(self._selector(None), loss, self._train_noise(samples))
+        if self.known:
+            self._learn_noise(loss, samples)
+            self._spacing = time - self._last_time
+            self._samples = float(samples)
+            self.advance(time)
+            self._update(self._selector(None), loss, self._train_noise(samples))
+        else:
+            self._samples = float(samples)
+            self._start(time, loss)
+        self._last_time, self._last = time, (loss, float(samples))
 
     def add_row_loss(self, time: float, row: int, loss: float) -> None:
-        """The mean loss of one validation row; left out before the first train loss."""
+        """The mean loss of one validation row; left out before any other measurement."""
         if self.known:
-            self._row_noise = self._add_effect(time, row, loss, self._row_noise)
+            self._row_noise = self._add_effect(time, row, loss, self._row_noise, self._samples)
 
-    def add_set_loss(self, time: float, loss: float) -> None:
-        """The mean loss of the whole validation set; left out before the first train loss."""
-        if self.known:
-            self._set_noise = self._add_effect(time, len(self._seen_rows) - 1, loss, self._set_noise)
+    def add_set_loss(self, time: float, loss: float, samples: int) -> None:
+        """The mean loss of the whole validation set, over `samples` samples."""
+        if not self.known:
+            self._start(time, loss)
+        self._set_noise = self._add_effect(time, len(self._seen_rows) - 1, loss, self._set_noise, samples)
 
-    def _add_effect(self, time: float, row: int, loss: float, noise: float) -> float:
+    def _add_effect(self, time: float, row: int, loss: float, noise: float, samples: float) -> float:
         """Fold in a measurement with an effect of its own; the noise of its kind as it is known then."""
         self.advance(time)
         selector = self._selector(row)
         if not np.isfinite(noise):
-            noise = 0.1 * self._train_noise(self._samples)
+            noise = FIRST_REPEATED_NOISE * self._train_noise(samples)
         explained = float(selector @ self._covariance @ selector)
         error = self._update(selector, loss, noise)
         if self._seen_rows[row]:
-            least = 0.01 * self._train_noise(self._samples)
+            least = LEAST_REPEATED_NOISE * self._train_noise(samples)
             noise += ROW_NOISE_RATE * (max(error**2 - explained, least) - noise)
         self._seen_rows[row] += 1
         return noise
@@ -129,23 +143,26 @@ class LossTrend:
         covariance[SLOPE, SLOPE] += walk
         self._time = time
 
-    def _start(self, time: float, loss: float, samples: int) -> None:
-        self._time = self._last_time = time
-        self._scale, self._last, self._samples = abs(loss), (loss, float(samples)), float(samples)
+    def _start(self, time: float, loss: float) -> None:
+        """Believe that the level is near the first loss: the first level and the level are one and the same now."""
+        self._time, self._scale = time, abs(loss)
         self._noise = (FIRST_NOISE * self._scale) ** 2
         self._mean[:] = 0.0
-        self._mean[LEVEL] = loss
+        self._mean[LEVEL] = self._mean[FIRST_LEVEL] = loss
         deviations = np.full(len(self._mean), 0.5 * self._scale)  # of the row effects
-        deviations[LEVEL], deviations[SLOPE] = 0.2 * self._scale, 0.5 * self._scale / self._window
+        deviations[LEVEL] = deviations[FIRST_LEVEL] = 0.2 * self._scale
+        deviations[SLOPE] = 0.5 * self._scale / self._window
         self._covariance = np.diag(deviations**2)
+        self._covariance[LEVEL, FIRST_LEVEL] = self._covariance[FIRST_LEVEL, LEVEL] = deviations[LEVEL] ** 2
 
     def _learn_noise(self, loss: float, samples: int) -> None:
         """Half the squared difference of neighbours is the noise's variance, whatever the (slow) trend."""
         last, last_samples = self._last
+        if not np.isfinite(last):
+            return
         one_sample = (loss - last) ** 2 / (1 / samples + 1 / last_samples)
         self._differences += 1
         self._noise += max(1 / self._differences, 1 / NOISE_MEMORY) * (one_sample - self._noise)
-        self._last = (loss, float(samples))
 
     def _train_noise(self, samples: float) -> float:
         return max(self._noise / samples, SMALLEST_NOISE * self._scale**2, np.finfo(np.float64).tiny)
