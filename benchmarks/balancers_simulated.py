@@ -62,6 +62,7 @@ def methods(steps: int) -> dict[str, BalancerConfig]:
         "lbtw": BalancerConfig(name="lbtw"),
         "uncertainty": BalancerConfig(name="uncertainty"),
         "random": BalancerConfig(name="random"),
+        "selfpaced": BalancerConfig(name="selfpaced"),
         "pace": BalancerConfig(name="pace"),
     }
 

@@ -56,6 +56,7 @@ BALANCERS = Registry(
         "gradnorm": "mftcoder.balancing.gradnorm:GradNormBalancer",
         "uncertainty": "mftcoder.balancing.uncertainty:UncertaintyBalancer",
         "random": "mftcoder.balancing.random_weighting:RandomBalancer",
+        "selfpaced": "mftcoder.balancing.selfpaced:SelfPacedBalancer",
         "pace": "mftcoder.balancing.pace:PaceBalancer",
     },
 )

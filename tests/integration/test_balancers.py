@@ -21,7 +21,10 @@ from tests.integration.test_train_cli import TASKS, metrics, mft, same_bits, wei
 
 METHODS = {
     "coba": ["balancer={name: coba, warmup_steps: 4, window: 8}"],
-    "coba released": ["balancer={name: coba, warmup_steps: 3, window: 6, variant: released}"],
+    "coba released": [
+        "balancer={name: coba, warmup_steps: 3, window: 6, variant: released}",
+        "train.eval_strategy=epoch",
+    ],
     "coba seldom": ["balancer={name: coba, warmup_steps: 4, window: 12, update_interval: 4, val_batches: 2}"],
     "famo": ["balancer={name: famo, variant: released}"],
     "famo starred": ["balancer={name: famo, signal: validation}"],
@@ -32,6 +35,7 @@ METHODS = {
     "gradnorm starred": ["balancer={name: gradnorm, update_interval: 3, signal: validation}"],
     "uncertainty": ["balancer=uncertainty"],
     "random": ["balancer=random"],
+    "selfpaced": ["balancer={name: selfpaced, warmup_steps: 3, window: 6}"],
     "pace": ["balancer={name: pace, warmup_steps: 3, val_share: 0.3, gain: 1}"],
 }
 FEW = ("coba", "famo", "gradnorm", "pace")

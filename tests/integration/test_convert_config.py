@@ -26,7 +26,7 @@ def test_the_printed_yaml_is_the_same_run(tmp_path: Path) -> None:
 
 def test_refusals_go_to_stderr_with_exit_code_2(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**CONFIG, "load_raw_dataset": False, "weighted_loss_mode": "selfpaced"}))
+    path.write_text(json.dumps({**CONFIG, "load_raw_dataset": False, "weighted_loss_mode": "case5"}))
     done = mft("convert-config", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["weighted_loss_mode", "load_raw_dataset"]

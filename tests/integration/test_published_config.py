@@ -87,8 +87,9 @@ def tasks(tmp_path: Path) -> Path:
         {"padding_mode": "concat", "tokenize_mode": "sst", "weighted_loss_mode": "case4", "task_weights": "[1,2]"},
         {"weighted_loss_mode": "coba", "coba_warmup_steps": 1, "coba_history_length": 2, "coba_update_interval": 1}
         | {"role_markers": {"system": "S: ", "user": "Q: ", "assistant": "A: "}},
+        {"weighted_loss_mode": "selfpaced", "selfpaced_history_length": 2},
     ],
-    ids=["as published", "full, packed", "sst, concatenated", "coba, own markers"],
+    ids=["as published", "full, packed", "sst, concatenated", "coba, own markers", "self-paced"],
 )
 def test_the_published_example_trains(tasks: Path, tiny_llama_dir: Path, changes: dict[str, object]) -> None:
     done = train(tasks, tiny_llama_dir, **changes)
@@ -99,7 +100,7 @@ def test_the_published_example_trains(tasks: Path, tiny_llama_dir: Path, changes
 
 
 def test_what_is_refused_ends_before_anything_is_loaded(tasks: Path, tmp_path: Path) -> None:
-    done = train(tasks, tmp_path / "no-model", weighted_loss_mode="selfpaced", load_raw_dataset=False)
+    done = train(tasks, tmp_path / "no-model", weighted_loss_mode="case5", load_raw_dataset=False)
     assert done.returncode == 2
     assert [line.split(": ")[2] for line in done.stderr.splitlines()] == ["weighted_loss_mode", "load_raw_dataset"]
     assert not (tasks / "run").exists()

@@ -13,14 +13,15 @@ over the last N steps, K tasks, and 0 / 0 = 0:
 run; `window` N: 2 W, the lower end of the paper's 2 M to 5 M.
 
 Decided here, where the paper leaves room:
-- L_val(0) is the first measurement, after step 1: the ratio of a task is scaled by a constant, which only RCS notices.
+- L_val(0) is the first measurement, after step 1 (not with `variant: released`): the ratio of a task is scaled by a constant, which only
+  RCS notices.
 - Slopes are kept from the end of the warm-up on, as in the published code; t of DF and N of ACS count the slopes there are
   (ACS: at most those of the last N steps), so that both softmaxes see as many terms as they are scaled by.
 - The softmax over time takes each past alpha_max with the scale of now: logits -tau t alpha_max(s) / sum |alpha_max| over s <= t.
 - W and N count optimiser steps whatever the interval; slopes are per step. All formulas are free of the unit of time.
 - A task whose measurement is not finite keeps its last ratio; constant losses have slope 0 everywhere and give equal weights.
 
-`variant: released` is the arithmetic of the published MFTCoder: alpha_max is the slope of the curve max_k y_k(t) rather than the
+`variant: released` is the arithmetic of the published MFTCoder: L_val(0) is the whole validation before the first step; alpha_max is the slope of the curve max_k y_k(t) rather than the
 largest slope; DF is not clamped at 1; the window of ACS holds N - W + 1 slopes; and the result is
 omega = softmax_k(K (DF RCS + (1 - DF) ACS)), mixed with 1 / (10 K) where a weight falls below that.
 """
@@ -30,7 +31,6 @@ from typing import Any
 import numpy as np
 
 from mftcoder.balancing.base import (
-    DeafToEvaluations,
     Float,
     RunFacts,
     TaskLosses,
@@ -45,7 +45,7 @@ from mftcoder.balancing.base import (
 from mftcoder.config.schema import BalancerConfig
 
 
-class CobaBalancer(DeafToEvaluations):
+class CobaBalancer:
     """Even convergence of the validation losses, and no reward for divergence."""
 
     needs_validation = True
@@ -122,6 +122,11 @@ class CobaBalancer(DeafToEvaluations):
         share = softmax(-self._tau * len(worst) * _over(worst, np.abs(worst).sum()))[-1]
         factor = float(len(worst) * share)
         return factor if self._released else min(factor, 1.0)
+
+    def evaluated(self, step: int, losses: TaskLosses) -> None:
+        """Take the validation before the first step as the reference, as the published code does."""
+        if self._released and step == 0:
+            self._first = losses.mean
 
     def state_dict(self) -> dict[str, Any]:
         """Reference losses, the window of ratios and slopes, all of alpha_max."""

@@ -28,8 +28,12 @@ OPTIONS = {
     "gradnorm": ("signal", "val_batches", "update_interval", "alpha", "learning_rate", "layer"),
     "uncertainty": ("signal", "val_batches", "update_interval", "learning_rate"),
     "random": ("update_interval", "temperature"),
+    "selfpaced": ("val_batches", "update_interval", "warmup_steps", "window", "gain"),
     "pace": ("update_interval", "warmup_steps", "window", "gain", "floor", "val_share", "val_rows"),
 }
+
+SLOPE_METHODS = ("coba", "selfpaced")
+"""Methods that fit lines to validation losses of their own."""
 
 
 class BalancerConfig(Section):
@@ -40,13 +44,13 @@ class BalancerConfig(Section):
     signal: Literal["train", "validation"] | None = None
     """Losses the method looks at: those of the training steps (default), or of val_batches validation rows of each task."""
     val_batches: PositiveInt | None = None
-    """Validation rows of each task measured at an update (default 1): the next ones each time with coba, else the same ones."""
+    """Validation rows of each task measured at an update (default 1): the next ones each time with coba and selfpaced, else the same ones."""
     update_interval: PositiveInt | None = None
     """Optimiser steps between updates of the weights."""
     warmup_steps: NonNegativeInt | None = None
     """First optimiser steps in which the configured weights are kept."""
     window: PositiveInt | None = None
-    """Optimiser steps the method looks back: slopes are fitted over it (coba, pace), or references renewed after it (lbtw)."""
+    """Optimiser steps the method looks back: slopes are fitted over it (coba, selfpaced, pace), or references renewed after it (lbtw)."""
     tau: PositiveFloat | None = None
     """Sharpness of CoBa's divergence factor; 5 in the paper."""
     variant: Literal["paper", "released"] | None = None
@@ -62,7 +66,7 @@ class BalancerConfig(Section):
     layer: int | None = None
     """gradnorm: decoder layer whose gradients are compared; -1, the last, unless given."""
     gain: PositiveFloat | None = None
-    """pace: how fast the weights follow differences in progress."""
+    """pace, selfpaced: how strongly the weights follow the method's signal (default 4 and 50)."""
     floor: Share | None = None
     """pace: least weight of a task, as a share of its configured weight."""
     val_share: Share | None = None
@@ -97,7 +101,7 @@ class BalancerConfig(Section):
                 f"window ({self.window}) is shorter than warmup_steps ({self.warmup_steps}); make it at least as long"
             )
         least = 2 * (self.update_interval or 1)
-        if self.name == "coba" and self.window is not None and self.window < least:
+        if self.name in SLOPE_METHODS and self.window is not None and self.window < least:
             raise ValueError(f"window ({self.window}) holds fewer than two updates; make it at least {least}")
         if self.val_batches is not None and "signal" in (known or ()) and self.signal != "validation":
             raise ValueError("val_batches is for signal: validation")
@@ -106,4 +110,4 @@ class BalancerConfig(Section):
     @property
     def reads_validation(self) -> bool:
         """Whether the method measures validation rows, so that every task must have some."""
-        return self.name == "coba" or self.signal == "validation"
+        return self.name in SLOPE_METHODS or self.signal == "validation"

@@ -21,10 +21,6 @@ from mftcoder.registry import did_you_mean
 
 REFUSED: dict[tuple[str, Any], str] = {
     (
-        "weighted_loss_mode",
-        "selfpaced",
-    ): "the self-paced balancer is not in this version. Use coba, its successor, or case3",
-    (
         "load_raw_dataset",
         False,
     ): "the published .bin format is not read. Use true, with data_paths naming JSONL folders",
@@ -37,6 +33,7 @@ NORMALIZATION = {
     "case3": "task_token",
     "case4": "task_sample",
     "coba": "task_token",  # the published trainer takes case3's loss, with moving weights
+    "selfpaced": "task_token",
 }
 CHATML_TOKEN = "<|im_start|>"
 TOKENIZER_FILES = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "tokenizer.json")
@@ -105,10 +102,10 @@ def _placeholders(raw: dict[str, Any]) -> list[str]:
 
 
 def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...]:
-    coba = published.weighted_loss_mode == "coba"
-    idle = [key for key in raw if key in LEGACY or (key in DORMANT and not (coba and key.startswith("coba_")))]
+    mode = published.weighted_loss_mode
+    idle = [key for key in raw if key in LEGACY or (key in DORMANT and not key.startswith(f"{mode}_"))]
     told = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
-    if coba:
+    if mode == "coba":
         told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
     if published.peft_type == "qlora" and raw.get("quantization") == "16bit":
         told.append("quantization: 4bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
@@ -220,6 +217,15 @@ def _data(published: PublishedConfig) -> dict[str, Any]:
 
 
 def _balancer(published: PublishedConfig) -> dict[str, Any]:
+    if published.weighted_loss_mode == "selfpaced":
+        return {
+            "name": "selfpaced",
+            "warmup_steps": published.selfpaced_history_length,
+            "window": published.selfpaced_history_length * published.selfpaced_interval,  # there it counts losses
+            "update_interval": published.selfpaced_interval,
+            "val_batches": published.selfpaced_sample_valid_num,
+            "gain": published.selfpaced_scale_factor,
+        }
     if published.weighted_loss_mode != "coba":
         return {"name": "uniform"}
     return {

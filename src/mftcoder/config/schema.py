@@ -343,6 +343,25 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _validation_runs_where_it_is_needed(self) -> "RunConfig":
+        users = [
+            (
+                self.train.early_stopping_patience is not None,
+                "train.early_stopping_patience: counts validations without a better metric",
+            ),
+            (
+                self.balancer.name == "coba" and self.balancer.variant == "released",
+                "balancer.variant: released divides by the losses of the validation before the first step",
+            ),
+        ]
+        problems = [
+            f"{user}, but train.eval_strategy is no. Set it to steps or epoch" for applies, user in users if applies
+        ]
+        if self.train.eval_strategy == "no" and problems:
+            raise ValueError(". ".join(problems))
+        return self
+
+    @model_validator(mode="after")
     def _metric_exists(self) -> "RunConfig":
         known = ["loss", *(f"loss/{task.name}" for task in self.tasks)]
         metric = self.train.metric_for_best_model

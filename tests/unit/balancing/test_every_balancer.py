@@ -19,6 +19,7 @@ CONFIGS = [BalancerConfig(name=name) for name in NAMES] + [
     BalancerConfig(name="coba", variant="released"),
     BalancerConfig(name="coba", update_interval=3, val_batches=2),
     BalancerConfig(name="famo", variant="released"),
+    BalancerConfig(name="selfpaced", update_interval=3, val_batches=2),
 ]
 READERS = [config for config in CONFIGS if config.reads_validation]
 
@@ -46,6 +47,8 @@ def drive(
     """The weights after each due step, everything measured that the method asks for."""
     given = []
     summed = TaskLosses.zeros(TASKS)
+    if start == 1:
+        balancer.evaluated(0, losses(np.nan_to_num(history[0], nan=1.0)))
     for step in range(start, len(history) + 1):
         summed = summed + losses(history[step - 1])
         if not balancer.due(step):

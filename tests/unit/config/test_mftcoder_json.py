@@ -203,6 +203,14 @@ def test_a_key_left_out_has_its_published_default() -> None:
         ({"weighted_loss_mode": "coba", "coba_warmup_steps": 50}, "balancer.warmup_steps", 50),
         ({"weighted_loss_mode": "coba", "coba_update_interval": 5}, "balancer.update_interval", 5),
         ({"weighted_loss_mode": "coba", "coba_sample_valid_num": 2}, "balancer.val_batches", 2),
+        ({"weighted_loss_mode": "self-paced"}, "loss.normalization", "task_token"),
+        ({"weighted_loss_mode": "selfpaced"}, "balancer.name", "selfpaced"),
+        ({"weighted_loss_mode": "selfpaced"}, "balancer.window", 100),
+        ({"weighted_loss_mode": "selfpaced", "selfpaced_interval": 3}, "balancer.window", 300),
+        ({"weighted_loss_mode": "selfpaced", "selfpaced_interval": 3}, "balancer.warmup_steps", 100),
+        ({"weighted_loss_mode": "selfpaced", "selfpaced_interval": 3}, "balancer.update_interval", 3),
+        ({"weighted_loss_mode": "selfpaced", "selfpaced_sample_valid_num": 2}, "balancer.val_batches", 2),
+        ({"weighted_loss_mode": "selfpaced", "selfpaced_scale_factor": 20}, "balancer.gain", 20),
         ({"data_split": "90,5,5"}, "data.val_size", 0.1),
         ({"data_split": "95,5"}, "data.val_size", 0.05),
         ({"data_split": "100,0,0"}, "train.eval_strategy", "no"),
@@ -240,12 +248,12 @@ def test_each_key_keeps_its_meaning(changes: dict[str, Any], field: str, expecte
 
 def test_what_this_version_cannot_do_is_refused_all_at_once() -> None:
     text = problems_of(
-        weighted_loss_mode="selfpaced",
+        data_paths="$DATA_PATHS",
         load_raw_dataset=False,
     )
     keys = {line.split(": ")[1] for line in text.splitlines()}
-    assert keys == {"weighted_loss_mode", "load_raw_dataset"}
-    assert all(line.startswith("x.json: ") and "Use " in line for line in text.splitlines())
+    assert keys == {"data_paths", "load_raw_dataset"}
+    assert all(line.startswith("x.json: ") for line in text.splitlines())
 
 
 def test_peft_type_left_out_is_the_published_default_a_4_bit_base() -> None:
@@ -263,7 +271,6 @@ def test_quantization_without_qlora_has_no_effect_and_a_warning() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"selfpaced_interval": 1, "weighted_loss_mode": "self-paced"}, "weighted_loss_mode: the self-paced balancer"),
         ({"weigted_loss_mode": "case3"}, "weigted_loss_mode: unknown key. Did you mean 'weighted_loss_mode'?"),
         ({"weighted_loss_mode": "case5"}, "weighted_loss_mode: Input should be 'case1', 'case2'"),
         ({"task_weights": "[1,2,3]"}, "task_weights: 3 weights for 2 data_paths"),
@@ -285,10 +292,13 @@ def test_keys_without_meaning_are_named_in_one_warning() -> None:
     assert converted.warnings[0].endswith("tokenizer_type, shuffle_before_split, use_xformers, coba_tau")
 
 
-def test_cobas_own_keys_are_no_idle_ones_under_coba() -> None:
-    warnings = convert({**EXAMPLE, "weighted_loss_mode": "coba", "coba_tau": 5}, origin="x").warnings
-    assert "coba_tau" not in "".join(warnings)
+def test_a_methods_own_keys_are_no_idle_ones_under_it() -> None:
+    both = {**EXAMPLE, "coba_tau": 5, "selfpaced_interval": 1}
+    warnings = convert({**both, "weighted_loss_mode": "coba"}, origin="x").warnings
+    assert "coba_tau" not in "".join(warnings) and "selfpaced_interval" in "".join(warnings)
     assert any("balancer.variant=released" in warning for warning in warnings)
+    warnings = convert({**both, "weighted_loss_mode": "selfpaced"}, origin="x").warnings
+    assert "coba_tau" in "".join(warnings) and "selfpaced_interval" not in "".join(warnings)
 
 
 def test_a_third_split_and_concat_are_explained() -> None:
