@@ -37,6 +37,8 @@ NORMALIZATION = {
 }
 CHATML_TOKEN = "<|im_start|>"
 TOKENIZER_FILES = ("tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "tokenizer.json")
+WEIGHTLESS = ("case1", "case2")
+"""Modes in which the published trainer ignores task_weights."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 
 
@@ -109,6 +111,10 @@ def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...
         told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
     if published.peft_type == "qlora" and raw.get("quantization") == "16bit":
         told.append("quantization: 4bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
+    if published.task_weights and mode in WEIGHTLESS:
+        told.append(
+            f"task_weights: have no effect with weighted_loss_mode {mode}, as published; tasks.<name>.weight has"
+        )
     if published.quantization and published.peft_type != "qlora":
         told.append(f"quantization: {published.quantization} has no effect without peft_type: qlora, as published")
     if published.quantization == "8bit" and published.peft_type == "qlora":
@@ -189,7 +195,9 @@ def _tasks(published: PublishedConfig) -> list[dict[str, Any]]:
     named = [
         f"{path.parent.name}-{name}" if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)
     ]
-    weights = published.task_weights or [1.0] * len(paths)
+    weights = published.task_weights
+    if weights is None or published.weighted_loss_mode in WEIGHTLESS:
+        weights = [1.0] * len(paths)
     return [
         {"name": name, "path": path, "weight": weight}
         for name, path, weight in zip(named, published.data_paths, weights, strict=True)

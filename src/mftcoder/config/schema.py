@@ -75,7 +75,7 @@ class TaskConfig(Section):
     format: str = "auto"
     """Dialect of the records: auto looks at each record."""
     weight: NonNegativeFloat = 1.0
-    """Weight of the task in the objective (task_token, task_sample)."""
+    """Weight of the task in the objective."""
     sampling_weight: NonNegativeFloat | None = None
     """Share of the rows that come from this task, with data.sampling: weights."""
     max_samples: PositiveInt | None = None
@@ -159,7 +159,7 @@ class LossConfig(Section):
     """The objective of a step."""
 
     normalization: Literal["token", "sample", "task_token", "task_sample", "corpus"] = "task_token"
-    """Mean over tokens, over samples, or over tasks of their token or sample means (MFTCoder's case1 to case4); corpus gives
+    """Weighted mean over tokens, over samples, or over tasks of their token or sample means (MFTCoder's case1 to case4); corpus gives
     each token of a task the same coefficient all epoch, so that rare tasks have their full weight."""
     absent_task: Literal["renormalize", "keep"] = "renormalize"
     """A task missing from a step leaves its weight to the others, or leaves it unused (task_token, task_sample)."""

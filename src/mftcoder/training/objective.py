@@ -2,11 +2,14 @@
 
 With mask m, token loss l, task k of each token and task weights w, over ALL micro-batches and ALL ranks of the step:
 
-    token        sum m*l / sum m                                              (published name: case1)
-    sample       mean over samples of (sum m*l / sum m)                       (case2)
+    token        (sum_k w_k sum_{k} m*l) / (sum_k w_k sum_{k} m)              (published name: case1)
+    sample       the same with a sample's mean loss for l and 1 for m         (case2)
     task_token   sum_k w_k * (sum_{k} m*l / sum_{k} m) / sum_k w_k            (case3, the default)
     task_sample  the same with sample means inside each task                  (case4)
     corpus       sum_k w_k * (sum_{k} m*l) / n_k / sum_k w_k,    n_k the mean trained tokens of task k in a step
+
+Equal weights make token and sample the published objectives exactly: the mean over all tokens, or over all samples. Other weights
+say how much a token (a sample) of each task counts beside one of another task, so weights and balancers act in every mode.
 
 The counts of the whole step are known from the plan before its first forward, so each token's coefficient is a constant, the
 objective is the plain sum of coefficient times loss, and neither the split into micro-batches, ranks, rows or packs nor padding
@@ -71,7 +74,7 @@ def task_scales(counts: StepCounts, weights: TaskWeights, objective: Objective) 
         raise ValueError(f"unknown normalization {normalization}")
     units = counts.samples if normalization in ("sample", "task_sample") else counts.tokens
     if normalization in ("token", "sample"):
-        return np.full(len(units), 1.0 / max(units.sum(), 1))
+        return weights.values / max(float(weights.values @ units), np.finfo(np.float64).tiny)
     present = np.where(units > 0, weights.values, 0.0)
     shared = weights.values.sum() if objective.absent_task == "keep" else present.sum()
     return present / max(shared, np.finfo(np.float64).tiny) / np.maximum(units, 1)

@@ -301,6 +301,13 @@ def test_a_methods_own_keys_are_no_idle_ones_under_it() -> None:
     assert "coba_tau" in "".join(warnings) and "selfpaced_interval" not in "".join(warnings)
 
 
+@pytest.mark.parametrize("mode", ["case1", "case2"])
+def test_task_weights_are_left_out_with_a_warning_where_the_published_trainer_ignores_them(mode: str) -> None:
+    converted = convert({**EXAMPLE, "task_weights": "[1, 3]", "weighted_loss_mode": mode}, origin="x")
+    assert [task["weight"] for task in converted.nested["tasks"]] == [1.0, 1.0]
+    assert any(f"task_weights: have no effect with weighted_loss_mode {mode}" in line for line in converted.warnings)
+
+
 def test_a_third_split_and_concat_are_explained() -> None:
     warnings = "\n".join(convert({**EXAMPLE, "data_split": "90,5,5", "padding_mode": "concat"}, origin="x").warnings)
     assert "data_split: the third share" in warnings

@@ -31,14 +31,14 @@ def written(
         units = [sum(len(loss) for loss, t in zip(losses, tasks, strict=True) if t == task) for task in (0, 1)]
     else:
         units = [int((tasks == task).sum()) for task in (0, 1)]
-    if not normalization.startswith("task"):
-        units = [sum(units)] * 2
+    if normalization.startswith("task"):
+        scales = [WEIGHTS[task] / WEIGHTS.sum() / units[task] for task in (0, 1)]
+    else:
+        scales = [WEIGHTS[task] / sum(WEIGHTS * units) for task in (0, 1)]
     coefficients = [
-        torch.full((len(loss),), 1 / units[task] / (len(loss) if normalization.endswith("sample") else 1))
+        torch.full((len(loss),), float(scales[task]) / (len(loss) if normalization.endswith("sample") else 1))
         for loss, task in zip(losses, tasks, strict=True)
     ]
-    if normalization.startswith("task"):
-        coefficients = [c * float(WEIGHTS[task] / WEIGHTS.sum()) for c, task in zip(coefficients, tasks, strict=True)]
     groups = (
         [[i] for i in range(len(of))]
         if focal == "sample"

@@ -105,7 +105,7 @@ def test_gradient_does_not_depend_on_the_layout(normalization: str) -> None:
             assert other == pytest.approx(objective, rel=1e-6)
 
 
-@pytest.mark.parametrize("normalization", ["task_token", "task_sample"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_task_weights_count_even_at_micro_batch_size_one(normalization: str) -> None:
     _, even = gradient(step_data(samples(), 7, "padded"), normalization, (1.0, 1.0))
     _, tilted = gradient(step_data(samples(), 7, "padded"), normalization, (100.0, 1.0))
@@ -122,7 +122,7 @@ def test_a_sample_with_nothing_trained_changes_nothing_and_gives_no_nan(normaliz
 
 
 def test_objective_equals_the_written_formulas() -> None:
-    """Each sample's mean loss from a forward of its own; the four normalisations spelt out."""
+    """Each sample's mean loss from a forward of its own; the four normalisations spelt out, with weights 1 and 3."""
     model, of = language_model(), samples()
     tasks = np.asarray([s.task for s in of])
     counts = np.asarray([(s.targets != -100).sum() for s in of])
@@ -138,15 +138,18 @@ def test_objective_equals_the_written_formulas() -> None:
         ]
     )
     token = lambda mask: (means * counts)[mask].sum() / counts[mask].sum()  # noqa: E731
-    everything = np.ones(len(of), bool)
+    weights = np.where(tasks == 0, 1, 3)
     expected = {
-        "token": token(everything),
-        "sample": means.mean(),
+        "token": (weights * means * counts).sum() / (weights * counts).sum(),
+        "sample": (weights * means).sum() / weights.sum(),
         "task_token": (1 * token(tasks == 0) + 3 * token(tasks == 1)) / 4,
         "task_sample": (1 * means[tasks == 0].mean() + 3 * means[tasks == 1].mean()) / 4,
     }
     for normalization, value in expected.items():
         assert gradient(step_data(of, 3), normalization)[0] == pytest.approx(value, rel=1e-5)
+    published = {"token": (means * counts).sum() / counts.sum(), "sample": means.mean()}
+    for normalization, value in published.items():
+        assert gradient(step_data(of, 3), normalization, (0.5, 0.5))[0] == pytest.approx(value, rel=1e-5)
 
 
 def test_an_absent_task_leaves_its_weight_to_the_others() -> None:
