@@ -5,6 +5,7 @@ here, and hold strings only, so that config can check a name without importing w
 """
 
 import difflib
+import functools
 import importlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
 
 
+@functools.cache
+def _entry_points(group: str) -> dict[str, str]:
+    """Name to target of what other packages registered; finding out reads the metadata of all packages."""
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=group)}
+
+
 @dataclass(frozen=True)
 class Registry:
     """One kind of extension. `table` maps a name to "module:attribute"; entry points of group `mftcoder.<kind>` come on top."""
@@ -29,8 +36,7 @@ class Registry:
     table: Mapping[str, str]
 
     def _targets(self) -> dict[str, str]:
-        found = {point.name: point.value for point in importlib.metadata.entry_points(group=f"mftcoder.{self.kind}")}
-        return {**found, **self.table}
+        return {**_entry_points(f"mftcoder.{self.kind}"), **self.table}
 
     def names(self) -> list[str]:
         """All known names, sorted."""

@@ -5,13 +5,19 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from mftcoder.app.engine_choice import open_engine
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.cli import cli
+from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ConfigError
+from mftcoder.generation.engine import Sampling
+from mftcoder.models.source import find_source
 
 FAST = ("--max-new-tokens", "12", "--dtype", "float32")
 
@@ -33,7 +39,9 @@ def test_answers_stand_in_problem_order_with_their_settings_beside(tiny_llama_di
         sample[0].startswith(problem.prompt) for sample, problem in zip(answers(tmp_path), problems, strict=True)
     )
     settings = json.loads((tmp_path / "settings_mini_tiny.json").read_text())
-    assert settings["sampling"] == {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    assert settings["sampling"] == {
+        "max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "seed": 0, "max_length": None,
+    }  # fmt: skip
     assert settings["mode"] == "completion"
     files = ["completions_mini_tiny.jsonl", "generations_mini_tiny.json", "settings_mini_tiny.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
@@ -125,6 +133,37 @@ def test_other_settings_start_anew(tiny_llama_dir: Path, tmp_path: Path) -> None
 def test_chat_mode_uses_the_models_template(tiny_llama_dir: Path, tmp_path: Path) -> None:
     generate(tiny_llama_dir, tmp_path, "--limit", "1", "--name", "m", "--mode", "chat", "--template", "mftcoder")
     assert "<s>bot" in json.loads((tmp_path / "settings_mini_m.json").read_text())["template"]
+
+
+def test_a_prompt_that_fills_the_allowed_length_gets_an_empty_answer_and_a_line(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    lengths = [
+        len(load_tokenizer(str(tiny_llama_dir)).encode(p.prompt.strip())) for p in load("mini", None).problems[:4]
+    ]
+    longest = max(lengths)
+    done = generate(tiny_llama_dir, tmp_path, "--limit", "4", "--name", "m", "--max-length", longest)
+    assert (
+        f"warning: mini: {lengths.count(longest)} prompts fill --max-length alone; their answers are empty"
+        in done.stderr
+    )
+    rows = [json.loads(line) for line in (tmp_path / "completions_mini_m.jsonl").read_text().splitlines()[1:]]
+    tokens = {row["problem_id"]: row["tokens"] for row in rows}
+    assert [tokens[f"mini/{n}"] for n in range(4)] == [min(12, longest - length) for length in lengths]
+
+
+def test_the_chosen_end_token_ends_an_answer_beside_the_models_own(tiny_llama_dir: Path) -> None:
+    source = find_source(str(tiny_llama_dir))
+
+    def ends(end_token: str | None) -> frozenset[int]:
+        engine: Any = open_engine(
+            "transformers", source, Sampling(), None, device="cpu", dtype=torch.float32, batch_size=None, as_trained=False,
+            end_token=end_token,
+        )  # fmt: skip
+        return engine.end_ids
+
+    assert ends("</s>") - ends(None) == {source.tokenizer.backend.token_to_id("</s>")}
+    assert ends(None) < ends("</s>")
 
 
 def test_an_unknown_template_is_named(tiny_llama_dir: Path, tmp_path: Path) -> None:

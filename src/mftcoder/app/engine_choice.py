@@ -57,9 +57,15 @@ def open_engine(
     dtype: torch.dtype,
     batch_size: int | None,
     as_trained: bool,
+    end_token: str | None = None,
 ) -> Engine:
-    """The engine `name` with the model loaded. `template` is a chat's: its end ends a text, and it brings its own begin token."""
+    """The engine `name` with the model loaded. `template` is a chat's: its end ends a text, and it brings its own begin token.
+
+    `end_token` ends a text too, beside the model's own.
+    """
     ends = set(stop_tokens(source.weights, source.tokenizer))
+    if end_token is not None:
+        ends.add(end_token_id(source, end_token))
     if template:
         ends |= end_ids(source.tokenizer, template.end)
     options: dict[str, Any] = {
@@ -73,3 +79,14 @@ def open_engine(
         return kind(source.weights, source.tokenizer, sampling, **options)
     model = source.load(device=device, dtype=dtype, as_trained=as_trained)
     return kind(model, source.tokenizer, sampling, **options)
+
+
+def end_token_id(source: ModelSource, end_token: str) -> int:
+    """The id of a token that the user named; ConfigError if the tokenizer has none of this text."""
+    found = source.tokenizer.backend.token_to_id(end_token)
+    if found is None:
+        raise ConfigError(
+            f"--end-token {end_token}: the tokenizer of {source.name} has no such token. Its own end token is "
+            f"{source.tokenizer.eos_token}"
+        )
+    return int(found)

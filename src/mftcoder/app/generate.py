@@ -7,7 +7,8 @@ a launcher started several processes, each answers its share, and the first puts
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,9 @@ from mftcoder import __version__
 from mftcoder.app.engine_choice import engine_name, open_engine
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
-from mftcoder.benchmarks.problem import Benchmark, PromptMode
+from mftcoder.benchmarks.presets import PRESETS, Preset
+from mftcoder.benchmarks.problem import Asking, Benchmark, PromptMode
+from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
 from mftcoder.config.schema import BackendConfig, DataConfig
 from mftcoder.data.conversation import Message
 from mftcoder.data.templates import Template, load_template
@@ -31,6 +34,7 @@ from mftcoder.generation.engine import Completion, Prompt, Sampling
 from mftcoder.generation.journal import GenerationJournal
 from mftcoder.jsonl import write_json
 from mftcoder.models.source import ModelSource, find_source
+from mftcoder.registry import did_you_mean
 from mftcoder.training.process_group import ProcessGroup, launched_processes
 
 _PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others' shares
@@ -40,10 +44,11 @@ _PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others' shares
 class GenerateOptions:
     """What the command line gives."""
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()  # with a preset: its own, or some of them
     data_dir: Path | None = None
-    out: Path = Path()
+    out: Path | None = None  # None: the current folder; with a preset generations_NAME in it
     name: str | None = None  # of the model, in file names; default from its folder
+    preset: str | None = None  # sets mode, prefix and suffix of each task
     mode: PromptMode = "completion"
     prefix: str = ""
     suffix: str = ""
@@ -53,6 +58,8 @@ class GenerateOptions:
     temperature: float = 0.0
     top_p: float = 1.0
     max_new_tokens: int = 512
+    max_length: int | None = None  # tokens of prompt and answer together
+    end_token: str | None = None  # ends an answer, beside the model's own
     seed: int = 0
     engine: str = "auto"
     batch_size: int | None = None  # the engine's own
@@ -66,7 +73,33 @@ class GenerateOptions:
     @property
     def sampling(self) -> Sampling:
         """The engine's settings."""
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.max_length)
+
+    def asking(self, task: str) -> Asking:
+        """How this task is put to the model."""
+        if self.preset:
+            return PRESETS[self.preset].asking(task, self.system)
+        return Asking(self.mode, self.prefix, self.suffix)
+
+
+_SET_BY_PRESET = ("mode", "prefix", "suffix", "template", "n_samples", "temperature", "top_p", "max_new_tokens")
+
+
+def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
+    """The options of preset `name` with what the user typed: `given` may choose all that the preset leaves open."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset: unknown preset '{name}'.{did_you_mean(name, PRESETS)}")
+    preset = PRESETS[name]
+    tasks = expand(given.get("tasks") or preset.tasks)
+    problems = [
+        f"--{key.replace('_', '-')}: --preset {name} sets it; leave one out" for key in _SET_BY_PRESET if key in given
+    ]
+    problems += [f"--task {task}: is none of --preset {name}" for task in tasks if task not in preset.tasks]
+    if problems:
+        raise ConfigError(*problems)
+    chosen = {"max_length": preset.max_length, "end_token": preset.end_token, "dtype": preset.dtype, **given}
+    chosen |= {"tasks": tuple(tasks), "preset": name, "max_new_tokens": chosen["max_length"]}
+    return GenerateOptions(**chosen)
 
 
 @dataclass(frozen=True)
@@ -74,6 +107,7 @@ class _Task:
     """One benchmark with what is done of it."""
 
     benchmark: Benchmark
+    asking: Asking
     journal: GenerationJournal
     settings: dict[str, Any]
     prompts: tuple[Prompt, ...]
@@ -130,6 +164,8 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
     source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
     engine = engine_name(options.engine, source, device=options.device, as_trained=options.as_trained)
     template = _template(source, options) if options.mode == "chat" else None
+    if options.preset:
+        _tell_preset(PRESETS[options.preset], source, options, console)
     with ExitStack() as stack:
         tasks = [_open(benchmark, source, template, engine, options, share, stack) for benchmark in benchmarks]
         total = sum(len(task.prompts[rank::processes]) for task in tasks)
@@ -147,8 +183,9 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
                     dtype=source.dtype(options.dtype),
                     batch_size=options.batch_size,
                     as_trained=options.as_trained,
+                    end_token=options.end_token,
                 )
-                _answer(tasks, _with_progress(writer.generate(waiting), total, len(waiting), console), options)
+                _answer(tasks, _with_progress(writer.generate(waiting), total, len(waiting), console), console)
         except KeyboardInterrupt as stop:
             raise Interrupted("What is done is kept; the same command goes on from there.") from stop
         except torch.OutOfMemoryError as error:
@@ -157,7 +194,24 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
                 "with a smaller one"
             ) from error
         share.wait_for_all()
-        return [_write(task, console) for task in tasks] if rank == 0 else []
+        if rank:
+            return []
+        files = [_write(task, console) for task in tasks]
+    if options.preset and len(files) == len(PRESETS[options.preset].tasks) and options.limit is None:
+        console.print(f"next: mft submit {files[0].parent}", highlight=False, soft_wrap=True)
+    return files
+
+
+def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions, console: Console) -> None:
+    """Print what the preset stands for; ConfigError if a submission may not have this model's name."""
+    name = _file_name(source, options)
+    if model_of_folder(f"{FOLDER_PREFIX}{name}") is None:
+        raise ConfigError(
+            f"--name: a submission cannot be named '{name}'. Give letters, digits, dots, dashes and lines"
+        )
+    chosen = {"max_length": options.max_length, "end_token": options.end_token, "dtype": options.dtype}
+    for line in preset.lines(options.system, **chosen):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _device(name: str) -> str:
@@ -191,20 +245,26 @@ def _open(
     share: _Share,
     stack: ExitStack,
 ) -> _Task:
-    name = re.sub(r"[^\w.+-]+", "-", options.name or source.name)
+    name, asking = _file_name(source, options), options.asking(benchmark.name)
     settings = share.from_first(lambda: _settings(benchmark, source, template, engine, options))
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out or (Path(f"generations_{name}") if options.preset else Path())
+    out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(
-        GenerationJournal(options.out / f"completions_{benchmark.name}_{name}.jsonl", settings, share.rank)
+        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, share.rank)
     )
-    prompts = tuple(_prompts(benchmark, template, options))
-    return _Task(benchmark, journal, settings, prompts, options.out / f"generations_{benchmark.name}_{name}.json")
+    prompts = tuple(_prompts(benchmark, asking, template, options))
+    return _Task(benchmark, asking, journal, settings, prompts, out / f"generations_{benchmark.name}_{name}.json")
+
+
+def _file_name(source: ModelSource, options: GenerateOptions) -> str:
+    return re.sub(r"[^\w.+-]+", "-", options.name or source.name)
 
 
 def _settings(
     benchmark: Benchmark, source: ModelSource, template: Template | None, engine: str, options: GenerateOptions
 ) -> dict[str, Any]:
     """All that shapes the answers; a journal made with other settings is not gone on from."""
+    asking = options.asking(benchmark.name)
     return {
         "task": benchmark.name,
         "data": benchmark.source,
@@ -213,10 +273,11 @@ def _settings(
         "dtype": str(source.dtype(options.dtype)).removeprefix("torch."),
         **({"base": source.quantization} if options.as_trained else {}),
         "engine": engine,
-        "mode": options.mode,
-        "prefix": options.prefix,
-        "suffix": options.suffix,
+        "mode": asking.mode,
+        "prefix": asking.prefix,
+        "suffix": asking.suffix,
         "system": options.system,
+        "end_token": options.end_token,
         "template": template.as_jinja() if template else None,
         "tokenizer": source.tokenizer.fingerprint,
         "sampling": asdict(options.sampling),
@@ -235,27 +296,37 @@ def _weights_fingerprint(source: ModelSource) -> str:
     return digest.hexdigest()
 
 
-def _prompts(benchmark: Benchmark, template: Template | None, options: GenerateOptions) -> Iterator[Prompt]:
+def _prompts(
+    benchmark: Benchmark, asking: Asking, template: Template | None, options: GenerateOptions
+) -> Iterator[Prompt]:
     for problem in benchmark.problems:
-        text = benchmark.prompt(problem, options.mode, prefix=options.prefix, suffix=options.suffix)
+        text = benchmark.prompt(problem, asking)
         if template:
             system = [Message("system", options.system, False)] if options.system else []
             text = template.render_prompt([*system, Message("user", text, False)])
-        stop = () if options.mode == "chat" else problem.stop
+        stop = benchmark.stop(problem, asking)
         for sample in range(options.n_samples):
             yield Prompt(problem.id, sample, text, stop)
 
 
-def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], options: GenerateOptions) -> None:
+def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], console: Console) -> None:
+    """Keep each completion as it comes, and say how many prompts had no room for an answer."""
     by_name = {task.benchmark.name: task for task in tasks}
+    full: Counter[str] = Counter()
     for completion in completions:
         name, _, problem_id = completion.problem_id.partition("\0")
-        _record(by_name[name], problem_id, completion, options)
+        _record(by_name[name], problem_id, completion)
+        full[name] += completion.tokens == 0
+    for name, count in full.items():
+        if count:
+            console.print(
+                f"warning: {name}: {count} prompts fill --max-length alone; their answers are empty", style="yellow"
+            )
 
 
-def _record(task: _Task, problem_id: str, completion: Completion, options: GenerateOptions) -> None:
+def _record(task: _Task, problem_id: str, completion: Completion) -> None:
     problem = next(problem for problem in task.benchmark.problems if problem.id == problem_id)
-    answer = task.benchmark.extract(problem, completion.text, options.mode)
+    answer = task.benchmark.extract(problem, completion.text, task.asking)
     own = Completion(problem_id, completion.sample, completion.text, completion.finish_reason, completion.tokens)
     task.journal.add(own, answer)
 

@@ -3,8 +3,9 @@
 Goes in: text. Comes out: text. Nothing here repairs code; it only decides where the answer begins and ends.
 """
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -26,6 +27,34 @@ def best_block(text: str, name: str) -> str | None:
     return next(
         (block for block in blocks if re.search(rf"\b{re.escape(name)}\b", block)), blocks[0] if blocks else None
     )
+
+
+def first_code(text: str, stop: Sequence[str]) -> str:
+    """The Python code in an answer, as the Qwen contest finds it: the first fenced block, else from the first `def` on.
+
+    Its generation ends with the first stop word, wherever that stands; what follows is not read.
+    """
+    ends = [(position, position + len(word)) for word in stop if (position := text.find(word)) >= 0]
+    written = text[: min(ends)[1]] if ends else text
+    lines = written.split("\n")
+    code = _first_block(lines) if "```" in written else _first_functions(lines)
+    return cut_at_stop_words("".join(f"{line}\n" for line in code), stop)
+
+
+def _first_block(lines: Sequence[str]) -> Iterator[str]:
+    """The lines between the first that begins with a fence and the next that ends with one."""
+    inside = itertools.dropwhile(lambda line: not line.startswith("```"), lines)
+    for line in itertools.islice(inside, 1, None):
+        if line.rstrip().endswith("```"):
+            yield line.rstrip()[:-3]
+            return
+        yield line
+
+
+def _first_functions(lines: Sequence[str]) -> Iterator[str]:
+    """From the first `def` in the first column up to a line there that defines nothing."""
+    functions = itertools.dropwhile(lambda line: not line.startswith("def "), lines)
+    return itertools.takewhile(lambda line: not line[:1].strip() or line.startswith("def"), functions)
 
 
 def cut_after_block(text: str, depth: int = 1) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks import python_code
-from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words
+from mftcoder.benchmarks.extraction import best_block, cut_at_stop_words, first_code
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
 from mftcoder.benchmarks.task import Task
@@ -18,6 +18,8 @@ from mftcoder.execution.sandbox import Program
 
 _TEST_SPLIT = range(11, 511)
 STOP_WORDS = ("\nassert", "\nprint(", '\n"""', "\n```", "\nif __name__")
+ANSWER_STOP_WORDS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/")
+"""Of an answer to an instruction: those of the Qwen contest's harness, which looks for a fenced block."""
 
 
 def problem_of(row: Mapping[str, Any]) -> Problem:
@@ -47,21 +49,32 @@ def _prompt(problem: Problem, mode: PromptMode) -> str:
     return f"{problem.fields['text']} Answer with one Python code block. It must pass these tests:\n\n```python\n{tests}\n```"
 
 
-def _extract(problem: Problem, text: str, mode: PromptMode) -> str:
+def extract(problem: Problem, text: str, mode: PromptMode) -> str:
+    """The answer within what a model wrote."""
     if mode == "chat":
         return best_block(text, problem.entry_point) or text
+    if mode == "instruct":
+        return problem.prompt + first_code(text, ANSWER_STOP_WORDS)
     return problem.prompt + cut_at_stop_words(text, problem.stop)
 
 
-def _program(problem: Problem, answer: str) -> Program:
+def stop_words(problem: Problem, mode: PromptMode) -> tuple[str, ...]:
+    """Where a completion or an answer to an instruction ends."""
+    return {"completion": problem.stop, "instruct": ANSWER_STOP_WORDS, "chat": ()}[mode]
+
+
+def program(problem: Problem, answer: str) -> Program:
+    """The answer behind the prompt's docstring, with the tests."""
     return python_code.python_program(problem, python_code.assemble(problem.prompt, answer, problem.entry_point))
 
 
 FAMILY = Family(
     prompt=_prompt,
-    extract=_extract,
-    program=_program,
+    extract=extract,
+    program=program,
     notes={"header": "none", "test set": "test_list", "assembly": "prompt docstring, answer, test_setup_code, tests"},
+    stop=stop_words,
+    fenced=("chat", "instruct"),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mftcoder.execution.sandbox import Program
 
+FENCE = "```"
 PromptMode = Literal["completion", "instruct", "chat"]
 """completion: the model goes on writing the prompt. instruct: the same prompt with its instruction in front, as the reference
 harness has it. chat: a user's message; the caller puts the model's own template around it, and the code is fenced."""
@@ -29,6 +30,10 @@ class Problem:
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
+def _own_stop_words(problem: Problem, mode: PromptMode) -> tuple[str, ...]:
+    return () if mode == "chat" else problem.stop
+
+
 @dataclass(frozen=True)
 class Family:
     """How all problems of a kind are prompted, read and judged."""
@@ -38,6 +43,22 @@ class Family:
     program: Callable[[Problem, str], Program]
     notes: Mapping[str, str]  # header, test set, post-processing: recorded with every result, for they move scores
     timeout_seconds: float = 10.0
+    stop: Callable[[Problem, PromptMode], tuple[str, ...]] = _own_stop_words  # words that end a completion
+    fenced: tuple[PromptMode, ...] = ("chat",)  # modes in which `extract` looks for a fenced block by itself
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a task's problems are put to a model."""
+
+    mode: PromptMode = "completion"
+    prefix: str = ""
+    suffix: str = ""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether text behind the prompt makes the model answer rather than go on: `<|im_end|>\\n<|im_start|>assistant`."""
+        return bool(self.suffix.strip())
 
 
 @dataclass(frozen=True)
@@ -49,13 +70,29 @@ class Benchmark:
     family: Family
     source: str  # where the rows came from, with their checksum
 
-    def prompt(self, problem: Problem, mode: PromptMode = "completion", *, prefix: str = "", suffix: str = "") -> str:
-        """The text a model is given; `prefix` and `suffix` stand around it, for models tuned on a chat format."""
-        return prefix + self.family.prompt(problem, mode) + suffix
+    def prompt(self, problem: Problem, asking: Asking) -> str:
+        """The text a model is given."""
+        return asking.prefix + self.family.prompt(problem, asking.mode) + asking.suffix
 
-    def extract(self, problem: Problem, text: str, mode: PromptMode = "completion") -> str:
+    def stop(self, problem: Problem, asking: Asking) -> tuple[str, ...]:
+        """The words that end a completion; () leaves it to the model's end token.
+
+        A model that answers may put prose and a fence before its code, and stop words are only right for code.
+        """
+        if asking.is_answered and asking.mode not in self.family.fenced:
+            return (FENCE,) if FENCE in asking.suffix else ()
+        return self.family.stop(problem, asking.mode)
+
+    def extract(self, problem: Problem, text: str, asking: Asking) -> str:
         """What goes into the generations file: the answer within what the model wrote."""
-        return self.family.extract(problem, text, mode)
+        mode = asking.mode
+        if mode in self.family.fenced:
+            return self.family.extract(problem, text, mode)
+        if not asking.is_answered:
+            return self.family.extract(problem, asking.suffix + text, mode)  # a blank suffix is part of the code
+        if FENCE in asking.suffix:
+            return text.partition(FENCE)[0]  # the suffix has opened the block
+        return self.family.extract(problem, text, "chat" if FENCE in text else mode)
 
     def program(self, problem: Problem, answer: str) -> Program:
         """The answer with its tests, ready to run."""

@@ -7,12 +7,19 @@ import click
 
 from mftcoder.cli.group import cli
 
+DEFAULT = click.core.ParameterSource.DEFAULT
+
 
 @cli.command("generate")
 @click.argument("model")
-@click.option("--task", "tasks", required=True, help="Benchmarks or groups, comma-separated.", metavar="NAME,...")
+@click.option("--task", "tasks", default="", help="Benchmarks or groups, comma-separated.", metavar="NAME,...")
+@click.option("--preset", help="Tasks, prompts and settings as published: qwen-competition. Prints what it stands for.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Gets the files; default here.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Output directory (default: the current one; with --preset generations_NAME in it).",
+)
 @click.option("--name", help="Of the model, in file names; default from MODEL.")
 @click.option(
     "--mode",
@@ -23,12 +30,14 @@ from mftcoder.cli.group import cli
 )
 @click.option("--prefix", default="", help="Stands before each prompt.")
 @click.option("--suffix", default="", help="Stands behind each prompt.")
-@click.option("--system", default="", help="System message of mode chat.")
+@click.option("--system", default="", help="System message of mode chat or of a preset.")
 @click.option("--template", help="Chat template of mode chat; default the run's, else the tokenizer's own.")
 @click.option("--n-samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers a problem.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option("--max-length", type=click.IntRange(min=1), help="Most tokens of prompt and answer together.")
+@click.option("--end-token", help="A token that ends an answer, beside the model's own end tokens.", metavar="TOKEN")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Samples at the same time; default 16, vllm 256.")
 @click.option("--engine", default="auto", show_default=True, help="transformers, vllm, or auto: vllm if it is there.")
 @click.option(
@@ -41,7 +50,8 @@ from mftcoder.cli.group import cli
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 @click.option("--as-trained", is_flag=True, help="Of a QLoRA run: over the base in its 4 or 8 bits, not merged.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Run the answers at once, as `mft evaluate` does.")
-def generate_command(model: str, tasks: str, then_evaluate: bool, **options: Any) -> None:
+@click.pass_context
+def generate_command(context: click.Context, model: str, tasks: str, then_evaluate: bool, **options: Any) -> None:
     """Write MODEL's answers to benchmarks: generations_TASK_MODEL.json, ready for `mft evaluate`.
 
     MODEL is a model folder, a Hub id, a .gguf file or a run folder. The same command goes on where a stopped one was.
@@ -50,15 +60,23 @@ def generate_command(model: str, tasks: str, then_evaluate: bool, **options: Any
     mft generate models/my --task mini
     mft generate runs/my --task humaneval,mbpp --data-dir data --mode chat --out scores
     mft generate models/my --task humaneval --n-samples 20 --temperature 0.8 --top-p 0.95 --batch-size 64
-    mft generate models/my --task qwen-competition --data-dir data --limit 4 --evaluate
+    mft generate models/my --preset qwen-competition --data-dir data --evaluate
     torchrun --nproc-per-node 8 -m mftcoder generate models/my --task mbpp
     """
-    from mftcoder.app.generate import GenerateOptions, generate
+    from mftcoder.app.generate import GenerateOptions, generate, preset_options
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    preset = options.pop("preset")
+    if not names and preset is None:
+        raise click.UsageError("give --task NAME,... or --preset NAME")
     if options["n_samples"] > 1 and options["temperature"] == 0:
         raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
-    files = generate(model, GenerateOptions(tasks=names, **options))
+    if preset:
+        typed = {key: value for key, value in options.items() if context.get_parameter_source(key) is not DEFAULT}
+        chosen = preset_options(preset, {**typed, "tasks": names})
+    else:
+        chosen = GenerateOptions(tasks=names, **options)
+    files = generate(model, chosen)
     if then_evaluate and files:
         from mftcoder.app.evaluate import EvaluateOptions, evaluate
 

@@ -31,6 +31,7 @@ class Sampling:
     temperature: float = 0.0  # 0 is greedy: the likeliest token, always
     top_p: float = 1.0  # sample from the likeliest tokens that together have this probability
     seed: int = 0
+    max_length: int | None = None  # tokens of prompt and completion together, where that is the smaller limit
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache
 
 from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
-from mftcoder.generation.prompt_tokens import token_prompts
+from mftcoder.generation.prompt_tokens import TokenPrompt, token_prompts, without_room
 from mftcoder.generation.sampler import next_tokens, random_stream
 from mftcoder.generation.slots import SlotTable
 
@@ -60,10 +60,12 @@ class TransformersEngine:
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
-        waiting = deque(sorted(self._drafts(prompts), key=lambda draft: -len(draft.ids)))
+        able, full = without_room(self._tokenized(prompts))
+        yield from full
+        waiting = deque(sorted(map(self._draft, able), key=lambda draft: -len(draft.ids)))
         if not waiting:
             return
-        capacity = len(waiting[0].ids) + self.sampling.max_new_tokens + GAP
+        capacity = max(len(draft.ids) + draft.limit for draft in waiting) + GAP
         table = SlotTable(max_rows=min(self.batch_size, len(waiting)), capacity=capacity, device=self.model.device)
         active: list[Draft] = []
         while waiting or active:
@@ -74,17 +76,12 @@ class TransformersEngine:
                 self._step(active, table)
             yield from self._collect(active, table)
 
-    def _drafts(self, prompts: Sequence[Prompt]) -> list[Draft]:
-        found = token_prompts(
-            prompts,
-            self.tokenizer,
-            positions=self.max_positions,
-            new_tokens=self.sampling.max_new_tokens,
-            add_special_tokens=self.add_special_tokens,
-        )
-        return [
-            Draft(item.prompt, item.ids, item.limit, random_stream(item.prompt, self.sampling.seed)) for item in found
-        ]
+    def _tokenized(self, prompts: Sequence[Prompt]) -> list[TokenPrompt]:
+        positions, add = self.max_positions, self.add_special_tokens
+        return token_prompts(prompts, self.tokenizer, self.sampling, positions=positions, add_special_tokens=add)
+
+    def _draft(self, item: TokenPrompt) -> Draft:
+        return Draft(item.prompt, item.ids, item.limit, random_stream(item.prompt, self.sampling.seed))
 
     def _admit(self, waiting: deque[Draft], free: int, table: SlotTable) -> list[Draft]:
         """Read prompts into free slots, as many as one forward pass may have; draws their first tokens."""

@@ -13,7 +13,7 @@ from vllm.sampling_params import RequestOutputKind
 from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
-from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts
+from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts, without_room
 
 
 class VllmEngine:
@@ -50,13 +50,16 @@ class VllmEngine:
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
-        found = token_prompts(
-            prompts,
-            self.tokenizer,
-            positions=self.engine.model_config.max_model_len,
-            new_tokens=self.sampling.max_new_tokens,
-            add_special_tokens=self.add_special_tokens,
+        found, full = without_room(
+            token_prompts(
+                prompts,
+                self.tokenizer,
+                self.sampling,
+                positions=self.engine.model_config.max_model_len,
+                add_special_tokens=self.add_special_tokens,
+            )
         )
+        yield from full
         for number, item in enumerate(found):
             self.engine.add_request(str(number), TokensPrompt(prompt_token_ids=item.ids), self._parameters(item))
         while self.engine.has_unfinished_requests():

@@ -4,7 +4,7 @@ import pytest
 
 from mftcoder.benchmarks import codefuseeval, humanevalpack, humanevalx, mbpp
 from mftcoder.benchmarks.catalogue import GROUPS, all_tasks, expand, load
-from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.errors import BenchmarkError
 
 ROW = {
@@ -29,7 +29,7 @@ RUST = {
 def prompted(kind: str, row: dict = ROW, language: str = "python", mode: str = "instruct", **around: str) -> str:
     problem = humanevalpack.problem_of(row, language, kind)
     benchmark = Benchmark("b", (problem,), humanevalpack._family(kind, language), "here")
-    return benchmark.prompt(problem, mode, **around)
+    return benchmark.prompt(problem, Asking(mode, **around))
 
 
 def test_synthesize_is_instruction_and_prompt():
