@@ -68,7 +68,9 @@ tokenizer in its fast form (`tokenizer.json`).
 `adapter.type: full` trains every weight; `lora` trains low-rank additions through peft (`lora_rank`, `lora_alpha`, `lora_dropout`,
 `lora_target`, `use_rslora`, `use_dora`). `lora_target: all-linear` reaches every linear layer but the output head; names of
 layers (`q_proj`, `self_attn.v_proj`) reach those; a name that the model does not have is answered with the ones it has. An
-adapter is saved as a peft folder that stock peft loads.
+adapter is saved as a peft folder that stock peft loads. DeepSeek's dense layers and shared experts have the names of its fused
+experts, which is where peft looks for them; they are adapted through their weights instead (`target_parameters`), which cannot be
+done over a base in 4 or 8 bits: name the attention's layers there.
 
 ## Mixtures of experts
 

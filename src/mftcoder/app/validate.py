@@ -48,7 +48,8 @@ def validate(config: RunConfig) -> None:
     model = check(lambda: resolve_model(config.model))
     if model:
         check(lambda: check_row_slices(model, config.backend.context_parallel_size))
-    count = check(lambda: count_parameters(model.config, config.adapter)) if model else None
+    bits = config.model.quantization
+    count = check(lambda: count_parameters(model.config, config.adapter, quantization=bits)) if model else None
     check(lambda: _check_output(config.output_path))
     store = check(lambda: prepare_visibly(config)) if model else None
     if store:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -29,16 +30,24 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
-def attach(model: Any, config: AdapterConfig) -> Any:
-    """The model that trains as `config` says. For lora a peft model around `model`, equal to it until the first step."""
+def attach(model: Any, config: AdapterConfig, *, quantization: str | None = None) -> Any:
+    """The model that trains as `config` says. For lora a peft model around `model`, equal to it until the first step.
+
+    `quantization` says that the base's linear layers will be held in bits, where `model` is only its plan (on the meta device).
+    ModelError for additions that this model cannot have.
+    """
     if config.type == "full":
         return model.requires_grad_(True)
+    settings = lora_config(model, config, in_bits=quantization is not None or is_quantized(model))
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.23 for an attribute it has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         # For fused experts peft sets the ranks itself, applies them, and then misses them among the modules.
         warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
-        adapted: Any = get_peft_model(model, lora_config(model, config), autocast_adapter_dtype=False)
+        try:
+            adapted: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
+        except ValueError as error:  # fused experts know neither dropout nor DoRA
+            raise ModelError(f"adapter: {type(model).__name__} cannot be adapted like this: {error}") from error
     return _in_the_products_format(adapted, model)
 
 
@@ -51,9 +60,9 @@ def _in_the_products_format(adapted: Any, model: Any) -> Any:
     return adapted
 
 
-def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
+def lora_config(model: Any, config: AdapterConfig, *, in_bits: bool = False) -> LoraConfig:
     """peft's config; ModelError for a target that the model does not have, with the linear layers it has."""
-    return LoraConfig(
+    settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft says int, and divides
@@ -64,6 +73,44 @@ def lora_config(model: Any, config: AdapterConfig) -> LoraConfig:
         bias="none",
         fan_in_fan_out=any(was_conv1d(module) for module in model.modules()),
     )
+    overlooked = _overlooked_layers(model, config.lora_target)
+    if overlooked and in_bits:
+        raise ModelError(
+            f"adapter.lora_target: {overlooked[0]} has the name of a fused expert, and peft adds to such a layer only where its "
+            "weight is whole. Name other layers (the attention's, for example), or remove model.quantization"
+        )
+    if overlooked:
+        settings.target_parameters = [f"{path}.weight" for path in overlooked]
+        if config.lora_target != ("all-linear",):
+            settings.target_modules = [n for n in config.lora_target if "." not in n or not _is_for_experts(model, n)]
+    return settings
+
+
+def _overlooked_layers(model: Any, wanted: tuple[str, ...]) -> list[str]:
+    """Linear layers that are wanted and that peft would leave out: it looks for their names among fused experts only.
+
+    DeepSeek's dense layers and shared experts, for example (https://github.com/huggingface/peft/issues/3711).
+    """
+    head = model.get_output_embeddings()
+    paths = [
+        path
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        and (layer is not head if wanted == ("all-linear",) else any(_names(name, path) for name in wanted))
+    ]
+    one_of_a_name = {path.rpartition(".")[2]: path for path in paths}
+    overlooked = {name for name, path in one_of_a_name.items() if _is_for_experts(model, path)}
+    return [path for path in paths if path.rpartition(".")[2] in overlooked]
+
+
+def _is_for_experts(model: Any, target: str) -> bool:
+    """Whether peft looks for a target of this name among fused experts."""
+    settings = LoraConfig(target_modules=[target])
+    try:
+        convert_peft_config_for_transformers(settings, model, None)
+    except ValueError:  # one half of what is fused
+        return True
+    return target not in (settings.target_modules or ())
 
 
 def _targets(model: Any, wanted: tuple[str, ...]) -> str | list[str]:

@@ -31,14 +31,15 @@ def _native(name: str, model_type: str, *examples: str, note: str = "") -> Famil
 
 
 EXPERTS = "all-linear reaches the experts and the router"
+SHARED = "all-linear reaches dense layers, shared and other experts, and the router"
 FAMILIES = (
     _native("Llama, Llama 2 and 3, CodeLlama, DeepSeek-Coder", "llama", "codellama/CodeLlama-7b-hf", "deepseek-ai/deepseek-coder-6.7b-base"),
     _native("Qwen 1.5, 2, 2.5 and their Coder models", "qwen2", "Qwen/Qwen2.5-Coder-1.5B"),
     _native("Qwen 3", "qwen3", "Qwen/Qwen3-1.7B"),
     _native("Qwen 1.5 and 2 MoE", "qwen2_moe", "Qwen/Qwen1.5-MoE-A2.7B", note="all-linear reaches attention and the shared expert"),
     _native("Qwen 3 MoE", "qwen3_moe", "Qwen/Qwen3-30B-A3B", note=EXPERTS),
-    _native("DeepSeek-V2, DeepSeek-Coder-V2", "deepseek_v2", "deepseek-ai/DeepSeek-Coder-V2-Lite-Base", note=EXPERTS),
-    _native("DeepSeek-V3", "deepseek_v3", "deepseek-ai/DeepSeek-V3-Base", note=EXPERTS),
+    _native("DeepSeek-V2, DeepSeek-Coder-V2", "deepseek_v2", "deepseek-ai/DeepSeek-Coder-V2-Lite-Base", note=SHARED),
+    _native("DeepSeek-V3", "deepseek_v3", "deepseek-ai/DeepSeek-V3-Base", note=SHARED),
     _native("Mistral, Codestral", "mistral", "mistralai/Mistral-7B-v0.1"),
     _native("Mixtral", "mixtral", "mistralai/Mixtral-8x7B-v0.1", note=EXPERTS),
     _native("StarCoder, SantaCoder", "gpt_bigcode", "bigcode/starcoderbase-1b"),

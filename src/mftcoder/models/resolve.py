@@ -163,7 +163,11 @@ def tokenizer_problems(name: str, *, vocab_size: int) -> Iterator[str]:
 
 
 def count_parameters(
-    model_config: Any, adapter: AdapterConfig | None = None, *, trust_remote_code: bool = False
+    model_config: Any,
+    adapter: AdapterConfig | None = None,
+    *,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
 ) -> ParameterCount:
     """Weights in all and trained, from the config alone: the model is built on the meta device, where nothing takes memory."""
     from mftcoder.models.adapters import attach
@@ -172,7 +176,7 @@ def count_parameters(
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
         quantizable = quantizable_weights(model)
         if adapter is not None:
-            model = attach(model, adapter)
+            model = attach(model, adapter, quantization=quantization)
     sizes = {id(parameter): (parameter.numel(), parameter.requires_grad) for parameter in model.parameters()}
     return ParameterCount(
         total=sum(size for size, _ in sizes.values()),
