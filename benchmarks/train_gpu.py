@@ -36,6 +36,7 @@ from mftcoder.models.adapters import attach, trainable_parameters
 from mftcoder.models.load import load_folder, recompute_activations
 from mftcoder.models.quantize import quantizable_weights, quantization_problems
 from mftcoder.training.backend import LocalBackend
+from mftcoder.training.isolation import verify_isolation
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW
@@ -198,7 +199,7 @@ def train(
     if mode.gradient_checkpointing:
         recompute_activations(model)
     wrapped = LanguageModel(module.train(), attn_implementation=implementation, num_tasks=NUM_TASKS)
-    wrapped.verify()
+    verify_isolation(wrapped, (torch.arange(3, 303), torch.arange(5, 405)))
     if mode.torch_compile:
         wrapped.compile_layers()
     config = TrainConfig(learning_rate=1e-5)

@@ -53,7 +53,7 @@ A `.gguf` file is dequantised once into the cache (`$MFTCODER_CACHE/models`, def
 content; everything after that sees a folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their format.
 
 Any causal language model that transformers holds can be trained if its packed forward equals its samples' own forwards, which is
-checked on two short samples at the start of every run. The families below are trained, packed, exported and read back by
+checked on two of its own training samples at the start of every run ([data.md](data.md)). The families below are trained, packed, exported and read back by
 `tests/integration/test_families.py`, a tiny random instance of each; the converted ones are compared with their formulas in
 `tests/unit/models/test_convert.py`. No weights of theirs could be fetched where this was written, SmolLM2 excepted.
 

@@ -6,6 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mftcoder.kernels.attention import register
+from mftcoder.training.isolation import verify_isolation
 from mftcoder.training.language_model import LanguageModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -31,7 +32,7 @@ def packed() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("implementation", ["varlen", "segments", "sdpa"])
 def test_every_attention_keeps_packed_samples_apart(implementation: str) -> None:
-    model(implementation).verify()
+    verify_isolation(model(implementation), (torch.arange(5, 105), torch.arange(7, 150)))
 
 
 def test_varlen_equals_the_loop_over_segments() -> None:

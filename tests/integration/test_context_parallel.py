@@ -19,6 +19,7 @@ from mftcoder.kernels import attention
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.models.load import load_folder
 from mftcoder.training.focal import SampleFocus
+from mftcoder.training.isolation import verify_isolation
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.process_group import ProcessGroup
 from tests.integration.test_backends import free_port
@@ -49,7 +50,7 @@ def loss_and_gradients(folder: Path, context: ContextGroup) -> dict[str, np.ndar
     """What one micro-batch with focal weights and the routers' loss gives on this rank."""
     model = load_folder(folder, dtype=torch.float32, device="cpu", attn_implementation="segments")
     language_model = LanguageModel(model, attn_implementation="segments", num_tasks=2, context=context)
-    language_model.verify()
+    verify_isolation(language_model, (torch.arange(5, 45), torch.arange(7, 50)))
     batch = packed_rows()
     coefficients = (batch.targets != -100) / torch.tensor([[31.0], [17.0]])
     # As in a step: every rank of the group counts the rows whole, so that a rank's share of the routers' loss is 1 / size.

@@ -10,12 +10,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mftcoder.app.export import export
 from mftcoder.app.train import train
+from mftcoder.app.validate import validate
 from mftcoder.config.load import load_config
+from mftcoder.errors import MftError
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import load_adapter
 from mftcoder.models.families import FAMILIES
-from mftcoder.models.load import load_folder, set_attention
+from mftcoder.models.load import load_folder
 from mftcoder.models.source import find_checkpoint
+from mftcoder.training.isolation import choose_attention
 from mftcoder.training.language_model import LanguageModel
 from tests.integration.test_train_cli import metrics, write_config, write_tasks
 
@@ -41,7 +44,10 @@ TINY: dict[
     "qwen2_moe": ({**EXPERTS, "shared_expert_intermediate_size": 24}, ATTENTION | MLP),
     "qwen3_moe": ({**EXPERTS, "head_dim": 8}, ATTENTION | {"experts"}),
     "deepseek_v2": ({**DEEPSEEK, "n_group": 1}, {"q_proj", "kv_b_proj", "o_proj", "experts"} | MLP),
-    "deepseek_v3": ({**DEEPSEEK, "q_lora_rank": 16, "n_group": 2}, {"q_b_proj", "kv_b_proj", "o_proj", "experts"} | MLP),
+    "deepseek_v3": (
+        {**DEEPSEEK, "q_lora_rank": 16, "n_group": 2},
+        {"q_b_proj", "kv_b_proj", "o_proj", "experts"} | MLP,
+    ),
     "mistral": ({"sliding_window": 16}, ATTENTION | MLP),
     "mixtral": ({"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}, ATTENTION | {"experts"}),
     "gpt_bigcode": ({**GPT, "multi_query": True}, {"c_attn", "c_fc", "c_proj"}),
@@ -72,16 +78,12 @@ def tiny_folder(folder: Path, architecture: str, tokenizer_dir: Path) -> Path:
 def best_attention(folder: Path) -> LanguageModel:
     """The model with the attention that `auto` picks on a CPU."""
     attention.register()
-    model = load_folder(folder, dtype=torch.float32, device="cpu")
-    for implementation in attention.candidates(torch.device("cpu")):
-        try:
-            set_attention(model, implementation)
-            language_model = LanguageModel(model, attn_implementation=implementation, num_tasks=1)
-            language_model.verify()
-        except Exception:
-            continue
-        return language_model
-    raise AssertionError("no attention keeps packed samples apart")
+    module = load_folder(folder, dtype=torch.float32, device="cpu")
+    model = LanguageModel(module, attn_implementation="segments", num_tasks=1)
+    choose_attention(
+        model, attention.candidates(torch.device("cpu")), (torch.arange(5, 45), torch.arange(7, 50)), print
+    )
+    return model
 
 
 def test_the_table_and_this_test_know_the_same_architectures() -> None:
@@ -124,3 +126,27 @@ def test_it_learns_and_its_export_is_what_was_trained(
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
     torch.testing.assert_close(exported, trained, atol=1e-4, rtol=1e-4)
     assert (trained - load_folder(base, dtype=torch.float32, device="cpu")(ids).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_bigcode"])
+def test_rows_longer_than_a_table_of_positions_are_refused(
+    tmp_path: Path, tiny_tokenizer_dir: Path, architecture: str
+) -> None:
+    base = tiny_folder(tmp_path / "base", architecture, tiny_tokenizer_dir)
+    config = load_config(write_config(tmp_path, base, write_tasks(tmp_path / "data", 8), data__max_length=2048))
+    for verb in (validate, train):
+        with pytest.raises(MftError, match=r"data.max_length: 2048: .* has a table of 256 positions and no more"):
+            verb(config)
+
+
+def test_rows_beyond_what_a_rotary_embedding_was_made_for_are_warned_of(
+    tmp_path: Path, tiny_llama_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tasks(tmp_path / "data", 8)
+    fields = {"train__max_steps": 1, "train__eval_strategy": "no", "train__gradient_accumulation_steps": 1}
+    config = load_config(write_config(tmp_path, tiny_llama_dir, data, data__max_length=520, **fields))
+    for verb in (validate, train):
+        verb(config)
+        assert "data.max_length: 520 is more than the 512 positions that" in " ".join(capsys.readouterr().out.split())
+    validate(load_config(write_config(tmp_path, tiny_llama_dir, data, data__max_length=512, **fields)))
+    assert "positions that" not in capsys.readouterr().out

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mftcoder.balancing.base import TaskWeights
@@ -27,11 +28,12 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import TrainLoader, ValidationLoader
 from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
-from mftcoder.errors import CheckpointError, Interrupted, ModelError
+from mftcoder.errors import CheckpointError, Interrupted
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
-from mftcoder.models.load import load_model, recompute_activations, set_attention
+from mftcoder.models.load import load_model, recompute_activations
+from mftcoder.models.positions import check_positions
 from mftcoder.models.resolve import resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
@@ -48,6 +50,7 @@ from mftcoder.training.checkpoint import (
 )
 from mftcoder.training.checkpoint_writer import CheckpointWriter, ModelFiles
 from mftcoder.training.facts import run_facts
+from mftcoder.training.isolation import attention_window, choose_attention, probe_samples
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.metrics import open_log
@@ -63,9 +66,9 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
     backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
     first = backend.rank == 0
-    if first:
-        check_row_slices(resolve_model(config.model), config.backend.context_parallel_size)
     console = Console(quiet=not first)
+    if first:
+        _check_model(config, console)
     stop = StopRequest()
     with sole_user(config.output_path) if first else nullcontext(), backend.joined():
         store = backend.from_first(lambda: prepare_visibly(config))
@@ -86,6 +89,15 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
         )
     _print_outcome(config, summary, console)
     return summary
+
+
+def _check_model(config: RunConfig, console: Console) -> None:
+    """Whether the model can do what is asked of it, before anything is loaded."""
+    model = resolve_model(config.model)
+    check_row_slices(model, config.backend.context_parallel_size)
+    warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
+    if warning:
+        console.print(f"[yellow]{escape(warning)}", soft_wrap=True, highlight=False)
 
 
 def _checkpoint_store(config: RunConfig, console: Console) -> CheckpointStore:
@@ -140,7 +152,8 @@ def _build(
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
-    model = _load_trainable(config, backend, checkpoint, console)
+    model = _load_trainable(config, backend, checkpoint)
+    _choose_attention(config, model, store, backend, console)
     if config.train.torch_compile:
         model.compile_layers()
     optimizer = backend.optimizer(trainable_parameters(model.module), config.train)
@@ -176,40 +189,37 @@ def _build(
     )
 
 
-def _load_trainable(
-    config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, console: Console
-) -> LanguageModel:
-    """The model with what trains marked, placed, with an attention that was shown to keep packed samples apart."""
+def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None) -> LanguageModel:
+    """The model with what trains marked, placed where it trains."""
     attention.register()
-    wanted = config.model.attn_implementation
-    usable = attention.candidates(backend.device, slices=backend.context.size > 1)
-    implementations = usable if wanted == "auto" else (wanted,)
-    base = load_model(config.model, attn_implementation=implementations[0], device=backend.load_device)
+    implementation = _implementations(config, backend)[0]
+    base = load_model(config.model, attn_implementation=implementation, device=backend.load_device)
     module = attach(base, config.adapter)
     if checkpoint:
         restore(module, checkpoint.model_dir)
     if config.train.gradient_checkpointing:
         recompute_activations(base)
     model = LanguageModel(
-        module.train(),
-        attn_implementation=implementations[0],
-        num_tasks=len(config.tasks),
-        context=backend.context,
+        module.train(), attn_implementation=implementation, num_tasks=len(config.tasks), context=backend.context
     )
     backend.place(model, config.train)
-    for number, implementation in enumerate(implementations):
-        try:
-            set_attention(model.causal_lm, implementation)
-            model.attn_implementation = implementation
-            model.verify()
-            break
-        except ModelError as error:
-            if number == len(implementations) - 1:
-                raise
-            console.print(
-                f"attention '{implementation}' does not fit this model: {error}", highlight=False, soft_wrap=True
-            )
     return model
+
+
+def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
+    """The attention that is asked for, or all that `auto` may take."""
+    wanted = config.model.attn_implementation
+    return attention.candidates(backend.device, slices=backend.context.size > 1) if wanted == "auto" else (wanted,)
+
+
+def _choose_attention(
+    config: RunConfig, model: LanguageModel, store: Store, backend: Backend, console: Console
+) -> None:
+    """The first attention that keeps two of the run's own samples apart."""
+    tasks = [store.train(task) for task in range(len(store.tasks))]
+    samples = probe_samples(tasks, attention_window(model.causal_lm.config))
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    choose_attention(model, _implementations(config, backend), samples, say)
 
 
 def _write_run_files(config: RunConfig, store: Store) -> None:

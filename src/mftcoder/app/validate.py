@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mftcoder.balancing.build import build_balancer
@@ -21,6 +22,7 @@ from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
 from mftcoder.errors import MftError
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
+from mftcoder.models.positions import check_positions
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
@@ -46,8 +48,11 @@ def validate(config: RunConfig) -> None:
     if device:
         check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
     model = check(lambda: resolve_model(config.model))
+    warning = None
     if model:
         check(lambda: check_row_slices(model, config.backend.context_parallel_size))
+        trusted = config.model.trust_remote_code
+        warning = check(lambda: check_positions(model, config.data.max_length, trust_remote_code=trusted))
     bits = config.model.quantization
     count = check(lambda: count_parameters(model.config, config.adapter, quantization=bits)) if model else None
     check(lambda: _check_output(config.output_path))
@@ -57,7 +62,7 @@ def validate(config: RunConfig) -> None:
     if problems or device is None or model is None or count is None or store is None:
         raise MftError(*problems)
     memory = estimate_memory(config, model.config, count, device.type)
-    _print_plan(config, model, count, store, memory, device)
+    _print_plan(config, model, count, store, memory, device, warning)
 
 
 def _check_output(folder: Path) -> None:
@@ -80,6 +85,7 @@ def _print_plan(
     store: Store,
     memory: MemoryEstimate,
     device: torch.device,
+    warning: str | None,
 ) -> None:
     loader = TrainLoader(store, config, rank=0, world_size=1)
     train = config.train
@@ -104,6 +110,8 @@ def _print_plan(
             "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
+    if warning:
+        console.print(f"[yellow]{escape(warning)}", soft_wrap=True, highlight=False)
     console.print("Everything that can be checked without training is in order.")
 
 

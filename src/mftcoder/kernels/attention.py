@@ -103,7 +103,7 @@ def segments_attention(
     module: nn.Module,
     query: Tensor,  # [B, H, L, D]
     key: Tensor,  # [B, G, L, D], G key-value heads
-    value: Tensor,
+    value: Tensor,  # [B, G, L, Dv]
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -111,7 +111,7 @@ def segments_attention(
     sliding_window: int | None = None,
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each sample alone; returns [B, L, H, D]."""
+    """Causal attention of each sample alone; returns [B, L, H, Dv]."""
     _refuse(unsupported, attention_mask)
     if segment_lengths is None:
         raise ValueError(f"{type(module).__name__} does not hand segment_lengths down to its attention")
@@ -153,14 +153,14 @@ def _products_are_faster(q: Tensor, dropout: float) -> bool:
 
 
 def _causal_by_products(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
-    """softmax(q k^T) v of one sample [1, H, T, D]: a product for each key-value head, the softmax in float32."""
+    """softmax(q k^T) v of one sample [1, H, T, Dv]: a product for each key-value head, the softmax in float32."""
     _, heads, length, size = q.shape
     groups = k.shape[1]
     rows = q.reshape(groups, heads // groups * length, size)  # the query heads of a group share its keys
     scores = torch.matmul(rows, k[0].transpose(1, 2)).view(heads, length, length)
     scale = size**-0.5 if scaling is None else scaling
     weights = torch.softmax(torch.add(_causal_bias()[:length, :length], scores, alpha=scale), dim=-1).to(q.dtype)
-    return torch.matmul(weights.view(groups, -1, length), v[0]).view(1, heads, length, size)
+    return torch.matmul(weights.view(groups, -1, length), v[0]).view(1, heads, length, v.shape[3])
 
 
 @functools.cache
@@ -174,7 +174,7 @@ def varlen_attention(
     module: nn.Module,
     query: Tensor,  # [B, H, L, D]
     key: Tensor,  # [B, G, L, D]
-    value: Tensor,
+    value: Tensor,  # [B, G, L, Dv]
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -183,14 +183,17 @@ def varlen_attention(
     sliding_window: int | None = None,
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
-    """The same through torch's variable-length FlashAttention (CUDA, bf16); returns [B, L, H, D]."""
+    """The same through torch's variable-length FlashAttention; returns [B, L, H, Dv]. ValueError for what it cannot carry."""
     _refuse(unsupported, attention_mask)
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{type(module).__name__} does not hand cu_seq_lens_q down to its attention")
-    if dropout:
-        raise ValueError("varlen attention has no dropout; use attn_implementation: segments")
+    problem = varlen_problem(query.dtype, query.shape[3], value.shape[3], dropout, query.device)
+    if problem:
+        raise ValueError(problem)
     batch, heads, length, size = query.shape
-    groups = key.shape[1]
+    groups, value_size = key.shape[1], value.shape[3]
+    scaling = size**-0.5 if scaling is None else scaling
+    value = F.pad(value, (0, size - value_size))  # the kernel knows one head size
     grouped: dict[str, Any] = {}
     if groups != heads and _KNOWS_GROUPS:
         grouped = {"enable_gqa": True}
@@ -202,7 +205,18 @@ def varlen_attention(
         q, k, v, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, scale=scaling, window_size=window, **grouped
     )
     assert isinstance(out, Tensor)
-    return out.view(batch, length, heads, size), None
+    return out.view(batch, length, heads, size)[..., :value_size], None
+
+
+def varlen_problem(dtype: torch.dtype, size: int, value_size: int, dropout: float, device: torch.device) -> str | None:
+    """Why FlashAttention cannot carry heads of this format and size on this device, if it cannot."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return "varlen attention needs a GPU of compute capability 8.0 or more"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"varlen attention takes bfloat16, not {str(dtype).removeprefix('torch.')}"
+    if size % 8 or size > 256 or value_size > size:
+        return f"varlen attention takes heads of 8, 16, ... 256 numbers, not of {size} with values of {value_size}"
+    return f"varlen attention has no dropout, and this model trains with {dropout:g}" if dropout else None
 
 
 def _refuse(unsupported: dict[str, Any], attention_mask: Tensor | None) -> None:

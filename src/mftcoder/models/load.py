@@ -22,7 +22,6 @@ __all__ = [
     "load_folder",
     "load_model",
     "resolve_model",
-    "set_attention",
     "stop_tokens",
 ]
 
@@ -95,16 +94,6 @@ def load_folder(
             give_back_loading_memory(model)
         return model.eval()
     return _move(model, device, folder).eval()
-
-
-def set_attention(model: Any, attn_implementation: str) -> None:
-    """Change the attention of a loaded model; ModelError if its architecture has none of that kind."""
-    try:
-        model.set_attn_implementation(attn_implementation)
-    except ValueError as error:
-        raise ModelError(
-            f"{type(model).__name__} has no attention '{attn_implementation}'. Try auto or eager"
-        ) from error
 
 
 def _move(model: Any, device: torch.device | str, folder: Path) -> Any:

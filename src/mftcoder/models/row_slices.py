@@ -10,11 +10,11 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from mftcoder.errors import ModelError
+from mftcoder.kernels.rotary import BY_LENGTH
+from mftcoder.models.positions import rotations
 from mftcoder.models.resolve import ResolvedModel
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
-ROTATIONS_BY_LENGTH = {"dynamic", "longrope"}
-"""Rotary embeddings that choose their frequencies by the longest position they are shown, which differs from slice to slice."""
 
 
 def check_row_slices(model: ResolvedModel, ranks: int) -> None:
@@ -40,17 +40,10 @@ def _problems(config: Any, ranks: int) -> Iterator[str]:
         yield f"{architecture.__name__} does not use transformers' exchangeable attention. {instead}"
     if getattr(config, "attn_logit_softcapping", None):
         yield f"its attention scores are capped, which only attention over whole rows does. {instead}"
-    rotations = sorted(_rope_types(config) & ROTATIONS_BY_LENGTH)
-    if rotations:
-        yield f"its rotary embedding ({', '.join(rotations)}) depends on the length of what it is shown. {instead}"
+    by_length = sorted({str(rope.get("rope_type")) for rope in rotations(config)} & BY_LENGTH)
+    if by_length:
+        yield f"its rotary embedding ({', '.join(by_length)}) depends on the length of what it is shown. {instead}"
     heads = int(config.num_attention_heads)
     if heads % ranks:
         fitting = ", ".join(str(size) for size in range(2, heads + 1) if heads % size == 0)
         yield f"its {heads} attention heads cannot be dealt out evenly to {ranks} ranks. Set it to {fitting}"
-
-
-def _rope_types(config: Any) -> set[str]:
-    """Kinds of rotary embedding, which may differ between kinds of layers."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in parameters.values() if isinstance(value, dict)]
-    return {str(found.get("rope_type", "default")) for found in (nested or [parameters])}

@@ -1,15 +1,14 @@
 """A causal language model as training sees it: a batch and its coefficients in, the objective and losses per task out.
 
 Runs the decoder without its head, gathers the trained positions (tokens without a target need no logits) and hands them to the
-weighted cross entropy. All counting is done on the host, so that a GPU never waits. At the start `verify` shows on two short
-samples that the packed forward equals the samples' own forwards, on this model with this attention. Where a group of ranks
-shares rows, each is given the whole rows, runs its slice of their positions and counts the tokens of that slice.
+weighted cross entropy. All counting is done on the host, so that a GPU never waits. Where a group of ranks shares rows, each is
+given the whole rows, runs its slice of their positions and counts the tokens of that slice. That packed samples do not see each
+other is shown before a run by `isolation.py`.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +19,9 @@ from mftcoder.errors import ModelError
 from mftcoder.kernels.attention import SampleLayout
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
+from mftcoder.kernels.rotary import RotaryBySample
 from mftcoder.training.focal import Focus, group_sums
 from mftcoder.training.router_loss import RouterLoss
-
-PROBE_TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.15}  # relative to the largest logit
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class LanguageModel:
         self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
         self.router = RouterLoss.of(self.causal_lm)
+        self._rotaries = RotaryBySample.of(self.causal_lm)
 
     def losses(
         self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None, router_weight: float = 0.0
@@ -177,13 +176,32 @@ class LanguageModel:
     def _decode(self, input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Any:
         """The decoder's output for this rank's positions; attention is told where the samples of the whole rows begin."""
         layout = SampleLayout.of(self.context.padded(position_ids))
-        return self.decoder(
-            input_ids=self._to_device(self.context.own(input_ids)),
-            position_ids=self._to_device(self.context.own(position_ids)),
-            attention_mask=None,
-            use_cache=False,
+        return self.decode(
+            self.context.own(input_ids),
+            self.context.own(position_ids),
+            layout,
             **layout.keywords(self.attn_implementation, self.device),
             **self.context.keywords(),
+            **keywords,
+        )
+
+    def decode(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        layout: SampleLayout,
+        *,
+        attention_mask: Tensor | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """The decoder's output, with the rotary frequencies that the samples of `layout` have; inputs on the host."""
+        for rotary in self._rotaries:
+            rotary.layout = layout
+        return self.decoder(
+            input_ids=self._to_device(input_ids),
+            position_ids=self._to_device(position_ids),
+            attention_mask=attention_mask,
+            use_cache=False,
             **keywords,
         )
 
@@ -209,41 +227,20 @@ class LanguageModel:
         finally:
             self.module.train(was_training)
 
-    def verify(self) -> None:
-        """ModelError unless packed logits equal each sample's own, and head(hidden states) equals the model's logits."""
-        first, second = torch.arange(3, 14), torch.arange(5, 12)
-        packed_ids = torch.cat([first, second])[None]  # [1, 18]
-        positions = torch.cat([torch.arange(11), torch.arange(7)])[None]
+    def set_attention(self, implementation: str) -> None:
+        """Change the attention. ModelError if the model has none of that kind, or what it needs is not installed."""
         try:
-            with self.evaluating():
-                packed = self.surround(lambda: self._probe_logits(packed_ids, positions))[0]
-                alone = torch.cat([self.surround(partial(self._own_logits, ids)) for ids in (first, second)])
-        except (TypeError, ValueError) as error:
+            self.causal_lm.set_attn_implementation(implementation)
+        except (ValueError, ImportError) as error:
             raise ModelError(
-                f"{type(self.causal_lm).__name__} cannot run packed rows with attention '{self.attn_implementation}': "
-                f"{error}. Try model.attn_implementation: sdpa or eager."
+                f"{type(self.causal_lm).__name__} has no attention '{implementation}'. Try auto or eager"
             ) from error
-        if not torch.isfinite(alone).all():
-            return  # broken weights show nothing here; the first step names them
-        gap = ((packed - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
-        # 8-bit layers round their inputs too: a difference in the last place may move one by a step of 1/127.
-        coarse = getattr(self.causal_lm, "is_loaded_in_8bit", False)
-        if not gap <= PROBE_TOLERANCE[torch.bfloat16 if coarse else packed.dtype]:
-            raise ModelError(
-                f"{type(self.causal_lm).__name__} with attention '{self.attn_implementation}' does not keep packed samples "
-                f"apart (logits differ by {gap:.2g} of their range). Try model.attn_implementation: sdpa or eager."
-            )
+        self.attn_implementation = implementation
 
-    def _probe_logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        hidden = self.hidden_states(input_ids, position_ids)
-        logits = self.head(hidden) * self.logit_scale
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What the head makes of hidden states, by the family's own rule."""
+        logits: Tensor = self.head(hidden) * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
-
-    def _own_logits(self, input_ids: Tensor) -> Tensor:
-        """The model's own logits of one sample [T, V], its usual way: its own head, its own positions."""
-        layout = SampleLayout(((len(input_ids),),))
-        keywords = layout.keywords(self.attn_implementation, self.device)
-        return self.causal_lm(input_ids=input_ids[None].to(self.device), use_cache=False, **keywords).logits[0]
 
 
 def _as_it_is(forward_pass: Callable[[], Tensor]) -> Tensor:

@@ -4,9 +4,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from mftcoder.kernels.attention import SampleLayout, register, segments_attention
+from mftcoder.kernels import attention
+from mftcoder.kernels.attention import SampleLayout, register, segments_attention, varlen_attention, varlen_problem
 
 register()
+GPU = torch.device("cuda", 0)
 
 
 def tiny(model_class: type = LlamaForCausalLM, config_class: type = LlamaConfig, **extra: object) -> torch.nn.Module:
@@ -88,3 +90,63 @@ def test_bfloat16_on_a_cpu_gives_what_float32_gives_but_for_rounding(length: int
 
     for got, want in zip(attend(torch.bfloat16), attend(torch.float32), strict=True):
         torch.testing.assert_close(got, want, atol=max(0.02 * want.abs().max().item(), 0.01), rtol=0.02)
+
+
+def attend_alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int], scale: float) -> torch.Tensor:
+    """Attention written out, each sample by itself; [B, H, L, D] -> [B, L, H, Dv]."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    parts = []
+    for a, b, c in zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True):
+        later = torch.ones(a.shape[2], a.shape[2], dtype=torch.bool).triu(1)
+        parts.append(((a @ b.transpose(2, 3) * scale).masked_fill(later, -torch.inf)).softmax(-1) @ c)
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_values_of_another_size_than_the_queries(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 25, size, dtype=dtype) for heads, size in ((4, 24), (2, 24), (2, 16)))
+    got, _ = segments_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, segment_lengths=((9, 1, 15),))
+    want = attend_alone(q.float(), k.float(), v.float(), [9, 1, 15], 0.3)
+    torch.testing.assert_close(got.float(), want, atol=1e-5 if dtype == torch.float32 else 0.02, rtol=0.02)
+
+
+def test_varlen_gives_its_kernel_values_of_the_queries_size_and_takes_them_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel's place is taken by attention written out, which insists on one head size as the kernel does."""
+
+    def kernel(q, k, v, starts, _, longest, __, *, scale, **rest):  # type: ignore[no-untyped-def]
+        assert q.shape[-1] == k.shape[-1] == v.shape[-1] and longest == 25
+        lengths = starts.diff()[starts.diff() > 0].tolist()
+        return attend_alone(*(x.transpose(0, 1)[None] for x in (q, k, v)), lengths, scale)[0]
+
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "varlen_problem", lambda *_: None)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 25, size) for heads, size in ((4, 24), (2, 24), (2, 16)))
+    keywords = SampleLayout(((9, 1, 15),)).keywords("varlen", torch.device("cpu"))
+    got, _ = varlen_attention(torch.nn.Identity(), q, k, v, None, **keywords)
+    torch.testing.assert_close(got, attend_alone(q, k, v, [9, 1, 15], 24**-0.5))
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "sizes", "dropout", "problem"),
+    [
+        ((9, 0), torch.bfloat16, (64, 64), 0.0, None),
+        ((8, 0), torch.float16, (192, 128), 0.0, None),
+        ((7, 5), torch.bfloat16, (64, 64), 0.0, "needs a GPU of compute capability 8.0 or more"),
+        ((9, 0), torch.float32, (64, 64), 0.0, "takes bfloat16, not float32"),
+        ((9, 0), torch.bfloat16, (20, 20), 0.0, "not of 20 with values of 20"),
+        ((9, 0), torch.bfloat16, (512, 512), 0.0, "not of 512 with values of 512"),
+        ((9, 0), torch.bfloat16, (64, 128), 0.0, "not of 64 with values of 128"),
+        ((9, 0), torch.bfloat16, (64, 64), 0.1, "has no dropout, and this model trains with 0.1"),
+    ],
+)
+def test_varlen_says_what_it_cannot_carry(
+    card: tuple[int, int], dtype: torch.dtype, sizes: tuple[int, int], dropout: float, problem: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    found = varlen_problem(dtype, *sizes, dropout, GPU)
+    assert found is None if problem is None else problem in str(found)

@@ -18,6 +18,7 @@ from mftcoder.models.load import load_folder, load_model
 from mftcoder.models.memory import weight_bytes
 from mftcoder.models.resolve import count_parameters, resolve_model
 from mftcoder.models.source import merged_in_memory
+from mftcoder.training.isolation import verify_isolation
 from mftcoder.training.language_model import LanguageModel
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
@@ -102,7 +103,8 @@ def test_packed_samples_are_seen_to_be_kept_apart(tiny_llama_dir: Path, quantiza
     attention.register()
     model = load(tiny_llama_dir, quantization, dtype)
     model.set_attn_implementation("segments")
-    LanguageModel(model, attn_implementation="segments", num_tasks=1).verify()
+    language_model = LanguageModel(model, attn_implementation="segments", num_tasks=1)
+    verify_isolation(language_model, (torch.arange(5, 45), torch.arange(7, 50)))
 
 
 @needs_bitsandbytes
