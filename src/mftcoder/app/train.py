@@ -186,6 +186,7 @@ def _build(
         progress=progress,
         should_stop=stop,
         unobserved=unobserved,
+        steps_behind=int(backend.device.type == "cuda"),
     )
 
 

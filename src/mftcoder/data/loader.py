@@ -5,6 +5,7 @@ and need no communication. A step is a pure function of its number, so any numbe
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -169,19 +170,48 @@ class TrainLoader:
         """Where a training sample comes from, as `path:line`."""
         return self._steps.rows.samples[task].sample(sample).origin
 
+    def step(self, number: int) -> StepData:
+        """One step by its number, from 0 on."""
+        return self._steps[number]
+
     def steps(self, start_step: int = 0) -> Iterator[StepData]:
-        """The steps from `start_step` to the end; the same for any number of workers."""
-        yield from DataLoader(
-            self._steps,
-            batch_size=None,
-            sampler=range(start_step, self.total_steps),
-            num_workers=self._workers,
-            pin_memory=self._pin,
-            # Worker processes start afresh: a fork of a process with threads or a device open may hang.
-            multiprocessing_context="spawn" if self._workers else None,
-            # A generator of its own, or making a loader would draw from the run's random numbers.
-            generator=torch.Generator(),
+        """The steps from `start_step` to the end, each made in a thread while the one before runs; the same for any number of workers."""
+        numbers = range(start_step, self.total_steps)
+        made = self._by_workers(numbers) if self._workers else map(self.step, numbers)
+        yield from _one_ahead(data.pin_memory() if self._pin else data for data in made)
+
+    def _by_workers(self, numbers: range) -> Iterator[StepData]:
+        return iter(
+            DataLoader(
+                self._steps,
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self._workers,
+                # Worker processes start afresh: a fork of a process with threads or a device open may hang.
+                multiprocessing_context="spawn",
+                # A generator of its own, or making a loader would draw from the run's random numbers.
+                generator=torch.Generator(),
+            )
         )
+
+
+def _one_ahead(items: Iterator[StepData]) -> Iterator[StepData]:
+    """The items, each asked for in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1, "next-step", initializer=_use_this_device, initargs=(_device_index(),)) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _device_index() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _use_this_device(index: int | None) -> None:
+    """Each thread starts on the first GPU, where pinning memory would open a second context."""
+    if index is not None:
+        torch.cuda.set_device(index)
 
 
 class ValidationLoader:

@@ -1,8 +1,9 @@
 """The whole training loop on one screen.
 
 Goes in: a model, data, an optimiser, a balancer and a place for checkpoints, made by app/train.py. Comes out: a trained model in
-its last checkpoint and a Summary. Knows when things are due; what they are is written in the modules beside it. On a GPU nothing
-waits for the device between due steps: a step's record is written while the next one runs.
+its last checkpoint and a Summary. Knows when things are due; what they are is written in the modules beside it. On a GPU the host
+runs ahead: results are read only where a record, a validation, a balancer or a checkpoint is due, and a step's record is written
+while the next step runs.
 """
 
 import time
@@ -21,7 +22,7 @@ from mftcoder.training.checkpoint_writer import CheckpointWriter
 from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.gradient_norms import gradient_norms
 from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.metrics import MetricsLog, NoLog, balance_record, train_record, validation_record
+from mftcoder.training.metrics import MetricsLog, NoLog, Pace, balance_record, train_record, validation_record
 from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import Optimizer, learning_rate
 from mftcoder.training.step import LossWindow, StepResult, train_step, validate
@@ -57,7 +58,8 @@ class TrainingRun:
     progress: Progress
     should_stop: Callable[[], bool]
     unobserved: LossWindow  # train losses since the balancer looked last
-    _unlogged: list[tuple[int, StepResult, TaskWeights, StepData]] = field(default_factory=list)
+    steps_behind: int = 0  # 1 where reading waits for the device: records are then written while the next step runs
+    _unread: list[tuple[int, StepResult, TaskWeights]] = field(default_factory=list)
     _clock: float = 0.0
 
     def run(self) -> Summary:
@@ -99,14 +101,14 @@ class TrainingRun:
         progress.step += 1
         progress.tokens_seen = (np.asarray(progress.tokens_seen) + data.counts.tokens).tolist()
         self.unobserved.add(result)
-        if self.backend.device.type != "cpu":
-            self._write_records()  # of the steps before: this one is still running
-        self._unlogged.append((progress.step, result, weights, data))
-        if self.backend.device.type == "cpu":
-            self._write_records()
+        self._unread.append((progress.step, result, weights))
+        done = self._unread[: len(self._unread) - self.steps_behind]
+        if not self.steps_behind or any(self._logged(step) for step, _, _ in done):
+            self._write_records(len(done))
 
-    def _drop(self, step: int, result: StepResult, data: StepData) -> None:
+    def _drop(self, step: int, result: StepResult) -> None:
         """A step that was not finite has changed nothing: count it, or end the run with what is wrong in it."""
+        data = self.train_loader.step(step - 1)
         problem = describe_nonfinite(
             self.model, result, data, self.config.task_names, self.train_loader.origin, self.backend
         )
@@ -127,6 +129,7 @@ class TrainingRun:
 
     def _balance(self, data: StepData) -> TaskWeights:
         """Measure what the balancer asks for after this step, and take its weights for the next ones."""
+        self._write_records()
         started, step, balancer = time.perf_counter(), self.progress.step, self.balancer
         asked = balancer.validation_rows(step)
         held_out = self.validation_loader.subset([row.task for row in asked], [row.row for row in asked])
@@ -140,7 +143,7 @@ class TrainingRun:
         weights = balancer.observe(step, self.unobserved.peek(), losses, norms)
         self.unobserved.clear()
         self.progress.weights = weights.values.tolist()
-        if step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps:
+        if self._logged(step):
             seconds = time.perf_counter() - started
             self.metrics.log(
                 balance_record(step, weights, balancer.signals, self.config.task_names, len(asked), seconds)
@@ -175,19 +178,26 @@ class TrainingRun:
         self.checkpoints.save(self.progress, self.optimizer, best=best)
         self._clock = time.perf_counter()
 
-    def _write_records(self) -> None:
-        """Log the finished steps that are due; reading a result waits for its step."""
-        for step, result, weights, data in self._unlogged:
-            objective = result.objective
-            if not result.finite:
-                self._drop(step, result, data)
-            seconds = time.perf_counter() - self._clock
-            self._clock = time.perf_counter()
-            self.progress.seconds += seconds
-            if step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps:
+    def _write_records(self, count: int | None = None) -> None:
+        """Read the results of the oldest `count` unread steps, all by default, and log those that are due."""
+        read = self._unread[:count]
+        if not read:
+            return
+        finite = [result.finite for _, result, _ in read]  # waits for the newest of them
+        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
+        self.progress.seconds += seconds
+        pace = Pace(len(read), seconds, sum(result.real_tokens for _, result, _ in read))
+        for (step, result, weights), is_finite in zip(read, finite, strict=True):
+            if not is_finite:
+                self._drop(step, result)
+            if self._logged(step):
                 epoch = step / self.train_loader.steps_per_epoch
-                self.metrics.log(train_record(step, epoch, objective, result, weights, self.config.task_names, seconds))
-        self._unlogged.clear()
+                self.metrics.log(train_record(step, epoch, result, weights, self.config.task_names, pace))
+        del self._unread[:count]
+
+    def _logged(self, step: int) -> bool:
+        """Whether this step's record is written."""
+        return step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps
 
 
 def remember_lowest(validation: dict[str, dict[str, float | None]], losses: dict[str, float | None], step: int) -> None:

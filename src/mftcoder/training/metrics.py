@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,29 +91,32 @@ def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
 
 
 def train_record(
-    step: int,
-    epoch: float,
-    objective: float,
-    result: StepResult,
-    weights: TaskWeights,
-    names: Sequence[str],
-    seconds: float,
+    step: int, epoch: float, result: StepResult, weights: TaskWeights, names: Sequence[str], pace: "Pace"
 ) -> Record:
-    """One optimiser step: its objective, mean token losses and weights per task, speed in real (non-padding) tokens."""
+    """One optimiser step: its objective, mean token losses and weights per task, and the pace since the record before."""
     return {
         "kind": "train",
         "step": step,
         "epoch": epoch,
-        "loss": objective,
+        "loss": result.objective,
         **({} if result.router_loss is None else {"router_loss": result.router_loss}),
         "losses": by_task(names, result.losses.mean),
         "weights": by_task(names, weights.values),
         "tokens": by_task(names, result.counts.tokens),
         "learning_rate": result.learning_rate,
         "grad_norm": result.grad_norm,
-        "tokens_per_second": result.real_tokens / max(seconds, 1e-9),
-        "seconds": seconds,
+        "tokens_per_second": pace.real_tokens / max(pace.seconds, 1e-9),
+        "seconds": pace.seconds / pace.steps,
     }
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long the steps since the record before took, and how many real (non-padding) tokens they ran."""
+
+    steps: int
+    seconds: float
+    real_tokens: int
 
 
 def validation_record(step: int, losses: TaskLosses, names: Sequence[str], seconds: float) -> Record:

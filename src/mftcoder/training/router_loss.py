@@ -75,7 +75,7 @@ class RouterTerm:
 
 
 def _over_ranks(own: int, backend: Backend) -> int:
-    return int(backend.sum_over_ranks(torch.tensor([own], dtype=torch.float64, device=backend.device)))
+    return int(backend.sum_over_ranks(torch.tensor([own], dtype=torch.float64)))  # between hosts: waits for no device
 
 
 def _real_tokens(batch: PackedBatch) -> int:

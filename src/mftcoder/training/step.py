@@ -1,72 +1,76 @@
 """One optimiser step over its micro-batches, and one validation pass.
 
 Goes in: the step's data with the counts of the whole step, the task weights, the model and the optimiser. Comes out: losses per
-task, as tensors that are still being computed until somebody asks for numbers. Decides nothing: the loop does.
+task, which are still being computed until somebody asks for them. Decides nothing: the loop does.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from mftcoder.balancing.base import TaskLosses, TaskWeights
 from mftcoder.data.loader import PackedBatch, StepCounts, StepData
 from mftcoder.training.backend import Backend
 from mftcoder.training.focal import Focus, SampleFocus, TaskFocus
+from mftcoder.training.host_copy import HostCopy
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective, token_coefficients
 from mftcoder.training.optimizer import Optimizer
 from mftcoder.training.router_loss import RouterTerm
 
-MAX_PENDING = 256  # steps whose losses stay on the device
+MAX_PENDING = 256  # steps whose losses stay unread
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. `losses` and `grad_norm` wait for the device when they are first read."""
+    """What a step did. Its numbers are on their way from the device; whoever is the first to read one waits for them."""
 
-    sums: Tensor  # f64 [K + 2], over all ranks: loss sums of the tasks, the objective, tokens run through the model
+    copy: HostCopy  # f64 [K + 3] or [K + 4], over all ranks: see `train_step`
     counts: StepCounts
-    grad_norm_tensor: Tensor
     learning_rate: float
-    router_loss_tensor: Tensor | None = None  # load-balancing loss of the routers, mean over the step's tokens
 
-    @property
-    def router_loss(self) -> float | None:
-        """Load-balancing loss of a mixture of experts before its coefficient; None where it is no part of the objective."""
-        return None if self.router_loss_tensor is None else float(self.router_loss_tensor)
+    @cached_property
+    def _numbers(self) -> NDArray[np.float64]:
+        return self.copy.read().numpy()
 
     @property
     def losses(self) -> TaskLosses:
         """Summed losses and counts of the whole step."""
-        return TaskLosses(self.sums[:-2].cpu().numpy(), self.counts.tokens, self.counts.samples)
+        return TaskLosses(self._numbers[: len(self.counts.tokens)], self.counts.tokens, self.counts.samples)
 
     @property
     def objective(self) -> float:
         """The scalar that was minimised."""
-        return float(self.sums[-2])
+        return float(self._numbers[len(self.counts.tokens)])
 
     @property
     def real_tokens(self) -> int:
         """Tokens of samples that ran through the model, trained or not; padding is not counted."""
-        return int(self.sums[-1])
-
-    @property
-    def finite(self) -> bool:
-        """Whether the step updated the model: all its losses and gradients were finite."""
-        return bool(torch.isfinite(self.sums).all()) and math.isfinite(self.grad_norm)
+        return int(self._numbers[len(self.counts.tokens) + 1])
 
     @property
     def grad_norm(self) -> float:
         """Norm of the gradients before clipping."""
-        return float(self.grad_norm_tensor)
+        return float(self._numbers[len(self.counts.tokens) + 2])
+
+    @property
+    def router_loss(self) -> float | None:
+        """Load-balancing loss of a mixture of experts before its coefficient; None where it is no part of the objective."""
+        beyond = self._numbers[len(self.counts.tokens) + 3 :]
+        return float(beyond[0]) if len(beyond) else None
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step updated the model: all its losses and gradients were finite."""
+        return bool(np.isfinite(self._numbers[: len(self.counts.tokens) + 3]).all())
 
 
 class LossWindow:
-    """Losses summed over the steps since somebody looked, on the device until then. Steps that were not finite are left out."""
+    """Losses summed over the steps since somebody looked, unread until then. Steps that were not finite are left out."""
 
     def __init__(self, num_tasks: int):
         self._empty = TaskLosses.zeros(num_tasks)
@@ -74,18 +78,21 @@ class LossWindow:
         self._pending: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
-        """Count one step in; waits for the device once in many steps only."""
+        """Count one step in. Once there are many, the older half is read: the device has long been done with it."""
         self._pending.append(result)
         if len(self._pending) >= MAX_PENDING:
-            self.peek()
+            self._read(MAX_PENDING // 2)
 
     def peek(self) -> TaskLosses:
-        """All since the last `clear`."""
-        for result in self._pending:
+        """All since the last `clear`; waits for the newest step."""
+        self._read(len(self._pending))
+        return self._known
+
+    def _read(self, count: int) -> None:
+        for result in self._pending[:count]:
             if result.finite:
                 self._known = self._known + result.losses
-        self._pending.clear()
-        return self._known
+        del self._pending[:count]
 
     def clear(self) -> None:
         """Begin anew."""
@@ -116,7 +123,7 @@ def train_step(
     backend: Backend,
 ) -> StepResult:
     """Forward and backward over the micro-batches, then one update. How the step is split does not change it."""
-    sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)
+    sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)  # losses, objective, tokens run
     focus = _focus(model, data, weights, objective, backend)
     routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
     for batch in data.micro_batches:
@@ -130,13 +137,9 @@ def train_step(
         routers.add(batch, losses.router)
     sums = backend.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
-    return StepResult(
-        sums=sums,
-        counts=data.counts,
-        grad_norm_tensor=grad_norm,
-        learning_rate=learning_rate,
-        router_loss_tensor=routers.mean(),
-    )
+    router_loss = routers.mean()
+    parts = [sums, grad_norm.to(sums).reshape(1), *([] if router_loss is None else [router_loss])]
+    return StepResult(HostCopy(torch.cat(parts)), data.counts, learning_rate)
 
 
 def _focus(

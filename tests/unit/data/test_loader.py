@@ -1,6 +1,8 @@
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import numpy as np
@@ -154,6 +156,52 @@ def test_worker_processes_change_nothing(make_run: MakeRun) -> None:
     config, store = make_run(per_device_train_batch_size=1, max_steps=3)
     other = config.model_copy(update={"train": config.train.model_copy(update={"dataloader_num_workers": 1})})
     assert same(list(TrainLoader(store, other).steps(1)), list(TrainLoader(store, config).steps(1)))
+
+
+def watched(
+    loader: TrainLoader, monkeypatch: pytest.MonkeyPatch, broken: int | None = None
+) -> "Queue[tuple[int, str]]":
+    """Each step that is made, as `(number, thread)`, as soon as it is; making the step `broken` fails."""
+    made: Queue[tuple[int, str]] = Queue()
+    make = loader.step
+
+    def step(number: int) -> StepData:
+        if number == broken:
+            raise OSError(f"step {number} cannot be read")
+        data = make(number)
+        made.put((number, threading.current_thread().name))
+        return data
+
+    monkeypatch.setattr(loader, "step", step)
+    return made
+
+
+def test_the_next_step_is_made_in_a_thread_while_this_one_runs(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, store = make_run(per_device_train_batch_size=1, max_steps=5)
+    loader = TrainLoader(store, config)
+    made = watched(loader, monkeypatch)
+    steps = loader.steps(1)
+    next(steps)
+    assert [made.get(timeout=60)[0], made.get(timeout=60)[0]] == [1, 2]  # nobody has asked for 2 yet
+    next(steps)
+    number, thread = made.get(timeout=60)
+    assert number == 3 and thread.startswith("next-step") and made.empty()
+    steps.close()
+    assert not any(thread.name.startswith("next-step") for thread in threading.enumerate())
+
+
+def test_a_step_that_cannot_be_made_fails_when_it_is_its_turn(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, store = make_run(per_device_train_batch_size=1, max_steps=5)
+    loader = TrainLoader(store, config)
+    watched(loader, monkeypatch, broken=2)
+    steps = loader.steps()
+    next(steps), next(steps)
+    with pytest.raises(OSError, match="step 2 cannot be read"):
+        next(steps)
 
 
 def test_loading_leaves_the_runs_random_numbers_alone(make_run: MakeRun) -> None:
