@@ -221,9 +221,20 @@ def test_early_stopping_ends_a_run_that_gets_no_better(tmp_path: Path, tiny_llam
         tmp_path, tiny_llama_dir, data, train__learning_rate=1e-30, train__max_steps=40, train__eval_steps=2,
         train__early_stopping_patience=2,
     )  # fmt: skip
-    assert mft("train", config).returncode == 0
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["stopped_because"], summary["steps"], summary["best"]["step"]) == ("early_stopping", 4, 0)
+    for _ in range(2):  # started again, the run is finished and takes no further step
+        assert mft("train", config).returncode == 0
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert (summary["stopped_because"], summary["steps"], summary["best"]["step"]) == ("early_stopping", 4, 0)
+        assert max(record["step"] for record in metrics(tmp_path / "run")) == 4
+
+
+def test_early_stopping_without_validation_data_is_refused(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, data__val_size=0, train__early_stopping_patience=2)
+    for command in ("train", "validate"):
+        refused = mft(command, config)
+        assert refused.returncode == 2
+        assert "train.early_stopping_patience: no task has validation rows" in refused.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:

@@ -49,7 +49,7 @@ from mftcoder.training.checkpoint import (
     set_random_state,
 )
 from mftcoder.training.checkpoint_writer import CheckpointWriter, ModelFiles
-from mftcoder.training.facts import run_facts
+from mftcoder.training.facts import check_metric, run_facts
 from mftcoder.training.isolation import attention_window, choose_attention, probe_samples
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
@@ -149,6 +149,7 @@ def _build(
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
     validation_loader = ValidationLoader(store, config, **ranks)
+    check_metric(config, validation_loader)
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)

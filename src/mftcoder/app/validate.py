@@ -26,7 +26,7 @@ from mftcoder.models.positions import check_positions
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
-from mftcoder.training.facts import run_facts
+from mftcoder.training.facts import check_metric, run_facts
 from mftcoder.training.optimizer import warmup_steps
 from mftcoder.training.process_group import pick_device
 
@@ -59,6 +59,7 @@ def validate(config: RunConfig) -> None:
     store = check(lambda: prepare_visibly(config)) if model else None
     if store:
         check(lambda: _check_balancer(config, store))
+        check(lambda: check_metric(config, ValidationLoader(store, config)))
     if problems or device is None or model is None or count is None or store is None:
         raise MftError(*problems)
     memory = estimate_memory(config, model.config, count, device.type)

@@ -5,6 +5,7 @@ import numpy as np
 from mftcoder.balancing.base import RunFacts
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.loader import TrainLoader, ValidationLoader
+from mftcoder.errors import ConfigError
 
 
 def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoader) -> RunFacts:
@@ -17,3 +18,19 @@ def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoad
         fresh_steps=np.asarray(loader.fresh_steps, np.int64),
         validation_rows=np.asarray(validation.rows_of_task, np.int64),
     )
+
+
+def check_metric(config: RunConfig, validation: ValidationLoader) -> None:
+    """ConfigError if train.metric_for_best_model, or early stopping on it, has no validation data to look at."""
+    train, rows = config.train, dict(zip(config.task_names, validation.rows_of_task, strict=True))
+    advice = "Raise data.val_size or give the task `validation` files"
+    task = train.metric_for_best_model.removeprefix("loss/")
+    if task in rows and not rows[task] and train.eval_strategy != "no":
+        raise ConfigError(
+            f"train.metric_for_best_model: {train.metric_for_best_model}: task '{task}' has no validation rows. {advice}."
+        )
+    if train.early_stopping_patience is not None and not any(rows.values()):
+        raise ConfigError(
+            "train.early_stopping_patience: no task has validation rows, so every validation would count as one without a "
+            f"better metric. {advice}, or leave it out."
+        )

@@ -72,13 +72,13 @@ class TrainingRun:
         if progress.step == 0 and config.eval_strategy != "no":
             self._evaluate()
         self._clock = time.perf_counter()
-        stopped = "max_steps"
-        for data in self.train_loader.steps(progress.step):
+        stopped = "early_stopping" if self._out_of_patience() else "max_steps"
+        for data in () if self._out_of_patience() else self.train_loader.steps(progress.step):
             self._step(data, weights)
             if self.balancer.due(progress.step):
                 weights = self._balance(data)
             is_best = self._due(config.eval_strategy, config.eval_steps) and self._evaluate()
-            if config.early_stopping_patience and progress.stalled >= config.early_stopping_patience:
+            if self._out_of_patience():
                 stopped = "early_stopping"
             elif (
                 self.backend.any_rank(self.should_stop() or self.checkpoints.failed)
@@ -93,6 +93,11 @@ class TrainingRun:
         self.checkpoints.finish()
         best: dict[str, float | int | None] = {"step": progress.best_step, "value": progress.best_value}
         return Summary(progress.step, progress.seconds, stopped, progress.dropped_steps, best, progress.validation)
+
+    def _out_of_patience(self) -> bool:
+        """Whether early stopping ends the run here, or ended it before it was started again."""
+        patience = self.config.train.early_stopping_patience
+        return patience is not None and self.progress.stalled >= patience
 
     def _step(self, data: StepData, weights: TaskWeights) -> None:
         progress = self.progress
