@@ -205,8 +205,9 @@ class TrainConfig(Section):
     max_grad_norm: PositiveFloat | None = 1.0
     """Gradients are scaled down to this norm; null for no clipping."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """A step with a nan or infinite loss or gradient changes nothing; the run ends there, or goes on and counts it. On a GPU it is
-    found when results are read: at the next record (logging_steps), validation or checkpoint."""
+    """A step with a nan or infinite loss or gradient changes nothing. stop: nor does any later one, and the run ends; skip: it is
+    counted, and the run goes on. On a GPU it is found when results are read, at the next record (logging_steps), validation or
+    checkpoint; with skip its sample is then looked for with the weights of that moment."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     torch_compile: bool = False

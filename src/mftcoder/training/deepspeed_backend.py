@@ -20,7 +20,7 @@ from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
 from mftcoder.training.backend import Decoder, NamedParameters
 from mftcoder.training.deepspeed_optimizer import ZeroAdamW
-from mftcoder.training.optimizer import Optimizer, adamw
+from mftcoder.training.optimizer import Halt, Optimizer, adamw
 from mftcoder.training.process_group import ProcessGroup
 from mftcoder.training.shares import Shares, trained_weights
 
@@ -84,6 +84,7 @@ class _ZeroBackend(ProcessGroup):
             by_index=by_index,
             layout=layout,
             low_precision=model.causal_lm.dtype != torch.float32,
+            halt=Halt(config),
         )
         model.surround = self._surround
         model.device = self.device

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mftcoder.training.optimizer import Halt
 from mftcoder.training.shares import whole_tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -27,11 +28,12 @@ class ZeroAdamW:
         by_index: Sequence[Any],
         layout: dict[str, Any],
         low_precision: bool,
+        halt: Halt,
     ):
         """`adamw` is stepped by the engine. `by_index` and `layout`: its weights and its state_dict() before they were shared out."""
         self._engine, self._adamw = engine, adamw
         self._parameters, self._by_index, self._layout = parameters, by_index, layout
-        self._low_precision = low_precision
+        self._low_precision, self._halt = low_precision, halt
         # DeepSpeed 0.19.8 ties weights to moments after its first group's first step, when the other groups have none yet.
         for piece in self._pieces:
             adamw.state[piece] = {"step": torch.zeros((), device=piece.device), **_no_moments(piece)}
@@ -42,13 +44,13 @@ class ZeroAdamW:
         """One update; DeepSpeed itself leaves it out where the norm is not finite."""
         for group in self._adamw.param_groups:
             group["lr"] = rate
+        device = self._pieces[0].device  # offloaded pieces lie on the host; copies there wait
         if loss_sums is not None:
-            found = (~torch.isfinite(loss_sums).all()).float()
-            self._adamw.found_inf = found.to(
-                self._pieces[0].device
-            )  # offloaded pieces lie on the host; this copy waits
+            self._adamw.found_inf = self._halt.after(loss_sums.to(device))
         self._engine.step()
-        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+        self._halt.after(norm.to(device))
+        return norm
 
     @property
     def _pieces(self) -> list[Tensor]:

@@ -41,7 +41,8 @@ class Optimizer(Protocol):
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """Sum the gradients over ranks, clip, update at learning rate `rate`, clear them; returns their norm before clipping.
 
-        Nothing is updated if the norm or one of `loss_sums` is not finite.
+        Nothing is updated if the norm or one of `loss_sums` is not finite; with train.on_nonfinite: stop nothing from then
+        on, so that the model stays as it was in the bad step however late the host reads of it.
         """
         ...
 
@@ -77,12 +78,13 @@ class MasterAdamW:
         self.parameters = [parameter for _, parameter in trained]
         self.masters = [_master_of(parameter) for parameter in self.parameters]
         self._config = config
+        self._halt = Halt(config)
         self._adamw: Any = adamw([(n, m) for (n, _), m in zip(trained, self.masters, strict=True)], config)
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced.
 
-        Nothing is updated if the norm or one of `loss_sums` is not finite; the device decides that, without waiting.
+        Whether anything is updated (see Optimizer.step) the device decides, without waiting.
         """
         if self._sum_gradients:
             self._sum_gradients(self.masters)
@@ -92,10 +94,7 @@ class MasterAdamW:
         nn.utils.clip_grads_with_norm_(self.masters, math.inf if limit is None else limit, norm)
         for group in self._adamw.param_groups:
             group["lr"] = rate
-        finite = torch.isfinite(norm)
-        if loss_sums is not None:
-            finite = finite & torch.isfinite(loss_sums).all()
-        self._adamw.found_inf = (~finite).float()  # what GradScaler sets: the fused kernel then leaves all as it is
+        self._adamw.found_inf = self._halt.after(norm, loss_sums)
         self._adamw.step()
         self._adamw.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -120,6 +119,21 @@ class MasterAdamW:
         with torch.no_grad():
             for copy, saved in zip(copies, state["masters"], strict=True):
                 copy.copy_(saved)
+
+
+class Halt:
+    """Which steps change nothing: those that are not finite and, with train.on_nonfinite: stop, all after the first of them."""
+
+    def __init__(self, config: TrainConfig):
+        self._stops = config.on_nonfinite == "stop"
+        self._halted: Tensor | None = None
+
+    def after(self, *values: Tensor | None) -> Tensor:
+        """1 if a step with these values must change nothing, else 0: a fused optimiser's `found_inf`, which leaves all as it is."""
+        bad = torch.stack([~torch.isfinite(value).all() for value in values if value is not None]).any()
+        if self._stops:
+            bad = self._halted = bad if self._halted is None else bad | self._halted
+        return bad.float()
 
 
 def adamw(named: Sequence[tuple[str, Tensor]], config: TrainConfig) -> torch.optim.AdamW:

@@ -90,6 +90,23 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> 
     assert step_on(layer, optimizer, 0.0) == pytest.approx(math.sqrt(12))
 
 
+@pytest.mark.parametrize(("on_nonfinite", "moves"), [("stop", False), ("skip", True)])
+def test_after_a_step_that_is_not_finite_a_run_that_stops_changes_nothing_more(on_nonfinite: str, moves: bool) -> None:
+    """On a GPU the host reads of a step when the next ones are done: they must find and leave the model as it was."""
+    layer = nn.Linear(4, 3, bias=False)
+    optimizer = MasterAdamW(layer.named_parameters(), config(on_nonfinite=on_nonfinite))
+    step_on(layer, optimizer, 0.1)
+    before = layer.weight.detach().clone()
+    layer(torch.full((1, 4), math.nan)).sum().backward()
+    optimizer.step(0.1)
+    assert torch.equal(layer.weight, before)
+    step_on(layer, optimizer, 0.1)
+    assert torch.equal(layer.weight, before) != moves
+    layer(torch.ones(1, 4)).sum().backward()
+    optimizer.step(0.1, torch.tensor([1.0, math.inf]))
+    assert torch.equal(layer.weight, before) != moves
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_state_goes_on_to_the_last_bit(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
