@@ -26,6 +26,7 @@ from mftcoder.data.loader import TrainLoader
 from mftcoder.data.store import prepare as prepare_store
 from mftcoder.errors import CheckpointError, ConfigError, Interrupted, MftError
 from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.processes import following_environment
 from mftcoder.reporting.comparison import Outcome, compare, outcome_of
 from mftcoder.reporting.comparison_page import methods_table, render_comparison
 from mftcoder.reporting.run_folder import RunRecord, read_run
@@ -173,7 +174,8 @@ def _run(run: PlannedRun, console: Console, place: str) -> None:
     started = time.perf_counter()
     with log.open("ab") as output:
         command = [sys.executable, "-m", "mftcoder", "train", str(plan_file)]
-        code = subprocess.run(command, stdout=output, stderr=output, check=False).returncode
+        environment = following_environment()
+        code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
     if code == 130:
         raise Interrupted(f"Go on with: {shlex.join(['mft', *sys.argv[1:]])}")
     if code:

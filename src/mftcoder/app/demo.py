@@ -25,6 +25,7 @@ from rich.table import Table
 from mftcoder.config.load import apply_override, read_config_file, yaml_text
 from mftcoder.errors import Interrupted, MftError
 from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.processes import following_environment
 from mftcoder.reporting.run_folder import read_run, series
 from mftcoder.reporting.scores import Score, read_scores
 
@@ -228,10 +229,16 @@ def steps_for(minutes: float, seconds: float) -> int:
 def run_process(stage: Stage, *, capture: bool) -> str:
     """Run the stage's command. What it prints goes to the screen, or, if captured, is shown and returned.
 
-    A failure is an MftError that names the command; on Ctrl-C and SIGTERM the process may save before Interrupted is raised.
+    A failure is an MftError that names the command; on Ctrl-C and SIGTERM the process may save before Interrupted is raised. Where
+    this process is killed, the command is told to save and stop.
     """
     arguments = [*(() if stage.command[0] == "-c" else ("-m", "mftcoder")), *stage.command]
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE if capture else None, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        env=following_environment(),
+    )
     try:
         output = process.communicate()[0] or ""
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ import click
 
 from mftcoder import __version__
 from mftcoder.errors import ConfigError, Interrupted, MftError
+from mftcoder.processes import follow_parent
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """A full disk, a folder that may not be written: the user's to mend, whichever file it hits."""
@@ -24,6 +25,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `mft` and exit with its code."""
+    follow_parent()
     if "OMP_WAIT_POLICY" not in os.environ:
         # A waiting thread of GNU's OpenMP spins for milliseconds by default: with other work on the processor, ten times the time of a step.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

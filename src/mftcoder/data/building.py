@@ -22,6 +22,7 @@ from mftcoder.data.merging import Tally, merge_blocks
 from mftcoder.data.samples import Split, TaskStatistics
 from mftcoder.data.sources import BLOCK_BYTES, SourceFile, TaskSources, read_blocks
 from mftcoder.errors import DataError
+from mftcoder.processes import main_module_hidden
 
 _AT_THE_END = 1 << 62  # problems of a file as a whole come after those of its lines
 _SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process has started
@@ -134,7 +135,7 @@ class _Builder:
             self.processes, get_context("spawn"), initializer=start_worker, initargs=(tokenizer, self.config.data)
         )
         try:
-            yield lambda job: pool.submit(run_job, job)
+            yield lambda job: _submit(pool, job)
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that tokenises was killed (out of memory?). Type the same command again to go on with "
@@ -212,6 +213,11 @@ class _Builder:
         if more > 0:
             problems.append(f"... and {more} more{' in what was read; reading stopped there' if stopped else ''}")
         raise DataError(*problems)
+
+
+def _submit(pool: ProcessPoolExecutor, job: BlockJob) -> Future[BlockReport]:
+    with main_module_hidden():  # the pool starts its processes as jobs come in
+        return pool.submit(run_job, job)
 
 
 def _splits(found: TaskSources) -> list[tuple[Split, tuple[SourceFile, ...]]]:

@@ -20,6 +20,7 @@ from mftcoder.data.mixture import Mixture, StepPlan
 from mftcoder.data.packing import assemble, plan_rows
 from mftcoder.data.samples import TaskSamples
 from mftcoder.data.store import Store
+from mftcoder.processes import main_module_hidden
 
 _ROUND_TO = 8  # rows as long as their batch's longest are rounded up to this: kernels like it, and it costs nothing
 
@@ -181,18 +182,18 @@ class TrainLoader:
         yield from _one_ahead(data.pin_memory() if self._pin else data for data in made)
 
     def _by_workers(self, numbers: range) -> Iterator[StepData]:
-        return iter(
-            DataLoader(
-                self._steps,
-                batch_size=None,
-                sampler=numbers,
-                num_workers=self._workers,
-                # Worker processes start afresh: a fork of a process with threads or a device open may hang.
-                multiprocessing_context="spawn",
-                # A generator of its own, or making a loader would draw from the run's random numbers.
-                generator=torch.Generator(),
-            )
+        loader = DataLoader(
+            self._steps,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self._workers,
+            # Worker processes start afresh: a fork of a process with threads or a device open may hang.
+            multiprocessing_context="spawn",
+            # A generator of its own, or making a loader would draw from the run's random numbers.
+            generator=torch.Generator(),
         )
+        with main_module_hidden():
+            return iter(loader)
 
 
 def _one_ahead(items: Iterator[StepData]) -> Iterator[StepData]:

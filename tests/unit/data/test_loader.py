@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -202,6 +204,19 @@ def test_a_step_that_cannot_be_made_fails_when_it_is_its_turn(
     next(steps), next(steps)
     with pytest.raises(OSError, match="step 2 cannot be read"):
         next(steps)
+
+
+def test_worker_processes_do_not_run_a_script_without_a_main_guard_again(make_run: MakeRun, tmp_path: Path) -> None:
+    config, _ = make_run(max_steps=2, dataloader_num_workers=1)
+    script = tmp_path / "no_guard.py"
+    script.write_text(
+        "import sys\nfrom mftcoder.config.schema import RunConfig\nfrom mftcoder.data.loader import TrainLoader\n"
+        "from mftcoder.data.store import prepare\nconfig = RunConfig.model_validate_json(sys.argv[1])\n"
+        "print(len(list(TrainLoader(prepare(config), config).steps())))\n"
+    )
+    command = [sys.executable, str(script), config.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def test_loading_leaves_the_runs_random_numbers_alone(make_run: MakeRun) -> None:

@@ -261,6 +261,22 @@ def test_a_kill_leaves_no_store_and_no_process_and_the_next_run_finishes(
     assert len(finished) >= 5 and resumed.statistics[0].records == 4000
 
 
+def test_a_script_without_a_main_guard_can_prepare(
+    make_config: MakeConfig, make_jsonl: MakeJsonl, tmp_path: Path
+) -> None:
+    """Its worker processes used to import it again, and waited for the lock of the process that waited for them."""
+    config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index, 20) for index in range(200)]))}, num_proc=2)
+    script = tmp_path / "no_guard.py"
+    script.write_text(
+        "import sys\nfrom mftcoder.config.schema import RunConfig\nfrom mftcoder.data import building, store\n"
+        "building.BLOCK_BYTES, building._SMALL_INPUT = 10_000, 0\n"
+        "print(store.prepare(RunConfig.model_validate_json(sys.argv[1])).statistics[0].records)\n"
+    )
+    command = [sys.executable, str(script), config.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
+
+
 def _runs(pid: str) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
