@@ -105,5 +105,6 @@ BENCHMARKS = Registry(
         "humanevalpack": "mftcoder.benchmarks.humanevalpack:HUMANEVALPACK",
         "humanevalx": "mftcoder.benchmarks.humanevalx:HUMANEVALX",
         "codefuseeval": "mftcoder.benchmarks.codefuseeval:CODEFUSEEVAL",
+        "exam": "mftcoder.benchmarks.exam:EXAM",
     },
 )

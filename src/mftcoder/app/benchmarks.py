@@ -24,7 +24,8 @@ def list_benchmarks(data_dir: Path | None, pattern: str | None = None) -> None:
     console.print(_table(chosen, data_dir))
     for name, members in GROUPS.items():
         sizes = sum(all_tasks()[member].problems for member in members)
-        console.print(f"group {name}: {len(members)} tasks, {sizes:,} problems", highlight=False)
+        size = f"{sizes:,} problems" if sizes else "as many problems as were mined"
+        console.print(f"group {name}: {len(members)} tasks, {size}", highlight=False)
 
 
 def _table(chosen: Mapping[str, Task], data_dir: Path | None) -> Table:
@@ -33,7 +34,9 @@ def _table(chosen: Mapping[str, Task], data_dir: Path | None) -> Table:
         row = LANGUAGES[task.language]
         missing = ", ".join(row.missing())
         toolchain = f"missing: {missing} ({row.install})" if missing else "here"
-        table.add_row(name, row.title, str(task.problems), task.licence, data_state(task, data_dir), toolchain)
+        table.add_row(
+            name, row.title, str(task.problems or "yours"), task.licence, data_state(task, data_dir), toolchain
+        )
     return table
 
 

@@ -53,5 +53,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *(f"humanevalfixtests-{language}" for language in _LANGUAGES),
         "mbpp",
     ),
+    "exam": ("exam-complete", "exam-write", "exam-repair", "exam-test"),
 }
-"""Names for several tasks. qwen-competition: 13 tasks, 2,468 problems."""
+"""Names for several tasks. qwen-competition: 13 tasks, 2,468 problems. exam: of your own code, from `mft data mine --exam`."""

@@ -14,6 +14,6 @@ class Task:
 
     load: Callable[[Path | None], Benchmark]
     language: str
-    problems: int
+    problems: int  # 0: as many as the user's own data has
     licence: str
     source: Source | None  # None: the data comes with the package

@@ -129,7 +129,14 @@ def data() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets one folder a task.")
 @click.option("--tasks", help="Comma-separated; default all five.", metavar="NAME,...")
 @click.option("--max-per-task", type=click.IntRange(min=1), help="Training examples a task, chosen by their hash.")
+@click.option("--max-chars", type=click.IntRange(min=100), default=1400, show_default=True, help="Longest function.")
 @click.option("--valid-share", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of modules.")
+@click.option(
+    "--exam", "exam_dir", type=click.Path(path_type=Path), help="Also run functions, and write an exam of them here."
+)
+@click.option(
+    "--exam-share", type=click.FloatRange(0.01, 0.9), default=0.2, show_default=True, help="Share of modules."
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Of the split, the choice and the bugs.")
 def data_mine(
     folder: Path | None,
@@ -137,24 +144,26 @@ def data_mine(
     out: Path,
     tasks: str | None,
     max_per_task: int | None,
-    valid_share: float,
-    seed: int,
+    **options: Any,
 ) -> None:
     """Make examples of five coding tasks from the Python code in FOLDER.
 
     Tasks: complete_function, write_function, write_docstring, repair_function, write_test. A module's examples are
-    all in train.jsonl or all in valid.jsonl. No mined code is run.
+    all in train.jsonl or all in valid.jsonl. No mined code is run, but with --exam: functions of modules held out
+    from both are then run in the sandbox and become an exam, and others make a sixth task, write_asserts.
 
     \b
     mft data mine --stdlib --out data/mined --max-per-task 1000
     mft data mine src --out data/ours --tasks repair_function,write_test
+    mft data mine src --out data/ours --exam data/exam
+    mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
     """
     from mftcoder.app.mine import mine_data
 
     if stdlib and folder:
         raise click.UsageError("give FOLDER or --stdlib, not both")
     chosen = tuple(name.strip() for name in tasks.split(",")) if tasks else None
-    mine_data(folder, out, tasks=chosen, max_per_task=max_per_task, valid_share=valid_share, seed=seed)
+    mine_data(folder, out, tasks=chosen, max_per_task=max_per_task, **options)
 
 
 @cli.command("compare")

@@ -1,7 +1,8 @@
 """A folder of Python code -> chat examples of five tasks, split by module, the same for the same folder and seed.
 
-Goes in: a folder and options. Comes out: per task the training and validation records (`chat_rounds`), and a count of everything
-that was passed over. A module is in training or in validation, never in both, and equal functions are kept once. Runs no mined code.
+Goes in: a folder and options. Comes out: per task the training and validation records (`chat_rounds`), the functions that may be run
+for an exam, and a count of everything that was passed over. A module is in training, in validation or in the exam, never in two of
+them, and equal functions are kept once. Runs no mined code; mining_exam.py does.
 """
 
 import ast
@@ -12,16 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mftcoder.curation import mining_tasks
-from mftcoder.curation.mining_functions import MinedFunction, mine_functions
+from mftcoder.curation.mining_functions import MAX_SOURCE_CHARS, MinedFunction, mine_functions
 from mftcoder.curation.mining_sources import is_test, python_files, read_modules
 from mftcoder.curation.mining_tasks import TASKS, Example, UnfitError
 from mftcoder.curation.mining_tests import TestedFunction, index_by_stem, subjects, tested_functions
+from mftcoder.curation.standalone import StandaloneFunction, standalone_functions
 from mftcoder.errors import DataError
 
 Record = dict[str, Any]
+Side = Literal["train", "valid", "exam"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class MiningOptions:
     tasks: tuple[str, ...] = tuple(TASKS)
     max_per_task: int | None = None  # training examples; those with the smallest hash are kept
     valid_share: float = 0.1  # of the modules
+    exam_share: float = 0.0  # of the modules; above 0, functions that may be run are collected
+    max_chars: int = MAX_SOURCE_CHARS  # of a function
     seed: int = 42
 
 
@@ -50,6 +55,7 @@ class Mined:
     skips: Counter[str]
     modules: int
     functions: int
+    standalone: list[StandaloneFunction]  # in the order of their hashes; for an exam
 
 
 def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], None] = lambda done, total: None) -> Mined:
@@ -60,8 +66,12 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
     skips: Counter[str] = Counter()
     code = [file for file in files if not is_test(_relative(file, folder))]
     functions: list[MinedFunction] = []
+    standalone: list[StandaloneFunction] = []
     for done, module in enumerate(read_modules(folder, code, skips), start=1):
-        functions += mine_functions(module, skips) if module else ()
+        found = list(mine_functions(module, skips, options.max_chars)) if module else []
+        functions += found
+        if module and options.exam_share:
+            standalone += standalone_functions(module, found, skips, options.seed)
         on_file(done, len(files))
     functions = _without_repeats(functions, skips)
     index = index_by_stem(functions) if "write_test" in options.tasks else {}
@@ -72,16 +82,29 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
         on_file(done, len(files))
     skips["file: a test of no function mined here"] += len(files) - len(code) - len(about_them)
     tasks = {name: _mine_task(name, functions, tests, options, skips) for name in options.tasks}
-    return Mined(tasks, +skips, len({function.module for function in functions}), len(functions))
+    modules = {function.module for function in functions}
+    return Mined(tasks, +skips, len(modules), len(functions), _in_order(standalone, functions, options))
+
+
+def _in_order(
+    standalone: list[StandaloneFunction], kept: list[MinedFunction], options: MiningOptions
+) -> list[StandaloneFunction]:
+    """Those of the kept functions, in the order of their hashes."""
+    origins = {function.origin for function in kept}
+    chosen = [item for item in standalone if item.function.origin in origins]
+    return sorted(chosen, key=lambda item: _fraction(f"{options.seed}:{item.function.origin}"))
 
 
 def _relative(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def is_validation(module: str, options: MiningOptions) -> bool:
-    """Whether a module's examples are held out: by a hash of its path, so that other modules don't matter."""
-    return _fraction(f"{options.seed}:{module}") < options.valid_share
+def side_of(module: str, options: MiningOptions) -> Side:
+    """What a module's functions are for: by a hash of its path, so that other modules don't matter."""
+    place = _fraction(f"{options.seed}:{module}")
+    if place < options.valid_share:
+        return "valid"
+    return "exam" if place < options.valid_share + options.exam_share else "train"
 
 
 def _fraction(text: str) -> float:
@@ -121,22 +144,25 @@ def _mine_task(
     candidates = [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)]
     mined, most = MinedTask(), options.max_per_task
     for candidate in sorted(candidates, key=lambda candidate: _fraction(f"{options.seed}:{candidate.id}")):
-        held_out = is_validation(candidate.origin.rsplit(":", 1)[0], options)
-        side, limit = (mined.valid, _valid_limit(options)) if held_out else (mined.train, most)
+        kind = side_of(candidate.origin.rsplit(":", 1)[0], options)
+        if kind == "exam":
+            skips[f"{name}: held out for the exam"] += 1
+            continue
+        side, limit = (mined.valid, valid_limit(options)) if kind == "valid" else (mined.train, most)
         if limit is not None and len(side) >= limit:
             skips[f"{name}: over the limit"] += 1
             continue
         try:
-            side.append(_record(name, candidate, candidate.make()))
+            side.append(chat_record(name, candidate.id, candidate.origin, candidate.make()))
         except UnfitError as unfit:
             skips[f"{name}: {unfit}"] += 1
     return mined
 
 
-def _valid_limit(options: MiningOptions) -> int | None:
+def valid_limit(options: MiningOptions) -> int | None:
     """With a limit on training, validation keeps its share of it."""
-    share = options.valid_share
-    return None if options.max_per_task is None else max(1, round(options.max_per_task * share / (1 - share)))
+    share, rest = options.valid_share, 1 - options.valid_share - options.exam_share
+    return None if options.max_per_task is None else max(1, round(options.max_per_task * share / rest))
 
 
 def _of_functions(name: str, functions: Iterable[MinedFunction], options: MiningOptions) -> Iterator[_Candidate]:
@@ -154,9 +180,9 @@ def _of_tests(
     name: str, tests: Iterable[TestedFunction], options: MiningOptions, skips: Counter[str]
 ) -> Iterator[_Candidate]:
     """One example a test; a test file serves the side of the split that its first function is on."""
-    sides: dict[str, bool] = {}
+    sides: dict[str, Side] = {}
     for tested in tests if name == "write_test" else ():
-        side = is_validation(tested.function.module, options)
+        side = side_of(tested.function.module, options)
         if sides.setdefault(tested.test_module, side) != side:
             skips["write_test: its test file is on the other side of the split"] += 1
             continue
@@ -164,10 +190,7 @@ def _of_tests(
         yield _Candidate(f"write_test/{tested.function.origin}#{tested.origin}", tested.function.origin, make)
 
 
-def _record(task: str, candidate: _Candidate, example: Example) -> Record:
-    return {
-        "id": candidate.id,
-        "data_name": task,
-        "source": candidate.origin,
-        "chat_rounds": [{"role": "human", "content": example.prompt}, {"role": "bot", "content": example.answer}],
-    }
+def chat_record(task: str, name: str, origin: str, example: Example) -> Record:
+    """An example as a training record."""
+    rounds = [{"role": "human", "content": example.prompt}, {"role": "bot", "content": example.answer}]
+    return {"id": name, "data_name": task, "source": origin, "chat_rounds": rounds}

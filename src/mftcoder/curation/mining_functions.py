@@ -40,11 +40,13 @@ class MinedFunction:
         return f"{self.module}:{self.line}"
 
 
-def mine_functions(module: SourceModule, skips: Counter[str]) -> Iterator[MinedFunction]:
-    """The module's functions and methods that can stand alone; `skips` counts the reasons of the others."""
+def mine_functions(
+    module: SourceModule, skips: Counter[str], longest: int = MAX_SOURCE_CHARS
+) -> Iterator[MinedFunction]:
+    """The module's functions and methods of at most `longest` characters; `skips` counts the reasons of the others."""
     lines = module.text.splitlines(keepends=True)
     for owner, node in functions_of(module.tree):
-        reason = _unfit(node, lines)
+        reason = _unfit(node, lines, longest)
         if reason:
             skips[f"function: {reason}"] += 1
         else:
@@ -74,14 +76,14 @@ def first_line(node: FunctionNode) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
 
 
-def _unfit(node: FunctionNode, lines: list[str]) -> str:
+def _unfit(node: FunctionNode, lines: list[str], longest: int) -> str:
     """Why the function makes no example, or ""."""
     text = text_of(node, lines)
     if node.name.startswith("__"):
         return "special method"
     if text is None or any("\t" in line for line in text):
         return "indentation that cannot be moved"
-    if sum(map(len, text)) > MAX_SOURCE_CHARS:
+    if sum(map(len, text)) > longest:
         return "too long"
     statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
     if not statements or statements[0].lineno <= node.lineno or len(statements) != len({s.lineno for s in statements}):

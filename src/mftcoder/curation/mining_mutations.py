@@ -6,7 +6,9 @@ HumanEvalPack (Muennighoff et al., arXiv 2308.07124): wrong operators, values, v
 """
 
 import ast
+import itertools
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -66,18 +68,30 @@ class Positions:
 
 
 def mutate(source: str, rng: random.Random) -> Mutation | None:
-    """`source`, one function, with one bug; None if no kind of bug fits. The result parses and is another program."""
+    """`source`, one function, with one bug; None if no kind of bug fits."""
+    return next(mutations(source, rng), None)
+
+
+def mutations(source: str, rng: random.Random) -> Iterator[Mutation]:
+    """All the ways to put one bug into `source`, in a random order that goes round the kinds. Each parses and is another program."""
     tree = ast.parse(source)
     where = Positions(source)
     kinds = [(kind, edits) for kind, find in MUTATIONS.items() if (edits := list(find(tree, where)))]
     rng.shuffle(kinds)
-    for kind, edits in kinds:
-        rng.shuffle(edits)
-        for edit in edits:
-            changed = source[: edit.start] + edit.replacement + source[edit.end :]
-            if _is_another_program(tree, changed):
-                return Mutation(kind, changed)
-    return None
+    waiting = deque(_of_kind(kind, edits, tree, source, rng) for kind, edits in kinds)
+    while waiting:
+        mutants = waiting.popleft()
+        for mutant in itertools.islice(mutants, 1):
+            yield mutant
+            waiting.append(mutants)
+
+
+def _of_kind(kind: str, edits: list[Edit], tree: ast.Module, source: str, rng: random.Random) -> Iterator[Mutation]:
+    rng.shuffle(edits)
+    for edit in edits:
+        changed = source[: edit.start] + edit.replacement + source[edit.end :]
+        if _is_another_program(tree, changed):
+            yield Mutation(kind, changed)
 
 
 def _is_another_program(tree: ast.Module, changed: str) -> bool:

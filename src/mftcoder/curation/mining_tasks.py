@@ -1,20 +1,23 @@
-"""A mined function -> an example of each of five tasks, worded as the questions that code models are asked.
+"""A mined function -> an example of each task, worded as the questions that code models are asked.
 
-Goes in: a `MinedFunction` (and, for tests, its test's text) and a generator seeded for it. Comes out: an `Example`, or an
-`UnfitError` that says why this function makes none. Answers that are code stand in a fenced block, as graders of chat models expect.
+Goes in: a `MinedFunction` (and, for tests, its test's text or what it answers) and a generator seeded for it. Comes out: an `Example`,
+or an `UnfitError` that says why this function makes none. Answers that are code stand in a fenced block, as graders of chat models
+expect.
 """
 
 import ast
 import doctest
 import random
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mftcoder.curation.mining_functions import MinedFunction
 from mftcoder.curation.mining_mutations import mutate
+from mftcoder.curation.recording import Behaviour
 
 MAX_EXAMPLE_CHARS = 3200  # about 1,000 tokens of code
+ASSERTS = 3  # that a test is asked to have
 MIN_DOCSTRING_WORDS, MAX_DOCSTRING_CHARS = 4, 800
 
 
@@ -24,10 +27,11 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """One question and its answer."""
+    """One question and its answer. `code` is the code in the question, as an exam's problem needs it."""
 
     prompt: str
     answer: str
+    code: str = ""
 
 
 def fenced(code: str) -> str:
@@ -43,12 +47,13 @@ def complete_function(function: MinedFunction, rng: random.Random) -> Example:
     cut = rng.choice(starts)
     begun = "".join(function.source.splitlines(keepends=True)[: cut - 1])
     ask = rng.choice(["Complete the following Python function.", "Finish this Python function."])
-    return _example(f"{ask}{_of_class(function)}\n\n{fenced(begun)}", fenced(function.source))
+    return _example(f"{ask}{_of_class(function)}\n\n{fenced(begun)}", fenced(function.source), begun)
 
 
 def write_function(function: MinedFunction, rng: random.Random) -> Example:
     """Signature and docstring, as code or as prose -> the whole function."""
     _need_docstring(function)
+    stub = function.header + function.docstring_text
     if rng.random() < 0.7:
         ask = rng.choice(
             [
@@ -57,12 +62,10 @@ def write_function(function: MinedFunction, rng: random.Random) -> Example:
                 "Implement this Python function. Answer with the whole function in one code block.",
             ]
         )
-        stub = function.header + function.docstring_text
-        return _example(f"{ask}{_of_class(function)}\n\n{fenced(stub)}", fenced(function.source))
+        return _example(f"{ask}{_of_class(function)}\n\n{fenced(stub)}", fenced(function.source), stub)
     signature = " ".join(function.header.split()).removesuffix(":")
-    return _example(
-        f"Write a Python function `{signature}`.{_of_class(function)}\n\n{function.docstring}", fenced(function.source)
-    )
+    ask = f"Write a Python function `{signature}`.{_of_class(function)}"
+    return _example(f"{ask}\n\n{function.docstring}", fenced(function.source), stub)
 
 
 def write_docstring(function: MinedFunction, rng: random.Random) -> Example:
@@ -73,13 +76,14 @@ def write_docstring(function: MinedFunction, rng: random.Random) -> Example:
     return _example(f"{ask}{_of_class(function)}\n\n{fenced(function.header + function.body)}", quoted)
 
 
-def repair_function(function: MinedFunction, rng: random.Random) -> Example:
-    """The function with a bug -> the function as it was."""
-    mutation = mutate(function.source, rng)
-    if mutation is None:
+def repair_function(function: MinedFunction, rng: random.Random, broken: Sequence[str] = ()) -> Example:
+    """The function with a bug (one of `broken`, if there are any) -> the function as it was."""
+    mutation = None if broken else mutate(function.source, rng)
+    if not broken and mutation is None:
         raise UnfitError("no bug fits")
+    code = mutation.source if mutation else rng.choice(broken)
     ask = rng.choice([f"Fix bugs in {function.name}.", "There is a bug in the following Python function. Fix it."])
-    return _example(f"{ask}{_of_class(function)}\n\n{fenced(mutation.source)}", fenced(function.source))
+    return _example(f"{ask}{_of_class(function)}\n\n{fenced(code)}", fenced(function.source), code)
 
 
 def write_doctest(function: MinedFunction, _: random.Random) -> Example:
@@ -98,6 +102,13 @@ def write_test(function: MinedFunction, test: str) -> Example:
     return _example(f"{ask}{_of_class(function)}\n\n{fenced(function.source)}", fenced(test))
 
 
+def write_asserts(function: MinedFunction, behaviour: Behaviour) -> Example:
+    """The function -> asserts of what it answers, as running it has shown."""
+    ask = f"Write {ASSERTS} assert statements that test the following Python function. Use literal values only."
+    code, asserts = function.source, behaviour.asserts(function.name, ASSERTS)
+    return _example(f"{ask}\n\n{fenced(code)}", fenced(asserts), code)
+
+
 TASKS: dict[str, Callable[[MinedFunction, random.Random], Example]] = {
     "complete_function": complete_function,
     "write_function": write_function,
@@ -107,10 +118,10 @@ TASKS: dict[str, Callable[[MinedFunction, random.Random], Example]] = {
 }
 
 
-def _example(prompt: str, answer: str) -> Example:
+def _example(prompt: str, answer: str, code: str = "") -> Example:
     if len(prompt) + len(answer) > MAX_EXAMPLE_CHARS:
         raise UnfitError("too long")
-    return Example(prompt, answer)
+    return Example(prompt, answer, code)
 
 
 def _of_class(function: MinedFunction) -> str:
