@@ -1,9 +1,12 @@
-"""`mft data mine`: folders of chat_rounds, counts on the screen and in mining.json, mistakes in a line."""
+"""`mft data mine`: folders of chat_rounds, counts on the screen and in mining.json, an exam, mistakes in a line."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+
+from mftcoder.benchmarks.catalogue import expand, load
+from mftcoder.benchmarks.exam import solution
 
 CODE = '''
 def moved(value, low, high):
@@ -47,3 +50,62 @@ def test_mistakes_end_with_exit_code_2_and_nothing_written(tmp_path: Path) -> No
     assert "unknown task 'repair_fn'. Did you mean 'repair_function'?" in done.stderr
     assert "no such folder" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_exam_is_written_sat_scored_and_shown_side_by_side(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    for n in range(12):
+        (tmp_path / "code" / f"m{n}.py").write_text(CODE.replace("moved", f"moved_{n}"))
+    exam, data, scores = tmp_path / "exam", tmp_path / "data", tmp_path / "scores"
+    done = mft("data", "mine", str(tmp_path / "code"), "--out", str(data), "--exam", str(exam), "--exam-share", "0.4")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads((data / "mining.json").read_text())
+    benchmarks = {name: load(name, exam) for name in expand(["exam"])}
+    assert {f"exam-{kind}": count for kind, count in counts["exam"].items()} == {
+        name: len(benchmark.problems) for name, benchmark in benchmarks.items()
+    }
+    assert (data / "write_asserts" / "train.jsonl").is_file()
+    scores.mkdir()
+    answered = {"base": lambda problem: "", "tuned": solution}
+    for name, benchmark in benchmarks.items():
+        for model, answer in answered.items():
+            answers = [[answer(problem)] for problem in benchmark.problems]
+            (scores / f"generations_{name}_{model}.json").write_text(json.dumps(answers))
+            settings = {"mode": "chat", "prefix": "", "suffix": ""}
+            (scores / f"settings_{name}_{model}.json").write_text(json.dumps(settings))
+    done = mft(
+        "evaluate", *map(str, sorted(scores.glob("generations_*"))), "--data-dir", str(exam), "--sandbox", "process"
+    )
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"kind": "validation", "step": 0, "losses": {"tests": 1.0}}\n')
+    metrics = [f"--metrics={path}" for path in sorted(scores.glob("metrics_*"))]
+    assert mft("report", str(run), "--data-dir", str(exam), *metrics).returncode == 0
+    text = (run / "report.md").read_text()
+    for name, benchmark in benchmarks.items():
+        count = len(benchmark.problems)
+        assert f"{name}: 0 of {count} problems before, {count} after: +100 points" in text
+        assert f"## Answers: {name}" in text
+        assert f"### {benchmark.problems[0].id}" in text
+        assert "    " + benchmark.problems[0].fields["instruction"].splitlines()[0] in text
+    assert '<article class="question">' in (run / "report.html").read_text()
+
+
+def test_an_exam_that_cannot_be_made_is_an_error_and_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "m.py").write_text(CODE)
+    arguments = (
+        "data",
+        "mine",
+        str(tmp_path / "code"),
+        "--out",
+        str(tmp_path / "out"),
+        "--exam",
+        str(tmp_path / "exam"),
+    )
+    done = mft(*arguments, "--valid-share", "0", "--exam-share", "0.01")
+    assert (done.returncode, "no function of the modules held out can be examined" in done.stderr) == (2, True)
+    assert mft(*arguments, "--valid-share", "0.5", "--exam-share", "0.5").stderr.startswith("error: --valid-share and")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "exam").exists()

@@ -1,31 +1,64 @@
 """`mft report`: run folders and metrics files in, report.html and report.md out. Trains nothing, scores nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
+from mftcoder.benchmarks.catalogue import all_tasks, load
+from mftcoder.benchmarks.problem import Asking
 from mftcoder.errors import DataError
-from mftcoder.jsonl import write_text
-from mftcoder.reporting.page import render
+from mftcoder.jsonl import read_json, write_text
+from mftcoder.reporting.page import Answer, Question, render
+from mftcoder.reporting.paired import Change, read_changes
 from mftcoder.reporting.run_folder import read_runs
 from mftcoder.reporting.scores import find_metrics, read_scores
 
 
-def report(paths: Sequence[Path], *, out: Path | None = None, metrics: Sequence[Path] = ()) -> Path:
+def report(
+    paths: Sequence[Path], *, out: Path | None = None, metrics: Sequence[Path] = (), data_dir: Path | None = None
+) -> Path:
     """Write the page of the runs among `paths`; returns its path. JSON files among them count as metrics files.
 
-    Without any metrics file, those in the run folders are taken. `out` is the HTML file; the Markdown lies beside it.
+    Without any metrics file, those in the run folders are taken. `out` is the HTML file; the Markdown lies beside it. Answers are
+    shown where the questions can be had without a network: from `data_dir`, or out of the package.
     """
     folders = [path for path in paths if path.suffix != ".json"]
     given = [*metrics, *(path for path in paths if path.suffix == ".json")]
     if not folders:
         raise DataError("no run folder given: mft report RUN... [--metrics FILE]")
     runs = read_runs(folders)
-    scores = read_scores(given or [path for folder in folders for path in find_metrics(folder)])
-    pages = render(runs, scores)
+    files = given or [path for folder in folders for path in find_metrics(folder)]
+    changes = read_changes(files)
+    questions = [question for change in changes for question in _questions(change, data_dir)]
+    pages = render(runs, read_scores(files), changes, questions)
     target = out or folders[0] / "report.html"
     write_text(target, pages.html)
     write_text(target.with_suffix(".md"), pages.markdown)
     click.echo(f"{target}\n{target.with_suffix('.md')}")
     return target
+
+
+def _questions(change: Change, data_dir: Path | None) -> Iterator[Question]:
+    """Some of the task's problems with both models' answers, if their files lie beside the metrics."""
+    names = [path.name.removeprefix("metrics_") for path in change.paths]
+    files = [path.with_name(f"generations_{name}") for path, name in zip(change.paths, names, strict=True)]
+    settings = [path.with_name(f"settings_{name}") for path, name in zip(change.paths, names, strict=True)]
+    task = all_tasks().get(change.task)
+    at_hand = task is not None and (task.source is None or (data_dir is not None and task.source.local_file(data_dir)))
+    if not at_hand or not all(path.is_file() for path in (*files, settings[1])):
+        return
+    before, after = map(read_json, files)
+    asked = read_json(settings[1])
+    benchmark = load(change.task, data_dir)
+    problems = {problem.id: problem for problem in benchmark.problems}
+    for number in change.shown:
+        problem = problems.get(change.problems[number])
+        if problem is None:
+            raise DataError(f"{change.paths[1]}: problem {change.problems[number]} is not in {benchmark.source}")
+        prompt = benchmark.prompt(problem, Asking(asked["mode"], asked["prefix"], asked["suffix"]))
+        answers = [
+            Answer(model, texts[number][0], passed)
+            for model, texts, passed in zip(change.models, (before, after), change.passed[number], strict=True)
+        ]
+        yield Question(change.task, problem.id, prompt, (answers[0], answers[1]))

@@ -43,10 +43,13 @@ def export_command(
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--out", type=click.Path(path_type=Path), help="The page; default RUN/report.html of the first run.")
 @click.option("--metrics", multiple=True, type=click.Path(path_type=Path), help="A metrics file of mft evaluate.")
-def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...]) -> None:
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The benchmarks' data; lets the page show answers.")
+def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...], data_dir: Path | None) -> None:
     """Write one HTML page (and Markdown) about training runs, side by side.
 
     Scores come from the metrics files given, the first of a benchmark being the "before"; else from the run folders.
+    Two models on the same problems are compared problem by problem: what was gained and lost, and whether that is
+    more than chance. Where their generations lie beside the metrics, three problems of each are shown with both answers.
 
     \b
     mft report runs/my
@@ -55,7 +58,7 @@ def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...]) 
     """
     from mftcoder.app.report import report as run
 
-    run(runs, out=out, metrics=metrics)
+    run(runs, out=out, metrics=metrics, data_dir=data_dir)
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """Runs and scores -> the text of report.html (one file, no outside links, light and dark) and of report.md. Writes nothing."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,19 +10,40 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mftcoder import __version__
 from mftcoder.reporting import charts, tables
 from mftcoder.reporting.charts import Chart
+from mftcoder.reporting.paired import METHODS, Change
 from mftcoder.reporting.run_folder import RunRecord
 from mftcoder.reporting.scores import Score
 from mftcoder.reporting.tables import Table
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model wrote, and whether it passed."""
+
+    model: str
+    text: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Question:
+    """A problem as a model was asked, and two models' answers."""
+
+    task: str
+    problem: str
+    prompt: str
+    answers: tuple[Answer, Answer]
+
+
+@dataclass(frozen=True)
 class Part:
-    """One part of the page: a title, what may be said about it, its table and its charts."""
+    """One part of the page: a title, what may be said about it, its table, its charts, and questions with their answers."""
 
     title: str
     notes: tuple[str, ...] = ()
     table: Table | None = None
     charts: tuple[Chart, ...] = ()
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,9 +54,15 @@ class Pages:
     markdown: str
 
 
-def render(runs: Sequence[RunRecord], scores: Sequence[Score]) -> Pages:
-    """The report of these runs, side by side, and of these scores."""
-    return render_parts(" · ".join(run.name for run in runs), "Training report", _parts(runs, scores), runs)
+def render(
+    runs: Sequence[RunRecord],
+    scores: Sequence[Score],
+    changes: Sequence[Change] = (),
+    questions: Sequence[Question] = (),
+) -> Pages:
+    """The report of these runs, side by side, of these scores, and of what changed from one model to another."""
+    parts = _parts(runs, scores, changes, questions)
+    return render_parts(" · ".join(run.name for run in runs), "Training report", parts, runs)
 
 
 def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequence[RunRecord]) -> Pages:
@@ -47,11 +75,12 @@ def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequenc
         lstrip_blocks=True,
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["quoted"] = lambda text: textwrap.indent(str(text) or "(nothing)", "    ", lambda line: True)
     values: dict[str, Any] = {
         "title": title,
         "subtitle": subtitle,
         "version": __version__,
-        "parts": [part for part in parts if part.charts or (part.table.rows if part.table else part.notes)],
+        "parts": [part for part in parts if _is_filled(part)],
         "runs": runs,
         "versions": tables.versions_table(runs),
     }
@@ -59,11 +88,19 @@ def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequenc
     return Pages(html, markdown)
 
 
-def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
+def _is_filled(part: Part) -> bool:
+    return bool(part.charts or part.questions or (part.table.rows if part.table else part.notes))
+
+
+def _parts(
+    runs: Sequence[RunRecord], scores: Sequence[Score], changes: Sequence[Change], questions: Sequence[Question]
+) -> list[Part]:
     balance = (*charts.minima_chart(runs), *charts.weight_charts(runs), *charts.slope_charts(runs))
     return [
         Part("Runs", _run_notes(runs), tables.runs_table(runs)),
         Part("Scores", ("The change is against the first model of the same benchmark.",), tables.scores_table(scores)),
+        Part("Before and after", (*(change.sentence for change in changes), METHODS), tables.changes_table(changes)),
+        *(_answers_part(task, questions) for task in dict.fromkeys(question.task for question in questions)),
         Part(
             "Losses",
             ("Validation loss with dots; training loss faint behind it. The table is of the validation loss.",),
@@ -74,6 +111,16 @@ def _parts(runs: Sequence[RunRecord], scores: Sequence[Score]) -> list[Part]:
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
         Part("Data", (), tables.data_table(runs)),
     ]
+
+
+def _answers_part(task: str, questions: Sequence[Question]) -> Part:
+    note = (
+        "The first problem that was gained, the first that was lost and the first that stayed as it was, where there are such, "
+        "then the next of each."
+    )
+    return Part(
+        f"Answers: {task}", (note,), questions=tuple(question for question in questions if question.task == task)
+    )
 
 
 def _run_notes(runs: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from mftcoder.reporting.charts import lowest, weighted_tasks
+from mftcoder.reporting.paired import Change, p_text
 from mftcoder.reporting.run_folder import RunRecord, number, series
 from mftcoder.reporting.scores import Score
 
@@ -104,6 +105,30 @@ def scores_table(scores: Sequence[Score]) -> Table:
         rows.append((score.task, score.model, f"pass@{score.k}", f"{score.value:.1%}", interval, change, problems))
     columns = ("benchmark", "model", "metric", "score", "95% interval", "change", "problems")
     return Table(columns, tuple(rows), names=3)
+
+
+def changes_table(changes: Sequence[Change]) -> Table:
+    """A row a task: what each of two models solves, what was gained and lost, and whether that is more than chance."""
+    rows = []
+    for change in changes:
+        count = len(change.passed)
+        low, high = (100 * bound for bound in change.interval)
+        rows.append(
+            (
+                change.task,
+                f"{count:,}",
+                f"{change.before / count:.0%}",
+                f"{change.after / count:.0%}",
+                f"{len(change.gained):,}",
+                f"{len(change.lost):,}",
+                f"{100 * change.value:+.0f} ({low:+.0f} to {high:+.0f})",
+                p_text(change.p).removeprefix("p = ").removeprefix("p "),
+                "yes" if change.is_more_than_chance else "no",
+            )
+        )
+    points = "change, points (95% interval)"
+    columns = ("task", "problems", "before", "after", "gained", "lost", points, "p", "more than chance")
+    return Table(columns, tuple(rows))
 
 
 def versions_table(runs: Sequence[RunRecord]) -> Table:
