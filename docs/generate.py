@@ -45,9 +45,11 @@ MODELS = """# Models
 This page is made from the code by `make docs`.
 
 `model.model_name_or_path` is a Hub id, a folder in Hugging Face layout, or a `.gguf` file. `mft validate` checks it without loading
-a weight: the architecture, the weight files (missing, cut short, pickled only), the tokenizer and its end token, and that the
-vocabulary fits the embedding. Python code that comes with a model is run only with `model.trust_remote_code: true`, pickled
-weights are read only with `model.use_safetensors: false`. A weight that no file holds is an error, never a random number.
+a weight: the architecture, the weight files (missing, cut short, pickled only), the name and shape of every tensor against the
+model of `config.json`, the tokenizer and its end token, and that the vocabulary fits the embedding. Tensors that the model does not
+have are named. Python code that comes with a model is run only with `model.trust_remote_code: true`, pickled weights are read only
+with `model.use_safetensors: false`, and then nothing but plain tensors is taken from them. A weight that no file holds is an error,
+never a random number.
 
 A `.gguf` file is dequantised once into the cache (`$MFTCODER_CACHE/models`, default `~/.cache/mftcoder/models`), keyed by its
 content; everything after that sees a folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their format.
@@ -59,7 +61,10 @@ checked on two of its own training samples at the start of every run ([data.md](
 
 TABLE
 
-Converted families: the original checkpoint becomes a native one that computes the same function, once, in the cache. Their
+Converted families: the original checkpoint becomes a native one that computes the same function, once, in the cache, keyed by the
+content of its files. Where the config does not say what is computed, the text of the modeling file is read (it is never run): whether
+ChatGLM's `rope_ratio` divides positions (ChatGLM2-32k) or multiplies the rotary base (ChatGLM3-32k), whether a Baichuan has
+Baichuan2's normalised head. Without that file such a checkpoint is refused. Their
 tokenizers are Python code; Qwen's is converted, for the others set `model.tokenizer_name_or_path` to a folder with the same
 tokenizer in its fast form (`tokenizer.json`).
 

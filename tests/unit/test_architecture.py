@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "mftcoder"
 FILES = sorted(SOURCE.rglob("*.py"))
-LEAVES = {"errors", "registry", "jsonl", "processes"}
+LEAVES = {"errors", "registry", "jsonl", "processes", "cache"}
 ROOMS = {
     "data",
     "curation",
@@ -28,7 +28,7 @@ BETWEEN_ROOMS = {
     "curation": {"data", "execution"},
 }
 TORCH_FREE = [
-    "cli", "errors", "registry", "jsonl", "processes", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
+    "cli", "errors", "registry", "jsonl", "processes", "cache", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
     "data.conversation", "data.formats", "data.templates", "data.tokenization", "data.packing", "data.store", "data.mixture",
     "app.prepare", "app.evaluate", "app.verify", "app.submit", "app.report",
     "reporting", "app.demo", "app.mine", "app.convert_config",

@@ -96,8 +96,8 @@ def _check_model(config: RunConfig, console: Console) -> None:
     model = resolve_model(config.model)
     check_row_slices(model, config.backend.context_parallel_size)
     warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
-    if warning:
-        console.print(f"[yellow]{escape(warning)}", soft_wrap=True, highlight=False)
+    for line in filter(None, (warning, model.unused_line)):
+        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
 
 
 def _checkpoint_store(config: RunConfig, console: Console) -> CheckpointStore:

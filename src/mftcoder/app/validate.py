@@ -53,8 +53,7 @@ def validate(config: RunConfig) -> None:
         check(lambda: check_row_slices(model, config.backend.context_parallel_size))
         trusted = config.model.trust_remote_code
         warning = check(lambda: check_positions(model, config.data.max_length, trust_remote_code=trusted))
-    bits = config.model.quantization
-    count = check(lambda: count_parameters(model.config, config.adapter, quantization=bits)) if model else None
+    count = check(lambda: _count(config, model)) if model else None
     check(lambda: _check_output(config.output_path))
     store = check(lambda: prepare_visibly(config)) if model else None
     if store:
@@ -64,6 +63,11 @@ def validate(config: RunConfig) -> None:
         raise MftError(*problems)
     memory = estimate_memory(config, model.config, count, device.type)
     _print_plan(config, model, count, store, memory, device, warning)
+
+
+def _count(config: RunConfig, model: ResolvedModel) -> ParameterCount:
+    trusted, bits = config.model.trust_remote_code, config.model.quantization
+    return count_parameters(model.config, config.adapter, trust_remote_code=trusted, quantization=bits)
 
 
 def _check_output(folder: Path) -> None:
@@ -111,8 +115,8 @@ def _print_plan(
             "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
-    if warning:
-        console.print(f"[yellow]{escape(warning)}", soft_wrap=True, highlight=False)
+    for line in filter(None, (warning, model.unused_line)):
+        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
     console.print("Everything that can be checked without training is in order.")
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import orjson
 import xxhash
 
+from mftcoder.cache import cache_root
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.building import OnProgress, Progress, build
 from mftcoder.data.samples import TaskSamples, TaskStatistics
 from mftcoder.data.sources import TaskSources, find_sources
 from mftcoder.data.templates import load_template
-from mftcoder.data.tokenizer import Tokenizer, cache_root, load_tokenizer
+from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
 
 __all__ = ["OnProgress", "Progress", "Store", "TaskSamples", "TaskStatistics", "prepare"]

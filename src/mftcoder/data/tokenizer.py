@@ -5,7 +5,6 @@ no tokenizer.json (sentencepiece models, GGUF files) is it converted once, throu
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
+from mftcoder.cache import cache_root
 from mftcoder.data import gguf_tokenizer, qwen_tokenizer
 from mftcoder.data.words import WordEncoder
 from mftcoder.errors import DataError, ModelError
@@ -108,12 +108,6 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
-
-
-def cache_root(configured: str | None = None) -> Path:
-    """The cache folder: as configured, else $MFTCODER_CACHE, else ~/.cache/mftcoder."""
-    chosen = configured or os.environ.get("MFTCODER_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "mftcoder"
 
 
 def load_tokenizer(model_name_or_path: str) -> Tokenizer:

@@ -1,50 +1,55 @@
 """Checkpoints of families that transformers does not hold become checkpoints of families it does, once, in the cache.
 
-Goes in: a folder in the original layout (config.json and weights; its Python code is never run). Comes out: a native folder that
-computes the same function, so that packing, adapters, merging and generation need to know nothing of it. What cannot be
-converted exactly is refused with the reason. One module a family; the formulas are in each.
+Goes in: a folder in the original layout (config.json and weights; its Python code is read where it decides something, never run).
+Comes out: a native folder that computes the same function, so that packing, adapters, merging and generation need to know nothing of
+it. What cannot be converted exactly is refused with the reason, before a weight is read. One module a family; the formulas are in each.
 """
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
-import xxhash
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoConfig
 
+from mftcoder import cache
 from mftcoder.data.tokenizer import FILES, load_tokenizer
-from mftcoder.errors import ModelError
+from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_json
 from mftcoder.models import hub
+from mftcoder.models.weights import COMPUTED, INDEX, StoredTensor, fit, meta_model, stored_tensors, weight_files
 
 Config = Mapping[str, Any]
+Native = Callable[[str, Tensor], Mapping[str, Tensor]]
+"""Name and value of an original tensor -> the native ones. KeyError if the family has no such tensor."""
+
 FAMILIES = {
     "qwen": "mftcoder.models.convert_qwen1",
     "baichuan": "mftcoder.models.convert_baichuan",
     "chatglm": "mftcoder.models.convert_chatglm",
     "aquila": "mftcoder.models.convert_aquila",
 }
-"""model_type of the original checkpoint to the module with its CONVERSION."""
+"""model_type of the original checkpoint to the module with `recipe(config, folder)`, which raises ValueError with the reason if
+the model cannot be converted exactly."""
 
 SHARD_BYTES = 4 * 2**30
-BUFFERS = ("inv_freq", "masked_bias", "logn_tensor")
-"""Ends of names of tensors that a model computes by itself."""
+SETTINGS = ("config.json", "generation_config.json")
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """How one family becomes another. `config` raises ValueError with the reason if it cannot, exactly."""
+class Recipe:
+    """How one checkpoint becomes a native one."""
 
-    config: Callable[[Config, Path], dict[str, Any]]  # original config and its folder -> native config
-    tensors: Callable[
-        [str, Tensor, Config], Mapping[str, Tensor]
-    ]  # original tensor -> native ones; KeyError if unknown
+    family: str  # of the original, for messages
+    config: dict[str, Any]  # of the native model
+    tensors: Native
 
 
 def needs_conversion(folder: Path) -> bool:
@@ -56,58 +61,71 @@ def needs_conversion(folder: Path) -> bool:
 def converted(folder: Path, *, name: str, pickled: bool) -> Path:
     """The native folder of an original one, made on first use. ModelError if that is impossible, or its weights are pickled only."""
     raw = read_json(folder / "config.json")
-    conversion: Conversion = importlib.import_module(FAMILIES[raw["model_type"]]).CONVERSION
-    try:
-        config = conversion.config(raw, folder)
-    except ValueError as error:
-        raise ModelError(f"{name}: {error}") from error
-    files = _weight_files(folder, name=name, pickled=pickled)
-    target = hub.models_cache() / f"{raw['model_type']}-{_key(folder, files)}"
+    family = raw["model_type"]
+    module = importlib.import_module(FAMILIES[family])
+    recipe = _recipe(module, raw, folder, name)
+    files = weight_files(folder, allow_pickled=pickled)
+    beside = [path for pattern in ("*token*", "*.json", "*.py", "*.jinja") for path in sorted(folder.glob(pattern))]
+    target = hub.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *files, *beside)}"
     if not (target / "config.json").is_file():
+        tensors = [tensor for path in files for tensor in stored_tensors(path)]
+        check_conversion(tensors, recipe, where=folder)
         with atomic_folder(target) as temporary:
-            _write_weights(files, temporary, conversion, raw)
-            _copy_tokenizer(folder, temporary)
-            write_json(temporary / "config.json", {**config, "dtype": _dtype(raw)})
+            write_native(tensors, recipe, temporary)
+            _copy_settings(folder, temporary)
     return target
 
 
-def _weight_files(folder: Path, *, name: str, pickled: bool) -> list[Path]:
-    safe = sorted(folder.glob("*.safetensors"))
-    loose = sorted(path for pattern in ("pytorch_model*.bin", "*.pt") for path in folder.glob(pattern))
-    if safe or (loose and pickled):
-        return safe or loose
-    if loose:
+def _recipe(module: ModuleType, raw: Config, folder: Path, name: str) -> Recipe:
+    try:
+        recipe: Recipe = module.recipe(raw, folder)
+    except KeyError as error:
         raise ModelError(
-            f"{name}: has only pickled weights ({loose[0].name}), which can run code when loaded. Set "
-            "model.use_safetensors: false if you know where they come from; they are converted to safetensors once"
-        )
-    raise ModelError(f"{name}: has no weights (*.safetensors); download the model again")
+            f"{folder / 'config.json'}: has no {error}, which a {raw['model_type']} model needs"
+        ) from error
+    except ValueError as error:
+        raise ModelError(f"{name}: {error}") from error
+    except (TypeError, ArithmeticError) as error:
+        raise ModelError(f"{folder / 'config.json'}: has a value of the wrong kind: {error}") from error
+    dtype = str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16")
+    return replace(recipe, config={**recipe.config, "dtype": dtype})
 
 
-def _key(folder: Path, files: list[Path]) -> str:
-    """Of the config, and of names, sizes and times of the weights and tokenizer files."""
-    digest = xxhash.xxh3_128((folder / "config.json").read_bytes())
-    for path in [*files, *sorted(folder.glob("*token*")), *sorted(folder.glob("*.py"))]:
-        stat = path.stat()
-        digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
-    return digest.hexdigest()[:16]
+def check_conversion(tensors: Iterable[StoredTensor], recipe: Recipe, *, where: Path) -> None:
+    """Convert names and shapes only. ModelError if a tensor is unknown, or if what comes out is not the model of the config."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in tensors:
+        parts = _parts(tensor, torch.empty(tensor.shape, device="meta"), recipe)
+        shapes |= {name: tuple(part.shape) for name, part in parts.items()}
+    values = dict(recipe.config)
+    try:
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+    except Exception as error:  # transformers checks the values of a config in many ways
+        raise ModelError(
+            f"{where}: no model can be made of its config: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if problems := fit(meta_model(config, where=where), shapes, where=where).problems:
+        raise ModelError(*problems)
 
 
-def _dtype(raw: Config) -> str:
-    return str(raw.get("dtype") or raw.get("torch_dtype") or "bfloat16")
+def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, Tensor]:
+    if tensor.name.endswith(COMPUTED):
+        return {}
+    try:
+        return recipe.tensors(tensor.name, value)
+    except KeyError as error:
+        raise ModelError(
+            f"{tensor.path}: holds a weight {tensor.name}, which a {recipe.family} model does not have; it cannot be converted"
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        size = " x ".join(map(str, tensor.shape))
+        raise ModelError(
+            f"{tensor.path}: {tensor.name} is {size}, which does not fit the config of the model"
+        ) from error
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                yield name, file.get_tensor(name)
-    else:
-        yield from torch.load(path, map_location="cpu", weights_only=True, mmap=True).items()
-
-
-def _write_weights(files: list[Path], out: Path, conversion: Conversion, raw: Config) -> None:
-    """Convert tensor by tensor; at most one shard is in memory."""
+def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path) -> None:
+    """Convert tensor by tensor into safetensors files, at most one of them in memory; the config beside them."""
     shard: dict[str, Tensor] = {}
     weight_map: dict[str, str] = {}
     total = 0
@@ -118,37 +136,28 @@ def _write_weights(files: list[Path], out: Path, conversion: Conversion, raw: Co
         weight_map.update(dict.fromkeys(shard, file_name))
         shard.clear()
 
-    for path in files:
-        for original, tensor in _tensors(path):
-            for name, part in _native(original, tensor, conversion, raw, path).items():
-                shard[name] = part.contiguous().clone()
-                total += part.nbytes
-            if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
-                flush()
+    for tensor in tensors:
+        for name, part in _parts(tensor, tensor.read(), recipe).items():
+            shard[name] = part.contiguous().clone()
+            total += part.nbytes
+        if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
+            flush()
     if shard:
         flush()
-    write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(out / "config.json", recipe.config)
 
 
-def _native(name: str, tensor: Tensor, conversion: Conversion, raw: Config, path: Path) -> Mapping[str, Tensor]:
-    if name.endswith(BUFFERS):
-        return {}
-    try:
-        return conversion.tensors(name, tensor, raw)
-    except KeyError as error:
-        raise ModelError(
-            f"{path}: holds a weight {name}, which a {raw['model_type']} model has not; it cannot be converted"
-        ) from error
-
-
-def _copy_tokenizer(folder: Path, out: Path) -> None:
-    """The fast tokenizer, where there is one or one can be made; without it the user must name another."""
+def _copy_settings(folder: Path, out: Path) -> None:
+    """The generation config, and the fast tokenizer where there is one or one can be made; without it the user must name another."""
+    if (folder / "generation_config.json").is_file():
+        write_json(out / "generation_config.json", read_json(folder / "generation_config.json"))
     try:
         found = Path(load_tokenizer(str(folder)).folder)
-    except ModelError:
+    except MftError:
         return
     for name in FILES:
-        if (found / name).is_file() and name != "config.json":
+        if (found / name).is_file() and name not in SETTINGS:
             (out / name).write_bytes((found / name).read_bytes())
     settings = out / "tokenizer_config.json"
     if settings.is_file():

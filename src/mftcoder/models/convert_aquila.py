@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mftcoder.models.convert import Config, Conversion
+from mftcoder.models.convert import Config, Recipe
 
 _KEPT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "max_position_embeddings",
@@ -17,7 +17,12 @@ _KEPT = (
 )  # fmt: skip
 
 
-def _config(raw: Config, folder: Path) -> dict[str, Any]:
+def recipe(raw: Config, folder: Path) -> Recipe:
+    """The conversion of this checkpoint. ValueError with the reason if it cannot be exact."""
+    return Recipe("aquila", _config(raw), _tensors)
+
+
+def _config(raw: Config) -> dict[str, Any]:
     kept = {key: raw[key] for key in _KEPT if raw.get(key) is not None}
     return {
         **kept,
@@ -28,8 +33,5 @@ def _config(raw: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def _tensors(name: str, tensor: Tensor, raw: Config) -> dict[str, Tensor]:
+def _tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
     return {name: tensor}
-
-
-CONVERSION = Conversion(_config, _tensors)

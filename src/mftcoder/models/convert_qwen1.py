@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mftcoder.models.convert import Config, Conversion
+from mftcoder.models.convert import Config, Recipe
 
 _LAYER = re.compile(r"transformer\.h\.(\d+)\.(.+)$")
 _OUTER = {
@@ -30,7 +30,12 @@ _INNER = {
 }
 
 
-def _config(raw: Config, folder: Path) -> dict[str, Any]:
+def recipe(raw: Config, folder: Path) -> Recipe:
+    """The conversion of this checkpoint. ValueError with the reason if it cannot be exact."""
+    return Recipe("qwen", _config(raw), _tensors)
+
+
+def _config(raw: Config) -> dict[str, Any]:
     if not raw.get("no_bias", True):
         raise ValueError("this Qwen has biases in its feed-forward layers, which Qwen2 has not")
     if raw.get("rotary_pct", 1.0) != 1.0:
@@ -55,7 +60,7 @@ def _config(raw: Config, folder: Path) -> dict[str, Any]:
     }
 
 
-def _tensors(name: str, tensor: Tensor, raw: Config) -> dict[str, Tensor]:
+def _tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
     layer = _LAYER.match(name)
     if layer is None:
         return {_OUTER[name]: tensor}
@@ -64,6 +69,3 @@ def _tensors(name: str, tensor: Tensor, raw: Config) -> dict[str, Tensor]:
         kind = inner.rpartition(".")[2]
         return {f"{prefix}.self_attn.{part}_proj.{kind}": cut for part, cut in zip("qkv", tensor.chunk(3), strict=True)}
     return {f"{prefix}.{_INNER[inner]}": tensor}
-
-
-CONVERSION = Conversion(_config, _tensors)

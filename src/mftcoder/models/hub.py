@@ -9,7 +9,7 @@ import socket
 import urllib.parse
 from pathlib import Path
 
-from mftcoder.data.tokenizer import cache_root
+from mftcoder.cache import cache_root
 from mftcoder.errors import ModelError
 
 SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")

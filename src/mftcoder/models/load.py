@@ -14,7 +14,15 @@ from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.models.quantize import give_back_loading_memory, keep_layout, quantization_settings
-from mftcoder.models.resolve import ResolvedModel, count_parameters, local_folder, resolve_model
+from mftcoder.models.resolve import (
+    ResolvedModel,
+    count_parameters,
+    folder_fit,
+    local_folder,
+    read_model_config,
+    resolve_model,
+)
+from mftcoder.models.weights import meta_model
 
 __all__ = [
     "ResolvedModel",
@@ -63,6 +71,11 @@ def load_folder(
 
     ModelError if a weight is missing or has another shape, or if the memory does not suffice.
     """
+    if model_config is None:
+        model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
+    model = meta_model(model_config, where=folder / "config.json", trust_remote_code=trust_remote_code)
+    if problems := folder_fit(folder, model, allow_pickled=not use_safetensors).problems:
+        raise ModelError(*problems)
     transformers_logging.disable_progress_bar()
     bits: dict[str, Any] = {}
     if quantization:

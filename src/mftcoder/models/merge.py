@@ -21,8 +21,8 @@ from torch import Tensor
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json, write_json
 from mftcoder.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from mftcoder.models.weights import INDEX, stored_tensors, weight_files
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 4 * 2**30
 PREFIX = "base_model.model."
 
@@ -102,14 +102,12 @@ def _update(module: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> 
 
 
 def weight_sources(folder: Path) -> dict[str, Path]:
-    """Tensor name to the safetensors file that holds it, in the files' order."""
-    if (folder / INDEX).is_file():
-        return {name: folder / file for name, file in read_json(folder / INDEX)["weight_map"].items()}
-    sources = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            sources.update(dict.fromkeys(file.keys(), path))
-    return sources
+    """Tensor name to the safetensors file that holds it, in the files' order; empty if there is none."""
+    try:
+        files = weight_files(folder, allow_pickled=False)
+    except ModelError:
+        return {}
+    return {tensor.name: path for path in files for tensor in stored_tensors(path)}
 
 
 def match(updates: dict[str, Update], names: Container[str], *, base: str, adapter: Path) -> dict[str, Update]:

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.data.tokenizer import load_tokenizer
-from mftcoder.errors import ModelError
+from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models import convert, gguf, hub
 from mftcoder.models.quantize import quantizable_weights, quantization_problems
-
-INDEX = "model.safetensors.index.json"
+from mftcoder.models.weights import Fit, fit, listed, meta_model, shapes_of, weight_files
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,14 @@ class ResolvedModel:
     path: Path  # folder with config.json; for a Hub id the snapshot, perhaps without its weights yet
     config: Any  # transformers' PretrainedConfig
     parameters: int  # weights, shared ones counted once
+    unused: tuple[str, ...] = ()  # tensors of its files that the model does not have
+
+    @property
+    def unused_line(self) -> str:
+        """What a person should know of tensors that nobody reads; empty if there are none."""
+        if not self.unused:
+            return ""
+        return f"{self.path}: {len(self.unused)} tensors of its files belong to no weight of the model and are not read: {listed(self.unused)}"
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,27 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     name = config.model_name_or_path
     path = local_folder(name, weights=False, pickled=not config.use_safetensors)
     model_config = read_model_config(path, name=name, trust_remote_code=config.trust_remote_code)
-    tokenizer_name = config.tokenizer_name_or_path
-    is_local = Path(name).expanduser().exists()
-    quantization = config.quantization
-    problems = [
-        *(quantization_problems(quantization, model_config, name=name) if quantization else ()),
-        *(weight_problems(path, allow_pickled=not config.use_safetensors) if is_local else ()),
-        *tokenizer_problems(tokenizer_name or name, vocab_size=_vocab_size(model_config)),
-    ]
+    model = meta_model(model_config, where=path / "config.json", trust_remote_code=config.trust_remote_code)
+    fitting = Fit((), ())
+    problems: list[str] = []
+    if config.quantization:
+        problems += quantization_problems(config.quantization, model_config, name=name)
+    try:
+        if Path(name).expanduser().exists():
+            fitting = folder_fit(path, model, allow_pickled=not config.use_safetensors)
+            problems += fitting.problems
+    except MftError as error:
+        problems += error.problems
+    problems += tokenizer_problems(config.tokenizer_name_or_path or name, vocab_size=_vocab_size(model_config))
     if problems:
         raise ModelError(*problems)
-    parameters = count_parameters(model_config, trust_remote_code=config.trust_remote_code).total
-    return ResolvedModel(name, path, model_config, parameters)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ResolvedModel(name, path, model_config, parameters, fitting.unused)
+
+
+def folder_fit(path: Path, model: Any, *, allow_pickled: bool) -> Fit:
+    """How the weight files of a local folder fit the model of its config. ModelError if they cannot be read."""
+    return fit(model, shapes_of(weight_files(path, allow_pickled=allow_pickled)), where=path)
 
 
 def local_folder(name: str, *, weights: bool, pickled: bool = False) -> Path:
@@ -93,7 +108,7 @@ def read_model_config(path: Path, *, name: str, trust_remote_code: bool) -> Any:
     """transformers' config of the folder; ModelError for a broken one or one that is no causal language model."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except Exception as error:  # transformers checks the values of a config in many ways
         raise ModelError(f"{path / 'config.json'}: {_why_unreadable(path, error, trust_remote_code)}") from error
     remote = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if not remote and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
@@ -112,47 +127,19 @@ def _why_unreadable(path: Path, error: Exception, trust_remote_code: bool) -> st
             f"model type '{raw['model_type']}' comes with Python code of its own. Set model.trust_remote_code: true to run it, "
             "if you know its author"
         )
-    first = str(error).strip().splitlines()[0]
+    reason = " ".join(str(error).split())[:200]
     if "does not recognize this architecture" in str(error):
         return (
             f"unknown architecture '{raw['model_type']}'. A newer transformers may know it: pip install -U transformers"
         )
-    return f"cannot be used: {first}"
-
-
-def weight_problems(path: Path, *, allow_pickled: bool) -> Iterator[str]:
-    """What is wrong with the weight files of a local folder: missing, pickled only, cut short."""
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
-        pickled = [file.name for pattern in hub.PICKLED_WEIGHTS for file in sorted(path.glob(pattern))]
-        if pickled and not allow_pickled:
-            yield (
-                f"{path}: has only pickled weights ({pickled[0]}), which can run code when loaded. Take a safetensors version, "
-                "or set model.use_safetensors: false if you know where they come from"
-            )
-        elif not pickled:
-            yield f"{path}: has no weights (*.safetensors); download the model again"
-        return
-    if (path / INDEX).is_file():
-        wanted = sorted(set(read_json(path / INDEX)["weight_map"].values()))
-        yield from (
-            f"{path / name}: is missing; {INDEX} names it. Download it again"
-            for name in wanted
-            if not (path / name).is_file()
-        )
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            yield f"{shard}: is damaged or cut short ({error}). Download it again"
+    return f"cannot be used: {reason}"
 
 
 def tokenizer_problems(name: str, *, vocab_size: int) -> Iterator[str]:
     """What is wrong with the tokenizer `name` (a folder, a Hub id) for a model whose embedding has `vocab_size` rows."""
     try:
         tokenizer = load_tokenizer(name)
-    except ModelError as error:
+    except MftError as error:
         yield from error.problems
         return
     if tokenizer.vocab_size > vocab_size:
@@ -172,10 +159,12 @@ def count_parameters(
     """Weights in all and trained, from the config alone: the model is built on the meta device, where nothing takes memory."""
     from mftcoder.models.adapters import attach
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
-        quantizable = quantizable_weights(model)
-        if adapter is not None:
+    model = meta_model(
+        model_config, where=model_config.name_or_path or "config.json", trust_remote_code=trust_remote_code
+    )
+    quantizable = quantizable_weights(model)
+    if adapter is not None:
+        with torch.device("meta"):
             model = attach(model, adapter, quantization=quantization)
     sizes = {id(parameter): (parameter.numel(), parameter.requires_grad) for parameter in model.parameters()}
     return ParameterCount(

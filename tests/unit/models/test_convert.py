@@ -3,8 +3,11 @@
 import base64
 import itertools
 import json
+import os
+import shutil
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 import regex
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mftcoder.config.schema import ModelConfig
@@ -41,8 +44,11 @@ def random_weights(shapes: dict[str, tuple[int, ...]]) -> Weights:
     }  # fmt: skip
 
 
-def write_folder(folder: Path, config: dict[str, Any], weights: Weights) -> Path:
+def write_folder(folder: Path, config: dict[str, Any], weights: Weights, code: str = "") -> Path:
+    """A checkpoint in the original layout; `code` is the text of its modeling file, none if empty."""
     folder.mkdir(parents=True)
+    if code:
+        (folder / f"modeling_{config['model_type']}.py").write_text(code)
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "modeling.X"}}))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -70,11 +76,11 @@ def rotate_halves(x: Tensor, base: float) -> Tensor:
     return torch.cat([turned.real, turned.imag], dim=-1)
 
 
-def rotate_neighbours(x: Tensor, base: float) -> Tensor:
-    """Pairs (2i, 2i + 1) of the first half of the head turned by position * base^(-2i/(size/2)); the rest stays."""
+def rotate_neighbours(x: Tensor, base: float, ratio: float = 1) -> Tensor:
+    """Pairs (2i, 2i + 1) of the first half of the head turned by position / ratio * base^(-2i/(size/2)); the rest stays."""
     half = x.shape[-1] // 2
     pairs = torch.view_as_complex(x[..., :half].reshape(*x.shape[:-1], half // 2, 2).contiguous())
-    angles = torch.arange(x.shape[1])[:, None] * base ** (-torch.arange(half // 2) / (half // 2))
+    angles = torch.arange(x.shape[1])[:, None] / ratio * base ** (-torch.arange(half // 2) / (half // 2))
     turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)[None, :, None]).flatten(-2)
     return torch.cat([turned, x[..., half:]], dim=-1)
 
@@ -157,13 +163,24 @@ def llama(
     return rms_norm(x, w["model.norm.weight"], 1e-5) @ head.T
 
 
-def baichuan_weights() -> Weights:
-    return llama_like(125696, {"W_pack": (3 * HIDDEN, HIDDEN)})
+def baichuan_weights(vocabulary: int = 125696) -> Weights:
+    return llama_like(vocabulary, {"W_pack": (3 * HIDDEN, HIDDEN)})
+
+
+def small_baichuan_weights() -> Weights:
+    return baichuan_weights(VOCABULARY)
+
+
+def packed_llama(w: Weights, ids: Tensor, head: Tensor) -> Tensor:
+    return llama(w, ids, lambda p, x: list((x @ p["self_attn.W_pack.weight"].T).chunk(3, -1)), head, 10000)
 
 
 def baichuan(w: Weights, ids: Tensor) -> Tensor:
-    head = w["lm_head.weight"] / w["lm_head.weight"].norm(dim=1, keepdim=True)
-    return llama(w, ids, lambda p, x: list((x @ p["self_attn.W_pack.weight"].T).chunk(3, -1)), head, 10000)
+    return packed_llama(w, ids, w["lm_head.weight"])
+
+
+def baichuan2(w: Weights, ids: Tensor) -> Tensor:
+    return packed_llama(w, ids, w["lm_head.weight"] / w["lm_head.weight"].norm(dim=1, keepdim=True))
 
 
 AQUILA = {
@@ -191,8 +208,8 @@ CHATGLM = {
 }  # fmt: skip
 
 
-def chatglm_weights() -> Weights:
-    encoder, projected = "transformer.encoder", (HEADS + 2 * 2) * SIZE
+def chatglm_weights(groups: int = 2) -> Weights:
+    encoder, projected = "transformer.encoder", (HEADS + 2 * groups) * SIZE
     shapes = {
         "transformer.embedding.word_embeddings.weight": (VOCABULARY, HIDDEN),
         "transformer.output_layer.weight": (VOCABULARY, HIDDEN),
@@ -210,15 +227,30 @@ def chatglm_weights() -> Weights:
     return {**random_weights(shapes), "transformer.rotary_pos_emb.inv_freq": torch.ones(2)}
 
 
-def chatglm(w: Weights, ids: Tensor) -> Tensor:
+def grouped(joined: Tensor) -> list[Tensor]:
+    """multi_query_attention: all queries, then two groups of keys, then two of values."""
+    return [heads(part) for part in joined.split([HEADS * SIZE, 2 * SIZE, 2 * SIZE], -1)]
+
+
+def head_by_head(joined: Tensor) -> list[Tensor]:
+    """Without groups: query, key and value of the first head, then of the second."""
+    return list(joined.unflatten(-1, (HEADS, 3 * SIZE)).chunk(3, -1))
+
+
+def chatglm(
+    w: Weights,
+    ids: Tensor,
+    *,
+    base: float = 10000,
+    ratio: float = 1,
+    cut: Callable[[Tensor], list[Tensor]] = grouped,
+) -> Tensor:
     x = w["transformer.embedding.word_embeddings.weight"][ids]
     for layer in range(LAYERS):
         p = {name.removeprefix(f"transformer.encoder.layers.{layer}."): tensor for name, tensor in w.items()}
         qkv = "self_attention.query_key_value"
-        normed = rms_norm(x, p["input_layernorm.weight"], 1e-5)
-        joined = F.linear(normed, p[f"{qkv}.weight"], p[f"{qkv}.bias"])
-        q, k, v = map(heads, joined.split([HEADS * SIZE, 2 * SIZE, 2 * SIZE], -1))
-        attended = causal_attention(rotate_neighbours(q, 30000), rotate_neighbours(k, 30000), v)
+        q, k, v = cut(F.linear(rms_norm(x, p["input_layernorm.weight"], 1e-5), p[f"{qkv}.weight"], p[f"{qkv}.bias"]))
+        attended = causal_attention(rotate_neighbours(q, base, ratio), rotate_neighbours(k, base, ratio), v)
         x = x + attended @ p["self_attention.dense.weight"].T
         a, b = (rms_norm(x, p["post_attention_layernorm.weight"], 1e-5) @ p["mlp.dense_h_to_4h.weight"].T).chunk(2, -1)
         x = x + (F.silu(a) * b) @ p["mlp.dense_4h_to_h.weight"].T
@@ -226,21 +258,36 @@ def chatglm(w: Weights, ids: Tensor) -> Tensor:
     return normed @ w["transformer.output_layer.weight"].T
 
 
-CASES: dict[str, tuple[dict[str, Any], Callable[[], Weights], Callable[[Weights, Tensor], Tensor], str]] = {
-    "qwen": (QWEN, qwen_weights, qwen, "Qwen2ForCausalLM"),
-    "baichuan2": (BAICHUAN, baichuan_weights, baichuan, "LlamaForCausalLM"),
-    "chatglm2": (CHATGLM, chatglm_weights, chatglm, "GlmForCausalLM"),
-    "aquila2": (AQUILA, aquila_weights, aquila, "LlamaForCausalLM"),
+Formula = Callable[[Weights, Tensor], Tensor]
+DIVIDES = "positions = torch.arange(length) / self.rope_ratio"
+MULTIPLIES = "base = self.base * 1\nbase *= self.rope_ratio"
+NORMALISED, PLAIN = "self.lm_head = NormHead(hidden, vocabulary)", "self.lm_head = nn.Linear(hidden, vocabulary)"
+UNGROUPED = CHATGLM | {"multi_query_attention": False, "rope_ratio": 1}
+SMALL = BAICHUAN | {"vocab_size": VOCABULARY}
+CASES: dict[
+    str, tuple[dict[str, Any], Weights, Formula, str]
+] = {  # config, weights, function, text of the modeling file
+    "qwen": (QWEN, qwen_weights(), qwen, ""),
+    "baichuan": (SMALL | {"architectures": ["BaiChuanForCausalLM"]}, small_baichuan_weights(), baichuan, ""),
+    "baichuan by its code": (SMALL, small_baichuan_weights(), baichuan, PLAIN),
+    "baichuan2": (BAICHUAN, baichuan_weights(), baichuan2, ""),
+    "baichuan2 with other tokens": (SMALL, small_baichuan_weights(), baichuan2, ""),
+    "baichuan2 by its code": (SMALL | {"architectures": ["Tuned"]}, small_baichuan_weights(), baichuan2, NORMALISED),
+    "chatglm2": (CHATGLM | {"rope_ratio": 1}, chatglm_weights(), chatglm, ""),
+    "chatglm2-32k": (CHATGLM, chatglm_weights(), partial(chatglm, ratio=3), DIVIDES),
+    "chatglm3-32k": (CHATGLM, chatglm_weights(), partial(chatglm, base=30000), MULTIPLIES),
+    "chatglm without groups": (UNGROUPED, chatglm_weights(HEADS), partial(chatglm, cut=head_by_head), ""),
+    "aquila2": (AQUILA, aquila_weights(), aquila, ""),
 }
+ARCHITECTURES = {"qwen": "Qwen2", "baichuan": "Llama", "chatglm": "Glm", "aquila": "Llama"}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_native_model_computes_the_original_function(tmp_path: Path, case: str) -> None:
-    config, make_weights, formula, architecture = CASES[case]
-    weights = make_weights()
-    native = local_folder(str(write_folder(tmp_path / "original", config, weights)), weights=True)
+    config, weights, formula, code = CASES[case]
+    native = local_folder(str(write_folder(tmp_path / "original", config, weights, code)), weights=True)
     model = load_folder(native, dtype=torch.float32, device="cpu")
-    assert type(model).__name__ == architecture
+    assert type(model).__name__ == f"{ARCHITECTURES[config['model_type']]}ForCausalLM"
     with torch.no_grad():
         logits = model(IDS).logits
     expected = formula(weights, IDS)
@@ -254,6 +301,61 @@ def test_it_is_converted_once(tmp_path: Path) -> None:
     made = (first / "config.json").stat().st_mtime_ns
     assert local_folder(original, weights=True) == first
     assert (first / "config.json").stat().st_mtime_ns == made
+
+
+def test_two_checkpoints_with_equal_sizes_and_times_keep_their_own_weights(tmp_path: Path) -> None:
+    """Two checkpoints of one run, copied with their times; also one in the place of the other."""
+    weights = aquila_weights()
+    other = {name: tensor + 1 for name, tensor in weights.items()}
+    folders = [write_folder(tmp_path / name, AQUILA, held) for name, held in (("a", weights), ("b", other))]
+    for folder in folders:
+        for path in folder.iterdir():
+            os.utime(path, (1_700_000_000, 1_700_000_000))
+    natives = [local_folder(str(folder), weights=True) for folder in folders]
+    moved = shutil.move(folders[1], shutil.move(folders[0], tmp_path / "kept").with_name("a"))
+    natives.append(local_folder(str(moved), weights=True))
+    norms = [load_file(next(native.glob("*.safetensors")))["model.norm.weight"] for native in natives]
+    assert torch.equal(norms[0], weights["model.norm.weight"])
+    assert torch.equal(norms[1], other["model.norm.weight"])
+    assert natives[2] == natives[1]
+
+
+def test_the_generation_config_comes_along(tmp_path: Path) -> None:
+    original = write_folder(tmp_path / "original", AQUILA, aquila_weights())
+    (original / "generation_config.json").write_text('{"eos_token_id": [2, 7], "temperature": 0.3, "do_sample": true}')
+    native = local_folder(str(original), weights=True)
+    assert json.loads((native / "generation_config.json").read_text())["eos_token_id"] == [2, 7]
+
+
+BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Weights], object]]] = {
+    "a weight is missing": (
+        "4 weights of the model are not in its files, model.layers.1.post_attention_layernorm.weight, model.layers.1.self_attn.k",
+        lambda config, weights: (weights.pop("transformer.h.1.attn.c_attn.bias"), weights.pop("transformer.h.1.ln_2.weight")),
+    ),
+    "a weight has another shape": (
+        "model.norm.weight is 31 in the files, and 32 by config.json",
+        lambda config, weights: weights.update({"transformer.ln_f.weight": torch.ones(31)}),
+    ),
+    "a weight cannot be cut": (
+        r"c_attn.weight is 2 x 32, which does not fit",
+        lambda config, weights: weights.update({"transformer.h.0.attn.c_attn.weight": torch.ones(2, 32)}),
+    ),
+    "a key is missing": ("config.json: has no 'hidden_size', which a qwen model needs", lambda config, weights: config.pop("hidden_size")),
+    "a key is no number": ("has a value of the wrong kind", lambda config, weights: config.update(intermediate_size="48")),
+    "the keys contradict each other": ("no model can be made", lambda config, weights: config.update(num_attention_heads=0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_original_is_refused_in_one_line_and_leaves_nothing_in_the_cache(tmp_path: Path, case: str) -> None:
+    message, break_it = BROKEN[case]
+    config, weights = dict(QWEN), qwen_weights()
+    break_it(config, weights)
+    original = write_folder(tmp_path / "original", config, weights)
+    with pytest.raises(ModelError, match=message) as caught:
+        local_folder(str(original), weights=True)
+    assert all("\n" not in problem for problem in caught.value.problems)
+    assert not list((tmp_path / "cache" / "models").glob("*"))
 
 
 def test_pickled_weights_are_converted_only_when_asked_for(tmp_path: Path) -> None:
@@ -272,6 +374,8 @@ REFUSED = {
     "positions in two dimensions": {"model_type": "chatglm", "position_encoding_2d": True},
     "biases in its feed-forward layers": {**QWEN, "no_bias": False},
     "LayerNorm instead of RMSNorm": {**CHATGLM, "rmsnorm": False},
+    "divides positions in ChatGLM2 and multiplies the rotary base in ChatGLM3": CHATGLM,
+    "does not say whether this is Baichuan or Baichuan2": {**BAICHUAN, "architectures": None},
 }
 
 
@@ -286,7 +390,7 @@ def test_a_weight_nobody_knows_is_an_error_not_a_loss(tmp_path: Path) -> None:
     weights = {**qwen_weights(), "transformer.h.0.attn.extra.weight": torch.zeros(1)}
     original = write_folder(tmp_path / "original", QWEN, weights)
     with pytest.raises(
-        ModelError, match=r"holds a weight transformer.h.0.attn.extra.weight, which a qwen model has not"
+        ModelError, match=r"holds a weight transformer.h.0.attn.extra.weight, which a qwen model does not have"
     ):
         local_folder(str(original), weights=True)
 

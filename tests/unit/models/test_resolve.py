@@ -1,6 +1,8 @@
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import load, load_file, save_file
 
 from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.errors import ModelError
-from mftcoder.models.load import count_parameters, load_model, resolve_model
+from mftcoder.models.load import count_parameters, load_folder, load_model, resolve_model
 
 
 @pytest.fixture
@@ -114,18 +116,105 @@ def test_a_weight_file_cut_short_is_named(folder: Path) -> None:
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
     assert f"{folder / 'model-00001-of-00002.safetensors'}: is missing" in problem_of(folder)
 
 
-def test_a_weight_that_no_file_holds_is_an_error_not_a_random_number(folder: Path) -> None:
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of the weight file."""
     weights = load((folder / "model.safetensors").read_bytes())
-    del weights["model.layers.1.mlp.up_proj.weight"]
+    change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ModelError, match=r"1 weights of the model are not in its files, model.layers.1.mlp.up_proj.weight"
-    ):
-        load_model(ModelConfig(model_name_or_path=str(folder)), attn_implementation="sdpa", device="cpu")
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def test_a_weight_that_no_file_holds_is_named_before_anything_is_loaded(folder: Path) -> None:
+    rewrite(folder, lambda weights: weights.pop(UP))
+    assert f"1 weights of the model are not in its files, {UP}. They would be random" in problem_of(folder)
+    with pytest.raises(ModelError, match=UP):
+        load_folder(folder, dtype=torch.float32, device="cpu")
+
+
+def test_a_weight_of_another_shape_is_named_with_both(folder: Path) -> None:
+    rewrite(folder, lambda weights: weights.update({UP: torch.ones(60, 32)}))
+    assert problem_of(folder) == f"{folder}: {UP} is 60 x 32 in the files, and 64 x 32 by config.json"
+
+
+def test_a_config_that_lost_a_key_does_not_fit_its_weights(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "270 weights of the model are not in its files" in problem_of(folder)
+
+
+def test_a_config_whose_values_make_no_model_is_one_line(folder: Path) -> None:
+    change_json(folder / "config.json", num_attention_heads=0)
+    assert problem_of(folder).startswith(f"{folder / 'config.json'}: ")
+
+
+def test_a_tensor_that_the_model_does_not_have_is_named_and_does_no_harm(folder: Path) -> None:
+    rewrite(folder, lambda weights: weights.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}))
+    resolved = resolve_model(ModelConfig(model_name_or_path=str(folder)))
+    assert (
+        "1 tensors of its files belong to no weight of the model and are not read: model.layers.0"
+        in resolved.unused_line
+    )
+
+
+def test_a_buffer_of_an_old_checkpoint_is_not_worth_a_line(folder: Path) -> None:
+    rewrite(folder, lambda weights: weights.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    assert resolve_model(ModelConfig(model_name_or_path=str(folder))).unused_line == ""
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', "{"])
+def test_an_index_without_files_is_one_line(folder: Path, index: str) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    assert problem_of(folder).startswith(f"{folder / 'model.safetensors.index.json'}: ")
+    assert "\n" not in problem_of(folder)
+
+
+def test_shards_that_no_index_lists_are_refused_as_the_loader_would(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert "but no model.safetensors.index.json that lists them" in problem_of(folder)
+
+
+class Calls:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("executed"),)
+
+
+def pickled(folder: Path, content: object) -> Path:
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+    return folder / "pytorch_model.bin"
+
+
+def test_a_malicious_pickle_is_refused_in_one_line_and_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    path = pickled(folder, {"model.norm.weight": Calls()})
+    problem = problem_of(folder, use_safetensors=False)
+    assert problem.startswith(f"{path}: holds Python objects beside its weights, which could run code")
+    assert "\n" not in problem
+    assert not (folder / "executed").exists()
+
+
+def test_a_pickle_cut_short_is_one_line(folder: Path) -> None:
+    path = pickled(folder, load((folder / "model.safetensors").read_bytes()))
+    path.write_bytes(path.read_bytes()[:5000])
+    assert problem_of(folder, use_safetensors=False) == f"{path}: is damaged or cut short. Download it again"
+
+
+def test_the_names_and_shapes_of_pickled_weights_are_compared_too(folder: Path) -> None:
+    weights = load((folder / "model.safetensors").read_bytes())
+    del weights[UP]
+    pickled(folder, weights)
+    assert f"are not in its files, {UP}" in problem_of(folder, use_safetensors=False)
 
 
 def test_an_unknown_architecture_is_named(folder: Path) -> None:

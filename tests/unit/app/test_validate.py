@@ -1,0 +1,81 @@
+"""`mft validate` refuses what `mft train` would: one line each on the standard error, exit code 2."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load, save_file
+
+from mftcoder.cli import main
+from tests.integration.test_train_cli import write_config, write_tasks
+
+NORM = "model.norm.weight"
+
+
+@pytest.fixture
+def folder(tiny_llama_dir: Path, tmp_path: Path) -> Path:
+    """A model folder to break."""
+    return Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+
+
+def weights_without_norm(folder: Path) -> None:
+    weights = load((folder / "model.safetensors").read_bytes())
+    del weights[NORM]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def empty_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
+def converted_family_with_a_missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    config = {**json.loads((folder / "config.json").read_text()), "model_type": "aquila"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a missing tensor": (weights_without_norm, f"model: 1 weights of the model are not in its files, {NORM}"),
+    "a truncated file": (cut_short, "model.safetensors: is damaged or cut short"),
+    "an empty index": (empty_index, "model.safetensors.index.json: names no weight file"),
+    "an index and a missing file": (converted_family_with_a_missing_shard, "model-00002-of-00002.safetensors: is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_model_folder_is_one_line(
+    tmp_path: Path, folder: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_it, expected = BROKEN[case]
+    break_it(folder)
+    config = write_config(tmp_path, folder, write_tasks(tmp_path / "data", 4))
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", str(config)])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert expected in lines[0]
+
+
+def test_a_tensor_without_a_place_in_the_model_is_named(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    weights = load((folder / "model.safetensors").read_bytes())
+    weights["model.layers.0.self_attn.q_proj.bias"] = torch.ones(32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    main(["validate", str(write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8)))])
+    assert (
+        "belong to no weight of the model and are not read: model.layers.0.self_attn.q_proj.bias"
+        in capsys.readouterr().out
+    )
