@@ -22,7 +22,7 @@ ROOMS = {
 }
 BETWEEN_ROOMS = {
     "training": {"data", "balancing", "kernels"},
-    "models": {"kernels", "data.tokenizer"},
+    "models": {"kernels", "data.tokenizer", "data.gguf_tokenizer", "data.converted_tokenizer"},
     "generation": {"models", "data.tokenizer"},
     "benchmarks": {"generation.engine", "execution"},
     "curation": {"data", "execution"},
@@ -112,11 +112,7 @@ def test_torch_free_part_reaches_nothing_heavy(prefix: str) -> None:
         if module == prefix or module.startswith(f"{prefix}."):
             for reached in reachable(module, graph) & by_name.keys():
                 heavy = {name.split(".")[0] for name in imports(by_name[reached])} & HEAVY
-                assert not heavy or reached in LAZY_CONVERTERS, f"{module} reaches {reached}, which imports {heavy}"
-
-
-# Imports transformers inside a function, for tokenizers that exist only as sentencepiece models.
-LAZY_CONVERTERS = {"data.tokenizer"}
+                assert not heavy, f"{module} reaches {reached}, which imports {heavy}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)

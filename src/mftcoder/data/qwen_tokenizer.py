@@ -7,15 +7,14 @@ pattern, the normal form and the special tokens behind the last rank are those o
 import base64
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken
 
+from mftcoder.data import byte_level
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import write_json
 
 FILE = "qwen.tiktoken"
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = byte_level.QWEN2
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
@@ -26,16 +25,9 @@ CHATML = (
 def write_tokenizer(source: Path, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json for `source`, the qwen.tiktoken file, into `folder`."""
     ranks = _read(source)
-    tokenizer = Tokenizer(models.BPE(*_vocabulary_and_merges(ranks), ignore_merges=True))
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
+    splitting = byte_level.Splitting((PATTERN,), composed=True, ignore_merges=True)
+    special = [AddedToken(token, normalized=False, special=True) for token in SPECIAL]
+    tokenizer = byte_level.build(*_vocabulary_and_merges(ranks), splitting, added=special)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0], "pad_token": SPECIAL[0]}
     write_json(folder / "tokenizer_config.json", {**settings, "chat_template": CHATML})
@@ -67,14 +59,7 @@ def _vocabulary_and_merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], lis
     return {_shown(token): rank for token, rank in ranks.items()}, [(_shown(a), _shown(b)) for _, a, b in merges]
 
 
-def _byte_letters() -> dict[int, str]:
-    """The printable letter that stands for each byte in byte-level vocabularies (GPT-2's table)."""
-    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {byte: chr(byte) for byte in plain} | {byte: chr(256 + index) for index, byte in enumerate(others)}
-
-
-_LETTERS = _byte_letters()
+_LETTERS = byte_level.byte_letters()
 
 
 def _shown(token: bytes) -> str:

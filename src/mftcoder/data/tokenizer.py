@@ -1,7 +1,7 @@
 """Tokenizer, and where it comes from: a local folder, the Hub or a GGUF file.
 
-Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and config.json. Only where there is
-no tokenizer.json (sentencepiece models, GGUF files) is it converted once, through the transformers library.
+Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and config.json. Where there is no
+tokenizer.json (sentencepiece models, GGUF files), `converted_tokenizer` makes one, once.
 """
 
 import json
@@ -16,11 +16,11 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
-from mftcoder.cache import cache_root
-from mftcoder.data import gguf_tokenizer, qwen_tokenizer
+from mftcoder.data import converted_tokenizer, qwen_tokenizer
+from mftcoder.data.byte_level import token_texts
 from mftcoder.data.words import WordEncoder
 from mftcoder.errors import DataError, ModelError
-from mftcoder.jsonl import atomic_folder, read_json
+from mftcoder.jsonl import read_json
 
 FILES = (
     "tokenizer.json",
@@ -35,7 +35,6 @@ FILES = (
     "merges.txt",
     qwen_tokenizer.FILE,
 )
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def load_tokenizer(model_name_or_path: str) -> Tokenizer:
     """The tokenizer of a folder, a Hub id or a .gguf file; ModelError if there is none, or if it has no end token."""
     folder = _find_folder(model_name_or_path)
     if not (folder / "tokenizer.json").is_file():
-        folder = _convert(folder, model_name_or_path)
+        folder = converted_tokenizer.folder_of(folder)
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the library raises bare Exception
@@ -141,60 +140,9 @@ def _find_folder(name: str) -> Path:
         raise ModelError(f"{name}: no such folder, and the Hub did not give its tokenizer: {reason}") from error
 
 
-def _convert(source: Path, name: str) -> Path:
-    """Write a tokenizer.json for a tokenizer that has none into the cache, through transformers; ModelError if it cannot."""
-    is_gguf = source.is_file()
-    if not is_gguf and not any(
-        (source / file).is_file() for file in ("tokenizer.model", "vocab.json", qwen_tokenizer.FILE)
-    ):
-        raise ModelError(
-            f"{name}: there is no tokenizer in it (no tokenizer.json, no tokenizer.model). "
-            "Copy the tokenizer's files there, or set model.tokenizer_name_or_path."
-        )
-    if (
-        not is_gguf
-        and not (source / qwen_tokenizer.FILE).is_file()
-        and "auto_map" in _read(source / "tokenizer_config.json")
-    ):
-        raise ModelError(
-            f"{name}: its tokenizer is Python code of its own, which is not run. "
-            "Set model.tokenizer_name_or_path to a folder with the same tokenizer in its fast form (tokenizer.json)."
-        )
-    stat = source.stat()
-    key = xxhash.xxh3_64_hexdigest(f"{source.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode())
-    target = cache_root() / "tokenizers" / key
-    if (target / "tokenizer.json").is_file():
-        return target
-    try:
-        with atomic_folder(target) as temporary:
-            _write_converted(source, temporary)
-    except ModelError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name}: its tokenizer cannot be converted: {reason}") from error
-    if not (target / "tokenizer.json").is_file():
-        raise ModelError(f"{name}: its tokenizer has no fast form (tokenizer.json), which training needs")
-    return target
-
-
-def _write_converted(source: Path, folder: Path) -> None:
-    if (source / qwen_tokenizer.FILE).is_file():
-        qwen_tokenizer.write_tokenizer(source / qwen_tokenizer.FILE, folder)
-        return
-    from transformers import AutoTokenizer  # slow to import, and needed for such tokenizers only
-
-    is_gguf = source.is_file()
-    where = {"gguf_file": source.name} if is_gguf else {}
-    converted = AutoTokenizer.from_pretrained(str(source.parent if is_gguf else source), **where)
-    converted.save_pretrained(str(folder))
-    if is_gguf:
-        gguf_tokenizer.mend(folder / "tokenizer.json", source)
-
-
 def _describe(backend: tokenizers.Tokenizer, folder: Path, name: str) -> Tokenizer:
     settings = _read(folder / "special_tokens_map.json") | _read(folder / "tokenizer_config.json")
-    named = {key: text for key in _NAMES if (text := _token_text(settings.get(key)))}
+    named = token_texts(settings)
     if "eos_token" not in named:
         named |= _eos_by_id(backend, folder)
     eos = named.get("eos_token", "")
@@ -226,12 +174,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path}: not a JSON object")
     return value
-
-
-def _token_text(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value.get("content")
-    return value if isinstance(value, str) else ""
 
 
 def _if_known(backend: tokenizers.Tokenizer, token: str) -> str:

@@ -20,11 +20,12 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from mftcoder import cache
+from mftcoder.data.converted_tokenizer import MADE_BY
 from mftcoder.data.tokenizer import FILES, load_tokenizer
 from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_json
 from mftcoder.models import hub
-from mftcoder.models.weights import COMPUTED, INDEX, StoredTensor, fit, meta_model, stored_tensors, weight_files
+from mftcoder.models.weights import COMPUTED, INDEX, WHOLE, StoredTensor, fit, meta_model, stored_tensors, weight_files
 
 Config = Mapping[str, Any]
 Native = Callable[[str, Tensor], Mapping[str, Tensor]]
@@ -66,7 +67,7 @@ def converted(folder: Path, *, name: str, pickled: bool) -> Path:
     recipe = _recipe(module, raw, folder, name)
     files = weight_files(folder, allow_pickled=pickled)
     beside = [path for pattern in ("*token*", "*.json", "*.py", "*.jinja") for path in sorted(folder.glob(pattern))]
-    target = hub.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *files, *beside)}"
+    target = hub.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *MADE_BY, *files, *beside)}"
     if not (target / "config.json").is_file():
         tensors = [tensor for path in files for tensor in stored_tensors(path)]
         check_conversion(tensors, recipe, where=folder)
@@ -124,7 +125,7 @@ def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, 
         ) from error
 
 
-def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path) -> None:
+def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Convert tensor by tensor into safetensors files, at most one of them in memory; the config beside them."""
     shard: dict[str, Tensor] = {}
     weight_map: dict[str, str] = {}
@@ -137,14 +138,17 @@ def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path) -> 
         shard.clear()
 
     for tensor in tensors:
-        for name, part in _parts(tensor, tensor.read(), recipe).items():
-            shard[name] = part.contiguous().clone()
-            total += part.nbytes
-        if sum(held.nbytes for held in shard.values()) > SHARD_BYTES:
+        parts = _parts(tensor, tensor.read(), recipe)
+        size = sum(part.nbytes for part in parts.values())
+        if shard and sum(held.nbytes for held in shard.values()) + size > shard_bytes:
             flush()
-    if shard:
+        shard |= {name: part.contiguous().clone() for name, part in parts.items()}
+        total += size
+    if weight_map:
         flush()
-    write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    else:
+        save_file(shard, out / WHOLE, metadata={"format": "pt"})
     write_json(out / "config.json", recipe.config)
 
 

@@ -58,11 +58,11 @@ FAMILIES = (
     ),
     Family(
         "Baichuan-7B, Baichuan2-7B", "baichuan", ("baichuan-inc/Baichuan2-7B-Base",), "llama",
-        "needs a fast tokenizer; the 13B models have ALiBi and are refused",
+        "the 13B models have ALiBi and are refused",
     ),
     Family(
         "ChatGLM2, ChatGLM3, CodeGeeX2", "chatglm", ("THUDM/chatglm3-6b-base", "THUDM/codegeex2-6b"), "glm",
-        "needs a fast tokenizer; ChatGLM (the first) is refused",
+        "ChatGLM (the first) is refused",
     ),
     Family("Aquila, Aquila2", "aquila", ("BAAI/Aquila2-7B",), "llama"),
 )  # fmt: skip

@@ -71,7 +71,7 @@ def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool
         return open_run(path, checkpoint)
     weights = local_folder(model, weights=True)
     name = path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else model.rpartition("/")[2]
-    return ModelSource(name, weights, None, load_tokenizer(str(weights)), trust_remote_code=trust_remote_code)
+    return ModelSource(name, weights, None, _tokenizer_of(model, weights), trust_remote_code=trust_remote_code)
 
 
 def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
@@ -83,7 +83,8 @@ def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
     config = load_config(run / "config.yaml")
     chosen = find_checkpoint(run, checkpoint)
     base = local_folder(config.model.model_name_or_path, weights=True, pickled=not config.model.use_safetensors)
-    tokenizer = load_tokenizer(config.model.tokenizer_name_or_path or str(base))
+    named = config.model.tokenizer_name_or_path
+    tokenizer = load_tokenizer(named) if named else _tokenizer_of(config.model.model_name_or_path, base)
     weights = chosen / "model"
     is_adapter = (weights / ADAPTER_CONFIG).is_file()
     return ModelSource(
@@ -95,6 +96,11 @@ def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
         checkpoint=chosen,
         trust_remote_code=config.model.trust_remote_code,
     )
+
+
+def _tokenizer_of(model: str, folder: Path) -> Tokenizer:
+    """The tokenizer in a model's native folder; where none could be put, what the user named, whose error says why."""
+    return load_tokenizer(str(folder) if (folder / "tokenizer.json").is_file() else model)
 
 
 def find_checkpoint(run: Path, wanted: str) -> Path:

@@ -22,8 +22,10 @@ from mftcoder.config.schema import ModelConfig
 from mftcoder.data.qwen_tokenizer import PATTERN, write_tokenizer
 from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
+from mftcoder.models.convert import Recipe, write_native
 from mftcoder.models.load import load_folder, load_model
 from mftcoder.models.resolve import local_folder
+from mftcoder.models.weights import StoredTensor
 
 HIDDEN, HEADS, SIZE, LAYERS, INNER, VOCABULARY, LENGTH = 32, 4, 8, 2, 24, 96, 20
 IDS = torch.randint(0, VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(3))
@@ -475,13 +477,42 @@ def _grown(weights: Weights, vocabulary: int) -> Weights:
     }
 
 
-def test_a_tokenizer_that_is_code_is_named(tmp_path: Path) -> None:
-    original = write_folder(
-        tmp_path / "original", BAICHUAN | {"vocab_size": VOCABULARY}, llama_like(VOCABULARY, {"W_pack": (96, 32)})
-    )
-    (original / "tokenizer.model").write_bytes(b"")
+def test_a_whole_baichuan_folder_with_only_a_sentencepiece_model_loads_by_its_own_name(tmp_path: Path) -> None:
+    spm = pytest.importorskip("sentencepiece")
+    original = write_folder(tmp_path / "original", SMALL | {"vocab_size": 400}, baichuan_weights(400))
     (original / "tokenizer_config.json").write_text(
         '{"auto_map": {"AutoTokenizer": ["tokenization_baichuan.X", null]}}'
     )
-    with pytest.raises(ModelError, match="its tokenizer is Python code of its own, which is not run"):
+    (tmp_path / "corpus.txt").write_text(Path(__file__).read_text())
+    spm.SentencePieceTrainer.train(
+        input=str(tmp_path / "corpus.txt"), model_prefix=str(original / "tokenizer"), vocab_size=400, model_type="bpe", num_threads=1,
+        byte_fallback=True, add_dummy_prefix=False, remove_extra_whitespaces=False, normalization_rule_name="identity", minloglevel=2,
+    )  # fmt: skip
+    config = ModelConfig(model_name_or_path=str(original))
+    assert type(load_model(config, attn_implementation="sdpa", device="cpu")).__name__ == "LlamaForCausalLM"
+    processor = spm.SentencePieceProcessor(model_file=str(original / "tokenizer.model"))
+    text = "def f(x):\n    return  x  # 12\n"
+    for folder in (original, local_folder(str(original), weights=True)):
+        assert load_tokenizer(str(folder)).encode(text) == processor.encode(text)
+
+
+def test_a_broken_tokenizer_is_named_when_the_model_is_loaded(tmp_path: Path) -> None:
+    original = write_folder(tmp_path / "original", SMALL, small_baichuan_weights())
+    (original / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(ModelError, match="is not a sentencepiece model, or is cut short"):
         load_model(ModelConfig(model_name_or_path=str(original)), attn_implementation="sdpa", device="cpu")
+
+
+def test_a_large_conversion_is_written_in_parts_that_load_as_one(tmp_path: Path) -> None:
+    weights = aquila_weights()
+    tensors = [
+        StoredTensor(tmp_path, name, tuple(held.shape), lambda held=held: held) for name, held in weights.items()
+    ]
+    native = local_folder(str(write_folder(tmp_path / "original", AQUILA, weights)), weights=True)
+    config = json.loads((native / "config.json").read_text())
+    (tmp_path / "parts").mkdir()
+    recipe = Recipe("aquila", config, lambda name, tensor: {name: tensor})
+    write_native(tensors, recipe, tmp_path / "parts", shard_bytes=20_000)
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    whole, parts = (load_folder(folder, dtype=torch.float32, device="cpu") for folder in (native, tmp_path / "parts"))
+    assert torch.equal(whole(IDS).logits, parts(IDS).logits)
