@@ -11,7 +11,9 @@ from typing import Any
 from mftcoder.config.mftcoder_json import REFUSED
 from mftcoder.config.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.schema import RunConfig
+from mftcoder.data.byte_level import SPLITTINGS
 from mftcoder.models.families import FAMILIES
+from mftcoder.models.gguf_architectures import ARCHITECTURES
 from mftcoder.registry import BACKENDS, BALANCERS, FORMATS
 
 DOCS = Path(__file__).parent
@@ -52,7 +54,13 @@ with `model.use_safetensors: false`, and then nothing but plain tensors is taken
 never a random number.
 
 A `.gguf` file is dequantised once into the cache (`$MFTCODER_CACHE/models`, default `~/.cache/mftcoder/models`), keyed by its
-content; everything after that sees a folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their format.
+content; everything after that sees a folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their format. The
+architectures that are read are ARCHITECTURES. Metadata that may change what the model computes and is not understood, a
+tensor without a place and a missing tensor are errors. Positions scaled linearly, by yarn, by Llama 3.1's `rope_freqs` or by Phi 3's
+long and short factors become the config's `rope_scaling`; other scalings are errors. A file does not hold everything: the sliding
+windows of Mistral 7B 0.1 and StarCoder 2 are not written into it, so beyond 4,096 tokens such a model attends to more than its
+original does. `tests/unit/models/test_gguf_architectures.py` compares a tiny random model of each architecture with the file that
+was written of it.
 
 Any causal language model that transformers holds can be trained if its packed forward equals its samples' own forwards, which is
 checked on two of its own training samples at the start of every run ([data.md](data.md)). The families below are trained, packed, exported and read back by
@@ -64,9 +72,22 @@ TABLE
 Converted families: the original checkpoint becomes a native one that computes the same function, once, in the cache, keyed by the
 content of its files. Where the config does not say what is computed, the text of the modeling file is read (it is never run): whether
 ChatGLM's `rope_ratio` divides positions (ChatGLM2-32k) or multiplies the rotary base (ChatGLM3-32k), whether a Baichuan has
-Baichuan2's normalised head. Without that file such a checkpoint is refused. Their
-tokenizers are Python code; Qwen's is converted, for the others set `model.tokenizer_name_or_path` to a folder with the same
-tokenizer in its fast form (`tokenizer.json`).
+Baichuan2's normalised head (else the name of its class says so). What neither says is refused.
+
+## Tokenizers
+
+`tokenizer.json` is used as it is. Where there is none, one is made once, in the cache, and no Python code of a model is run for it:
+
+- `tokenizer.model` (sentencepiece, byte pairs) of Llama, CodeLlama, Mistral, Mixtral, Phi 3, Gemma, Baichuan, ChatGLM2 and 3 and
+  CodeGeeX2: `pip install 'mftcoder[sentencepiece]'`. What was made is compared with the sentencepiece library on fixed texts and on
+  400 lines of the vocabulary's own pieces; a difference is an error. A blank is put behind special tokens too, as before each part
+  that the library encodes, unless `tokenizer_config.json` says `legacy: false`. ChatGLM's `[gMASK]` and `sop` are not put before a text.
+- `vocab.json` and `merges.txt` of GPT-2, StarCoder 1 and 2 and Qwen 1.5 to 3; `qwen.tiktoken` of the first Qwen.
+- `.gguf` files: byte-level vocabularies whose `tokenizer.ggml.pre` is one of SPLITTINGS; sentencepiece vocabularies whose scores
+  order the merges.
+
+Everything else is an error, because the same text would become other tokens than in training: then set
+`model.tokenizer_name_or_path` to a folder with the same tokenizer as `tokenizer.json`.
 
 ## Adapters
 
@@ -126,7 +147,11 @@ def models() -> str:
         examples = ", ".join(f"`{example}`" for example in family.examples)
         trains_as = f"`{family.native_type}`" if family.way == "native" else f"`{family.native_type}`, converted once"
         rows.append(f"| {family.name} | `{family.model_type}` | {examples} | {trains_as} | {family.note} |")
-    return MODELS.replace("TABLE", "\n".join(rows))
+    names = {"ARCHITECTURES": ARCHITECTURES, "SPLITTINGS": SPLITTINGS}
+    text = MODELS.replace("TABLE", "\n".join(rows))
+    for mark, table in names.items():
+        text = text.replace(mark, ", ".join(f"`{name}`" for name in table))
+    return text
 
 
 def configuration() -> str:

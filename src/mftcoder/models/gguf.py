@@ -2,75 +2,90 @@
 
 The folder is keyed by the file's content and appears under its name only when complete. Everything after this sees a folder.
 Weights keep their format if the file holds plain ones; blocks of 2 to 8 bits become bfloat16, which is finer than they are.
+What the file says of the model is read by `gguf_architectures`, of the tokenizer by `data.gguf_tokenizer`.
 """
 
-import hashlib
-import json
+import functools
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from mftcoder import cache
+from mftcoder.data.converted_tokenizer import MADE_BY
+from mftcoder.data.gguf_tokenizer import open_gguf
 from mftcoder.data.tokenizer import load_tokenizer
-from mftcoder.errors import ModelError
+from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, write_json
-from mftcoder.models import hub
+from mftcoder.models import convert, gguf_architectures, hub
+from mftcoder.models.weights import StoredTensor
+
+TABLES = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def folder_of(file: Path) -> Path:
     """The cached model folder of a .gguf file, made on first use. ModelError if the file is missing, broken or unsupported."""
     if not file.is_file():
         raise ModelError(f"{file}: no such file; give a model folder, a .gguf file or a Hub id")
-    folder = hub.models_cache() / f"{file.stem}-{_digest(file)[:16]}"
+    made_by = (sys.modules[__name__], gguf_architectures, convert, *MADE_BY)
+    folder = hub.models_cache() / f"{file.stem}-{cache.key(cache.content_hash(file), *made_by)}"
     if not (folder / "config.json").is_file():
         with atomic_folder(folder) as temporary:
-            convert(file, temporary)
+            convert_file(file, temporary)
     return folder
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def convert(file: Path, out: Path) -> None:
+def convert_file(file: Path, out: Path) -> None:
     """Write the model in `file` into the folder `out`, in Hugging Face layout."""
+    reader = open_gguf(file)
+    tensors = {tensor.name: _stored(file, tensor) for tensor in reader.tensors}
+    values = {key: field.contents() for key, field in reader.fields.items() if key not in TABLES}
     try:
-        import gguf
-    except ImportError as error:
-        raise ModelError(f"{file}: reading .gguf files needs the gguf package: pip install 'mftcoder[gguf]'") from error
+        recipe = gguf_architectures.recipe(values, tensors)
+    except (ValueError, KeyError) as error:
+        reason = f"has no tensor {error}" if isinstance(error, KeyError) else error
+        raise ModelError(f"{file}: {reason}") from error
+    recipe.config["dtype"] = str(_usual_dtype(reader)).removeprefix("torch.")
+    convert.check_conversion(tensors.values(), recipe, where=file)
+    convert.write_native(tensors.values(), recipe, out)
+    _write_generation_config(values, out)
     try:
-        reader = gguf.GGUFReader(file)
-    except Exception as error:  # the reader raises what numpy raises on a short or foreign file
-        raise ModelError(f"{file}: is not a GGUF file, or is cut short: {error}") from error
-    _save(file, out, dtype=_plain_dtype(reader))
-    shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
+        shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
+    except MftError:  # said when somebody asks for the tokenizer; another one may be named in the config
+        return
 
 
-def _save(file: Path, out: Path, *, dtype: torch.dtype) -> None:
-    import transformers
-    from transformers.utils import logging, quantization_config
+def _stored(file: Path, tensor: Any) -> StoredTensor:
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    return StoredTensor(file, tensor.name, shape, functools.partial(_read, file, tensor, shape))
 
-    logging.disable_progress_bar()
-    # Newer transformers keep the blocks unless told otherwise; those weights could neither be trained nor saved.
-    make = getattr(quantization_config, "GgufConfig", None)
-    options = {"quantization_config": make(dequantize=True)} if make else {}
+
+def _read(file: Path, tensor: Any, shape: tuple[int, ...]) -> Tensor:
+    import gguf
+
+    kind = tensor.tensor_type.name
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=dtype, **options
-        )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        raise ModelError(f"{file}: cannot be converted: {str(error).strip().splitlines()[0]}") from error
-    model.save_pretrained(out)
-    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    config.pop("_model_name_or_path", None)
-    write_json(out / "config.json", config)
+        values = np.array(tensor.data) if kind in ("F32", "F16") else gguf.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ModelError(f"{file}: {tensor.name} is stored as {kind}, which cannot be read") from error
+    return torch.from_numpy(np.ascontiguousarray(values)).reshape(shape).to(PLAIN.get(kind, torch.bfloat16))
 
 
-def _plain_dtype(reader: Any) -> torch.dtype:
+def _usual_dtype(reader: Any) -> torch.dtype:
     """The format of most matrices of the file; bfloat16 for quantised ones."""
     kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
     most = kinds.most_common(1)[0][0] if kinds else "F32"
-    return {"F32": torch.float32, "F16": torch.float16}.get(most, torch.bfloat16)
+    return PLAIN.get(most, torch.bfloat16)
+
+
+def _write_generation_config(values: dict[str, Any], out: Path) -> None:
+    """The tokens that end a text: the end of a text, of a turn, of a message."""
+    ends = {values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
+    if ends:
+        write_json(out / "generation_config.json", {"eos_token_id": sorted(ends)})
