@@ -157,3 +157,16 @@ def test_a_step_that_is_not_finite_ends_the_run_when_it_is_read(
         train("run", behind=behind, hook=runs.append, logging_steps=5)
     assert runs[0].progress.step == taken
     assert not (runs[0].config.output_path / "checkpoints" / f"step-{STEPS:08d}").exists()
+
+
+def test_a_run_that_ends_at_such_a_step_leaves_the_model_as_it_was_however_late_it_reads(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read late, steps 4 to 6 were run after the bad one: none of them may have moved a weight."""
+    runs: list[TrainingRun] = []
+    for behind in (0, 1):
+        with monkeypatch.context() as patch, pytest.raises(TrainingError):
+            poison({3}, patch)
+            train(f"behind {behind}", behind=behind, hook=runs.append, logging_steps=5)
+    at_once, late = (list(run.model.module.parameters()) for run in runs)
+    assert all(torch.equal(one, other) for one, other in zip(at_once, late, strict=True))
