@@ -1,49 +1,80 @@
 """`mft benchmarks`: every task with its size, language, licence, and whether its data and its toolchain are here.
 
-Goes in: a data folder, or none. Comes out: a table on standard output. Downloads and runs nothing.
+Goes in: a data folder, or none. Comes out: a table on standard output, and below it once what is missing and how to get it. Downloads
+and runs nothing.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from mftcoder.benchmarks.catalogue import GROUPS, all_tasks
 from mftcoder.benchmarks.task import Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.languages import LANGUAGES
+from mftcoder.reporting.terminal import print_list, print_table
+
+_TITLES = ("task", "language", "size", "licence", "data", "tools")
 
 
 def list_benchmarks(data_dir: Path | None, pattern: str | None = None) -> None:
-    """Print the tasks whose name holds `pattern`, then the groups."""
+    """Print the tasks whose name holds `pattern`, then what is missing, then the groups."""
     if data_dir is not None and not data_dir.is_dir():
         raise BenchmarkError(f"{data_dir}: no such folder")
     chosen = {name: task for name, task in sorted(all_tasks().items()) if not pattern or pattern in name}
     console = Console()
-    console.print(_table(chosen, data_dir))
-    for name, members in GROUPS.items():
-        sizes = sum(all_tasks()[member].problems for member in members)
-        size = f"{sizes:,} problems" if sizes else "as many problems as were mined"
-        console.print(f"group {name}: {len(members)} tasks, {size}", highlight=False)
+    rows = [_row(name, task, data_dir) for name, task in chosen.items()]
+    print_table(console, _TITLES, rows, numbers=("size",))
+    console.print()
+    if data_dir is None:
+        print_list(console, "data from the Hub, or give --data-dir:", _repositories(chosen.values()))
+    else:
+        print_list(console, f"missing in {data_dir}, with or without .gz:", _missing_files(chosen.values(), data_dir))
+    print_list(console, "missing tools:", _missing_tools(chosen.values()))
+    print_list(console, "groups:", _groups())
 
 
-def _table(chosen: Mapping[str, Task], data_dir: Path | None) -> Table:
-    table = Table(Column("task", no_wrap=True), "language", "problems", "licence", "data", "toolchain")
-    for name, task in chosen.items():
-        row = LANGUAGES[task.language]
-        missing = ", ".join(row.missing())
-        toolchain = f"missing: {missing} ({row.install})" if missing else "here"
-        table.add_row(
-            name, row.title, str(task.problems or "yours"), task.licence, data_state(task, data_dir), toolchain
-        )
-    return table
+def _row(name: str, task: Task, data_dir: Path | None) -> tuple[str, ...]:
+    tools = "missing" if LANGUAGES[task.language].missing() else "here"
+    return (name, task.language, str(task.problems or "yours"), task.licence, data_state(task, data_dir), tools)
 
 
 def data_state(task: Task, data_dir: Path | None) -> str:
     """Where the data would come from, in a word."""
     if task.source is None:
-        return "in the package"
+        return "package"
     if data_dir is not None:
-        return "here" if task.source.local_file(data_dir) else f"missing: {task.source.path}[.gz]"
-    return f"Hub: {task.source.hub.repository}" if task.source.hub else "needs --data-dir"
+        return "here" if task.source.local_file(data_dir) else "missing"
+    return "Hub" if task.source.hub else "missing"
+
+
+def _repositories(tasks: Iterable[Task]) -> list[str]:
+    found = Counter(task.source.hub.repository for task in tasks if task.source and task.source.hub)
+    return [f"{repository}: {count} task{'s' if count > 1 else ''}" for repository, count in found.items()]
+
+
+def _missing_files(tasks: Iterable[Task], data_dir: Path) -> list[str]:
+    """Each file once, however many tasks read it."""
+    sources = [task.source for task in tasks if task.source]
+    return list(dict.fromkeys(source.path for source in sources if not source.local_file(data_dir)))
+
+
+def _missing_tools(tasks: Iterable[Task]) -> list[str]:
+    """How to get the tools of each language that lacks some, once."""
+    languages = [LANGUAGES[name] for name in dict.fromkeys(task.language for task in tasks)]
+    return [
+        f"{language.title}: {', '.join(missing)}. {language.install}"
+        for language in languages
+        if (missing := language.missing())
+    ]
+
+
+def _groups() -> list[str]:
+    known = all_tasks()
+    sizes = {name: sum(known[member].problems for member in members) for name, members in GROUPS.items()}
+    return [
+        f"{name}: {len(GROUPS[name])} tasks, {f'{size:,} problems' if size else 'as many problems as were mined'}"
+        for name, size in sizes.items()
+    ]

@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 
 from mftcoder import __version__
 from mftcoder.benchmarks.catalogue import load, tasks
@@ -30,6 +28,7 @@ from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.probe import container_engine
 from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
 from mftcoder.jsonl import write_json
+from mftcoder.reporting.terminal import print_table_with_names
 
 
 @dataclass(frozen=True)
@@ -266,18 +265,18 @@ def _metrics(work: _Work, results: dict[str, ExecutionResult], pool: Pool, k: Se
 
 def print_scores(scores: Sequence[Score]) -> None:
     """A table on standard output, a row a score."""
-    names = ("score", "value", "95% interval", "problems", "n")  # n: samples a problem
-    columns = (
-        Column("task", no_wrap=True),
-        Column("model", min_width=5, overflow="fold"),
-        *(Column(name, no_wrap=True) for name in names),
-    )
-    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for score in scores:
-        for item in score.scores:
-            interval = f"{item.low:.3f}-{item.high:.3f}"
-            samples = f"{item.samples_per_problem:g}"
-            table.add_row(
-                score.task, score.model, f"pass@{item.k}", f"{item.value:.4f}", interval, str(item.problems), samples
-            )
-    Console().print(table)
+    rows = [
+        (
+            score.task,
+            score.model,
+            f"pass@{item.k}",
+            f"{item.value:.4f}",
+            f"{item.low:.3f}-{item.high:.3f}",
+            str(item.problems),
+            f"{item.samples_per_problem:g}",
+        )
+        for score in scores
+        for item in score.scores
+    ]
+    titles = ("task", "model", "score", "value", "95% interval", "size", "n")  # size: problems, n: samples a problem
+    print_table_with_names(Console(), titles, rows, "model", numbers=("value", "size", "n"))

@@ -7,12 +7,12 @@ beside the published baseline where `mft evaluate` has written metrics. Generate
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from mftcoder.benchmarks.catalogue import GROUPS
 from mftcoder.benchmarks.submission import BASELINE, GROUP, Review, pack, review_folder, review_zip
 from mftcoder.errors import BenchmarkError, MftError
 from mftcoder.jsonl import read_json
+from mftcoder.reporting.terminal import print_table
 
 
 def submit(folder: Path, out: Path | None, metrics: Path | None) -> Path:
@@ -52,15 +52,16 @@ def _print_scores(model: str, *folders: Path) -> None:
             "not evaluated yet: `mft evaluate` on the thirteen files gives the scores", highlight=False
         )
         return
-    table = Table(Column("task", no_wrap=True), model, "Qwen-1.8B (published)")
-    for task in GROUPS[GROUP]:
-        own = f"{scores[task]:.4f}" if task in scores else "not evaluated"
-        table.add_row(task, own, f"{BASELINE[task]:.4f}")
+    rows = [
+        (task, f"{scores[task]:.4f}" if task in scores else "not evaluated", f"{BASELINE[task]:.4f}")
+        for task in GROUPS[GROUP]
+    ]
     complete = len(scores) == len(BASELINE)
     mean = f"{sum(scores.values()) / len(scores):.4f}" if complete else f"{len(scores)} of {len(BASELINE)} evaluated"
-    table.add_section()
-    table.add_row("mean", mean, f"{sum(BASELINE.values()) / len(BASELINE):.4f}")
-    Console().print(table)
+    rows.append(("mean", mean, f"{sum(BASELINE.values()) / len(BASELINE):.4f}"))
+    console = Console()
+    console.print(f"pass@1 of {model}", highlight=False, markup=False, soft_wrap=True)
+    print_table(console, ("task", "score", "Qwen-1.8B (published)"), rows)
 
 
 def _score(task: str, model: str, folders: tuple[Path, ...]) -> float | None:

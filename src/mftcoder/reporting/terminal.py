@@ -1,0 +1,67 @@
+"""Tables on a terminal: one line a row, at 80 columns too. Long names stand below the table, under the letter that the rows have.
+
+Goes in: titles and rows of plain text. Comes out: lines on a console. What fits is decided here and nowhere else.
+"""
+
+import string
+from collections.abc import Collection, Iterable, Sequence
+from itertools import product
+
+from rich.cells import cell_len
+from rich.console import Console
+
+Row = Sequence[str]
+
+
+def print_table(console: Console, titles: Row, rows: Sequence[Row], *, numbers: Collection[str] = ()) -> None:
+    """Print the rows, each on one line; `numbers` are the titles whose cells are right-justified.
+
+    A terminal that is too narrow wraps the lines: a number cut short would be worse.
+    """
+    gap = "  " if _width(titles, rows, 2) <= console.width else " "
+    widths = _widths(titles, rows)
+    for row in (titles, *rows):
+        cells = [
+            _justified(cell, width, title in numbers) for cell, width, title in zip(row, widths, titles, strict=True)
+        ]
+        style = "bold" if row is titles else ""
+        console.print(gap.join(cells).rstrip(), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table_with_names(
+    console: Console, titles: Row, rows: Sequence[Row], name: str, *, numbers: Collection[str] = ()
+) -> None:
+    """Print the rows; where the names of column `name` do not fit, each row has a letter and the names stand below."""
+    place = list(titles).index(name)
+    if _width(titles, rows, 1) <= console.width:
+        print_table(console, titles, rows, numbers=numbers)
+        return
+    letters = dict(zip(dict.fromkeys(row[place] for row in rows), _letters(), strict=False))
+    short = [[*row[:place], letters[row[place]], *row[place + 1 :]] for row in rows]
+    print_table(console, titles, short, numbers=numbers)
+    print_list(console, f"{name}s", (f"{letter}  {found}" for found, letter in letters.items()))
+
+
+def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:
+    """A heading and indented lines below it; nothing for no lines."""
+    found = [f"  {line}" for line in lines]
+    for line in [heading, *found] if found else []:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _justified(cell: str, width: int, right: bool) -> str:
+    blanks = " " * (width - cell_len(cell))
+    return blanks + cell if right else cell + blanks
+
+
+def _widths(titles: Row, rows: Sequence[Row]) -> list[int]:
+    return [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+
+
+def _width(titles: Row, rows: Sequence[Row], gap: int) -> int:
+    return sum(_widths(titles, rows)) + gap * (len(titles) - 1)
+
+
+def _letters() -> list[str]:
+    """a, b, ..., z, aa, ab, ...: as many as anybody will want."""
+    return ["".join(pair) for pair in product(["", *string.ascii_lowercase], string.ascii_lowercase)]
