@@ -146,6 +146,8 @@ def generate(model: str, options: GenerateOptions) -> list[Path]:
 
     Interrupted keeps what is done.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", options.device):
+        raise ConfigError(f"--device {options.device}: is none. Give auto, cpu, cuda or cuda:1")
     processes = launched_processes()
     if processes == 1:
         return _generate(model, options, _Share(), options.device)

@@ -6,9 +6,10 @@ Of several processes the first one speaks; another only if something is wrong wi
 """
 
 import errno
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,23 @@ from mftcoder.processes import follow_parent
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """A full disk, a folder that may not be written: the user's to mend, whichever file it hits."""
+HOMELESS = "home directory"
+"""What pathlib says of `~nobody/x`."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+LARGEST = 2**31 - 1
+COUNT = click.IntRange(1, LARGEST)
+SEED = click.IntRange(-(2**63), 2**63 - 1)
+
+
+class Finite(click.FloatRange):
+    """A number within a range, and neither infinite nor nan."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """The number, or click's error."""
+        number = float(super().convert(value, parameter, context))
+        if not math.isfinite(number) or abs(number) > LARGEST:
+            self.fail(f"{value} is out of range.", parameter, context)
+        return number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,11 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
         # A waiting thread of GNU's OpenMP spins for milliseconds by default: with other work on the processor, ten times the time of a step.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
+        _refuse_half_characters(sys.argv[1:] if arguments is None else arguments)
         cli.main(arguments, prog_name="mft", standalone_mode=False)
     except MftError as error:
         said_by_first = _other_rank() and (error.told or isinstance(error, ConfigError))
         for problem in () if said_by_first else error.problems:
-            click.echo(f"error: {problem}", err=True)
+            _say(problem)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
@@ -49,13 +67,44 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
+    except (OSError, MemoryError, RuntimeError) as error:
+        line = _machine_problem(error)
+        if line is None:
             raise
-        click.echo(
-            f"error: {error.filename or 'a file'}: {error.strerror}. Make room or choose another folder.", err=True
-        )
+        _say(line)
         sys.exit(2)
+
+
+def _machine_problem(error: Exception) -> str | None:
+    """What the machine refuses and the user can mend, in a line; None for a bug of ours."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}. Choose smaller rows or batches; `mft validate` estimates what a run needs"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:60]}...: is longer than a file name can be"
+    if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
+        return f"{error.filename or 'a file'}: {error.strerror}. Make room or choose another folder."
+    if isinstance(error, RuntimeError) and HOMELESS in str(error):
+        return "a path begins with ~ and a user whose home folder is not known. Write it in full"
+    return None
+
+
+def _refuse_half_characters(words: Iterable[str]) -> None:
+    """MftError for arguments that are not UTF-8: no file that mft writes could hold them."""
+    problems = []
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            problems.append(f"argument {word!r}: is not UTF-8")
+    if problems:
+        raise MftError(*problems)
+
+
+def _say(problem: str) -> None:
+    """Print one line, whatever a user's value has brought into it."""
+    from mftcoder.config.problems import one_line
+
+    click.echo(f"error: {one_line(problem, 2000)}", err=True)
 
 
 def _other_rank() -> bool:

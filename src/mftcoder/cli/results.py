@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mftcoder.cli.group import cli
+from mftcoder.cli.group import Finite, cli
 
 
 @cli.command("export")
@@ -79,9 +79,7 @@ def doctor(as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Gets everything."
 )
-@click.option(
-    "--minutes", type=click.FloatRange(min=1), default=9, show_default=True, help="Decides how many steps are trained."
-)
+@click.option("--minutes", type=Finite(min=1), default=9, show_default=True, help="Decides how many steps are trained.")
 def demo_command(out: Path, minutes: float) -> None:
     """Show the whole journey on a real small model: data, training, export, scores before and after, report.
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import click
 
-from mftcoder.cli.group import cli
+from mftcoder.cli.group import COUNT, LARGEST, SEED, Finite, cli
 
 DEFAULT = click.core.ParameterSource.DEFAULT
 
@@ -32,18 +32,18 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 @click.option("--suffix", default="", help="Stands behind each prompt.")
 @click.option("--system", default="", help="System message of mode chat or of a preset.")
 @click.option("--template", help="Chat template of mode chat; default the run's, else the tokenizer's own.")
-@click.option("--n-samples", type=click.IntRange(min=1), default=1, show_default=True, help="Answers a problem.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
-@click.option("--max-length", type=click.IntRange(min=1), help="Most tokens of prompt and answer together.")
+@click.option("--n-samples", type=COUNT, default=1, show_default=True, help="Answers a problem.")
+@click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=Finite(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--max-new-tokens", type=COUNT, default=512, show_default=True)
+@click.option("--max-length", type=COUNT, help="Most tokens of prompt and answer together.")
 @click.option("--end-token", help="A token that ends an answer, beside the model's own end tokens.", metavar="TOKEN")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Samples at the same time; default 16, vllm 256.")
+@click.option("--batch-size", type=COUNT, help="Samples at the same time; default 16, vllm 256.")
 @click.option("--engine", default="auto", show_default=True, help="transformers, vllm, or auto: vllm if it is there.")
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of sampling; a sample's text depends on no other."
+    "--seed", type=SEED, default=0, show_default=True, help="Of sampling; a sample's text depends on no other."
 )
-@click.option("--limit", type=click.IntRange(min=1), help="The first N problems of each task only.")
+@click.option("--limit", type=COUNT, help="The first N problems of each task only.")
 @click.option("--checkpoint", default="best", show_default=True, help="Of a run folder: best, latest or a name.")
 @click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), help="Of the weights; default the model's own.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
@@ -89,13 +89,13 @@ def generate_command(context: click.Context, model: str, tasks: str, then_evalua
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with the benchmarks' data; default the Hub.")
 @click.option("--out", type=click.Path(path_type=Path), help="Gets metrics and results; default beside each file.")
 @click.option("-k", "ks", default="1", show_default=True, help="Comma-separated: pass@k for each.", metavar="N,...")
-@click.option("--workers", type=click.IntRange(min=1), help="Programs at the same time; default one a core.")
+@click.option("--workers", type=COUNT, help="Programs at the same time; default one a core.")
+@click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds a program; default the benchmark's.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a program; default the benchmark's."
+    "--memory-mb", type=click.IntRange(64, LARGEST), default=1024, show_default=True, help="Megabytes a program."
 )
-@click.option("--memory-mb", type=click.IntRange(min=64), default=1024, show_default=True, help="Megabytes a program.")
 @click.option("--sandbox", default="auto", show_default=True, help="container, namespaces, process, or auto.")
-@click.option("--limit", type=click.IntRange(min=1), help="The first N problems only.")
+@click.option("--limit", type=COUNT, help="The first N problems only.")
 @click.option(
     "--imports",
     type=click.Choice(["none", "reference"]),

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mftcoder.cli.group import cli, config_command
+from mftcoder.cli.group import COUNT, LARGEST, SEED, Finite, cli, config_command
 
 
 @cli.command()
@@ -27,7 +27,7 @@ def prepare(config: Path, overrides: tuple[str, ...]) -> None:
 @cli.command()
 @config_command
 @click.option("--task", metavar="NAME", help="Only this task; default all.")
-@click.option("--count", type=click.IntRange(min=1), default=2, show_default=True, help="Samples of each task.")
+@click.option("--count", type=COUNT, default=2, show_default=True, help="Samples of each task.")
 def inspect(config: Path, overrides: tuple[str, ...], task: str | None, count: int) -> None:
     """Show samples as the model will see them, token by token, trained tokens coloured.
 
@@ -46,10 +46,10 @@ def inspect(config: Path, overrides: tuple[str, ...], task: str | None, count: i
 @click.argument("config", type=click.Path(path_type=Path), required=False)
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 @click.option("--allow-changes", is_flag=True, help="Go on from a checkpoint although config or data have changed.")
-@click.option("--nproc", type=click.IntRange(min=1), metavar="N", help="Start N processes on this machine, one a GPU.")
+@click.option("--nproc", type=COUNT, metavar="N", help="Start N processes on this machine, one a GPU.")
 @click.option("--nnodes", default="1", show_default=True, metavar="N|MIN:MAX", help="Machines; needs --rdzv.")
 @click.option("--rdzv", metavar="HOST:PORT", help="Where the machines meet: the same on each.")
-@click.option("--max-restarts", type=click.IntRange(min=0), default=0, show_default=True, help="After a failure.")
+@click.option("--max-restarts", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="After a failure.")
 @click.option(
     "--train_config", type=click.Path(path_type=Path), metavar="FILE", help="The published way to say CONFIG."
 )
@@ -128,16 +128,16 @@ def data() -> None:
 @click.option("--stdlib", is_flag=True, help="Mine the running Python's standard library (the default without FOLDER).")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Gets one folder a task.")
 @click.option("--tasks", help="Comma-separated; default all five.", metavar="NAME,...")
-@click.option("--max-per-task", type=click.IntRange(min=1), help="Training examples a task, chosen by their hash.")
-@click.option("--max-chars", type=click.IntRange(min=100), default=1400, show_default=True, help="Longest function.")
-@click.option("--valid-share", type=click.FloatRange(0, 0.9), default=0.1, show_default=True, help="Share of modules.")
+@click.option("--max-per-task", type=COUNT, help="Training examples a task, chosen by their hash.")
+@click.option(
+    "--max-chars", type=click.IntRange(100, LARGEST), default=1400, show_default=True, help="Longest function."
+)
+@click.option("--valid-share", type=Finite(0, 0.9), default=0.1, show_default=True, help="Share of modules.")
 @click.option(
     "--exam", "exam_dir", type=click.Path(path_type=Path), help="Also run functions, and write an exam of them here."
 )
-@click.option(
-    "--exam-share", type=click.FloatRange(0.01, 0.9), default=0.2, show_default=True, help="Share of modules."
-)
-@click.option("--seed", type=int, default=42, show_default=True, help="Of the split, the choice and the bugs.")
+@click.option("--exam-share", type=Finite(0.01, 0.9), default=0.2, show_default=True, help="Share of modules.")
+@click.option("--seed", type=SEED, default=42, show_default=True, help="Of the split, the choice and the bugs.")
 def data_mine(
     folder: Path | None,
     stdlib: bool,
@@ -173,9 +173,7 @@ def data_mine(
 @click.option(
     "--alone/--no-alone", default=True, help="Also train every task by itself, as the reference.  [default: on]"
 )
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at a time; 1 times steps best."
-)
+@click.option("--jobs", type=COUNT, default=1, show_default=True, help="Runs at a time; 1 times steps best.")
 def compare_command(
     config: Path, overrides: tuple[str, ...], balancers: str, seeds: str, alone: bool, jobs: int
 ) -> None:

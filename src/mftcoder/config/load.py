@@ -6,7 +6,7 @@ only the machine can tell (files, tokenizer) is `mft validate`'s.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from mftcoder.config import mftcoder_json
 from mftcoder.config.aliases import suggest
 from mftcoder.config.mftcoder_json import Converted
-from mftcoder.config.problems import kind_of, one_line, problem_lines
+from mftcoder.config.problems import kind_of, one_line, problem_lines, shown
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError
 
@@ -64,6 +64,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     value = _parse_text(text, path)
+    _refuse_half_characters(value, f"{path}: ")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: a config is a mapping of sections (model, tasks, train, ...), not {kind_of(value)}")
     return value
@@ -80,6 +81,34 @@ def _parse_text(text: str, path: Path) -> Any:
         except ValueError as error:  # an integer of more digits than Python reads
             raise ConfigError(f"{path}: not valid JSON: {error}") from error
     return parse_yaml(text, origin=str(path))
+
+
+def _refuse_half_characters(value: Any, origin: str) -> None:
+    """ConfigError for a lone surrogate in a key or a value (the JSON escape \\ud800 is one): it is no text and can be no file name."""
+    try:
+        problems = [f"{origin}{place}{shown(text)} holds half of a character" for place, text in _texts(value)]
+    except RecursionError as error:
+        raise ConfigError(f"{origin}nested too deeply") from error
+    if problems:
+        raise ConfigError.collect(problems)
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Where it stands and what it is, for each key and value that cannot be written as UTF-8."""
+    if isinstance(value, str) and not _is_text(value):
+        yield (f"{place}: " if place else ""), value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield from _texts(key, place)
+        yield from _texts(inner, f"{place}.{key}" if place else str(key))
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _no_doubles(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
@@ -104,6 +133,7 @@ def parse_yaml(text: str, *, origin: str) -> Any:
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
     """Set one field in place: `train.learning_rate=1e-4`, `tasks.tests.weight=2`; the value is read as YAML."""
+    _refuse_half_characters(override, "override ")
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -112,6 +142,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     for depth, key in enumerate(keys[:-1]):
         here = _step_into(here, key, ".".join(keys[: depth + 1]))
     value = parse_yaml(text, origin=f"override '{override}'")
+    _refuse_half_characters(value, f"override {shown(override)}: ")
     if isinstance(here, list):
         raise ConfigError(f"override '{override}': '{'.'.join(keys[:-1])}' is a list; name one of its elements")
     here[keys[-1]] = value

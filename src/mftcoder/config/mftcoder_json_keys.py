@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Share
+from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, Positions, PositiveFloat, PositiveInt, Share
 
 DORMANT = frozenset(
     {"coba_warmup_steps", "coba_history_length", "coba_tau", "coba_update_interval", "coba_sample_valid_num"}
@@ -118,7 +118,7 @@ class PublishedConfig(BaseModel):
     """Optimiser steps; null for num_train_epochs."""
     seed: NonNegativeInt = 1234
     """Random seed."""
-    seq_length: Annotated[int, Field(ge=8)] = 4096
+    seq_length: Positions = 4096
     """Positions of a row; longer samples are dropped (concat: split)."""
     preprocessing_num_workers: Annotated[PositiveInt | None, Nullable] = None
     """Processes that tokenise the data; null for all cores."""

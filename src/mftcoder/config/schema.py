@@ -12,7 +12,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mftcoder.config.backend import BackendConfig
 from mftcoder.config.balancer import BalancerConfig
-from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
+from mftcoder.config.section import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PathOrSwitch,
+    PathText,
+    Positions,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+)
 from mftcoder.registry import FORMATS, did_you_mean
 
 
@@ -21,14 +31,15 @@ def _one_or_many(value: Any) -> Any:
 
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_many)]
 
 
 class ModelConfig(Section):
     """Which base model and how it is held in memory."""
 
-    model_name_or_path: str
+    model_name_or_path: PathText
     """A Hub id, a local folder in Hugging Face layout, or a .gguf file."""
-    tokenizer_name_or_path: str | None = None
+    tokenizer_name_or_path: PathText | None = None
     """Where the tokenizer comes from, if not from the model."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of weights and activations."""
@@ -66,11 +77,11 @@ class TaskConfig(Section):
 
     name: str
     """Name of the task, as it stands in tables and metrics."""
-    path: str | None = None
+    path: PathText | None = None
     """A folder of .jsonl or .jsonl.gz files, one such file, or the id of a dataset on the Hub."""
-    files: Strings = ()
+    files: Paths = ()
     """The training files one by one, instead of `path`."""
-    validation: Strings = ()
+    validation: Paths = ()
     """Validation files or folders. Without them a share of the training data is held out (data.val_size)."""
     format: str = "auto"
     """Dialect of the records: auto looks at each record."""
@@ -124,7 +135,7 @@ class DataConfig(Section):
     """A template of one's own: marker, content, marker, content, end token. Replaces chat_template."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     """Which tokens are trained: every assistant turn, the last one only, or all of the text."""
-    max_length: Annotated[int, Field(ge=8)] = 2048
+    max_length: Positions = 2048
     """Positions of a row, and the most a sample may have."""
     packing: Literal["best_fit", "none"] = "best_fit"
     """best_fit puts several samples into a row of max_length, isolated from each other; none gives each a row."""
@@ -144,7 +155,7 @@ class DataConfig(Section):
     """How often a task's rows come up: by its size (each sample once an epoch), equally, by size^(1/T), or as given."""
     sampling_temperature: PositiveFloat = 2.0
     """T of data.sampling: temperature; 1 is proportional, large is uniform."""
-    cache_dir: str | None = None
+    cache_dir: PathText | None = None
     """Where tokenised data is kept; default $MFTCODER_CACHE or ~/.cache/mftcoder."""
     num_proc: PositiveInt | None = None
     """Processes that tokenise; default all cores."""
@@ -232,11 +243,11 @@ class TrainConfig(Section):
     """Validations in a row without a better metric after which the run ends."""
     metric_for_best_model: str = "loss"
     """loss: the mean over tasks of their validation losses; or loss/<task> for one of them."""
-    resume_from_checkpoint: bool | str = True
+    resume_from_checkpoint: PathOrSwitch = True
     """true goes on from the newest checkpoint of output_dir if there is one; false starts anew; or a checkpoint folder."""
     logging_steps: PositiveInt = 1
     """Steps between records in metrics.jsonl, console and TensorBoard."""
-    logging_dir: str | None = None
+    logging_dir: PathText | None = None
     """TensorBoard folder; default <output_dir>/tensorboard."""
     report_to: Annotated[tuple[Literal["tensorboard"], ...], BeforeValidator(_one_or_many)] = ("tensorboard",)
     """Loggers beside console and metrics.jsonl; [] for none."""
@@ -289,7 +300,7 @@ class RunConfig(Section):
     """The loop."""
     backend: Annotated[BackendConfig, BeforeValidator(_named)] = BackendConfig()
     """What carries the training."""
-    output_dir: str
+    output_dir: PathText
     """Folder of the run: resolved config, metrics, checkpoints, report."""
 
     @model_validator(mode="after")

@@ -1,14 +1,58 @@
-"""What every section of the config is, and the numbers its fields take. Meaning is in `schema.py` and `balancer.py`."""
+"""What every section of the config is, and the numbers and paths its fields take. Meaning is in `schema.py` and `balancer.py`."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+LARGEST_COUNT = 2**31 - 1
+LARGEST_ROW = 2**24
+LARGEST, SMALLEST = 1e9, 1e-30
+"""No setting lies beyond these; what is computed from one would leave 64 bits, the range of float32, or the memory."""
+
+
+def _countable(value: int) -> int:
+    if value > LARGEST_COUNT:
+        raise ValueError(f"is too large: at most {LARGEST_COUNT:,}")
+    return value
+
+
+def _holdable(value: int) -> int:
+    if value > LARGEST_ROW:
+        raise ValueError(f"is too large: at most {LARGEST_ROW:,} positions")
+    return value
+
+
+def _in_range(value: float) -> float:
+    if value > LARGEST or 0 < value < SMALLEST:
+        raise ValueError(f"{value:g} is out of range: at most {LARGEST:g}, and {SMALLEST:g} or more where it is not 0")
+    return value
+
+
+def _usable_path(value: str) -> str:
+    """A path that the system can be asked for: parts of at most 255 bytes, 4,095 in all, no null character, a home that is known."""
+    if "\0" in value:
+        raise ValueError("holds a null character, which no file name has")
+    if max(map(len, value.encode().split(b"/"))) > 255 or len(os.fsencode(value)) > 4095:
+        raise ValueError(f"'{value[:30]}...' is longer than a file name can be: 255 bytes a part, 4,095 in all")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"'{value}': the home folder of this user is not known. Write the path in full") from error
+    return value
+
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positions = Annotated[int, Field(ge=8), AfterValidator(_holdable)]
+PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable)]
+NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_in_range)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_in_range)]
+PathText = Annotated[str, AfterValidator(_usable_path)]
+PathOrSwitch = Annotated[
+    bool | str, AfterValidator(lambda value: _usable_path(value) if isinstance(value, str) else value)
+]
 
 
 class Section(BaseModel):

@@ -1,4 +1,4 @@
-"""500 mutated configs: each is a valid config or a ConfigError of readable lines, never anything else."""
+"""Mutated and hostile configs: each is a valid config or a ConfigError of readable lines, never anything else."""
 
 import copy
 import json
@@ -107,3 +107,89 @@ def test_the_unmutated_configs_are_valid(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.yaml"
         path.write_bytes(as_yaml(config))
         assert load_config(path).output_dir == "runs/a"
+
+
+TOO_LONG = ["a" * 256, "x/" + "é" * 128, "/" + "b/" * 3000, "~nobody-here/x", "a\u0000b"]
+"""What no path can be. Texts that are no paths, such as names, may be long."""
+TOO_LARGE = [10**30, 2**63, -(2**63) - 1, 2**31, 1e308, float("inf"), float("nan"), 5e-324]
+HALF = ["\ud800", "x\udfffy"]
+PATHS = [
+    "model.model_name_or_path",
+    "model.tokenizer_name_or_path",
+    "tasks.a.path",
+    "tasks.b.files",
+    "data.cache_dir",
+    "output_dir",
+]
+PATHS += ["tasks.b.validation", "train.logging_dir", "train.resume_from_checkpoint"]
+
+
+def lines_of(path: Path, *overrides: str) -> list[str]:
+    """The problems of a config that must be refused."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    assert all("\n" not in problem and len(problem) < 1100 for problem in caught.value.problems)
+    return list(caught.value.problems)
+
+
+@pytest.mark.parametrize("base", [NESTED, PUBLISHED], ids=["nested", "published"])
+def test_a_hostile_value_anywhere_is_valid_or_answered_in_lines(tmp_path: Path, base: dict[str, Any]) -> None:
+    path = tmp_path / "run.json"
+    for index in range(len(places(base))):
+        for value in [*TOO_LONG, *TOO_LARGE, *HALF]:
+            config = copy.deepcopy(base)
+            container, key = places(config)[index]
+            container[key] = value
+            path.write_text(json.dumps(config))
+            try:
+                assert isinstance(load_config(path), RunConfig)
+            except ConfigError as error:
+                assert all("\n" not in problem and len(problem) < 1100 for problem in error.problems), (key, value)
+            assert value not in HALF or lines_of(path), key
+
+
+def test_a_key_that_is_half_a_character_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text('{"model": "m", "tasks": {"\\ud800": "data"}, "output_dir": "o"}')
+    (problem,) = lines_of(path)
+    assert "tasks: '\\ud800' holds half of a character" in problem
+
+
+@pytest.mark.parametrize("field", PATHS)
+@pytest.mark.parametrize("value", TOO_LONG, ids=["part", "bytes", "whole", "home", "null"])
+def test_a_path_that_no_file_can_have_names_its_field(tmp_path: Path, field: str, value: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(as_yaml(NESTED))
+    (problem,) = lines_of(path, f"{field}={json.dumps(value)}")
+    assert field in problem.replace("files.0", "files").replace("validation.0", "validation")
+
+
+@pytest.mark.parametrize(
+    "override", ["train.seed=9999999999999999999999", "adapter.lora_rank=2147483648", "data.max_length=16777217"]
+)
+@pytest.mark.parametrize("suffix", ["", "e999"])
+def test_a_number_beyond_all_use_names_its_field(tmp_path: Path, override: str, suffix: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(as_yaml(NESTED))
+    (problem,) = lines_of(path, override + suffix)
+    assert override.partition("=")[0] in problem
+
+
+@pytest.mark.parametrize("number", ["1e308", "1e400", ".inf", ".nan", "5e-324"])
+@pytest.mark.parametrize(
+    "field", ["train.learning_rate", "train.num_train_epochs", "tasks.a.weight", "adapter.lora_alpha"]
+)
+def test_a_float_beyond_its_range_names_its_field(tmp_path: Path, field: str, number: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(as_yaml(NESTED))
+    (problem,) = lines_of(path, f"{field}={number}")
+    assert field in problem
+
+
+@pytest.mark.parametrize("override", ["output_dir=x\udcff", 'output_dir="\\ud800"', "x\udcff=1"])
+def test_half_a_character_in_an_override_is_refused(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(as_yaml(NESTED))
+    (problem,) = lines_of(path, override)
+    assert "holds half of a character" in problem
+    assert problem.encode()
