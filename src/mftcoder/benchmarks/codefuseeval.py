@@ -1,11 +1,13 @@
-"""CodeFuseEval (CodeFuse, 2023): completion in six languages and with Chinese instructions, text to code, translation.
+"""CodeFuseEval (CodeFuse, 2023): completion in six languages, text to code, both with Chinese instructions too, and translation.
 
-Its rows are HumanEval-X's and MBPP's with other prompts and, for translation, other tests. The Chinese prompts end without a
-line break, so one is put before the answer.
+Its rows are HumanEval-X's and MBPP's with other prompts and, for translation, other tests. A row's Chinese instruction is one sentence:
+it stands as a comment over the declaration (`codefuseeval-instruction-LANGUAGE-cn`) or in the place of MBPP's sentence. The prompts of
+humaneval_python_cn, with Chinese docstrings, end without a line break, so one is put before the answer.
 """
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,18 +54,71 @@ def load_completion(variant: str, data_dir: Path | None) -> Benchmark:
     return Benchmark(name, tuple(problems), humanevalx.family(language, "CodeFuseEval"), origin)
 
 
-def _text_problem(row: Mapping[str, Any]) -> Problem:
+def _instruction_prompt(row: Mapping[str, Any], language: str) -> str:
+    """The declaration under its Chinese sentence: a docstring in Python, a comment over the function elsewhere."""
+    declaration = row["declaration"]
+    sentence = [line.strip() for line in row["prompt_text_chinese"].strip().splitlines()]
+    if language == "python":
+        signature = declaration.rstrip().rstrip('" \n')  # that of Python/142 ends in a stray quote
+        return "\n    ".join([signature, '"""', *sentence, '"""\n'])
+    name = brace_code.entry_name(declaration, "", language)
+    head = brace_code.before_entry(declaration, name, language)
+    function = declaration[len(head) :].lstrip("\n")
+    if language == "go":  # its declaration lacks imports and helpers, which the prompt has
+        head = _LAST_COMMENT.sub("\n", brace_code.before_entry(row["prompt"], name, language))
+    indent = function[: len(function) - len(function.lstrip())]
+    return head + "".join(f"{indent}// {line}\n" for line in sentence) + function
+
+
+_LAST_COMMENT = re.compile(r"(?:^(?://.*)?\n)+\Z", re.MULTILINE)
+
+
+def _ask_in_chinese(problem: Problem, mode: PromptMode) -> str:
+    code = problem.prompt.strip()
+    if mode != "chat":
+        return code
+    wish = f"请补全下面的 {_TITLES[problem.language]} 函数，并用一个代码块给出完整的代码。"
+    return f"{wish}\n\n```{problem.language}\n{code}\n```"
+
+
+def load_instructions(language: str, data_dir: Path | None) -> Benchmark:
+    """`codefuseeval-instruction-{language}-cn`."""
+    name = f"codefuseeval-instruction-{language}-cn"
+    rows, origin = _completion_source(language).rows(name, data_dir)
+    problems = [humanevalx.problem_of(row, language, _instruction_prompt(row, language)) for row in rows]
+    family = replace(humanevalx.family(language, "CodeFuseEval"), prompt=_ask_in_chinese)
+    return Benchmark(name, tuple(problems), family, origin)
+
+
+_TESTS_WISH = {"en": "Your code should satisfy these tests:", "cn": "你的代码必须能够通过这些测试用例:"}
+"""Between sentence and tests, without a blank, as CodeFuseEval's own generation script has it."""
+
+
+def _text_problem(row: Mapping[str, Any], sentence: str) -> Problem:
     tests = "\n".join([row["test_setup"] or "", *row["test"]]) + "\n"
     entry = mbpp.entry_point_of(row["canonical_solution"], row["test"][0])
-    prompt = f'"""\n{row["prompt"]}\n{row["test"][0]}\n"""\n'
-    fields = {**row, "text": row["prompt"], "test_list": row["test"]}
+    prompt = f'"""\n{sentence}\n{row["test"][0]}\n"""\n'
+    fields = {**row, "text": sentence, "test_list": row["test"]}
     return Problem(row["task_id"], "python", prompt, tests, entry, mbpp.STOP_WORDS, row["canonical_solution"], fields)
 
 
-def load_text(data_dir: Path | None) -> Benchmark:
-    """`codefuseeval-mbpp_x`: a sentence and a test, as in MBPP."""
-    rows, origin = _source("nl2code", "mbpp_x").rows("codefuseeval-mbpp_x", data_dir)
-    return Benchmark("codefuseeval-mbpp_x", tuple(map(_text_problem, rows)), mbpp.FAMILY, origin)
+def _text_prompt(speech: str, problem: Problem, mode: PromptMode) -> str:
+    if mode == "completion" or (mode == "chat" and speech == "en"):
+        return mbpp.FAMILY.prompt(problem, mode)
+    wish, tests = _TESTS_WISH[speech], "\n".join(problem.fields["test_list"])
+    if mode == "instruct":
+        return f"{problem.fields['text']}{wish}\n{tests}"
+    return f"{problem.fields['text']}\n\n{wish}\n\n```python\n{tests}\n```\n\n请用一个 Python 代码块回答。"
+
+
+def load_text(speech: str, data_dir: Path | None) -> Benchmark:
+    """`codefuseeval-mbpp_x` and `codefuseeval-mbpp_x-cn`: a sentence, in English or Chinese, and tests."""
+    name, field = (
+        ("codefuseeval-mbpp_x", "prompt") if speech == "en" else ("codefuseeval-mbpp_x-cn", "prompt_text_chinese")
+    )
+    rows, origin = _source("nl2code", "mbpp_x").rows(name, data_dir)
+    family = replace(mbpp.FAMILY, prompt=partial(_text_prompt, speech))
+    return Benchmark(name, tuple(_text_problem(row, row[field].strip()) for row in rows), family, origin)
 
 
 def _translation_problem(row: Mapping[str, Any], language: str) -> Problem:
@@ -115,7 +170,18 @@ CODEFUSEEVAL = {
         )
         for variant in (*LANGUAGES, "python-cn")
     },
-    "codefuseeval-mbpp_x": Task(load_text, "python", 500, _LICENCE, _source("nl2code", "mbpp_x")),
+    **{
+        f"codefuseeval-instruction-{language}-cn": Task(
+            partial(load_instructions, language), language, 164, _LICENCE, _completion_source(language)
+        )
+        for language in LANGUAGES
+    },
+    **{
+        f"codefuseeval-mbpp_x{suffix}": Task(
+            partial(load_text, speech), "python", 500, _LICENCE, _source("nl2code", "mbpp_x")
+        )
+        for speech, suffix in (("en", ""), ("cn", "-cn"))
+    },
     **{
         f"codefuseeval-translation-{source}-{target}": Task(
             partial(load_translation, source, target),

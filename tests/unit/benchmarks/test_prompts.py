@@ -117,10 +117,57 @@ def test_a_translation_is_called_as_its_tests_call_it():
     assert codefuseeval._translation_problem(row, "python").entry_point == "f"
 
 
+CHINESE = {**ROW, "prompt_text_chinese": "返回两倍。\n第二行。"}
+DECLARATIONS = {
+    "python": "import math\n\ndef f(x: int) -> int:\n",
+    "java": "import java.util.*;\n\nclass Solution {\n    public int f(int x) {\n",
+    "cpp": "#include<math.h>\nint g(int x){\n    return x;\n}\nint f(int x){\n",
+    "js": "\nconst f = (x) => {\n",
+    "go": "\nfunc f(x int) int {\n",
+    "rust": "\nuse md5;\n\nfn f(x:i32) -> i32{\n\n",
+}
+GO_PROMPT = 'import (\n    "math"\n)\n\nfunc g(x int) int {\n    return x\n}\n// Twice.\n//\n\nfunc f(x int) int {\n'
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        ("python", 'import math\n\ndef f(x: int) -> int:\n    """\n    返回两倍。\n    第二行。\n    """\n'),
+        (
+            "java",
+            "import java.util.*;\n\nclass Solution {\n    // 返回两倍。\n    // 第二行。\n    public int f(int x) {\n",
+        ),
+        ("cpp", "#include<math.h>\nint g(int x){\n    return x;\n}\n// 返回两倍。\n// 第二行。\nint f(int x){\n"),
+        ("js", "// 返回两倍。\n// 第二行。\nconst f = (x) => {\n"),
+        (
+            "go",
+            'import (\n    "math"\n)\n\nfunc g(x int) int {\n    return x\n}\n\n// 返回两倍。\n// 第二行。\nfunc f(x int) int {\n',
+        ),
+        ("rust", "\nuse md5;\n\n// 返回两倍。\n// 第二行。\nfn f(x:i32) -> i32{\n\n"),
+    ],
+)
+def test_a_chinese_instruction_stands_over_the_declaration_that_is_completed(language, expected):
+    row = {**CHINESE, "declaration": DECLARATIONS[language], "prompt": GO_PROMPT}
+    assert codefuseeval._instruction_prompt(row, language).lstrip("\n") == expected.lstrip("\n")
+
+
+def test_chinese_text_to_code_is_asked_as_codefuseeval_asks_it():
+    row = {
+        "task_id": "Python/11", "canonical_solution": "def f(x):\r\n    return 2 * x", "test": ["assert f(1) == 2", "assert f(0) == 0"],
+        "test_setup": "",
+    }  # fmt: skip
+    problem = codefuseeval._text_problem(row, "返回两倍。")
+    assert problem.prompt == '"""\n返回两倍。\nassert f(1) == 2\n"""\n'
+    instruct = codefuseeval._text_prompt("cn", problem, "instruct")
+    assert instruct == "返回两倍。你的代码必须能够通过这些测试用例:\nassert f(1) == 2\nassert f(0) == 0"
+    assert codefuseeval._text_prompt("cn", problem, "completion") == problem.prompt
+    assert "Your code should satisfy these tests:\nassert f(1)" in codefuseeval._text_prompt("en", problem, "instruct")
+
+
 def test_every_task_has_a_name_a_language_and_a_size():
     tasks = all_tasks()
     assert (
-        len(tasks) == 1 + 1 + 1 + 2 + 5 * 6 + 6 + 30 + 7 + 1 + 6 + 4
+        len(tasks) == 1 + 1 + 1 + 2 + 5 * 6 + 6 + 30 + 7 + 6 + 2 + 6 + 4
     )  # humaneval, mbpp, mini, evalplus, pack, x, translations, CodeFuseEval, an exam of one's own
     assert all((task.problems > 0) == (not name.startswith("exam-")) and task.licence for name, task in tasks.items())
 
