@@ -9,6 +9,7 @@
     ├── GenerationError      a generations file, an engine
     ├── BenchmarkError       a benchmark, its data, its results
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
+    UnjudgedError            an evaluation that could not judge every answer: exit code 1 and no score
     Interrupted              a stop after a clean save, says how to go on: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
 
 Anything else that reaches the command line is a bug of ours: traceback, exit code 1. Broken invariants are `assert` or `ValueError`.
@@ -70,6 +71,16 @@ class BenchmarkError(MftError):
 
 class ExecutionError(MftError):
     """The sandbox or a toolchain failed. Never counted as the model's failure."""
+
+
+class UnjudgedError(Exception):
+    """Answers that could not be judged, because the machine or the tests fail without them too. `problems` holds a line a file."""
+
+    exit_code = 1
+
+    def __init__(self, *problems: str):
+        self.problems = problems
+        super().__init__("\n".join(problems))
 
 
 class Interrupted(Exception):  # noqa: N818  # an end that was asked for, not an error

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import IO, Any
 import orjson
 
 from mftcoder.errors import DataError
+
+_UNREADABLE = (OSError, EOFError, zlib.error)  # also of a file whose name ends in .gz and that is none
 
 
 @contextmanager
@@ -105,7 +108,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 content = content.rstrip(b"\r\n")
                 if content.strip():
                     yield number, content
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
@@ -119,10 +122,22 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_json(path: Path) -> Any:
-    """One JSON document; DataError with the path if it is missing or broken."""
+    """One JSON document, decompressed if its name ends in .gz; DataError with the path if it is missing or broken."""
     try:
-        return json.loads(path.read_bytes())
+        with open_for_reading(path) as file:
+            return json.load(file)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except RecursionError as error:
+        raise DataError(f"{path}: not valid JSON: nested too deeply") from error
+    except (*_UNREADABLE, ValueError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The beginning of a file, decompressed if its name ends in .gz, without a BOM; DataError if it cannot be read."""
+    try:
+        with open_for_reading(path) as file:
+            return file.read(count).removeprefix(b"\xef\xbb\xbf")
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error

@@ -52,12 +52,17 @@ def level_or_skip(level: str, languages: tuple[str, ...]) -> Pool:
 
 @pytest.fixture(scope="module")
 def bait(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What attacks try to reach: a secret file, a server, an abstract socket, a variable of the environment."""
+    """What attacks try to reach: a secret file, a server, abstract sockets, a variable of the environment."""
     secret = tmp_path_factory.mktemp("secrets") / "secret"
     secret.write_text("42")
     os.environ["MFT_ATTACK_SECRET"] = "42"
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as abstract:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as abstract,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams,
+    ):
         port = server.getsockname()[1]
+        datagrams.bind(f"\0mft-attack-datagram-{port}")
         abstract.bind(f"\0mft-attack-{port}")
         abstract.listen()
         threading.Thread(target=accept_all, args=(server,), daemon=True).start()
@@ -100,7 +105,7 @@ def results(request: pytest.FixtureRequest, bait: dict[str, str]) -> dict[Path, 
     ends: dict[Path, str] = {}
     files = [path for path in FILES if path.parent.name in available]
     with level_or_skip(request.param, available) as pool:
-        folder = pool._folder.name
+        folder = str(pool.folder)
         for key, result in pool.run(((str(path), program(path, bait)) for path in files), LIMITS):
             ends[Path(key)] = f"{result.status}: {result.stderr[:300]}"
     left = [

@@ -137,7 +137,7 @@ def test_equal_answers_to_a_problem_run_once(tmp_path):
 def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_left(tmp_path, level):
     if level == "namespaces" and not namespaces_are_there():
         pytest.skip("no namespaces on this machine")
-    attacks = [path.read_text() for path in sorted(ATTACKS.glob("*.py")) if path.stem != "honest"]
+    attacks = [path.read_text() for path in sorted(ATTACKS.glob("*.py")) if not path.stem.startswith("honest")]
     row = rows(MINI)[0]
     path = tmp_path / "attacks.jsonl"
     completions = [attack.replace("twice", row["entry_point"]) for attack in attacks]
@@ -150,6 +150,97 @@ def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_l
     assert not {"passed", "sandbox_error"} & set(problem["statuses"]), done.stderr
     assert not [path for path in set(Path("/tmp").iterdir()) - before if path.name.startswith("mft-")]
     assert not [process for process in psutil.process_iter() if str(tmp_path) in " ".join(command_of(process))]
+
+
+def write_problems(folder, tests):
+    """A folder of data with problems in HumanEval's format, one for each of these tests; every answer is right for them."""
+    (folder / "data/humaneval").mkdir(parents=True)
+    lines = [
+        {
+            "task_id": f"p/{number}",
+            "prompt": "def f(x):\n",
+            "entry_point": "f",
+            "canonical_solution": "    return x\n",
+            "test": test,
+        }
+        for number, test in enumerate(tests)
+    ]
+    path = folder / "data/humaneval/HumanEval.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return write_answers(folder, "humaneval_m", ["    return x\n" for _ in tests])
+
+
+SOUND = "def check(f):\n    assert f(1) == 1\n"
+BREAKS_WITH_THE_ANSWER = "import os\ndef check(f):\n    f(1)\n    f(2)\n    os._exit(1)\n"
+BREAKS_ALWAYS = "import os\nos._exit(1)\n"
+
+
+def test_answers_that_break_their_sandbox_count_as_failed(tmp_path):
+    """Were they left out, a file of one right answer and many of these would score 1."""
+    path = write_problems(tmp_path, [SOUND, BREAKS_WITH_THE_ANSWER, BREAKS_WITH_THE_ANSWER, SOUND])
+    mft("evaluate", path, "--data-dir", tmp_path / "data", "--timeout", "1", cwd=tmp_path)
+    result = metrics(tmp_path, "humaneval_m")
+    assert result["scores"]["pass@1"]["value"] == 0.5
+    assert result["scores"]["pass@1"]["problems"] == 4
+    assert result["programs"]["failed"] == 2
+
+
+def test_without_a_verdict_on_every_answer_there_is_no_score_and_exit_code_1(tmp_path):
+    path = write_problems(tmp_path, [SOUND, BREAKS_ALWAYS, SOUND])
+    done = mft("evaluate", path, "--data-dir", tmp_path / "data", "--timeout", "1", cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "1 programs could not be judged, so there is no score" in " ".join(done.stderr.split())
+    result = metrics(tmp_path, "humaneval_m")
+    assert result["scores"] == {} and result["programs"]["sandbox_error"] == 1
+    assert "pass@1" not in done.stdout
+
+
+def test_an_edited_journal_scores_nothing(tmp_path):
+    problems = rows(MINI)
+    path = write_answers(tmp_path, "mini_wrong", ["" for _ in problems])
+    mft("evaluate", path, cwd=tmp_path)
+    journal = tmp_path / "results_mini_wrong.jsonl"
+    journal.write_text(
+        journal.read_text().replace('"status":"failed"', '"status":"passed"').replace('"failed"', '"passed"')
+    )
+    done = mft("evaluate", path, cwd=tmp_path)
+    assert metrics(tmp_path, "mini_wrong")["scores"]["pass@1"]["value"] == 0.0
+    assert "50 results of results_mini_wrong.jsonl were not written by this user's mft" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_evaluation_leaves_no_folder(tmp_path, number):
+    folder = tmp_path / "tmp"
+    folder.mkdir(mode=0o755)
+    path = write_answers(tmp_path, "mini_slow", ["    import time\n    time.sleep(60)\n" for _ in rows(MINI)])
+    command = [sys.executable, "-m", "mftcoder", "evaluate", str(path), "--workers", "2"]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.PIPE, text=True
+    )
+    while not list(folder.glob("mft-pool-*/2")):
+        time.sleep(0.05)
+        assert run.poll() is None
+    run.send_signal(number)
+    stderr = run.communicate(timeout=30)[1]
+    assert run.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert number == signal.SIGKILL or "interrupted. The same command goes on" in stderr
+    deadline = time.monotonic() + 30  # for the workers of a run that was killed
+    while list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(folder.iterdir())
+
+
+def test_a_models_name_is_printed_as_it_is(tmp_path):
+    path = write_answers(tmp_path, "mini_[x]", [row["canonical_solution"] for row in rows(MINI)])
+    done = mft("evaluate", path, cwd=tmp_path)
+    assert "[x]" in done.stdout and "mini_[x]" in done.stderr
+
+
+def test_compressed_answers_are_read(tmp_path):
+    with gzip.open(tmp_path / "generations_mini_m.json.gz", "wt") as file:
+        json.dump([[row["canonical_solution"]] for row in rows(MINI)], file)
+    mft("evaluate", tmp_path / "generations_mini_m.json.gz", cwd=tmp_path)
+    assert metrics(tmp_path, "mini_m")["scores"]["pass@1"]["value"] == 1.0
 
 
 def command_of(process):
@@ -216,11 +307,23 @@ def test_an_evaluation_imports_no_torch(tmp_path):
             "no humaneval/HumanEval.jsonl[.gz] under .",
         ),
         (["generations_mini_m.json", "--limit", "3"], "50 problems, but the benchmark has 3"),
+        (["deep.json", "--task", "mini"], "deep.json: not valid JSON: nested too deeply"),
+        (["generations_mini_no.json.gz"], "generations_mini_no.json.gz: cannot be read: Not a gzipped file"),
+        (["generations_mini_no.jsonl.gz"], "generations_mini_no.jsonl.gz: cannot be read: Not a gzipped file"),
+        (
+            ["generations_mini_m.json", "generations_mini_m.jsonl"],
+            "generations_mini_m.jsonl: has the task and model of generations_mini_m.json",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     path = write_answers(tmp_path, "mini_m", ["" for _ in rows(MINI)])
     path.with_name("other.json").write_text("[]")
+    path.with_name("deep.json").write_text("[" * 200_000)
+    for name in ("generations_mini_no.json.gz", "generations_mini_no.jsonl.gz"):
+        path.with_name(name).write_bytes(b"no gzip")
+    lines = [json.dumps({"task_id": row["task_id"], "completion": ""}) for row in rows(MINI)]
+    path.with_name("generations_mini_m.jsonl").write_text("\n".join(lines))
     done = mft("evaluate", *arguments, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr

@@ -7,7 +7,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+# Possessive, so that a line without an end costs its length and not the square of it.
+_FENCE = re.compile(r"^[ \t]*+```[ \t]*+([\w+#.-]*+)[^\n]*+\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def cut_at_stop_words(text: str, stop: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mftcoder.benchmarks.problem import Benchmark
 from mftcoder.errors import GenerationError, MftError
-from mftcoder.jsonl import open_for_reading, read_json, read_jsonl
+from mftcoder.jsonl import first_bytes, read_json, read_jsonl
 
 Answers = list[list[str]]  # [problems][samples]
 
@@ -48,8 +48,7 @@ def read_generations(path: Path, benchmark: Benchmark) -> Answers:
 
 def _is_list(path: Path) -> bool:
     """True if the file holds one JSON list: rows are objects."""
-    with open_for_reading(path) as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    return first_bytes(path, 4096).lstrip().startswith(b"[")
 
 
 def _from_list(path: Path, content: Any, benchmark: Benchmark) -> Answers:

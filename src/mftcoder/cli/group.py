@@ -1,7 +1,8 @@
 """The command `mft`: options in, one call into app/ out. User errors become lines and exit code 2.
 
 Nothing heavy is imported here: each command imports its verb when it runs, so `mft --help` answers at once.
-Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours.
+Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours or an
+evaluation that could not judge every answer.
 Of several processes the first one speaks; another only if something is wrong with it alone.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import click
 
 from mftcoder import __version__
-from mftcoder.errors import ConfigError, Interrupted, MftError
+from mftcoder.errors import ConfigError, Interrupted, MftError, UnjudgedError
 from mftcoder.processes import follow_parent
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -57,6 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except UnjudgedError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(error.exit_code)
     except Interrupted as stop:
         if not _other_rank():
             click.echo(f"interrupted. {stop.hint}", err=True)

@@ -30,6 +30,7 @@ class Channel:
     def __init__(self, end: socket.socket, *, limit: int = 64 << 20):
         self.socket = end
         self.limit = limit
+        self.received = 0  # bytes of all messages
         self._buffer = b""
 
     def send(self, value: Any, descriptors: Sequence[int] = ()) -> None:
@@ -50,6 +51,7 @@ class Channel:
         size = _LENGTH.unpack_from(self._buffer)[0]
         if size > self.limit:
             raise MessageTooLargeError(f"a message of {size} bytes; the limit is {self.limit}")
+        self.received += size
         self._fill(_LENGTH.size + size)
         message = self._buffer[_LENGTH.size : _LENGTH.size + size]
         self._buffer = self._buffer[_LENGTH.size + size :]

@@ -4,6 +4,7 @@ Goes in: a level and the slot's settings. Comes out: the settings that a fork ne
 child calls before it runs anything foreign. `covers` says in words what really stands on this machine.
 """
 
+import contextlib
 import math
 import os
 import resource
@@ -15,54 +16,53 @@ from typing import Any
 
 from mftcoder.execution import kernel, landlock, namespaces, seccomp
 from mftcoder.execution.cgroups import Cgroup
+from mftcoder.execution.scratch import Scratch
 
 _MEGABYTE = 1 << 20
 _ZYGOTE_MB = 64  # the zygote's own share of its control group
 _MAX_PROCESSES = 256  # of a slot's programs together, threads included
+_MAX_TASKS_BESIDE = 2048  # of all programs and all else that the user starts, where programs run as the user
 
 
 @dataclass
 class Confinement:
     """The walls of one slot."""
 
-    scratch: str
+    scratch: Scratch
     uid: int | None  # programs run as this user; None: as the caller
     clone_flags: int = 0
     rules: int | None = None  # Landlock rule set
     filters: bool = False  # system call filters
     group: Cgroup | None = None
+    max_tasks: int | None = None  # of the user that programs run as; None: the limit of each program
     covers: list[str] = field(default_factory=list)
-    is_root: bool = field(default_factory=lambda: os.geteuid() == 0)
     _limits: list[tuple[int, int]] = field(default_factory=list)
-    _ready_filters: dict[tuple[bool, bool], bytes] = field(default_factory=dict)
+    _ready_filters: dict[bool, bytes] = field(default_factory=dict)  # by whether the program may start processes
 
     @classmethod
     def prepare(cls, level: str, scratch: str, uid: int | None, readable: Sequence[str]) -> "Confinement":
         """Set up all that programs of the slot share; OSError if the level cannot be had here."""
-        walls = cls(scratch, uid)
+        walls = cls(Scratch(scratch, uid), uid)
         walls.covers += ["time", "memory of a process", "file size", "environment"]
         if kernel.is_supported():
             walls.group = Cgroup.create(_MAX_PROCESSES)
-            walls.filters = True
-            walls._ready_filters = {
-                (command, may_fork): seccomp.program(
-                    may_fork=may_fork, may_signal=seccomp.EVERYONE if command else seccomp.NOBODY
-                )
-                for command, may_fork in ((False, False), (True, False), (True, True))
-            }
             walls.covers += ["memory and number of all processes (control group)"] if walls.group else []
             walls.covers += ["new processes and foreign system calls (seccomp)"]
         if level == "namespaces":
-            walls._enter_namespaces(readable)
+            walls._enter_namespaces(scratch, readable)
         elif kernel.is_supported():
             walls._wall_off_files(readable)
+            walls.max_tasks = None if uid is not None else _tasks_of_this_user() + _MAX_TASKS_BESIDE
+        if kernel.is_supported():
+            walls._prepare_filters()
         if uid is not None:
-            os.chown(walls.scratch, uid, uid)
             walls.covers.append("a user of its own")
+        walls.scratch.clear()
         return walls
 
-    def _enter_namespaces(self, readable: Sequence[str]) -> None:
-        self.scratch, self.clone_flags = namespaces.enter(self.scratch, readable), kernel.CLONE_NEWPID
+    def _enter_namespaces(self, root: str, readable: Sequence[str]) -> None:
+        self.scratch = Scratch(namespaces.enter(root, readable), self.uid)
+        self.clone_flags = kernel.CLONE_NEWPID
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # programs may have our user id: nothing of ours is theirs to read
         self.covers += namespaces.COVERS
 
@@ -71,8 +71,20 @@ class Confinement:
         self.covers.append("network (seccomp)")
         if landlock.version():
             everywhere = [Path(path) for path in readable]
-            self.rules = landlock.rule_set(everywhere, [Path(self.scratch), Path("/dev/null")])
+            self.rules = landlock.rule_set(everywhere, [Path(self.scratch.slot_folder), Path("/dev/null")])
             self.covers.append("files (Landlock)")
+        if self.uid is None:
+            self.covers.append("modes and times of files (seccomp)")
+
+    def _prepare_filters(self) -> None:
+        """Compilers may change modes: a linker makes its program executable."""
+        self.filters = True
+        for may_fork in (False, True):
+            self._ready_filters[may_fork] = seccomp.program(
+                may_fork=may_fork,
+                own_files_only=self.uid is None and not may_fork,
+                walled_signals=bool(self.clone_flags & kernel.CLONE_NEWPID),
+            )
 
     def ready(self, limits: Mapping[str, Any]) -> None:
         """Prepare for a program with these limits. Called in the zygote: each step spared in the child is spared for every program."""
@@ -86,13 +98,16 @@ class Confinement:
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_NOFILE: 512,
         }
-        if self.uid is not None:
+        if self.uid is not None or self.clone_flags:
             wanted[resource.RLIMIT_NPROC] = limits["processes"]
+        elif self.max_tasks:
+            wanted[resource.RLIMIT_NPROC] = self.max_tasks
         hard = {name: resource.getrlimit(name)[1] for name in wanted}
         self._limits = [(name, value if hard[name] < 0 else min(value, hard[name])) for name, value in wanted.items()]
 
-    def enter(self, *, command: bool, may_fork: bool = False) -> None:
-        """Confine this process for good. Called in the child, before foreign code: a command that is executed, or a Python fork."""
+    def enter(self, *, may_fork: bool = False) -> None:
+        """Confine this process for good, and take it to its scratch folder. Called in the child, before foreign code."""
+        os.chdir(self.scratch.path)
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
         if self.group:
@@ -104,34 +119,13 @@ class Confinement:
             os.setgroups([])
             os.setresgid(self.uid, self.uid, self.uid)
             os.setresuid(self.uid, self.uid, self.uid)
-        elif self.is_root:
+        else:
             kernel.drop_capabilities()
         kernel.die_with_parent()
         kernel.no_new_privileges()
         if self.rules is not None:
             landlock.restrict(self.rules)
-        seccomp.install(self._filter(command, may_fork))
-
-    def _filter(self, command: bool, may_fork: bool) -> bytes:
-        """Runtimes signal their own threads; a Python fork has no use for signals, so its filter is the same for all."""
-        if command and not self.clone_flags & kernel.CLONE_NEWPID:
-            return seccomp.program(may_fork=may_fork, may_signal=os.getpid())
-        return self._ready_filters[command, may_fork]
-
-    def clear(self, keep: Sequence[str] = ()) -> None:
-        """Empty the scratch folder, but for the names in `keep`."""
-        with os.scandir(self.scratch) as entries:
-            for entry in list(entries):
-                if entry.name not in keep:
-                    _remove(entry)
-
-    def hand_over(self) -> None:
-        """Give the scratch folder's files to the user that programs run as."""
-        if self.uid is None:
-            return
-        for folder, _, files in os.walk(self.scratch):
-            for path in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118
-                os.chown(path, self.uid, self.uid, follow_symlinks=False)
+        seccomp.install(seccomp.for_process(self._ready_filters[may_fork], os.getpid()))
 
     def kill_leftovers(self) -> None:
         """End what the last program started and left behind: all children this process has inherited."""
@@ -162,13 +156,10 @@ def _children() -> list[int]:
     return [int(number) for number in Path(f"/proc/self/task/{thread}/children").read_text().split()]
 
 
-def _remove(entry: os.DirEntry[str]) -> None:
-    """Remove a file or a folder, whatever rights it was left with; never through a link."""
-    if not entry.is_dir(follow_symlinks=False):
-        os.unlink(entry.path)  # noqa: PTH108
-        return
-    os.chmod(entry.path, 0o700)  # noqa: PTH101
-    with os.scandir(entry.path) as entries:
-        for inner in list(entries):
-            _remove(inner)
-    os.rmdir(entry.path)  # noqa: PTH106
+def _tasks_of_this_user() -> int:
+    """How many processes and threads the user has whose id this process has: what the kernel compares RLIMIT_NPROC with."""
+    count, user = 0, os.getuid()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            count += len(list((folder / "task").iterdir())) if folder.stat().st_uid == user else 0
+    return count

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 IMAGE = "mftcoder-evaluate"
+CACHE = "/opt/mftcoder/cache"  # MFTCODER_CACHE of the image
 BUILD = f"docker build -t {IMAGE} -f docker/Dockerfile ."
 
 

@@ -28,7 +28,7 @@ class CandidateError(Exception):
 
 
 class OtherQuestionsError(BaseException):
-    """The tests ask this candidate something else than they asked one before; it must be run anew, without a script."""
+    """The script does not suit this candidate: the tests ask it something else, or its answers are too large to come together."""
 
 
 Question = dict[str, Any]
@@ -54,12 +54,24 @@ class Judge:
         code, open_names = _compiled(tests, entry_point)
         self.channel.send({"source": candidate, "script": list(self.script)})
         names: dict[str, Any] = {name: _library_or(name, self) for name in open_names}
-        reply = self._receive()
+        reply = self._first_reply()
         self.ahead.extend(reply["script"])
         _answer_of(reply["loaded"])
-        exec(code, names)
+        try:
+            exec(code, names)
+        finally:
+            names.clear()  # the tests' functions and their names hold each other, and with them what was built
         if self.lost:
             raise self.lost
+
+    def _first_reply(self) -> dict[str, Any]:
+        """How loading went, with the answers to the script; each alone may be small enough where all together are not."""
+        try:
+            return self._receive()
+        except MessageTooLargeError as error:
+            if self.script:
+                raise OtherQuestionsError from error
+            raise
 
     def ask(self, operation: str, target: int | str, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
         """Have the candidate's process do `operation`; changed lists, dicts and sets are changed here too."""

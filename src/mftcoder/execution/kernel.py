@@ -111,9 +111,9 @@ def no_new_privileges() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process when the thread that started it ends, however it ends."""
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """The kernel signals this process when the thread that started it ends, however it ends."""
+    prctl(PR_SET_PDEATHSIG, by)
 
 
 def adopt_orphans() -> None:
@@ -137,12 +137,18 @@ def make_read_only(target: str) -> None:
 
 
 def may_switch_users() -> bool:
-    """True with the capabilities to become another user and to give it files; root in a container may lack them."""
+    """True with the capabilities to become another user and to give it files, where other users exist; a container may lack both."""
     status = Path("/proc/self/status")
-    if not status.exists():
+    if not status.exists() or not _has_many_users():
         return False
     effective = int(re.findall(r"^CapEff:\s*(\w+)", status.read_text(), re.MULTILINE)[0], 16)
     return all(effective >> number & 1 for number in (_CAP_CHOWN, _CAP_SETGID, _CAP_SETUID))
+
+
+def _has_many_users() -> bool:
+    """False in a user namespace that knows only a few ids."""
+    rows = (line.split() for line in Path("/proc/self/uid_map").read_text().splitlines())
+    return any(int(first) < 20_000 and int(first) + int(count) >= 65_536 for first, _, count in rows)
 
 
 def drop_capabilities() -> None:

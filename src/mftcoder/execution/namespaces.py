@@ -19,13 +19,15 @@ COVERS = (
     "shared memory and sockets of others",
 )
 _WORLD = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
-_SCRATCH_OPTIONS = "size=512m,nr_inodes=16384,mode=0700"
-_SCRATCHES = ("/tmp", "/scratch", "/mftcoder-scratch")
+_SCRATCH_OPTIONS = "size=512m,nr_inodes=16384,mode=0711"
+_SCRATCHES = ("/scratch", "/mftcoder-scratch")
+# What of /proc changes the kernel's settings or the machine: for reading only, as container engines have it.
+_SETTINGS = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 
 
 def enter(root: str, readable: Sequence[str]) -> str:
-    """Move this process into a new world whose root is built on the empty folder `root`; its scratch folder.
+    """Move this process into a new world whose root is built on the empty folder `root`; the folder for its scratch.
 
     Only the new process returns. The old one waits for it and ends with it: whoever was the first of a process namespace must stay, for all in it die with it.
     """
@@ -40,16 +42,19 @@ def enter(root: str, readable: Sequence[str]) -> str:
         _show(root, Path(path))
     _link_top_folders(root)
     scratch = _scratch_folder(readable)
-    _private_mounts(root, scratch)
+    _private_mounts(root, scratch, None if _holds_any("/tmp", readable) else "/tmp")
     _change_root(root)
     kernel.libc_call("sethostname", b"sandbox", 7)
     return scratch
 
 
 def _scratch_folder(readable: Sequence[str]) -> str:
-    """`/tmp`, unless something readable lies in it, an interpreter say: a program that owned it could put another in its place."""
-    free = (name for name in _SCRATCHES if not any(Path(path).is_relative_to(name) for path in readable))
-    return next(free, _SCRATCHES[-1])
+    """A folder in which nothing readable lies, no interpreter say: a program that owned it could put another in its place."""
+    return next((name for name in _SCRATCHES if not _holds_any(name, readable)), _SCRATCHES[-1])
+
+
+def _holds_any(folder: str, paths: Sequence[str]) -> bool:
+    return any(Path(path).is_relative_to(folder) for path in paths)
 
 
 def _unshare() -> None:
@@ -89,11 +94,19 @@ def _link_top_folders(root: str) -> None:
             Path(root, name).symlink_to(link.readlink())
 
 
-def _private_mounts(root: str, scratch: str) -> None:
-    for name in (scratch, "/tmp", "/proc"):
+def _private_mounts(root: str, scratch: str, temporary: str | None) -> None:
+    """The scratch folder in memory, the link `temporary` to where programs may write in it, and this world's own processes."""
+    for name in (scratch, "/proc"):
         Path(root + name).mkdir(exist_ok=True)
+    if temporary:
+        Path(root + temporary).symlink_to(f"{scratch}/run")
     kernel.mount("tmpfs", f"{root}{scratch}", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _SCRATCH_OPTIONS)
     kernel.mount("proc", f"{root}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV, "hidepid=2")
+    for name in _SETTINGS:
+        path = f"{root}/proc/{name}"
+        if Path(path).exists():
+            kernel.mount(path, path, flags=kernel.MS_BIND | kernel.MS_REC)
+            kernel.make_read_only(path)
 
 
 def _change_root(root: str) -> None:

@@ -1,10 +1,12 @@
 """Run many programs on all cores: a worker process for each slot, results in the order they are ready.
 
 Goes in: keyed programs and limits. Comes out: `(key, ExecutionResult)`. What it looks after: a worker that dies or hangs is
-replaced and costs one program at most; `sandbox_error` is retried on a fresh worker before it is reported. Nothing foreign
+replaced and costs one program at most. A program whose sandbox failed is run again at the end, alone and on fresh workers; what
+fails then too is the answer's doing if the same tests run without the answer, and `sandbox_error` if they do not. Nothing foreign
 runs in this process or in a worker; see worker.py, zygote.py and judge.py for who holds what.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -14,18 +16,28 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
+from mftcoder.execution.bounds import OUT_OF_TIME
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
 from mftcoder.execution.languages import prepare
 from mftcoder.execution.reach import readable_paths
 from mftcoder.execution.sandbox import LEVELS, ExecutionResult, Limits, Program
+from mftcoder.execution.scratch import lock, remove_tree, remove_unlocked
 from mftcoder.execution.toolchains import Toolchain
 from mftcoder.registry import did_you_mean
 
-_ATTEMPTS = 3  # of a program whose sandbox failed
+MAX_ANSWER_CHARS = 1 << 20
+"""Longer answers fail unseen: no solution is that long, and everything that reads one has to be bounded."""
+
+_PREFIX = "mft-pool-"  # of the folder of a pool, in the folder for temporary files
+_ATTEMPTS_ALONE = 2  # of a program whose sandbox failed beside others
+_ATTEMPTS_TO_START = 5  # of a worker, while nothing else runs
+_PAUSE = 0.5  # seconds between them
+_RUNS = 4  # of one program at most: again without a script, or with changed tests
+_SETTLED = 60.0  # seconds after which a pool has certainly locked its folder
 _GRACE = 20.0  # seconds past a program's own limits after which its worker is taken for lost
 
 
@@ -33,7 +45,6 @@ _GRACE = 20.0  # seconds past a program's own limits after which its worker is t
 class _Job:
     key: str
     program: Program
-    attempts: int = 0
 
 
 class _Worker:
@@ -65,10 +76,16 @@ class _Worker:
 
     def start(self, job: _Job, limits: Limits) -> None:
         """Send a job; may raise ChannelClosedError."""
-        job.attempts += 1
-        self.job, self.deadline = job, time.monotonic() + limits.wall_seconds + limits.compile_wall_seconds + _GRACE
+        compiling = 0.0 if job.program.language == "python" else limits.compile_wall_seconds
+        self.job, self.deadline = job, time.monotonic() + _RUNS * limits.wall_seconds + compiling + _GRACE
         record = {"key": job.key, "language": job.program.language, "files": dict(job.program.files)}
         self.channel.send({**record, "limits": asdict(limits)})
+
+    def exit_code(self) -> int | None:
+        """Of a worker that has hung up; None if it lives on all the same."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout=5)
+        return None
 
     def close(self) -> None:
         """Hang up and wait; kill if it does not end by itself."""
@@ -89,8 +106,7 @@ class Pool:
         self.level = level
         self.toolchains = toolchains or {}
         self.size = workers or os.cpu_count() or 1
-        self._folder = tempfile.TemporaryDirectory(prefix="mft-", ignore_cleanup_errors=True)
-        Path(self._folder.name).chmod(0o711)
+        self.folder, self._lock = _new_folder()
         self._selector = selectors.DefaultSelector()
         self._started = 0
         self._workers: list[_Worker] = []
@@ -112,52 +128,101 @@ class Pool:
             worker.close()
         self._workers.clear()
         self._selector.close()
-        self._folder.cleanup()
+        with contextlib.suppress(FileNotFoundError):  # the last worker to end may have removed it
+            remove_tree(self.folder)
+        os.close(self._lock)
 
     def run(self, programs: Iterable[tuple[str, Program]], limits: Limits) -> Iterator[tuple[str, ExecutionResult]]:
         """Results as they come; keys are the caller's and must differ."""
-        waiting, again = iter(programs), deque[_Job]()
+        suspects: list[_Job] = []
+        for job, result in self._run_beside_others((_Job(*item) for item in programs), limits):
+            if result.status == "sandbox_error":
+                suspects.append(job)
+            else:
+                yield job.key, result
+        for job in suspects:
+            yield job.key, self._run_alone(job.program, limits)
+
+    def _run_alone(self, program: Program, limits: Limits) -> ExecutionResult:
+        """A program whose sandbox failed, with nothing beside it. An answer that breaks its sandbox each time has failed."""
+        for _ in range(_ATTEMPTS_ALONE):
+            result = self._run_on_fresh_worker(program, limits)
+            if result.status != "sandbox_error":
+                return result
+        empty = replace(program, files={**program.files, "candidate": ""})
+        if self._run_on_fresh_worker(empty, limits).status == "sandbox_error":
+            return result
+        reason = "the sandbox failed each time with this answer, and did not without it"
+        return ExecutionResult("failed", stderr=f"{reason}: {result.stderr}")
+
+    def _run_on_fresh_worker(self, program: Program, limits: Limits) -> ExecutionResult:
+        for worker in list(self._workers):
+            self._replace(worker)
+        [(_, result)] = self._run_beside_others(iter([_Job("", program)]), limits)
+        return result
+
+    def _run_beside_others(self, jobs: Iterator[_Job], limits: Limits) -> Iterator[tuple[_Job, ExecutionResult]]:
+        waiting = deque[_Job]()  # jobs that were taken and not started
         while True:
-            self._fill(waiting, again, limits)
+            yield from self._fill(jobs, waiting, limits)
             busy = [worker for worker in self._workers if worker.job]
             if not busy:
                 return
             patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             ready = {key.data for key, _ in self._selector.select(patience)}
-            late = {worker for worker in busy if worker.deadline <= time.monotonic()}
-            for worker in ready | late:
-                finished = (
-                    self._collect(worker) if worker in ready else self._give_up(worker, "timeout", "the run hung")
-                )
-                job, result = finished
-                if result.status == "sandbox_error" and job.attempts < _ATTEMPTS:
-                    again.append(job)
-                else:
-                    yield job.key, result
+            for worker in ready:
+                if worker.job:
+                    yield self._collect(worker)
+                else:  # it has ended while it had nothing to do
+                    self._replace(worker)
+            for worker in busy:
+                if worker.job and worker not in ready and worker.deadline <= time.monotonic():
+                    yield self._give_up(worker, "timeout", "the run hung")
 
-    def _fill(self, waiting: Iterator[tuple[str, Program]], again: deque[_Job], limits: Limits) -> None:
-        """Give every free slot a job, and start workers while there are jobs for them."""
-        while True:
-            free = next((worker for worker in self._workers if not worker.job), None)
-            if free is None and len(self._workers) >= self.size:
-                return
-            job = again.popleft() if again else next((_Job(*item) for item in waiting), None)
+    def _fill(
+        self, jobs: Iterator[_Job], waiting: deque[_Job], limits: Limits
+    ) -> Iterator[tuple[_Job, ExecutionResult]]:
+        """Give every free slot a job, and start workers while there are jobs for them. Results of jobs that cannot be run."""
+        while any(not worker.job for worker in self._workers) or len(self._workers) < self.size:
+            job = waiting.popleft() if waiting else next(jobs, None)
             if job is None:
                 return
-            worker = free or self._add_worker()
+            if len(job.program.files.get("candidate", "")) > MAX_ANSWER_CHARS:
+                yield job, ExecutionResult("failed", stderr=f"the answer is longer than {MAX_ANSWER_CHARS} characters")
+                continue
+            worker = self._free_worker()
+            if worker is None:
+                waiting.append(job)
+                return
             try:
                 worker.start(job, limits)
             except ChannelClosedError:
-                self._replace(worker)
-                again.append(job)
+                yield self._give_up(worker, "sandbox_error", "the worker ended")
+
+    def _free_worker(self) -> _Worker | None:
+        """One without a job, started if there is none; None if it cannot be started while others run: they may be in its way."""
+        for attempt in range(_ATTEMPTS_TO_START):
+            try:
+                return next((worker for worker in self._workers if not worker.job), None) or self._add_worker()
+            except ExecutionError:
+                if any(worker.job for worker in self._workers):
+                    return None
+                if attempt + 1 == _ATTEMPTS_TO_START:
+                    raise
+                time.sleep(_PAUSE)
+        return None
 
     def _collect(self, worker: _Worker) -> tuple[_Job, ExecutionResult]:
         try:
             message = worker.channel.receive()
         except ChannelClosedError:
+            if worker.exit_code() == OUT_OF_TIME:
+                return self._give_up(worker, "timeout", "judging the answer took too much of the processor")
             return self._give_up(worker, "sandbox_error", "the worker ended")
         assert worker.job is not None
         job, worker.job = worker.job, None
+        if message["worn"]:
+            self._replace(worker)
         return job, ExecutionResult.from_record(message["result"])
 
     def _give_up(self, worker: _Worker, status: str, reason: str) -> tuple[_Job, ExecutionResult]:
@@ -174,10 +239,21 @@ class Pool:
 
     def _add_worker(self) -> _Worker:
         self._started += 1
-        worker = _Worker(self.level, Path(self._folder.name, str(self._started)), self.toolchains)
+        worker = _Worker(self.level, self.folder / str(self._started), self.toolchains)
         self._workers.append(worker)
         self._selector.register(worker.channel.socket, selectors.EVENT_READ, worker)
         return worker
+
+
+def _new_folder() -> tuple[Path, int]:
+    """A folder for the scratch folders of a pool, and a descriptor that holds its lock; folders that nobody locks go."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - _SETTLED:
+                remove_unlocked(left)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder.chmod(0o711)
+    return folder, lock(folder)
 
 
 def open_pool(level: str = "auto", workers: int | None = None, languages: Iterable[str] = ("python",)) -> Pool:

@@ -17,6 +17,7 @@ from mftcoder.execution.sandbox import ExecutionResult, Limits, Program, Status
 from mftcoder.execution.zygote_handle import RunEnd, ZygoteHandle
 
 _ANSWER_LIMIT = 8 << 20  # bytes of one answer
+_SCRIPTED_LIMIT = 1 << 20  # bytes of all answers, beyond which they are not asked for together
 _NUMPY = re.compile(r"\b(numpy|np)\b")
 
 
@@ -49,7 +50,7 @@ def _run_once(program: Program, limits: Limits, zygote: ZygoteHandle, script: Se
         started = time.monotonic()
         judge = Judge(Channel(here, limit=_ANSWER_LIMIT), script)
         try:
-            status, detail = _judged(judge, program, limits.wall_seconds)
+            status, detail = _judged(judge, program, limits)
         except OtherQuestionsError:
             zygote.end()
             raise
@@ -61,19 +62,20 @@ def _run_once(program: Program, limits: Limits, zygote: ZygoteHandle, script: Se
     return ExecutionResult(status, end.exit_code if end.ended else None, "", detail, seconds)
 
 
-def _judged(judge: Judge, program: Program, seconds: float) -> tuple[Status, str]:
+def _judged(judge: Judge, program: Program, limits: Limits) -> tuple[Status, str]:
     """The verdict; failed without a detail when the candidate's process hung up."""
     candidate, tests, entry_point = (program.files[role] for role in ("candidate", "tests", "entry_point"))
     try:
-        with _deadline(seconds):
+        with _deadline(limits.wall_seconds):
             judge.run(candidate, tests, entry_point)
-        if (tests, entry_point) not in _scripts and can_be_scripted(judge.asked):
+        small = judge.channel.received < _SCRIPTED_LIMIT
+        if small and (tests, entry_point) not in _scripts and can_be_scripted(judge.asked):
             _scripts[tests, entry_point] = judge.asked
         return "passed", ""
     except OtherQuestionsError:
         raise
     except _DeadlinePassed:
-        return "timeout", f"no verdict within {seconds:g} seconds"
+        return "timeout", f"no verdict within {limits.wall_seconds:g} seconds"
     except ChannelClosedError:
         return "failed", ""
     except MemoryError:

@@ -26,9 +26,9 @@ class Program:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits of all that is run."""
+        """SHA-256 of all that is run. Equal programs share a verdict, so no answer may be made to collide with another."""
         content = json.dumps([self.language, sorted(self.files.items())], ensure_ascii=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 _WALL = 3.0
@@ -68,6 +68,10 @@ class ExecutionResult:
     stdout: str = ""
     stderr: str = ""  # of a Python candidate: the exception's one line
     seconds: float = 0.0  # wall time of the run, without compilation
+
+    def __post_init__(self) -> None:
+        for name in ("stdout", "stderr"):  # lone surrogates, which no file can hold, become escapes
+            object.__setattr__(self, name, getattr(self, name).encode(errors="backslashreplace").decode())
 
     def as_record(self) -> dict[str, Any]:
         """JSON-able."""

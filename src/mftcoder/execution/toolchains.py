@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mftcoder.cache import cache_root
 from mftcoder.errors import ExecutionError
 
 _BUILD_SECONDS = 900
@@ -64,7 +65,7 @@ def output_of(*command: str, environment: Mapping[str, str] | None = None, cwd: 
 
 def cached(name: str, contents: str, build: Callable[[Path], None]) -> str:
     """A folder that `build` has filled, made once for these `contents` (sources, versions, flags)."""
-    root = Path(os.environ.get("MFTCODER_CACHE", "~/.cache/mftcoder")).expanduser() / "toolchains"
+    root = cache_root() / "toolchains"
     folder = root / f"{name}-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
     done = folder / ".done"  # a build names its own absolute path, so it cannot be moved into place
     if done.exists():

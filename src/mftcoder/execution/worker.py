@@ -4,25 +4,35 @@ Started by pool.py as `python -m mftcoder.execution.worker FD SETTINGS`. Goes in
 messages. It is trusted and holds the tests; it runs nothing foreign itself. Ends when the pool hangs up.
 """
 
+import contextlib
 import importlib
 import json
 import os
+import resource
 import secrets
 import signal
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from mftcoder.execution import kernel
+from mftcoder.execution.bounds import bounded
 from mftcoder.execution.channel import Channel, ChannelClosedError
 from mftcoder.execution.command_run import run_plan
 from mftcoder.execution.javascript import JavaScriptJudge, run_javascript
 from mftcoder.execution.languages import language
 from mftcoder.execution.python_run import preload_for, run_python
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
+from mftcoder.execution.scratch import remove_tree, remove_unlocked
 from mftcoder.execution.toolchains import Toolchain
 from mftcoder.execution.zygote_handle import SlotSettings, ZygoteHandle, ZygoteLostError, unused_uid
+
+_OWN_SECONDS = 2.0  # of the processor, that a worker may use for a program beyond what the program may use
+_ROOM_MB, _ROOM_FILES = 64, 256  # what a program may need in the folder for temporary files
+_WORN_MB = 512  # memory that a worker has not given back, for which the pool puts a fresh one in its place
 
 
 class Slot:
@@ -42,7 +52,11 @@ class Slot:
     def run(self, program: Program, limits: Limits) -> ExecutionResult:
         """Run one program; a failure of the sandbox is its own status, and the next program gets a new zygote."""
         try:
-            return self._run(program, limits)
+            with bounded(limits.seconds + _OWN_SECONDS, limits.memory_mb):
+                result = self._run(program, limits)
+            if result.status != "passed" and self.settings.level == "process" and _is_full(self.settings.scratch):
+                return ExecutionResult("sandbox_error", stderr=f"no room in {self.settings.scratch}")
+            return result
         except Exception as error:  # whatever it is, it is ours: the slot starts afresh and the pool tries again
             self.close()
             return ExecutionResult("sandbox_error", stderr=f"{type(error).__name__}: {error}")
@@ -73,36 +87,70 @@ class Slot:
         self.zygotes.clear()
 
 
-def _serve(channel: Channel, slot: Slot) -> None:
+def _is_full(folder: str) -> bool:
+    """True if the file system of an empty scratch folder has hardly any room: what failed may have failed for that."""
+    room = os.statvfs(folder)
+    return room.f_bavail * room.f_frsize < _ROOM_MB << 20 or (room.f_files > 0 and room.f_favail < _ROOM_FILES)
+
+
+def _serve(channel: Channel, slot: Slot, stop: list[int]) -> None:
     while True:
         message: dict[str, Any] = channel.receive()
         program = Program(message["language"], message["files"])
         result = slot.run(program, Limits(**message["limits"]))
-        channel.send({"key": message["key"], "result": result.as_record()})
+        if stop:  # the signal may have ended the run: that is no verdict
+            return
+        channel.send({"key": message["key"], "result": result.as_record(), "worn": _resident_mb() > _WORN_MB})
+
+
+def _resident_mb() -> float:
+    """Memory of this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * resource.getpagesize() / (1 << 20)
+    except OSError:
+        return 0.0
 
 
 def main() -> None:
-    """Serve until the pool hangs up."""
+    """Serve until the pool hangs up or dies, and leave no file behind."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to handle; it hangs up
+    stop: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        stop.append(number)
+        sys.exit()
+
+    signal.signal(signal.SIGTERM, end)
     if kernel.is_supported():
-        kernel.die_with_parent()
+        kernel.die_with_parent(signal.SIGTERM)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     arguments = json.loads(sys.argv[2])
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)  # tests may print
-    settings = SlotSettings(
-        arguments["level"], arguments["scratch"], unused_uid(arguments["level"]), tuple(arguments["readable"])
-    )
-    slot = Slot(settings, {name: Toolchain(**fields) for name, fields in arguments["toolchains"].items()})
+    toolchains = {name: Toolchain(**fields) for name, fields in arguments["toolchains"].items()}
+    uid = unused_uid(arguments["level"], toolchains.values())
+    slot = Slot(SlotSettings(arguments["level"], arguments["scratch"], uid, tuple(arguments["readable"])), toolchains)
     try:
         channel.send({"covers": slot.zygote().covers})
-        _serve(channel, slot)
+        _serve(channel, slot, stop)
     except ZygoteLostError as lost:
         channel.send({"problem": str(lost)})
     except ChannelClosedError:
         pass
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         slot.close()
+        _remove_folders(Path(slot.settings.scratch))
+
+
+def _remove_folders(scratch: Path) -> None:
+    """Remove this slot's folders; the pool's with all that is left there, where the pool has died."""
+    for folder in (scratch, *scratch.parent.glob(f"{scratch.name}-*")):
+        with contextlib.suppress(OSError):
+            remove_tree(folder)
+    with contextlib.suppress(OSError):
+        remove_unlocked(scratch.parent)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mftcoder.execution import candidate, kernel
+from mftcoder.execution.bounds import unbounded_memory
 from mftcoder.execution.channel import Channel, ChannelClosedError
 from mftcoder.execution.confinement import Confinement
 
@@ -72,7 +72,7 @@ class Zygote:
         silence = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(silence, number)
-        self.confinement.enter(command=False)
+        self.confinement.enter()
         _only_descriptors([descriptor])
         sys.stdout = sys.stderr = _Nowhere()
         candidate.serve(Channel(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)))
@@ -86,26 +86,19 @@ class Zygote:
         return {"pid": self.child}
 
     def _become_command(self, request: dict[str, Any], descriptors: list[int]) -> None:
-        os.chdir(self.confinement.scratch)
-        self.confinement.enter(command=True, may_fork=request["may_fork"])
+        self.confinement.enter(may_fork=request["may_fork"])
         self.trouble_writer = os.dup2(self.trouble_writer, 120, inheritable=False)
         high = [os.dup2(number, 100 + index, inheritable=False) for index, number in enumerate(descriptors)]
         _only_descriptors([*high, self.trouble_writer])
         for index, number in enumerate(high):
             os.dup2(number, index)
-        scratch = self.confinement.scratch
-        os.execve(
-            request["command"][0], request["command"], {**request["environment"], "HOME": scratch, "TMPDIR": scratch}
-        )
+        home = self.confinement.scratch.path
+        os.execve(request["command"][0], request["command"], {**request["environment"], "HOME": home, "TMPDIR": home})
 
     def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
         """Remove what is in the scratch folder but what is to be kept, and write these files into it."""
-        self.confinement.clear(request["keep"])
-        for name, text in request["files"].items():
-            path = Path(self.confinement.scratch, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="surrogatepass")
-        self.confinement.hand_over()
+        self.confinement.scratch.clear(request["keep"])
+        self.confinement.scratch.write(request["files"])
         return {}
 
     def _end(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
@@ -119,7 +112,7 @@ class Zygote:
         self.child = None
         self.confinement.kill_leftovers()
         if request.get("clear", True):
-            self.confinement.clear()
+            self.confinement.scratch.clear()
         if trouble := self._trouble():
             return {"problem": trouble}
         return {
@@ -174,6 +167,7 @@ def _only_descriptors(kept: list[int]) -> None:
 def main() -> None:
     """Serve on the descriptor that is the first argument; the second is JSON for `Confinement`."""
     control = Channel(socket.socket(fileno=int(sys.argv[1])))
+    unbounded_memory()
     if kernel.is_supported():
         kernel.die_with_parent()
     settings = json.loads(sys.argv[2])
@@ -185,7 +179,7 @@ def main() -> None:
     except OSError as error:
         control.send({"problem": str(error)})
         return
-    os.environ["HOME"] = os.environ["TMPDIR"] = confinement.scratch
+    os.environ["HOME"] = os.environ["TMPDIR"] = confinement.scratch.path
     gc.collect()
     gc.freeze()
     gc.disable()

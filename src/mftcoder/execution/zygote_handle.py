@@ -11,7 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import mftcoder
 from mftcoder.execution import cgroups, kernel
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
 from mftcoder.execution.sandbox import Limits
+from mftcoder.execution.toolchains import Toolchain
 
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -166,15 +167,16 @@ def _wire_limits(limits: Limits, *, seconds: float | None = None, address_mb: in
     }
 
 
-def unused_uid(level: str) -> int | None:
+def unused_uid(level: str, toolchains: Iterable[Toolchain] = ()) -> int | None:
     """A user id for this slot's programs, below 65,536 and its own for every running worker; None: stay who we are.
 
-    None without the right to switch, and where another user could not reach the interpreter (one under /root, say, unless the
-    slot has a root folder of its own): programs then keep the caller's id without its capabilities.
+    None without the right to switch, and where another user could not reach the interpreter or a toolchain (one under /root, say,
+    unless the slot has a root folder of its own): programs then keep the caller's id without its capabilities.
     """
-    reachable = level == "namespaces" or all(_open_to_others(Path(folder)) for folder in (sys.prefix, sys.base_prefix))
+    wanted = [sys.prefix, sys.base_prefix, *(path for toolchain in toolchains for path in toolchain.readable)]
+    reachable = level == "namespaces" or all(_open_to_others(Path(path)) for path in wanted)
     return 20000 + os.getpid() % 40000 if reachable and kernel.may_switch_users() else None
 
 
 def _open_to_others(folder: Path) -> bool:
-    return all(parent.stat().st_mode & stat.S_IXOTH for parent in (folder, *folder.parents))
+    return not folder.exists() or all(parent.stat().st_mode & stat.S_IXOTH for parent in (folder, *folder.parents))

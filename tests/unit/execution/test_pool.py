@@ -1,5 +1,11 @@
 """Programs in a real pool: what each way to end is called, and what is left behind."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -99,7 +105,7 @@ def test_a_worker_that_dies_is_replaced_and_its_program_run_again():
 def test_a_pool_leaves_no_process_and_no_file_behind():
     before = set(psutil.Process().children(recursive=True))
     with Pool("process", workers=2) as pool:
-        folder = Path(pool._folder.name)
+        folder = pool.folder
         status(pool, python("open('/tmp/left', 'w').write('x')\ndef double(x): return 2 * x"))
         assert folder.exists()
     assert not folder.exists()
@@ -138,3 +144,136 @@ def test_a_test_that_asks_on_after_a_failed_answer_sees_the_exception_where_it_h
     with Pool("process", workers=1) as single:
         results = single.run([(str(n), python("def f(x): return 1 // x", tests, "f")) for n in range(3)], LIMITS)
         assert [result.status for _, result in results] == ["passed"] * 3
+
+
+def test_what_a_comparison_builds_of_an_answer_is_bounded(pool):
+    lazy = python("def f(x): return range(10**9)", "assert list(f(1)) == [1]\n", "f")
+    assert status(pool, lazy) == "out_of_memory"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("candidate", "tests"),
+    [
+        ("def f(x): return [n * ((1 << 61) - 1) for n in range(60_000)]", "assert set(f(1)) == {1}\n"),
+        ("def f(x): return range(10**13)", "assert sum(f(1)) == 1\n"),
+        ("import decimal\ndef f(x): return decimal.Decimal('1e99999999')", "assert int(f(1)) == 1\n"),
+    ],
+    ids=["equal hashes", "endless sum", "huge number"],
+)
+def test_a_comparison_that_takes_the_judge_too_long_is_the_answers_timeout(pool, candidate, tests):
+    """Each is one step written in C, which no signal handler stops. Takes the judge's three seconds of the processor."""
+    assert status(pool, python(candidate, tests, "f")) == "timeout"
+    assert status(pool, python("def double(x): return 2 * x")) == "passed"
+
+
+def test_what_one_judgement_leaves_in_memory_is_not_counted_for_the_next():
+    kept = "import sys\nsys.kept = b'x' * (600 << 20)\nassert f(1) == 2\n"
+    with Pool("process", workers=1) as single:
+        large = Limits(seconds=5, memory_mb=700)
+        assert status(single, python("def f(x): return 2 * x", kept, "f"), large) == "passed"
+        pids = [worker.process.pid for worker in single._workers]
+        assert status(single, python("def f(x): return 2 * x", kept, "f"), large) == "passed"
+        assert not set(pids) & {worker.process.pid for worker in single._workers}
+
+
+def test_right_answers_that_are_large_together_pass_again_and_again():
+    """The second is asked for all answers at once, which are then larger than a message may be."""
+    tests = "for n in (3_000_000, 3_000_001, 3_000_002):\n    assert len(f(n)) == n\n"
+    with Pool("process", workers=1) as single:
+        candidates = ["def f(n): return 'x' * n", "def f(n): return n * 'x'", "def f(n): return ''"]
+        results = single.run([(str(n), python(code, tests, "f")) for n, code in enumerate(candidates)], LIMITS)
+        assert [result.status for _, result in results] == ["passed", "passed", "failed"]
+
+
+def test_a_small_answer_then_large_ones_are_judged_alike():
+    """A script made of a first answer's small results must not fail a later one for the size of its own."""
+    tests = "assert len(f(3)) >= 3\nassert len(f(4)) >= 4\nassert len(f(5)) >= 5\n"
+    with Pool("process", workers=1) as single:
+        candidates = ["def f(n): return 'x' * n", "def f(n): return 'x' * 3_500_000"]
+        results = single.run([(str(n), python(code, tests, "f")) for n, code in enumerate(candidates)], LIMITS)
+        assert [result.status for _, result in results] == ["passed", "passed"]
+
+
+def test_an_answer_of_many_megabytes_fails_and_no_other_does(pool):
+    huge = "# " + "\x00" * (70 << 20) + "\ndef double(x): return 2 * x"
+    programs = [("huge", python(huge)), ("honest", python("def double(x): return 2 * x"))]
+    assert {key: result.status for key, result in pool.run(programs, LIMITS)} == {"huge": "failed", "honest": "passed"}
+
+
+def test_an_answer_that_breaks_its_sandbox_each_time_has_failed():
+    """These tests end their own worker when the answer is there; without it they fail as tests do."""
+    tests = "import os\ndouble(2)\nos._exit(1)\n"
+    with Pool("process", workers=2) as pool:
+        programs = [(str(n), python(f"def double(x): return {n} * x", tests if n == 2 else TESTS)) for n in range(5)]
+        results = dict(pool.run(programs, LIMITS))
+    assert {key: result.status for key, result in results.items()} == dict.fromkeys("01234", "failed")
+    assert "the sandbox failed each time with this answer" in results["2"].stderr
+
+
+def test_tests_that_break_the_sandbox_without_any_answer_are_no_answers_failure():
+    with Pool("process", workers=2) as pool:
+        programs = [("a", python("def double(x): return 2 * x", "import os\nos._exit(1)\n"))]
+        assert [result.status for _, result in pool.run(programs, LIMITS)] == ["sandbox_error"]
+
+
+def test_a_worker_that_ends_while_it_has_nothing_to_do_costs_nothing():
+    with Pool("process", workers=2) as pool:
+        slow = python("import time\ndef double(x): time.sleep(0.5); return 2 * x")
+        results = pool.run([("quick", python("def double(x): return 2 * x")), ("slow", slow)], LIMITS)
+        assert next(results)[0] == "quick"
+        [idle] = [worker for worker in pool._workers if not worker.job]
+        psutil.Process(idle.process.pid).kill()
+        assert [result.status for _, result in results] == ["passed"]
+
+
+def test_programs_that_differ_have_fingerprints_that_nobody_can_make_equal():
+    prints = {python(f"def double(x): return {n}").fingerprint for n in range(100)}
+    assert len(prints) == 100 and all(len(text) == 64 for text in prints)
+
+
+def folders_of_pools():
+    return set(Path(tempfile.gettempdir()).glob("mft-pool-*"))
+
+
+def test_a_killed_pool_leaves_no_folder_and_no_process():
+    script = (
+        "import sys\nfrom mftcoder.execution.pool import Pool\nfrom mftcoder.execution.sandbox import Limits, Program\n"
+        "files = {'candidate': 'while True: pass', 'tests': 'f()', 'entry_point': 'f'}\n"
+        "pool = Pool('process', workers=2)\nprint(pool.folder, flush=True)\n"
+        "list(pool.run([(str(n), Program('python', files)) for n in range(2)], Limits(seconds=60)))\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    folder = Path(run.stdout.readline().strip())
+    while not list(folder.glob("2/run")):  # both slots are at work
+        time.sleep(0.02)
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert folder.is_dir() and children
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    deadline = time.monotonic() + 30
+    while (folder.exists() or any(child.is_running() for child in children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()
+    assert not [child for child in children if child.is_running()]
+
+
+def test_a_pool_removes_what_a_dead_one_has_left_and_nothing_of_a_live_one():
+    left = Path(tempfile.mkdtemp(prefix="mft-pool-"))
+    (left / "1/run").mkdir(parents=True)
+    with Pool("process", workers=1) as live:
+        for folder in (left, live.folder):
+            os.utime(folder, (0, 0))
+        with Pool("process", workers=1):
+            assert not left.exists()
+            assert live.folder.exists()
+
+
+def test_a_pool_closes_over_folders_that_are_too_deep_for_recursion():
+    deep = "import os\nos.chdir(os.environ['TMPDIR'])\nfor _ in range(1100):\n    os.mkdir('y' * 200); os.chdir('y' * 200)\n"
+    with Pool("process", workers=1) as pool:
+        results = pool.run(
+            [("deep", python(deep)), ("honest", python("def double(x): return 2 * x"))], Limits(seconds=5)
+        )
+        assert {key: result.status for key, result in results} == {"deep": "failed", "honest": "passed"}
+    assert not pool.folder.exists()
