@@ -25,10 +25,8 @@ NOISE_MEMORY = 50  # successive differences that the noise estimate averages ove
 FIRST_NOISE = 0.3  # standard deviation of a one-sample loss that is assumed at first, as a share of the first loss ...
 FIRST_NOISE_COUNTS = 3  # ... and counts for so many differences: one small difference must not make the filter sure
 ROW_NOISE_RATE = 0.1
-FIRST_REPEATED_NOISE, LEAST_REPEATED_NOISE = (
-    0.1,
-    0.01,
-)  # variance on samples measured before, as a share of that on new ones
+FIRST_REPEATED_NOISE = 0.1  # variance on samples measured before, as a share of that on new ones: at first ...
+LEAST_REPEATED_NOISE = 0.01  # ... and at least
 SMALLEST_NOISE = 1e-10  # of the first loss squared: keeps the filter regular on losses without noise
 
 
