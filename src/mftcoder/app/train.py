@@ -154,7 +154,8 @@ def _build(
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
     model = _load_trainable(config, backend, checkpoint)
-    _choose_attention(config, model, store, backend, console)
+    with device_memory_errors():
+        _choose_attention(config, model, store, backend, console)
     if config.train.torch_compile:
         model.compile_layers()
     optimizer = backend.optimizer(trainable_parameters(model.module), config.train)

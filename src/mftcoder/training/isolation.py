@@ -71,7 +71,7 @@ def attention_window(model_config: Any) -> int | None:
 
 def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> None:
     """ModelError unless the model's attention can train on packed rows and gives each sample what it has alone."""
-    name, implementation = type(model.causal_lm).__name__, model.attn_implementation
+    implementation = model.attn_implementation
     row = _Row.of(samples)
     try:
         _run_as_in_training(model, row)
@@ -81,7 +81,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
         raise
     except CANNOT_RUN as error:
         raise ModelError(
-            f"{name} cannot run packed rows with attention '{implementation}': {_first_line(error)}"
+            f"{model.name} cannot run packed rows with attention '{implementation}': {_first_line(error)}"
         ) from error
     rounding = _rounding(model, packed.dtype)
     right, wrong = _references(model, row, rounding)
@@ -92,7 +92,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
         distance, leak = _distance(packed, right, places), _distance(wrong, right, places)
         if not distance <= max(LEAK * leak, rounding):
             raise ModelError(
-                f"{name} with attention '{implementation}' does not {what}: the results differ by {distance:.2g} of their size "
+                f"{model.name} with attention '{implementation}' does not {what}: the results differ by {distance:.2g} of their size "
                 f"(without any isolation by {leak:.2g})"
             )
 
@@ -124,9 +124,11 @@ def _run_as_in_training(model: LanguageModel, row: _Row) -> None:
     """With dropout where the model has it, which some kernels do not know; the run's random numbers stay as they are."""
     was_training = model.module.training
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.no_grad():
-        model.module.train()
-        model.surround(lambda: model.hidden_states(row.input_ids, row.position_ids))
-    model.module.train(was_training)
+        try:
+            model.module.train()
+            model.surround(lambda: model.hidden_states(row.input_ids, row.position_ids))
+        finally:
+            model.module.train(was_training)
 
 
 def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tensor, Tensor]:
@@ -147,13 +149,11 @@ def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tenso
             problems.append(f"{implementation}: {_first_line(error)}")
     else:
         raise ModelError(
-            f"{type(model.causal_lm).__name__} cannot be shown to keep packed samples apart, because its own attention does not "
+            f"{model.name} cannot be shown to keep packed samples apart, because its own attention does not "
             f"run: {'; '.join(problems)}"
         )
     if not _distance(made, own, slice(None)) <= 2 * rounding and torch.isfinite(own).all():
-        raise ModelError(
-            f"{type(model.causal_lm).__name__} changes its logits after the head in a way that is not known here"
-        )
+        raise ModelError(f"{model.name} changes its logits after the head in a way that is not known here")
     return right, wrong
 
 

@@ -162,6 +162,11 @@ class LanguageModel:
             of_task = tokens.coefficients * (tokens.tasks == task)
             yield task, self._cross_entropy(tokens, of_task)[0]
 
+    @property
+    def name(self) -> str:
+        """The class of the model, for messages."""
+        return type(self.causal_lm).__name__.removeprefix("FSDP")  # which fully_shard puts in front
+
     def decoder_layers(self) -> list[nn.Module]:
         """The transformer blocks, first to last."""
         count = self.causal_lm.config.num_hidden_layers
@@ -231,10 +236,10 @@ class LanguageModel:
         """Change the attention. ModelError if the model has none of that kind, or what it needs is not installed."""
         try:
             self.causal_lm.set_attn_implementation(implementation)
-        except (ValueError, ImportError) as error:
-            raise ModelError(
-                f"{type(self.causal_lm).__name__} has no attention '{implementation}'. Try auto or eager"
-            ) from error
+        except ValueError as error:
+            raise ModelError(f"{self.name} has no attention '{implementation}'") from error
+        except ImportError as error:
+            raise ModelError(f"{self.name}: attention '{implementation}' is not installed: {error}") from error
         self.attn_implementation = implementation
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -31,12 +31,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3 longrope": ("phi3", {"max_position_embeddings": 128, "original_max_position_embeddings": 32, "rope_parameters": LONGROPE}),
     "llama dynamic": ("llama", {"max_position_embeddings": 32, "rope_parameters": DYNAMIC}),
     "deepseek_v2 dynamic": ("deepseek_v2", {**DEEPSEEK, "max_position_embeddings": 32, "rope_parameters": DYNAMIC}),
-    "gemma3 two kinds": (
+    "gemma3 dynamic and usual": (
         "gemma3_text",
         {
-            "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 512, "max_position_embeddings": 128,
+            "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 512, "max_position_embeddings": 32,
             "layer_types": ["sliding_attention", "full_attention"],
-            "rope_parameters": {"sliding_attention": DEFAULT, "full_attention": LONGROPE},
+            "rope_parameters": {"sliding_attention": DEFAULT, "full_attention": DYNAMIC},
         },
     ),
 }  # fmt: skip

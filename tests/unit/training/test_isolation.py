@@ -12,7 +12,15 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from mftcoder.errors import ModelError
 from mftcoder.kernels import attention
 from mftcoder.kernels.attention import SampleLayout, segments_attention
-from mftcoder.training.isolation import SHORTEST, attention_window, choose_attention, pick_lengths, verify_isolation
+from mftcoder.training.isolation import (
+    SHORTEST,
+    _distance,
+    _Row,
+    attention_window,
+    choose_attention,
+    pick_lengths,
+    verify_isolation,
+)
 from mftcoder.training.language_model import LanguageModel
 
 attention.register()
@@ -68,6 +76,21 @@ def verified(model: LanguageModel, implementation: str, *lengths: int) -> None:
 def test_every_attention_that_isolates_is_accepted(implementation: str, dtype: torch.dtype) -> None:
     verified(language_model(dtype=dtype), implementation, 40, 50)
     verified(language_model("mistral", dtype, sliding_window=16), implementation, 40, 50)
+
+
+def test_rounding_that_a_deep_model_amplifies_is_no_leak() -> None:
+    """Twelve layers of large weights in bfloat16 move a result by a fifth of its size; a leak moves it by more than all of it."""
+    model = language_model(dtype=torch.bfloat16, num_hidden_layers=12)
+    with torch.no_grad():
+        for layer in model.decoder_layers():
+            for weight in layer.parameters():
+                weight.mul_(30 if weight.ndim == 2 else 1)
+    row, moved = _Row.of(samples(40, 50)), {}
+    for implementation in ("segments", "sdpa", "eager"):
+        verified(model, implementation, 40, 50)
+        with model.evaluating():
+            moved[implementation] = model.hidden_states(row.input_ids, row.position_ids)[0]
+    assert 0.1 < _distance(moved["segments"], moved["sdpa"], slice(40, None)) < 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
