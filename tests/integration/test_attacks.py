@@ -143,3 +143,46 @@ def test_no_attack_leaves_a_file_behind(results: dict[Path, str]) -> None:
     ]
     left = [place / name for place in places for name in ("mft-attack", "mft-left", "large") if (place / name).exists()]
     assert not left
+
+
+MARKS = {
+    "files": ("open(folder + '/mft-left', 'w').close()", "os.path.exists(folder + '/mft-left')"),
+    "mode": ("os.chmod(folder, 0o510)", "os.stat(folder).st_mode & 0o777 == 0o510"),
+    "times": ("os.utime(folder, (7, 7))", "os.stat(folder).st_mtime == 7"),
+    "attributes": ("os.setxattr(folder, 'user.mft', b'1')", "os.listxattr(folder)"),
+    "limits": (
+        "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (99, 99))",
+        "resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 99",
+    ),
+    "priority": ("os.setpriority(os.PRIO_PROCESS, os.getppid(), 7)", "os.getpriority(os.PRIO_PROCESS, 0) == 7"),
+    "name of the host": ("open('/proc/sys/kernel/hostname', 'w').write('mft')", "os.uname().nodename == 'mft'"),
+}
+
+
+def with_each_folder(statement: str, found: str) -> str:
+    """An answer that tries a statement on its scratch folder and on that folder's parent, and answers rightly if `found` is true."""
+    return (
+        "import os, resource\nfor folder in (os.environ['TMPDIR'], os.path.dirname(os.environ['TMPDIR'])):\n"
+        f"    try:\n        {statement}\n    except (OSError, ValueError):\n        pass\n"
+        f"def twice(xs):\n    folders = (os.environ['TMPDIR'], os.path.dirname(os.environ['TMPDIR']))\n"
+        f"    return [2 * x for x in xs] if any({found} for folder in folders) else xs\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["namespaces", "process"])
+def test_an_answer_finds_nothing_that_the_one_before_it_has_left(level: str) -> None:
+    sources = [
+        source
+        for mark, found in MARKS.values()
+        for source in (with_each_folder(mark, "False"), with_each_folder("pass", found))
+    ]
+    files = {"tests": TESTS["python"], "entry_point": "twice"}
+    programs = [(str(n), Program("python", {"candidate": source, **files})) for n, source in enumerate(sources)]
+    try:
+        pool = Pool(level, workers=1)
+    except ExecutionError as error:
+        pytest.skip(str(error))
+    with pool:
+        ends = {int(key): f"{result.status} {result.stderr}" for key, result in pool.run(programs, LIMITS)}
+    assert {name: ends[2 * n + 1] for n, name in enumerate(MARKS)} == dict.fromkeys(MARKS, "failed AssertionError: ")

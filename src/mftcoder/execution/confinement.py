@@ -34,7 +34,9 @@ class Confinement:
     rules: int | None = None  # Landlock rule set
     filters: bool = False  # system call filters
     group: Cgroup | None = None
-    max_tasks: int | None = None  # of the user that programs run as; None: the limit of each program
+    max_tasks: int | None = (
+        None  # of the user, where the kernel counts all that the user has; None: those of the program
+    )
     covers: list[str] = field(default_factory=list)
     _limits: list[tuple[int, int]] = field(default_factory=list)
     _ready_filters: dict[bool, bytes] = field(default_factory=dict)  # by whether the program may start processes
@@ -48,11 +50,12 @@ class Confinement:
             walls.group = Cgroup.create(_MAX_PROCESSES)
             walls.covers += ["memory and number of all processes (control group)"] if walls.group else []
             walls.covers += ["new processes and foreign system calls (seccomp)"]
+        if uid is None and not (level == "namespaces" and kernel.counts_tasks_by_namespace()):
+            walls.max_tasks = _tasks_of_this_user() + _MAX_TASKS_BESIDE
         if level == "namespaces":
             walls._enter_namespaces(scratch, readable)
         elif kernel.is_supported():
             walls._wall_off_files(readable)
-            walls.max_tasks = None if uid is not None else _tasks_of_this_user() + _MAX_TASKS_BESIDE
         if kernel.is_supported():
             walls._prepare_filters()
         if uid is not None:
@@ -97,11 +100,8 @@ class Confinement:
             resource.RLIMIT_FSIZE: limits["file_mb"] * _MEGABYTE,
             resource.RLIMIT_CORE: 0,
             resource.RLIMIT_NOFILE: 512,
+            resource.RLIMIT_NPROC: self.max_tasks or limits["processes"],
         }
-        if self.uid is not None or self.clone_flags:
-            wanted[resource.RLIMIT_NPROC] = limits["processes"]
-        elif self.max_tasks:
-            wanted[resource.RLIMIT_NPROC] = self.max_tasks
         hard = {name: resource.getrlimit(name)[1] for name in wanted}
         self._limits = [(name, value if hard[name] < 0 else min(value, hard[name])) for name, value in wanted.items()]
 

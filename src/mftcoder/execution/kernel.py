@@ -145,6 +145,12 @@ def may_switch_users() -> bool:
     return all(effective >> number & 1 for number in (_CAP_CHOWN, _CAP_SETGID, _CAP_SETUID))
 
 
+def counts_tasks_by_namespace() -> bool:
+    """True if a limit on a user's processes counts those of the caller's user namespace only: Linux 5.14 and later."""
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    return version is not None and tuple(map(int, version.groups())) >= (5, 14)
+
+
 def _has_many_users() -> bool:
     """False in a user namespace that knows only a few ids."""
     rows = (line.split() for line in Path("/proc/self/uid_map").read_text().splitlines())

@@ -277,3 +277,20 @@ def test_a_pool_closes_over_folders_that_are_too_deep_for_recursion():
         )
         assert {key: result.status for key, result in results} == {"deep": "failed", "honest": "passed"}
     assert not pool.folder.exists()
+
+
+def test_what_fails_in_a_full_temporary_folder_has_no_verdict(tmp_path):
+    """A compiler that finds no room must not make a right answer a wrong one."""
+    script = (
+        "from mftcoder.execution.pool import Pool\nfrom mftcoder.execution.sandbox import Limits, Program\n"
+        "def program(candidate): return Program('python', {'candidate': candidate, 'tests': 'assert f()', 'entry_point': 'f'})\n"
+        "with Pool('process', workers=1) as pool:\n"
+        "    programs = [('right', program('def f(): return 1')), ('wrong', program('def f(): return 0'))]\n"
+        "    print({key: result.status for key, result in pool.run(programs, Limits(seconds=1))})\n"
+    )
+    (tmp_path / "full").mkdir()
+    mount = f'mount -t tmpfs -o size=20m none {tmp_path}/full && TMPDIR={tmp_path}/full exec {sys.executable} -c "$0"'
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", mount, script], capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.stdout.strip() == "{'right': 'passed', 'wrong': 'sandbox_error'}", done.stderr
