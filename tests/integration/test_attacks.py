@@ -186,3 +186,51 @@ def test_an_answer_finds_nothing_that_the_one_before_it_has_left(level: str) -> 
     with pool:
         ends = {int(key): f"{result.status} {result.stderr}" for key, result in pool.run(programs, LIMITS)}
     assert {name: ends[2 * n + 1] for n, name in enumerate(MARKS)} == dict.fromkeys(MARKS, "failed AssertionError: ")
+
+
+READS_ITS_MEMORY = """
+import ctypes
+import os
+import re
+
+MARK = re.compile(rb"marked_test_[0-9a-f]{8}")
+libc = ctypes.CDLL(None)
+reader, writer = os.pipe()
+
+
+def pages_around(address):
+    for page in range((address & ~4095) - (64 << 20), (address & ~4095) + (64 << 20), 4096):
+        if libc.write(writer, ctypes.c_void_p(page), ctypes.c_size_t(4096)) == 4096:  # an error where nothing is mapped
+            yield os.read(reader, 4096)
+
+
+def twice(xs):
+    for address in (id(bytes(100)), id(bytes(50_000))):  # of Python's small objects, and of malloc's
+        if any(MARK.search(page) for page in pages_around(address)):
+            return [2 * x for x in xs]
+    return xs
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["namespaces", "process"])
+def test_an_answer_finds_no_tests_of_another_language_in_its_memory(level: str) -> None:
+    """It is a fork of a process of its slot, which must never have held them."""
+    if LANGUAGES["cpp"].missing():
+        pytest.skip("no C++ here")
+    marked = TESTS["cpp"] + f"// marked_test_{NONCE}\n" * 100
+    honest = program(ROOT / "cpp/honest.cpp", {})
+    programs = [
+        ("cpp", Program("cpp", {**honest.files, "tests": marked})),
+        (
+            "python",
+            Program("python", {"candidate": READS_ITS_MEMORY, "tests": TESTS["python"], "entry_point": "twice"}),
+        ),
+    ]
+    try:
+        pool = Pool(level, workers=1, toolchains={"cpp": prepare("cpp")})
+    except ExecutionError as error:
+        pytest.skip(str(error))
+    with pool:
+        ends = {key: result.status for key, result in pool.run(programs, LIMITS)}
+    assert ends == {"cpp": "passed", "python": "failed"}

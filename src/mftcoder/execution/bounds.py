@@ -1,8 +1,8 @@
 """Limits for trusted code while it handles what an answer has sent: a bound on its processor time and on its memory.
 
-Goes in: seconds and megabytes, both beyond what the process has used so far. Comes out: a context. Too much memory is a MemoryError. Too much of the processor ends the whole
-process with SIGPROF, for a step written in C (a set of numbers with equal hashes, a parser) stops for nothing else; whoever started
-the process reads that from its exit code.
+Goes in: seconds and megabytes, both beyond what the process has used so far. Comes out: a context. Too much memory is a MemoryError.
+Too much of the processor ends the whole process with SIGPROF, for a step written in C (a set of numbers with equal hashes, a parser)
+stops for nothing else; whoever started the process reads that from its exit code.
 """
 
 import resource
@@ -20,6 +20,7 @@ def bounded(seconds: float, memory_mb: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _held() + (memory_mb << 20)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever started this process may have left it ignored
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield

@@ -36,7 +36,11 @@ _WORN_MB = 512  # memory that a worker has not given back, for which the pool pu
 
 
 class Slot:
-    """The zygotes of one slot, started when first needed: one for each set of preloaded modules."""
+    """The zygotes of one slot, started when first needed: one for each set of preloaded modules, and one for commands.
+
+    Commands have their own because it writes the files of compilers: the tests among them would stay in its memory, of which a Python
+    candidate is a copy.
+    """
 
     def __init__(self, settings: SlotSettings, toolchains: Mapping[str, Toolchain]):
         self.settings, self.toolchains = settings, toolchains
@@ -45,9 +49,16 @@ class Slot:
 
     def zygote(self, preload: tuple[str, ...] = ()) -> ZygoteHandle:
         """The running zygote that holds these modules."""
-        if preload not in self.zygotes:
-            self.zygotes[preload] = ZygoteHandle(self.settings, preload)
-        return self.zygotes[preload]
+        return self._started(preload, preload)
+
+    def commands(self) -> ZygoteHandle:
+        """The running zygote for compilers and compiled programs."""
+        return self._started(("commands",), ())
+
+    def _started(self, key: tuple[str, ...], preload: tuple[str, ...]) -> ZygoteHandle:
+        if key not in self.zygotes:
+            self.zygotes[key] = ZygoteHandle(self.settings, preload)
+        return self.zygotes[key]
 
     def run(self, program: Program, limits: Limits) -> ExecutionResult:
         """Run one program; a failure of the sandbox is its own status, and the next program gets a new zygote."""
@@ -68,9 +79,9 @@ class Slot:
             return ExecutionResult("sandbox_error", stderr=f"no toolchain for {program.language} was prepared")
         toolchain = self.toolchains[program.language]
         if program.language == "js":
-            return run_javascript(program, limits, self.zygote(), self._javascript_judge(toolchain), toolchain)
+            return run_javascript(program, limits, self.commands(), self._javascript_judge(toolchain), toolchain)
         module = importlib.import_module(str(language(program.language).module))
-        return run_plan(module.plan(program, secrets.token_hex(16), toolchain), limits, self.zygote())
+        return run_plan(module.plan(program, secrets.token_hex(16), toolchain), limits, self.commands())
 
     def _javascript_judge(self, toolchain: Toolchain) -> JavaScriptJudge:
         if self.judge is None or self.judge.process.poll() is not None:
