@@ -28,12 +28,9 @@ class RotaryBySample:
 
     @staticmethod
     def of(model: nn.Module) -> "list[RotaryBySample]":
-        """Those of a model whose frequencies depend on the length; none for most."""
-        return [RotaryBySample(module) for module in model.modules() if set(_types(module).values()) & BY_LENGTH]
-
-    def longest_usual(self) -> int:
-        """The most positions of a sample that has the usual frequencies."""
-        return min(_threshold(self._module, layer_type) for layer_type in _types(self._module))
+        """Those of a model whose frequencies depend on the length, each made once; none for most."""
+        found = [module for module in model.modules() if set(_types(module).values()) & BY_LENGTH]
+        return [_in_front_of(module) or RotaryBySample(module) for module in found]
 
     def forward(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> Any:
         """What the embedding itself gives, cosines and sines [B, L, D], each sample as if alone."""
@@ -66,6 +63,11 @@ class RotaryBySample:
             module.register_buffer(f"{prefix}inv_freq", original, persistent=False)
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
         return self._own(x, position_ids, *which)
+
+
+def _in_front_of(module: Any) -> RotaryBySample | None:
+    already = getattr(module.forward, "__self__", None)
+    return already if isinstance(already, RotaryBySample) else None
 
 
 def _types(module: Any) -> dict[str | None, str]:

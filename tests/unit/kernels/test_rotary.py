@@ -97,6 +97,7 @@ def test_rows_of_which_nothing_is_known_are_refused() -> None:
     (rotary,) = RotaryBySample.of(model)
     with pytest.raises(ValueError, match="Phi3RotaryEmbedding was not told where the samples of its rows begin"):
         model(input_ids=torch.arange(3, 23)[None])
+    assert RotaryBySample.of(model) == [rotary]  # however often it is asked for
     rotary.layout = SampleLayout(((7,),))
     with pytest.raises(ValueError, match="was not told"):
         model(input_ids=torch.arange(3, 23)[None])
