@@ -75,7 +75,7 @@ def _state(path: Path) -> list[int | str]:
     stat = path.stat()
     with path.open("rb") as file:
         head = file.read(END)
-        file.seek(-END, os.SEEK_END)
+        file.seek(max(END, stat.st_size - END))
         ends = xxhash.xxh3_128_hexdigest(head + file.read())
     return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, ends]
 

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 from mftcoder import cache
 from mftcoder.data import byte_level, gguf_tokenizer, qwen_tokenizer, sentencepiece_tokenizer
-from mftcoder.errors import ModelError
+from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_json
 
 MADE_BY = (byte_level, gguf_tokenizer, qwen_tokenizer, sentencepiece_tokenizer)
@@ -37,8 +37,14 @@ def folder_of(source: Path) -> Path:
         )
     target = cache.cache_root() / "tokenizers" / _key(source)
     if not (target / "tokenizer.json").is_file():
-        with atomic_folder(target) as temporary:
-            _write(source, temporary)
+        try:
+            with atomic_folder(target) as temporary:
+                _write(source, temporary)
+        except (MftError, OSError):
+            raise
+        except Exception as error:  # tables that contradict each other; the tokenizers library raises plain Exception
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{source}: its tokenizer cannot be read, it may be damaged: {reason}") from error
     return target
 
 

@@ -4,7 +4,8 @@ Goes in: the file. Comes out: a folder with tokenizer.json and its settings. Wha
 known here, is an error: with another cut of the text a model gets other tokens than it was trained on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,26 @@ SETTINGS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad
 ADVICE = "Set model.tokenizer_name_or_path to the folder or Hub id of the original model"
 
 
-def open_gguf(file: Path) -> Any:
-    """The gguf package's reader: `fields` (metadata) and `tensors`. ModelError if the package is missing or the file is broken."""
+_OPEN: dict[Path, Any] = {}
+
+
+@contextmanager
+def opened_gguf(file: Path) -> Iterator[Any]:
+    """The gguf package's reader: `fields` (metadata) and `tensors`. ModelError if the package is missing or the file is broken.
+
+    Parsing a large vocabulary takes seconds, so whoever opens the same file inside the block gets the same reader.
+    """
+    if file in _OPEN:
+        yield _OPEN[file]
+        return
+    _OPEN[file] = _reader(file)
+    try:
+        yield _OPEN[file]
+    finally:
+        del _OPEN[file]
+
+
+def _reader(file: Path) -> Any:
     try:
         import gguf
     except ImportError as error:
@@ -35,8 +54,11 @@ def open_gguf(file: Path) -> Any:
 def write_tokenizer(file: Path, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat template of `file` into `folder`."""
     prefix = "tokenizer.ggml."
-    fields = {key.removeprefix(prefix): field for key, field in open_gguf(file).fields.items()}
-    values = {key: field.contents() for key, field in fields.items() if "general." not in key}
+    with opened_gguf(file) as reader:
+        fields = {
+            key.removeprefix(prefix): field for key, field in reader.fields.items() if key.startswith("tokenizer.")
+        }
+        values = {key: field.contents() for key, field in fields.items()}
     kind = values.get("model")
     if kind not in BUILDERS:
         what = f"its tokenizer is of the kind '{kind}', which is not read" if kind else "there is no tokenizer in it"

@@ -36,6 +36,9 @@ FILES = (
     qwen_tokenizer.FILE,
 )
 
+READ_ONCE = ("added_tokens.json", "tokenization_*.py")
+"""Files that only the making of a tokenizer.json looks at."""
+
 
 @dataclass(frozen=True)
 class Tokenizer:
@@ -134,7 +137,7 @@ def _find_folder(name: str) -> Path:
     from huggingface_hub import snapshot_download  # slow to import, and not needed for a local folder
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=[*FILES, *READ_ONCE]))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{name}: no such folder, and the Hub did not give its tokenizer: {reason}") from error

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mftcoder import cache
 from mftcoder.data.converted_tokenizer import MADE_BY
-from mftcoder.data.gguf_tokenizer import open_gguf
+from mftcoder.data.gguf_tokenizer import opened_gguf
 from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, write_json
@@ -43,7 +43,15 @@ def folder_of(file: Path) -> Path:
 
 def convert_file(file: Path, out: Path) -> None:
     """Write the model in `file` into the folder `out`, in Hugging Face layout."""
-    reader = open_gguf(file)
+    with opened_gguf(file) as reader:
+        _convert(file, reader, out)
+        try:
+            shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
+        except MftError:  # said when somebody asks for the tokenizer; another one may be named in the config
+            return
+
+
+def _convert(file: Path, reader: Any, out: Path) -> None:
     tensors = {tensor.name: _stored(file, tensor) for tensor in reader.tensors}
     values = {key: field.contents() for key, field in reader.fields.items() if key not in TABLES}
     try:
@@ -51,14 +59,12 @@ def convert_file(file: Path, out: Path) -> None:
     except (ValueError, KeyError) as error:
         reason = f"has no tensor {error}" if isinstance(error, KeyError) else error
         raise ModelError(f"{file}: {reason}") from error
+    except (TypeError, ArithmeticError) as error:
+        raise ModelError(f"{file}: its metadata has a value of the wrong kind: {error}") from error
     recipe.config["dtype"] = str(_usual_dtype(reader)).removeprefix("torch.")
     convert.check_conversion(tensors.values(), recipe, where=file)
     convert.write_native(tensors.values(), recipe, out)
     _write_generation_config(values, out)
-    try:
-        shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
-    except MftError:  # said when somebody asks for the tokenizer; another one may be named in the config
-        return
 
 
 def _stored(file: Path, tensor: Any) -> StoredTensor:

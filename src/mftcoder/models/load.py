@@ -22,7 +22,7 @@ from mftcoder.models.resolve import (
     read_model_config,
     resolve_model,
 )
-from mftcoder.models.weights import meta_model
+from mftcoder.models.weights import listed, meta_model
 
 __all__ = [
     "ResolvedModel",
@@ -97,7 +97,7 @@ def load_folder(
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
-            f"{folder}: {len(missing)} weights of the model are not in its files, {missing[0]} for one. They would be random: "
+            f"{folder}: its files lack {len(missing)} of the model's weights: {listed(missing)}. They would be random numbers; "
             "download the model again"
         )
     model.config.use_cache = False

@@ -37,7 +37,7 @@ class ResolvedModel:
         """What a person should know of tensors that nobody reads; empty if there are none."""
         if not self.unused:
             return ""
-        return f"{self.path}: {len(self.unused)} tensors of its files belong to no weight of the model and are not read: {listed(self.unused)}"
+        return f"{self.path}: the model has no place for {len(self.unused)} of the tensors in its files, which are not read: {listed(self.unused)}"
 
 
 @dataclass(frozen=True)

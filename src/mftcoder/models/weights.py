@@ -177,7 +177,12 @@ def fit(model: Any, shapes: Shapes, *, where: Path) -> Fit:
                 ignore_mismatched_sizes=True,
                 device_map="meta",
             )
-    except RuntimeError:  # tensors that are stacked while loading (experts) do not go together
+    except Exception as error:
+        if not type(model).__module__.startswith("transformers."):
+            return Fit((), ())  # a model's own code may load in its own way; the loader then names what is missing
+        if not isinstance(error, RuntimeError):
+            raise
+        # Tensors that are stacked while loading (experts) do not go together.
         wrong = {name: (shapes[name], needed[name]) for name in needed.keys() & shapes.keys()}
         return Fit(_problems(where, needed.keys() - shapes.keys(), wrong), _unused(shapes.keys() - needed.keys()))
     wrong = {name: (stored, shape) for name, stored, shape in info["mismatched_keys"]}
@@ -196,8 +201,8 @@ def _problems(
     wrong = {name: sizes for name, sizes in wrong.items() if tuple(sizes[0]) != tuple(sizes[1])}
     if names:
         lines.append(
-            f"{where}: {len(names)} weights of the model are not in its files, {listed(names)}. They would be random: "
-            "download the model again"
+            f"{where}: its files lack {len(names)} of the model's weights: {listed(names)}. They would be random numbers; download "
+            "the model again"
         )
     for name, (stored, needed) in sorted(wrong.items())[:SHOWN]:
         lines.append(f"{where}: {name} is {_size(stored)} in the files, and {_size(needed)} by config.json")

@@ -45,6 +45,13 @@ def test_a_family_whose_cut_is_not_known_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
+def test_merges_of_another_vocabulary_are_one_line(tmp_path: Path) -> None:
+    write_tables(tmp_path, {"model_type": "gpt2", "eos_token_id": 12})
+    (tmp_path / "merges.txt").write_text("x y\n")
+    with pytest.raises(ModelError, match="its tokenizer cannot be read, it may be damaged"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_vocabulary_without_merges_is_refused(tmp_path: Path) -> None:
     write_tables(tmp_path, {"model_type": "gpt2", "eos_token_id": 12})
     (tmp_path / "merges.txt").unlink()

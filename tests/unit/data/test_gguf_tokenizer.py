@@ -144,6 +144,16 @@ def test_an_unknown_way_of_cutting_is_refused_with_a_way_out(tmp_path: Path, pre
         load_tokenizer(str(path))
 
 
+@pytest.mark.parametrize(
+    "more", [{"eos_token_id": 9999}, {"token_types": [NORMAL]}, {"token_merges": ["nowhere here"]}]
+)
+def test_tables_that_contradict_each_other_are_one_line(tmp_path: Path, more: dict[str, Any]) -> None:
+    path = write_bpe(tmp_path / "tiny.gguf", trained(GPT2, composed=False), pre="gpt-2", **more)
+    with pytest.raises(ModelError, match=r"tiny.gguf: its tokenizer cannot be read, it may be damaged") as caught:
+        load_tokenizer(str(path))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_kind_of_tokenizer_that_is_not_read_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
     writer.add_tokenizer_model("t5")

@@ -331,7 +331,7 @@ def test_the_generation_config_comes_along(tmp_path: Path) -> None:
 
 BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Weights], object]]] = {
     "a weight is missing": (
-        "4 weights of the model are not in its files, model.layers.1.post_attention_layernorm.weight, model.layers.1.self_attn.k",
+        "its files lack 4 of the model's weights: model.layers.1.post_attention_layernorm.weight, model.layers.1.self_attn.k",
         lambda config, weights: (weights.pop("transformer.h.1.attn.c_attn.bias"), weights.pop("transformer.h.1.ln_2.weight")),
     ),
     "a weight has another shape": (

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import gguf
@@ -6,10 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mftcoder import cache
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.models.load import load_model, resolve_model
+from mftcoder.models.source import find_source
 
 HIDDEN, HEADS, LAYERS, INNER = 32, 4, 1, 64
 
@@ -19,7 +22,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / "cache"))
 
 
-def write_gguf(path: Path, *, quantised: bool) -> dict[str, np.ndarray]:
+def write_gguf(path: Path, *, quantised: bool, pre: str = "smollm") -> dict[str, np.ndarray]:
     """A random Llama with a byte-level vocabulary that cuts digits first, as SmolLM2's does; returns its tensors."""
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -38,7 +41,7 @@ def write_gguf(path: Path, *, quantised: bool) -> dict[str, np.ndarray]:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
     writer.add_token_merges(["Ġ Ġ"])
@@ -107,6 +110,31 @@ def test_it_is_converted_once_for_its_content(tmp_path: Path) -> None:
     assert resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf"))).path == first
     assert (first / "config.json").stat().st_mtime_ns == made
     assert not [path for path in first.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_file_is_parsed_once_and_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "tiny.gguf", quantised=False)
+    done: list[str] = []
+    reader, digest = gguf.GGUFReader, hashlib.file_digest
+    monkeypatch.setattr(gguf, "GGUFReader", lambda file: (done.append("parsed"), reader(file))[1])
+    monkeypatch.setattr(hashlib, "file_digest", lambda *arguments: (done.append("hashed"), digest(*arguments))[1])
+    monkeypatch.setattr(cache, "REMEMBERED_FROM", 0)
+    for _ in range(3):
+        resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf")))
+    assert sorted(done) == ["hashed", "parsed"]
+
+
+def test_another_tokenizer_may_be_named_where_the_files_own_is_not_known(
+    tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    write_gguf(tmp_path / "tiny.gguf", quantised=False, pre="borg")
+    with pytest.raises(ModelError, match="in the way 'borg'"):
+        resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf")))
+    with pytest.raises(ModelError, match="in the way 'borg'"):
+        find_source(str(tmp_path / "tiny.gguf"))
+    named = ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf"), tokenizer_name_or_path=str(tiny_tokenizer_dir))
+    with pytest.raises(ModelError, match="the tokenizer has 1,000 tokens, the model's embedding only 260 rows"):
+        resolve_model(named)
 
 
 def test_a_file_cut_short_is_named_and_leaves_nothing_in_the_cache(tmp_path: Path) -> None:

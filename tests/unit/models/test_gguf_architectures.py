@@ -249,12 +249,12 @@ def nothing(held: Tensors) -> None:
 
 UP, MIXED = "model.layers.1.mlp.up_proj.weight", [1.0, 1.0, 5.0, 3.0]
 REFUSED: dict[str, tuple[str, Keys, Tensors, Callable[[Tensors], object]]] = {
-    "a missing tensor": (f"1 weights of the model are not in its files, {UP}", {}, {}, without("blk.1.ffn_up.weight")),
+    "a missing tensor": (f"its files lack 1 of the model's weights: {UP}", {}, {}, without("blk.1.ffn_up.weight")),
     "a missing embedding": ("has no tensor 'token_embd.weight'", {}, {}, without("token_embd.weight")),
-    "a missing block": ("9 weights of the model are not in its files", {"block_count": 3}, {}, nothing),
+    "a missing block": ("its files lack 9 of the model's weights", {"block_count": 3}, {}, nothing),
     "another shape": (f"{UP} is 49 x 32 in the files, and 48 x 32", {}, {}, longer("blk.1.ffn_up.weight")),
     "a tensor without a place": ("holds a weight blk.0.attn_sinks.weight, which a llama model does not have", {}, {}, extra("blk.0.attn_sinks.weight")),
-    "a bias that the others lack": ("weights of the model are not in its files", {}, {}, extra("blk.0.attn_q.bias")),
+    "a bias that the others lack": ("of the model's weights", {}, {}, extra("blk.0.attn_q.bias")),
     "a key that may change the function": (r"holds attention.scale, which may change", {"attention.scale": 0.5}, {}, nothing),
     "a window": (r"holds attention.sliding_window, which may change", {"attention.sliding_window": 8}, {}, nothing),
     "a part of each head": ("only a part of each head is rotated", {"rope.dimension_count": 4}, {}, nothing),
@@ -265,6 +265,8 @@ REFUSED: dict[str, tuple[str, Keys, Tensors, Callable[[Tensors], object]]] = {
     "another rope_freqs": ("not Llama 3.1's", {}, rope_freqs(MIXED), nothing),
     "rope_freqs of another length": ("has 3 values for 4 frequencies", {}, rope_freqs([1.0, 2.0, 3.0]), nothing),
     "two scalings": ("scales rotary positions twice", LINEAR, rope_freqs([2.0, 2.0, 2.0, 2.0]), nothing),
+    "no heads": ("its metadata has a value of the wrong kind", {"attention.head_count": 0}, {}, nothing),
+    "a text for a number": ("its metadata has a value of the wrong kind", {"attention.head_count": "four"}, {}, nothing),
     "a part of a model": ("is one of 3 parts; join them", {"split.count": 3}, {}, nothing),
     "an adapter": ("its general.type is 'adapter'; only whole models are read", {"general.type": "adapter"}, {}, nothing),
 }  # fmt: skip

@@ -133,7 +133,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 def test_a_weight_that_no_file_holds_is_named_before_anything_is_loaded(folder: Path) -> None:
     rewrite(folder, lambda weights: weights.pop(UP))
-    assert f"1 weights of the model are not in its files, {UP}. They would be random" in problem_of(folder)
+    assert f"its files lack 1 of the model's weights: {UP}. They would be random numbers" in problem_of(folder)
     with pytest.raises(ModelError, match=UP):
         load_folder(folder, dtype=torch.float32, device="cpu")
 
@@ -147,7 +147,7 @@ def test_a_config_that_lost_a_key_does_not_fit_its_weights(folder: Path) -> None
     config = json.loads((folder / "config.json").read_text())
     del config["num_hidden_layers"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert "270 weights of the model are not in its files" in problem_of(folder)
+    assert "its files lack 270 of the model's weights" in problem_of(folder)
 
 
 def test_a_config_whose_values_make_no_model_is_one_line(folder: Path) -> None:
@@ -158,10 +158,7 @@ def test_a_config_whose_values_make_no_model_is_one_line(folder: Path) -> None:
 def test_a_tensor_that_the_model_does_not_have_is_named_and_does_no_harm(folder: Path) -> None:
     rewrite(folder, lambda weights: weights.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}))
     resolved = resolve_model(ModelConfig(model_name_or_path=str(folder)))
-    assert (
-        "1 tensors of its files belong to no weight of the model and are not read: model.layers.0"
-        in resolved.unused_line
-    )
+    assert "no place for 1 of the tensors in its files, which are not read: model.layers.0" in resolved.unused_line
 
 
 def test_a_buffer_of_an_old_checkpoint_is_not_worth_a_line(folder: Path) -> None:
@@ -214,7 +211,7 @@ def test_the_names_and_shapes_of_pickled_weights_are_compared_too(folder: Path) 
     weights = load((folder / "model.safetensors").read_bytes())
     del weights[UP]
     pickled(folder, weights)
-    assert f"are not in its files, {UP}" in problem_of(folder, use_safetensors=False)
+    assert f"of the model's weights: {UP}" in problem_of(folder, use_safetensors=False)
 
 
 def test_an_unknown_architecture_is_named(folder: Path) -> None:
