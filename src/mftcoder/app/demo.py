@@ -1,8 +1,8 @@
 """`mft demo`: the whole journey on a real model of 135M parameters, in ten minutes on two cores.
 
-Goes in: an empty folder (or that of a demo that was stopped). Comes out: mined data, a trained run, the merged model, scores of
-base and tuned model, report.html. Every stage is the command a user would type, run as a process of its own and printed; a stage
-that is done is not run again. Nothing here knows how a stage works.
+Goes in: an empty folder (or that of a demo that was stopped). Comes out: mined data and an exam of code that is not in it, a trained
+run, the merged model, scores of base and tuned model, report.html. Every stage is the command a user would type, run as a process of
+its own and printed; a stage that is done is not run again. Nothing here knows how a stage works.
 """
 
 import shlex
@@ -12,13 +12,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -26,17 +27,20 @@ from mftcoder.config.load import apply_override, read_config_file, yaml_text
 from mftcoder.errors import Interrupted, MftError
 from mftcoder.jsonl import read_json, write_json, write_text
 from mftcoder.processes import following_environment
+from mftcoder.reporting.paired import Change, p_text, read_changes
 from mftcoder.reporting.run_folder import read_run, series
-from mftcoder.reporting.scores import Score, read_scores
 
 FETCH_MODEL = (
     "import sys; from mftcoder.models.download import smollm2_folder as fetch; "
     "print(fetch(lambda text: print(text, file=sys.stderr)))"
 )
-TRAINING_SHARE = 0.45  # of the time; the rest is mining, validation, generation and loading
 MIN_STEPS, MAX_STEPS, PROBE_STEPS = 12, 160, 3
 VALIDATIONS = 4
-ANSWER_TOKENS = 256
+TASKS = ("complete_function", "write_function", "write_docstring", "repair_function")  # and write_asserts, which is run
+KINDS = ("complete", "write", "repair", "test")  # of problems in the exam
+MOST_PROBLEMS = 80  # of a kind
+ANSWER_TOKENS = 200
+OVERHEAD = 60  # seconds of training that are no steps (loading, validating), of export and of the report
 GO_ON = "`mft demo` with the same --out goes on from here."
 
 
@@ -102,8 +106,9 @@ class Demo:
                 path.unlink(missing_ok=True)
 
     def seconds(self) -> float:
-        """What all stages took together."""
-        return sum(note.get("seconds", 0.0) for key, note in self.notes.items() if _is_stage(key))
+        """What the stages up to the last one that ran took together, also where they ran before a restart."""
+        done = [note for key, note in self.notes.items() if _is_stage(key) and _number(key) <= self._count]
+        return sum(note.get("seconds", 0.0) for note in done)
 
 
 def demo(out: Path, *, minutes: float) -> None:
@@ -113,13 +118,21 @@ def demo(out: Path, *, minutes: float) -> None:
     with terminate_as_interrupt():
         model = demo.run(model_stage(), capture=True).strip().splitlines()[-1]
         demo.run(mining_stage(out))
+        before = demo.seconds()
+        for stage in scoring_stages(out, "base", model):
+            demo.run(stage)
+        scoring = demo.seconds() - before
         write_text(out / "train.yaml", config_text(out, model, PROBE_STEPS))
         demo.run(probe_stage(out))
-        steps = steps_for(minutes, step_seconds(out / "probe"))
+        steps = steps_for(60 * minutes - demo.seconds() - scoring - OVERHEAD, step_seconds(out / "probe"))
         console.print(f"{steps} steps fit into {minutes:g} minutes", highlight=False)
         config = config_text(out, model, steps)
         write_text(out / "train.yaml", config)
-        for stage in [*training_stages(out, config), *scoring_stages(out, model), report_stage(out)]:
+        for stage in [
+            *training_stages(out, config),
+            *scoring_stages(out, "tuned", str(out / "model")),
+            report_stage(out),
+        ]:
             demo.run(stage)
     print_outcome(demo)
 
@@ -134,10 +147,13 @@ def mining_stage(out: Path) -> Stage:
     """Make the data."""
     text = (
         "Five tasks from code that every machine has: complete a function, write one from its docstring, write the "
-        "docstring, repair a function with a bug, write a test. Modules are in training or in validation, never in both."
+        "docstring, repair a function with a bug, write a test. Modules held out of all of it become an exam: their "
+        "functions are run in the sandbox, and what they answer is what an answer must do."
     )
-    command = ("data", "mine", "--stdlib", "--out", str(out / "data"), "--max-per-task", "400")
-    return Stage("Data, mined from Python's standard library", text, command, (out / "data",))
+    limits = ("--max-per-task", "300", "--max-chars", "600", "--valid-share", "0.1", "--exam-share", "0.25")
+    places = ("--out", str(out / "data"), "--exam", str(out / "exam"), "--tasks", ",".join(TASKS))
+    title = "Data and exam, mined from Python's standard library"
+    return Stage(title, text, ("data", "mine", "--stdlib", *places, *limits), (out / "data", out / "exam"))
 
 
 def probe_stage(out: Path) -> Stage:
@@ -163,42 +179,34 @@ def training_stages(out: Path, config: str) -> list[Stage]:
     ]
 
 
-def scoring_stages(out: Path, model: str) -> list[Stage]:
-    """Let the model from before and the one from after solve the same problems."""
-    stages = []
-    for name, source in (("base", model), ("tuned", str(out / "model"))):
-        folder = out / "scores" / name
-        answers = str(folder / f"generations_mini_{name}.json")
-        options = ("--task", "mini", "--mode", "chat", "--name", name, "--max-new-tokens", str(ANSWER_TOKENS))
-        generate = ("generate", source, *options, "--batch-size", "25", "--out", str(folder))
-        stages += [
-            Stage(f"Answers of the {name} model", "It writes 50 small functions.", generate, (folder,)),
-            Stage(
-                f"Score of the {name} model",
-                "Each answer runs against its tests, in a sandbox.",
-                ("evaluate", answers),
-                (metrics_file(out, name),),
-            ),
-        ]
-    return stages
+def scoring_stages(out: Path, name: str, source: str) -> list[Stage]:
+    """Let a model sit the exam."""
+    folder = out / "scores" / name
+    exam = ("--data-dir", str(out / "exam"), "--limit", str(MOST_PROBLEMS))
+    options = ("--mode", "chat", "--name", name, "--max-new-tokens", str(ANSWER_TOKENS), "--batch-size", "48")
+    generate = ("generate", source, "--task", "exam", *exam, *options, "--out", str(folder))
+    answers = [str(folder / f"generations_exam-{kind}_{name}.json") for kind in KINDS]
+    asked = f"It completes, writes and repairs functions that training does not see, and tests them: up to {MOST_PROBLEMS} each."
+    ran = (
+        "Each answer runs in a sandbox: a function against recorded calls, a test against the function and its mutants."
+    )
+    return [
+        Stage(f"Answers of the {name} model", asked, generate, (folder,)),
+        Stage(f"Scores of the {name} model", ran, ("evaluate", *answers, *exam), tuple(metrics_files(out, name))),
+    ]
 
 
-def metrics_file(out: Path, name: str) -> Path:
-    """Where `mft evaluate` puts a model's score."""
-    return out / "scores" / name / f"metrics_mini_{name}.json"
+def metrics_files(out: Path, name: str) -> list[Path]:
+    """Where `mft evaluate` puts a model's scores."""
+    return [out / "scores" / name / f"metrics_exam-{kind}_{name}.json" for kind in KINDS]
 
 
 def report_stage(out: Path) -> Stage:
     """Draw it."""
-    metrics = [str(metrics_file(out, name)) for name in ("base", "tuned")]
-    command = (
-        "report",
-        str(out / "run"),
-        "--out",
-        str(out / "report.html"),
-        *(f"--metrics={path}" for path in metrics),
-    )
-    return Stage("Report", "Curves and tables in one HTML page.", command, (out / "report.html",))
+    metrics = [f"--metrics={path}" for name in ("base", "tuned") for path in metrics_files(out, name)]
+    places = ("--out", str(out / "report.html"), "--data-dir", str(out / "exam"))
+    text = "Scores, answers side by side, curves and tables in one HTML page."
+    return Stage("Report", text, ("report", str(out / "run"), *places, *metrics), (out / "report.html",))
 
 
 def config_text(out: Path, model: str, steps: int) -> str:
@@ -220,9 +228,9 @@ def step_seconds(probe: Path) -> float:
     return statistics.median(seconds for _, seconds in series(read_run(probe).train, "seconds")[1:])
 
 
-def steps_for(minutes: float, seconds: float) -> int:
-    """How many steps of `seconds` each fit into the training's share of `minutes`, a multiple of the validations."""
-    fitting = max(MIN_STEPS, min(MAX_STEPS, int(minutes * 60 * TRAINING_SHARE / seconds)))
+def steps_for(available: float, seconds: float) -> int:
+    """How many steps of `seconds` each fit into the seconds available, a multiple of the validations."""
+    fitting = max(MIN_STEPS, min(MAX_STEPS, int(available / seconds)))
     return fitting - fitting % VALIDATIONS
 
 
@@ -270,33 +278,54 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 def print_outcome(demo: Demo) -> None:
-    """The losses and scores before and after, and where the pictures are."""
+    """The losses and scores before and after, in plain words too, and where the pictures are."""
     summary = read_json(demo.out / "run" / "summary.json")
-    scores = read_scores([metrics_file(demo.out, name) for name in ("base", "tuned")])
+    changes = read_changes([path for name in ("base", "tuned") for path in metrics_files(demo.out, name)])
     demo.console.rule("[bold]Before and after", align="left")
-    demo.console.print(outcome_table(summary["validation"], scores))
+    demo.console.print(loss_table(summary["validation"]))
+    demo.console.print(exam_table(changes))
     demo.console.print(
-        f"{summary['steps']} steps; all stages together {demo.seconds() / 60:.1f} minutes.\n"
-        f"Pictures and tables: {(demo.out / 'report.html').resolve()}\n"
+        f"{verdict(changes)}\n{summary['steps']} steps; all stages together {demo.seconds() / 60:.1f} minutes.\n"
+        f"Answers side by side: {(demo.out / 'report.html').resolve()}\n"
         f"The model: {(demo.out / 'model').resolve()}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def outcome_table(validation: dict[str, dict[str, float | None]], scores: list[Score]) -> Table:
-    """A row a task (validation loss) and one for pass@1, each before and after."""
-    table = Table("")
+def loss_table(validation: dict[str, dict[str, float | None]]) -> Table:
+    """A row a task: validation loss before and after."""
+    table = Table("validation loss", box=box.SIMPLE_HEAD)
     for title in ("before", "after", "change"):
         table.add_column(title, justify="right")
     for name, before in validation["first"].items():
         after = validation["last"].get(name)
         if before is not None and after is not None:
-            table.add_row(f"loss, {name}", f"{before:.4f}", f"{after:.4f}", f"{(after - before) / before:+.1%}")
-    base, tuned = (score for score in scores if score.k == 1)
-    shown = [f"{score.value:.0%} ({score.low or 0:.0%} to {score.high or 1:.0%})" for score in (base, tuned)]
-    table.add_row(f"pass@1 on {base.task}, 95% interval", *shown, f"{100 * (tuned.value - base.value):+.0f} points")
+            table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{(after - before) / before:+.1%}")
     return table
+
+
+def exam_table(changes: Sequence[Change]) -> Table:
+    """A row a kind of problem: what is solved before and after, by running it."""
+    table = Table("solved, by running it", box=box.SIMPLE_HEAD)
+    for title in ("problems", "before", "after", "points (95% interval)", "p"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for change in changes:
+        count, (low, high) = len(change.passed), (100 * bound for bound in change.interval)
+        points = f"{100 * change.value:+.0f} ({low:+.0f} to {high:+.0f})"
+        shares = f"{change.before / count:.0%}", f"{change.after / count:.0%}"
+        table.add_row(change.task, str(count), *shares, points, p_text(change.p).removeprefix("p ").removeprefix("= "))
+    return table
+
+
+def verdict(changes: Sequence[Change]) -> str:
+    """Which kinds of problems the tuned model solves more or fewer of than chance may give, and which it does not."""
+    groups = {
+        "More solved than chance may give": [c.task for c in changes if c.is_more_than_chance and c.value > 0],
+        "Fewer solved than chance may give": [c.task for c in changes if c.is_more_than_chance and c.value < 0],
+        "No change that is more than chance may give": [c.task for c in changes if not c.is_more_than_chance],
+    }
+    return "\n".join(f"{what}: {', '.join(tasks)}." for what, tasks in groups.items() if tasks)
 
 
 def _is_stage(key: str) -> bool:

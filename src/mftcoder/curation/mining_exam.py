@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from mftcoder.curation.mining import Mined, MinedTask, MiningOptions, Record, Side, chat_record, side_of, valid_limit
 from mftcoder.curation.mining_tasks import (
-    ASSERTS,
     Example,
     UnfitError,
     complete_function,
@@ -116,9 +115,7 @@ def _problem(kind: str, item: StandaloneFunction, behaviour: Behaviour, example:
         "instruction": example.prompt,
         "prompt": prompt,
         "entry_point": function.name,
-        "canonical_solution": behaviour.asserts(function.name, ASSERTS)
-        if is_test
-        else function.source[len(prompt) :] + "\n",
+        "canonical_solution": behaviour.asserts(function.name, 1) if is_test else function.source[len(prompt) :] + "\n",
         "test": "" if is_test else behaviour.asserts(function.name) + "\n",
         "context": item.context,
         **({"buggy": example.code} if kind == "repair" else {}),

@@ -17,7 +17,6 @@ from mftcoder.curation.mining_mutations import mutate
 from mftcoder.curation.recording import Behaviour
 
 MAX_EXAMPLE_CHARS = 3200  # about 1,000 tokens of code
-ASSERTS = 3  # that a test is asked to have
 MIN_DOCSTRING_WORDS, MAX_DOCSTRING_CHARS = 4, 800
 
 
@@ -40,11 +39,11 @@ def fenced(code: str) -> str:
 
 
 def complete_function(function: MinedFunction, rng: random.Random) -> Example:
-    """The function up to some line of its body -> the whole function."""
-    starts = sorted(_statement_lines(function))[1:]
-    if not starts:
+    """The function up to some line in the second half of its body -> the whole function."""
+    starts = sorted(_statement_lines(function))
+    if len(starts) < 2:
         raise UnfitError("body of one statement")
-    cut = rng.choice(starts)
+    cut = rng.choice(starts[(len(starts) + 1) // 2 :])
     begun = "".join(function.source.splitlines(keepends=True)[: cut - 1])
     ask = rng.choice(["Complete the following Python function.", "Finish this Python function."])
     return _example(f"{ask}{_of_class(function)}\n\n{fenced(begun)}", fenced(function.source), begun)
@@ -103,9 +102,9 @@ def write_test(function: MinedFunction, test: str) -> Example:
 
 
 def write_asserts(function: MinedFunction, behaviour: Behaviour) -> Example:
-    """The function -> asserts of what it answers, as running it has shown."""
-    ask = f"Write {ASSERTS} assert statements that test the following Python function. Use literal values only."
-    code, asserts = function.source, behaviour.asserts(function.name, ASSERTS)
+    """The function -> an assert of what it answers, as running it has shown."""
+    ask = "Write an assert statement that tests the following Python function. Use literal values only."
+    code, asserts = function.source, behaviour.asserts(function.name, 1)
     return _example(f"{ask}\n\n{fenced(code)}", fenced(asserts), code)
 
 

@@ -6,6 +6,7 @@ something and take one to four arguments. Whether such a program really runs is 
 
 import ast
 import doctest
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -55,7 +56,7 @@ def standalone_functions(
             function,
             context,
             _arity(node),
-            tuple(mutation.source for _, mutation in zip(range(MAX_MUTANTS), mutants, strict=False)),
+            tuple(dict.fromkeys(mutation.source for mutation in itertools.islice(mutants, MAX_MUTANTS))),
             tuple(dict.fromkeys(_seeds(function)))[:MAX_SEEDS],
             tuple(dict.fromkeys(_literals(node)))[:MAX_LITERALS],
         )

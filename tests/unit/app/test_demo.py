@@ -6,10 +6,21 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mftcoder.app.demo import Demo, Stage, config_text, outcome_table, scoring_stages, steps_for, training_stages
+from mftcoder.app.demo import (
+    Demo,
+    Stage,
+    config_text,
+    exam_table,
+    loss_table,
+    mining_stage,
+    scoring_stages,
+    steps_for,
+    training_stages,
+    verdict,
+)
 from mftcoder.config.load import load_config
 from mftcoder.errors import MftError
-from mftcoder.reporting.scores import Score
+from mftcoder.reporting.paired import Change, corrected
 
 
 def writing(path: Path, text: str = "x", settings: str = "") -> Stage:
@@ -82,33 +93,76 @@ def test_the_config_it_writes_is_valid_and_points_into_its_folder(tmp_path: Path
         str(tmp_path / "run"),
     )
     assert run.tasks[0].files == (str(tmp_path / "data" / "complete_function" / "train.jsonl"),)
-    assert run.tasks[4].validation == (str(tmp_path / "data" / "write_test" / "valid.jsonl"),)
+    assert run.tasks[4].validation == (str(tmp_path / "data" / "write_asserts" / "valid.jsonl"),)
+
+
+def test_every_task_that_is_trained_is_mined(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(config_text(tmp_path, "/models/small", 40))
+    mined = mining_stage(tmp_path).command
+    tasks = [task.name for task in load_config(tmp_path / "train.yaml").tasks]
+    assert tasks == [*mined[mined.index("--tasks") + 1].split(","), "write_asserts"]
 
 
 def test_commands_can_be_typed_by_hand(tmp_path: Path) -> None:
     train, export = training_stages(tmp_path, "")
     assert train.by_hand == f"mft train {tmp_path}/train.yaml"
     assert export.by_hand == f"mft export {tmp_path}/run {tmp_path}/model"
-    assert (
-        scoring_stages(tmp_path, "/m")[1].by_hand == f"mft evaluate {tmp_path}/scores/base/generations_mini_base.json"
-    )
+    answer, score = scoring_stages(tmp_path, "base", "/m")
+    assert answer.by_hand.startswith(f"mft generate /m --task exam --data-dir {tmp_path}/exam --limit 80 ")
+    assert score.by_hand.startswith(f"mft evaluate {tmp_path}/scores/base/generations_exam-complete_base.json ")
 
 
-@pytest.mark.parametrize(("minutes", "seconds", "steps"), [(10, 5.4, 48), (10, 1000, 12), (10, 0.01, 160)])
-def test_steps_fill_the_trainings_share_of_the_time(minutes: float, seconds: float, steps: int) -> None:
-    assert steps_for(minutes, seconds) == steps
+def test_both_models_sit_the_same_exam(tmp_path: Path) -> None:
+    commands = [scoring_stages(tmp_path, name, f"/{name}")[0].by_hand for name in ("base", "tuned")]
+    assert commands[0].replace("base", "tuned") == commands[1]
 
 
-def test_the_outcome_has_a_row_a_task_and_one_for_the_score() -> None:
+def test_the_time_taken_is_that_of_the_stages_so_far(tmp_path: Path) -> None:
+    """Of a demo that goes on: the steps that are trained must not depend on what was done after them."""
+    demo = fresh(tmp_path / "demo")
+    demo.run(writing(tmp_path / "first"))
+    first = demo.seconds()
+    demo.run(writing(tmp_path / "second"))
+    assert demo.seconds() > first
+    again = fresh(tmp_path / "demo")
+    again.run(writing(tmp_path / "first"))
+    assert again.seconds() == first
+
+
+@pytest.mark.parametrize(
+    ("available", "seconds", "steps"), [(261, 5.4, 48), (261, 1000, 12), (-50, 5.4, 12), (600, 0.01, 160)]
+)
+def test_steps_fill_the_time_that_is_left(available: float, seconds: float, steps: int) -> None:
+    assert steps_for(available, seconds) == steps
+
+
+def change(task: str, gained: int, lost: int, stayed: int) -> Change:
+    passed = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * stayed
+    return Change(task, ("base", "tuned"), tuple(passed), tuple(map(str, range(len(passed)))), (Path(), Path()))
+
+
+def test_the_outcome_has_a_row_a_task_before_and_after() -> None:
     validation: dict[str, dict[str, float | None]] = {
         "first": {"tests": 2.0, "empty": None},
         "last": {"tests": 1.5, "empty": None},
     }
-    scores = [Score("mini", "base", 1, 0.2, 0.1, 0.3, 50), Score("mini", "tuned", 1, 0.3, 0.2, 0.4, 50, 0.1)]
-    table = outcome_table(validation, scores)
+    table = loss_table(validation)
+    assert [list(column.cells) for column in table.columns] == [["tests"], ["2.0000"], ["1.5000"], ["-25.0%"]]
+    table = exam_table(corrected([change("exam-write", 9, 1, 30)]))
     assert [list(column.cells) for column in table.columns] == [
-        ["loss, tests", "pass@1 on mini, 95% interval"],
-        ["2.0000", "20% (10% to 30%)"],
-        ["1.5000", "30% (20% to 40%)"],
-        ["-25.0%", "+10 points"],
+        ["exam-write"],
+        ["40"],
+        ["78%"],
+        ["98%"],
+        ["+20 (+5 to +33)"],
+        ["0.021"],
+    ]
+
+
+def test_it_says_what_changed_and_what_did_not() -> None:
+    changes = corrected([change("a", 20, 0, 20), change("b", 2, 1, 20), change("c", 0, 20, 20), change("d", 0, 0, 9)])
+    assert verdict(changes).splitlines() == [
+        "More solved than chance may give: a.",
+        "Fewer solved than chance may give: c.",
+        "No change that is more than chance may give: b, d.",
     ]

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from mftcoder.curation.mining_mutations import MUTATIONS, Positions, mutate
+from mftcoder.curation.mining_mutations import MUTATIONS, Positions, mutate, mutations
 
 
 def mutants(kind: str, source: str) -> set[str]:
@@ -63,3 +63,13 @@ def test_the_same_generator_makes_the_same_bug() -> None:
 
 def test_a_function_without_a_place_for_a_bug_has_none() -> None:
     assert mutate("def f():\n    global x\n    x = 'y'", random.Random(0)) is None
+
+
+def test_mutants_go_round_the_kinds_and_are_all_different() -> None:
+    source = "def f(a, b):\n    if a < b and b < 9:\n        return a[1:] + b[0]\n    return max(a, b)\n"
+    found = list(mutations(source, random.Random(0)))
+    kinds = {mutant.kind for mutant in found}
+    assert len(kinds) > 5
+    assert {mutant.kind for mutant in found[: len(kinds)]} == kinds
+    assert len({mutant.source for mutant in found}) == len(found) > 10
+    assert next(mutations(source, random.Random(0))) == mutate(source, random.Random(0))

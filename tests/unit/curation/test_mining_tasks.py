@@ -8,7 +8,8 @@ import pytest
 
 from mftcoder.curation.mining_functions import MinedFunction, mine_functions
 from mftcoder.curation.mining_sources import SourceModule
-from mftcoder.curation.mining_tasks import TASKS, UnfitError, fenced, write_test
+from mftcoder.curation.mining_tasks import TASKS, UnfitError, fenced, repair_function, write_asserts, write_test
+from mftcoder.curation.recording import Behaviour
 
 SOURCE = '''def clip(value, low, high):
     """Return value moved into the range from low to high.
@@ -43,8 +44,9 @@ def test_completion_begins_with_the_prompts_code_and_ends_the_function(seed: int
     begun = code_of(example.prompt)
     assert code_of(example.answer) == SOURCE.rstrip()
     assert SOURCE.startswith(begun)
-    assert "if value < low:" in begun
+    assert "return low" in begun  # half of its statements stand
     assert not begun.endswith("return value")
+    assert example.code.rstrip("\n") == begun
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -83,6 +85,20 @@ def test_the_doctest_is_taken_out_of_the_question() -> None:
         "...  for v in (-1, 3)]",
         "[0, 1]",
     ]
+
+
+def test_the_bug_can_be_chosen() -> None:
+    broken = SOURCE.replace("<", ">=")
+    example = repair_function(function_of(), random.Random(0), [broken])
+    assert example.code == broken
+    assert code_of(example.answer) == SOURCE.rstrip()
+
+
+def test_an_assert_of_what_it_answers_is_asked_for() -> None:
+    behaviour = Behaviour((("7, 0, 5", "5"), ("-1, 0, 5", "0")), ())
+    example = write_asserts(function_of(), behaviour)
+    assert code_of(example.prompt) == SOURCE.rstrip()
+    assert code_of(example.answer) == "assert clip(7, 0, 5) == 5"
 
 
 def test_a_unit_test_is_the_answer_to_its_function() -> None:
