@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class _Task:
         mine = self.prompts[rank::processes]
         todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
         name = self.benchmark.name
-        return [Prompt(f"{name}\0{prompt.problem_id}", prompt.sample, prompt.text, prompt.stop) for prompt in todo]
+        return [replace(prompt, problem_id=f"{name}\0{prompt.problem_id}") for prompt in todo]
 
     def write(self) -> Path:
         """The generations file and its settings, in problem order."""
@@ -306,9 +306,9 @@ def _prompts(
         if template:
             system = [Message("system", options.system, False)] if options.system else []
             text = template.render_prompt([*system, Message("user", text, False)])
-        stop = benchmark.stop(problem, asking)
+        stop, is_whole = benchmark.stop(problem, asking), benchmark.is_whole(problem, asking)
         for sample in range(options.n_samples):
-            yield Prompt(problem.id, sample, text, stop)
+            yield Prompt(problem.id, sample, text, stop, is_whole)
 
 
 def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], console: Console) -> None:

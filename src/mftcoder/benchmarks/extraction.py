@@ -71,6 +71,12 @@ def cut_after_block(text: str, depth: int = 1) -> str | None:
     return None
 
 
+def closes_block(lines: str, depth: int = 1) -> bool:
+    """Whether whole lines close those blocks, whatever comes next: no string of several lines is open before the brace."""
+    block = cut_after_block(lines, depth)
+    return block is not None and not re.search(r"[\"`]", _BRACES.sub("", block))
+
+
 _BRACES = re.compile(
     r"//[^\n]*|/\*.*?(?:\*/|\Z)"
     r"|\"(?:\\.|[^\"\\\n])*\""

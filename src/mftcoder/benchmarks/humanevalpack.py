@@ -12,6 +12,7 @@ from typing import Any
 
 from mftcoder.benchmarks import brace_code, python_code
 from mftcoder.benchmarks.brace_code import SYNTAX
+from mftcoder.benchmarks.extraction import closes_block
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
 from mftcoder.benchmarks.sources import HubData, Source
 from mftcoder.benchmarks.task import Task
@@ -93,6 +94,13 @@ def _extract(kind: str, problem: Problem, text: str, mode: PromptMode) -> str:
     return problem.prompt.rstrip() + python_code.cut_at_first_column(text.rstrip())
 
 
+def _is_whole(problem: Problem, text: str) -> bool:
+    """Whether the function has ended: something stands in Python's first column, or the block is closed. `text` is whole lines."""
+    if problem.language == "python":
+        return python_code.cut_at_first_column(text) != text
+    return closes_block(text, SYNTAX[problem.language].open_blocks)
+
+
 def _description(problem: Problem, text: str) -> str:
     """At most as long as the docstring, without lines copied from the solution."""
     description = text.strip()[: len(problem.fields["docstring"])].rstrip()
@@ -120,7 +128,12 @@ def _family(kind: str, language: str) -> Family:
         "assembly": "prompt or declaration, answer, tests",
     }
     return Family(
-        partial(_prompt, kind), partial(_extract, kind), partial(_program, kind), notes, SECONDS.get(language, 10.0)
+        partial(_prompt, kind),
+        partial(_extract, kind),
+        partial(_program, kind),
+        notes,
+        SECONDS.get(language, 10.0),
+        is_whole=None if kind == "explaindescribe" else _is_whole,
     )
 
 

@@ -45,6 +45,7 @@ class Family:
     timeout_seconds: float = 10.0
     stop: Callable[[Problem, PromptMode], tuple[str, ...]] = _own_stop_words  # words that end a completion
     fenced: tuple[PromptMode, ...] = ("chat",)  # modes in which `extract` looks for a fenced block by itself
+    is_whole: Callable[[Problem, str], bool] | None = None  # do a completion's lines hold all that `extract` keeps?
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,13 @@ class Benchmark:
         if asking.is_answered and asking.mode not in self.family.fenced:
             return (FENCE,) if FENCE in asking.suffix else ()
         return self.family.stop(problem, asking.mode)
+
+    def is_whole(self, problem: Problem, asking: Asking) -> Callable[[str], bool] | None:
+        """A test of a completion's whole lines: True if they are the answer, so that generation may end. None if there is no such test."""
+        judge = self.family.is_whole
+        if judge is None or asking.is_answered or asking.mode in self.family.fenced:
+            return None
+        return lambda text: judge(problem, asking.suffix + text)
 
     def extract(self, problem: Problem, text: str, asking: Asking) -> str:
         """What goes into the generations file: the answer within what the model wrote."""

@@ -4,7 +4,7 @@ An engine is built with its model and its sampling settings (one file an engine 
 It knows nothing of benchmarks: it stops at the prompt's stop words and hands back the text as the model wrote it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,6 +21,9 @@ class Prompt:
     )
     text: str
     stop: tuple[str, ...] = ()  # the text ends before the first of these; () stops at the model's end token only
+    is_whole: Callable[[str], bool] | None = (
+        None  # asked with the text so far each time a line ends; True ends the text
+    )
 
 
 @dataclass(frozen=True)

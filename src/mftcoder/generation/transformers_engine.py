@@ -146,17 +146,24 @@ class TransformersEngine:
 
     def _finished(self, draft: Draft) -> Completion | None:
         ended = draft.tokens[-1] in self.end_ids
-        if not ended and len(draft.tokens) < draft.limit and not self._may_stop(draft):
+        full = len(draft.tokens) >= draft.limit
+        if not ended and not full and not self._may_stop(draft):
             return None
         text = self._decode(draft.tokens[:-1] if ended else draft.tokens)
         cut = min((found for word in draft.prompt.stop if (found := text.find(word)) >= 0), default=None)
-        if not ended and cut is None and len(draft.tokens) < draft.limit:
+        stopped = ended or cut is not None or _is_whole(draft.prompt, text)
+        if not stopped and not full:
             return None
-        reason: FinishReason = "stop" if ended or cut is not None else "length"
+        reason: FinishReason = "stop" if stopped else "length"
         return Completion(draft.prompt.problem_id, draft.prompt.sample, text[:cut], reason, len(draft.tokens))
 
     def _may_stop(self, draft: Draft) -> bool:
-        """Whether the last tokens hold a stop word; a token has at least one byte, so the window is long enough."""
+        """Whether the last token ends a line and the prompt has a test for that, or the last tokens hold a stop word.
+
+        A token has at least one byte, so the window is long enough.
+        """
+        if draft.prompt.is_whole and "\n" in self._decode(draft.tokens[-1:]):
+            return True
         if not draft.prompt.stop:
             return False
         window = max(len(word.encode()) for word in draft.prompt.stop) + 4
@@ -165,3 +172,9 @@ class TransformersEngine:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _is_whole(prompt: Prompt, text: str) -> bool:
+    """Whether the complete lines of `text` are enough for the prompt."""
+    lines, line_break, _ = text.rpartition("\n")
+    return bool(prompt.is_whole and line_break and prompt.is_whole(lines + line_break))

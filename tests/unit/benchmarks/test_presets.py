@@ -59,12 +59,54 @@ def test_a_completion_follows_the_line_break_that_its_prompt_ended_with():
 
 CPP = {**PACK, "task_id": "CPP/0", "prompt": "int f(int x){\n", "declaration": "int f(int x){\n"}
 
+JS = {**PACK, "task_id": "JavaScript/0", "prompt": "const f = (x) => {\n", "declaration": "const f = (x) => {\n"}
+JAVA_CODE = "class Solution {\n    public int f(int x) {\n"
+JAVA = {**PACK, "task_id": "Java/0", "prompt": JAVA_CODE, "declaration": JAVA_CODE}
+
 
 def test_braces_close_the_other_languages_completions():
     assert (
         read(pack("synthesize", CPP, "cpp"), "    return 2 * x;\n}\nint main(){}")
         == "int f(int x){\n    return 2 * x;\n}"
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "language", "lines"),
+    [
+        (PACK, "python", ["    if x:", "        return 2", "", "    return 3", "And so on."]),
+        (PACK, "python", ['    """ A string', '  of lines. """', "    return 2", "x = 1"]),
+        (CPP, "cpp", ["    if (x) {", '        return "}";  // }', "    }", "    return 1;", "}"]),
+        (JS, "js", ["  const s = `{", "}`;", "  return s;", "}"]),
+        (JAVA, "java", ["        return 2 * x;", "    }", "}"]),
+        (CPP, "cpp", ["    /* a comment", "}", "    */", "    return 1;", "}"]),
+    ],
+)
+def test_generation_ends_with_the_line_that_ends_the_function_and_changes_no_answer(row, language, lines):
+    benchmark = pack("synthesize", row, language)
+    problem, asking = benchmark.problems[0], PRESET.asking(benchmark.name, "")
+    is_whole = benchmark.is_whole(problem, asking)
+    assert is_whole is not None
+    texts = ["".join(f"{line}\n" for line in lines[: count + 1]) for count in range(len(lines))]
+    assert [is_whole(text) for text in texts] == [False] * (len(lines) - 1) + [True]
+    more = texts[-1] + "int main() { return 0; }\n"
+    assert benchmark.extract(problem, texts[-1], asking) == benchmark.extract(problem, more, asking)
+
+
+@pytest.mark.parametrize(
+    "text", ["  // it`s\n  const s = `\n}\n", '  const s = "a \\\n}\n', "  return /`/.test(x);\n}\n"]
+)
+def test_generation_goes_on_where_a_string_may_still_be_open(text):
+    benchmark = pack("synthesize", JS, "js")
+    is_whole = benchmark.is_whole(benchmark.problems[0], PRESET.asking(benchmark.name, ""))
+    assert is_whole is not None
+    assert not is_whole(text)
+
+
+def test_nothing_but_its_end_token_tells_that_an_answer_in_a_chat_is_whole():
+    benchmark = pack("synthesize")
+    for asking in (Asking("chat"), Asking("instruct", "", "<|im_end|>\n<|im_start|>assistant\n")):
+        assert benchmark.is_whole(benchmark.problems[0], asking) is None
 
 
 @pytest.mark.parametrize(

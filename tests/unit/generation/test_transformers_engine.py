@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ def test_text_ends_before_the_first_stop_word_and_is_the_same_up_to_it(model: An
     assert done[("p0", 0)].text == text[: text.index(word)]
     assert done[("p0", 0)].finish_reason == "stop"
     assert done[("p0", 0)].tokens < 24
+
+
+def test_whole_lines_that_are_enough_end_a_text(model: Any, tokenizer: Tokenizer) -> None:
+    """Asked at each line's end only, with the lines that are complete; the text up to there is the same."""
+    asked: list[str] = []
+
+    def second_line(lines: str) -> bool:
+        asked.append(lines)
+        return lines.count("\n") >= 2
+
+    sampling = {"temperature": 1.0, "seed": 5, "max_new_tokens": 200}
+    whole = completions(model, tokenizer, prompts()[:3], **sampling)
+    texts = {key: done.text for key, done in whole.items() if done.text.count("\n") >= 2}
+    assert texts, "no text of two lines to end"
+    ended = completions(
+        model, tokenizer, [replace(prompt, is_whole=second_line) for prompt in prompts()[:3]], **sampling
+    )
+    for key, text in texts.items():
+        assert ended[key].finish_reason == "stop"
+        assert ended[key].tokens < whole[key].tokens
+        assert text.startswith(ended[key].text)
+        assert ended[key].text.count("\n") >= 2
+    assert all(lines.endswith("\n") for lines in asked)
 
 
 def test_the_limit_ends_a_text_by_length(model: Any, tokenizer: Tokenizer) -> None:
