@@ -20,7 +20,7 @@ FILES = sorted(path for path in ROOT.glob("*/*") if path.is_file())
 LIMITS = Limits(seconds=3.0, memory_mb=768, compile_seconds=20.0)
 NONCE = secrets.token_hex(4)
 
-TESTS = {
+TWICE = {
     "python": f"def check_twice_is_right_{NONCE}(twice):\n    assert twice([1, 2]) == [2, 4]\n    assert twice([]) == []\n"
     f"    assert twice([-3]) == [-6]\ncheck_twice_is_right_{NONCE}(twice)\n",
     "js": "const testTwice = () => {\n  console.assert(JSON.stringify(twice([1, 2])) === JSON.stringify([2, 4]))\n"
@@ -37,10 +37,40 @@ TESTS = {
     "rust": "#[cfg(test)]\nmod tests {\n    use super::*;\n\n    #[test]\n    fn test_twice() {\n"
     "        assert_eq!(twice(vec![1, 2]), vec![2, 4]);\n        assert!(twice(vec![-3]) == vec![-6]);\n    }\n}\n",
 }
-DECLARATIONS = {
-    "cpp": "#include<vector>\nusing namespace std;\nvector<int> twice(vector<int> xs){\n",
-    "rust": "\nfn twice(xs: Vec<i32>) -> Vec<i32> {\n",
+EVEN = {
+    "rust": "#[cfg(test)]\nmod tests {\n    use super::*;\n    #[test]\n    fn test_even() {\n"
+    "        assert_eq!(even(2), true);\n        assert!(even(3) == false);\n    }\n}\n",
 }
+KIND = {
+    "rust": "#[cfg(test)]\nmod tests {\n    use super::*;\n    #[test]\n    fn test_kind() {\n"
+    "        assert_eq!(kind(2), Kind::Small(2));\n        assert_eq!(kind(300), Kind::Large(300));\n    }\n}\n",
+}
+HALF = {  # comparisons that a number which is none gets through, as those of HumanEval's C++ and Java do
+    "python": "assert not abs(half(3.0) - 1.5) > 1e-6\nassert not abs(half(1.0) - 0.5) > 1e-6\n",
+    "js": "console.assert(!(Math.abs(half(3.0) - 1.5) > 1e-6))\nconsole.assert(!(Math.abs(half(1.0) - 0.5) > 1e-6))\n",
+    "cpp": "bool issame(vector<float> a,vector<float>b){\n if (a.size()!=b.size()) return false;\n for (int i=0;i<a.size();i++)\n"
+    " {\n if (abs(a[i]-b[i])>1e-4) return false;\n }\n return true;\n}\nint main(){\n"
+    "    assert (issame({half(3.0)}, {1.5}));\n    assert (issame({half(1.0)}, {0.5}));\n}\n",
+    "java": "public class Main {\n    public static void main(String[] args) {\n        Solution s = new Solution();\n"
+    "        if (Math.abs(s.half(3.0) - 1.5) > 1e-6) {\n            throw new AssertionError();\n        }\n    }\n}\n",
+    "go": "func TestHalf(t *testing.T) {\n    assert := assert.New(t)\n    assert.Equal(false, math.Abs(Half(3.0)-1.5) > 1e-6)\n}\n",
+    "rust": "#[cfg(test)]\nmod tests {\n    use super::*;\n    #[test]\n    fn test_half() {\n"
+    "        assert!(!((half(3.0) - 1.5).abs() > 1e-6));\n    }\n}\n",
+}
+TESTS = {"twice": TWICE, "even": EVEN, "kind": KIND, "half": HALF}
+DECLARATIONS = {
+    ("twice", "cpp"): "#include<vector>\nusing namespace std;\nvector<int> twice(vector<int> xs){\n",
+    ("twice", "go"): "func Twice(xs []int) []int {\n",
+    ("twice", "java"): "import java.util.*;\nclass Solution {\n    public List<Integer> twice(List<Integer> xs) {\n",
+    ("twice", "rust"): "\nfn twice(xs: Vec<i32>) -> Vec<i32> {\n",
+    ("even", "rust"): "\nfn even(n: i32) -> bool {\n",
+    ("kind", "rust"): "\nfn kind(n: i32) -> Kind {\n",
+    ("half", "cpp"): "float half(float x){\n",
+    ("half", "go"): "func Half(x float64) float64 {\n",
+    ("half", "java"): "class Solution {\n    public double half(double x) {\n",
+    ("half", "rust"): "\nfn half(x: f64) -> f64 {\n",
+}
+TYPES = {"kind": "#[derive(Debug, PartialEq)]\npub enum Kind {\n    Small(i32),\n    Large(i32),\n}\n"}
 
 
 def level_or_skip(level: str, languages: tuple[str, ...]) -> Pool:
@@ -83,16 +113,24 @@ def accept_all(server: socket.socket) -> None:
             return
 
 
+def header(path: Path) -> dict[str, str]:
+    """`// expected: failed|compile_error; problem: even` as a dict."""
+    parts = path.read_text().splitlines()[0].lstrip("/# ").split(";")
+    return dict(part.strip().split(": ", 1) for part in parts)
+
+
 def program(path: Path, bait: dict[str, str]) -> Program:
     language, source = path.parent.name, path.read_text()
     for placeholder, value in bait.items():
         source = source.replace(placeholder, value)
+    problem = header(path).get("problem", "twice")
     files = {
         "candidate": source,
-        "tests": TESTS[language],
-        "entry_point": "Twice" if language == "go" else "twice",
-        "declaration": DECLARATIONS.get(language, ""),
-        "setup": 'package main\n\nimport (\n    "testing"\n    "github.com/stretchr/testify/assert"\n)\n',
+        "tests": TESTS[problem][language],
+        "entry_point": problem.capitalize() if language == "go" else problem,
+        "declaration": DECLARATIONS.get((problem, language), ""),
+        "types": TYPES.get(problem, ""),
+        "setup": 'package main\n\nimport (\n    "testing"\n    "math"\n    "github.com/stretchr/testify/assert"\n)\n',
         "helpers": "",
     }
     return Program(language, files)
@@ -125,8 +163,7 @@ def is_ours(command: list[str] | None, folder: str) -> bool:
 def test_an_attack_ends_as_its_first_line_says(path: Path, results: dict[Path, str]) -> None:
     if path not in results:
         pytest.skip(f"{path.parent.name}: {', '.join(LANGUAGES[path.parent.name].missing())} not found")
-    expected = path.read_text().splitlines()[0].partition("expected: ")[2].split("|")
-    assert results[path].partition(":")[0] in expected, results[path]
+    assert results[path].partition(":")[0] in header(path)["expected"].split("|"), results[path]
 
 
 @pytest.mark.slow
@@ -177,7 +214,7 @@ def test_an_answer_finds_nothing_that_the_one_before_it_has_left(level: str) -> 
         for mark, found in MARKS.values()
         for source in (with_each_folder(mark, "False"), with_each_folder("pass", found))
     ]
-    files = {"tests": TESTS["python"], "entry_point": "twice"}
+    files = {"tests": TWICE["python"], "entry_point": "twice"}
     programs = [(str(n), Program("python", {"candidate": source, **files})) for n, source in enumerate(sources)]
     try:
         pool = Pool(level, workers=1)
@@ -218,13 +255,13 @@ def test_an_answer_finds_no_tests_of_another_language_in_its_memory(level: str) 
     """It is a fork of a process of its slot, which must never have held them."""
     if LANGUAGES["cpp"].missing():
         pytest.skip("no C++ here")
-    marked = TESTS["cpp"] + f"// marked_test_{NONCE}\n" * 100
+    marked = TWICE["cpp"] + f"// marked_test_{NONCE}\n" * 100
     honest = program(ROOT / "cpp/honest.cpp", {})
     programs = [
         ("cpp", Program("cpp", {**honest.files, "tests": marked})),
         (
             "python",
-            Program("python", {"candidate": READS_ITS_MEMORY, "tests": TESTS["python"], "entry_point": "twice"}),
+            Program("python", {"candidate": READS_ITS_MEMORY, "tests": TWICE["python"], "entry_point": "twice"}),
         ),
     ]
     try:

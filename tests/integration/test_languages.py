@@ -71,3 +71,43 @@ def test_a_program_without_a_prepared_toolchain_is_never_the_models_failure():
         program = replace(benchmark.program(benchmark.problems[0], ""))
         [(_, result)] = pool.run([("a", program)], LIMITS)
     assert result.status == "sandbox_error"
+
+
+# Both functions of a pair in one answer: the encoder changes nothing, nor does the decoder. With its own encoder it would be right.
+IDENTITIES = {
+    "python": "def encode_cyclic(s): return s\ndef decode_cyclic(s): return s\n",
+    "cpp": "#include<string>\nusing namespace std;\nstring encode_cyclic(string s){ return s; }\nstring decode_cyclic(string s){ return s; }\n",
+    "java": "class Solution {\n    public String encodeCyclic(String s) { return s; }\n    public String decodeCyclic(String s) { return s; }\n}\n",
+    "js": "const encodeCyclic = (s) => s\nconst decodeCyclic = (s) => s\n",
+    "go": "func EncodeCyclic(s string) string { return s }\n\nfunc DecodeCyclic(s string) string { return s }\n",
+    "rust": "fn encode_cyclic(s: &str) -> String { s.to_string() }\nfn decode_cyclic(s: &str) -> String { s.to_string() }\n",
+}
+PAIRS = [
+    *((f"humanevalsynthesize-{language}", language) for language in LANGUAGES),
+    *((f"humanevalx-{language}", language) for language in LANGUAGES),
+    ("codefuseeval-completion-rust", "rust"),
+    *(
+        (f"codefuseeval-translation-{pair}", pair.split("-")[1])
+        for pair in ("cpp-java", "cpp-python", "java-cpp", "python-java")
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with open_pool("auto", 2, [name for name, row in LANGUAGES.items() if not row.missing()]) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(("task", "language"), PAIRS)
+def test_helpers_of_a_test_come_from_the_problem_and_not_from_the_answer(pool, task, language):
+    if LANGUAGES[language].missing():
+        pytest.skip(f"{language}: {', '.join(LANGUAGES[language].missing())} not found")
+    benchmark = load(task, DATA)
+    [problem] = [p for p in benchmark.problems if p.entry_point.lower().replace("_", "") == "decodecyclic"]
+    programs = {
+        "identities": benchmark.program(problem, IDENTITIES[language]),
+        "reference": benchmark.program(problem, problem.reference),
+    }
+    statuses = {key: result.status for key, result in pool.run(programs.items(), LIMITS)}
+    assert statuses == {"identities": "failed", "reference": "passed"}

@@ -241,6 +241,9 @@ def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, console: C
         raise ExecutionError(
             f"{error.filename or work.out}: {error.strerror}. What is done is kept; mend it and run again."
         ) from error
+    if cheated := record["programs"]["cheated"]:
+        what = f"{work.benchmark.name}, {work.model}: {cheated} answers"
+        console.print(f"{what} pass wrong tests too (cheated), and count as not passed.", style="yellow")
     return Score(work.benchmark.name, work.model, scores, metrics_path, record["programs"]["sandbox_error"])
 
 

@@ -5,7 +5,7 @@ that execution's language modules ask for. As for Python, an answer is placed, n
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mftcoder.benchmarks.extraction import best_block, cut_after_block, cut_at_stop_words
@@ -66,6 +66,36 @@ def before_entry(declaration: str, name: str, language: str) -> str:
     return declaration[: heads[-1].start()] if heads else ""
 
 
+_GIVEN = re.compile(r"poly|encode_?cyclic|encode_?shift", re.IGNORECASE)
+"""Helpers that three of HumanEval's problems give beside the function they ask for. Some of its translations hold them in the reference only."""
+
+
+def function_asked_for(defined: Iterable[str], tests: str) -> str | None:
+    """The first of these functions that the tests call and the problem does not give."""
+    return next((name for name in defined if re.search(rf"\b{name}\(", tests) and not _GIVEN.fullmatch(name)), None)
+
+
+def up_to_its_body(code: str, name: str, language: str) -> str:
+    """`code` with the function `name` moved to its end and cut off at its body, as a declaration is."""
+    heads = list(re.finditer(SYNTAX[language].definition.format(name=re.escape(name)), code, re.MULTILINE))
+    if not heads:
+        return code
+    start = code.rfind("\n", 0, heads[-1].start() + 1) + 1
+    opening = code.index("{", heads[-1].start()) + 1
+    after = code[opening + len(cut_after_block(code[opening:]) or code[opening:]) :]
+    if language == "java":
+        after = after[: after.rfind("}")]  # its class is left open, too
+    return f"{code[:start]}{after.rstrip()}\n{code[start:opening]}\n"
+
+
+def trusted_declaration(problem: Problem) -> str:
+    """The data's own text up to the function under test: the helpers that tests use come from it, never from an answer."""
+    prompt = str(problem.fields.get("prompt", ""))
+    if problem.language == "go" and problem.entry_point in names_defined(prompt, "go"):
+        return prompt  # Go's declarations are the function's head alone
+    return str(problem.fields["declaration"])
+
+
 def assemble(problem: Problem, answer: str) -> str:
     """The candidate's source: a completion behind the prompt, a whole function behind the imports and helpers it lacks."""
     code, language = _unfenced(problem, answer), problem.language
@@ -73,7 +103,9 @@ def assemble(problem: Problem, answer: str) -> str:
     if language == "cpp":
         code = code.split("int main")[0]  # as the reference harness: the tests bring their own
     whole = re.search(SYNTAX[language].definition.format(name=re.escape(name)), code, re.MULTILINE)
-    closes_the_prompts = cut_after_block(code) is not None  # more braces closed than opened: it goes on from the prompt
+    closes_the_prompts = (
+        cut_after_block(code, single_quotes=language == "js") is not None
+    )  # more braces closed than opened: it goes on from the prompt
     if closes_the_prompts or not (whole or (language == "java" and re.search(r"\bclass\s+Solution\b", code))):
         return problem.prompt + code
     if language == "java":
@@ -113,7 +145,7 @@ def answer_in(problem: Problem, text: str, mode: PromptMode) -> str:
         return best_block(text, problem.entry_point) or text
     syntax = SYNTAX[problem.language]
     body = cut_at_stop_words(text.rstrip(), problem.stop)
-    cut = cut_after_block(body, syntax.open_blocks)
+    cut = cut_after_block(body, syntax.open_blocks, single_quotes=problem.language == "js")
     if cut is None:
         cut = _closed_java(body) if problem.language == "java" else body[: body.rfind("}") + 1] or body
     return problem.prompt.rstrip() + cut
@@ -127,6 +159,15 @@ def _closed_java(body: str) -> str:
     return code + "\n}" if code.count("{") - 1 == code.count("}") else code
 
 
+_ENUM = re.compile(r"(?:#\[derive\([^)]*\)\]\s*)?(?:pub\s+)?enum\s+(\w+)\s*(?:<[^>]*>)?\s*\{[^}]*\}")
+
+
+def _types_of(problem: Problem) -> list[str]:
+    """Rust's types that the tests name and the reference defines, as it does."""
+    found = _ENUM.finditer(problem.reference)
+    return [match.group() for match in found if re.search(rf"\b{match.group(1)}\b", problem.tests)]
+
+
 def brace_program(problem: Problem, candidate: str) -> Program:
     """The parts that the language's module asks for."""
     fields, name = problem.fields, problem.entry_point
@@ -134,10 +175,10 @@ def brace_program(problem: Problem, candidate: str) -> Program:
         "candidate": candidate,
         "tests": problem.tests,
         "entry_point": name,
-        "declaration": str(fields["declaration"]),
+        "declaration": trusted_declaration(problem),
     }
-    if "exports" in fields:
-        files["exports"] = str(fields["exports"])
+    if problem.language == "rust":
+        files["types"] = "\n".join(_types_of(problem))
     if problem.language == "go":
         files["setup"] = str(fields.get("test_setup", ""))
     if problem.language == "js":

@@ -122,16 +122,21 @@ def load_text(speech: str, data_dir: Path | None) -> Benchmark:
 
 
 def _translation_problem(row: Mapping[str, Any], language: str) -> Problem:
-    """The wanted signature is the reference's, for the tests call it by its name and types."""
-    reference = row["canonical_solution"]
+    """The wanted signature is the reference's, for the tests call it by its name and types. So are helpers that the tests call."""
+    reference, tests = row["canonical_solution"], row["test"]
     if language == "python":
         names = python_code.functions_of(reference)
-        entry = next((name for name in names if re.search(rf"\b{name}\(", row["test"])), names[-1])
-    else:
-        defined = brace_code.names_defined(reference, language)
-        entry = next((name for name in defined if re.search(rf"\b{name}\(", row["test"])), str(row["func_title"]))
-    fields = {**row, "declaration": reference}
-    return Problem(row["task_id"], language, row["prompt"], row["test"], entry, (), reference, fields)
+        entry = brace_code.function_asked_for(names, tests) or names[-1]
+        if any(re.search(rf"\b{name}\(", tests) for name in names if name != entry):
+            tests = python_code.helpers_of(reference, entry) + tests
+        return Problem(
+            row["task_id"], language, row["prompt"], tests, entry, (), reference, {**row, "declaration": reference}
+        )
+    entry = brace_code.function_asked_for(brace_code.names_defined(reference, language), tests) or str(
+        row["func_title"]
+    )
+    fields = {**row, "declaration": brace_code.up_to_its_body(reference, entry, language)}
+    return Problem(row["task_id"], language, row["prompt"], tests, entry, (), reference, fields)
 
 
 def _translation_prompt(source: str, problem: Problem, mode: PromptMode) -> str:

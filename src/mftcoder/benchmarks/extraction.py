@@ -58,12 +58,13 @@ def _first_functions(lines: Sequence[str]) -> Iterator[str]:
     return itertools.takewhile(lambda line: not line[:1].strip() or line.startswith("def"), functions)
 
 
-def cut_after_block(text: str, depth: int = 1) -> str | None:
+def cut_after_block(text: str, depth: int = 1, *, single_quotes: bool = False) -> str | None:
     """`text` up to the brace that closes the `depth` blocks it began inside of; None if that brace is not there.
 
-    Braces in strings, characters and comments do not count: `return "}"; }` ends at the second one.
+    Braces in strings, characters and comments do not count: `return "}"; }` ends at the second one. `single_quotes` is for
+    JavaScript, where they hold whole strings: `'//'` opens no comment.
     """
-    for match in _BRACES.finditer(text):
+    for match in (_BRACES_OF_JAVASCRIPT if single_quotes else _BRACES).finditer(text):
         if match.group() in "{}":
             depth += 1 if match.group() == "{" else -1
         if depth == 0:
@@ -71,17 +72,14 @@ def cut_after_block(text: str, depth: int = 1) -> str | None:
     return None
 
 
-def closes_block(lines: str, depth: int = 1) -> bool:
+def closes_block(lines: str, depth: int = 1, *, single_quotes: bool = False) -> bool:
     """Whether whole lines close those blocks, whatever comes next: no string of several lines is open before the brace."""
-    block = cut_after_block(lines, depth)
-    return block is not None and not re.search(r"[\"`]", _BRACES.sub("", block))
+    block = cut_after_block(lines, depth, single_quotes=single_quotes)
+    pattern = _BRACES_OF_JAVASCRIPT if single_quotes else _BRACES
+    return block is not None and not re.search(r"[\"`]", pattern.sub("", block))
 
 
-_BRACES = re.compile(
-    r"//[^\n]*|/\*.*?(?:\*/|\Z)"
-    r"|\"(?:\\.|[^\"\\\n])*\""
-    r"|`(?:\\.|[^`\\])*`"
-    r"|'(?:\\(?:u\{?[0-9a-fA-F]+\}?|x[0-9a-fA-F]{2}|.)|[^'\\\n])'"  # a character: Rust's lifetimes have one quote
-    r"|[{}]",
-    re.DOTALL,
-)
+_COMMENTS_AND_TEXTS = r"//[^\n]*|/\*.*?(?:\*/|\Z)" r"|\"(?:\\.|[^\"\\\n])*\"" r"|`(?:\\.|[^`\\])*`"
+_CHARACTER = r"'(?:\\(?:u\{?[0-9a-fA-F]+\}?|x[0-9a-fA-F]{2}|.)|[^'\\\n])'"  # Rust's lifetimes have one quote
+_BRACES = re.compile(rf"{_COMMENTS_AND_TEXTS}|{_CHARACTER}|[{{}}]", re.DOTALL)
+_BRACES_OF_JAVASCRIPT = re.compile(rf"{_COMMENTS_AND_TEXTS}|'(?:\\.|[^'\\\n])*'|[{{}}]", re.DOTALL)

@@ -98,7 +98,7 @@ def _is_whole(problem: Problem, text: str) -> bool:
     """Whether the function has ended: something stands in Python's first column, or the block is closed. `text` is whole lines."""
     if problem.language == "python":
         return python_code.cut_at_first_column(text) != text
-    return closes_block(text, SYNTAX[problem.language].open_blocks)
+    return closes_block(text, SYNTAX[problem.language].open_blocks, single_quotes=problem.language == "js")
 
 
 def _description(problem: Problem, text: str) -> str:

@@ -36,16 +36,18 @@ def problem_of(row: Mapping[str, Any], language: str, prompt: str) -> Problem:
 
 
 def _rust_problem(row: Mapping[str, Any], prompt: str) -> Problem:
-    """A Rust row. Its prompt may be the text alone, its test commented out, and its solution define functions that are tested."""
+    """A Rust row. Its prompt may be the text alone, its test commented out, its function or a helper of it defined in its solution."""
     declaration, solution = row["declaration"], row["canonical_solution"]
     tests = row["test"].strip().removeprefix("/*").removesuffix("*/")
     declared = brace_code.names_defined(declaration, "rust")
-    named = [name for name in brace_code.names_defined(solution, "rust") if re.search(rf"\b{name}\(", tests)]
-    exports = [name for name in declared[-1:] if re.search(rf"\b{name}\(", tests)] + named
     if declared[-1] not in brace_code.names_defined(prompt, "rust"):
         prompt = f"{prompt}{declaration}"
-    fields = {**row, "declaration": declaration + solution if named else declaration, "exports": ",".join(exports)}
-    return Problem(row["task_id"], "rust", prompt, tests, exports[0], SYNTAX["rust"].stop, solution, fields)
+    defined = [*declared, *brace_code.names_defined(solution, "rust")]
+    entry = brace_code.function_asked_for(defined, tests) or declared[-1]
+    if any(re.search(rf"\b{name}\(", tests) for name in defined if name != entry):
+        declaration = brace_code.up_to_its_body(declaration + solution, entry, "rust")
+    fields = {**row, "declaration": declaration}
+    return Problem(row["task_id"], "rust", prompt, tests, entry, SYNTAX["rust"].stop, solution, fields)
 
 
 def _prompt(problem: Problem, mode: PromptMode) -> str:

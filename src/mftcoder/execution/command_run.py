@@ -1,157 +1,279 @@
-"""One compiled program: its steps and its run, each in the sandbox.
+"""Compilers in the sandbox, the programs they make, and the two kinds of process that a run is made of: commands and servers.
 
-Goes in: a plan. Comes out: an ExecutionResult; passed only if the tests' key came. Compilers are confined like programs: they
-read hostile input (`#include "/etc/shadow"`), and may only start processes in addition.
+Goes in: builds and plans. Comes out: programs as files in memory that nobody can change, and sides for judging.py. Compilers are
+confined like programs: they read hostile input (`#include "/etc/shadow"`), and may only start processes in addition. Tests are
+compiled once for all answers to them, and run in a sandbox of their own.
 """
 
+import fcntl
+import hashlib
+import json
 import os
 import selectors
 import time
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-from mftcoder.execution.plan import MEMORY_MB, Plan, Step
-from mftcoder.execution.sandbox import ExecutionResult, Limits, Status
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.channel import pair
+from mftcoder.execution.judging import NO_CHANGE, Sides
+from mftcoder.execution.plan import CHANGE, MEMORY_MB, PROGRAM, WIRE, Build, Plan
+from mftcoder.execution.relay import EndedError, LateError, Peer
+from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
+from mftcoder.execution.toolchains import Toolchain
 from mftcoder.execution.zygote_handle import RunEnd, ZygoteHandle
 
 _COMPILER_LIMITS = Limits(memory_mb=3072, file_mb=256)
 _COMPILER_ADDRESS_MB = 16384
+_PROGRAM_BYTES = 64 << 20
+_KEPT_TESTS = 16  # programs of tests that a slot keeps
+
+
+class Compiled:
+    """A program that was built, as a sealed file in memory."""
+
+    def __init__(self, program: bytes):
+        self.descriptor = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with os.fdopen(os.dup(self.descriptor), "wb") as file:
+            file.write(program)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
+
+    def close(self) -> None:
+        """Let it go."""
+        os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
-class _Output:
-    """What a command wrote, by descriptor from 1, and how it ended."""
+class Command:
+    """How a process of a run is started."""
 
-    texts: tuple[bytes, ...]
-    late: bool
-    end: RunEnd
-    seconds: float
+    words: Sequence[str]
+    memory_mb: int  # what the program may use; stands for MEMORY_MB
+    seconds: float  # of the processor
+    overhead_mb: int = 0  # memory a runtime needs beside what its program may use
+    address_mb: int = 1024  # address space beyond the memory limit; some runtimes reserve far more than they use
+    kept_kb: int = 0  # of each output
+    talks_on_stdio: bool = False  # else on descriptor WIRE
 
-
-def run_plan(plan: Plan, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
-    """Build, run, judge."""
-    deadline = time.monotonic() + limits.compile_wall_seconds
-    for step in plan.steps:
-        failure = _compile(step, deadline, limits, plan, zygote)
-        if failure:
-            zygote.write({}, keep=())
-            return failure
-    zygote.write({}, keep=plan.keep)
-    memory = replace(limits, memory_mb=limits.memory_mb + plan.overhead_mb)
-    output = _execute(
-        [part.replace(MEMORY_MB, str(limits.memory_mb)) for part in plan.command],
-        zygote,
-        memory,
-        seconds=limits.seconds,
-        wall_seconds=limits.wall_seconds,
-        kept_bytes=limits.output_kb << 10,
-        plan=plan,
-        may_fork=False,
-    )
-    zygote.write({}, keep=())
-    stdout, stderr, proof = output.texts
-    status = _verdict(output, limits.seconds, proof.decode(errors="replace").strip() == plan.key, stderr)
-    exit_code = output.end.exit_code if output.end.ended else None
-    return ExecutionResult(status, exit_code, _text(stdout), _text(stderr), output.seconds)
-
-
-def _compile(step: Step, deadline: float, limits: Limits, plan: Plan, zygote: ZygoteHandle) -> ExecutionResult | None:
-    """None if it worked."""
-    zygote.write(step.files, keep=step.keep)
-    left = max(0.1, deadline - time.monotonic())
-    output = _execute(
-        step.command,
-        zygote,
-        _COMPILER_LIMITS,
-        seconds=limits.compile_seconds,
-        wall_seconds=left,
-        kept_bytes=limits.output_kb << 10,
-        plan=plan,
-        may_fork=True,
-    )
-    if not output.late and output.end.exit_code == 0:
-        return None
-    stdout, stderr, _ = output.texts
-    over = output.late or output.end.is_out_of_time(limits.compile_seconds)
-    why = f"the compiler took more than {limits.compile_seconds:g} seconds\n" if over else ""
-    return ExecutionResult("compile_error", output.end.exit_code, "", why + _text(stderr) + _text(stdout))
+    def start(
+        self, zygote: ZygoteHandle, limits: Limits, deadline: float, change: int, program: Compiled | None = None
+    ) -> Peer:
+        """Start it in an empty folder."""
+        stand_ins = {PROGRAM: f"/proc/self/fd/{WIRE + 1}", CHANGE: str(change)}
+        words = [stand_ins.get(word, word).replace(MEMORY_MB, str(self.memory_mb)) for word in self.words]
+        zygote.write({}, keep=())
+        here, there = pair()
+        out, err = os.pipe(), os.pipe()
+        peer = Peer(here, (out[0], err[0]), self.kept_kb << 10, deadline)
+        silence = os.open(os.devnull, os.O_RDWR)
+        try:
+            with there:
+                wire = there.fileno()
+                theirs = [wire, wire, err[1]] if self.talks_on_stdio else [silence, out[1], err[1], wire]
+                memory_mb = self.memory_mb + self.overhead_mb
+                zygote.execute(
+                    words,
+                    theirs + ([program.descriptor] if program else []),
+                    replace(limits, memory_mb=memory_mb),
+                    seconds=self.seconds,
+                    address_mb=memory_mb + self.address_mb,
+                    environment={},
+                    may_fork=False,
+                )
+        finally:
+            for descriptor in (silence, out[1], err[1]):
+                os.close(descriptor)
+        return peer
 
 
-def _execute(
-    command: Sequence[str],
-    zygote: ZygoteHandle,
-    limits: Limits,
-    *,
-    seconds: float,
-    wall_seconds: float,
-    kept_bytes: int,
-    plan: Plan,
-    may_fork: bool,
-) -> _Output:
-    """Run a command to its end or to its deadline, reading its outputs and its proof all the while."""
-    address_mb = _COMPILER_ADDRESS_MB if may_fork else limits.memory_mb + plan.address_mb
+@dataclass(frozen=True)
+class CommandSide:
+    """A side of a run that is a command, started anew for every run."""
+
+    command: Command
+    zygote: ZygoteHandle
+    limits: Limits
+    program: Compiled | None = None  # what PROGRAM in the command stands for
+    first: tuple[bytes, bytes] | None = None  # a frame that goes before all others
+
+    @contextmanager
+    def start(self, change: int, deadline: float) -> Iterator[Peer]:
+        """Start it; tests are told in their command what to change."""
+        with closing(self.command.start(self.zygote, self.limits, deadline, change, self.program)) as peer:
+            if self.first:
+                peer.offer(*self.first)
+            yield peer
+
+    def end(self, *, finished: bool, patience: float) -> RunEnd:
+        """Kill what is left of it."""
+        return self.zygote.end(patience=patience)
+
+
+class Server:
+    """A process of the tests' sandbox that serves one program's tests after another's."""
+
+    def __init__(self, command: Command, zygote: ZygoteHandle):
+        self.command, self.zygote = command, zygote
+        self._peer: Peer | None = None
+
+    def peer(self, deadline: float) -> Peer:
+        """The running server, started if there is none."""
+        if self._peer is None:
+            self._peer = self.command.start(self.zygote, Limits(), deadline, NO_CHANGE)
+        self._peer.deadline = deadline
+        return self._peer
+
+    def request(self, kind: bytes, body: bytes, deadline: float) -> tuple[bytes, bytes]:
+        """One frame there, one back. A server that is late or has gone is ended, and the error raised again."""
+        try:
+            peer = self.peer(deadline)
+            peer.send(kind, body)
+            return peer.receive()
+        except (EndedError, LateError):
+            self.stop()
+            raise
+
+    def stop(self) -> RunEnd:
+        """End it; the next program starts another."""
+        if self._peer is None:
+            return RunEnd()
+        self._peer.close()
+        self._peer = None
+        return self.zygote.end()
+
+    def close(self) -> None:
+        """End it and its sandbox."""
+        self.stop()
+        self.zygote.close()
+
+
+@dataclass(frozen=True)
+class ServerSide:
+    """A side of a run that is a server; `tests` makes the frame that has it run a program's tests."""
+
+    server: Server
+    tests: Callable[[int], tuple[bytes, bytes]]
+
+    @contextmanager
+    def start(self, change: int, deadline: float) -> Iterator[Peer]:
+        """Have it run these tests."""
+        peer = self.server.peer(deadline)
+        peer.offer(*self.tests(change))
+        yield peer
+
+    def end(self, *, finished: bool, patience: float) -> RunEnd:
+        """Let a server that has finished wait for the next tests; what it does otherwise nobody can know."""
+        return RunEnd() if finished else self.server.stop()
+
+
+class CompiledRunner:
+    """Runs a slot's programs in one language. Holds the sandbox of its tests, and the last few tests, compiled."""
+
+    def __init__(self, plan: Callable[[Program, Toolchain], Plan], toolchain: Toolchain, tests_zygote: ZygoteHandle):
+        self.plan, self.toolchain, self.tests_zygote = plan, toolchain, tests_zygote
+        self._kept: OrderedDict[str, tuple[Compiled, int]] = OrderedDict()
+
+    @contextmanager
+    def sides(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> Iterator[Sides | ExecutionResult]:
+        """Both sides, or how the answer does not compile. Tests that do not compile are no answer's failure, so they come first."""
+        plan = self.plan(program, self.toolchain)
+        compiled, claims = self._tests(plan, limits)
+        built = build_program(plan.answer, limits, zygote)
+        if isinstance(built, ExecutionResult):
+            yield built
+            return
+        with closing(built):
+            runs = Command(
+                (PROGRAM,), limits.memory_mb, limits.seconds, address_mb=plan.address_mb, kept_kb=limits.output_kb
+            )
+            asks = replace(runs, words=(PROGRAM, CHANGE))
+            yield Sides(
+                CommandSide(runs, zygote, limits, built), CommandSide(asks, self.tests_zygote, limits, compiled), claims
+            )
+
+    def _tests(self, plan: Plan, limits: Limits) -> tuple[Compiled, int]:
+        """The program of a plan's tests, and how many of its claims can be changed. ExecutionError if it does not compile."""
+        key = hashlib.sha256(json.dumps([dict(plan.tests.files), plan.tests.command]).encode()).hexdigest()
+        if key not in self._kept:
+            self._kept[key] = self._build_tests(plan, limits)
+            if len(self._kept) > _KEPT_TESTS:
+                self._kept.popitem(last=False)[1][0].close()
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _build_tests(self, plan: Plan, limits: Limits) -> tuple[Compiled, int]:
+        lifted = build_program(plan.tests, limits, self.tests_zygote)
+        if isinstance(lifted, Compiled):
+            return lifted, plan.claims
+        plain = build_program(plan.plain_tests, limits, self.tests_zygote)
+        if isinstance(plain, Compiled):
+            return plain, 0
+        raise ExecutionError(f"the tests do not compile: {plain.stderr[:500]}")
+
+    def close(self) -> None:
+        """End the tests' sandbox."""
+        for compiled, _ in self._kept.values():
+            compiled.close()
+        self._kept.clear()
+        self.tests_zygote.close()
+
+
+def build_program(build: Build, limits: Limits, zygote: ZygoteHandle) -> Compiled | ExecutionResult:
+    """The program, or how its compiler failed."""
+    zygote.write(build.files, keep=())
     pipes = [os.pipe() for _ in range(3)]
-    os.fchmod(pipes[-1][1], 0o666)  # Java opens it by its name in /proc, as the slot's user
     silence = os.open(os.devnull, os.O_RDONLY)
     ours = [reader for reader, _ in pipes]
     try:
-        zygote.execute(
-            command,
-            [silence, *(writer for _, writer in pipes)],
-            limits,
-            seconds=seconds,
-            address_mb=address_mb,
-            environment=plan.environment,
-            may_fork=may_fork,
-        )
-        for descriptor in (silence, *(writer for _, writer in pipes)):
-            os.close(descriptor)
-        started = time.monotonic()
-        texts, late = _read_all(ours, started + wall_seconds, kept_bytes)
-        return _Output(texts, late, zygote.end(clear=False, patience=0.0 if late else 0.5), time.monotonic() - started)
+        try:
+            zygote.execute(
+                build.command,
+                [silence, *(writer for _, writer in pipes)],
+                _COMPILER_LIMITS,
+                seconds=limits.compile_seconds,
+                address_mb=_COMPILER_ADDRESS_MB,
+                environment=build.environment,
+                may_fork=True,
+            )
+        finally:
+            for descriptor in (silence, *(writer for _, writer in pipes)):
+                os.close(descriptor)
+        kept = (limits.output_kb << 10, limits.output_kb << 10, _PROGRAM_BYTES)
+        texts, late = _read_all(dict(zip(ours, kept, strict=True)), time.monotonic() + limits.compile_wall_seconds)
+        end = zygote.end(patience=0.0 if late else 0.5)
     finally:
         for descriptor in ours:
             os.close(descriptor)
+    stdout, stderr, program = texts
+    if not late and end.exit_code == 0 and program:
+        return Compiled(program)
+    return ExecutionResult("compile_error", end.exit_code, "", _why(late, end, limits) + _text(stderr) + _text(stdout))
 
 
-def _read_all(descriptors: Sequence[int], deadline: float, kept_bytes: int) -> tuple[tuple[bytes, ...], bool]:
-    """The first `kept_bytes` of each descriptor; what comes after is read and thrown away. True if the deadline came."""
-    kept = {descriptor: bytearray() for descriptor in descriptors}
+def _read_all(kept_bytes: dict[int, int], deadline: float) -> tuple[list[bytes], bool]:
+    """The first bytes of each descriptor; what comes after is read and thrown away. True if the deadline came."""
+    kept = {descriptor: bytearray() for descriptor in kept_bytes}
+    late = False
     with selectors.DefaultSelector() as selector:
-        for descriptor in descriptors:
+        for descriptor in kept:
             selector.register(descriptor, selectors.EVENT_READ)
-        while selector.get_map():
+        while selector.get_map() and not late:
             left = deadline - time.monotonic()
-            if left <= 0:
-                return tuple(bytes(text) for text in kept.values()), True
-            for key, _ in selector.select(left):
+            late = left <= 0
+            for key, _ in [] if late else selector.select(left):
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fd)
-                kept[key.fd] += data[: kept_bytes - len(kept[key.fd])]
-    return tuple(bytes(text) for text in kept.values()), False
+                kept[key.fd] += data[: kept_bytes[key.fd] - len(kept[key.fd])]
+    return [bytes(text) for text in kept.values()], late
 
 
-def _verdict(output: _Output, seconds: float, proved: bool, stderr: bytes) -> Status:
-    code = output.end.exit_code
-    if output.late or output.end.is_out_of_time(seconds):
-        return "timeout"
-    if proved and code == 0:
-        return "passed"
-    if output.end.memory_killed or any(sign in stderr for sign in _OUT_OF_MEMORY):
-        return "out_of_memory"
-    return "failed"
-
-
-_OUT_OF_MEMORY = (
-    b"std::bad_alloc",  # C++
-    b"java.lang.OutOfMemoryError",
-    b"JavaScript heap out of memory",
-    b"Array buffer allocation failed",
-    b"fatal error: runtime: out of memory",  # Go
-    b"runtime: cannot allocate memory",
-    b"memory allocation of",  # Rust
-)
+def _why(late: bool, end: RunEnd, limits: Limits) -> str:
+    over = late or end.is_out_of_time(limits.compile_seconds)
+    return f"the compiler took more than {limits.compile_seconds:g} seconds\n" if over else ""
 
 
 def _text(data: bytes) -> str:

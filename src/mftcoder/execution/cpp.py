@@ -1,20 +1,24 @@
 """C++: g++ -std=c++11 without optimisation, as the reference harness compiles.
 
-The candidate and the tests are two translation units. The candidate's exports one function, a wrapper with the problem's own
-signature, and every other symbol of it is made local; so neither a macro nor an overload nor a `memcmp` of its own reaches the
-tests. `assert` in the tests is a trap instruction and the key is written by a bare system call: nothing there can be replaced.
+The answer and the tests are two programs. Both are compiled from the problem's own signature: in the answer's a wrapper with that
+signature calls the function, in the tests' a function with that signature asks the other process (bridge/bridge.h). What the tests
+use beside it, types and helpers that the problem declares, is compiled from the problem's text and not from the answer's.
 """
 
-import platform
 import re
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
-from mftcoder.execution.plan import PROOF_DESCRIPTOR, Plan, Step
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.claims import lift
+from mftcoder.execution.command_run import CompiledRunner
+from mftcoder.execution.plan import Build, Plan, shell
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
+from mftcoder.execution.zygote_handle import ZygoteHandle
 
-# The import header of the reference harness, precompiled.
+# The import header of the reference harness, precompiled with the bridge.
 HEADER = (
     "".join(
         f"#include<{name}>\n"
@@ -41,79 +45,47 @@ HEADER = (
     )
     + "using namespace std;\n"
 )
-FLAGS = ("-std=c++11", "-w", "-fno-gnu-unique")  # unique symbols could not be made local
+FLAGS = ("-std=c++11", "-w", "-Wno-narrowing")
 PRECOMPILED = "mft_header.h"
+_BRIDGE = Path(str(files("mftcoder.execution"))) / "bridge"
 
-_SYSTEM_WRITE = {
-    "x86_64": 'asm volatile("syscall" : "=a"(r) : "a"(1L), "D"({fd}L), "S"(k), "d"(n) : "rcx", "r11", "memory");',
-    "aarch64": (
-        'register long x8 asm("x8") = 64, x0 asm("x0") = {fd}; register const char* x1 asm("x1") = k; '
-        'register unsigned long x2 asm("x2") = n; asm volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory"); r = x0;'
-    ),
-}
 _ASSERT_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(?:assert\.h|cassert)>.*$", re.MULTILINE)
 _MAIN = re.compile(r"\bint\s+main\s*\([^)]*\)")
+_RETURNS = re.compile(r"\breturn\b[^;]*;\s*\}\s*$")
 _ASSERT = (
-    "#undef assert\n"
-    '#define assert(...) ((__VA_ARGS__) ? (void)0 : (fprintf(stderr, "line %d: %s\\n", __LINE__, #__VA_ARGS__), __builtin_trap()))\n'
+    "#include <assert.h>\n#undef assert\n"
+    "#define assert(...) ((__VA_ARGS__) ? (void)0 : mft::failed(__LINE__, #__VA_ARGS__))\n"
 )
 
 
-def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
-    """Compile the candidate alone, then the tests, then link."""
-    files = program.files
-    gxx, include = toolchain.tools["g++"], ("-I", toolchain.cache, "-include", PRECOMPILED)
-    signature = Signature.of(files["declaration"], files["entry_point"])
-    candidate = files["candidate"] + (signature.export() if signature else "")
-    hide = (
-        'g="$1"; shift; "$g" "$@" -c candidate.cpp -o c.o && ld -r --force-group-allocation c.o -o l.o'
-        " && objcopy --keep-global-symbol=mft_entry l.o candidate.o"
+def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
+    """What runs a slot's programs."""
+    return CompiledRunner(plan, toolchain, tests_zygote)
+
+
+def plan(program: Program, toolchain: Toolchain) -> Plan:
+    """Two programs of one translation unit each."""
+    sources = program.files
+    signature = Signature.of(sources["declaration"], sources["entry_point"])
+    lifted = lift(sources["tests"], "cpp", [signature.name])
+    answer = signature.answer(sources["candidate"])
+    return Plan(
+        _build("answer.cpp", answer, toolchain),
+        _build("tests.cpp", signature.tests(lifted.tests), toolchain),
+        lifted.claims,
+        _build("tests.cpp", signature.tests(sources["tests"]), toolchain),
     )
-    steps: tuple[Step, ...]
-    tests = _tests(files["tests"], signature, key)
-    if signature is None:  # tests that use more of the candidate than one function are compiled behind it
-        steps = (
-            Step(
-                {"all.cpp": candidate + tests},
-                (gxx, *FLAGS, *include, "all.cpp", "-o", "program", *_libraries(candidate)),
-            ),
-        )
-    else:
-        steps = (
-            Step({"candidate.cpp": candidate}, ("/bin/sh", "-c", hide, "sh", gxx, *FLAGS, *include)),
-            Step(
-                {"tests.cpp": tests},
-                (
-                    gxx,
-                    *FLAGS,
-                    *include,
-                    "tests.cpp",
-                    "candidate.o",
-                    "-o",
-                    "program",
-                    *fast_linker(),
-                    *_libraries(candidate),
-                ),
-                keep=("candidate.o",),
-            ),
-        )
-    return Plan(steps, ("./program",), ("program",), key, environment={"TMPDIR": "."})
 
 
-def _libraries(candidate: str) -> tuple[str, ...]:
-    return ("-lcrypto", "-lssl") if "openssl/" in candidate else ()
-
-
-def _tests(tests: str, signature: "Signature | None", key: str) -> str:
-    body = _ASSERT_INCLUDE.sub("", tests)
-    body = _MAIN.sub("static int mft_tests()", body, count=1)
-    write = _SYSTEM_WRITE[platform.machine()].format(fd=PROOF_DESCRIPTOR)
-    main = (
-        "\nint main() {\n  mft_tests();\n"
-        f'  const char* k = "{key}"; unsigned long n = {len(key)}; long r;\n  {write}\n  return r == (long)n ? 0 : 1;\n}}\n'
+def _build(name: str, source: str, toolchain: Toolchain) -> Build:
+    cache = toolchain.cache
+    libraries = ("-lcrypto", "-lssl") if "openssl/" in source else ()
+    command = shell(
+        '"$@" -o program',
+        *(toolchain.tools["g++"], *FLAGS, "-I", cache, "-include", PRECOMPILED),
+        *(name, f"{cache}/bridge.o", *fast_linker(), *libraries),
     )
-    before = signature.context + signature.declare() if signature else ""
-    return f"{before}\n#include <assert.h>\n#undef NDEBUG\n{_ASSERT}{body}{main}"
+    return Build({name: source}, command, {"TMPDIR": "."})
 
 
 class Signature:
@@ -123,28 +95,48 @@ class Signature:
         self.context, self.result, self.name, self.parameters = context, result, name, parameters
 
     @classmethod
-    def of(cls, declaration: str, entry_point: str) -> "Signature | None":
+    def of(cls, declaration: str, entry_point: str) -> "Signature":
         """The entry point's signature; the last function's where data and declaration disagree about its name."""
         heads = list(
             re.finditer(r"^([A-Za-z_][\w:<>,*& ]*?[\s*&>])(\w+)\s*\(([^{};]*)\)\s*\{", declaration, re.MULTILINE)
         )
         named = [head for head in heads if head.group(2) == entry_point]
         if not heads:
-            return None
+            raise ExecutionError(f"C++: no function in the declaration: {declaration[-200:]!r}")
         head = (named or heads)[-1]
         return cls(declaration[: head.start()], head.group(1).strip(), head.group(2), head.group(3))
 
-    def declare(self) -> str:
-        """For the tests: the function, under the symbol that the wrapper exports."""
-        return f'{self.result} {self.name}({self.parameters}) asm("mft_entry");\n'
+    @property
+    def arguments(self) -> str:
+        """The parameters' names."""
+        return ", ".join(parameter_names(self.parameters))
 
-    def export(self) -> str:
-        """For the candidate: a wrapper with the problem's signature, so that an answer may vary its own."""
-        arguments = ", ".join(parameter_names(self.parameters))
+    def answer(self, candidate: str) -> str:
+        """The answer's program. A wrapper has the problem's signature, so that an answer may vary its own; a main of its own is left alone."""
         return (
-            f'\n#line 1 "wrapper"\n{self.result} mft_wrapper({self.parameters}) asm("mft_entry");\n'
-            f"{self.result} mft_wrapper({self.parameters}) {{ return {self.name}({arguments}); }}\n"
+            f'#define main mft_main_of_the_answer\n#line 1 "answer"\n{candidate}\n#line 1 "wrapper"\n#undef main\n'
+            f"{self.result} mft_answer({self.parameters}) {{ return {self.name}({self.arguments}); }}\n"
+            "signed main() { mft::serve(mft::Function<decltype(mft_answer)>::answer<mft_answer>); }\n"
         )
+
+    def tests(self, tests: str) -> str:
+        """The tests' program. A function of the C library that has the entry point's name must not be called in its place."""
+        kind = "int" if _RETURNS.search(tests) else "void"  # only a main may end without saying what it returns
+        body = _MAIN.sub(f"static {kind} mft_tests()", _ASSERT_INCLUDE.sub("", tests), count=1)
+        name = self.name
+        if name in _LIBRARY_FUNCTIONS:
+            name = f"mft_{name}"
+            body = re.sub(rf"\b{self.name}(?=\s*\()", name, body)
+        return (
+            f"{self.context}\n{self.result} mft_question({self.parameters});\n"
+            f"{self.result} {name}({self.parameters}) {{ return mft::Function<decltype(mft_question)>::ask({self.arguments}); }}\n"
+            f"#undef NDEBUG\n{_ASSERT}{body}\n"
+            "int main(int argc, char** argv) { return mft::judge(mft_tests, argc, argv); }\n"
+        )
+
+
+_LIBRARY_FUNCTIONS = frozenset({"strlen"})
+"""Names of problems that `using namespace std` and the header above give to a function with a better match for a test's arguments."""
 
 
 def parameter_names(parameters: str) -> list[str]:
@@ -160,13 +152,17 @@ def parameter_names(parameters: str) -> list[str]:
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Precompile the header."""
+    """Precompile the header, compile the bridge."""
     version = output_of(tools["g++"], "--version").splitlines()[0]
+    bridge = {name: (_BRIDGE / name).read_text() for name in ("bridge.h", "bridge.cpp")}
 
     def build(folder: Path) -> None:
+        for name, text in bridge.items():
+            (folder / name).write_text(text)
         header = folder / PRECOMPILED
-        header.write_text(HEADER)
+        header.write_text(f'{HEADER}#include "bridge.h"\n')
         output_of(tools["g++"], *FLAGS, "-x", "c++-header", str(header), "-o", f"{header}.gch")
+        output_of(tools["g++"], *FLAGS, "-O1", "-c", str(folder / "bridge.cpp"), "-o", str(folder / "bridge.o"))
 
-    cache = cached("cpp", HEADER + " ".join(FLAGS) + version, build)
+    cache = cached("cpp", HEADER + "".join(bridge.values()) + " ".join(FLAGS) + version, build)
     return Toolchain("cpp", tools, cache, (cache,), version)

@@ -1,20 +1,25 @@
 """Go: the compiler and linker called directly on packages prepared once, instead of `go build`.
 
-The candidate is a package of its own; the tests are another that imports its exported names, so nothing it declares (`true`,
-`assert`, `TestMain`) reaches them. Imports are put right as HumanEval-X does: unused ones go, missing ones of the standard
-library come, because either is an error in Go and says nothing about the answer.
+The answer and the tests are two programs, each with a main that knows the problem's own signature: the answer's serves the function,
+the tests' has a variable of that type which asks the other process (bridge/bridge.go). Imports are put right as HumanEval-X does:
+unused ones go, missing ones of the standard library come, because either is an error in Go and says nothing about the answer.
 """
 
 import os
 import re
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 
-from mftcoder.execution.plan import PROOF_DESCRIPTOR, Plan, Step
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.claims import lift
+from mftcoder.execution.command_run import CompiledRunner
+from mftcoder.execution.plan import Build, Plan, shell
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
+from mftcoder.execution.zygote_handle import ZygoteHandle
 
-_STANDARD = [
+_ADDED = [  # packages that an answer may use without importing them
     "bufio",
     "bytes",
     "container/heap",
@@ -43,6 +48,7 @@ _STANDARD = [
     "unicode/utf8",
     "testing",
 ]
+_BRIDGE = Path(str(files("mftcoder.execution"))) / "bridge" / "bridge.go"
 _TESTIFY = "github.com/stretchr/testify/assert"
 _DEBIAN_PATH = "/usr/share/gocode"  # where golang-github-stretchr-testify-dev puts its sources
 _IMPORT_BLOCK = re.compile(r"^[ \t]*import\s*\(([^)]*)\)|^[ \t]*import\s+((?:[\w.]+\s+)?\"[^\"]+\")", re.MULTILINE)
@@ -50,48 +56,65 @@ _PACKAGE = re.compile(r"^[ \t]*package\s+\w+[^\n]*$", re.MULTILINE)
 _NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.DOTALL)
 
 
-def plan(program: Program, key: str, toolchain: Toolchain) -> Plan:
-    """Compile the candidate's package, then the tests', then link."""
-    files, go = program.files, toolchain.tools
-    packages = ("-importcfg", f"{toolchain.cache}/importcfg")
-    compile_candidate = (
-        go["compile"],
-        "-o",
-        "candidate.a",
-        "-p",
-        "candidate",
-        "-complete",
-        "-pack",
-        *packages,
-        "candidate.go",
-    )
-    build = (
-        'cat "$1/importcfg" > cfg && echo "packagefile candidate=candidate.a" >> cfg'
-        ' && "$2" -o tests.a -p main -complete -pack -importcfg cfg tests.go'
-        ' && "$3" -s -w -o program -importcfg cfg tests.a'
-    )
-    steps = (
-        Step({"candidate.go": _source("candidate", files["candidate"], ())}, compile_candidate),
-        Step(
-            {"tests.go": _tests(files["setup"], files["tests"], key)},
-            ("/bin/sh", "-c", build, "sh", toolchain.cache, go["compile"], go["link"]),
-            keep=("candidate.a",),
-        ),
-    )
-    environment = {"GOROOT": go["root"], "TMPDIR": ".", "GOMAXPROCS": "2", "GOMEMLIMIT": "off"}
-    return Plan(steps, ("./program",), ("program",), key, environment=environment, address_mb=4096)
+def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
+    """What runs a slot's programs."""
+    return CompiledRunner(plan, toolchain, tests_zygote)
 
 
-def _tests(setup: str, tests: str, key: str) -> str:
+def plan(program: Program, toolchain: Toolchain) -> Plan:
+    """Two programs. The answer is a package of its own, so that it may have a main."""
+    sources = program.files
+    context, name, signature = taken_apart(sources["declaration"], sources["entry_point"])
+    serve = f"func main() {{\n\tvar function func{signature} = answer.{name}\n\tmftbridge.Serve(function)\n}}\n"
+    answer = {
+        "answer.go": _source("answer", sources["candidate"], ()),
+        "main.go": _source("main", serve, ('"answer"', '"mftbridge"')),
+    }
+    bind = f"\nvar {name} func{signature}\n\nfunc init() {{ mftbridge.Bind(&{name}) }}\n"
+    lifted = lift(sources["tests"], "go", [name])
+    tests, plain = (
+        {"main.go": _tests(sources["setup"], context + bind, text)} for text in (lifted.tests, sources["tests"])
+    )
+    return Plan(
+        _build(answer, toolchain), _build(tests, toolchain), lifted.claims, _build(plain, toolchain), address_mb=4096
+    )
+
+
+def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:
+    """Compile the answer's package, if there is one, then main, then link."""
+    go = toolchain.tools
+    compiled = (
+        '"$2" -o answer.a -p answer -complete -pack -importcfg cfg answer.go && ' if "answer.go" in sources else ""
+    )
+    script = (
+        'cp "$1/importcfg" cfg && echo "packagefile answer=answer.a" >> cfg && '
+        f'{compiled}"$2" -o main.a -p main -complete -pack -importcfg cfg main.go && "$3" -s -w -o program -importcfg cfg main.a'
+    )
+    environment = {"GOROOT": go["root"], "GOMAXPROCS": "2", "GOMEMLIMIT": "off"}
+    return Build(sources, shell(script, toolchain.cache, go["compile"], go["link"]), environment)
+
+
+def taken_apart(declaration: str, entry_point: str) -> tuple[str, str, str]:
+    """What stands before the entry point, its name, and `(parameters) results`. The last function's where the data misspells it."""
+    heads = list(re.finditer(r"^func\s+(\w+)\s*(\(.*)\{[ \t]*$", declaration, re.MULTILINE))
+    named = [head for head in heads if head.group(1) == entry_point]
+    if not heads:
+        raise ExecutionError(f"Go: no function in the declaration: {declaration[-200:]!r}")
+    head = (named or heads)[-1]
+    return declaration[: head.start()], head.group(1), head.group(2).strip()
+
+
+def _tests(setup: str, context: str, tests: str) -> str:
     names = re.findall(r"^func\s+(Test\w*)\s*\(\s*\w+\s+\*testing\.T\s*\)", tests, re.MULTILINE)
     if not names:
         raise ValueError("no Test function in the tests: nothing would be proved")
-    calls = "".join(f"\tmftRun({name})\n" for name in names)
+    listed = ", ".join(names)
     harness = (
-        "\nfunc mftRun(test func(*testing.T)) {\n\tt := new(testing.T)\n\ttest(t)\n\tif t.Failed() {\n\t\tmftOs.Exit(1)\n\t}\n}\n"
-        f'\nfunc main() {{\n{calls}\tmftOs.NewFile({PROOF_DESCRIPTOR}, "proof").WriteString("{key}")\n}}\n'
+        "\nvar mft_expected, mft_number = mftbridge.Expected, mftbridge.Number\n\nfunc main() {\n\tmftbridge.Judge(func() bool {\n"
+        f"\t\tfor _, test := range []func(*testing.T){{{listed}}} {{\n\t\t\tt := new(testing.T)\n\t\t\ttest(t)\n"
+        "\t\t\tif t.Failed() {\n\t\t\t\treturn false\n\t\t\t}\n\t\t}\n\t\treturn true\n\t})\n}\n"
     )
-    return _source("main", setup + "\n" + tests + harness, ('. "candidate"', 'mftOs "os"'))
+    return _source("main", f"{setup}\n{context}\n{tests}{harness}", ('"mftbridge"',))
 
 
 def _source(package: str, text: str, extra: Iterable[str]) -> str:
@@ -100,9 +123,7 @@ def _source(package: str, text: str, extra: Iterable[str]) -> str:
     code = _NOT_CODE.sub(" ", body)
     imports = [spec for spec in _imports(text) if _is_used(spec, code)]
     known = {_name_of(spec) for spec in imports}
-    imports += [
-        f'"{path}"' for path in _STANDARD if path.rpartition("/")[2] not in known and _is_used(f'"{path}"', code)
-    ]
+    imports += [f'"{path}"' for path in _ADDED if path.rpartition("/")[2] not in known and _is_used(f'"{path}"', code)]
     lines = "".join(f"import {spec}\n" for spec in [*extra, *dict.fromkeys(imports)])
     return f"package {package}\n\n{lines}{body}"
 
@@ -126,7 +147,7 @@ def _is_used(spec: str, code: str) -> bool:
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Compile the packages that programs may import, and list where they are."""
+    """Compile the packages that programs may import, all of the standard library, and list where they are."""
     version = output_of(tools["go"], "version").strip()
     root = output_of(tools["go"], "env", "GOROOT").strip()
     tool_folder = output_of(tools["go"], "env", "GOTOOLDIR").strip()
@@ -137,12 +158,19 @@ def prepare(tools: Mapping[str, str]) -> Toolchain:
             "GOPATH": os.pathsep.join([os.environ.get("GOPATH", ""), _DEBIAN_PATH]).strip(os.pathsep),
             "GOCACHE": str(folder / "cache"),
             "GOFLAGS": "",
+            "CGO_ENABLED": "0",
         }
-        wanted = (*_STANDARD, _TESTIFY)
         template = "{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}"
-        listed = output_of(tools["go"], "list", "-deps", "-export", "-f", template, *wanted, environment=environment)
-        (folder / "importcfg").write_text("".join(line + "\n" for line in listed.splitlines() if line))
+        listed = output_of(
+            tools["go"], "list", "-deps", "-export", "-f", template, "std", _TESTIFY, environment=environment
+        )
+        lines = [line for line in listed.splitlines() if line]
+        (folder / "importcfg").write_text("".join(line + "\n" for line in lines))
+        bridge = ("-p", "mftbridge", "-complete", "-pack", "-importcfg", str(folder / "importcfg"), str(_BRIDGE))
+        output_of(f"{tool_folder}/compile", "-o", str(folder / "mftbridge.a"), *bridge)
+        lines.append(f"packagefile mftbridge={folder}/mftbridge.a")
+        (folder / "importcfg").write_text("".join(line + "\n" for line in lines))
 
-    cache = cached("go", version + root + " ".join(_STANDARD), build)
+    cache = cached("go", version + root + _BRIDGE.read_text(), build)
     compiled = {"compile": f"{tool_folder}/compile", "link": f"{tool_folder}/link", "root": root}
     return Toolchain("go", {**tools, **compiled}, cache, (cache, root, tool_folder), version)

@@ -20,7 +20,10 @@ from mftcoder.execution.channel import Channel, ChannelClosedError, MessageTooLa
 from mftcoder.execution.wire import decode, encode
 
 # Modules that tests use without importing them, and that the candidate must not be asked to lend.
-_LIBRARY = frozenset({"math", "re", "sys", "copy", "datetime", "itertools", "collections", "heapq", "random", "string"})
+LIBRARY = frozenset({"math", "re", "sys", "copy", "datetime", "itertools", "collections", "heapq", "random", "string"})
+
+
+_REPLAYED_BYTES = 32 << 20  # of a candidate's answers, that are kept for its negative control
 
 
 class CandidateError(Exception):
@@ -46,17 +49,21 @@ class Judge:
         self.channel = channel
         self.script = script
         self.asked: list[Question] = []
+        self.replies: list[dict[str, Any]] = []  # to what was asked
         self.ahead: deque[dict[str, Any]] = deque()  # answers to what is left of the script
         self.lost: BaseException | None = None  # a test that catches everything must not take this for an answer
 
     def run(self, candidate: str, tests: str, entry_point: str) -> None:
         """Execute the candidate there and the tests here; whatever the tests raise is raised."""
-        code, open_names = _compiled(tests, entry_point)
+        compiled = _compiled(tests, entry_point)
         self.channel.send({"source": candidate, "script": list(self.script)})
-        names: dict[str, Any] = {name: _library_or(name, self) for name in open_names}
         reply = self._first_reply()
         self.ahead.extend(reply["script"])
         _answer_of(reply["loaded"])
+        self._execute(*compiled)
+
+    def _execute(self, code: CodeType, open_names: Sequence[str]) -> None:
+        names: dict[str, Any] = {name: _library_or(name, self) for name in open_names}
         try:
             exec(code, names)
         finally:
@@ -73,6 +80,14 @@ class Judge:
                 raise OtherQuestionsError from error
             raise
 
+    def replayed(self, tests: str, entry_point: str) -> None:
+        """Execute other tests against what this candidate has answered; OtherQuestionsError if they ask something else."""
+        if len(self.replies) < len(self.asked):
+            raise OtherQuestionsError  # they were too many to keep
+        replay = Judge(self.channel, self.asked)
+        replay.ahead.extend(self.replies)
+        replay._execute(*_compiled(tests, entry_point))
+
     def ask(self, operation: str, target: int | str, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
         """Have the candidate's process do `operation`; changed lists, dicts and sets are changed here too."""
         sent = encode(list(arguments), _reference_of)
@@ -82,7 +97,10 @@ class Judge:
             "arguments": sent,
             "named": encode(named or {}, _reference_of),
         }
-        answer = _answer_of(self._ahead(question) or self._send(question))
+        reply = self._ahead(question) or self._send(question)
+        if self.channel.received < _REPLAYED_BYTES:
+            self.replies.append(reply)
+        answer = _answer_of(reply)
         if len(answer) > 1:
             for here, there in zip(arguments, answer[1], strict=True):
                 _copy_back(here, decode(there, self._stand_in))
@@ -212,7 +230,7 @@ def _copy_back(here: Any, there: Any) -> None:
 
 
 def _library_or(name: str, judge: Judge) -> Any:
-    return importlib.import_module(name) if name in _LIBRARY else StandIn(judge, name)
+    return importlib.import_module(name) if name in LIBRARY else StandIn(judge, name)
 
 
 @functools.lru_cache(maxsize=512)

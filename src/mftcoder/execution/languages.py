@@ -1,17 +1,22 @@
 """A row a language: its module, its file, the tools it needs and how to get them.
 
-Goes in: a language's name. Comes out: its row; `prepare` makes its toolchain ready, or says what is missing. A language's module
-has `prepare(tools) -> Toolchain` and `plan(program, key, toolchain) -> Plan`; Python and JavaScript, whose candidates talk to a
-judge in the same language, have none.
+Goes in: a language's name. Comes out: its row; `prepare` makes its toolchain ready, or says what is missing; `runner` is what runs a
+slot's programs in it. A language's module has `prepare(tools)` and `runner(toolchain, tests_zygote)`; Python, whose tests run in the
+worker, has none.
 """
 
 import importlib
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from mftcoder.errors import ExecutionError
+from mftcoder.execution.judging import Sides
+from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain, find
+from mftcoder.execution.zygote_handle import ZygoteHandle
 from mftcoder.registry import did_you_mean
 
 
@@ -84,3 +89,21 @@ def prepare(name: str) -> Toolchain:
     if row.module is None:
         return Toolchain(name, tools)
     return importlib.import_module(row.module).prepare(tools)
+
+
+class Runner(Protocol):
+    """Runs a slot's programs in one language."""
+
+    def sides(
+        self, program: Program, limits: Limits, zygote: ZygoteHandle
+    ) -> AbstractContextManager[Sides | ExecutionResult]:
+        """An answer, in this zygote, and its tests, ready to run; or how the answer does not compile."""
+
+    def close(self) -> None:
+        """End what belongs to the tests."""
+
+
+def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> Runner:
+    """What runs programs in this toolchain's language."""
+    made: Runner = importlib.import_module(str(language(toolchain.language).module)).runner(toolchain, tests_zygote)
+    return made

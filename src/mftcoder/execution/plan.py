@@ -1,35 +1,43 @@
-"""How a compiled program is built and run: what a language's module hands to command_run.py.
+"""How a compiled program becomes two processes: what a language's module hands to command_run.py.
 
-Goes in: nothing. Comes out: `Step` and `Plan`, plain data. The proof of a pass in these languages: the tests' half is compiled
-apart from the candidate's, ends by writing a random key to a descriptor of its own, and no file with the key is left when the
-program runs. So exiting early, printing what a harness looks for or shadowing what the tests use proves nothing.
+Goes in: nothing. Comes out: `Build` and `Plan`, plain data. The answer and the tests are built apart, each into a program of its
+own, and meet only as processes that exchange plain values (relay.py). So nothing an answer does to its own process, by a type, a
+macro, a symbol, an allocator, a signal or a rewritten instruction, reaches a test or an expected value.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-PROOF_DESCRIPTOR = 3
+WIRE = 3
+"""The descriptor on which both processes talk."""
+PRODUCT = 3
+"""The descriptor on which a build hands over the program it has made."""
+PROGRAM, CHANGE = "@PROGRAM@", "@CHANGE@"
+"""Stand in a run's command for the program that was built, and for what the tests are to change."""
 MEMORY_MB = "@MEMORY_MB@"
-"""Stands in a plan's command for the program's memory limit, for runtimes that want to be told."""
+"""Stands in a run's command for the program's memory limit, for runtimes that want to be told."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """Files to write, then a compiler to run on them. A step sees the files of those before it that `keep` names."""
+class Build:
+    """Files to write, then a command that reads them and writes a program to descriptor `PRODUCT`."""
 
     files: Mapping[str, str]
     command: tuple[str, ...]
-    keep: tuple[str, ...] = ()  # of the earlier steps' files; all others are removed before this step
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plan:
     """From sources to a verdict."""
 
-    steps: tuple[Step, ...]
-    command: tuple[str, ...]
-    keep: tuple[str, ...]  # what the run may see of the steps' files
-    key: str  # what the tests write to PROOF_DESCRIPTOR at their end
-    environment: Mapping[str, str] = field(default_factory=dict)
-    overhead_mb: int = 0  # memory a runtime needs beside what its program may use
+    answer: Build
+    tests: Build  # its program takes as its argument what to change
+    claims: int  # of the tests that can be changed; see claims.py
+    plain_tests: Build  # the same tests as they came, for those that do not compile once their claims are lifted
     address_mb: int = 1024  # address space beyond the memory limit; some runtimes reserve far more than they use
+
+
+def shell(script: str, *arguments: str) -> tuple[str, ...]:
+    """A command that runs `script` with these arguments, then hands over the file `program`."""
+    return ("/bin/sh", "-c", f"{script} && cat program >&{PRODUCT}", "sh", *arguments)

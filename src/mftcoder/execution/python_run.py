@@ -1,10 +1,13 @@
 """One Python program: its candidate in a fork of the zygote, its judge here.
 
 Goes in: a program with the roles `candidate`, `tests` and `entry_point`. Comes out: an ExecutionResult. A pass means that the tests ran to
-their end in this process; nothing the candidate's process says about itself, least of all its exit code, counts as one.
+their end in this process; nothing the candidate's process says about itself, least of all its exit code, counts as one. Behind each
+pass stands a negative control: the tests run once more, with one claim changed, against what the candidate has answered.
 """
 
+import random
 import re
+import secrets
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -12,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from mftcoder.execution.channel import Channel, ChannelClosedError, MessageTooLargeError, pair
+from mftcoder.execution.claims_python import changed, count_claims
 from mftcoder.execution.judge import Judge, OtherQuestionsError, Question, can_be_scripted
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program, Status
 from mftcoder.execution.zygote_handle import RunEnd, ZygoteHandle
@@ -67,7 +71,11 @@ def _judged(judge: Judge, program: Program, limits: Limits) -> tuple[Status, str
     candidate, tests, entry_point = (program.files[role] for role in ("candidate", "tests", "entry_point"))
     try:
         with _deadline(limits.wall_seconds):
+            dice = random.getstate()
             judge.run(candidate, tests, entry_point)
+            random.setstate(dice)  # tests that ask at random ask the same again
+            if _passes_a_wrong_test(judge, tests, entry_point):
+                return "cheated", "it also passes with what the tests expect changed"
         small = judge.channel.received < _SCRIPTED_LIMIT
         if small and (tests, entry_point) not in _scripts and can_be_scripted(judge.asked):
             _scripts[tests, entry_point] = judge.asked
@@ -84,6 +92,22 @@ def _judged(judge: Judge, program: Program, limits: Limits) -> tuple[Status, str
         return "failed", str(error)
     except BaseException as error:  # whatever the tests raise is the tests' verdict
         return "failed", f"{type(error).__name__}: {error}"[:500]
+
+
+def _passes_a_wrong_test(judge: Judge, tests: str, entry_point: str) -> bool:
+    """The negative control: one claim is changed downwards, and if that passes, upwards too. judging.py has the other languages'."""
+    claims = count_claims(tests)
+    claim = secrets.randbelow(claims) if claims else 0
+    return claims > 0 and all(_passes(judge, changed(tests, claim, way), entry_point) for way in (-1, 1))
+
+
+def _passes(judge: Judge, tests: str, entry_point: str) -> bool:
+    """True if these tests pass on what the candidate has answered; whatever they raise, and were it for want of time, they do not."""
+    try:
+        judge.replayed(tests, entry_point)
+    except BaseException:
+        return False
+    return True
 
 
 def _how_it_died(end: RunEnd, limits: Limits) -> tuple[Status, str]:

@@ -8,10 +8,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Status = Literal["passed", "failed", "compile_error", "timeout", "out_of_memory", "sandbox_error"]
-STATUSES: tuple[Status, ...] = ("passed", "failed", "compile_error", "timeout", "out_of_memory", "sandbox_error")
+Status = Literal["passed", "failed", "cheated", "compile_error", "timeout", "out_of_memory", "sandbox_error"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 LEVELS = ("namespaces", "process")
 """Levels a pool can run at, the strongest first. `container` wraps a whole evaluation instead (app/evaluate.py)."""
@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class ExecutionResult:
-    """How a run ended. `sandbox_error` is ours, and is never counted as the model's failure."""
+    """How a run ended. `cheated` passed tests, and passed wrong ones too. `sandbox_error` is ours, and is never counted as the model's failure."""
 
     status: Status
     exit_code: int | None = None

@@ -155,7 +155,9 @@ def _numpy(items: list) -> Any:
         raise ValueError(f"no such numpy array: type {code!r}")
     if code == "U" and 4 * len(flat) * max(map(len, flat), default=0) > _NUMPY_TEXT_BYTES:
         raise ValueError("an array of texts too large to build")
-    array = importlib.import_module("numpy").array(flat, dtype=code)
+    numpy = importlib.import_module("numpy")
+    with numpy.errstate(over="raise", invalid="raise"):  # 70000 is no number of type f2
+        array = numpy.array(flat, dtype=code)
     if shape is None and len(flat) == 1:
         return array[0]
     if not isinstance(shape, list) or math.prod(_integers(shape, len(shape))) != len(flat):

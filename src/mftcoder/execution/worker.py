@@ -5,11 +5,9 @@ messages. It is trusted and holds the tests; it runs nothing foreign itself. End
 """
 
 import contextlib
-import importlib
 import json
 import os
 import resource
-import secrets
 import signal
 import socket
 import sys
@@ -21,9 +19,8 @@ from typing import Any
 from mftcoder.execution import kernel
 from mftcoder.execution.bounds import bounded
 from mftcoder.execution.channel import Channel, ChannelClosedError
-from mftcoder.execution.command_run import run_plan
-from mftcoder.execution.javascript import JavaScriptJudge, run_javascript
-from mftcoder.execution.languages import language
+from mftcoder.execution.judging import judged
+from mftcoder.execution.languages import Runner, runner
 from mftcoder.execution.python_run import preload_for, run_python
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.scratch import remove_tree, remove_unlocked
@@ -36,15 +33,16 @@ _WORN_MB = 512  # memory that a worker has not given back, for which the pool pu
 
 
 class Slot:
-    """The zygotes of one slot, started when first needed: one for each set of preloaded modules, and one for commands.
+    """The zygotes of one slot, started when first needed: one for each set of preloaded modules, one for commands, one for each
+    language's tests.
 
-    Commands have their own because it writes the files of compilers: the tests among them would stay in its memory, of which a Python
-    candidate is a copy.
+    Commands have their own because it writes the files of compilers: what lies in its memory would be in a Python candidate's, which is
+    a copy of its zygote.
     """
 
     def __init__(self, settings: SlotSettings, toolchains: Mapping[str, Toolchain]):
         self.settings, self.toolchains = settings, toolchains
-        self.judge: JavaScriptJudge | None = None
+        self.runners: dict[str, Runner] = {}
         self.zygotes: dict[tuple[str, ...], ZygoteHandle] = {}
 
     def zygote(self, preload: tuple[str, ...] = ()) -> ZygoteHandle:
@@ -77,22 +75,20 @@ class Slot:
             return run_python(program, limits, self.zygote(preload_for(program)))
         if program.language not in self.toolchains:
             return ExecutionResult("sandbox_error", stderr=f"no toolchain for {program.language} was prepared")
-        toolchain = self.toolchains[program.language]
-        if program.language == "js":
-            return run_javascript(program, limits, self.commands(), self._javascript_judge(toolchain), toolchain)
-        module = importlib.import_module(str(language(program.language).module))
-        return run_plan(module.plan(program, secrets.token_hex(16), toolchain), limits, self.commands())
+        with self.runner(program.language).sides(program, limits, self.commands()) as sides:
+            return sides if isinstance(sides, ExecutionResult) else judged(sides, limits)
 
-    def _javascript_judge(self, toolchain: Toolchain) -> JavaScriptJudge:
-        if self.judge is None or self.judge.process.poll() is not None:
-            self.judge = JavaScriptJudge(toolchain)
-        return self.judge
+    def runner(self, name: str) -> Runner:
+        """What runs programs in this language."""
+        if name not in self.runners:
+            self.runners[name] = runner(self.toolchains[name], ZygoteHandle(self.settings.for_tests(name)))
+        return self.runners[name]
 
     def close(self) -> None:
-        """End all zygotes, and the judge."""
-        if self.judge:
-            self.judge.close()
-            self.judge = None
+        """End all zygotes."""
+        for judge in self.runners.values():
+            judge.close()
+        self.runners.clear()
         for zygote in self.zygotes.values():
             zygote.close()
         self.zygotes.clear()

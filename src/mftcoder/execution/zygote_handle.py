@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ ENVIRONMENT = {
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from mftcoder.execution.zygote import main; main()"
 
 
+_USERS = 20_000  # user ids for answers, and as many for tests
+
+
 class ZygoteLostError(Exception):
     """The fork server could not start, or has gone."""
 
@@ -48,6 +51,12 @@ class SlotSettings:
     scratch: str
     uid: int | None
     readable: tuple[str, ...]
+
+    def for_tests(self, language: str) -> "SlotSettings":
+        """The same walls around a folder and a user that the slot's answers have no part in."""
+        folder = Path(f"{self.scratch}-{language}-tests")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return replace(self, scratch=str(folder), uid=None if self.uid is None else self.uid + _USERS)
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def unused_uid(level: str, toolchains: Iterable[Toolchain] = ()) -> int | None:
     """
     wanted = [sys.prefix, sys.base_prefix, *(path for toolchain in toolchains for path in toolchain.readable)]
     reachable = level == "namespaces" or all(_open_to_others(Path(path)) for path in wanted)
-    return 20000 + os.getpid() % 40000 if reachable and kernel.may_switch_users() else None
+    return 20_000 + os.getpid() % _USERS if reachable and kernel.may_switch_users() else None
 
 
 def _open_to_others(folder: Path) -> bool:

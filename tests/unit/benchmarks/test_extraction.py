@@ -3,6 +3,11 @@
 from mftcoder.benchmarks.extraction import best_block, cut_after_block, cut_at_stop_words, fenced_blocks
 
 
+def test_a_text_in_single_quotes_of_javascript_opens_no_comment() -> None:
+    code = " if (op == '//') { return '}'; } }"
+    assert cut_after_block(code + " more", single_quotes=True) == code
+
+
 def test_the_block_that_names_the_function_wins_over_an_earlier_one():
     text = "Example:\n```python\nx = 1\n```\nAnswer:\n```python\ndef f():\n    pass\n```\nDone."
     assert best_block(text, "f") == "def f():\n    pass\n"

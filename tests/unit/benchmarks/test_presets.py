@@ -78,6 +78,7 @@ def test_braces_close_the_other_languages_completions():
         (PACK, "python", ['    """ A string', '  of lines. """', "    return 2", "x = 1"]),
         (CPP, "cpp", ["    if (x) {", '        return "}";  // }', "    }", "    return 1;", "}"]),
         (JS, "js", ["  const s = `{", "}`;", "  return s;", "}"]),
+        (JS, "js", ["  if (x == '//') { return '}';", "  }", "  return x;", "}"]),
         (JAVA, "java", ["        return 2 * x;", "    }", "}"]),
         (CPP, "cpp", ["    /* a comment", "}", "    */", "    return 1;", "}"]),
     ],

@@ -121,6 +121,7 @@ def numpy_wire(code, shape, flat):
         numpy_wire("f8", [1] * 100, [1.0]),
         numpy_wire("f8", None, [1.0, 2.0]),
         numpy_wire("i1", [1], [1000]),
+        numpy_wire("f2", None, [65520]),
         numpy_wire("U", [200], ["x" * (1 << 20)] + [""] * 199),
     ],
     ids=lambda wire: str(wire)[:60],

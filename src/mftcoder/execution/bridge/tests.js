@@ -1,27 +1,30 @@
 // The trusted half of a JavaScript run: executes tests, one program's after another's, each in a fresh context, and asks the
-// candidate's process for every answer (javascript.py carries the lines). Tests, expected values, console.assert and
-// JSON.stringify are this process's own; a candidate sends plain data and can replace nothing here.
+// answer's process for every value (relay.py carries the frames). Tests, expected values, console.assert and JSON.stringify are this
+// process's own; an answer sends plain data and can replace nothing here.
 "use strict";
 const fs = require("fs"), vm = require("vm");
+const WIRE = 3;
 
 let pending = Buffer.alloc(0);
 function receive() {
   for (;;) {
-    const end = pending.indexOf(10);
-    if (end >= 0) {
-      const line = pending.toString("utf8", 0, end);
-      pending = pending.subarray(end + 1);
-      return JSON.parse(line);
+    const size = pending.length < 4 ? Infinity : pending.readUInt32LE(0);
+    if (pending.length >= 4 + size) {
+      const frame = { kind: String.fromCharCode(pending[4]), body: pending.toString("utf8", 5, 4 + size) };
+      pending = pending.subarray(4 + size);
+      return frame;
     }
     const chunk = Buffer.alloc(65536);
-    const size = fs.readSync(0, chunk, 0, chunk.length, null);
-    if (size === 0) process.exit(0);
-    pending = Buffer.concat([pending, chunk.subarray(0, size)]);
+    const read = fs.readSync(WIRE, chunk, 0, chunk.length, null);
+    if (read === 0) process.exit(0);
+    pending = Buffer.concat([pending, chunk.subarray(0, read)]);
   }
 }
-function send(value) {
-  const data = Buffer.from(JSON.stringify(value) + "\n");
-  for (let done = 0; done < data.length; ) done += fs.writeSync(1, data, done);
+function send(kind, text) {
+  const body = Buffer.from(kind + text), size = Buffer.alloc(4);
+  size.writeUInt32LE(body.length);
+  const data = Buffer.concat([size, body]);
+  for (let done = 0; done < data.length; ) done += fs.writeSync(WIRE, data, done);
 }
 
 // Runs inside each program's context, so that its values are of the tests' own Array, Map and Object.
@@ -61,7 +64,7 @@ const BRIDGE = `(transport) => {
   };
   return (name) => (...given) => {
     const sent = given.map(encode);
-    const reply = JSON.parse(transport(JSON.stringify({ operation: "call", name, arguments: sent })));
+    const reply = JSON.parse(transport(JSON.stringify({ name, arguments: sent })));
     if ("error" in reply) throw new Error(reply.error);
     if (Array.isArray(reply.after)) reply.after.forEach((item, index) => {
       if (JSON.stringify(item) !== JSON.stringify(sent[index])) copyBack(given[index], decode(item));
@@ -72,31 +75,53 @@ const BRIDGE = `(transport) => {
 
 class Failed extends Error {}
 
+function ask(question) {
+  send("q", question);
+  const frame = receive();
+  return frame.kind === "a" ? frame.body : JSON.stringify({ error: frame.body });
+}
+
+// What a claim of the tests expects, and something else when this claim is the negative control.
+const changed = (value, way) => {
+  switch (typeof value) {
+    case "number": return value + way * (1e18 + 2 * Math.abs(value));
+    case "bigint": return value + BigInt(way) * 10n ** 18n;
+    case "boolean": return !value;
+    default: return value + "?";
+  }
+};
+
 function check(program) {
-  let failure = null;
-  const transport = (question) => { send({ ask: JSON.parse(question) }); return JSON.stringify(receive()); };
-  const loaded = receive();
+  let failure = null, met = program.change < 0;
+  const wayOf = (claim) => {  // -1 downwards, 1 upwards, 0 not at all
+    if (program.change < 0 || program.change >> 1 !== claim) return 0;
+    met = true;
+    return program.change % 2 ? 1 : -1;
+  };
+  const loaded = JSON.parse(ask(JSON.stringify({ name: null })));
   if ("error" in loaded) throw new Failed(loaded.error);
   const context = vm.createContext({ require });
-  const ask = vm.runInContext(BRIDGE, context)(transport);
   context.console = {
     assert: (condition, ...message) => { if (!condition) failure = failure || "assertion failed " + message.join(" "); },
     log() {}, error() {}, warn() {}, info() {},
   };
-  context.__ask = ask;
-  const names = JSON.stringify(program.entry_point);
-  vm.runInContext(`const ${program.entry_point} = __ask(${names}); delete globalThis.__ask;`, context);
+  context.mft_expected = (claim, value) => { const way = wayOf(claim); return way ? changed(value, way) : value; };
+  context.mft_holds = (claim, value) => Boolean(value) !== (wayOf(claim) !== 0);
+  context.__ask = vm.runInContext(BRIDGE, context)(ask);
+  vm.runInContext(`const ${program.entry_point} = __ask(${JSON.stringify(program.entry_point)}); delete globalThis.__ask;`, context);
   if (program.helpers) vm.runInContext(program.helpers, context);
   vm.runInContext(program.tests, context);
   if (failure) throw new Failed(failure);
+  return met ? "passed" : "void";
 }
 
 for (;;) {
-  const program = receive();
+  const program = JSON.parse(receive().body);
+  let verdict;
   try {
-    check(program);
-    send({ verdict: "passed" });
+    verdict = check(program);
   } catch (error) {
-    send({ verdict: "failed", detail: String(error && error.message || error).slice(0, 500) });
+    verdict = "failed " + String((error && error.message) || error).slice(0, 500);
   }
+  send("v", verdict);
 }

@@ -1,5 +1,5 @@
-// The untrusted half of a JavaScript run: holds the candidate's program and answers its judge's questions on descriptor 3.
-// Nothing of the tests is ever here. Whatever the candidate replaces in this process changes its own answers only.
+// The untrusted half of a JavaScript run: holds the answer's program and answers the tests' questions on descriptor 3.
+// Nothing of the tests is ever here. Whatever the answer replaces in this process changes its own values only.
 "use strict";
 {
   const fs = require("fs"), vm = require("vm"), Module = require("module"), crypto = require("crypto");
@@ -14,20 +14,22 @@
   let pending = Buffer.alloc(0);
   const receive = () => {
     for (;;) {
-      const end = pending.indexOf(10);
-      if (end >= 0) {
-        const line = pending.toString("utf8", 0, end);
-        pending = pending.subarray(end + 1);
-        return parse(line);
+      const size = pending.length < 4 ? Infinity : pending.readUInt32LE(0);
+      if (pending.length >= 4 + size) {
+        const body = pending.toString("utf8", 5, 4 + size);
+        pending = pending.subarray(4 + size);
+        return body;
       }
       const chunk = Buffer.alloc(65536);
-      const size = fs.readSync(3, chunk, 0, chunk.length, null);
-      if (size === 0) process.exit(0);
-      pending = Buffer.concat([pending, chunk.subarray(0, size)]);
+      const read = fs.readSync(3, chunk, 0, chunk.length, null);
+      if (read === 0) process.exit(0);
+      pending = Buffer.concat([pending, chunk.subarray(0, read)]);
     }
   };
-  const send = (value) => {
-    const data = Buffer.from(stringify(value) + "\n");
+  const send = (kind, text) => {
+    const body = Buffer.from(kind + text), size = Buffer.alloc(4);
+    size.writeUInt32LE(body.length);
+    const data = Buffer.concat([size, body]);
     for (let done = 0; done < data.length; ) done += fs.writeSync(3, data, done);
   };
 
@@ -58,24 +60,27 @@
       default: throw new TypeError("no such value");
     }
   };
-  const attempt = (action) => {
-    try { return action(); } catch (error) { return { error: String(error).slice(0, 500) }; }
-  };
+  const text = (error) => { try { return String(error).slice(0, 500); } catch { return "an exception"; } };
 
   // As Node loads a file: inside a function, where a stray `return` is no error. `expose` sees the names that come after it.
-  let find;
+  let find, trouble = null;
   const wrapped = `(function (exports, require, module, expose) { expose((name) => eval(name)); ${receive()}\n})`;
-  send(attempt(() => {
-    vm.runInThisContext(wrapped, { filename: "candidate" })({}, require, { exports: {} }, (lookup) => { find = lookup; });
-    return { answer: { type: "undefined" } };
-  }));
+  try {
+    vm.runInThisContext(wrapped, { filename: "answer" })({}, require, { exports: {} }, (lookup) => { find = lookup; });
+  } catch (error) {
+    trouble = text(error);
+  }
   for (;;) {
-    const question = receive();
-    send(attempt(() => {
+    const question = parse(receive());
+    try {
+      if (trouble !== null) throw trouble;
+      if (question.name === null) { send("a", "{}"); continue; }
       const target = find(question.name);
       const given = question.arguments.map(decode);
       const answer = encode(target(...given));
-      return { answer, after: given.map(encode) };
-    }));
+      send("a", stringify({ answer, after: given.map(encode) }));
+    } catch (error) {
+      send("e", text(error));
+    }
   }
 }

@@ -1,0 +1,4 @@
+// expected: cheated; problem: half
+// A number that no comparison finds wrong.
+#include <cmath>
+float half(float x) { return NAN; }
