@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 LOWEST ?= .venv-lowest
 
-.PHONY: demo test test-lowest check fix docs clean
+.PHONY: demo test test-lowest gpu check fix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mft demo --out demo
@@ -16,6 +16,10 @@ test: $(VENV)/.installed
 # The oldest versions that pyproject.toml allows: all unit tests and one run from data to scores. Old libraries warn more.
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n auto -o filterwarnings= --disable-warnings tests/unit tests/integration/test_train_cli.py
+
+# On a GPU: tests/gpu, then a table of training speeds, in nine minutes. Takes the environment here, or the Python that has your torch.
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(GPU_OPTIONS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

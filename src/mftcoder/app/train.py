@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mftcoder import __version__
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.load import dump_yaml
@@ -58,7 +59,7 @@ from mftcoder.training.objective import Objective
 from mftcoder.training.session import StopRequest, device_memory_errors, restarted, sole_user
 from mftcoder.training.step import LossWindow
 
-PACKAGES = ("mftcoder", "torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
 def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
@@ -226,7 +227,7 @@ def _choose_attention(
 
 
 def _write_run_files(config: RunConfig, store: Store) -> None:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {"mftcoder": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
     machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     write_text(config.output_path / "config.yaml", dump_yaml(config))
