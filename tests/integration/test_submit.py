@@ -121,6 +121,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / f"settings_{TASKS[0]}_m.json").write_text('{"sampling": {"temperature": 0.8}}'),
         "temperature is 0.8; answers must be greedy (0)",
     ),
+    "settings without sampling": (
+        lambda folder: (folder / f"settings_{TASKS[0]}_m.json").write_text('{"sampling": [0]}'),
+        "temperature is not recorded",
+    ),
+    "settings beyond reading": (
+        lambda folder: (folder / f"settings_{TASKS[0]}_m.json").write_text("[" * 100_000),
+        "temperature is unreadable",
+    ),
 }
 
 
@@ -151,6 +159,10 @@ def test_the_folders_name_must_be_the_models(folder: Path):
         (rewrite(FIRST, lambda answers: [["same"], ["same"], *answers[2:]]), "2 answers are identical: 'same'"),
         (rewrite(FIRST, lambda answers: [[""]] * 164), "164 of 164 answers are empty"),
         (
+            rewrite(FIRST, lambda answers: [*answers[:3], ["\ud800"], *answers[4:]]),
+            "problem 3: the answer holds half a",
+        ),
+        (
             lambda folder: (folder / f"settings_{TASKS[0]}_m.json").unlink(),
             "nothing shows that it was generated greedily",
         ),
@@ -174,7 +186,11 @@ def repack(folder: Path, path: Path, rename: Callable[[str], str | None] = lambd
 @pytest.mark.parametrize(
     ("rename", "message"),
     [
-        (lambda name: name.removeprefix("generations_m/"), "must hold one folder"),
+        (
+            lambda name: name.removeprefix("generations_m/"),
+            "must hold one folder generations_MODEL; these are not in it",
+        ),
+        (lambda name: name.replace("generations_m/", "__MACOSX/") if "mbpp" in name else name, "not in it: __MACOSX/"),
         (lambda name: f"x/{name}", "must hold one folder"),
         (lambda name: f"../{name}", "must hold one folder"),
         (lambda name: name.replace("generations_m/", "answers/"), "must be named generations_MODEL"),
@@ -190,6 +206,32 @@ def test_each_kind_of_wrong_zip_is_named(folder: Path, tmp_path: Path, rename: C
 def test_a_zip_may_have_any_name(folder: Path, tmp_path: Path):
     output, problems = submit("--check", repack(folder, tmp_path / "my answers, second try.zip"))
     assert "would be accepted" in output and not problems
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_damaged_on_its_way_is_named(folder: Path, tmp_path: Path, method: int):
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for file in sorted(folder.glob("generations_*")):
+            archive.write(file, f"generations_m/{file.name}")
+    content = bytearray(path.read_bytes())
+    content[150:200] = bytes(byte ^ 0x5A for byte in content[150:200])
+    path.write_bytes(content)
+    assert "not a zip that can be read" in submit("--check", path)[1][0]
+
+
+def test_a_file_that_unpacks_to_hundreds_of_megabytes_is_not_read(folder: Path, tmp_path: Path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.glob("generations_*")):
+            archive.write(file, f"generations_m/{file.name}")
+    content = bytearray(path.read_bytes())
+    size_in_directory = content.index(b"PK\x01\x02") + 24  # of its first file
+    content[size_in_directory : size_in_directory + 4] = (1 << 30).to_bytes(4, "little")
+    path.write_bytes(content)
+    problems = submit("--check", path)[1]
+    assert len(problems) == 1
+    assert problems[0].endswith("_m.json: has more than 256 MiB, which no answers need")
 
 
 def test_a_zip_of_another_kind_is_named(folder: Path, tmp_path: Path):

@@ -5,10 +5,12 @@ Problem counts are the benchmarks' own (catalogue.py), so no data is needed to c
 """
 
 import json
+import lzma
 import re
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -57,10 +59,13 @@ def review_folder(folder: Path) -> Review:
     if not review.model:
         return review
     for path in sorted(folder.iterdir()):
-        if path.name in wanted_files(review.model):
-            _take(review, path.name, path.read_bytes() if path.is_file() else None)
-        elif path.name.startswith(FOLDER_PREFIX):
-            review.problems.append(f"{path.name}: is none of the {len(wanted_files(review.model))} files")
+        if path.name not in wanted_files(review.model):
+            if path.name.startswith(FOLDER_PREFIX):
+                review.problems.append(f"{path.name}: is none of the {len(wanted_files(review.model))} files")
+        elif path.is_file():
+            review.contents[path.name] = path.read_bytes()
+        else:
+            review.problems.append(f"{path.name}: is not a file")
     _check_contents(review)
     _check_settings(review, folder)
     return review
@@ -72,20 +77,29 @@ def review_zip(path: Path) -> Review:
     try:
         with zipfile.ZipFile(path) as archive:
             _review_archive(review, path, archive)
-    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        UnicodeDecodeError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         review.problems.append(f"{path.name}: not a zip that can be read: {error}")
     return review
 
 
 def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> None:
     names = [PurePosixPath(entry.filename) for entry in archive.infolist() if not entry.is_dir()]
-    tops = {name.parts[0] for name in names if len(name.parts) > 1}
-    if len(tops) != 1 or any(len(name.parts) != 2 or ".." in name.parts for name in names):
-        review.problems.append(
-            f"{path.name}: must hold one folder with the files in it; it holds {_shortened(map(str, names))}"
-        )
+    tops = [name.parts[0] for name in names if len(name.parts) == 2]
+    top = max(tops, key=lambda name: (name.startswith(FOLDER_PREFIX), tops.count(name)), default="")
+    strays = [str(name) for name in names if len(name.parts) != 2 or name.parts[0] != top or ".." in name.parts]
+    if strays or not names:
+        what = f"these are not in it: {_shortened(strays)}" if names else "it is empty"
+        review.problems.append(f"{path.name}: must hold one folder {top or 'generations_MODEL'}; {what}")
         return
-    named = _named(tops.pop())
+    named = _named(top)
     review.model, review.problems = named.model, named.problems
     for entry in archive.infolist():
         name = PurePosixPath(entry.filename).name
@@ -95,8 +109,10 @@ def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> Non
             review.problems.append(f"{entry.filename}: is none of the {len(wanted_files(review.model))} files")
         elif name in review.contents:
             review.problems.append(f"{entry.filename}: is there twice")
+        elif entry.file_size > MAX_FILE_BYTES:
+            review.problems.append(f"{entry.filename}: has more than {MAX_FILE_BYTES >> 20} MiB, which no answers need")
         else:
-            _take(review, name, archive.read(entry) if entry.file_size <= MAX_FILE_BYTES else b"too large")
+            review.contents[name] = archive.read(entry)
     _check_contents(review)
 
 
@@ -111,19 +127,12 @@ def _named(folder: str) -> Review:
     return Review(model)
 
 
-def _take(review: Review, name: str, content: bytes | None) -> None:
-    if content is None:
-        review.problems.append(f"{name}: is not a file")
-    else:
-        review.contents[name] = content
-
-
 def _check_contents(review: Review) -> None:
     for name, task in wanted_files(review.model).items():
-        if name not in review.contents:
+        if name in review.contents:
+            _check_file(review, name, task)
+        elif not any(name in problem for problem in review.problems):
             review.problems.append(f"{name}: is missing")
-            continue
-        _check_file(review, name, task)
 
 
 def _check_file(review: Review, name: str, task: str) -> None:
@@ -154,6 +163,9 @@ def _odd_answers(texts: list[str]) -> list[str]:
     empty = sum(not text.strip() for text in texts)
     text, count = Counter(text for text in texts if text.strip()).most_common(1)[0] if empty < len(texts) else ("", 0)
     odd = [f"{empty} of {len(texts)} answers are empty"] if empty else []
+    halves = [number for number, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text)]
+    if halves:
+        odd.append(f"problem {halves[0]}: the answer holds half a character, so no file of code can be written of it")
     return odd + ([f"{count} answers are identical: {text[:40]!r}"] if count > 1 else [])
 
 
@@ -172,18 +184,16 @@ def _check_settings(review: Review, folder: Path) -> None:
 def _temperature(path: Path) -> Any:
     try:
         settings = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return "unreadable"
-    return (
-        settings.get("temperature", settings.get("sampling", {}).get("temperature", "not recorded"))
-        if isinstance(settings, dict)
-        else "unreadable"
-    )
+    if not isinstance(settings, dict):
+        return "unreadable"
+    sampling = settings.get("sampling")
+    return settings.get("temperature", sampling.get("temperature") if isinstance(sampling, dict) else "not recorded")
 
 
-def _shortened(names: Any) -> str:
-    listed = list(names)
-    return ", ".join(listed[:4]) + (f", ... ({len(listed)} files)" if len(listed) > 4 else "")
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f", ... ({len(names)} files)" if len(names) > 4 else "")
 
 
 def pack(review: Review, path: Path) -> None:
