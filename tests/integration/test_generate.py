@@ -1,6 +1,8 @@
 """`mft generate` through the real command, on a tiny random model and the project's own benchmark."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -128,6 +130,26 @@ def test_other_settings_start_anew(tiny_llama_dir: Path, tmp_path: Path) -> None
     generate(tiny_llama_dir, tmp_path, "--limit", "2", "--name", "m")
     again = generate(tiny_llama_dir, tmp_path, "--limit", "2", "--name", "m", "--prefix", "# python\n")
     assert "already done" not in again.stderr
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "config.json"])
+def test_another_model_of_equal_size_and_time_starts_anew(tiny_llama_dir: Path, tmp_path: Path, changed: str) -> None:
+    """As `rsync -a` puts one checkpoint of a run in the place of another."""
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    generate(folder, tmp_path, "--limit", "1")
+    before, times = answers(tmp_path), (folder / changed).stat()
+    content = (folder / changed).read_bytes()
+    other = (
+        content.replace(b"10000.0", b"10000.9") if changed == "config.json" else content[:-4000] + content[-8000:-4000]
+    )
+    assert len(other) == len(content)
+    assert other != content
+    (folder / changed).write_bytes(other)
+    os.utime(folder / changed, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = generate(folder, tmp_path, "--limit", "1")
+    assert "already done" not in again.stderr
+    if changed == "model.safetensors":
+        assert answers(tmp_path) != before
 
 
 def test_chat_mode_uses_the_models_template(tiny_llama_dir: Path, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mftcoder import __version__
+from mftcoder import __version__, cache
 from mftcoder.app.engine_choice import engine_name, open_engine
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
@@ -33,6 +32,7 @@ from mftcoder.errors import ConfigError, GenerationError, Interrupted
 from mftcoder.generation.engine import Completion, Prompt, Sampling
 from mftcoder.generation.journal import GenerationJournal
 from mftcoder.jsonl import write_json
+from mftcoder.models.hub import PICKLED_WEIGHTS, SAFE_WEIGHTS
 from mftcoder.models.source import ModelSource, find_source
 from mftcoder.registry import did_you_mean
 from mftcoder.training.process_group import ProcessGroup, launched_processes
@@ -288,14 +288,20 @@ def _settings(
     }
 
 
+_SHAPES_OUTPUT = (
+    *SAFE_WEIGHTS,
+    *PICKLED_WEIGHTS,
+    "*.py",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+)
+
+
 def _weights_fingerprint(source: ModelSource) -> str:
-    """Names, sizes and times of the weight files; reading gigabytes to know them would cost more than it saves."""
-    digest = xxhash.xxh3_128()
-    for folder in (source.weights, source.adapter):
-        for path in sorted(folder.glob("*.safetensors")) if folder else ():
-            stat = path.stat()
-            digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
-    return digest.hexdigest()
+    """A hash of the content of weights, adapter and their configs; that of a large file is remembered."""
+    folders = [folder for folder in (source.weights, source.adapter) if folder]
+    return cache.key(*(path for folder in folders for name in _SHAPES_OUTPUT for path in sorted(folder.glob(name))))
 
 
 def _prompts(
