@@ -3,9 +3,9 @@
     python benchmarks/train_cpu.py --data ../shared/data/training
     python benchmarks/train_cpu.py --data my/tasks --model my/model --steps 12 --threads 2
 
-The same model, samples (tokenised once, by our store), LoRA adapter, threads and tokens a step for all three; each runs in a
-process of its own and is timed over its steps after the first two. Real tokens are those of samples: padding does not count.
-TRL has to be installed (extra `bench`).
+The same model, samples (tokenised once, by our store), LoRA adapter, threads and tokens a step for all; each runs in a process of
+its own and is timed over its steps after the first two. Real tokens are those of samples: padding does not count. `mft train` runs
+twice: with its own function for LoRA layers, and with peft's forward. TRL has to be installed (extra `bench`).
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 WARMUP = 2
+OURS, PEFT_FORWARD = "mft", "mft-peft-forward"
 ROWS_OF_PADDED = 8  # what people type; sorted by nothing, padded to the longest of the batch
 
 
@@ -45,13 +46,13 @@ def config_of(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ours(config_path: Path) -> float:
+def ours(name: str, config_path: Path) -> float:
     """Real tokens/s of `mft train`, from its own metrics.jsonl."""
-    from mftcoder.config.load import load_config
-
-    config = load_config(config_path)
-    subprocess.run([sys.executable, "-m", "mftcoder", "train", str(config_path)], check=True, stdout=subprocess.DEVNULL)
-    lines = (config.output_path / "metrics.jsonl").read_text().splitlines()
+    run = config_path.parent / name
+    overrides = [f"output_dir={run}", f"adapter.peft_forward={'true' if name == PEFT_FORWARD else 'false'}"]
+    command = [sys.executable, "-m", "mftcoder", "train", str(config_path), *overrides]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
     steps = [record for record in map(json.loads, lines) if record["kind"] == "train"][WARMUP:]
     tokens = sum(record["tokens_per_second"] * record["seconds"] for record in steps)
     return tokens / sum(record["seconds"] for record in steps)
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="packed rows of a step")
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--contestants", default=f"{OURS},{PEFT_FORWARD},trainer,trl", help="which, in which order")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -174,8 +176,9 @@ def main() -> None:
         args.model = smollm2_folder()
         sys.argv += ["--model", str(args.model)]
     if args.contestant:
-        speed = ours(args.config) if args.contestant == "mft" else peer(args.contestant, args.config, args)
-        who = resource.RUSAGE_CHILDREN if args.contestant == "mft" else resource.RUSAGE_SELF
+        is_ours = args.contestant in (OURS, PEFT_FORWARD)
+        speed = ours(args.contestant, args.config) if is_ours else peer(args.contestant, args.config, args)
+        who = resource.RUSAGE_CHILDREN if is_ours else resource.RUSAGE_SELF
         print(speed, resource.getrusage(who).ru_maxrss / 2**20)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -184,11 +187,13 @@ def main() -> None:
         print(f"{args.model.name}, LoRA, {args.threads} threads, {args.rows} rows of {args.max_length} a step")
         print(f"{'':38}{'real tokens/s':>14}{'peak GiB':>10}{'times':>7}")
         first = None
-        for name, label in (
-            ("mft", "mft train, packed best-fit"),
-            ("trainer", f"transformers Trainer, padded, {ROWS_OF_PADDED} a step"),
-            ("trl", "TRL SFTTrainer, packed"),
-        ):
+        labels = {
+            OURS: "mft train, packed best-fit",
+            PEFT_FORWARD: "mft train, with peft's forward",
+            "trainer": f"transformers Trainer, padded, {ROWS_OF_PADDED} a step",
+            "trl": "TRL SFTTrainer, packed",
+        }
+        for name, label in ((name, labels[name]) for name in args.contestants.split(",")):
             speed, peak = run_apart(name, args, config_path)
             first = first or speed
             print(f"{label:38}{speed:14,.0f}{peak:10.2f}{first / speed:7.2f}", flush=True)

@@ -34,6 +34,7 @@ from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
 from mftcoder.models.load import load_model, recompute_activations
+from mftcoder.models.lora_forward import kept_by_peft
 from mftcoder.models.positions import check_positions
 from mftcoder.models.resolve import resolve_model
 from mftcoder.models.row_slices import check_row_slices
@@ -155,6 +156,9 @@ def _build(
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
     model = _load_trainable(config, backend, checkpoint)
+    if not config.adapter.peft_forward:
+        for line in kept_by_peft(model.module):
+            console.print(line, highlight=False, soft_wrap=True)
     with device_memory_errors():
         _choose_attention(config, model, store, backend, console)
     if config.train.torch_compile:

@@ -70,6 +70,8 @@ class AdapterConfig(Section):
     """Scale by lora_alpha / sqrt(lora_rank) instead (rank-stabilised LoRA)."""
     use_dora: bool = False
     """Train magnitude and direction apart (DoRA)."""
+    peft_forward: bool = False
+    """Compute every layer with peft's own forward, as layers with dropout or DoRA always are: slower, for comparison."""
 
 
 class TaskConfig(Section):

@@ -1,8 +1,8 @@
 """Which weights train: all of them, or low-rank additions through peft.
 
 Goes in: a base model and the adapter section. Comes out: the model with `requires_grad` set and, for lora, additions in the
-base's own dtype over a base that stays as it is. Saves and loads adapters as peft folders that stock peft reads. Merging is
-`merge.py`'s.
+base's own dtype over a base that stays as it is. peft owns them, `lora_forward.py` computes them. Saves and loads adapters as
+peft folders that stock peft reads. Merging is `merge.py`'s.
 
 The additions have the base's dtype, so that no forward pass casts. An update of 1e-4 of a weight is below bfloat16's step of
 4e-3 and would be lost: the optimiser keeps float32 copies (training/optimizer.py).
@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from mftcoder.config.schema import AdapterConfig
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
+from mftcoder.models.lora_forward import speed_up
 from mftcoder.models.quantize import is_quantized, was_conv1d
 from mftcoder.registry import did_you_mean
 
@@ -48,7 +49,15 @@ def attach(model: Any, config: AdapterConfig, *, quantization: str | None = None
             adapted: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
         except ValueError as error:  # fused experts know neither dropout nor DoRA
             raise ModelError(f"adapter: {type(model).__name__} cannot be adapted like this: {error}") from error
-    return _in_the_products_format(adapted, model)
+    return _ready(adapted, model, peft_forward=config.peft_forward)
+
+
+def _ready(adapted: Any, model: Any, *, peft_forward: bool = False) -> Any:
+    """A peft model as it trains: additions in the products' format, plain layers with the faster forward."""
+    adapted = _in_the_products_format(adapted, model)
+    if not peft_forward:
+        speed_up(adapted)
+    return adapted
 
 
 def _in_the_products_format(adapted: Any, model: Any) -> Any:
@@ -231,4 +240,4 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ModelError(f"{folder}: does not fit this base model: {missing[0][:300]}")
-    return _in_the_products_format(adapted, model)
+    return _ready(adapted, model)

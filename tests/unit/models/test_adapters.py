@@ -11,6 +11,7 @@ from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.errors import ModelError
 from mftcoder.models.adapters import attach, linear_names, load_adapter, restore, save_adapter, trainable_parameters
 from mftcoder.models.load import load_model
+from mftcoder.models.lora_forward import PlainLora
 
 IDS = torch.arange(3, 23)[None]
 
@@ -134,7 +135,8 @@ def test_a_saved_adapter_comes_back_with_the_same_logits(tiny_llama_dir: Path, t
     save_adapter(model, tmp_path)
     expected = model(IDS).logits
     assert torch.equal(load_adapter(fresh(tiny_llama_dir), tmp_path).eval()(IDS).logits, expected)
-    assert torch.equal(PeftModel.from_pretrained(fresh(tiny_llama_dir), tmp_path).eval()(IDS).logits, expected)
+    stock = PeftModel.from_pretrained(fresh(tiny_llama_dir), tmp_path).eval()(IDS).logits
+    torch.testing.assert_close(stock, expected, rtol=1e-6, atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
@@ -157,3 +159,11 @@ def test_a_damaged_adapter_is_named(tiny_llama_dir: Path, tmp_path: Path) -> Non
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="damaged"):
         load_adapter(fresh(tiny_llama_dir), tmp_path)
+
+
+def test_pefts_own_forward_can_be_had(tiny_llama_dir: Path) -> None:
+    kinds = []
+    for peft_forward in (False, True):
+        model = attach(fresh(tiny_llama_dir), AdapterConfig(peft_forward=peft_forward))
+        kinds.append(any(isinstance(module, PlainLora) for module in model.modules()))
+    assert kinds == [True, False]

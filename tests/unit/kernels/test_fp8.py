@@ -1,0 +1,160 @@
+"""Rounding to e4m3 and products of what was rounded; the GPU's kernels against their plain twins, compiled and interpreted."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mftcoder.kernels.fp8 import E4M3, LARGEST, fp8_product, round_rows, round_weight
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton: not a CUDA build")
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20),
+    st.integers(-60, 60),
+    st.sampled_from([torch.bfloat16, torch.float32]),
+)
+def test_a_number_is_off_by_a_sixteenth_of_itself_at_most_or_by_a_tiny_share_of_its_rows_largest(
+    numbers: list[float], exponent: int, dtype: torch.dtype
+) -> None:
+    row = (torch.tensor([numbers], dtype=torch.float64) * 2.0**exponent).to(dtype)
+    rounded, scales = round_rows(row)
+    held = rounded.double() * scales.double()
+    smallest = scales.double() * 2.0**-10  # half of e4m3's smallest step
+    assert ((held - row.double()).abs() <= torch.maximum(row.double().abs() / 16, smallest)).all()
+
+
+def test_scales_are_powers_of_two_so_that_held_numbers_are_bfloat16_numbers() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(32, 64) * torch.logspace(-3, 3, 32)[:, None]
+    rounded, scale = round_weight(weight)
+    assert torch.frexp(scale).mantissa == 0.5
+    held = rounded.double() * scale.double()
+    assert torch.equal(held.bfloat16().double(), held)
+    rows, scales = round_rows(weight)
+    assert (torch.frexp(scales).mantissa == 0.5).all()
+    assert rows.float().abs().max() <= LARGEST
+
+
+def test_rows_of_zeros_stay_zero_and_rows_that_are_not_finite_become_nan() -> None:
+    rows = torch.ones(4, 16)
+    rows[0], rows[1, 3], rows[2, 5] = 0, float("nan"), float("inf")
+    weight, scale = round_weight(torch.eye(16))
+    product = fp8_product(round_rows(rows), (weight, scale), dtype=torch.float32)
+    assert torch.equal(product[0], torch.zeros(16)) and torch.equal(product[3], torch.ones(16))
+    assert product[1].isnan().all() and product[2].isnan().all()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_equal_torchs_own_of_the_same_numbers(transposed: bool) -> None:
+    """torch multiplies e4m3 with a scale a row on CPUs from 2.12 on; on GPUs that is what runs."""
+    torch.manual_seed(0)
+    weight, scale = round_weight(torch.randn(32, 64))
+    rows, scales = round_rows(torch.randn(24, 32 if transposed else 64).bfloat16())
+    ours = fp8_product((rows, scales), (weight, scale), dtype=torch.bfloat16, transposed=transposed)
+    right = weight.t().contiguous() if transposed else weight
+    every = scale.expand(1, right.shape[0]).contiguous()
+    try:
+        theirs = torch._scaled_mm(rows, right.t(), scale_a=scales, scale_b=every, out_dtype=torch.bfloat16)
+    except RuntimeError as error:
+        pytest.skip(f"torch {torch.__version__} on this CPU: {str(error).splitlines()[0][:80]}")
+    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=1e-3)
+
+
+INTERPRETED = """
+    import json, torch, warnings
+    from mftcoder.kernels import fp8
+    from mftcoder.kernels.fp8_triton import round_rows_on_gpu, transposed_bytes
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    found = {}
+    for width in (16, 100, 2048, 5000):
+        for dtype in (torch.bfloat16, torch.float32):
+            # Numbers that e4m3 has: the interpreter's own rounding is not a GPU's.
+            rows = torch.randn(7, width).to(fp8.E4M3).to(dtype) * 2.0 ** torch.arange(-30, 40, 10)[:, None].to(dtype)
+            rows[2] = 0
+            rows = torch.cat([rows, rows], dim=1)[:, :width]  # not contiguous
+            ours, twin = round_rows_on_gpu(rows, tiny=fp8.TINY, largest=fp8.LARGEST), fp8.round_rows_in_torch(rows)
+            found[f"{width} {dtype}"] = [torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(ours, twin)]
+    rows = torch.ones(3, 100)
+    rows[0, 99], rows[1, 7] = float("nan"), float("inf")
+    _, scales = round_rows_on_gpu(rows, tiny=fp8.TINY, largest=fp8.LARGEST)
+    found["not finite"] = [scales[:, 0].isinf().tolist() == [True, True, False]]
+    for shape in ((48, 208), (64, 64), (100, 3), (16, 16)):
+        bytes = torch.randint(-128, 128, shape, dtype=torch.int8)
+        found[f"transposed {shape}"] = [torch.equal(transposed_bytes(bytes), bytes.t().contiguous())]
+    print(json.dumps(found))
+"""
+
+
+@needs_triton
+def test_interpreted_kernels_give_what_their_plain_twins_give() -> None:
+    """In a process of its own, because Triton interprets from its import on."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-c", textwrap.dedent(INTERPRETED)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 13 and all(all(same) for same in found.values()), found
+
+
+# The numbers of registers and bytes that a kernel may take before it is slower than memory; printed with `pytest -s`.
+MOST_REGISTERS, MOST_SHARED = 128, 16 << 10
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [89, 90, 100])
+@pytest.mark.parametrize("width", [1536, 8960])
+def test_rounding_compiles_for_each_gpu_that_has_e4m3(capability: int, width: int, tmp_path: Path) -> None:
+    from mftcoder.kernels.fp8_triton import BLOCK, _round
+
+    signature = {"rows": "*bf16", "rounded": "*fp8e4nv", "scales": "*fp32", "stride": "i32", "tiny": "i32", "largest": "fp32"}  # fmt: skip
+    ptx = compiled(_round, signature, {"width": width, "block": BLOCK}, capability, tmp_path)
+    assert "NaN" not in ptx  # next to min.NaN and max.NaN Triton stores wrong bytes
+    # To the nearest even, as torch does. By way of float16 on 8.9, which changes no bfloat16 number of this range.
+    assert f"cvt.rn.satfinite.e4m3x2.{'f16x2' if capability == 89 else 'f32'}" in ptx
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 89, 90, 100])
+def test_transposing_compiles_for_each_gpu(capability: int, tmp_path: Path) -> None:
+    from mftcoder.kernels.fp8_triton import TILE, _transpose
+
+    signature = {"source": "*i8", "target": "*i8", "rows": "i32", "columns": "i32"}
+    compiled(_transpose, signature, {"tile": TILE}, capability, tmp_path)
+
+
+def compiled(kernel, signature: dict[str, str], constants: dict[str, int], capability: int, folder: Path) -> str:  # type: ignore[no-untyped-def]
+    """Compile to the GPU's machine code; its PTX. Nothing is spilled, and what it takes is printed."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    source = ASTSource(
+        fn=kernel, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
+    )
+    built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
+    (folder / "kernel.cubin").write_bytes(built.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    told = subprocess.run([tool, "-res-usage", folder / "kernel.cubin"], capture_output=True, text=True, check=True)
+    taken = dict(word.split(":")[:2] for word in told.stdout.split() if word.count(":") == 1 and word[-1].isdigit())
+    print(
+        f"{kernel.__name__} sm_{capability}: {taken['REG']} registers, {built.metadata.shared} B shared, "
+        f"{taken['STACK']} B stack, {taken['LOCAL']} B spilled"
+    )
+    assert int(taken["REG"]) <= MOST_REGISTERS and built.metadata.shared <= MOST_SHARED
+    assert int(taken["STACK"]) == int(taken["LOCAL"]) == 0
+    return str(built.asm["ptx"])
+
+
+def test_e4m3_is_the_one_that_nvidia_multiplies() -> None:
+    assert torch.finfo(E4M3).max == 448
