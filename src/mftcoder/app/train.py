@@ -57,7 +57,13 @@ from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.metrics import open_log
 from mftcoder.training.objective import Objective
-from mftcoder.training.session import StopRequest, device_memory_errors, restarted, sole_user
+from mftcoder.training.session import (
+    StopRequest,
+    compute_deterministically,
+    device_memory_errors,
+    restarted,
+    sole_user,
+)
 from mftcoder.training.step import LossWindow
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
@@ -65,6 +71,8 @@ PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy
 
 def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
     """Train, or go on training. Interrupted after a clean save if a signal came in."""
+    if config.train.deterministic:
+        compute_deterministically()
     backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
     first = backend.rank == 0

@@ -225,6 +225,8 @@ class TrainConfig(Section):
     """Recompute activations in the backward pass: less memory, more time."""
     torch_compile: bool = False
     """Compile the decoder layers: faster on a GPU after a minute of compiling."""
+    deterministic: bool = False
+    """Use only GPU kernels that give the same bits each time, so that a resumed run repeats an uninterrupted one exactly: slower. CPUs always do."""
     seed: NonNegativeInt = 42
     """Seed of the order of the data, of new weights and of dropout."""
     eval_strategy: Literal["steps", "epoch", "no"] = "steps"

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
 from mftcoder.errors import ConfigError, TrainingError
+
+HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # how torch says it, as a plain RuntimeError
 
 
 @contextmanager
@@ -44,12 +47,23 @@ def device_memory_errors() -> Iterator[None]:
     """A device that runs out of memory is the user's to mend: say with what."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError of a GPU is one
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        if not isinstance(error, torch.OutOfMemoryError) and HOST_IS_FULL not in first:
+            raise
         raise TrainingError(
-            f"the device ran out of memory: {str(error).splitlines()[0]} Try train.gradient_checkpointing=true, a smaller "
+            f"the device ran out of memory: {first} Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length; "
             "`mft validate` estimates what a run takes."
         ) from error
+
+
+def compute_deterministically() -> None:
+    """From here on GPU kernels give the same bits each time; one that cannot raises RuntimeError. Call it before a GPU is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(True)
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # which costs time and is of no use here
 
 
 class StopRequest:

@@ -1,0 +1,146 @@
+"""A training step without a device, as far as that goes: shapes, dtypes and devices, and that nothing in it reads a number back.
+
+Forward passes run on fake CUDA tensors, through the very branches that a GPU takes: variable-length attention, the loader's
+batches copied over, the fused head's products. Autograd's engine wants a real device behind CUDA tensors, so the backward pass and
+the optimiser's update run on meta tensors instead, through the same attention. Tensors of both kinds hold no numbers: whatever
+would make the host wait for the device fails. Left out is the launch of Triton kernels, whose plain twins run here;
+tests/unit/kernels compiles them.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from mftcoder.kernels import attention, cross_entropy
+from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.objective import Objective, token_coefficients
+from tests.gpu.small import WEIGHTS, language_model, samples, step_data
+
+MODES = [("full", None), ("lora", None), ("lora", "4bit")]
+NAMES = ["full", "lora", "qlora"]
+has_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="needs the CUDA build of torch")
+
+
+class OnFakeDevice(TorchFunctionMode):
+    """New tensors on a CUDA device are fake; the host's are as real as ever."""
+
+    def __init__(self, fake: FakeTensorMode):
+        super().__init__()
+        self.fake = fake
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.pin_memory:
+            return args[0]
+        asked = [*args, *kwargs.values()]
+        if not any(isinstance(one, torch.device | str) and str(one).startswith("cuda") for one in asked):
+            return func(*args, **kwargs)
+        with self.fake:
+            if func is Tensor.to and not isinstance(args[0], FakeTensor):
+                return torch.empty(args[0].shape, dtype=args[0].dtype, device="cuda")
+            return func(*args, **kwargs)
+
+
+def without_numbers(module: nn.Module, empty: Callable[[Tensor], Tensor]) -> None:
+    """Every weight and buffer becomes what `empty` makes of it, the state of packed weights too."""
+    for owner in module.modules():
+        for name, weight in list(owner._parameters.items()):
+            if weight is not None:
+                moved = nn.Parameter(empty(weight.data), requires_grad=weight.requires_grad)
+                state = getattr(weight, "quant_state", None)
+                if state is not None:
+                    moved.quant_state, moved.bnb_quantized = _packed_state(state, empty), True  # type: ignore[attr-defined]
+                    owner.quant_state = moved.quant_state  # type: ignore[attr-defined]
+                owner._parameters[name] = moved
+        for name, buffer in list(owner._buffers.items()):
+            if buffer is not None:
+                owner._buffers[name] = empty(buffer)
+
+
+def _packed_state(state: Any, empty: Callable[[Tensor], Tensor]) -> Any:
+    for name, value in vars(state).items():
+        if isinstance(value, Tensor):
+            setattr(state, name, empty(value))
+    if state.nested:
+        _packed_state(state.state2, empty)
+    return state
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention believes in a GPU of compute capability 9.0; kernels in Triton are their plain twins."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(attention, "varlen_problem", lambda *_: None)
+
+    def twin(logits: Tensor, targets: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        return cross_entropy.slope_in_torch(logits, targets, coefficients)
+
+    monkeypatch.setattr(cross_entropy, "_losses_and_slope", twin)
+
+
+def moved_model(
+    folder: Path, adapter: str, quantization: str | None, empty: Callable[[Tensor], Tensor]
+) -> LanguageModel:
+    if quantization:
+        pytest.importorskip("bitsandbytes")
+    on_cpu = language_model(
+        folder,
+        torch.device("cpu"),
+        torch.bfloat16,
+        adapter=adapter,
+        quantization=quantization,
+        implementation="segments",
+    )
+    without_numbers(on_cpu.module, empty)
+    model = LanguageModel(on_cpu.module, attn_implementation="varlen", num_tasks=2)
+    model.set_attention("varlen")
+    return model
+
+
+@has_cuda_build
+@pytest.mark.parametrize(("adapter", "quantization"), MODES, ids=NAMES)
+def test_a_forward_pass_fits_together_on_a_cuda_device(
+    small_llama: Path, adapter: str, quantization: str | None
+) -> None:
+    fake = FakeTensorMode(allow_non_fake_inputs=False)
+
+    def empty(tensor: Tensor) -> Tensor:
+        with fake:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+
+    model = moved_model(small_llama, adapter, quantization, empty)
+    with OnFakeDevice(fake):
+        hidden, losses = forward(model)
+    assert (hidden.device.type, hidden.dtype) == ("cuda", torch.bfloat16)
+    assert (losses.device.type, losses.dtype) == ("cuda", torch.float32) and losses.requires_grad
+    with pytest.raises(DataDependentOutputException):
+        losses.item()  # as any other number that a step would read would
+
+
+def forward(model: LanguageModel) -> tuple[Tensor, Tensor]:
+    """Hidden states of a batch, and the objective over it."""
+    data = step_data(samples(seed=7))
+    (batch,) = data.micro_batches
+    hidden = model.hidden_states(batch.input_ids, batch.position_ids)
+    objective = model.losses(batch, token_coefficients(batch, data.counts, WEIGHTS, Objective())).objective
+    return hidden, objective
+
+
+@pytest.mark.parametrize(("adapter", "quantization"), MODES, ids=NAMES)
+def test_a_backward_pass_gives_every_trained_weight_a_gradient_of_its_kind(
+    small_llama: Path, adapter: str, quantization: str | None
+) -> None:
+    model = moved_model(small_llama, adapter, quantization, lambda tensor: tensor.to("meta"))
+    _, objective = forward(model)
+    objective.backward()
+    trained = [weight for weight in model.module.parameters() if weight.requires_grad]
+    assert len(trained) == {"full": 21, "lora": 28}[adapter]
+    for weight in trained:
+        assert weight.grad is not None
+        assert (weight.grad.shape, weight.grad.dtype, weight.grad.device.type) == (weight.shape, weight.dtype, "meta")
