@@ -118,13 +118,12 @@ one that trained. Measured by `benchmarks/qlora_cpu.py` (SmolLM2-135M, five task
 merged into the base as held 1.2405 (-0.07%), into the original weights 1.1153 (-10%: so small a model loses much to 4 bits). Peak memory of
 the training process 1.57 GiB with NF4, 1.60 GiB with LoRA over bfloat16, most of it activations and libraries. The export runs both on a few fixed lines, prints how their predictions differ and warns above 0.02 nats
 (`--no-compare` leaves that out); the model card says it too. `mft export --as-trained` adds it to what the bits stood for, which is the model
-that trained. Measured by `benchmarks/qlora_cpu.py` (SmolLM2-135M, five tasks, 20 steps on the CPU; mean validation loss): over NF4 1.2414,
-merged into the base as held 1.2405 (-0.07%), into the original weights 1.1153 (-10%: so small a model loses much to 4 bits). Peak memory of
-the training process 1.57 GiB with NF4, 1.60 GiB with LoRA over bfloat16, most of it activations and libraries. `mft generate RUN` answers with the merged weights, with
+that trained. `mft generate RUN` answers with the merged weights, with
 `--as-trained` over the base in bits.
 
 Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits (use 4), a base
-whose files are quantised already (give the original), a machine without bitsandbytes.
+whose files are quantised already (give the original; LoRA and full training without `quantization` want it, too), a machine without
+bitsandbytes.
 """
 
 PUBLISHED = """## The published MFTCoder JSON

@@ -25,7 +25,7 @@ from mftcoder.data.tokenizer import FILES, load_tokenizer
 from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_json
 from mftcoder.models import hub
-from mftcoder.models.weights import COMPUTED, INDEX, WHOLE, StoredTensor, fit, meta_model, stored_tensors, weight_files
+from mftcoder.models.weights import COMPUTED, INDEX, WHOLE, StoredTensor, all_tensors, fit, meta_model, weight_files
 
 Config = Mapping[str, Any]
 Native = Callable[[str, Tensor], Mapping[str, Tensor]]
@@ -69,7 +69,7 @@ def converted(folder: Path, *, name: str, pickled: bool) -> Path:
     beside = [path for pattern in ("*token*", "*.json", "*.py", "*.jinja") for path in sorted(folder.glob(pattern))]
     target = hub.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *MADE_BY, *files, *beside)}"
     if not (target / "config.json").is_file():
-        tensors = [tensor for path in files for tensor in stored_tensors(path)]
+        tensors = all_tensors(files).values()
         check_conversion(tensors, recipe, where=folder)
         with atomic_folder(target) as temporary:
             write_native(tensors, recipe, temporary)

@@ -21,7 +21,7 @@ from torch import Tensor
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json, write_json
 from mftcoder.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from mftcoder.models.weights import INDEX, stored_tensors, weight_files
+from mftcoder.models.weights import INDEX, all_tensors, weight_files
 
 SHARD_BYTES = 4 * 2**30
 PREFIX = "base_model.model."
@@ -107,7 +107,7 @@ def weight_sources(folder: Path) -> dict[str, Path]:
         files = weight_files(folder, allow_pickled=False)
     except ModelError:
         return {}
-    return {tensor.name: path for path in files for tensor in stored_tensors(path)}
+    return {name: tensor.path for name, tensor in all_tensors(files).items()}
 
 
 def match(updates: dict[str, Update], names: Container[str], *, base: str, adapter: Path) -> dict[str, Update]:

@@ -22,17 +22,20 @@ BLOCK, BLOCKS_OF_SCALES = 64, 256  # bitsandbytes' block of weights with one sca
 BYTES_PER_WEIGHT = {"4bit": 0.5 + 1 / BLOCK + 4 / (BLOCK * BLOCKS_OF_SCALES), "8bit": 1.0}
 
 
-def quantization_problems(quantization: str, model_config: Any, *, name: str) -> Iterator[str]:
-    """Why the base `name` cannot be held in fewer bits on this machine, each with the way out."""
-    if importlib.util.find_spec("bitsandbytes") is None:
+def quantization_problems(quantization: str | None, model_config: Any, *, name: str) -> Iterator[str]:
+    """Why the base `name` cannot be held in these bits on this machine, each with the way out. No base may be packed already.
+
+    What is trained over packed weights fits no other, so it could not be merged.
+    """
+    if quantization and importlib.util.find_spec("bitsandbytes") is None:
         yield (
             f"model.quantization: {quantization} needs bitsandbytes, which is not installed. Install it with: pip install "
             "'mftcoder[qlora]', or remove the line to train LoRA over the whole weights"
         )
-    if getattr(model_config, "quantization_config", None):
+    if getattr(model_config, "quantization_config", None) is not None:
         yield (
-            f"{name}: its weights are quantised already. Give the base model in its original precision and keep "
-            f"model.quantization: {quantization}: the export merges into it"
+            f"{name}: its weights are quantised already. Give the base model in its original precision, with model.quantization: "
+            f"{quantization or '4bit'} to train over fewer bits: the export merges into it"
         )
 
 

@@ -19,7 +19,7 @@ from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models import convert, gguf, hub
 from mftcoder.models.quantize import quantizable_weights, quantization_problems
-from mftcoder.models.weights import Fit, fit, listed, meta_model, shapes_of, weight_files
+from mftcoder.models.weights import Fit, all_tensors, fit, listed, meta_model, weight_files
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     model_config = read_model_config(path, name=name, trust_remote_code=config.trust_remote_code)
     model = meta_model(model_config, where=path / "config.json", trust_remote_code=config.trust_remote_code)
     fitting = Fit((), ())
-    problems: list[str] = []
-    if config.quantization:
-        problems += quantization_problems(config.quantization, model_config, name=name)
+    problems = [*quantization_problems(config.quantization, model_config, name=name)]
     try:
         if Path(name).expanduser().exists():
             fitting = folder_fit(path, model, allow_pickled=not config.use_safetensors)
@@ -74,7 +72,8 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
 
 def folder_fit(path: Path, model: Any, *, allow_pickled: bool) -> Fit:
     """How the weight files of a local folder fit the model of its config. ModelError if they cannot be read."""
-    return fit(model, shapes_of(weight_files(path, allow_pickled=allow_pickled)), where=path)
+    tensors = all_tensors(weight_files(path, allow_pickled=allow_pickled))
+    return fit(model, {name: tensor.shape for name, tensor in tensors.items()}, where=path)
 
 
 def local_folder(name: str, *, weights: bool, pickled: bool = False) -> Path:

@@ -71,6 +71,8 @@ def _indexed(index: Path) -> list[Path]:
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise ModelError(*(f"{path}: is missing; {index.name} names it. Download it again" for path in missing))
+    if not isinstance(raw.get("metadata"), dict):
+        raise ModelError(f'{index}: has no "metadata", which transformers asks for. Add "metadata": {{}} to it')
     return files
 
 
@@ -94,18 +96,25 @@ def stored_tensors(path: Path) -> list[StoredTensor]:
     return list(_safe_tensors(path) if path.suffix == ".safetensors" else _pickled_tensors(path))
 
 
-def shapes_of(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape over all files. ModelError with a line for each file that cannot be read."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def all_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Name -> tensor over all files. ModelError with a line for each file that cannot be read, or holds what another one holds."""
+    found: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for path in files:
         try:
-            shapes |= {tensor.name: tensor.shape for tensor in stored_tensors(path)}
+            tensors = stored_tensors(path)
         except ModelError as error:
             problems += error.problems
+            continue
+        if twice := [tensor.name for tensor in tensors if tensor.name in found]:
+            first = found[twice[0]].path.name
+            problems.append(
+                f"{path}: holds {listed(twice)}, which {first} holds too. Which one is meant cannot be known: keep one"
+            )
+        found |= {tensor.name: tensor for tensor in tensors}
     if problems:
         raise ModelError(*problems)
-    return shapes
+    return found
 
 
 def _safe_tensors(path: Path) -> Iterator[StoredTensor]:

@@ -81,17 +81,15 @@ def trained(cut: Any, *, composed: bool) -> tokenizers.Tokenizer:
 def write_bpe(path: Path, tokenizer: tokenizers.Tokenizer, *, pre: str | None, **more: Any) -> Path:
     tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     kinds = {**dict.fromkeys(SPECIAL, CONTROL), "    ": USER_DEFINED}
+    usual = {
+        "tokenizer_model": "gpt2", "tokenizer_pre": pre, "token_list": tokens, "token_types": [kinds.get(token, NORMAL) for token in tokens],
+        "token_merges": [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]],
+        "bos_token_id": tokenizer.token_to_id("<|begin|>"), "eos_token_id": tokenizer.token_to_id("<|end|>"),
+    }  # fmt: skip
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    if pre is not None:
-        writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types([kinds.get(token, NORMAL) for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]])
-    writer.add_bos_token_id(tokenizer.token_to_id("<|begin|>"))
-    writer.add_eos_token_id(tokenizer.token_to_id("<|end|>"))
-    for name, value in more.items():
-        getattr(writer, f"add_{name}")(value)
+    for name, value in {**usual, **more}.items():
+        if value is not None:
+            getattr(writer, f"add_{name}")(value)
     return finished(writer, path)
 
 

@@ -179,6 +179,39 @@ def test_shards_that_no_index_lists_are_refused_as_the_loader_would(folder: Path
     assert "but no model.safetensors.index.json that lists them" in problem_of(folder)
 
 
+def shards(folder: Path, files: dict[str, dict[str, torch.Tensor]], **more: Any) -> None:
+    """The weights in these files, and an index that takes each tensor from the first file that holds it."""
+    (folder / "model.safetensors").unlink()
+    weight_map: dict[str, str] = {}
+    for file, held in files.items():
+        save_file(held, folder / file, metadata={"format": "pt"})
+        weight_map = {**dict.fromkeys(held, file), **weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map, **more}))
+
+
+def test_a_tensor_in_two_files_is_refused(folder: Path) -> None:
+    """transformers takes the last one, whatever the index says."""
+    weights = load((folder / "model.safetensors").read_bytes())
+    head = {"lm_head.weight": weights.pop("lm_head.weight")}
+    shards(folder, {"a.safetensors": weights, "b.safetensors": {**head, UP: weights[UP] + 1}}, metadata={})
+    assert problem_of(folder).startswith(f"{folder / 'b.safetensors'}: holds {UP}, which a.safetensors holds too")
+
+
+def test_an_index_that_transformers_cannot_read_is_refused_with_the_way_out(folder: Path) -> None:
+    weights = load((folder / "model.safetensors").read_bytes())
+    shards(folder, {"a.safetensors": weights})
+    index = folder / "model.safetensors.index.json"
+    assert problem_of(folder).startswith(f'{index}: has no "metadata"')
+    index.write_text(json.dumps({**json.loads(index.read_text()), "metadata": {}}))
+    load_folder(folder, dtype=torch.float32, device="cpu")
+
+
+@pytest.mark.parametrize("settings", [{}, {"quant_method": "gptq", "bits": 4}, {"quant_method": "borg"}])
+def test_a_base_that_is_quantised_already_is_refused(folder: Path, settings: dict[str, Any]) -> None:
+    change_json(folder / "config.json", quantization_config=settings)
+    assert f"{folder}: its weights are quantised already. Give the base model in its original" in problem_of(folder)
+
+
 class Calls:
     """What unpickling would run."""
 
