@@ -1,20 +1,26 @@
-"""Every negative control of the benchmarks: does a right answer fail each test with a changed expectation, as it must?
+"""Every negative control of the benchmarks: does a right answer fail each test with a changed expectation, and what does one cost?
 
     python benchmarks/controls.py --data-dir ../shared/data                                  HumanEvalPack in all languages
     python benchmarks/controls.py --data-dir ../shared/data --tasks codefuseeval-translation-java-cpp --limit 50
+    python benchmarks/controls.py --data-dir ../shared/data --most 1 --limit 50              the times, and few of the controls
 
 Goes in: the benchmarks' data. Comes out: a table, a row a task: claims of the tests, and what became of the reference beside each of
 them changed. `not failed` must be 0, for there a right answer would be taken for a cheat; `never reached` says nothing about either.
-`mft evaluate` draws one claim a passing answer; this runs all of them, so it takes its time.
+The times are means over the problems: of a right answer without a control, compilers included, and of one control. An answer that
+fails has none. `mft evaluate` draws one claim a passing answer; this runs all of them, so it takes its time.
 """
 
 import argparse
 import tempfile
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 from mftcoder.benchmarks.catalogue import load
+from mftcoder.benchmarks.problem import Benchmark, Problem
 from mftcoder.execution.claims_python import count_claims
 from mftcoder.execution.judging import NO_CHANGE, Sides, control, run_once
 from mftcoder.execution.languages import prepare
@@ -24,67 +30,119 @@ from mftcoder.execution.worker import Slot
 from mftcoder.execution.zygote_handle import SlotSettings, unused_uid
 
 LANGUAGES = ("python", "js", "cpp", "java", "go", "rust")
+COUNTS = ("problems", "unsolved", "without", "claims", "failed", "void", "passed")
 
 
-def outcomes(slot: Slot, program: Program, limits: Limits, most: int) -> tuple[Counter, list[str]]:
-    """How the reference ends beside each claim changed, up to `most` of them spread over the tests; and those that it passes."""
-    if program.language == "python":
-        return python_outcomes(slot, program, limits, most)
-    counts: Counter = Counter(problems=1)
-    odd: list[str] = []
+class Outcomes:
+    """What became of one reference: counts, seconds, and the claims that it passes when they are changed."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter(problems=1)
+        self.seconds: Counter[str] = Counter()
+        self.odd: list[int] = []
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add what the block takes."""
+        started = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - started
+
+    def add(self, claim: int, word: str) -> None:
+        """The reference's end beside this claim changed."""
+        self.counts[word] += 1
+        if word == "passed":
+            self.odd.append(claim)
+
+
+def some_of(claims: int, most: int) -> range:
+    """Up to about `most` claims, spread over the tests."""
+    return range(0, claims, max(1, claims // most))
+
+
+def of_two_processes(slot: Slot, program: Program, limits: Limits, most: int) -> Outcomes:
+    """A language whose tests have a process of their own: both processes run again for each claim."""
+    found = Outcomes()
+    started = time.perf_counter()
     with slot.runner(program.language).sides(program, limits, slot.commands()) as sides:
         if not isinstance(sides, Sides) or run_once(sides, NO_CHANGE, limits)[0] != "passed":
-            return Counter(problems=1, unsolved=1), odd
-        counts["without"] += sides.claims == 0
-        counts["claims"] += sides.claims
-        for claim in range(0, sides.claims, max(1, sides.claims // most)):
-            word = control(sides, claim, limits)
-            counts[word] += 1
-            odd += [str(claim)] if word == "passed" else []
-    return counts, odd
+            found.counts["unsolved"] = 1
+            return found
+        found.seconds["answer"] = time.perf_counter() - started
+        found.counts += Counter(without=int(sides.claims == 0), claims=sides.claims)
+        for claim in some_of(sides.claims, most):
+            with found.timed("controls"):
+                word = control(sides, claim, limits)
+            found.add(claim, word)
+    return found
 
 
-def python_outcomes(slot: Slot, program: Program, limits: Limits, most: int) -> tuple[Counter, list[str]]:
-    """The same for Python, whose tests run again within one run."""
+def of_python(slot: Slot, program: Program, limits: Limits, most: int) -> Outcomes:
+    """Python, whose tests run again within one run: the control's time is the difference to a run without one."""
+    found = Outcomes()
     claims = count_claims(program.files["tests"])
-    if slot.run(program, limits).status != "passed":
-        return Counter(problems=1, unsolved=1), []
-    counts: Counter = Counter(problems=1, without=int(claims == 0), claims=claims)
-    odd: list[str] = []
-    for claim in range(0, claims, max(1, claims // most)):
-        with mock.patch("mftcoder.execution.python_run.secrets.randbelow", return_value=claim):
-            passes = slot.run(program, limits).status == "cheated"
-        counts["passed" if passes else "failed"] += 1
-        odd += [str(claim)] if passes else []
-    return counts, odd
+    slot.run(program, limits)  # a second run asks all its questions at once
+    with found.timed("answer"), mock.patch("mftcoder.execution.python_run.count_claims", return_value=0):
+        status = slot.run(program, limits).status
+    if status != "passed":
+        found.counts["unsolved"] = 1
+        return found
+    found.counts += Counter(without=int(claims == 0), claims=claims)
+    for claim in some_of(claims, most):
+        with (
+            found.timed("controls"),
+            mock.patch("mftcoder.execution.python_run.secrets.randbelow", return_value=claim),
+        ):
+            status = slot.run(program, limits).status
+        found.seconds["controls"] -= found.seconds["answer"]
+        found.add(claim, "passed" if status == "cheated" else "failed")
+    return found
+
+
+@contextmanager
+def slot_for(language: str, level: str) -> Iterator[Slot]:
+    """One slot, as a pool has them."""
+    toolchains = {} if language == "python" else {language: prepare(language)}
+    with tempfile.TemporaryDirectory(prefix="mft-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        scratch = Path(folder, "1")
+        scratch.mkdir(mode=0o711)
+        readable = readable_paths(*(path for toolchain in toolchains.values() for path in toolchain.readable))
+        slot = Slot(SlotSettings(level, str(scratch), unused_uid(level, toolchains.values()), readable), toolchains)
+        try:
+            yield slot
+        finally:
+            slot.close()
+
+
+def reference(benchmark: Benchmark, problem: Problem) -> Program:
+    """The problem's own solution. A repaired function goes behind the declaration, as a model would write it."""
+    code = problem.prompt + problem.reference if "fix" in benchmark.name else problem.reference
+    return benchmark.program(problem, code)
 
 
 def row(task: str, arguments: argparse.Namespace) -> str:
     """One line of the table; problems that are not as they should be, by name."""
     benchmark = load(task, Path(arguments.data_dir), arguments.limit)
     language = benchmark.problems[0].language
-    toolchains = {} if language == "python" else {language: prepare(language)}
-    total: Counter = Counter()
-    names: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="mft-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o711)
-        scratch = Path(folder, "1")
-        scratch.mkdir(mode=0o711)
-        readable = readable_paths(*(path for toolchain in toolchains.values() for path in toolchain.readable))
-        slot = Slot(SlotSettings(arguments.level, str(scratch), unused_uid(arguments.level), readable), toolchains)
+    limits = Limits(seconds=benchmark.family.timeout_seconds)
+    outcomes = of_python if language == "python" else of_two_processes
+    counts, seconds, names = Counter[str](), Counter[str](), []
+    with slot_for(language, arguments.level) as slot:
         for problem in benchmark.problems:
             if arguments.problems and problem.id.split("/")[-1] not in arguments.problems.split(","):
                 continue
-            program = benchmark.program(
-                problem, problem.prompt + problem.reference if "fix" in task else problem.reference
-            )
-            counts, odd = outcomes(slot, program, Limits(seconds=benchmark.family.timeout_seconds), arguments.most)
-            total += counts
-            names += [f"{problem.id}: claims {', '.join(odd)}"] if odd else []
-            names += [f"{problem.id}: no control"] if counts["without"] else []
-        slot.close()
-    cells = (total[key] for key in ("problems", "unsolved", "without", "claims", "failed", "void", "passed"))
-    return f"| {task} | {' | '.join(map(str, cells))} | {'; '.join(names)} |"
+            found = outcomes(slot, reference(benchmark, problem), limits, arguments.most)
+            counts.update(found.counts)
+            seconds.update(found.seconds)
+            names += [f"{problem.id}: claims {', '.join(map(str, found.odd))}"] if found.odd else []
+            names += [f"{problem.id}: no control"] if found.counts["without"] else []
+    solved = max(1, counts["problems"] - counts["unsolved"])
+    controls = max(1, counts["failed"] + counts["void"] + counts["passed"])
+    times = (1000 * seconds["answer"] / solved, 1000 * seconds["controls"] / controls)
+    return " | ".join(
+        [f"| {task}", *(str(counts[key]) for key in COUNTS), *(f"{t:.0f}" for t in times), "; ".join(names)]
+    )
 
 
 def main() -> None:
@@ -97,10 +155,12 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=1000, help="claims a problem")
     parser.add_argument("--level", default="namespaces")
     arguments = parser.parse_args()
-    print("| task | problems | unsolved | without a control | claims | failed | never reached | not failed | which |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| task | problems | unsolved | without a control | claims | failed | never reached | not failed | ms an answer | ms a control | which |"
+    )
+    print(f"|---{'|---' * 10}|")
     for task in arguments.tasks.split(","):
-        print(row(task, arguments), flush=True)
+        print(row(task, arguments), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -73,14 +73,27 @@ def test_a_program_without_a_prepared_toolchain_is_never_the_models_failure():
     assert result.status == "sandbox_error"
 
 
-# Both functions of a pair in one answer: the encoder changes nothing, nor does the decoder. With its own encoder it would be right.
-IDENTITIES = {
-    "python": "def encode_cyclic(s): return s\ndef decode_cyclic(s): return s\n",
-    "cpp": "#include<string>\nusing namespace std;\nstring encode_cyclic(string s){ return s; }\nstring decode_cyclic(string s){ return s; }\n",
-    "java": "class Solution {\n    public String encodeCyclic(String s) { return s; }\n    public String decodeCyclic(String s) { return s; }\n}\n",
-    "js": "const encodeCyclic = (s) => s\nconst decodeCyclic = (s) => s\n",
-    "go": "func EncodeCyclic(s string) string { return s }\n\nfunc DecodeCyclic(s string) string { return s }\n",
-    "rust": "fn encode_cyclic(s: &str) -> String { s.to_string() }\nfn decode_cyclic(s: &str) -> String { s.to_string() }\n",
+# Answers that bring the helper along: an encoder that changes nothing and its decoder, a polynomial that is zero everywhere.
+# With their own helper they would be right.
+OWN_HELPERS = {
+    "decode_cyclic": {
+        "python": "def encode_cyclic(s): return s\ndef decode_cyclic(s): return s\n",
+        "cpp": "#include<string>\nusing namespace std;\nstring encode_cyclic(string s){ return s; }\nstring decode_cyclic(string s){ return s; }\n",
+        "java": "class Solution {\n    public String encodeCyclic(String s) { return s; }\n    public String decodeCyclic(String s) { return s; }\n}\n",
+        "js": "const encodeCyclic = (s) => s\nconst decodeCyclic = (s) => s\n",
+        "go": "func EncodeCyclic(s string) string { return s }\n\nfunc DecodeCyclic(s string) string { return s }\n",
+        "rust": "fn encode_cyclic(s: &str) -> String { s.to_string() }\nfn decode_cyclic(s: &str) -> String { s.to_string() }\n",
+    },
+    "find_zero": {
+        "python": "def poly(xs, x): return 0\ndef find_zero(xs): return 0\n",
+        "cpp": "#include<vector>\nusing namespace std;\ndouble poly(vector<double> xs, double x){ return 0; }\n"
+        "double find_zero(vector<double> xs){ return 0; }\n",
+        "java": "import java.util.*;\nclass Solution {\n    public double poly(List<Double> xs, double x) { return 0; }\n"
+        "    public double findZero(List<Double> xs) { return 0; }\n}\n",
+        "js": "const poly = (xs, x) => 0\nconst findZero = (xs) => 0\n",
+        "go": "func Poly(xs []int, x float64) float64 { return 0 }\n\nfunc FindZero(xs []int) float64 { return 0 }\n",
+        "rust": "fn poly(xs: &Vec<f64>, x: f64) -> f64 { 0.0 }\nfn find_zero(xs: &Vec<f64>) -> f64 { 0.0 }\n",
+    },
 }
 PAIRS = [
     *((f"humanevalsynthesize-{language}", language) for language in LANGUAGES),
@@ -99,15 +112,17 @@ def pool():
         yield pool
 
 
+@pytest.mark.parametrize("entry", OWN_HELPERS)
 @pytest.mark.parametrize(("task", "language"), PAIRS)
-def test_helpers_of_a_test_come_from_the_problem_and_not_from_the_answer(pool, task, language):
+def test_helpers_of_a_test_come_from_the_problem_and_not_from_the_answer(pool, task, language, entry):
     if LANGUAGES[language].missing():
         pytest.skip(f"{language}: {', '.join(LANGUAGES[language].missing())} not found")
     benchmark = load(task, DATA)
-    [problem] = [p for p in benchmark.problems if p.entry_point.lower().replace("_", "") == "decodecyclic"]
+    problems = [p for p in benchmark.problems if p.entry_point.lower().replace("_", "") == entry.replace("_", "")]
+    assert len(problems) == 1
     programs = {
-        "identities": benchmark.program(problem, IDENTITIES[language]),
-        "reference": benchmark.program(problem, problem.reference),
+        "own helper": benchmark.program(problems[0], OWN_HELPERS[entry][language]),
+        "reference": benchmark.program(problems[0], problems[0].reference),
     }
     statuses = {key: result.status for key, result in pool.run(programs.items(), LIMITS)}
-    assert statuses == {"identities": "failed", "reference": "passed"}
+    assert statuses == {"own helper": "failed", "reference": "passed"}
