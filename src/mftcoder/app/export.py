@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 from mftcoder import __version__
-from mftcoder.config.schema import DataConfig, RunConfig
+from mftcoder.config.data import DataConfig
+from mftcoder.config.schema import RunConfig
 from mftcoder.data.templates import Template, load_template
 from mftcoder.errors import ConfigError, DataError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_text

@@ -25,7 +25,8 @@ from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.presets import PRESETS, Preset
 from mftcoder.benchmarks.problem import Asking, Benchmark, PromptMode
 from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
-from mftcoder.config.schema import BackendConfig, DataConfig
+from mftcoder.config.data import DataConfig
+from mftcoder.config.schema import BackendConfig
 from mftcoder.data.conversation import Message
 from mftcoder.data.templates import Template, load_template
 from mftcoder.errors import ConfigError, GenerationError, Interrupted

@@ -65,6 +65,8 @@ ALIASES: dict[str, str] = {
     "lr": "train.learning_rate",
     "scheduler": "train.lr_scheduler_type",
     "lr_scheduler": "train.lr_scheduler_type",
+    "optimizer": "train.optim",
+    "optim_type": "train.optim",
     "warmup_ratio": "train.warmup_steps",
     "num_warmup_steps": "train.warmup_steps",
     "gradient_clipping": "train.max_grad_norm",

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from mftcoder.config.schema import DataConfig
+from mftcoder.config.data import DataConfig
 from mftcoder.data.conversation import Conversation
 from mftcoder.data.formats import read_record
 from mftcoder.data.segment import Segment

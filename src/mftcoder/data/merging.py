@@ -13,7 +13,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mftcoder.config.schema import DataConfig, RunConfig, TaskConfig
+from mftcoder.config.data import DataConfig, TaskConfig
+from mftcoder.config.schema import RunConfig
 from mftcoder.data.blocks import SPLIT, TRUNCATED, BlockReport, BlockRows
 from mftcoder.data.samples import COLUMNS, Split, TaskStatistics
 from mftcoder.errors import DataError

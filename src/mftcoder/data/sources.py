@@ -17,7 +17,7 @@ from typing import IO
 import orjson
 import xxhash
 
-from mftcoder.config.schema import TaskConfig
+from mftcoder.config.data import TaskConfig
 from mftcoder.data.hub import fetch_dataset
 from mftcoder.errors import DataError
 from mftcoder.jsonl import atomic_path

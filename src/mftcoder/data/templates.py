@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mftcoder.config.schema import DataConfig
+from mftcoder.config.data import DataConfig
 from mftcoder.data.conversation import Conversation, Message
 from mftcoder.data.jinja_template import JinjaTemplate
 from mftcoder.data.segment import Segment, merge

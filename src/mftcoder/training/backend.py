@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
 from mftcoder.kernels.context_group import ALONE, ContextGroup
-from mftcoder.training.optimizer import MasterAdamW, Optimizer
+from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
 from mftcoder.training.process_group import check_context_parallel_size, launched_processes, pick_device
 from mftcoder.training.shares import Shares
 
@@ -114,6 +114,7 @@ class LocalBackend:
 
     def check(self, config: RunConfig) -> None:
         """One process carries everything; several would each train the whole."""
+        check_optimizer(config.train)
         if launched_processes() > 1:
             raise ConfigError(
                 f"backend.name: local trains on one device, but {launched_processes()} processes were started. "

@@ -4,6 +4,8 @@ The float32 gradients are added up over ranks once a step, in buckets, after the
 tokens nor any; a weight that got no gradient on any rank is left as it is, exactly as on one device.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.training.backend import Decoder, NamedParameters
-from mftcoder.training.optimizer import MasterAdamW, Optimizer
+from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
 from mftcoder.training.process_group import ProcessGroup
 from mftcoder.training.shares import Shares
 
@@ -27,7 +29,8 @@ class DdpBackend(ProcessGroup):
         self.load_device = self.device
 
     def check(self, config: RunConfig) -> None:
-        """What one device can do, several can."""
+        """ConfigError for what is not installed; what one device can do, several can."""
+        check_optimizer(config.train)
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
         """Rank 0's trained weights to everyone: drawn anew, they could differ between devices of different kinds."""
@@ -35,18 +38,22 @@ class DdpBackend(ProcessGroup):
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters, with the sum over ranks in front of its step."""
-        return MasterAdamW(named_parameters, config, sum_gradients=self._sum_gradients)
+        named = list(named_parameters)
+        sizes = [parameter for _, parameter in named if parameter.requires_grad]
+        return MasterAdamW(named, config, sum_gradients=partial(self._sum_gradients, sizes))
 
-    def _sum_gradients(self, masters: list[Tensor]) -> None:
-        touched = self.sum_in_place(torch.tensor([int(m.grad is not None) for m in masters]), "finding the gradients")
-        chosen = [master for master, ranks in zip(masters, touched.tolist(), strict=True) if ranks]
-        for master in chosen:
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        for bucket in _buckets([master.grad for master in chosen if master.grad is not None]):
+    def _sum_gradients(self, like: Sequence[Tensor], gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """Float32 sums over ranks; None where no rank has a gradient."""
+        touched = self.sum_in_place(torch.tensor([int(g is not None) for g in gradients]), "finding the gradients")
+        sums: list[Tensor | None] = [
+            (torch.zeros_like(one, dtype=torch.float32) if gradient is None else gradient.float()) if ranks else None
+            for one, gradient, ranks in zip(like, gradients, touched.tolist(), strict=True)
+        ]
+        for bucket in _buckets([one for one in sums if one is not None]):
             flat = self.sum_in_place(torch.cat([grad.flatten() for grad in bucket]), "summing gradients")
             for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
                 grad.copy_(part.view_as(grad))
+        return sums
 
     def backward(self, objective: Tensor) -> None:
         """This rank's share; summed once a step."""

@@ -48,6 +48,8 @@ class _ZeroBackend(ProcessGroup):
     def check(self, config: RunConfig) -> None:
         """ConfigError for what DeepSpeed lacks on this machine, and for what it does not offer."""
         refused = [
+            (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
+            (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
             (config.train.torch_compile, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
             (self._config.context_parallel_size > 1, "backend.context_parallel_size: ranks that share rows"),

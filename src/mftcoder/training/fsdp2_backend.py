@@ -51,6 +51,8 @@ class Fsdp2Backend(ProcessGroup):
         """ConfigError for a balancer or a format that needs a layer's weights in one piece, and for uneven groups."""
         size = self._config.shard_group_size or self.world_size
         refused = [
+            (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
+            (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
             (
                 config.model.quantization == "8bit",
@@ -201,10 +203,12 @@ class ShardedAdamW:
         device = self._shares[0].device
         return self._adamw.step(rate, None if loss_sums is None else loss_sums.to(device))
 
-    def _take_gradients(self, shares: list[Tensor]) -> None:
-        for parameter, share in zip(self._parameters, shares, strict=True):
-            share.grad = None if parameter.grad is None else parameter.grad.to_local()
+    def _take_gradients(self, _: list[Tensor | None]) -> list[Tensor | None]:
+        """This rank's shares of the gradients, which FSDP2 has summed already."""
+        taken = [None if parameter.grad is None else parameter.grad.to_local() for parameter in self._parameters]
+        for parameter in self._parameters:
             parameter.grad = None
+        return taken
 
     def _whole_norm(self, norm: Tensor) -> Tensor:
         squares = self._backend.sum_over_ranks(norm.double() ** 2)  # each copy of the model brings the whole once

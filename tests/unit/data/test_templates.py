@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mftcoder.config.schema import DataConfig, RoleMarkers
+from mftcoder.config.data import DataConfig, RoleMarkers
 from mftcoder.data.conversation import Conversation, Message
 from mftcoder.data.jinja_template import JinjaTemplate
 from mftcoder.data.segment import Segment
