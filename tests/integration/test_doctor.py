@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from mftcoder.cli import cli
+from mftcoder.kernels import limits
 
 
 def findings() -> dict[str, dict[str, Any]]:
@@ -37,3 +40,21 @@ def test_the_table_keeps_brackets_in_remedies(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else object())
     monkeypatch.setenv("COLUMNS", "200")
     assert "pip install 'mftcoder[gguf]'" in CliRunner().invoke(cli, ["doctor"]).stdout
+
+
+def test_an_old_gpu_and_a_missing_compiler_are_listed_with_what_they_cost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    facts = SimpleNamespace(name="Tesla T4", total_memory=16 << 30, major=7, minor=5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(limits, "lack_of_triton", lambda: "no C compiler is found")
+    found = findings()
+    assert found["devices/cuda:0"]["value"] == "Tesla T4, 16 GiB, compute 7.5"
+    for what in ("bfloat16", "FlashAttention", "Triton"):
+        finding = found[f"devices/{what} on cuda:0"]
+        assert finding["state"] == "lack" and finding["value"] and finding["meaning"]
+    assert "model.dtype=float32" in found["devices/bfloat16 on cuda:0"]["remedy"]
+    assert "gcc" in found["devices/Triton on cuda:0"]["remedy"]

@@ -257,3 +257,16 @@ def test_validate_prints_the_plan_and_all_problems_at_once(tmp_path: Path, tiny_
     bad = mft("validate", config, "tasks.next.path=/no/such/folder", f"output_dir={tmp_path / 'blocked' / 'run'}")
     assert bad.returncode == 2
     assert "/no/such/folder" in bad.stderr and "output_dir" in bad.stderr
+
+
+@pytest.mark.slow
+def test_without_a_compiler_layers_run_uncompiled_and_a_line_says_so(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, train__torch_compile=True, train__max_steps=2)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    done = mft("train", config)
+    assert done.returncode == 0, done.stderr
+    assert "train.torch_compile: no C++ compiler is found" in done.stdout and "run uncompiled" in done.stdout
+    assert len([record for record in metrics(tmp_path / "run") if record["kind"] == "train"]) == 2

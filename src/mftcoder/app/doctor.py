@@ -26,6 +26,7 @@ from mftcoder import __version__
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.kernels import attention
+from mftcoder.kernels.limits import device_limits
 from mftcoder.models import hub
 
 GIB = 2**30
@@ -95,6 +96,8 @@ def _devices() -> Iterator[Finding]:
         facts = torch.cuda.get_device_properties(index)
         size = f"{facts.total_memory / GIB:.0f} GiB, compute {facts.major}.{facts.minor}"
         yield Finding("devices", f"cuda:{index}", "ok", f"{facts.name}, {size}")
+        for limit in device_limits(torch.device("cuda", index)):
+            yield Finding("devices", f"{limit.what} on cuda:{index}", "lack", limit.lack, limit.cost, limit.remedy)
     if not torch.cuda.is_available():
         built = torch.version.cuda
         reason = (
@@ -125,11 +128,9 @@ def _attention() -> Iterator[Finding]:
     yield Finding(
         "attention", "packed rows", "ok", ", then ".join(attention.candidates(device)) + " (auto, best first)"
     )
-    if device.type == "cuda" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        meaning = "packed rows fall back to a loop over samples"
-        yield Finding(
-            "attention", "varlen", "lack", f"not in torch {torch.__version__}", meaning, "pip install 'torch>=2.11'"
-        )
+    if device.type == "cuda":
+        meaning = "float32, other head sizes and models that drop out attention weights take the next one: slower, the same results"
+        yield Finding("attention", "varlen", "ok", "bfloat16, heads of 8, 16, ... 256 numbers", meaning)
 
 
 def _sandbox() -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import platform
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -32,8 +33,9 @@ from mftcoder.data.store import Store
 from mftcoder.errors import CheckpointError, Interrupted
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
+from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
-from mftcoder.models.load import load_model, recompute_activations
+from mftcoder.models.load import DTYPES, load_model, recompute_activations
 from mftcoder.models.lora_forward import kept_by_peft
 from mftcoder.models.positions import check_positions
 from mftcoder.models.resolve import resolve_model
@@ -164,12 +166,11 @@ def _build(
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
     model = _load_trainable(config, backend, checkpoint)
-    if not config.adapter.peft_forward:
-        for line in kept_by_peft(model.module):
-            console.print(line, highlight=False, soft_wrap=True)
+    for line in _slower_ways(config, model, backend.device):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     with device_memory_errors():
         _choose_attention(config, model, store, backend, console)
-    if config.train.torch_compile:
+    if config.train.torch_compile and compile_problem(backend.device) is None:
         model.compile_layers()
     optimizer = backend.optimizer(trainable_parameters(model.module), config.train)
     unobserved = LossWindow(len(config.tasks))
@@ -220,6 +221,16 @@ def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint 
     )
     backend.place(model, config.train)
     return model
+
+
+def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) -> Iterator[str]:
+    """What runs in a slower way than it could, to the same results, and why. Attention says so itself."""
+    if not config.adapter.peft_forward:
+        yield from kept_by_peft(model.module)
+    limits = (*device_limits(device), *model_limits(device, model.causal_lm.config, DTYPES[config.model.dtype]))
+    yield from (str(limit) for limit in limits if limit.what != "FlashAttention")
+    if config.train.torch_compile and (problem := compile_problem(device)):
+        yield f"train.torch_compile: {problem}; the layers run uncompiled, which is slower"
 
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:

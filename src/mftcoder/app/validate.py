@@ -21,6 +21,8 @@ from mftcoder.data.loader import TrainLoader, ValidationLoader
 from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
 from mftcoder.errors import MftError
+from mftcoder.kernels.limits import device_limits, model_limits
+from mftcoder.models.load import DTYPES
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.positions import check_positions
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
@@ -115,7 +117,8 @@ def _print_plan(
             "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
-    for line in filter(None, (warning, model.unused_line)):
+    limits = (*device_limits(device), *model_limits(device, model.config, DTYPES[config.model.dtype]))
+    for line in filter(None, (warning, model.unused_line, *map(str, limits))):
         console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
     console.print("Everything that can be checked without training is in order.")
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mftcoder.kernels.limits import lack_of_triton
+
 CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}
 
 
@@ -66,7 +68,7 @@ def _chunks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
 
 def _losses_and_slope(logits: Tensor, targets: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
     """Losses [N] and coefficient-weighted gradient of the logits [N, V] in their dtype; may reuse the logits' memory."""
-    if logits.is_cuda:
+    if logits.is_cuda and lack_of_triton() is None:
         from mftcoder.kernels.cross_entropy_triton import slope_in_place
 
         return slope_in_place(logits, targets, coefficients), logits

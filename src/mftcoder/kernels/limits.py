@@ -1,0 +1,89 @@
+"""What a GPU, or what is installed beside it, cannot run of the fast path; what runs instead, and what to do about it.
+
+Goes in: a device and what is known of the model. Comes out: a line a limit. Nothing here is an error: each has a slower way that
+gives the same results, and whoever takes it asks here first.
+"""
+
+import functools
+import importlib.util
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mftcoder.kernels.attention import varlen_problem
+
+TENSOR_CORES_FOR_BF16 = (8, 0)  # compute capability; FlashAttention needs the same
+ALIGNED = 8  # 16 bytes of bfloat16: the row length that the fastest products want
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One thing that is missing: `cost` says what runs instead and what that costs, `remedy` what to do, if anything."""
+
+    what: str
+    lack: str
+    cost: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.lack}; {self.cost}. {self.remedy}".strip()
+
+
+def device_limits(device: torch.device) -> Iterator[Limit]:
+    """Of one GPU; of a CPU nothing, which has no fast path to miss."""
+    if device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    shown = ".".join(map(str, capability))
+    if capability < TENSOR_CORES_FOR_BF16:
+        lack = f"this GPU has compute capability {shown}, products in bfloat16 begin with 8.0"
+        cost = "they are computed without tensor cores, at a fraction of the speed"
+        yield Limit("bfloat16", lack, cost, "model.dtype=float32 for models that fit")
+    if problem := varlen_problem(torch.bfloat16, 64, 64, 0.0, device):
+        cost = "packed rows are attended in a loop over samples, which takes a launch a sample and layer"
+        yield Limit("FlashAttention", problem, cost)
+    if missing := lack_of_triton():
+        cost = "the head's loss and the optimizer run as several plain kernels, and layers are not compiled"
+        yield Limit("Triton", missing, cost, "apt install gcc python3-dev, or: conda install gcc_linux-64")
+
+
+def model_limits(device: torch.device, model_config: Any, dtype: torch.dtype) -> Iterator[Limit]:
+    """Of one model on one GPU: its head sizes and its vocabulary."""
+    if device.type != "cuda":
+        return
+    config = model_config.get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    values = getattr(config, "v_head_dim", None) or size
+    size = (config.qk_nope_head_dim + config.qk_rope_head_dim) if hasattr(config, "qk_nope_head_dim") else size
+    fits_otherwise = varlen_problem(torch.bfloat16, 64, 64, 0.0, device) is None
+    problem = varlen_problem(dtype, size, values, 0.0, device)
+    if problem and fits_otherwise:
+        yield Limit("FlashAttention", problem, "packed rows are attended in a loop over samples, which is slower")
+    if config.vocab_size % ALIGNED:
+        cost = "the output layer's products cannot use the fastest kernels"
+        yield Limit("vocabulary", f"{config.vocab_size:,} tokens are not a multiple of {ALIGNED}", cost)
+
+
+@functools.cache
+def lack_of_triton() -> str | None:
+    """Why Triton's kernels cannot be built here, if they cannot: it compiles a piece of C for each of them when it first runs."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler is found (gcc, clang or $CC)"
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return None if headers.is_file() else f"Python's headers are not installed ({headers})"
+
+
+def compile_problem(device: torch.device) -> str | None:
+    """Why layers cannot be compiled for this device, if they cannot."""
+    if device.type == "cuda":
+        return lack_of_triton()
+    found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    return None if found else "no C++ compiler is found (g++, clang++ or $CXX)"

@@ -1,0 +1,106 @@
+"""What a GPU lacks is found out without one: by its compute capability, the model's sizes and what is installed."""
+
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from mftcoder.kernels import cross_entropy
+from mftcoder.kernels.limits import compile_problem, device_limits, lack_of_triton, model_limits
+
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def asked_anew() -> Iterator[None]:
+    lack_of_triton.cache_clear()
+    yield
+    lack_of_triton.cache_clear()
+
+
+def with_capability(monkeypatch: pytest.MonkeyPatch, major: int, minor: int) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (major, minor))
+
+
+def with_triton(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """A machine with triton, a C compiler and Python's headers."""
+    (folder / "Python.h").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setenv("CC", "/usr/bin/cc")
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(folder)})
+
+
+def test_a_new_gpu_with_a_compiler_lacks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_capability(monkeypatch, 9, 0)
+    with_triton(monkeypatch, tmp_path)
+    assert list(device_limits(GPU)) == [] and compile_problem(GPU) is None
+
+
+def test_an_old_gpu_lacks_bfloat16_and_flash_attention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_capability(monkeypatch, 7, 5)
+    with_triton(monkeypatch, tmp_path)
+    first, second = device_limits(GPU)
+    assert str(first) == (
+        "bfloat16: this GPU has compute capability 7.5, products in bfloat16 begin with 8.0; they are computed without tensor "
+        "cores, at a fraction of the speed. model.dtype=float32 for models that fit"
+    )
+    assert second.what == "FlashAttention" and "loop over samples" in second.cost
+
+
+@pytest.mark.parametrize("missing", ["triton", "compiler", "headers"])
+def test_each_thing_that_triton_needs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str) -> None:
+    with_capability(monkeypatch, 9, 0)
+    with_triton(monkeypatch, tmp_path)
+    if missing == "triton":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    elif missing == "compiler":
+        monkeypatch.delenv("CC")
+        monkeypatch.setenv("PATH", str(tmp_path))
+    else:
+        (tmp_path / "Python.h").unlink()
+    (limit,) = device_limits(GPU)
+    expected = {"triton": "triton is not installed", "compiler": "no C compiler", "headers": "Python's headers"}[
+        missing
+    ]
+    assert limit.what == "Triton" and expected in limit.lack and "layers are not compiled" in limit.cost
+    assert compile_problem(GPU) == limit.lack
+
+
+def test_a_cpu_without_a_cpp_compiler_does_not_compile_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "no C++ compiler" in (compile_problem(CPU) or "")
+    assert list(device_limits(CPU)) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype", "what"),
+    [
+        (LlamaConfig(vocab_size=32_000, hidden_size=512, num_attention_heads=8), torch.bfloat16, None),
+        (LlamaConfig(vocab_size=50_257, hidden_size=512, num_attention_heads=8), torch.bfloat16, "vocabulary: 50,257"),
+        (LlamaConfig(vocab_size=32_000, hidden_size=2400, num_attention_heads=8), torch.bfloat16, "heads of 8, 16, ... 256"),
+        (LlamaConfig(vocab_size=32_000, hidden_size=512, num_attention_heads=8), torch.float32, "takes bfloat16"),
+    ],
+)  # fmt: skip
+def test_sizes_that_a_kernel_lacks_are_named(
+    monkeypatch: pytest.MonkeyPatch, config: LlamaConfig, dtype: torch.dtype, what: str | None
+) -> None:
+    with_capability(monkeypatch, 9, 0)
+    found = [str(limit) for limit in model_limits(GPU, config, dtype)]
+    assert found == [] if what is None else what in found[0] and len(found) == 1
+    assert list(model_limits(CPU, config, dtype)) == []
+
+
+def test_the_loss_on_a_gpu_is_made_by_the_plain_twin_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    asked: list[torch.Tensor] = []
+    monkeypatch.setattr(cross_entropy, "lack_of_triton", lambda: "no C compiler")
+    monkeypatch.setattr(cross_entropy, "slope_in_torch", lambda *tensors: asked.extend(tensors))
+    with FakeTensorMode():
+        logits = torch.empty(3, 7, device="cuda", dtype=torch.bfloat16)
+        cross_entropy._losses_and_slope(logits, torch.empty(3, device="cuda"), torch.empty(3, device="cuda"))
+    assert asked[0] is logits
