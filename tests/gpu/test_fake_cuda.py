@@ -1,12 +1,13 @@
 """A training step without a device, as far as that goes: shapes, dtypes and devices, and that nothing in it reads a number back.
 
 Forward passes run on fake CUDA tensors, through the very branches that a GPU takes: variable-length attention, the loader's
-batches copied over, the fused head's products. Autograd's engine wants a real device behind CUDA tensors, so the backward pass and
-the optimiser's update run on meta tensors instead, through the same attention. Tensors of both kinds hold no numbers: whatever
-would make the host wait for the device fails. Left out is the launch of Triton kernels, whose plain twins run here;
-tests/unit/kernels compiles them.
+batches copied over, the fused head's products. Autograd's engine wants a real device behind CUDA tensors, so backward passes and
+whole steps run on meta tensors instead, through the same attention. Tensors of both kinds hold no numbers: whatever would make
+the host wait for the device fails. Left out are the launches of Triton kernels, whose plain twins run here (for the optimiser
+torch's fused AdamW); tests/unit/kernels compiles them.
 """
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
+from mftcoder.config.schema import BackendConfig, TrainConfig
 from mftcoder.kernels import attention, cross_entropy
+from mftcoder.models.adapters import trainable_parameters
+from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective, token_coefficients
+from mftcoder.training.step import train_step
 from tests.gpu.small import WEIGHTS, language_model, samples, step_data
 
 MODES = [("full", None), ("lora", None), ("lora", "4bit")]
@@ -77,6 +82,8 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention believes in a GPU of compute capability 9.0; kernels in Triton are their plain twins."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(attention, "varlen_problem", lambda *_: None)
+    of_real_devices = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind != "meta" and of_real_devices(kind))
 
     def twin(logits: Tensor, targets: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         return cross_entropy.slope_in_torch(logits, targets, coefficients)
@@ -144,3 +151,20 @@ def test_a_backward_pass_gives_every_trained_weight_a_gradient_of_its_kind(
     for weight in trained:
         assert weight.grad is not None
         assert (weight.grad.shape, weight.grad.dtype, weight.grad.device.type) == (weight.shape, weight.dtype, "meta")
+
+
+@pytest.mark.parametrize(("adapter", "quantization"), MODES, ids=NAMES)
+def test_a_whole_step_over_micro_batches_fits_together(
+    small_llama: Path, adapter: str, quantization: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Updated by torch's fused AdamW, which knows no meta tensors by itself but whose kernel does."""
+    torch_optimizer = importlib.import_module("torch.optim.optimizer")
+    monkeypatch.setattr(torch_optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    model = moved_model(small_llama, adapter, quantization, lambda tensor: tensor.to("meta"))
+    backend = LocalBackend(BackendConfig(device="cpu"))
+    backend.device = torch.device("meta")
+    optimizer = backend.optimizer(trainable_parameters(model.module), TrainConfig())
+    for seed in range(2):
+        result = train_step(model, step_data(samples(seed), 2), WEIGHTS, Objective(), optimizer, 1e-3, backend)
+    with pytest.raises(TypeError, match="meta"):
+        _ = result.objective  # the steps have read no number: there is none

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mftcoder.config.schema import TrainConfig
 from mftcoder.errors import ConfigError
 from mftcoder.kernels.adamw import AdamWRule, AdamWTensors, adamw_in_torch
+from mftcoder.kernels.limits import lack_of_triton
 from mftcoder.training.shares import whole_tensor
 
 
@@ -243,7 +244,7 @@ class OnePass:
 
 def _kernel(tensors: Sequence[AdamWTensors], rule: AdamWRule) -> Callable[..., None]:
     """The one launch on a GPU, its plain twin elsewhere."""
-    if not tensors[0].weight.is_cuda:
+    if not tensors[0].weight.is_cuda or lack_of_triton():
         return partial(adamw_in_torch, tensors, rule=rule)
     from mftcoder.kernels.adamw_triton import OnePassAdamW
 

@@ -3,13 +3,16 @@
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig
 
 from mftcoder.kernels import cross_entropy
+from mftcoder.kernels.adamw import AdamWRule, AdamWTensors, adamw_in_torch
 from mftcoder.kernels.limits import compile_problem, device_limits, lack_of_triton, model_limits
+from mftcoder.training import optimizer
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -104,3 +107,13 @@ def test_the_loss_on_a_gpu_is_made_by_the_plain_twin_where_triton_is_missing(mon
         logits = torch.empty(3, 7, device="cuda", dtype=torch.bfloat16)
         cross_entropy._losses_and_slope(logits, torch.empty(3, device="cuda"), torch.empty(3, device="cuda"))
     assert asked[0] is logits
+
+
+def test_the_optimizer_on_a_gpu_runs_its_plain_twin_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(optimizer, "lack_of_triton", lambda: "no C compiler")
+    with FakeTensorMode():
+        weight = torch.empty(3, device="cuda")
+        update: Any = optimizer._kernel([AdamWTensors(weight, weight, weight, weight, 0.0)], AdamWRule(0.9, 0.99, 1e-8))
+    assert update.func is adamw_in_torch
