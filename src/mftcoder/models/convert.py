@@ -25,7 +25,17 @@ from mftcoder.data.tokenizer import FILES, load_tokenizer
 from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_json
 from mftcoder.models import hub
-from mftcoder.models.weights import COMPUTED, INDEX, WHOLE, StoredTensor, all_tensors, fit, meta_model, weight_files
+from mftcoder.models.weights import (
+    COMPUTED,
+    INDEX,
+    WHOLE,
+    StoredTensor,
+    all_tensors,
+    fit,
+    listed,
+    meta_model,
+    weight_files,
+)
 
 Config = Mapping[str, Any]
 Native = Callable[[str, Tensor], Mapping[str, Tensor]]
@@ -105,8 +115,11 @@ def check_conversion(tensors: Iterable[StoredTensor], recipe: Recipe, *, where: 
         raise ModelError(
             f"{where}: no model can be made of its config: {' '.join(str(error).split())[:200]}"
         ) from error
-    if problems := fit(meta_model(config, where=where), shapes, where=where).problems:
-        raise ModelError(*problems)
+    fitting = fit(meta_model(config, where=where), shapes, where=where)
+    if fitting.problems:
+        raise ModelError(*fitting.problems)
+    if fitting.unused:
+        raise ModelError(f"{where}: holds {listed(fitting.unused)}, which the model of its config has no place for")
 
 
 def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, Tensor]:

@@ -53,8 +53,8 @@ def convert_file(file: Path, out: Path) -> None:
 
 def _convert(file: Path, reader: Any, out: Path) -> None:
     tensors = {tensor.name: _stored(file, tensor) for tensor in reader.tensors}
-    values = {key: field.contents() for key, field in reader.fields.items() if key not in TABLES}
     try:
+        values = {key: field.contents() for key, field in reader.fields.items() if key not in TABLES}
         recipe = gguf_architectures.recipe(values, tensors)
     except (ValueError, KeyError) as error:
         reason = f"has no tensor {error}" if isinstance(error, KeyError) else error

@@ -21,8 +21,6 @@ from mftcoder.models.weights import StoredTensor, listed
 Tensors = Mapping[str, StoredTensor]
 HARMLESS = ("vocab_size", "rope.scaling.finetuned", "tensor_data_layout", "expert_gating_func")
 """Keys that change nothing here: the embedding has the vocabulary's size; softmax is checked where there are experts."""
-POSITIONS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-"""Tensors that scale rotary positions; they become part of the config."""
 
 
 class Metadata:
@@ -34,20 +32,24 @@ class Metadata:
         self._read: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of `<architecture>.<name>`; a list of equal values is that value."""
+        """The value of `<architecture>.<name>`; a list of equal values is that value. ValueError for nan, inf and less than 0."""
         self._read.add(name)
         value = self.values.get(f"{self.architecture}.{name}", default)
-        if not isinstance(value, list):
-            return value
-        if len(set(value)) != 1:
-            raise ValueError(f"its metadata gives each layer another {name}, which is not supported")
-        return value[0]
+        if isinstance(value, list):
+            if len(set(value)) != 1:
+                raise ValueError(f"its metadata gives each layer another {name}, which is not supported")
+            value = value[0]
+        if isinstance(value, (int, float)) and not 0 <= value < math.inf:
+            raise ValueError(f"its metadata gives {self.architecture}.{name} as {value}")
+        return value
 
-    def need(self, name: str) -> Any:
-        """The value, or ValueError."""
-        value = self.get(name)
+    def need(self, name: str, default: Any = None) -> Any:
+        """The value, a number above 0, or ValueError."""
+        value = self.get(name, default)
         if value is None:
             raise ValueError(f"its metadata has no {self.architecture}.{name}")
+        if not isinstance(value, (int, float)) or not value:
+            raise ValueError(f"its metadata gives {self.architecture}.{name} as {value!r}, not as a number above 0")
         return value
 
     def unread(self) -> list[str]:
@@ -65,6 +67,9 @@ class Architecture:
     inner: Mapping[str, str]  # blk.N.<key> -> <layers>.N.<value>; "{expert}" takes a stack apart
     outer: Mapping[str, str]
     layers: str = "model.layers"
+    positions: tuple[str, ...] = (
+        "rope_freqs.weight",
+    )  # tensors that scale rotary positions; they become part of the config
     change: Callable[[str, Tensor, Mapping[str, Any]], Tensor] = lambda key, tensor, config: tensor
 
 
@@ -93,10 +98,10 @@ _IN_BLOCK = re.compile(r"blk\.(\d+)\.(.+)\.(weight|bias)$")
 
 
 def _native(name: str, tensor: Tensor, *, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    if name in POSITIONS or name.endswith("attn_rot_embd.weight"):
+    if name in architecture.positions or name.endswith("attn_rot_embd.weight"):
         return {}
     layer = _IN_BLOCK.match(name)
-    key, kind = (layer[2], layer[3]) if layer else name.rsplit(".", 1)
+    key, kind = (layer[2], layer[3]) if layer else name.rpartition(".")[::2]
     place = f"{architecture.layers}.{layer[1]}.{architecture.inner[key]}" if layer else architecture.outer[key]
     tensor = architecture.change(key, tensor, config)
     if "{expert}" not in place:
@@ -112,7 +117,7 @@ def _token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
 def _decoder(metadata: Metadata, tensors: Tensors, *, eps: str = "layer_norm_rms_epsilon") -> dict[str, Any]:
     """What all decoders have. ValueError where keys and values of a head have other sizes, or only a part of it is rotated."""
     hidden, heads = metadata.need("embedding_length"), metadata.need("attention.head_count")
-    size = metadata.get("attention.key_length", hidden // heads)
+    size = metadata.need("attention.key_length", hidden // heads)
     if metadata.get("attention.value_length", size) != size:
         raise ValueError("its values have another head size than its keys, which is not supported")
     return {
@@ -121,7 +126,7 @@ def _decoder(metadata: Metadata, tensors: Tensors, *, eps: str = "layer_norm_rms
         "intermediate_size": metadata.need("feed_forward_length"),
         "num_hidden_layers": metadata.need("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.get("attention.head_count_kv", heads),
+        "num_key_value_heads": metadata.need("attention.head_count_kv", heads),
         "head_dim": size,
         "max_position_embeddings": metadata.need("context_length"),
         "rms_norm_eps": metadata.need(f"attention.{eps}"),
@@ -133,7 +138,7 @@ def _rotary(metadata: Metadata, tensors: Tensors, size: int) -> dict[str, Any]:
     """Base and scaling of rotary positions over whole heads of `size`."""
     if metadata.get("rope.dimension_count", size) != size:
         raise ValueError("only a part of each head is rotated, which is not supported for this architecture")
-    base = float(metadata.get("rope.freq_base", 10000.0))
+    base = float(metadata.need("rope.freq_base", 10000.0))
     scaling = _scaling(metadata, tensors, base, size)
     return {"rope_theta": base, **({"rope_scaling": scaling} if scaling else {})}
 
@@ -175,6 +180,8 @@ def _llama3(divisors: list[float], base: float, size: int, original: int) -> dic
     low, high = 1.0, 4.0
     waves = [2 * math.pi * base ** (2 * index / size) for index in range(size // 2)]
     smooth = [min(1.0, max(0.0, (original / wave - low) / (high - low))) for wave in waves]
+    if not all(value > 0 for value in divisors):
+        raise ValueError("its rope_freqs hold a value that is not above 0")
     if len(divisors) != len(waves):
         raise ValueError(f"its rope_freqs has {len(divisors)} values for {len(waves)} frequencies")
     if smooth[-1] == 1 or all(math.isclose(value, 1, rel_tol=1e-5) for value in divisors):
@@ -260,7 +267,7 @@ def _phi3(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
         **config,
         "model_type": "phi3",
         "architectures": ["Phi3ForCausalLM"],
-        "rope_theta": float(metadata.get("rope.freq_base", 10000.0)),
+        "rope_theta": float(metadata.need("rope.freq_base", 10000.0)),
         "rope_scaling": scaling if factors else None,
         "partial_rotary_factor": turned / size,
         "original_max_position_embeddings": original,
@@ -283,7 +290,7 @@ def _gemma(metadata: Metadata, tensors: Tensors, *, name: str) -> dict[str, Any]
     config |= {"query_pre_attn_scalar": scale, "sliding_window": metadata.need("attention.sliding_window")}
     final = metadata.get("final_logit_softcapping")
     if metadata.architecture == "gemma3":
-        local = float(metadata.get("rope.freq_base_swa", 10000.0))
+        local = float(metadata.need("rope.freq_base_swa", 10000.0))
         return {**config, "model_type": "gemma3_text", "rope_local_base_freq": local, "final_logit_softcapping": final}
     capped = {"attn_logit_softcapping": metadata.need("attn_logit_softcapping"), "final_logit_softcapping": final}
     return {**config, **capped, "model_type": "gemma2"}
@@ -369,9 +376,11 @@ ARCHITECTURES = {
         partial(_qwen_experts, model_type="qwen3_moe", name="Qwen3Moe", normalised=True), ATTENTION | QK_NORMS | EXPERTS, OUTER
     ),
     "starcoder2": Architecture(_starcoder2, ATTENTION | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}, OUTER),
-    "phi3": Architecture(_phi3, ATTENTION | PHI3, OUTER),
+    "phi3": Architecture(
+        _phi3, ATTENTION | PHI3, OUTER, positions=("rope_factors_long.weight", "rope_factors_short.weight")
+    ),
     "gemma": Architecture(partial(_gemma, name="Gemma"), ATTENTION | MLP, OUTER, change=_norms_around_one),
     "gemma2": Architecture(partial(_gemma, name="Gemma2"), GEMMA2, OUTER, change=_norms_around_one),
     "gemma3": Architecture(partial(_gemma, name="Gemma3"), GEMMA2 | QK_NORMS, OUTER, change=_norms_around_one),
-    "gpt2": Architecture(_gpt2, GPT2, GPT2_OUTER, "transformer.h", _transposed),
+    "gpt2": Architecture(_gpt2, GPT2, GPT2_OUTER, "transformer.h", (), _transposed),
 }  # fmt: skip

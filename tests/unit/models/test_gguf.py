@@ -137,6 +137,14 @@ def test_another_tokenizer_may_be_named_where_the_files_own_is_not_known(
         resolve_model(named)
 
 
+def test_a_text_that_is_none_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, quantised=False)
+    path.write_bytes(path.read_bytes().replace(b"smollm", b"smol\xff\xff"))
+    with pytest.raises(ModelError, match=r"tiny.gguf: 'utf-8' codec can't decode byte 0xff"):
+        resolve_model(ModelConfig(model_name_or_path=str(path)))
+
+
 def test_a_file_cut_short_is_named_and_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path, quantised=False)
