@@ -30,7 +30,7 @@ SHAPES = {
 VOCABULARY = {"large": 151_936, "tiny": 512}
 ROWS, LENGTH, MEDIAN = 8, 4096, 350
 TINY_ROWS, TINY_LENGTH, TINY_MEDIAN = 2, 128, 24
-FULL_NEEDS_GIB = 100  # for 8 x 4,096 positions of full fine-tuning at once, without recomputing
+ALL_ROWS_NEED_GIB = 100  # of activations, masters and moments where nothing is recomputed; else two micro-batches
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "torchao", "liger-kernel", "flash-attn", "trl", "unsloth")
 
 
@@ -62,9 +62,8 @@ class Spec:
 
     @property
     def micro_batches(self) -> int:
-        """Two for full fine-tuning on a card that cannot hold the activations of all rows."""
-        is_full = self.row["config"]["adapter"]["type"] == "full"
-        return int(self.machine["micro_batches"]) if is_full else 1
+        """The same for all rows of a table."""
+        return int(self.machine["micro_batches"])
 
     @property
     def model(self) -> Path:
@@ -90,7 +89,7 @@ def prepare(spec: Spec) -> dict[str, Any]:
     memory = facts.total_memory / 2**30 if facts else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     write_tokenizer(spec)
     weights = write_model(spec, device)
-    micro_batches = 2 if device.type == "cuda" and memory < FULL_NEEDS_GIB else 1
+    micro_batches = 2 if device.type == "cuda" and memory < ALL_ROWS_NEED_GIB else 1
     return {
         "status": "ok",
         "device": facts.name if facts else "CPU",

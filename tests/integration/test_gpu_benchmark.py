@@ -82,8 +82,15 @@ def test_going_on_measures_what_had_no_time_and_keeps_the_rest(gpu: ModuleType, 
     assert [row["row"] for row in benchmark.report["rows"]] == [first]
 
 
-def test_failed_tests_are_named_also_when_the_rest_had_no_time(gpu: ModuleType) -> None:
-    output = "tests/gpu/a.py::one PASSED [ 1%]\ntests/gpu/a.py::two[cuda-0] FAILED [ 2%]\ntests/gpu/a.py::three "
+@pytest.mark.parametrize(
+    "output",
+    [
+        "tests/gpu/a.py::one PASSED [ 1%]\ntests/gpu/a.py::two[cuda-0] FAILED [ 2%]\ntests/gpu/a.py::three ",
+        "[gw0] [  1%] PASSED tests/gpu/a.py::one \n[gw3] [ 2%] FAILED tests/gpu/a.py::two[cuda-0] \ntests/gpu/a.py::three \n",
+    ],
+    ids=["one process", "workers"],
+)
+def test_failed_tests_are_named_also_when_the_rest_had_no_time(gpu: ModuleType, output: str) -> None:
     report = gpu.test_report(gpu.Ended(None, output, 3.0), 3.0)
     assert report["status"] == "no time" and report["failed"] == ["tests/gpu/a.py::two[cuda-0]"]
     assert "1 passed, 1 failed; killed after 3 s" in report["reason"]
