@@ -24,7 +24,9 @@ _FLAGS = ("--edition", "2021", "--cap-lints", "allow", "-C", "debuginfo=0", "-C"
 _REGISTRY = "/usr/share/cargo/registry"  # where Debian's librust-*-dev packages put their sources
 _BRIDGE = Path(str(files("mftcoder.execution"))) / "bridge" / "bridge.rs"
 _TEST = re.compile(r"#\[test\](?:\s|//[^\n]*\n)*(?:pub\s+)?fn\s+(\w+)")
-_INNER = re.compile(r"^[ \t]*(?:#!\[[^\n]*\]|//![^\n]*)[ \t]*$", re.MULTILINE)
+_INNER = re.compile(  # attributes and comments of the whole crate
+    r"^[ \t]*(?:#!\[[^\]]*\]|//![^\n]*|/\*!.*?\*/)", re.MULTILINE | re.DOTALL
+)
 
 # The tests of the data call rand as it was at 0.4: gen_range(low, high). Its numbers are the same in every run, so that a verdict
 # can be repeated: the reference of Rust/32, Newton's method, does not converge for about half of all seeds, and does for this one.
