@@ -14,14 +14,16 @@ import argparse
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.benchmarks.problem import Benchmark, Problem
+from mftcoder.execution import python_run
 from mftcoder.execution.claims_python import count_claims
+from mftcoder.execution.judge import Judge
 from mftcoder.execution.judging import NO_CHANGE, Sides, control, run_once
 from mftcoder.execution.languages import prepare
 from mftcoder.execution.reach import readable_paths
@@ -78,25 +80,33 @@ def of_two_processes(slot: Slot, program: Program, limits: Limits, most: int) ->
 
 
 def of_python(slot: Slot, program: Program, limits: Limits, most: int) -> Outcomes:
-    """Python, whose tests run again within one run: the control's time is the difference to a run without one."""
+    """Python, whose tests run again within one run."""
     found = Outcomes()
     claims = count_claims(program.files["tests"])
     slot.run(program, limits)  # a second run asks all its questions at once
-    with found.timed("answer"), mock.patch("mftcoder.execution.python_run.count_claims", return_value=0):
+    with found.timed("answer"), mock.patch.object(python_run, "count_claims", return_value=0):
         status = slot.run(program, limits).status
     if status != "passed":
         found.counts["unsolved"] = 1
         return found
     found.counts += Counter(without=int(claims == 0), claims=claims)
-    for claim in some_of(claims, most):
-        with (
-            found.timed("controls"),
-            mock.patch("mftcoder.execution.python_run.secrets.randbelow", return_value=claim),
-        ):
-            status = slot.run(program, limits).status
-        found.seconds["controls"] -= found.seconds["answer"]
-        found.add(claim, "passed" if status == "cheated" else "failed")
+    with mock.patch.object(python_run, "_passes_a_wrong_test", timed_control(found)):
+        for claim in some_of(claims, most):
+            with mock.patch.object(python_run.secrets, "randbelow", return_value=claim):
+                status = slot.run(program, limits).status
+            found.add(claim, "passed" if status == "cheated" else "failed")
     return found
+
+
+def timed_control(found: Outcomes) -> Callable[[Judge, str, str], bool]:
+    """Python's control, its time added to the others."""
+    control_of_python = python_run._passes_a_wrong_test
+
+    def control_once(judge: Judge, tests: str, entry_point: str) -> bool:
+        with found.timed("controls"):
+            return control_of_python(judge, tests, entry_point)
+
+    return control_once
 
 
 @contextmanager

@@ -195,6 +195,16 @@ def test_without_a_verdict_on_every_answer_there_is_no_score_and_exit_code_1(tmp
     assert "pass@1" not in done.stdout
 
 
+def test_an_answer_that_passes_wrong_tests_too_counts_as_cheated_and_not_as_passed(tmp_path):
+    holds_for_no_number = "def check(f):\n    assert not abs(f(float('nan')) - 1) > 1e-6\n"
+    path = write_problems(tmp_path, [SOUND, holds_for_no_number])
+    done = mft("evaluate", path, "--data-dir", tmp_path / "data", cwd=tmp_path)
+    result = metrics(tmp_path, "humaneval_m")
+    assert result["scores"]["pass@1"]["value"] == 0.5
+    assert result["programs"]["passed"] == 1 and result["programs"]["cheated"] == 1
+    assert "1 answers pass wrong tests too (cheated), and count as not passed." in " ".join(done.stderr.split())
+
+
 def test_an_edited_journal_scores_nothing(tmp_path):
     problems = rows(MINI)
     path = write_answers(tmp_path, "mini_wrong", ["" for _ in problems])

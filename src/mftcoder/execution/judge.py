@@ -112,7 +112,8 @@ class Judge:
         self.asked.append(question)
         if number >= len(self.script):
             return None
-        if self.script[number] != question:
+        known = self.script[number]
+        if known != question and repr(known) != repr(question):  # a nan does not equal itself
             self.lost = OtherQuestionsError()
             raise self.lost
         return self.ahead.popleft()
