@@ -5,13 +5,18 @@ BIN := $(VENV)/bin
 
 LOWEST ?= .venv-lowest
 
-.PHONY: demo test test-lowest gpu check fix docs clean
+.PHONY: demo test test-all test-lowest gpu check fix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mft demo --out demo
 
+# What a change needs before it is sent: every kind of test once, in minutes.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+
+# All tests, those marked slow too: more ranks, backends, languages and attacks. What CI runs.
+test-all: $(VENV)/.installed
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 # The oldest versions that pyproject.toml allows: all unit tests and one run from data to scores. Old libraries warn more.
 test-lowest: $(LOWEST)/.installed

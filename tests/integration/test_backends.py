@@ -1,15 +1,12 @@
 """Backends for many devices, with real processes: the same ten steps as on one, checkpoints that go on anywhere, one voice."""
 
 import importlib.util
+import itertools
 import json
-import multiprocessing
 import os
-import random
 import shutil
-import socket
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from mftcoder.cli import main
+from tests.forked import PATIENCE, context, finish
 from tests.integration.test_train_cli import TASKS, metrics, same_bits, weights, write_config, write_tasks
+from tests.ranks import free_port
 
 HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
@@ -32,14 +31,6 @@ Ranks = Callable[..., list[int]]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tasks(tmp_path_factory.mktemp("sharded"), rows=40)
-
-
-def free_port() -> int:
-    """Below the ports that the system hands out by itself, so that nobody takes it between here and its use."""
-    while True:
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", random.SystemRandom().randrange(15000, 30000)))
-            return int(probe.getsockname()[1])
 
 
 def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str) -> None:
@@ -56,19 +47,16 @@ def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str)
 @pytest.fixture(scope="module")
 def ranks() -> Ranks:
     """`ranks(2, folder, "train", config, ...)`: the command on so many processes; their exit codes. Output in folder/output.<rank>."""
-    context = multiprocessing.get_context("forkserver")
-    preloaded = ["mftcoder.app.train", "mftcoder.cli", "peft", "mftcoder.training.ddp_backend"]
-    context.set_forkserver_preload(preloaded + (["deepspeed"] if HAS_DEEPSPEED else []))
 
     def run(world: int, folder: Path, *arguments: object) -> list[int]:
         folder.mkdir(parents=True, exist_ok=True)
         common = (world, free_port(), [str(argument) for argument in arguments], str(folder / "output"))
-        processes = [context.Process(target=be_rank, args=(rank, *common)) for rank in range(world)]
+        processes = [context().Process(target=be_rank, args=(rank, *common)) for rank in range(world)]
         for process in processes:
             process.start()
         for process in processes:
-            process.join(180)
-        return [process.exitcode if process.exitcode is not None else -1 for process in processes]
+            process.join(PATIENCE)
+        return [finish(process, 0) for process in processes]
 
     return run
 
@@ -158,8 +146,21 @@ def local_runs(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, d
     return run
 
 
-ZERO = tuple(pytest.param(name, marks=needs_deepspeed) for name in ("deepspeed_zero2", "deepspeed_zero3"))
-BACKENDS = ("ddp", "fsdp2", *ZERO)
+NAMES = ("ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3")
+
+
+def cases(*all_of_them: tuple[Any, ...], fast: Collection[tuple[Any, ...]]) -> list[Any]:
+    """These parameters of a test, backend first; all but the fast ones are marked slow."""
+    slow = pytest.mark.slow(reason="the same on more ranks, backends or layouts; two to four processes each")
+    for case in fast:
+        assert case in all_of_them
+    return [
+        pytest.param(
+            *case,
+            marks=([] if case in fast else [slow]) + ([needs_deepspeed] if case[0].startswith("deepspeed") else []),
+        )
+        for case in all_of_them
+    ]
 
 
 @pytest.fixture
@@ -175,15 +176,26 @@ def takes_local_steps(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: R
     return check
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "variant", "world"),
+    cases(
+        *itertools.product(NAMES, VARIANTS, (2, 4)),
+        fast=[
+            ("ddp", "lora packed uniform", 2),
+            ("ddp", "full padded coba", 2),
+            ("fsdp2", "full padded coba", 4),
+            ("fsdp2", "lora packed uniform", 2),
+            ("deepspeed_zero2", "lora padded coba", 2),
+            ("deepspeed_zero3", "full packed uniform", 2),
+        ],
+    ),
+)
 def test_ten_steps_are_those_of_one_device(backend: str, variant: str, world: int, takes_local_steps: Any) -> None:
     """A step has one row of one or two tasks a rank, so that tasks are missing on ranks all the time."""
     takes_local_steps(world, variant, f"backend.name={backend}")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", cases(*zip(NAMES), fast=[("fsdp2",)]))
 def test_a_run_goes_on_with_another_number_of_ranks(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, local_runs: Any, backend: str
 ) -> None:
@@ -202,18 +214,19 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     assert_same_run(tmp_path / "run", whole / "run")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", cases(*zip(VARIANTS), fast=[("full padded coba",)]))
 def test_copies_of_the_model_in_groups_of_ranks_change_nothing(variant: str, takes_local_steps: Any) -> None:
     takes_local_steps(4, variant, "backend.name=fsdp2", "backend.shard_group_size=2")
 
 
 @pytest.mark.parametrize(
     ("backend", "offload"),
-    [
+    cases(
         ("fsdp2", "all"),
-        pytest.param("deepspeed_zero2", "optimizer", marks=needs_deepspeed),
-        pytest.param("deepspeed_zero3", "all", marks=needs_deepspeed),
-    ],
+        ("deepspeed_zero2", "optimizer"),
+        ("deepspeed_zero3", "all"),
+        fast=[("deepspeed_zero3", "all")],
+    ),
 )
 def test_what_is_moved_to_the_hosts_memory_changes_nothing(backend: str, offload: str, takes_local_steps: Any) -> None:
     moved = (f"backend.name={backend}", f"backend.offload={offload}", "train.gradient_checkpointing=true")
@@ -221,7 +234,7 @@ def test_what_is_moved_to_the_hosts_memory_changes_nothing(backend: str, offload
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("backend", ["fsdp2", *ZERO])
+@pytest.mark.parametrize("backend", cases(*zip(NAMES[1:]), fast=[("fsdp2",)]))
 def test_a_base_in_4_bits_trains_as_on_one_device(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str
 ) -> None:
@@ -244,9 +257,13 @@ def test_a_base_in_8_bits_is_not_cut(tmp_path: Path, tiny_llama_dir: Path, data:
 
 @pytest.mark.parametrize(
     ("backend", "world", "to_a_row", "variant"),
-    [("ddp", 2, 2, variant) for variant in VARIANTS]
-    + [("fsdp2", 4, 2, variant) for variant in VARIANTS]
-    + [("ddp", 4, 2, "lora padded coba"), ("ddp", 4, 4, "full packed uniform")],
+    cases(
+        *(("ddp", 2, 2, variant) for variant in VARIANTS),
+        *(("fsdp2", 4, 2, variant) for variant in VARIANTS),
+        ("ddp", 4, 2, "lora padded coba"),
+        ("ddp", 4, 4, "full packed uniform"),
+        fast=[("ddp", 2, 2, "lora packed uniform"), ("fsdp2", 4, 2, "full padded coba")],
+    ),
 )
 def test_ranks_that_share_rows_take_the_steps_of_one_device(
     backend: str, world: int, to_a_row: int, variant: str, takes_local_steps: Any
@@ -291,7 +308,13 @@ def test_a_run_whose_ranks_share_rows_goes_on_anywhere(
 
 @pytest.mark.parametrize(
     ("backend", "adapter"),
-    [("fsdp2", "lora"), ("fsdp2", "full"), *(pytest.param(*zero.values, "full", marks=zero.marks) for zero in ZERO)],
+    cases(
+        ("fsdp2", "lora"),
+        ("fsdp2", "full"),
+        ("deepspeed_zero2", "full"),
+        ("deepspeed_zero3", "full"),
+        fast=[("fsdp2", "full")],
+    ),
 )
 def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str, adapter: str
@@ -315,7 +338,7 @@ def test_bfloat16_shares_have_float32_masters_that_one_device_goes_on_with(
     np.testing.assert_allclose(*losses, rtol=5e-3)
 
 
-@pytest.mark.parametrize("backend", ZERO)
+@pytest.mark.parametrize("backend", cases(*zip(NAMES[2:]), fast=[("deepspeed_zero2",)]))
 def test_zero_goes_on_from_one_device_and_repeats_itself_to_the_last_bit(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str
 ) -> None:
@@ -341,7 +364,7 @@ def test_a_step_of_zero_that_is_not_finite_changes_nothing(
 ) -> None:
     """A learning rate that breaks the model in its first step; the next ones are counted and left out, on all ranks alike."""
     config = config_for(tmp_path, tiny_llama_dir, data, 2, train__max_steps=4, train__eval_strategy="no")
-    arguments = ("train.learning_rate=1e30", "train.on_nonfinite=skip", "train.warmup_steps=0")
+    arguments = ("train.learning_rate=1e9", "train.on_nonfinite=skip", "train.warmup_steps=0")
     assert ranks(2, tmp_path, "train", config, *arguments, "backend.name=deepspeed_zero3") == [0, 0], output(tmp_path)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["dropped_steps"] == 3
     assert all(np.isfinite(weight).all() for weight in weights(tmp_path / "run").values())

@@ -1,23 +1,23 @@
 """Balancers in real runs: every method resumes after kill -9, the split of a step does not matter, misfits are one line."""
 
 import json
-import multiprocessing
-import shutil
-import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from mftcoder.cli import main
+from mftcoder.app import train as app
 from mftcoder.config.load import load_config
 from mftcoder.data.loader import TrainLoader
 from mftcoder.data.store import prepare
-from tests.integration.test_train_cli import TASKS, metrics, mft, same_bits, weights, write_config, write_tasks
+from mftcoder.training import loop
+from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.metrics import MetricsLog
+from tests.forked import finish, start
+from tests.forked import run as mft
+from tests.integration.test_train_cli import TASKS, metrics, same_bits, weights, write_config, write_tasks
 
 METHODS = {
     "coba": ["balancer={name: coba, warmup_steps: 4, window: 8}"],
@@ -39,6 +39,7 @@ METHODS = {
     "pace": ["balancer={name: pace, warmup_steps: 3, val_share: 0.3, gain: 1}"],
 }
 FEW = ("coba", "famo", "gradnorm", "pace")
+slow = pytest.mark.slow  # three runs for each method; the few are one of each kind
 STEPS = 12
 
 
@@ -52,23 +53,9 @@ def applied(run: Path) -> list[dict[str, float]]:
     return [record["weights"] for record in metrics(run) if record["kind"] == "train"]
 
 
-@pytest.fixture(scope="module")
-def start() -> Callable[..., BaseProcess]:
-    """`start("train", config, ...)`: the command in a process of its own, forked from a server that has imported torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mftcoder.app.train", "mftcoder.cli", "peft"])
-
-    def start(*arguments: object) -> BaseProcess:
-        process = context.Process(target=main, args=([str(argument) for argument in arguments],))
-        process.start()
-        return process
-
-    return start
-
-
-def finish(process: BaseProcess) -> None:
-    process.join(120)
-    assert process.exitcode == 0
+def train(config: Path, *arguments: str) -> None:
+    done = mft("train", config, *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 def write(folder: Path, model: Path, data: Path, **fields: Any) -> Path:
@@ -76,29 +63,28 @@ def write(folder: Path, model: Path, data: Path, **fields: Any) -> Path:
     return write_config(folder, model, data, **{"train__max_steps": STEPS, "train__eval_strategy": "no", **fields})
 
 
-def kill_past_step_5(process: BaseProcess, run: Path) -> None:
-    """kill -9 as soon as step 5 is in the metrics."""
-    deadline = time.monotonic() + 120
-    while process.is_alive() and time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists() and '"step": 5' in (run / "metrics.jsonl").read_text():
-            break
-        time.sleep(0.002)
-    process.kill()
-    process.join()
-    assert process.exitcode == -9
-    assert 5 <= len(applied(run)) < STEPS
+def be_killed_after_step_5() -> None:
+    """Let this process end by kill -9 as soon as step 5 is in the metrics."""
+    log = MetricsLog.log
+
+    def log_and_die(metrics: MetricsLog, record: dict[str, Any]) -> None:
+        log(metrics, record)
+        if (record["kind"], record["step"]) == ("train", 5):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    MetricsLog.log = log_and_die  # type: ignore[method-assign]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=() if name in FEW else slow) for name in METHODS])
 def test_a_kill_resumes_to_the_same_weights_and_parameters(
-    method: str, tmp_path: Path, tiny_llama_dir: Path, data: Path, start: Callable[..., BaseProcess]
+    method: str, tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:
     whole, killed = tmp_path / "whole" / "run", tmp_path / "killed" / "run"
-    finish(start("train", write(tmp_path / "whole", tiny_llama_dir, data), *METHODS[method]))
+    train(write(tmp_path / "whole", tiny_llama_dir, data), *METHODS[method])
     config = write(tmp_path / "killed", tiny_llama_dir, data)
-    kill_past_step_5(start("train", config, *METHODS[method]), killed)
-    finish(start("train", config, *METHODS[method]))
+    process = start(("train", config, *METHODS[method]), tmp_path / "killed" / "output", first=be_killed_after_step_5)
+    assert finish(process) == -signal.SIGKILL and len(applied(killed)) == 5
+    train(config, *METHODS[method])
     assert applied(whole) == applied(killed)
     assert len({tuple(step.values()) for step in applied(whole)}) > 1, "the method never moved the weights"
     assert same_bits(weights(whole), weights(killed))
@@ -106,7 +92,7 @@ def test_a_kill_resumes_to_the_same_weights_and_parameters(
 
 @pytest.mark.parametrize("method", FEW)
 def test_weights_do_not_depend_on_the_micro_batches(
-    method: str, tmp_path: Path, tiny_llama_dir: Path, data: Path, start: Callable[..., BaseProcess]
+    method: str, tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:
     trajectories = []
     for rows, accumulation in ((4, 1), (1, 4)):
@@ -114,7 +100,7 @@ def test_weights_do_not_depend_on_the_micro_batches(
             tmp_path / str(rows), tiny_llama_dir, data,
             train__per_device_train_batch_size=rows, train__gradient_accumulation_steps=accumulation,
         )  # fmt: skip
-        finish(start("train", config, *METHODS[method], "adapter.lora_dropout=0"))
+        train(config, *METHODS[method], "adapter.lora_dropout=0")
         trajectories.append([list(step.values()) for step in applied(config.parent / "run")])
     assert trajectories[0] == [pytest.approx(step, abs=1e-6) for step in trajectories[1]]
 
@@ -130,9 +116,7 @@ def rows_of(config_path: Path) -> int:
 
 
 @pytest.mark.parametrize("method", ["coba", "famo"])
-def test_weights_do_not_depend_on_packing(
-    method: str, tmp_path: Path, tiny_llama_dir: Path, start: Callable[..., BaseProcess]
-) -> None:
+def test_weights_do_not_depend_on_packing(method: str, tmp_path: Path, tiny_llama_dir: Path) -> None:
     """Each step is the whole data set, and coba measures the whole validation set, so all layouts see the same samples."""
     small = write_tasks(tmp_path / "small", rows=12)
     everything = METHODS[method] + (LONG_WARMUP if method == "coba" else [])
@@ -143,7 +127,7 @@ def test_weights_do_not_depend_on_packing(
             train__gradient_accumulation_steps=1, train__max_steps=13,
         )  # fmt: skip
         whole = f"train.gradient_accumulation_steps={rows_of(config)}"
-        finish(start("train", config, *everything, whole, "adapter.lora_dropout=0"))
+        train(config, *everything, whole, "adapter.lora_dropout=0")
         trajectories.append([list(step.values()) for step in applied(config.parent / "run")])
     assert len(trajectories[0]) == 13 and trajectories[0][-1] != trajectories[0][0]
     # CoBa's weights come from slopes: small differences of losses, which float32 rounds to some 1e-7 of their size.
@@ -152,13 +136,11 @@ def test_weights_do_not_depend_on_packing(
         assert other == [pytest.approx(step, abs=tolerance) for step in trajectories[0]]
 
 
-def test_weights_and_slopes_are_in_metrics_and_tensorboard(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, start: Callable[..., BaseProcess]
-) -> None:
+def test_weights_and_slopes_are_in_metrics_and_tensorboard(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = write(tmp_path / "seen", tiny_llama_dir, data)
-    finish(start("train", config, *METHODS["coba"], "train.report_to=tensorboard"))
+    train(config, *METHODS["coba"], "train.report_to=tensorboard")
     run = config.parent / "run"
     balance = [record for record in metrics(run) if record["kind"] == "balance"]
     assert [record["step"] for record in balance] == list(range(1, STEPS + 1))
@@ -191,28 +173,48 @@ def test_weights_and_slopes_are_in_metrics_and_tensorboard(
 def test_misfits_are_said_before_any_model_is_loaded(
     overrides: list[str], line: str, tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:
-    folder = tmp_path / "model-without-weights"
-    shutil.copytree(tiny_llama_dir, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    save_file({"unknown": np.zeros(1, np.float32)}, folder / "model.safetensors")  # loading it would be an error
-    done = mft("train", write_config(tmp_path, folder, data), *overrides)
-    assert done.returncode == 2
-    assert line in done.stderr and "Traceback" not in done.stderr and "safetensors" not in done.stderr
-    assert line in mft("validate", tmp_path / "config.json", *overrides).stderr
+    config = write_config(tmp_path, tiny_llama_dir, data)
+    for command in ("train", "validate"):
+        process = start((command, config, *overrides), tmp_path / command, first=load_no_model)
+        assert finish(process) == 2
+        errors = (tmp_path / f"{command}.err").read_text()
+        assert line in errors and "Traceback" not in errors
+
+
+def load_no_model() -> None:
+    """Let loading a model be a bug of ours in this process."""
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    app.load_model = load  # type: ignore[assignment]
+
+
+def break_the_model_in_the_third_step() -> None:
+    """Let this process's model have a weight that is no number, from its third step on."""
+    step, begun = loop.train_step, 0
+
+    def broken(model: LanguageModel, *rest: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 3:
+            model.causal_lm.get_input_embeddings().weight.data.fill_(float("nan"))
+        return step(model, *rest)
+
+    loop.train_step = broken  # type: ignore[assignment]
 
 
 def test_a_loss_that_is_not_finite_names_task_step_and_sample_or_is_counted(
     tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:
-    wild = {"train__learning_rate": 1e30, "train__max_steps": 8, "train__eval_strategy": "no", "train__save_steps": 1}
-    config = write_config(tmp_path, tiny_llama_dir, data, **wild)
-    stopped = mft("train", config, "train.max_grad_norm=null")
-    assert stopped.returncode == 2
-    (error,) = [line for line in stopped.stderr.splitlines() if line.startswith("error:")]
-    step = int(error.split("step ")[1].split(":")[0])
-    latest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
-    assert latest == f"step-{step - 1:08d}"
-    assert "the loss of task '" in error and ".jsonl:" in error
-    went_on = mft("train", config, "train.max_grad_norm=null", "train.on_nonfinite=skip", "--allow-changes")
-    assert went_on.returncode == 0, went_on.stderr
+    fields = {"train__max_steps": 8, "train__eval_strategy": "no", "train__save_steps": 1}
+    config = write_config(tmp_path, tiny_llama_dir, data, **fields)
+    stopped = start(("train", config), tmp_path / "stopped", first=break_the_model_in_the_third_step)
+    assert finish(stopped) == 2
+    assert (tmp_path / "run" / "checkpoints" / "latest").read_text() == "step-00000002\n"
+    (error,) = (tmp_path / "stopped.err").read_text().splitlines()
+    assert error.startswith("error: step 3: the loss of task '") and ".jsonl:" in error
+    skipping = ("train", config, "train.on_nonfinite=skip", "--allow-changes")
+    assert finish(start(skipping, tmp_path / "went-on", first=break_the_model_in_the_third_step)) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["dropped_steps"] == 8 - step + 1
+    assert (summary["steps"], summary["dropped_steps"]) == (8, 4)  # it went on with step 3, and 5 to 8 were broken

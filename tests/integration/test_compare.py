@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from tests.integration.test_train_cli import TASKS, mft, write_config, write_tasks
+from tests.forked import run as mft
+from tests.integration.test_train_cli import TASKS, write_config, write_tasks
 
 
 def test_a_comparison_runs_everything_once_and_writes_its_table(tmp_path: Path, tiny_llama_dir: Path) -> None:

@@ -1,6 +1,5 @@
 """Every family of the table whose rows can be shared: two real ranks with a slice of the rows each make the whole rows' gradients."""
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +21,10 @@ from mftcoder.training.focal import SampleFocus
 from mftcoder.training.isolation import verify_isolation
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.process_group import ProcessGroup
-from tests.integration.test_backends import free_port
+from tests.forked import PATIENCE, context, finish
 from tests.integration.test_families import TINY, tiny_folder
 from tests.integration.test_train_cli import write_config, write_tasks
+from tests.ranks import free_port
 
 SHARED = sorted(TINY.keys() - {"gemma2"})  # its scores are capped, which needs attention over whole rows
 LENGTHS = (
@@ -81,15 +81,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
     folder = tmp_path_factory.mktemp("families")
     for architecture in SHARED:
         tiny_folder(folder / architecture, architecture, tiny_tokenizer_dir)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mftcoder.app.train", "mftcoder.cli", "peft", "mftcoder.training.ddp_backend"])
     port = free_port()
-    processes = [context.Process(target=be_one_of_two, args=(rank, port, folder)) for rank in range(2)]
+    processes = [context().Process(target=be_one_of_two, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0]
+        process.join(PATIENCE)
+    assert [finish(process, 0) for process in processes] == [0, 0]
     yield folder
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_backends import free_port
 from tests.integration.test_launch import ENVIRONMENT, config_in, wait_for_step, worker
 from tests.integration.test_train_cli import metrics, write_tasks
+from tests.ranks import free_port
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("dlrover") is None, reason="no dlrover")
 

@@ -29,9 +29,11 @@ def rows(path):
         return [json.loads(line) for line in file]
 
 
-def mft(*arguments, cwd, check=True):
+def mft(*arguments, cwd, check=True, **environment):
     command = [sys.executable, "-m", "mftcoder", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
+    )
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -132,9 +134,17 @@ def test_equal_answers_to_a_problem_run_once(tmp_path):
     assert len(set(problem["statuses"])) == 1  # else 1 in 8 million
 
 
+@pytest.fixture
+def open_folder():
+    """A folder for temporary files that nobody else uses and programs of another user can reach, unlike pytest's."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="temporary-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["namespaces", "process"])
-def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_left(tmp_path, level):
+def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_left(tmp_path, open_folder, level):
     if level == "namespaces" and not namespaces_are_there():
         pytest.skip("no namespaces on this machine")
     attacks = [path.read_text() for path in sorted(ATTACKS.glob("*.py")) if not path.stem.startswith("honest")]
@@ -142,13 +152,12 @@ def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_l
     path = tmp_path / "attacks.jsonl"
     completions = [attack.replace("twice", row["entry_point"]) for attack in attacks]
     path.write_text("".join(json.dumps({"task_id": row["task_id"], "completion": text}) + "\n" for text in completions))
-    before = set(Path("/tmp").iterdir())
     arguments = ("--task", "mini", "--limit", "1", "--timeout", "1", "--memory-mb", "512", "--sandbox", level)
-    done = mft("evaluate", path, *arguments, cwd=tmp_path)
+    done = mft("evaluate", path, *arguments, cwd=tmp_path, TMPDIR=str(open_folder))
     [problem] = metrics(tmp_path, "mini_attacks")["problems"]
     assert len(problem["statuses"]) == len(attacks) > 20
     assert not {"passed", "sandbox_error"} & set(problem["statuses"]), done.stderr
-    assert not [path for path in set(Path("/tmp").iterdir()) - before if path.name.startswith("mft-")]
+    assert not list(open_folder.iterdir())
     assert not [process for process in psutil.process_iter() if str(tmp_path) in " ".join(command_of(process))]
 
 

@@ -12,16 +12,17 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.test_backends import free_port, needs_deepspeed
+from tests.forked import run as mft
+from tests.integration.test_backends import needs_deepspeed
 from tests.integration.test_train_cli import (
     metrics,
     metrics_if_whole,
-    mft,
     same_bits,
     weights,
     write_config,
     write_tasks,
 )
+from tests.ranks import free_port
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]

@@ -1,12 +1,12 @@
 """The published example configuration trains as it is: `mft train config.json`, with a small local model in its place."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.forked import run as mft
 
 EXAMPLE = {
     "load_raw_dataset": True,
@@ -62,9 +62,7 @@ def train(folder: Path, model: Path, **changes: object) -> subprocess.CompletedP
     for name, path in (("DATA", folder), ("OUT", folder / "run"), ("MODEL", model)):
         text = text.replace(name, str(path))
     (folder / "config.json").write_text(text)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "mftcoder", "train", str(folder / "config.json")]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return mft("train", folder / "config.json")
 
 
 @pytest.fixture

@@ -2,25 +2,18 @@
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from tests.forked import run as mft
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 
 QUESTIONS = {"squares": "What is {} squared?", "next": "What follows {}?"}
-
-
-def mft(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mftcoder", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "250"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
 
 
 def write_config(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
+from tests.forked import run as mft
 from tests.integration import test_backends
 from tests.integration.test_backends import Ranks, assert_same_run, config_for, output
 from tests.integration.test_launch import start, worker
-from tests.integration.test_train_cli import metrics, mft
+from tests.integration.test_train_cli import metrics
 
 data, ranks = test_backends.data, test_backends.ranks
 SHARDED = ("train.save_format=sharded", "train.async_save=true")

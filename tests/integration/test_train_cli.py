@@ -4,14 +4,15 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.numpy import load_file
+
+from tests.forked import finish, start
+from tests.forked import run as mft
 
 TASKS = {"squares": "What is {n} squared?", "next": "Which number follows {n}?"}
 
@@ -46,12 +47,6 @@ def write_config(folder: Path, model: Path, data: Path, **overrides: Any) -> Pat
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     return path
-
-
-def mft(*arguments: object, **extra: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mftcoder", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **extra)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -119,25 +114,22 @@ def test_layouts_of_the_same_step_have_the_same_loss(tmp_path: Path, tiny_llama_
 
 def run_with_kills(config: Path, run: Path, kills: list[float], *overrides: str) -> None:
     """Start the run, kill -9 it after so many seconds past its first step, and let the last one finish."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for after in kills:
-        before = len(metrics(run)) if (run / "metrics.jsonl").exists() else 0
-        command = [sys.executable, "-m", "mftcoder", "train", str(config), *overrides]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            if (run / "metrics.jsonl").exists() and len(metrics_if_whole(run)) > before:
-                break
+        before = len(metrics_if_whole(run))
+        process = start(("train", config, *overrides), run.with_name("killed"))
+        while process.is_alive() and len(metrics_if_whole(run)) <= before:
             time.sleep(0.01)
         time.sleep(after)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     done = mft("train", config, *overrides)
     assert done.returncode == 0, done.stderr
 
 
 def metrics_if_whole(run: Path) -> list[str]:
-    return (run / "metrics.jsonl").read_text().splitlines()
+    """The lines of metrics.jsonl so far, the last of which may be half written."""
+    path = run / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def same_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
@@ -176,17 +168,14 @@ def test_the_number_of_dataloader_workers_changes_nothing(tmp_path: Path, tiny_l
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
-    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=5000, train__save_steps=5000)
-    command = [sys.executable, "-m", "mftcoder", "train", str(config)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    metrics_file = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (metrics_file.exists() and metrics_file.read_text().count("\n") > 2):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Go on with: mft train" in errors and "Traceback" not in errors
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=100_000, train__save_steps=100_000)
+    process = start(("train", config), tmp_path / "stopped")
+    while process.is_alive() and len(metrics_if_whole(tmp_path / "run")) < 3:
+        time.sleep(0.01)
+    os.kill(process.pid or 0, signal.SIGINT)
+    assert finish(process) == 130
+    errors = (tmp_path / "stopped.err").read_text()
+    assert f"Go on with: mft train {config}" in errors and "Traceback" not in errors
     assert weights(tmp_path / "run")
 
 

@@ -1,6 +1,7 @@
 """The house plan, held: which room may import which, what stays torch-free, how large a file may be."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") or "mftcoder"
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module imported anywhere in the file, as a dotted name."""
     found: set[str] = set()
@@ -53,6 +55,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@cache
 def own_imports(path: Path) -> set[str]:
     """Modules of this package that the file imports, without the package's name."""
     modules = {module_name(file) for file in FILES}
