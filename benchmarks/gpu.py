@@ -93,7 +93,7 @@ ROWS = (
         for how, settings in (("defaults", {}), ("fastest", FAST))
         for name, config in (("full", FULL), ("lora", LORA), ("qlora nf4", QLORA), ("lora over fp8", FP8))
     ),
-    Row("lora, deterministic", config=merged(LORA, {"train": {"deterministic": True}})),
+    Row("lora, mft train, deterministic", "mft train", MASK, merged(LORA, {"train": {"deterministic": True}})),
     Row("peer lora: TRL", "peer", config=LORA),
     Row("peer full: TRL", "peer", config=FULL),
     Row("peer lora: unsloth", "peer", config=LORA),

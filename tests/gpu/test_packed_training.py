@@ -67,12 +67,12 @@ def test_values_smaller_than_queries_are_as_alone(device: torch.device) -> None:
 def test_a_step_in_bfloat16_is_the_same_step_over_micro_batches(
     small_llama: Path, device: torch.device, adapter: str
 ) -> None:
-    """To 1%: the float32 sum of four micro-batches has one rounding to bfloat16 each where the whole has one."""
+    """To 2%, found below 1% on a CPU: a sum of four micro-batches was rounded to bfloat16 four times, the whole once."""
     whole, *split = (
         gradient(language_model(small_llama, device, torch.bfloat16, adapter=adapter), step_data(samples(2), parts))
         for parts in (1, 2, 4)
     )
-    assert all(gap(other, whole) < 0.01 for other in split)
+    assert all(gap(other, whole) < 0.02 for other in split)
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
@@ -88,6 +88,9 @@ def test_recomputing_activations_changes_nothing(small_llama: Path, device: torc
 
 
 @pytest.mark.slow  # half a minute of compiling on a CPU
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)  # torch's own, of its compiler
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_compiled_layers_give_the_gradients_of_plain_ones(
     small_llama: Path, device: torch.device, adapter: str

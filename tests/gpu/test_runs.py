@@ -57,7 +57,7 @@ def test_ranks_take_the_steps_of_one_device(
         done = mft("train", *arguments)
         assert done.returncode == 0, done.stderr
     losses = [[record["loss"] for record in metrics(tmp_path / name / "run")] for name in ("alone", "together")]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5 if device.type == "cpu" else 1e-4)
 
 
 def test_out_of_memory_says_what_to_change(device: torch.device) -> None:
