@@ -98,6 +98,14 @@ adapter is saved as a peft folder that stock peft loads. DeepSeek's dense layers
 experts, which is where peft looks for them; they are adapted through their weights instead (`target_parameters`), which cannot be
 done over a base in 4 or 8 bits: name the attention's layers there.
 
+peft owns the additions and their files; their products are computed by one function of our own. Layers that read the same input (q, k
+and v; gate and up) are computed together: one product with all their A, each addition summed into the memory of the frozen product,
+the input kept once for the backward pass. Outputs and gradients equal peft's to 1e-6 in float32, and rank-stabilised scaling is
+included (`tests/unit/models/test_lora_forward.py`). Layers with dropout, DoRA, a bias of the addition, a base that trains, a second
+adapter, fused experts, LLM.int8() or hooks (DeepSpeed's ZeRO-3) keep peft's forward; a line at the start of the run says how many and
+why. `adapter.peft_forward: true` gives peft's forward everywhere. `benchmarks/train_cpu.py` measures both on a CPU; on a GPU neither
+has been measured.
+
 ## Mixtures of experts
 
 The load-balancing loss of the routers (Switch Transformer, arXiv 2101.03961, as transformers computes it) is part of the objective
@@ -106,12 +114,22 @@ leaves it out. `metrics.jsonl` has it as `router_loss`, before the factor. Paddi
 tokens, so a step cannot have it exactly from its parts: a step takes the mean over its micro-batches and ranks, weighted by their
 tokens, and one micro-batch gives exactly the published value. DeepSeek-V2 and V3 have none in transformers and get none here.
 
-## A base in 4 or 8 bits (QLoRA)
+## A base in 4 or 8 bits (QLoRA, fp8)
 
 `model.quantization: 4bit` holds the base's linear layers as NF4 with double quantisation (0.516 bytes a weight), `8bit` as LLM.int8()
 (1 byte), both through bitsandbytes, on a GPU or on the CPU: `pip install 'mftcoder[qlora]'`. Embedding, head, norms and fused
-experts keep `model.dtype`, which is also what products and additions are computed in. `mft validate` says how many weights are
+experts keep `model.dtype`, which is also what products and additions are computed in. A weight in 4 bits is unpacked by bitsandbytes
+once a layer and pass, multiplied like any other and let go. `mft validate` says how many weights are
 held in bits and what they weigh; everything else (packing, balancers, checkpointing, resuming to the bit) is as for LoRA.
+
+`model.quantization: fp8` holds the base's linear layers in e4m3 (1 byte a weight, one scale a weight matrix, made once) and multiplies
+in fp8: each row of a layer's input is rounded to e4m3 with a scale of its own, and so is each row of the gradient in the backward
+pass. All scales are powers of two, so scaling rounds nothing. The weight is held once and transposed for each backward pass, which
+costs two bytes of traffic a weight; a second copy would cost what fp8 saves. `4bit-fp8` holds NF4, unpacks it and multiplies in fp8. Both
+need `model.dtype: bfloat16` and take layers whose sizes are multiples of 16; other layers stay as they are. GPUs with
+compute capability 8.9 or newer multiply in fp8 (RTX 40 and 50, L4, L40S, H100, H200, B200). Elsewhere the same rounded numbers are
+multiplied in bfloat16, at no gain in speed, and a line says so. `mft validate` and `mft doctor` say what this machine does; on a GPU
+both try a small product and compare it with its known result.
 
 `mft export` adds the addition to the base's **original** weights, not to the rounded ones, so the merged model is not exactly the
 one that trained. Measured by `benchmarks/qlora_cpu.py` (SmolLM2-135M, five tasks, 20 steps on the CPU; mean validation loss): over NF4 1.2414,
@@ -121,9 +139,21 @@ the training process 1.57 GiB with NF4, 1.60 GiB with LoRA over bfloat16, most o
 that trained. `mft generate RUN` answers with the merged weights, with
 `--as-trained` over the base in bits.
 
-Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits (use 4), a base
-whose files are quantised already (give the original; LoRA and full training without `quantization` want it, too), a machine without
-bitsandbytes.
+Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits or fp8 (use
+4 bits), `4bit-fp8` with dropout, DoRA, `peft_forward` or chosen layers (their products would be in bfloat16), a base whose files are
+quantised already (give the original; LoRA and full training without `quantization` want it, too), a machine without bitsandbytes
+(fp8 does not need it).
+
+## Full fine-tuning in fp8
+
+`train.fp8_recipe: tensorwise` or `rowwise` lets torchao (`pip install 'mftcoder[fp8]'`) compute all three products of the decoder's
+linear layers in fp8, the head excepted. Weights, gradients, checkpoints and exports stay what they are in bfloat16. `rowwise` has a
+scale for each row and is more exact, `tensorwise` has one for each tensor and is faster. Use it with `train.torch_compile`, which
+fuses the rounding into other work. It goes with the backends `local` and `ddp`. Where the device has no fp8, torchao emulates the
+products in float32, slowly, and a line says so.
+
+None of this has run on a GPU: the kernels are compiled for compute capability 8.9, 9.0 and 10.0 and run in Triton's interpreter, and
+the products are emulated (`tests/unit/kernels`). `make gpu` measures the speed of each where there is one.
 """
 
 PUBLISHED = """## The published MFTCoder JSON

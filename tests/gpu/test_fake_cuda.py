@@ -27,8 +27,8 @@ from mftcoder.training.objective import Objective, token_coefficients
 from mftcoder.training.step import train_step
 from tests.gpu.small import WEIGHTS, language_model, samples, step_data
 
-MODES = [("full", None), ("lora", None), ("lora", "4bit")]
-NAMES = ["full", "lora", "qlora"]
+MODES = [("full", None), ("lora", None), ("lora", "4bit"), ("lora", "fp8"), ("lora", "4bit-fp8")]
+NAMES = ["full", "lora", "qlora", "lora over fp8", "qlora in fp8"]
 has_cuda_build = pytest.mark.skipif(torch.version.cuda is None, reason="needs the CUDA build of torch")
 
 

@@ -248,6 +248,28 @@ def test_a_base_in_4_bits_trains_as_on_one_device(
     assert_same_run(runs[1], runs[0])
 
 
+@pytest.mark.parametrize(
+    ("backend", "quantization"),
+    [
+        ("fsdp2", "fp8"),
+        pytest.param("fsdp2", "4bit-fp8", marks=needs_bitsandbytes),
+        pytest.param("deepspeed_zero3", "fp8", marks=needs_deepspeed),
+    ],
+)
+def test_a_base_in_fp8_trains_as_on_one_device(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, backend: str, quantization: str
+) -> None:
+    """Its bytes are cut, gathered and never converted. To what bfloat16 and the rounding of rows can hold."""
+    losses = []
+    for world, name in ((1, "local"), (2, backend)):
+        folder = tmp_path / name
+        fields = {"model__quantization": quantization, "model__dtype": "bfloat16", "train__max_steps": 4}
+        config = config_for(folder, tiny_llama_dir, data, world, **fields)
+        assert ranks(world, folder, "train", config, f"backend.name={name}") == [0] * world, output(folder)
+        losses.append([record["loss"] for record in metrics(folder / "run")])
+    np.testing.assert_allclose(*losses, rtol=5e-3)
+
+
 @needs_bitsandbytes
 def test_a_base_in_8_bits_is_not_cut(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> None:
     config = config_for(tmp_path, tiny_llama_dir, data, 2, model__quantization="8bit")

@@ -1,5 +1,6 @@
 """`mft train` through the real command: it learns, it resumes to the last bit, it says what is wrong."""
 
+import importlib.util
 import json
 import os
 import random
@@ -82,6 +83,23 @@ def test_a_run_learns_every_task_and_writes_its_folder(
     assert [record["step"] for record in train] == list(range(1, 13))
     assert {record["step"] for record in metrics(run) if record["kind"] == "validation"} == {0, 3, 6, 9, 12}
     assert train[0]["tokens"].keys() == TASKS.keys() and train[0]["tokens_per_second"] > 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="no torchao")
+def test_full_fine_tuning_in_fp8_learns_goes_on_and_says_that_it_is_emulated(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path
+) -> None:
+    fields = {"adapter__type": "full", "model__dtype": "bfloat16", "train__fp8_recipe": "rowwise"}
+    config = write_config(tmp_path, tiny_llama_dir, data, **fields, train__max_steps=8)
+    assert mft("train", config, "train.max_steps=4", "train.lr_scheduler_type=constant").returncode == 0
+    done = mft("train", config, "train.lr_scheduler_type=constant", "--allow-changes")
+    assert done.returncode == 0, done.stderr
+    assert "products in fp8 are emulated, at no gain in speed: a CPU has no products in fp8" in done.stdout
+    assert "train.fp8_recipe without train.torch_compile" in done.stdout
+    validation = json.loads((tmp_path / "run" / "summary.json").read_text())["validation"]
+    assert all(validation["last"][task] < validation["first"][task] for task in TASKS)
+    plan = mft("validate", config, f"output_dir={tmp_path / 'other'}")
+    assert "fp8 (torchao, rowwise), emulated: the same numbers, no gain in speed" in plan.stdout
 
 
 def test_metrics_say_what_the_objective_was(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:

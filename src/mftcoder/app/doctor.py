@@ -26,6 +26,7 @@ from mftcoder import __version__
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.kernels import attention
+from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import device_limits
 from mftcoder.models import hub
 
@@ -75,6 +76,7 @@ def _software() -> Iterator[Finding]:
 EXTRAS = (
     ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
     ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
+    ("torchao", "torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
     ("deepspeed", "deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
     ("tensorboard", "tensorboard", "no TensorBoard logs", "pip install tensorboard, or train.report_to=[]"),
 )
@@ -98,6 +100,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", f"cuda:{index}", "ok", f"{facts.name}, {size}")
         for limit in device_limits(torch.device("cuda", index)):
             yield Finding("devices", f"{limit.what} on cuda:{index}", "lack", limit.lack, limit.cost, limit.remedy)
+        yield _fp8(torch.device("cuda", index))
     if not torch.cuda.is_available():
         built = torch.version.cuda
         reason = (
@@ -106,6 +109,15 @@ def _devices() -> Iterator[Finding]:
         remedy = "pip install torch (the CUDA build)" if _has_nvidia_driver() and built is None else ""
         meaning = "training runs on the CPU: fine for small models, slow above a billion parameters"
         yield Finding("devices", "gpu", "note", reason, meaning, remedy)
+        yield _fp8(torch.device("cpu"))
+
+
+def _fp8(device: torch.device) -> Finding:
+    lack = lack_of_fp8(device)
+    if lack is None:
+        return Finding("devices", f"fp8 on {device}", "ok", "multiplies e4m3 (model.quantization: fp8, 4bit-fp8)")
+    meaning = f"{lack}. With model.quantization: fp8 it computes the same numbers and saves memory, but no time"
+    return Finding("devices", f"fp8 on {device}", "note", "emulated", meaning)
 
 
 def _cpu_flags() -> str:

@@ -33,11 +33,14 @@ from mftcoder.data.store import Store
 from mftcoder.errors import CheckpointError, Interrupted
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention
+from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
+from mftcoder.models.fp8_training import check_recipe, multiply_in_fp8
 from mftcoder.models.load import DTYPES, load_model, recompute_activations
 from mftcoder.models.lora_forward import kept_by_peft
 from mftcoder.models.positions import check_positions
+from mftcoder.models.quantize import IN_FP8
 from mftcoder.models.resolve import resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
@@ -105,6 +108,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
 
 def _check_model(config: RunConfig, console: Console) -> None:
     """Whether the model can do what is asked of it, before anything is loaded."""
+    check_recipe(config.train.fp8_recipe)
     model = resolve_model(config.model)
     check_row_slices(model, config.backend.context_parallel_size)
     warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
@@ -212,6 +216,8 @@ def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint 
     implementation = _implementations(config, backend)[0]
     base = load_model(config.model, attn_implementation=implementation, device=backend.load_device)
     module = attach(base, config.adapter)
+    if config.train.fp8_recipe:
+        multiply_in_fp8(module, config.train.fp8_recipe, emulate=lack_of_fp8(backend.device) is not None)
     if checkpoint:
         restore(module, checkpoint.model_dir)
     if config.train.gradient_checkpointing:
@@ -231,6 +237,11 @@ def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) 
     yield from (str(limit) for limit in limits if limit.what != "FlashAttention")
     if config.train.torch_compile and (problem := compile_problem(device)):
         yield f"train.torch_compile: {problem}; the layers run uncompiled, which is slower"
+    in_fp8 = config.model.quantization in IN_FP8 or config.train.fp8_recipe
+    if in_fp8 and (lack := lack_of_fp8(device)):
+        yield f"products in fp8 are emulated, at no gain in speed: {lack}"
+    if config.train.fp8_recipe and not config.train.torch_compile:
+        yield "train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains"
 
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:

@@ -16,15 +16,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from mftcoder.balancing.build import build_balancer
-from mftcoder.config.schema import RunConfig
+from mftcoder.config.schema import IN_BITS, RunConfig
 from mftcoder.data.loader import TrainLoader, ValidationLoader
 from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
 from mftcoder.errors import MftError
+from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import device_limits, model_limits
+from mftcoder.models.fp8_training import check_recipe
 from mftcoder.models.load import DTYPES
 from mftcoder.models.memory import MemoryEstimate, estimate_memory
 from mftcoder.models.positions import check_positions
+from mftcoder.models.quantize import IN_FP8
 from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
@@ -49,6 +52,7 @@ def validate(config: RunConfig) -> None:
     device = check(lambda: pick_device(config.backend.device))
     if device:
         check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
+    check(lambda: check_recipe(config.train.fp8_recipe))
     model = check(lambda: resolve_model(config.model))
     warning = None
     if model:
@@ -101,6 +105,7 @@ def _print_plan(
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", _model_line(config, model, count)),
+        ("products", _products_line(config, device)),
         ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
         ("data", _data_line(store)),
         ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
@@ -125,8 +130,18 @@ def _print_plan(
 
 def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) -> str:
     line = f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"
-    bits = config.model.quantization
-    return line if bits is None else f"{line}, {count.quantizable / 1e6:,.1f} M of them held in {bits[0]} bits"
+    held = config.model.quantization
+    return line if held is None else f"{line}, {count.quantizable / 1e6:,.1f} M of them held in {IN_BITS[held]}"
+
+
+def _products_line(config: RunConfig, device: torch.device) -> str:
+    """In which format the layers multiply, and whether the device does."""
+    recipe = config.train.fp8_recipe
+    if config.model.quantization not in IN_FP8 and recipe is None:
+        return config.model.dtype
+    line = f"fp8 (torchao, {recipe})" if recipe else "fp8 (e4m3)"
+    lack = lack_of_fp8(device)
+    return line if lack is None else f"{line}, emulated: the same numbers, no gain in speed. {lack}"
 
 
 def _data_line(store: Store) -> str:

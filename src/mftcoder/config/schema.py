@@ -28,6 +28,9 @@ from mftcoder.config.section import (
 from mftcoder.registry import did_you_mean
 
 
+IN_BITS = {"4bit": "4 bits", "8bit": "8 bits", "fp8": "fp8", "4bit-fp8": "4 bits"}
+
+
 class ModelConfig(Section):
     """Which base model and how it is held in memory."""
 
@@ -43,8 +46,8 @@ class ModelConfig(Section):
     """Run Python code that comes with the model. Leave it off unless you know the author."""
     use_safetensors: bool = True
     """Refuse pickled weights, which can run code when loaded."""
-    quantization: Literal["4bit", "8bit"] | None = None
-    """Hold the frozen base weights in 4 bits (NF4, double quantisation) or 8 (LLM.int8) and train LoRA on top: QLoRA. Computes in `dtype`; needs the extra `qlora`."""
+    quantization: Literal["4bit", "8bit", "fp8", "4bit-fp8"] | None = None
+    """How the frozen base weights below LoRA are held: in 4 bits (NF4, double quantisation) or 8 (LLM.int8), multiplied in `dtype` (QLoRA, needs the extra `qlora`); in fp8 (e4m3, a byte a weight), multiplied in fp8, which is faster on newer GPUs; 4bit-fp8 holds NF4 and multiplies in fp8."""
 
 
 class AdapterConfig(Section):
@@ -131,6 +134,9 @@ class TrainConfig(Section):
     """Compile the decoder layers: faster on a GPU after a minute of compiling."""
     deterministic: bool = False
     """Use only GPU kernels that give the same bits each time, so that a resumed run repeats an uninterrupted one exactly: slower. CPUs always do."""
+    fp8_recipe: Literal["tensorwise", "rowwise"] | None = None
+    """Full fine-tuning with the decoder's matrix products in fp8 through torchao, with one scale a tensor (faster) or one a row (more
+    exact); needs the extra `fp8`, bfloat16 and a newer GPU, and gains speed only with torch_compile. LoRA has model.quantization: fp8."""
     seed: NonNegativeInt = 42
     """Seed of the order of the data, of new weights and of dropout."""
     eval_strategy: Literal["steps", "epoch", "no"] = "steps"
@@ -225,16 +231,48 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _quantised_base_can_train(self) -> "RunConfig":
-        bits, adapter = self.model.quantization, self.adapter
-        if bits and adapter.type == "full":
+        held, adapter = self.model.quantization, self.adapter
+        if held is None:
+            return self
+        if adapter.type == "full":
             raise ValueError(
-                f"model.quantization: weights held in {bits[0]} bits are frozen and cannot be trained themselves. Set adapter.type: "
-                "lora, or remove model.quantization"
+                f"model.quantization: weights held in {IN_BITS[held]} are frozen and cannot be trained themselves. Set "
+                "adapter.type: lora, or remove model.quantization"
             )
-        if bits == "8bit" and adapter.use_dora:
+        if held in ("8bit", "fp8") and adapter.use_dora:
             raise ValueError(
-                "adapter.use_dora: DoRA needs the norms of the base's weights, which 8-bit layers do not give. Set "
+                f"adapter.use_dora: DoRA needs the norms of the base's weights, which layers in {IN_BITS[held]} do not give. Set "
                 "model.quantization: 4bit, or adapter.use_dora: false"
+            )
+        if held in ("fp8", "4bit-fp8") and self.model.dtype != "bfloat16":
+            raise ValueError(
+                f"model.dtype: {self.model.dtype}: products in fp8 give bfloat16. Set bfloat16, or another model.quantization"
+            )
+        in_bfloat16 = {
+            "adapter.use_dora": adapter.use_dora,
+            "adapter.lora_dropout": adapter.lora_dropout > 0,
+            "adapter.peft_forward": adapter.peft_forward,
+            "adapter.lora_target (other than all-linear)": adapter.lora_target != ("all-linear",),
+        }
+        if held == "4bit-fp8" and any(in_bfloat16.values()):
+            named = ", ".join(name for name, applies in in_bfloat16.items() if applies)
+            raise ValueError(
+                f"model.quantization: 4bit-fp8: with {named} layers multiply their 4-bit weights in bfloat16. Set 4bit or fp8, or "
+                "leave that out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fp8_can_train(self) -> "RunConfig":
+        recipe = self.train.fp8_recipe
+        if recipe and self.adapter.type == "lora":
+            raise ValueError(
+                f"train.fp8_recipe: {recipe} is for full fine-tuning. With LoRA set model.quantization: fp8 instead, or "
+                "adapter.type: full"
+            )
+        if recipe and self.model.dtype != "bfloat16":
+            raise ValueError(
+                f"model.dtype: {self.model.dtype}: train.fp8_recipe needs bfloat16. Set it, or remove the recipe"
             )
         return self
 

@@ -8,6 +8,7 @@ multiplied in the format of the rows: the same result but for the order of the s
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +33,16 @@ torch.library.define(
 
 def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [N, n] in e4m3, and their scales float32 [N, 1]. A row that is not finite becomes nan."""
-    if rows.is_cuda and not torch.compiler.is_compiling():  # a compiler fuses the plain code with what made the rows
-        rounded, scales = torch.ops.mftcoder.round_rows(rows)
-        return rounded, scales
-    return round_rows_in_torch(rows)
+    if not rows.is_cuda or (torch.compiler.is_compiling() and _compiles_e4m3(rows.device)):
+        return round_rows_in_torch(rows)  # which a compiler fuses with what made the rows
+    rounded, scales = torch.ops.mftcoder.round_rows(rows)
+    return rounded, scales
+
+
+@torch.compiler.assume_constant_result
+def _compiles_e4m3(device: torch.device) -> bool:
+    """Whether Triton has e4m3 on a CUDA device. For older GPUs compiling it is an error."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
 def round_rows_in_torch(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,8 +53,9 @@ def round_rows_in_torch(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight in e4m3, and its scale float32 []."""
-    scale = _scale(_magnitudes(weight).amax())
-    return (weight.float() / scale).to(E4M3), scale
+    largest = torch.linalg.vector_norm(weight, ord=float("inf"))  # one pass, without a copy
+    scale = _scale(_magnitudes(largest))
+    return (weight / scale.to(weight.dtype)).to(E4M3), scale
 
 
 def _magnitudes(numbers: Tensor) -> Tensor:
@@ -91,11 +99,25 @@ def _multiply_on_gpu(rows: Tensor, scales: Tensor, weight: Tensor, scale: Tensor
     from mftcoder.kernels.fp8_triton import transposed_bytes
 
     right = transposed_bytes(weight) if transposed else weight
-    every = scale.expand(1, right.shape[0]).contiguous()
     fast = not transposed  # sums in reduced precision: for the forward pass only, as torchao does
-    return torch._scaled_mm(
-        rows, right.t(), scale_a=scales, scale_b=every, out_dtype=torch.bfloat16, use_fast_accum=fast
-    )
+    return scaled_product(rows, scales, right, scale, by_rows=_scales_rows(rows.device), fast=fast)
+
+
+def scaled_product(rows: Tensor, scales: Tensor, right: Tensor, scale: Tensor, *, by_rows: bool, fast: bool) -> Tensor:
+    """torch's product rows right^T [N, out] in bfloat16, scaled row by row inside it (`by_rows`) or after it: the same numbers."""
+    options: dict[str, Any] = {"out_dtype": torch.bfloat16, "use_fast_accum": fast}
+    if by_rows:
+        every = scale.expand(1, right.shape[0]).contiguous()
+        return torch._scaled_mm(rows, right.t(), scale_a=scales, scale_b=every, **options)
+    product = torch._scaled_mm(rows, right.t(), scale_a=scale, scale_b=torch.ones_like(scale), **options)
+    return product.mul_(scales)  # exact: powers of two
+
+
+@functools.cache
+def _scales_rows(device: torch.device) -> bool:
+    """Whether cuBLAS scales rows inside its product: on Hopper, from CUDA 12.9. torch's other kernels for it are slow without fast sums."""
+    version = tuple(int(part) for part in (torch.version.cuda or "0.0").split(".")[:2])
+    return torch.cuda.get_device_capability(device)[0] == 9 and version >= (12, 9)
 
 
 @functools.cache

@@ -51,8 +51,8 @@ def held_base(source: ModelSource) -> Change:
     trusted = {"trust_remote_code": source.trust_remote_code}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights, **trusted), **trusted)
-    layers = quantizable_layers(model)
     quantization, dtype = source.quantization, source.dtype()
+    layers = quantizable_layers(model, quantization)
 
     def held(name: str, weight: Tensor) -> Tensor:
         layer = layers.get(

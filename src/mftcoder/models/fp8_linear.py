@@ -38,7 +38,12 @@ class Fp8Linear(nn.Linear):
 
 def fits(layer: nn.Module) -> bool:
     """Whether e4m3 products take a layer: a plain linear one of suitable sizes."""
-    return type(layer) is nn.Linear and layer.in_features % MULTIPLE == 0 and layer.out_features % MULTIPLE == 0
+    return type(layer) is nn.Linear and sizes_fit(layer.out_features, layer.in_features)
+
+
+def sizes_fit(*sizes: int) -> bool:
+    """Whether e4m3 products take a weight of these sizes."""
+    return all(size % MULTIPLE == 0 for size in sizes)
 
 
 def hold_in_fp8(model: Any, names: list[str], device: torch.device | str) -> None:

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
-from mftcoder.models.quantize import give_back_loading_memory, keep_layout, quantization_settings
+from mftcoder.models.quantize import give_back_loading_memory, hold, loader_options
 from mftcoder.models.resolve import (
     ResolvedModel,
     count_parameters,
@@ -67,7 +67,7 @@ def load_folder(
     model_config: Any = None,
     quantization: str | None = None,
 ) -> Any:
-    """A model folder on `device`, by default with the attention that transformers picks for it; 4bit and 8bit hold it in fewer bits.
+    """A model folder on `device`, by default with the attention that transformers picks for it; `quantization` holds it in fewer bits.
 
     ModelError if a weight is missing or has another shape, or if the memory does not suffice.
     """
@@ -77,9 +77,6 @@ def load_folder(
     if problems := folder_fit(folder, model, allow_pickled=not use_safetensors).problems:
         raise ModelError(*problems)
     transformers_logging.disable_progress_bar()
-    bits: dict[str, Any] = {}
-    if quantization:
-        bits = {"quantization_config": quantization_settings(quantization, dtype), "device_map": {"": device}}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -89,7 +86,7 @@ def load_folder(
             trust_remote_code=trust_remote_code,
             use_safetensors=True if use_safetensors else None,
             output_loading_info=True,
-            **bits,
+            **loader_options(quantization, dtype, device),
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
@@ -102,11 +99,12 @@ def load_folder(
         )
     model.config.use_cache = False
     if quantization:
-        keep_layout(model)
-        if torch.device(device).type == "cpu":
-            give_back_loading_memory(model)
-        return model.eval()
-    return _move(model, device, folder).eval()
+        hold(model, quantization, device)
+    if quantization and torch.device(device).type == "cpu":
+        give_back_loading_memory(model)
+    if quantization in (None, "fp8"):
+        _move(model, device, folder)
+    return model.eval()
 
 
 def _move(model: Any, device: torch.device | str, folder: Path) -> Any:

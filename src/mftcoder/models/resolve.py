@@ -161,7 +161,7 @@ def count_parameters(
     model = meta_model(
         model_config, where=model_config.name_or_path or "config.json", trust_remote_code=trust_remote_code
     )
-    quantizable = quantizable_weights(model)
+    quantizable = quantizable_weights(model, quantization)
     if adapter is not None:
         with torch.device("meta"):
             model = attach(model, adapter, quantization=quantization)

@@ -52,6 +52,11 @@ class _ZeroBackend(ProcessGroup):
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
             (config.train.torch_compile, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
+            (
+                config.model.quantization == "4bit-fp8",
+                "model.quantization: 4bit-fp8 multiplies in layers without DeepSpeed's hooks",
+            ),
+            (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
             (self._config.context_parallel_size > 1, "backend.context_parallel_size: ranks that share rows"),
         ]
         problems = [

@@ -59,6 +59,7 @@ class Fsdp2Backend(ProcessGroup):
                 "model.quantization: 8-bit weights lose their scales when they are cut",
             ),
             (config.train.torch_compile, "train.torch_compile: compiled layers were not shown to gather rightly"),
+            (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
         ]
         problems = [
             f"{problem}, which backend fsdp2 does not offer. Use ddp." for applies, problem in refused if applies

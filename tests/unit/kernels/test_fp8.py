@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mftcoder.kernels.fp8 import E4M3, LARGEST, fp8_product, round_rows, round_weight
+from mftcoder.kernels.fp8 import E4M3, LARGEST, fp8_product, round_rows, round_weight, scaled_product
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no triton: not a CUDA build")
 
@@ -55,20 +55,33 @@ def test_rows_of_zeros_stay_zero_and_rows_that_are_not_finite_become_nan() -> No
     assert product[1].isnan().all() and product[2].isnan().all()
 
 
+@pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_equal_torchs_own_of_the_same_numbers(transposed: bool) -> None:
-    """torch multiplies e4m3 with a scale a row on CPUs from 2.12 on; on GPUs that is what runs."""
+def test_products_equal_torchs_own_of_the_same_numbers(transposed: bool, by_rows: bool) -> None:
+    """torch multiplies e4m3 on CPUs from 2.12 on; on GPUs that is what runs."""
     torch.manual_seed(0)
     weight, scale = round_weight(torch.randn(32, 64))
-    rows, scales = round_rows(torch.randn(24, 32 if transposed else 64).bfloat16())
+    rows, scales = round_rows(torch.randn(24, 32 if transposed else 64).bfloat16() * torch.logspace(-9, 9, 24)[:, None])
     ours = fp8_product((rows, scales), (weight, scale), dtype=torch.bfloat16, transposed=transposed)
     right = weight.t().contiguous() if transposed else weight
-    every = scale.expand(1, right.shape[0]).contiguous()
     try:
-        theirs = torch._scaled_mm(rows, right.t(), scale_a=scales, scale_b=every, out_dtype=torch.bfloat16)
+        theirs = scaled_product(rows, scales, right, scale, by_rows=by_rows, fast=False)
     except RuntimeError as error:
         pytest.skip(f"torch {torch.__version__} on this CPU: {str(error).splitlines()[0][:80]}")
-    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(ours / scales, theirs / scales, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="not a CUDA build")
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_torch_takes_the_shapes_strides_and_scales_of_both_products(by_rows: bool) -> None:
+    """torch's own checks of the arguments, on a GPU that is not there."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        rows, right = (torch.empty(shape, dtype=E4M3, device="cuda") for shape in ((4096, 1536), (8960, 1536)))
+        scales, scale = (torch.empty(shape, device="cuda") for shape in ((4096, 1), ()))
+        product = scaled_product(rows, scales, right, scale, by_rows=by_rows, fast=True)
+    assert (product.shape, product.dtype) == ((4096, 8960), torch.bfloat16)
 
 
 INTERPRETED = """

@@ -16,6 +16,7 @@ from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, load_adapter, save_adapter, trainable_parameters
 from mftcoder.models.load import load_folder, load_model
 from mftcoder.models.memory import weight_bytes
+from mftcoder.models.quantize import as_held
 from mftcoder.models.resolve import count_parameters, resolve_model
 from mftcoder.models.source import merged_in_memory
 from mftcoder.training.isolation import verify_isolation
@@ -52,18 +53,18 @@ def bytes_of(model: Any) -> int:
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize("quantization", [None, "4bit", "8bit"])
+@pytest.mark.parametrize("quantization", [None, "4bit", "8bit", "fp8", "4bit-fp8"])
 def test_the_estimated_bytes_of_the_weights_are_those_of_the_loaded_model(
     tiny_llama_dir: Path, quantization: str
 ) -> None:
     config = run_config(tiny_llama_dir, model={"quantization": quantization, "dtype": "bfloat16"})
     model = load(tiny_llama_dir, quantization, "bfloat16")
-    count = count_parameters(resolve_model(config.model).config)
+    count = count_parameters(resolve_model(config.model).config, quantization=quantization)
     assert weight_bytes(config, count) == pytest.approx(bytes_of(model), rel=0.02)
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize(("quantization", "closest"), [("4bit", 0.25), ("8bit", 0.03)])
+@pytest.mark.parametrize(("quantization", "closest"), [("4bit", 0.25), ("8bit", 0.03), ("fp8", 0.1)])
 def test_predictions_stay_near_those_of_the_whole_weights(
     tiny_llama_dir: Path, quantization: str, closest: float
 ) -> None:
@@ -153,6 +154,56 @@ def test_weights_in_bits_cannot_be_trained_themselves() -> None:
 def test_dora_over_8_bits_is_refused_with_the_alternative() -> None:
     with pytest.raises(ConfigError, match=r"Set model.quantization: 4bit, or adapter.use_dora: false"):
         run_config(Path("m"), model={"quantization": "8bit"}, adapter={"use_dora": True})
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"adapter": {"use_dora": True}}, r"which layers in fp8 do not give. Set model.quantization: 4bit"),
+        ({"adapter": {"type": "full"}}, r"held in fp8 are frozen and cannot be trained themselves"),
+        ({"model": {"dtype": "float32"}}, r"model.dtype: float32: products in fp8 give bfloat16"),
+        (
+            {"model": {"quantization": "4bit-fp8"}, "adapter": {"lora_dropout": 0.1}},
+            r"with adapter.lora_dropout layers multiply their 4-bit weights in bfloat16",
+        ),
+        (
+            {"model": {"quantization": "4bit-fp8"}, "adapter": {"lora_target": ["q_proj"]}},
+            r"with adapter.lora_target \(other than all-linear\) layers multiply",
+        ),
+    ],
+)
+def test_what_fp8_cannot_do_is_refused_with_the_alternative(sections: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run_config(Path("m"), **{**sections, "model": {"quantization": "fp8", **sections.get("model", {})}})
+
+
+def test_a_model_without_layers_that_fp8_takes_is_refused(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"n_embd": 36, "n_layer": 1, "n_head": 4, "n_positions": 64, "vocab_size": 100}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no linear layer whose sizes are multiples of 16, which fp8 needs"):
+        load_folder(tmp_path, dtype=torch.bfloat16, device="cpu", quantization="fp8")
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", "fp8", "4bit-fp8"])
+def test_what_the_bits_stand_for_is_what_the_loaded_layers_multiply(tiny_llama_dir: Path, quantization: str) -> None:
+    layer = load(tiny_llama_dir, quantization, "bfloat16").model.layers[0].mlp.up_proj
+    whole = load(tiny_llama_dir, None, "bfloat16").model.layers[0].mlp.up_proj
+    addition = attach_to(load(tiny_llama_dir, quantization, "bfloat16")).model.layers[0].mlp.up_proj
+    held = as_held(whole.weight.data, quantization, torch.bfloat16)
+    x = torch.eye(32, dtype=torch.bfloat16)  # ones and zeros are rounded by nothing
+    multiplied = (addition if quantization == "4bit-fp8" else layer)(x).T
+    torch.testing.assert_close(multiplied, held, rtol=0.02 if quantization == "8bit" else 0, atol=0)
+
+
+def attach_to(base: Any) -> Any:
+    return attach(base, AdapterConfig(lora_rank=4)).get_base_model()
+
+
+def test_without_bitsandbytes_fp8_can_be_had(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    assert resolve_model(ModelConfig(model_name_or_path=str(tiny_llama_dir), quantization="fp8")).parameters
 
 
 def test_without_bitsandbytes_the_way_to_install_it_is_said(
