@@ -27,7 +27,6 @@ from mftcoder.config.section import (
 )
 from mftcoder.registry import did_you_mean
 
-
 IN_BITS = {"4bit": "4 bits", "8bit": "8 bits", "fp8": "fp8", "4bit-fp8": "4 bits"}
 
 

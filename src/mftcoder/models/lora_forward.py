@@ -144,8 +144,8 @@ class PlainLora:
         if self.disable_adapters or self.merged or why_peft(self) is not None:
             return False
         a, _, base = self.parts()
-        if x.dtype != a.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return False
+        if x.dtype != a.weight.dtype or (not x.is_meta and torch.is_autocast_enabled(x.device.type)):
+            return False  # torch knows no autocast on meta tensors, and raises
         return _how(base) != "nf4" or x.numel() >= FEW_ROWS * x.shape[-1]
 
     def parts(self: Any) -> tuple[nn.Linear, nn.Linear, Any]:
