@@ -131,7 +131,7 @@ def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, 
         raise ModelError(
             f"{tensor.path}: holds a weight {tensor.name}, which a {recipe.family} model does not have; it cannot be converted"
         ) from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
         size = " x ".join(map(str, tensor.shape))
         raise ModelError(
             f"{tensor.path}: {tensor.name} is {size}, which does not fit the config of the model"

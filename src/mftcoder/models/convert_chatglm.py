@@ -8,6 +8,7 @@ ChatGLM3-32k and GLM-4 multiply the base 10000 by it. The text of the modeling f
 architecture, with positions in two dimensions: refused.
 """
 
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,8 @@ def _config(raw: Config, folder: Path) -> dict[str, Any]:
 def _rotary(raw: Config, folder: Path) -> dict[str, Any]:
     """The base and the scaling of positions, which `rope_ratio` means in the one or in the other way."""
     ratio = raw.get("rope_ratio", 1)
+    if not 0 < ratio < math.inf:
+        raise ValueError(f"its rope_ratio is {ratio}")
     if ratio == 1:
         return {"rope_theta": 10000.0}
     code = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.glob("modeling*.py")))

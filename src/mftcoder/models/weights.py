@@ -30,6 +30,8 @@ PICKLED_WHOLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.jso
 COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias", ".logn_tensor")
 """Ends of names of tensors in old checkpoints that a model computes by itself."""
 SHOWN = 3
+MOST_LAYERS = 10_000
+"""A damaged config may say more, and building them would fill the memory."""
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -159,6 +161,9 @@ def _unpickle(path: Path, device: str) -> dict[str, Any]:
 
 def meta_model(model_config: Any, *, where: Path | str, trust_remote_code: bool = False) -> Any:
     """The model of a config without any weights in memory. ModelError if the config's values do not make one."""
+    layers = getattr(model_config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ModelError(f"{where}: no model can be made from these values: {layers:.3g} layers are more than any has")
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)

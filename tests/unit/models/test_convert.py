@@ -377,6 +377,7 @@ REFUSED = {
     "biases in its feed-forward layers": {**QWEN, "no_bias": False},
     "LayerNorm instead of RMSNorm": {**CHATGLM, "rmsnorm": False},
     "divides positions in ChatGLM2 and multiplies the rotary base in ChatGLM3": CHATGLM,
+    "its rope_ratio is nan": {**CHATGLM, "rope_ratio": float("nan")},
     "does not say whether this is Baichuan or Baichuan2": {**BAICHUAN, "architectures": None},
 }
 
@@ -385,6 +386,14 @@ REFUSED = {
 def test_what_cannot_be_exact_is_refused_with_the_reason(tmp_path: Path, reason: str) -> None:
     original = write_folder(tmp_path / "original", REFUSED[reason], {"x": torch.zeros(1)})
     with pytest.raises(ModelError, match=reason):
+        local_folder(str(original), weights=True)
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_a_number_of_heads_that_is_a_text_is_one_line(tmp_path: Path, group: bool) -> None:
+    config = CHATGLM | {"num_attention_heads": "4", "multi_query_attention": group, "rope_ratio": 1}
+    original = write_folder(tmp_path / "original", config, chatglm_weights())
+    with pytest.raises(ModelError, match=r"query_key_value.* is .*, which does not fit the config"):
         local_folder(str(original), weights=True)
 
 

@@ -155,6 +155,11 @@ def test_a_config_whose_values_make_no_model_is_one_line(folder: Path) -> None:
     assert problem_of(folder).startswith(f"{folder / 'config.json'}: ")
 
 
+def test_a_number_of_layers_that_no_memory_holds_is_one_line(folder: Path) -> None:
+    change_json(folder / "config.json", num_hidden_layers=10**30)
+    assert "no model can be made from these values: 1e+30 layers are more than any has" in problem_of(folder)
+
+
 def test_a_tensor_that_the_model_does_not_have_is_named_and_does_no_harm(folder: Path) -> None:
     rewrite(folder, lambda weights: weights.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}))
     resolved = resolve_model(ModelConfig(model_name_or_path=str(folder)))
