@@ -4,6 +4,7 @@ The tables of a model do not say how text is cut, and another cut gives other to
 llama.cpp's `tokenizer.ggml.pre`, and each model says which one is its own. The patterns are those of the published tokenizer.json files.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,8 @@ FAMILIES = {
     "qwen3_moe": "qwen2",
 }
 """model_type of a folder with vocab.json and merges.txt to its splitting."""
+MOST_UNMADE = 0.05
+"""Share of a vocabulary that may be no merge's result; in published ones only special tokens are none."""
 
 
 def byte_letters() -> dict[int, str]:
@@ -87,7 +90,13 @@ def build(
     added: Iterable[AddedToken] = (),
     bos: str = "",
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of these tables. `added` tokens stand in the vocabulary or get the ids behind it; `bos` opens every text."""
+    """The tokenizer of these tables. `added` tokens stand in the vocabulary or get the ids behind it; `bos` opens every text.
+
+    ValueError if a byte is no token: such text would vanish.
+    """
+    lacking = [byte for byte, letter in byte_letters().items() if letter not in vocabulary]
+    if lacking:
+        raise ValueError(f"its vocabulary lacks {len(lacking)} of the 256 bytes, so a part of every text would be lost")
     backend = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges), ignore_merges=splitting.ignore_merges))
     if splitting.composed:
         backend.normalizer = normalizers.NFC()
@@ -150,9 +159,17 @@ def read_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[tokenizers.T
             f"{folder}: has vocab.json but no merges.txt, so the tokenizer is not whole. Download it again"
         )
     vocabulary = read_json(folder / "vocab.json")
+    if not isinstance(vocabulary, dict) or len(set(map(str, vocabulary.values()))) != len(vocabulary):
+        raise ModelError(f"{folder / 'vocab.json'}: is no table of tokens with an id each. Download it again")
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [(a, b) for line in lines if line and not line.startswith("#version") for a, b in [line.split(" ", 1)]]
     by_id = {number: token for token, number in vocabulary.items()}
     ids = {f"{name}_token": config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
     named = {name: by_id[number] for name, number in ids.items() if number in by_id} | token_texts(settings)
+    made = {a + b for a, b in merges} | set(named.values())
+    unmade = [token for token in vocabulary if len(token) > 1 and token not in made and not re.match("<.*>$", token)]
+    if len(unmade) > MOST_UNMADE * len(vocabulary):
+        raise ModelError(
+            f"{folder / 'merges.txt'}: makes none of {len(unmade):,} tokens of vocab.json. Download it again"
+        )
     return build(vocabulary, merges, SPLITTINGS[FAMILIES[family]]), named

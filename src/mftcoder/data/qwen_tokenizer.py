@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 from mftcoder.data import byte_level
 from mftcoder.errors import ModelError
-from mftcoder.jsonl import write_json
+from mftcoder.jsonl import read_json, write_json
 
 FILE = "qwen.tiktoken"
 PATTERN = byte_level.QWEN2
@@ -25,12 +25,24 @@ CHATML = (
 def write_tokenizer(source: Path, folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json for `source`, the qwen.tiktoken file, into `folder`."""
     ranks = _read(source)
+    _check_end(source, len(ranks))
     splitting = byte_level.Splitting((PATTERN,), composed=True, ignore_merges=True)
     special = [AddedToken(token, normalized=False, special=True) for token in SPECIAL]
     tokenizer = byte_level.build(*_vocabulary_and_merges(ranks), splitting, added=special)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0], "pad_token": SPECIAL[0]}
     write_json(folder / "tokenizer_config.json", {**settings, "chat_template": CHATML})
+
+
+def _check_end(source: Path, ranks: int) -> None:
+    """ModelError if the model's end token is none of those behind the ranks: in a file cut short they have other ids."""
+    beside = source.with_name("generation_config.json")
+    settings = read_json(beside) if beside.is_file() else {}
+    end = settings.get("eos_token_id") if isinstance(settings, dict) else None
+    if isinstance(end, int) and end not in range(ranks, ranks + len(SPECIAL)):
+        raise ModelError(
+            f"{source}: has {ranks:,} ranks, but {beside.name} has the end token at {end:,}. Download it again"
+        )
 
 
 def _read(source: Path) -> dict[bytes, int]:
@@ -41,6 +53,8 @@ def _read(source: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except ValueError as error:
             raise ModelError(f"{source}:{number}: is not 'base64 rank'") from error
+    if sorted(ranks.values()) != list(range(len(ranks))):  # the special tokens follow the last rank
+        raise ModelError(f"{source}: its ranks are not 0, 1, 2 and so on, each once. Download it again")
     return ranks
 
 

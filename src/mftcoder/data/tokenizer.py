@@ -119,7 +119,9 @@ def load_tokenizer(model_name_or_path: str) -> Tokenizer:
         folder = converted_tokenizer.folder_of(folder)
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # the library raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain Exception, and a panic of its Rust code is not even one
         raise ModelError(f"{folder / 'tokenizer.json'}: not a tokenizer: {error}") from error
     backend.no_truncation()
     backend.no_padding()
@@ -200,7 +202,8 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     value = _read(folder / "chat_template.json").get("chat_template") or settings.get("chat_template")
     if isinstance(value, list):
-        value = next((entry.get("template") for entry in value if entry.get("name") == "default"), None)
+        named = [entry for entry in value if isinstance(entry, dict)]
+        value = next((entry.get("template") for entry in named if entry.get("name") == "default"), None)
     return value if isinstance(value, str) and value else None
 
 

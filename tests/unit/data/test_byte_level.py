@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from mftcoder.data.byte_level import byte_letters
 from mftcoder.data.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 
-VOCABULARY = {**{letter: number for number, letter in enumerate("abcdefgh12")}, "ab": 10, "12": 11, "<|endoftext|>": 12}
+FIRST = (*"abcdefgh12", "ab", "12", "<|endoftext|>")
+LETTERS = [letter for letter in byte_letters().values() if letter not in FIRST]
+VOCABULARY = {token: number for number, token in enumerate([*FIRST, *LETTERS])}
 
 
 def write_tables(folder: Path, config: dict[str, Any]) -> Path:
@@ -32,10 +35,11 @@ def test_special_tokens_of_the_settings_are_found_in_a_text(tmp_path: Path) -> N
     write_tables(tmp_path, {"model_type": "qwen2"})
     settings = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    (tmp_path / "added_tokens.json").write_text('{"<|im_start|>": 13, "<|im_end|>": 14}')
+    start, end = len(VOCABULARY), len(VOCABULARY) + 1
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_start|>": start, "<|im_end|>": end}))
     tokenizer = load_tokenizer(str(tmp_path))
-    assert tokenizer.encode("<|im_start|>ab<|im_end|>") == [13, 10, 14]
-    assert tokenizer.eos_id == 14
+    assert tokenizer.encode("<|im_start|>ab<|im_end|>") == [start, 10, end]
+    assert tokenizer.eos_id == end
 
 
 def test_a_family_whose_cut_is_not_known_is_refused(tmp_path: Path) -> None:
@@ -50,6 +54,48 @@ def test_merges_of_another_vocabulary_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("x y\n")
     with pytest.raises(ModelError, match="its tokenizer cannot be read, it may be damaged"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("merges.txt", "", r"merges.txt: makes none of 22 tokens of vocab.json"),
+        ("vocab.json", json.dumps(dict.fromkeys(VOCABULARY, 0)), "vocab.json: is no table of tokens with an id each"),
+        ("vocab.json", "[]", "vocab.json: is no table of tokens with an id each"),
+        ("vocab.json", json.dumps({"ab": 0, "a": 1, "b": 2, "12": 3, "1": 4, "2": 5}), "lacks 252 of the 256 bytes"),
+    ],
+)
+def test_tables_that_would_lose_text_are_refused(tmp_path: Path, name: str, content: str, problem: str) -> None:
+    write_tables(tmp_path, {"model_type": "gpt2", "eos_token_id": 12})
+    pairs = [(a, b) for a in "abcde" for b in "fgh1"]
+    vocabulary = {**VOCABULARY, **{a + b: len(VOCABULARY) + number for number, (a, b) in enumerate(pairs)}}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("\n".join(["a b", "1 2", *(f"{a} {b}" for a, b in pairs)]))
+    assert load_tokenizer(str(tmp_path)).encode("afab") == [len(VOCABULARY), 10]
+    (tmp_path / name).write_text(content)
+    if name == "vocab.json":
+        (tmp_path / "merges.txt").write_text("a b\n1 2\n")
+    with pytest.raises(ModelError, match=problem):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_json_that_makes_the_library_panic_is_one_line(tmp_path: Path) -> None:
+    model = {
+        "type": "BPE",
+        "vocab": {"a": 0, "b": 0, "c": 0, "ab": 0},
+        "merges": ["a b", "a c"],
+        "continuing_subword_prefix": "xx",
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    with pytest.raises(ModelError, match=r"tokenizer.json: not a tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_of_several_chat_templates_the_default_one_counts(tmp_path: Path) -> None:
+    write_tables(tmp_path, {"model_type": "gpt2", "eos_token_id": 12})
+    templates = [1, {"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
+    assert load_tokenizer(str(tmp_path)).chat_template == "d"
 
 
 def test_a_vocabulary_without_merges_is_refused(tmp_path: Path) -> None:

@@ -469,6 +469,24 @@ def test_a_line_that_is_no_rank_is_named(tmp_path: Path) -> None:
         write_tokenizer(tmp_path / "qwen.tiktoken", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([], "lacks 256 of the 256 bytes"),
+        (["YWI= 400"], "its ranks are not 0, 1, 2 and so on"),
+        (["YWI= 256"], "has 257 ranks, but generation_config.json has the end token at 5,000"),
+    ],
+)
+def test_a_table_of_ranks_that_is_not_whole_is_refused(tmp_path: Path, lines: list[str], problem: str) -> None:
+    single = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
+    (tmp_path / "qwen.tiktoken").write_text("\n".join([*single, *lines] if lines else []))
+    (tmp_path / "config.json").write_text("{}")
+    if lines:
+        (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5000}')
+    with pytest.raises(ModelError, match=problem):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_whole_qwen_folder_loads_by_its_own_name(tmp_path: Path) -> None:
     original = write_folder(tmp_path / "Qwen", {**QWEN, "vocab_size": 600}, _grown(qwen_weights(), 600))
     lines = [f"{base64.b64encode(token).decode()} {rank}" for token, rank in tiny_ranks().items()]
