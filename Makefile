@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 LOWEST ?= .venv-lowest
 
-.PHONY: demo test test-all test-lowest gpu check fix docs clean
+.PHONY: demo test test-all test-lowest coverage gpu check fix docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mft demo --out demo
@@ -21,6 +21,15 @@ test-all: $(VENV)/.installed
 # The oldest versions that pyproject.toml allows: all unit tests and one run from data to scores. Old libraries warn more.
 test-lowest: $(LOWEST)/.installed
 	$(LOWEST)/bin/python -m pytest -n auto -o filterwarnings= --disable-warnings tests/unit tests/integration/test_train_cli.py
+
+# Which lines and branches the fast tests run, with all processes that they start; a table, the least covered file first.
+coverage: export COVERAGE_FILE = $(CURDIR)/.coverage/data
+coverage: $(VENV)/.installed
+	rm -rf .coverage
+	mkdir .coverage
+	$(BIN)/python -m coverage run -m pytest -n auto --dist loadgroup -m "not slow" tests/unit tests/integration
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # On a GPU: tests/gpu, then a table of training speeds, in nine minutes. Takes the environment here, or the Python that has your torch.
 gpu:
@@ -51,4 +60,4 @@ $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis demo runs build dist
+	rm -rf $(VENV) $(LOWEST) .cache .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis demo runs build dist

@@ -25,6 +25,13 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A slow test says why it is."""
+    unexplained = {item.name for item in items for mark in item.iter_markers("slow") if not mark.kwargs.get("reason")}
+    if unexplained:
+        raise pytest.UsageError(f"slow without a reason: {', '.join(sorted(unexplained))}. Write slow(reason=...)")
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the user's cache or another test's."""

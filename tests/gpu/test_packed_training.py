@@ -87,7 +87,7 @@ def test_recomputing_activations_changes_nothing(small_llama: Path, device: torc
     assert gap(recomputed, kept) < (1e-6 if device.type == "cpu" else 1e-3)
 
 
-@pytest.mark.slow  # half a minute of compiling on a CPU
+@pytest.mark.slow(reason="half a minute of compiling on a CPU")
 @pytest.mark.filterwarnings(
     "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
 )  # torch's own, of its compiler

@@ -16,7 +16,7 @@ def config_of(folder: Path, model: Path, data: Path, device: torch.device, **ove
     return write_config(folder, model, data, backend__device=device.type, **overrides)
 
 
-@pytest.mark.slow  # four runs
+@pytest.mark.slow(reason="four runs")
 def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
     tmp_path: Path, tiny_llama_dir: Path, device: torch.device
 ) -> None:
@@ -40,7 +40,7 @@ def same_tensors(a: Path, b: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.slow  # two runs, one of several processes
+@pytest.mark.slow(reason="two runs, one of several processes")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_ranks_take_the_steps_of_one_device(
     tmp_path: Path, tiny_llama_dir: Path, device: torch.device, ranks: int

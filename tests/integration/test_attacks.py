@@ -17,6 +17,7 @@ from mftcoder.execution.languages import LANGUAGES, prepare
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import Limits, Program
 
+slow = pytest.mark.slow(reason="each attack costs its whole time limit, or a compiler")
 ROOT = Path(__file__).parents[1] / "attacks"
 FILES = sorted(path for path in ROOT.glob("*/*") if path.is_file())
 LIMITS = Limits(seconds=3.0, memory_mb=768, compile_seconds=20.0)
@@ -171,7 +172,7 @@ def results(request: pytest.FixtureRequest, bait: dict[str, str]) -> dict[Path, 
     return ends
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_an_attack_ends_as_its_first_line_says(path: Path, results: dict[Path, str]) -> None:
     if path not in results:
@@ -179,7 +180,7 @@ def test_an_attack_ends_as_its_first_line_says(path: Path, results: dict[Path, s
     assert results[path].partition(":")[0] in header(path)["expected"].split("|"), results[path]
 
 
-@pytest.mark.slow
+@slow
 def test_no_attack_leaves_a_file_behind(results: dict[Path, str]) -> None:
     places = [
         Path.home(),
@@ -219,7 +220,7 @@ def with_each_folder(statement: str, found: str) -> str:
     )
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("level", ["namespaces", "process"])
 def test_an_answer_finds_nothing_that_the_one_before_it_has_left(level: str) -> None:
     sources = [
@@ -262,7 +263,7 @@ def twice(xs):
 """
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("level", ["namespaces", "process"])
 def test_an_answer_finds_no_tests_of_another_language_in_its_memory(level: str) -> None:
     """It is a fork of a process of its slot, which must never have held them."""

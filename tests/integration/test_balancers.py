@@ -39,7 +39,7 @@ METHODS = {
     "pace": ["balancer={name: pace, warmup_steps: 3, val_share: 0.3, gain: 1}"],
 }
 FEW = ("coba", "famo", "gradnorm", "pace")
-slow = pytest.mark.slow  # three runs for each method; the few are one of each kind
+slow = pytest.mark.slow(reason="three runs for each method; the few are one of each kind")
 STEPS = 12
 
 

@@ -9,7 +9,7 @@ from mftcoder.execution.languages import LANGUAGES, prepare
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(reason="compilers of six languages, about a second a program")
 
 LIMITS = Limits(seconds=10.0)
 

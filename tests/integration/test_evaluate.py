@@ -142,7 +142,7 @@ def open_folder():
         yield Path(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="each attack costs its whole time limit")
 @pytest.mark.parametrize("level", ["namespaces", "process"])
 def test_a_file_of_attacks_alone_ends_normally_with_nothing_passed_and_nothing_left(tmp_path, open_folder, level):
     if level == "namespaces" and not namespaces_are_there():

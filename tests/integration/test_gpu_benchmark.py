@@ -118,7 +118,7 @@ def test_a_dry_run_measures_the_command_and_its_bare_steps(tmp_path: Path) -> No
     assert report["finished"] and report["tests"]["status"] == "ok"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="minutes: every row is a process of its own")
 def test_a_dry_run_of_everything_ends_with_a_full_report(gpu: ModuleType, tmp_path: Path) -> None:
     """Minutes: every row is a process of its own."""
     done, report = dry_run(tmp_path, "--steps", "2", "--minutes", "14")

@@ -20,7 +20,10 @@ TASKS = sorted(  # an exam of a user's own code has its own tests
     if "plus" not in name and "describe" not in name and name != "mini" and not name.startswith("exam-")
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' data is not here")]
+pytestmark = [
+    pytest.mark.slow(reason="compilers of six languages, about a second a program"),
+    pytest.mark.skipif(not DATA.is_dir(), reason="the benchmarks' data is not here"),
+]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -266,7 +266,7 @@ def test_validate_prints_the_plan_and_all_problems_at_once(tmp_path: Path, tiny_
     assert "/no/such/folder" in bad.stderr and "output_dir" in bad.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="looks for a compiler for half a minute")
 def test_without_a_compiler_layers_run_uncompiled_and_a_line_says_so(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

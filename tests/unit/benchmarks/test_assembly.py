@@ -81,7 +81,7 @@ def test_an_error_without_any_answer_is_a_bug_and_no_answers_failure():
         assemble_all(Benchmark("x", (PROBLEM,), family(broken), ""), {"a": (PROBLEM, "1")})
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="two seconds of the processor for most texts")
 def test_hostile_texts_cost_no_more_than_their_share(mini):
     """Each took minutes or gigabytes to read. Takes two seconds of the processor for most."""
     row = {

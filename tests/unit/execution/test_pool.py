@@ -151,7 +151,7 @@ def test_what_a_comparison_builds_of_an_answer_is_bounded(pool):
     assert status(pool, lazy) == "out_of_memory"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="each takes the judge's three seconds of the processor")
 @pytest.mark.parametrize(
     ("candidate", "tests"),
     [
