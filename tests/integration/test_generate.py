@@ -152,6 +152,15 @@ def test_another_model_of_equal_size_and_time_starts_anew(tiny_llama_dir: Path, 
         assert answers(tmp_path) != before
 
 
+def test_options_that_would_change_nothing_are_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        generate(tiny_llama_dir, tmp_path, "--system", "Be right.", "--template", "chatml", "--checkpoint", "latest")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "--system", "--template", "--checkpoint latest",
+    ]  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
 def test_chat_mode_uses_the_models_template(tiny_llama_dir: Path, tmp_path: Path) -> None:
     generate(tiny_llama_dir, tmp_path, "--limit", "1", "--name", "m", "--mode", "chat", "--template", "mftcoder")
     assert "<s>bot" in json.loads((tmp_path / "settings_mini_m.json").read_text())["template"]

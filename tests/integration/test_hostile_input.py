@@ -28,6 +28,34 @@ def answers(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("out", ["FILE", "FILE/below"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "generate MODEL --task mini --limit 1 --max-new-tokens 1 --out OUT", "evaluate ANSWERS --limit 1 --out OUT",
+        "validate CONFIG output_dir=OUT", "train CONFIG output_dir=OUT", "train CONFIG data.cache_dir=OUT", "data mine . --out OUT",
+    ],
+)  # fmt: skip
+def test_a_file_in_the_place_of_a_folder_is_answered_in_a_line(
+    tmp_path: Path, tiny_llama_dir: Path, answers: Path, capsys: pytest.CaptureFixture[str], words: str, out: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}] * 4
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"}, "tasks": {"a": str(tmp_path / "data.jsonl")},
+        "data": {"max_length": 64, "cache_dir": str(tmp_path / "cache")}, "train": {"max_steps": 1, "report_to": []},
+        "output_dir": str(tmp_path / "run"),
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    given = {"CONFIG": str(tmp_path / "config.json"), "MODEL": str(tiny_llama_dir), "ANSWERS": str(answers)}
+    place = out.replace("FILE", str(tmp_path / "file"))
+    code, lines = run(capsys, *[given.get(word, word).replace("OUT", place) for word in words.split()])
+    assert code == 2, lines
+    assert any(line.startswith(("error: ", "Error: ")) and "file" in line for line in lines), lines
+    assert (tmp_path / "file").read_text() == ""
+
+
 @pytest.mark.parametrize("name", [LONG_PART, LONG_PATH, NO_HOME, HALF], ids=["part", "path", "home", "half"])
 @pytest.mark.parametrize(
     "words",

@@ -165,6 +165,7 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
     console = Console(stderr=True, quiet=rank > 0)
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
+    _check_effect(source, options)
     engine = engine_name(options.engine, source, device=options.device, as_trained=options.as_trained)
     template = _template(source, options) if options.mode == "chat" else None
     if options.preset:
@@ -203,6 +204,21 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
     if options.preset and len(files) == len(PRESETS[options.preset].tasks) and options.limit is None:
         console.print(f"next: mft submit {files[0].parent}", highlight=False, soft_wrap=True)
     return files
+
+
+def _check_effect(source: ModelSource, options: GenerateOptions) -> None:
+    """ConfigError for options that would change nothing."""
+    no_chat = options.mode != "chat"
+    idle = {
+        "--system: only --mode chat and a preset have a system message": options.system
+        and no_chat
+        and not options.preset,
+        "--template: only --mode chat has a template": options.template is not None and no_chat,
+        f"--checkpoint {options.checkpoint}: {source.name} is no run folder": options.checkpoint != "best"
+        and not source.run,
+    }
+    if problems := [problem for problem, is_idle in idle.items() if is_idle]:
+        raise ConfigError(*problems)
 
 
 def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions, console: Console) -> None:

@@ -21,6 +21,7 @@ from mftcoder.errors import ConfigError, Interrupted, MftError, UnjudgedError
 from mftcoder.processes import follow_parent
 
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
 """A full disk, a folder that may not be written: the user's to mend, whichever file it hits."""
 HOMELESS = "home directory"
 """What pathlib says of `~nobody/x`."""
@@ -88,6 +89,8 @@ def _machine_problem(error: Exception) -> str | None:
         return f"{str(error.filename)[:60]}...: is longer than a file name can be"
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return f"{error.filename or 'a file'}: {error.strerror}. Make room or choose another folder."
+    if isinstance(error, OSError) and error.errno in NO_FOLDER and error.filename:
+        return f"{error.filename}: {error.strerror}. Give a folder that is there or can be made"
     if isinstance(error, RuntimeError) and HOMELESS in str(error):
         return "a path begins with ~ and a user whose home folder is not known. Write it in full"
     return None
