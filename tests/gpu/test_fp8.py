@@ -57,6 +57,23 @@ def test_lora_over_fp8_follows_the_losses_of_bfloat16(
     assert ((rounded.view(-1, 20).mean(1) / whole.view(-1, 20).mean(1) - 1).abs() < 0.01).all()
 
 
+@pytest.mark.slow(reason="400 steps")
+@pytest.mark.parametrize("quantization", ["fp8", pytest.param("4bit-fp8", marks=needs_bitsandbytes)])
+def test_two_hundred_short_steps_lose_as_in_bfloat16_to_a_percent(
+    small_llama: Path, device: torch.device, quantization: str
+) -> None:
+    steps = [step_data(samples(seed)[2:6]) for seed in range(200)]
+    held = "4bit" if quantization == "4bit-fp8" else None
+    whole, rounded = (
+        torch.tensor(train(language_model(small_llama, device, torch.bfloat16, adapter="lora", quantization=q), steps))
+        .unfold(0, 20, 1)
+        .mean(1)
+        for q in (held, quantization)
+    )
+    assert whole[-1] < 0.9 * whole[0]
+    assert (rounded / whole - 1).abs().max() < 0.01
+
+
 @needs_torchao
 @pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
 def test_full_fine_tuning_in_fp8_follows_the_losses_of_bfloat16(

@@ -96,7 +96,7 @@ def test_failed_tests_are_named_also_when_the_rest_had_no_time(gpu: ModuleType, 
     assert "1 passed, 1 failed; killed after 3 s" in report["reason"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="loads torch and transformers in another process")
 def test_without_a_gpu_it_says_so_in_one_line(gpu: ModuleType, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--tiny", "--json", str(tmp_path / "gpu.json")],
@@ -106,9 +106,8 @@ def test_without_a_gpu_it_says_so_in_one_line(gpu: ModuleType, tmp_path: Path) -
     assert "nothing can be measured: torch sees no CUDA device. A dry run needs none" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow(reason="three processes that each load torch and transformers")
 def test_a_dry_run_measures_the_command_and_its_bare_steps(tmp_path: Path) -> None:
-    """Half a minute: three processes that each load torch and transformers."""
     done, report = dry_run(tmp_path, "--only", "lora, defaults [all]|lora, mft train", "--steps", "2", "--profile")
     assert done.returncode == 0, done.stdout + done.stderr
     steps, command = report["rows"]

@@ -159,10 +159,10 @@ def _multiplies_rightly(device: torch.device) -> bool:
 
 @torch.library.impl("mftcoder::round_rows", "CUDA")
 def _round_rows_on_gpu(rows: Tensor) -> tuple[Tensor, Tensor]:
+    if lack_of_fp8(rows.device) is not None:  # triton may be missing too
+        return round_rows_in_torch(rows)
     from mftcoder.kernels.fp8_triton import round_rows_on_gpu
 
-    if lack_of_fp8(rows.device) is not None:
-        return round_rows_in_torch(rows)
     return round_rows_on_gpu(rows, tiny=TINY, largest=LARGEST)
 
 
