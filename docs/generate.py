@@ -152,6 +152,12 @@ scale for each row and is more exact, `tensorwise` has one for each tensor and i
 fuses the rounding into other work. It goes with the backends `local` and `ddp`. Where the device has no fp8, torchao emulates the
 products in float32, slowly, and a line says so.
 
+What fp8 does to the loss is printed by `benchmarks/fp8_loss.py`. On a CPU, where the products are emulated (SmolLM2-135M, five tasks,
+LoRA, `--steps 100 --max-length 256 --val-samples 4`), the mean validation loss goes from 1.5075 to 1.0168 over a base in bfloat16 and
+from 1.5444 to 1.0390 over one in fp8: 2.2% more at the end, and means of 20 training losses are at most 4.3% apart. So small a model
+loses much to 8 bits. `4bit-fp8` and the two recipes were not measured on a real model; on a random Llama of two layers the losses of
+all of them stay within 1% of bfloat16's (`tests/gpu/test_fp8.py`).
+
 None of this has run on a GPU: the kernels are compiled for compute capability 8.9, 9.0 and 10.0 and run in Triton's interpreter, and
 the products are emulated (`tests/unit/kernels`). `make gpu` measures the speed of each where there is one.
 """
