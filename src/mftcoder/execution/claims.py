@@ -5,7 +5,8 @@ through `mft_expected(claim, value)`, and a claim without such values through `m
 are. Who runs the tests draws a claim; the two functions, which each language's bridge defines, change what that claim expects. An
 answer that passes all the same has not been compared with it. A claim is an assertion about an answer; the arguments of a question
 are never changed, since a right answer to another question may well be the same. Numbers can be changed downwards or upwards: of
-`f(x) > 3` only one of the two is wrong. A claim that something is not equal is turned round instead: it holds for most values. Python's tests: claims_python.py.
+`f(x) > 3` only one of the two is wrong. A claim that two values differ is negated instead, because it holds for most values.
+Python's tests: claims_python.py.
 """
 
 import re

@@ -109,7 +109,7 @@ def _asks(function: ast.AST, own_names: frozenset[str]) -> bool:
 
 
 def _is_about_inequality(test: ast.expr) -> bool:
-    """`f(1) != 2` holds for most values, so such a claim is turned round."""
+    """`f(1) != 2` holds for most values, so such a claim is negated."""
     operators = {type(operator) for node in ast.walk(test) if isinstance(node, ast.Compare) for operator in node.ops}
     is_turned = any(isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) for node in ast.walk(test))
     return bool(operators & {ast.NotEq, ast.NotIn, ast.IsNot}) or (
