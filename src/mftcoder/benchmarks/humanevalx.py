@@ -44,7 +44,7 @@ def _rust_problem(row: Mapping[str, Any], prompt: str) -> Problem:
         prompt = f"{prompt}{declaration}"
     defined = [*declared, *brace_code.names_defined(solution, "rust")]
     entry = brace_code.function_asked_for(defined, tests) or declared[-1]
-    if any(re.search(rf"\b{name}\(", tests) for name in defined if name != entry):
+    if entry not in declared or any(re.search(rf"\b{name}\(", tests) for name in defined if name != entry):
         declaration = brace_code.up_to_its_body(declaration + solution, entry, "rust")
     fields = {**row, "declaration": declaration}
     return Problem(row["task_id"], "rust", prompt, tests, entry, SYNTAX["rust"].stop, solution, fields)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mftcoder.benchmarks.brace_code import answer_in, assemble, before_entry, entry_name
+from mftcoder.benchmarks import humanevalx
+from mftcoder.benchmarks.brace_code import answer_in, assemble, before_entry, entry_name, trusted_declaration
 from mftcoder.benchmarks.problem import Problem
 
 DECLARATIONS = {
@@ -58,6 +59,20 @@ def test_a_main_in_cpp_goes_because_the_tests_bring_theirs():
 def test_an_entry_point_that_the_data_misspells_is_the_last_function_declared():
     assert entry_name(DECLARATIONS["cpp"], "twise", "cpp") == "twice"
     assert entry_name(DECLARATIONS["rust"], "half", "rust") == "half"
+
+
+def test_a_function_of_rust_that_only_its_solution_defines_is_declared_behind_its_helper():
+    row = {
+        "task_id": "Rust/10",
+        "declaration": "use std::cmp;\n\nfn half(x: i32) -> i32 {\n",
+        "canonical_solution": "    x / 2\n}\n\nfn quarter(x: i32) -> i32 {\n    half(half(x))\n}\n",
+        "test": "#[test]\nfn test_it() { assert_eq!(quarter(8), 2); }\n",
+    }
+    known = humanevalx.problem_of(row, "rust", row["declaration"])
+    assert known.entry_point == "quarter"
+    assert squeezed(trusted_declaration(known)) == squeezed(
+        "use std::cmp; fn half(x: i32) -> i32 { x / 2 } fn quarter(x: i32) -> i32 {"
+    )
 
 
 @pytest.mark.parametrize("language", DECLARATIONS)
