@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import PATIENCE
 from tests.integration.test_launch import ENVIRONMENT, config_in, wait_for_step, worker
 from tests.integration.test_train_cli import metrics, write_tasks
 from tests.ranks import free_port
@@ -25,7 +26,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "dlrover.python.master.main", *options]
     with (tmp_path / "master.log").open("w") as log:
         master = subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while "Master grpc server started" not in (tmp_path / "master.log").read_text():
         assert time.monotonic() < deadline, (tmp_path / "master.log").read_text()
         time.sleep(0.1)
@@ -46,6 +47,6 @@ def test_a_killed_worker_costs_no_step_under_dlrover(
     run = tmp_path / "killed" / "run"
     wait_for_step(run, 5)
     worker(process.pid, 1).send_signal(signal.SIGKILL)
-    assert process.wait(200) == 0, (tmp_path / "output").read_text()
+    assert process.wait(PATIENCE) == 0, (tmp_path / "output").read_text()
     assert "going on from" in (tmp_path / "output").read_text()
     assert [record["step"] for record in metrics(run)] == list(range(1, 31))

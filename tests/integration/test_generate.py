@@ -78,7 +78,7 @@ def test_two_processes_write_what_one_writes(tiny_llama_dir: Path, tmp_path: Pat
         "-m",
         "mftcoder",
     ]
-    done = subprocess.run([*map(str, launcher + words)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*map(str, launcher + words)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import PATIENCE
 from tests.integration.test_train_cli import write_config, write_tasks
 
 PARENTS = {
@@ -23,12 +24,14 @@ def test_training_saves_and_stops_when_its_parent_is_killed(parent: str, tmp_pat
     config = write_config(tmp_path, tiny_llama_dir, write_tasks(tmp_path / "data"), **fields)
     script = PARENTS[parent].replace("CONFIG", repr(str(config)))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert _within(100, lambda: any(file.read_text().count("\n") > 3 for file in tmp_path.rglob("metrics.jsonl")))
+    assert _within(PATIENCE, lambda: any(file.read_text().count("\n") > 3 for file in tmp_path.rglob("metrics.jsonl")))
     children = _children(process.pid)
     assert children
     process.kill()
     process.wait()
-    assert _within(60, lambda: not any(map(_runs, children))), [os.kill(child, signal.SIGKILL) for child in children]
+    assert _within(PATIENCE, lambda: not any(map(_runs, children))), [
+        os.kill(child, signal.SIGKILL) for child in children
+    ]
     assert list(tmp_path.rglob("checkpoints/latest"))
 
 

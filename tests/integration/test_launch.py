@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.forked import PATIENCE
 from tests.forked import run as mft
 from tests.integration.test_backends import needs_deepspeed
 from tests.integration.test_train_cli import (
@@ -44,7 +45,7 @@ def test_torchrun_and_mft_nproc_make_the_same_run(tmp_path: Path, tiny_llama_dir
     done = mft("train", ours, "--nproc", 2)
     assert done.returncode == 0, done.stderr
     command = [*TORCHRUN, "--nproc-per-node=2", "-m", "mftcoder", "train", str(theirs)]
-    launched = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    launched = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     assert launched.returncode == 0, launched.stderr
     assert same_bits(weights(tmp_path / "ours" / "run"), weights(tmp_path / "theirs" / "run"))
 
@@ -64,7 +65,7 @@ def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if (run / "metrics.jsonl").exists() and f'"step": {step},' in "\n".join(metrics_if_whole(run)):
             return
@@ -88,7 +89,7 @@ def test_a_killed_worker_costs_no_step(tmp_path: Path, tiny_llama_dir: Path, dat
     run = tmp_path / "killed" / "run"
     wait_for_step(run, 5)
     worker(process.pid, rank).send_signal(signal.SIGKILL)
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     assert "going on from" in output
     assert same_bits(weights(run), weights(tmp_path / "whole" / "run"))
@@ -100,7 +101,7 @@ def test_sigterm_saves_and_asks_to_be_started_again(tmp_path: Path, tiny_llama_d
     process = start(config)
     wait_for_step(tmp_path / "run", 3)
     process.terminate()
-    output, _ = process.communicate(timeout=100)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, output
     latest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
     progress = json.loads((tmp_path / "run" / "checkpoints" / latest / "progress.json").read_text())
@@ -108,12 +109,13 @@ def test_sigterm_saves_and_asks_to_be_started_again(tmp_path: Path, tiny_llama_d
     assert output.count("Go on with: mft train") == 1 and "Traceback" not in output
 
 
+@pytest.mark.slow(reason="a rank hangs for 20 seconds; the unit test of process groups has the same in five")
 def test_a_rank_that_hangs_is_named(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
     config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=3000, train__save_steps=3000)
-    process = start(config, "backend.timeout_seconds=5")
+    process = start(config, "backend.timeout_seconds=20")
     wait_for_step(tmp_path / "run", 3)
     worker(process.pid, 1).suspend()
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "rank 1 has not come to it, and was last seen in" in output
 
@@ -134,7 +136,7 @@ def accelerate_launch(options: list[str], config: Path, engine: str) -> subproce
     """`accelerate launch OPTIONS -m mftcoder train --train_config CONFIG --distributed_type ENGINE`."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines=1", "--dynamo_backend=no", *options]
     command = [*launcher, "-m", "mftcoder", "train", "--train_config", str(config), "--distributed_type", engine]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_the_published_launch_line_works(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:

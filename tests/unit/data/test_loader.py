@@ -186,9 +186,9 @@ def test_the_next_step_is_made_in_a_thread_while_this_one_runs(
     made = watched(loader, monkeypatch)
     steps = loader.steps(1)
     next(steps)
-    assert [made.get(timeout=60)[0], made.get(timeout=60)[0]] == [1, 2]  # nobody has asked for 2 yet
+    assert [made.get(timeout=300)[0], made.get(timeout=300)[0]] == [1, 2]  # nobody has asked for 2 yet
     next(steps)
-    number, thread = made.get(timeout=60)
+    number, thread = made.get(timeout=300)
     assert number == 3 and thread.startswith("next-step") and made.empty()
     steps.close()
     assert not any(thread.name.startswith("next-step") for thread in threading.enumerate())
@@ -215,7 +215,7 @@ def test_worker_processes_do_not_run_a_script_without_a_main_guard_again(make_ru
         "print(len(list(TrainLoader(prepare(config), config).steps())))\n"
     )
     command = [sys.executable, str(script), config.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 

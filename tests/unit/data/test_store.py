@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -240,18 +241,22 @@ def test_a_kill_leaves_no_store_and_no_process_and_the_next_run_finishes(
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index, 20) for index in range(4000)]))}, num_proc=2)
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys\nfrom mftcoder.config.schema import RunConfig\nfrom mftcoder.data import building, store\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom mftcoder.config.schema import RunConfig\n"
+        "from mftcoder.data import building, store\n"
+        "def die(progress):\n    if len(list(Path(sys.argv[2]).rglob('*.npz'))) >= 5:\n"
+        "        print(Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text(), flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n    building.BLOCK_BYTES, building._SMALL_INPUT = 10_000, 0\n"
-        "    store.prepare(RunConfig.model_validate_json(sys.argv[1]))\n"
+        "    store.prepare(RunConfig.model_validate_json(sys.argv[1]), on_progress=die)\n"
     )
-    process = subprocess.Popen([sys.executable, script, config.model_dump_json()])
-    while len(list(tmp_path.rglob("*.npz"))) < 5 and process.poll() is None:
-        time.sleep(0.01)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.kill()
-    process.wait()
+    command = [sys.executable, script, config.model_dump_json(), tmp_path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    workers = process.stdout.readline().split()
+    process.stdout.close()
+    assert process.wait() == -signal.SIGKILL and workers
     assert not list(tmp_path.rglob("meta.json"))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while any(_runs(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(_runs(worker) for worker in workers)
@@ -273,7 +278,7 @@ def test_a_script_without_a_main_guard_can_prepare(
         "print(store.prepare(RunConfig.model_validate_json(sys.argv[1])).statistics[0].records)\n"
     )
     command = [sys.executable, str(script), config.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
 
 

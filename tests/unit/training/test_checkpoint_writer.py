@@ -28,7 +28,7 @@ class Disk:
         self.may_write, self.full = threading.Event(), False
 
     def write(self, module: Any, folder: Path, weights: dict[str, Tensor] | None) -> None:
-        assert self.may_write.wait(20)
+        assert self.may_write.wait(300)
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")
         folder.mkdir()

@@ -105,8 +105,8 @@ def sum_on_the_first_only(group: ProcessGroup) -> str:
 
 
 def test_a_rank_that_does_not_come_is_named_with_where_it_was_seen_last() -> None:
-    """Takes the two seconds that ranks wait for each other here."""
-    with two_ranks("ddp", timeout_seconds=2) as ask:
+    """Takes the five seconds that ranks wait for each other here."""
+    with two_ranks("ddp", timeout_seconds=5) as ask:
         ask(share_rank)
         error, nothing = ask(sum_on_the_first_only)
     assert error.startswith("rank 0: 'summing losses' (number 2) failed: rank 1 has not come to it")
