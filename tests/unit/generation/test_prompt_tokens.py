@@ -1,0 +1,83 @@
+"""Prompts as a model reads them: one begin token at most, and room for an answer or an error that names all without."""
+
+from pathlib import Path
+
+import pytest
+
+from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.errors import GenerationError
+from mftcoder.generation.engine import Prompt, Sampling
+from mftcoder.generation.prompt_tokens import sample_seed, token_prompts, without_room
+
+TEXTS = ("def f(x):\n", "x", "class Config:\n    name: str\n")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_dir: Path) -> Tokenizer:
+    return load_tokenizer(str(tiny_tokenizer_dir))
+
+
+def prompts(*texts: str) -> list[Prompt]:
+    return [Prompt(f"p/{number}", 0, text) for number, text in enumerate(texts)]
+
+
+def limits(tokenizer: Tokenizer, *texts: str, positions: int = 100, **sampling: int) -> list[int]:
+    found = token_prompts(
+        prompts(*texts), tokenizer, Sampling(**sampling), positions=positions, add_special_tokens=False
+    )
+    return [item.limit for item in found]
+
+
+def length(tokenizer: Tokenizer, text: str) -> int:
+    return len(tokenizer.encode(text))
+
+
+def test_prompts_keep_their_order_and_their_tokens(tokenizer: Tokenizer) -> None:
+    found = token_prompts(prompts(*TEXTS), tokenizer, Sampling(), positions=100, add_special_tokens=False)
+    assert [item.prompt.text for item in found] == list(TEXTS)
+    assert [tokenizer.backend.decode(item.ids) for item in found] == list(TEXTS)
+
+
+def test_an_answer_may_have_what_the_model_has_room_for_and_no_more(tokenizer: Tokenizer) -> None:
+    size = length(tokenizer, TEXTS[0])
+    assert limits(tokenizer, TEXTS[0], positions=size + 3, max_new_tokens=50) == [3]
+    assert limits(tokenizer, TEXTS[0], positions=size + 3, max_new_tokens=2) == [2]
+
+
+def test_a_length_for_prompt_and_answer_together_leaves_the_rest_and_never_less_than_nothing(
+    tokenizer: Tokenizer,
+) -> None:
+    size = length(tokenizer, TEXTS[0])
+    assert [limits(tokenizer, TEXTS[0], max_length=size + extra)[0] for extra in (2, 0, -1)] == [2, 0, 0]
+
+
+def test_prompts_without_room_get_an_empty_answer_that_says_so(tokenizer: Tokenizer) -> None:
+    size = length(tokenizer, TEXTS[1])
+    found = token_prompts(
+        prompts(*TEXTS), tokenizer, Sampling(max_length=size + 1), positions=100, add_special_tokens=False
+    )
+    able, completions = without_room(found)
+    assert [item.prompt.problem_id for item in able] == ["p/1"]
+    assert [(c.problem_id, c.text, c.finish_reason, c.tokens) for c in completions] == [
+        ("p/0", "", "length", 0),
+        ("p/2", "", "length", 0),
+    ]
+
+
+def test_every_prompt_that_the_model_has_no_positions_for_is_named(tokenizer: Tokenizer) -> None:
+    size = length(tokenizer, TEXTS[0])
+    with pytest.raises(GenerationError) as raised:
+        limits(tokenizer, TEXTS[0], "x", "", positions=size)
+    assert raised.value.problems == (
+        f"p/0: the prompt has {size} tokens, the model room for {size}",
+        "p/2: the prompt is empty",
+    )
+
+
+def test_samples_have_random_numbers_of_their_own_wherever_they_are_drawn() -> None:
+    seeds = {
+        sample_seed(Prompt(problem, sample, ""), seed)
+        for problem in ("a", "b", "a\0") for sample in range(3) for seed in range(2)
+    }  # fmt: skip
+    assert len(seeds) == 18
+    assert sample_seed(Prompt("a", 1, "one text"), 0) == sample_seed(Prompt("a", 1, "another"), 0) < 2**128

@@ -1,0 +1,89 @@
+"""Processes that end with the one that started them, and that do not run the user's script again."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from mftcoder.processes import follow_parent, following_environment, main_module_hidden
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
+    """What this process sends itself."""
+    sent: list[signal.Signals] = []
+    monkeypatch.setattr(signal, "raise_signal", sent.append)
+    return sent
+
+
+CHILD = """
+import os, signal, sys
+from mftcoder.processes import follow_parent
+signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), os._exit(0)))
+signal.alarm(60)  # a child that nobody ends must not hang the tests
+follow_parent()
+print("ready", "MFTCODER_PARENT" in os.environ, flush=True)
+signal.pause()
+"""
+PARENT = """
+import subprocess, sys
+from mftcoder.processes import following_environment
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=following_environment())
+"""
+
+
+def test_a_command_that_follows_gets_sigterm_when_its_parent_is_killed() -> None:
+    """The pipe is read to its end, which comes when both are gone."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    with parent, parent.stdout as lines:
+        first = lines.readline()
+        parent.kill()
+        assert (first, lines.read()) == ("ready False\n", "saved\n")  # False: what it starts itself has another parent
+
+
+def test_a_parent_that_ended_before_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals], own_prctl: None
+) -> None:
+    monkeypatch.setenv("MFTCODER_PARENT", "1" if os.getppid() != 1 else "2")
+    follow_parent()
+    assert signals == [signal.SIGTERM]
+
+
+@pytest.fixture
+def own_prctl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked of the kernel for the process of the tests."""
+
+    class Library:
+        prctl: Callable[..., int] = staticmethod(lambda *_: 0)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Library)
+
+
+def test_a_command_that_nobody_wants_followed_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
+) -> None:
+    monkeypatch.delenv("MFTCODER_PARENT", raising=False)
+    monkeypatch.setattr("ctypes.CDLL", None)  # asking the kernel would be an error
+    follow_parent()
+    assert signals == []
+
+
+def test_the_environment_names_this_process_and_keeps_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "1")
+    environment = following_environment()
+    assert environment["MFTCODER_PARENT"] == str(os.getpid()) and environment["KEPT"] == "1"
+    assert "MFTCODER_PARENT" not in os.environ
+
+
+def test_the_main_module_is_back_after_the_block_however_it_ends() -> None:
+    main = sys.modules["__main__"]
+    with pytest.raises(KeyError), main_module_hidden():
+        hidden = sys.modules["__main__"]
+        assert hidden is not main and isinstance(hidden, ModuleType) and not hasattr(hidden, "__file__")
+        raise KeyError
+    assert sys.modules["__main__"] is main
