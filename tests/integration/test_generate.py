@@ -202,7 +202,10 @@ def test_an_unknown_template_is_named(tiny_llama_dir: Path, tmp_path: Path) -> N
         generate(tiny_llama_dir, tmp_path, "--limit", "1", "--mode", "chat", "--template", "chatlm")
 
 
-def test_greedy_samples_are_all_the_same_and_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    result = generate(tiny_llama_dir, tmp_path, "--n-samples", "2")
+@pytest.mark.parametrize("words", [("--n-samples", "2"), ("--top-p", "0.9")])
+def test_greedy_answers_are_all_the_same_and_have_no_top_p(
+    tiny_llama_dir: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    result = generate(tiny_llama_dir, tmp_path, *words)
     assert result.exit_code == 2
     assert "needs a --temperature above 0" in result.output

@@ -71,6 +71,8 @@ def generate_command(context: click.Context, model: str, tasks: str, then_evalua
         raise click.UsageError("give --task NAME,... or --preset NAME")
     if options["n_samples"] > 1 and options["temperature"] == 0:
         raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
+    if options["top_p"] < 1 and options["temperature"] == 0:
+        raise click.UsageError("--top-p needs a --temperature above 0: greedy answers do not follow it")
     if preset:
         typed = {key: value for key, value in options.items() if context.get_parameter_source(key) is not DEFAULT}
         chosen = preset_options(preset, {**typed, "tasks": names})

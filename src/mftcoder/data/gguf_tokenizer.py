@@ -46,9 +46,12 @@ def _reader(file: Path) -> Any:
     except ImportError as error:
         raise ModelError(f"{file}: reading .gguf files needs the gguf package: pip install 'mftcoder[gguf]'") from error
     try:
-        return gguf.GGUFReader(file)
+        reader = gguf.GGUFReader(file)
     except Exception as error:  # the reader raises what numpy raises on a short or foreign file
         raise ModelError(f"{file}: is not a GGUF file, or is cut short: {error}") from error
+    if reader.byte_order != "I":
+        raise ModelError(f"{file}: has the byte order of another machine; turn it round with gguf-convert-endian")
+    return reader
 
 
 def write_tokenizer(file: Path, folder: Path) -> None:

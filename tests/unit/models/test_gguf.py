@@ -22,13 +22,15 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / "cache"))
 
 
-def write_gguf(path: Path, *, quantised: bool, pre: str = "smollm") -> dict[str, np.ndarray]:
+def write_gguf(
+    path: Path, *, quantised: bool, pre: str = "smollm", order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE
+) -> dict[str, np.ndarray]:
     """A random Llama with a byte-level vocabulary that cuts digits first, as SmolLM2's does; returns its tensors."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ĠĠ"]
     random = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", endianess=order)
     writer.add_name("tiny")
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
@@ -135,6 +137,12 @@ def test_another_tokenizer_may_be_named_where_the_files_own_is_not_known(
     named = ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf"), tokenizer_name_or_path=str(tiny_tokenizer_dir))
     with pytest.raises(ModelError, match="the tokenizer has 1,000 tokens, the model's embedding only 260 rows"):
         resolve_model(named)
+
+
+def test_a_file_with_the_bytes_of_another_machine_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", quantised=True, order=gguf.GGUFEndian.BIG)
+    with pytest.raises(ModelError, match=r"tiny.gguf: has the byte order of another machine"):
+        resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf")))
 
 
 def test_a_text_that_is_none_is_one_line(tmp_path: Path) -> None:
