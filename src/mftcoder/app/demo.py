@@ -1,4 +1,4 @@
-"""`mft demo`: the whole journey on a real model of 135M parameters, in ten minutes on two cores.
+"""`mft demo`: the whole journey on a real model of 135M parameters, in a quarter of an hour on two cores.
 
 Goes in: an empty folder (or that of a demo that was stopped). Comes out: mined data and an exam of code that is not in it, a trained
 run, the merged model, scores of base and tuned model, report.html. Every stage is the command a user would type, run as a process of
@@ -34,7 +34,7 @@ FETCH_MODEL = (
     "import sys; from mftcoder.models.download import smollm2_folder as fetch; "
     "print(fetch(lambda text: print(text, file=sys.stderr)))"
 )
-MIN_STEPS, MAX_STEPS, PROBE_STEPS = 12, 160, 3
+MIN_STEPS, MOST_STEPS, PROBE_STEPS = 12, 60, 3
 VALIDATIONS = 4
 TASKS = ("complete_function", "write_function", "write_docstring", "repair_function")  # and write_asserts, which is run
 KINDS = ("complete", "write", "repair", "test")  # of problems in the exam
@@ -112,7 +112,7 @@ class Demo:
 
 
 def demo(out: Path, *, minutes: float) -> None:
-    """Run the demo in `out`, or go on where it was; `minutes` sets how many steps are trained."""
+    """Run the demo in `out`, or go on where it was. Fewer than MOST_STEPS are trained if they do not fit into `minutes`."""
     console = Console()
     demo = Demo(out, console)
     with terminate_as_interrupt():
@@ -125,7 +125,7 @@ def demo(out: Path, *, minutes: float) -> None:
         write_text(out / "train.yaml", config_text(out, model, PROBE_STEPS))
         demo.run(probe_stage(out))
         steps = steps_for(60 * minutes - demo.seconds() - scoring - OVERHEAD, step_seconds(out / "probe"))
-        console.print(f"{steps} steps fit into {minutes:g} minutes", highlight=False)
+        console.print(f"{steps} of at most {MOST_STEPS} steps fit into {minutes:g} minutes", highlight=False)
         config = config_text(out, model, steps)
         write_text(out / "train.yaml", config)
         for stage in [
@@ -158,7 +158,7 @@ def mining_stage(out: Path) -> Stage:
 
 def probe_stage(out: Path) -> Stage:
     """Measure a step."""
-    text = "How long a step takes here decides how many are trained."
+    text = f"How long a step takes here decides how many are trained, {MOST_STEPS} at most."
     options = (
         "train.eval_strategy=no",
         "train.save_strategy=no",
@@ -229,8 +229,8 @@ def step_seconds(probe: Path) -> float:
 
 
 def steps_for(available: float, seconds: float) -> int:
-    """How many steps of `seconds` each fit into the seconds available, a multiple of the validations."""
-    fitting = max(MIN_STEPS, min(MAX_STEPS, int(available / seconds)))
+    """How many steps of `seconds` each fit into the seconds available, MOST_STEPS at most, a multiple of the validations."""
+    fitting = max(MIN_STEPS, min(MOST_STEPS, int(available / seconds)))
     return fitting - fitting % VALIDATIONS
 
 

@@ -79,7 +79,13 @@ def doctor(as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Gets everything."
 )
-@click.option("--minutes", type=Finite(min=1), default=9, show_default=True, help="Decides how many steps are trained.")
+@click.option(
+    "--minutes",
+    type=Finite(min=1),
+    default=15,
+    show_default=True,
+    help="Time for all of it: fewer than 60 steps are trained if they do not fit.",
+)
 def demo_command(out: Path, minutes: float) -> None:
     """Show the whole journey on a real small model: data, training, export, scores before and after, report.
 
@@ -87,7 +93,7 @@ def demo_command(out: Path, minutes: float) -> None:
 
     \b
     mft demo
-    mft demo --out /tmp/demo --minutes 20
+    mft demo --out /tmp/demo --minutes 30
     """
     from mftcoder.app.demo import demo
 
