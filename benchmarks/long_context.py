@@ -21,7 +21,7 @@ from mftcoder.config.schema import BackendConfig
 from mftcoder.data.loader import PackedBatch
 from mftcoder.kernels import attention
 from mftcoder.kernels.context_group import ContextGroup
-from mftcoder.models.load import recompute_activations
+from mftcoder.models.recompute import Recomputation, decoder_layers, recompute_layers
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.process_group import ProcessGroup
 
@@ -44,7 +44,7 @@ def step(context: ContextGroup, length: int, *, recompute: bool) -> tuple[float,
     model = LlamaForCausalLM(LlamaConfig(**SHAPE)).train()
     model.set_attn_implementation("segments")
     if recompute:
-        recompute_activations(model)
+        recompute_layers(decoder_layers(model), Recomputation(whole=1.0))
     language_model = LanguageModel(model, attn_implementation="segments", num_tasks=1, context=context)
     warm, batch = one_row(64), one_row(length)
     language_model.losses(warm, torch.ones(warm.targets.shape)).objective.backward()  # gradients take their room

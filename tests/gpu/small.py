@@ -23,7 +23,8 @@ from mftcoder.data.packing import assemble, pack_best_fit
 from mftcoder.data.tokenization import TokenizedSample
 from mftcoder.kernels import attention
 from mftcoder.models.adapters import attach, trainable_parameters
-from mftcoder.models.load import load_folder, recompute_activations
+from mftcoder.models.load import load_folder
+from mftcoder.models.recompute import Recomputation, decoder_layers, recompute_layers
 from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective, token_coefficients
@@ -89,7 +90,7 @@ def language_model(
     if adapter == "lora":
         draw_adapter(module)
     if checkpointing:
-        recompute_activations(base)
+        recompute_layers(decoder_layers(base), Recomputation(whole=1.0))
     return LanguageModel(module.train(), attn_implementation=implementation, num_tasks=2)
 
 

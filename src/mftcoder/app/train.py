@@ -4,6 +4,7 @@ Puts the rooms together: store, model, adapter, optimiser, balancer, checkpoints
 versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
 """
 
+import gc
 import importlib.metadata
 import os
 import platform
@@ -12,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,10 +39,12 @@ from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
 from mftcoder.models.fp8_training import check_recipe, multiply_in_fp8
-from mftcoder.models.load import DTYPES, load_model, recompute_activations
+from mftcoder.models.load import DTYPES, load_model
 from mftcoder.models.lora_forward import kept_by_peft
+from mftcoder.models.memory import choices, device_memory, fastest_that_fits, gib, in_words, memory_plans, plan_model
 from mftcoder.models.positions import check_positions
 from mftcoder.models.quantize import IN_FP8
+from mftcoder.models.recompute import Recomputation, recompute_layers
 from mftcoder.models.resolve import resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
@@ -90,16 +94,15 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
         checkpoint = backend.from_first(
             lambda: _checkpoint_to_resume(config, store, backend, console, allow_changes=allow_changes)
         )
-        run = _build(config, store, backend, checkpoint, console, stop)
-        if first:
-            _write_run_files(config, store)
-        with run.metrics, run.checkpoints, stop.listening(), device_memory_errors():
-            summary = run.run()
+        with device_memory_errors():
+            plans = _plans(config, backend, console)
+            summary = _train_with_first_that_runs(plans, config, store, backend, checkpoint, console, stop)
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
+        folder = _checkpoint_store(config, console).folder
         raise Interrupted(
-            f"Step {summary.steps} is saved in {run.checkpoints.store.folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}",
+            f"Step {summary.steps} is saved in {folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}",
             requeue=stop.signal != signal.SIGINT,
         )
     _print_outcome(config, summary, console)
@@ -152,15 +155,86 @@ def _checkpoint_to_resume(
     return checkpoint
 
 
-def _build(
+def _plans(config: RunConfig, backend: Backend, console: Console) -> list[RunConfig]:
+    """What `auto` may mean on this device, the fastest that has room first. A CPU's memory is not asked for."""
+    options = choices(config)
+    if backend.device.type != "cuda" or len(options) == 1:
+        return options
+    model = plan_model(config, resolve_model(config.model).config)
+    plans = memory_plans(config, model, "cuda", backend.world_size)
+    memory = min(backend.share(device_memory(backend.device)))
+    fitting = fastest_that_fits(plans, memory)
+    chosen = plans[len(plans) - 1 if fitting is None else fitting]
+    console.print(
+        f"memory: {chosen}, about {gib(chosen.memory.total)} of {gib(memory)}"
+        + ("" if fitting is not None else ". This is more than there is, and is tried all the same"),
+        highlight=False,
+        soft_wrap=True,
+    )
+    return [plan.config for plan in plans[plans.index(chosen) :]]
+
+
+def _train_with_first_that_runs(
+    plans: list[RunConfig],
     config: RunConfig,
     store: Store,
     backend: Backend,
     checkpoint: Checkpoint | None,
     console: Console,
     stop: StopRequest,
+) -> Summary:
+    """Train by the first plan whose first step fits the device.
+
+    A step that runs out of memory has changed nothing on disk: the next plan starts where this one did, with the same rows.
+    """
+    alone = backend.world_size == 1 or not backend.lockstep  # else the other ranks are waiting inside a pass
+    oldest = torch.zeros((), requires_grad=True) * 1
+    for plan, following in zip(plans, [*plans[1:], None], strict=True):
+        run = None
+        try:
+            run = _build(config, plan, store, backend, deepcopy(checkpoint), console, stop)
+            if backend.rank == 0:
+                _write_run_files(config, store)
+            with run.metrics, run.checkpoints, stop.listening():
+                return run.run()
+        except torch.OutOfMemoryError as error:
+            if following is None or not alone or (run and run.steps_taken):
+                raise
+            reason = str(error).splitlines()[0]
+        del run
+        _release_memory(backend.device, oldest)
+        step = checkpoint.progress.step + 1 if checkpoint else 1
+        console.print(
+            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(reason)}). Starting it again with "
+            f"'{in_words(following)}'",
+            highlight=False,
+            soft_wrap=True,
+        )
+    raise AssertionError("there is a plan")
+
+
+def _release_memory(device: torch.device, oldest: torch.Tensor) -> None:
+    """Give back what a run that has ended held; `oldest` was computed before it, with a gradient.
+
+    A backward pass that breaks off leaves its nodes in this thread's queue. They go when a pass runs whose nodes are older: the
+    queue takes the newest first, and drops those of passes that have ended.
+    """
+    oldest.backward(retain_graph=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _build(
+    config: RunConfig,
+    plan: RunConfig,
+    store: Store,
+    backend: Backend,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    stop: StopRequest,
 ) -> TrainingRun:
-    """Everything the loop needs, standing where the checkpoint stood."""
+    """Everything the loop needs, standing where the checkpoint stood; `plan` is the config with its choices made."""
     ranks = {"rank": backend.data_rank, "world_size": backend.data_world_size}
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
@@ -169,14 +243,13 @@ def _build(
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
-    model = _load_trainable(config, backend, checkpoint)
+    model = _load_trainable(plan, backend, checkpoint)
     for line in _slower_ways(config, model, backend.device):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    with device_memory_errors():
-        _choose_attention(config, model, store, backend, console)
+    _choose_attention(config, model, store, backend, console)
     if config.train.torch_compile and compile_problem(backend.device) is None:
         model.compile_layers()
-    optimizer = backend.optimizer(trainable_parameters(model.module), config.train)
+    optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
     torch.manual_seed(config.train.seed + backend.rank)
@@ -220,11 +293,10 @@ def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint 
         multiply_in_fp8(module, config.train.fp8_recipe, emulate=lack_of_fp8(backend.device) is not None)
     if checkpoint:
         restore(module, checkpoint.model_dir)
-    if config.train.gradient_checkpointing:
-        recompute_activations(base)
     model = LanguageModel(
         module.train(), attn_implementation=implementation, num_tasks=len(config.tasks), context=backend.context
     )
+    recompute_layers(model.decoder_layers(), Recomputation.of(config.train.gradient_checkpointing))
     backend.place(model, config.train)
     return model
 

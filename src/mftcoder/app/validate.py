@@ -5,11 +5,12 @@ it), so every data error shows here. Trains nothing, writes nothing into the run
 """
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import psutil
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -20,26 +21,62 @@ from mftcoder.config.schema import IN_BITS, RunConfig
 from mftcoder.data.loader import TrainLoader, ValidationLoader
 from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
-from mftcoder.errors import MftError
+from mftcoder.errors import ConfigError, MftError
 from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import device_limits, model_limits
 from mftcoder.models.fp8_training import check_recipe
 from mftcoder.models.load import DTYPES
-from mftcoder.models.memory import MemoryEstimate, estimate_memory
+from mftcoder.models.memory import (
+    USABLE,
+    MemoryPlan,
+    device_memory,
+    fastest_that_fits,
+    gib,
+    memory_plans,
+    next_card,
+    plan_model,
+)
 from mftcoder.models.positions import check_positions
 from mftcoder.models.quantize import IN_FP8
-from mftcoder.models.resolve import ParameterCount, ResolvedModel, count_parameters, resolve_model
+from mftcoder.models.resolve import ParameterCount, ResolvedModel, resolve_model
 from mftcoder.models.row_slices import check_row_slices
 from mftcoder.registry import BACKENDS
 from mftcoder.training.facts import check_metric, run_facts
 from mftcoder.training.optimizer import warmup_steps
-from mftcoder.training.process_group import pick_device
+from mftcoder.training.process_group import launched_processes, pick_device
 
 Checked = TypeVar("Checked")
 
 
-def validate(config: RunConfig) -> None:
-    """Print the plan; MftError with every problem of every part."""
+@dataclass(frozen=True)
+class Card:
+    """The device that a plan is for: one of `count` alike."""
+
+    name: str
+    device: torch.device
+    memory: float  # bytes that a run may use
+    count: int = 1
+    is_here: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> "Card":
+        """`24GB`, `8x80GB`: the size on the label of a GPU, and how many. ConfigError for anything else."""
+        found = re.fullmatch(
+            r"(?:(\d{1,5})\s*x\s*)?(\d{1,4}(?:\.\d{1,3})?)\s*(?:G|GB|GiB)?", text.strip(), re.IGNORECASE
+        )
+        count, size = (int(found[1] or 1), float(found[2])) if found else (0, 0.0)
+        if not count or not size:
+            raise ConfigError(f"--gpu {text}: write the memory of a GPU, such as 24GB, or of several, such as 8x80GB.")
+        return cls(f"a GPU of {size:g} GB", torch.device("cuda"), size * USABLE * 2**30, count)
+
+    @classmethod
+    def here(cls, device: torch.device) -> "Card":
+        """The device of this process."""
+        return cls(device.type, device, device_memory(device), launched_processes(), is_here=True)
+
+
+def validate(config: RunConfig, *, gpu: str | None = None) -> None:
+    """Print the plan, for this machine or for `gpu` ("24GB", "8x80GB"); MftError with every problem of every part."""
     problems: list[str] = []
 
     def check(part: Callable[[], Checked]) -> Checked | None:
@@ -49,8 +86,8 @@ def validate(config: RunConfig) -> None:
             problems.extend(error.problems)
             return None
 
-    device = check(lambda: pick_device(config.backend.device))
-    if device:
+    card = check(lambda: Card.of(gpu) if gpu else Card.here(pick_device(config.backend.device)))
+    if card:
         check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
     check(lambda: check_recipe(config.train.fp8_recipe))
     model = check(lambda: resolve_model(config.model))
@@ -59,21 +96,25 @@ def validate(config: RunConfig) -> None:
         check(lambda: check_row_slices(model, config.backend.context_parallel_size))
         trusted = config.model.trust_remote_code
         warning = check(lambda: check_positions(model, config.data.max_length, trust_remote_code=trusted))
-    count = check(lambda: _count(config, model)) if model else None
+    planned = check(lambda: plan_model(config, model.config)) if model else None
     check(lambda: _check_output(config.output_path))
     store = check(lambda: prepare_visibly(config)) if model else None
     if store:
         check(lambda: _check_balancer(config, store))
         check(lambda: check_metric(config, ValidationLoader(store, config)))
-    if problems or device is None or model is None or count is None or store is None:
+    if problems or card is None or model is None or planned is None or store is None:
         raise MftError(*problems)
-    memory = estimate_memory(config, model.config, count, device.type)
-    _print_plan(config, model, count, store, memory, device, warning)
-
-
-def _count(config: RunConfig, model: ResolvedModel) -> ParameterCount:
-    trusted, bits = config.model.trust_remote_code, config.model.quantization
-    return count_parameters(model.config, config.adapter, trust_remote_code=trusted, quantization=bits)
+    _print_plan(config, model, planned.count, store, card)
+    _print_memory(memory_plans(config, planned, card.device.type, card.count), card)
+    console = Console()
+    limits = (
+        []
+        if not card.is_here
+        else [*device_limits(card.device), *model_limits(card.device, model.config, DTYPES[config.model.dtype])]
+    )
+    for line in filter(None, (warning, model.unused_line, *map(str, limits))):
+        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
+    console.print("Everything that can be checked without training is in order.")
 
 
 def _check_output(folder: Path) -> None:
@@ -89,15 +130,7 @@ def _check_balancer(config: RunConfig, store: Store) -> None:
     build_balancer(config.balancer, facts, config.task_names)
 
 
-def _print_plan(
-    config: RunConfig,
-    model: ResolvedModel,
-    count: ParameterCount,
-    store: Store,
-    memory: MemoryEstimate,
-    device: torch.device,
-    warning: str | None,
-) -> None:
+def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, store: Store, card: Card) -> None:
     loader = TrainLoader(store, config, rank=0, world_size=1)
     train = config.train
     share = 100 * count.trainable / count.total
@@ -105,27 +138,40 @@ def _print_plan(
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("model", _model_line(config, model, count)),
-        ("products", _products_line(config, device)),
+        ("products", _products_line(config, card)),
         ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
         ("data", _data_line(store)),
         ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
         ("schedule", _schedule_line(config, loader.total_steps)),
         ("loss", f"{config.loss.normalization}, balancer {config.balancer.name}"),
-        ("memory", f"{_memory_line(memory)}; {device.type} has {_gib(_capacity(device))}"),
         ("run folder", config.output_dir),
     ):
         table.add_row(f"[bold]{name}", value)
+    Console().print(table)
+
+
+def _print_memory(plans: Sequence[MemoryPlan], card: Card) -> None:
+    """What each way to train takes, which one a run would choose, and what more memory would give."""
+    fitting = fastest_that_fits(plans, card.memory)
+    chosen = len(plans) - 1 if fitting is None else fitting
+    if card.device.type != "cuda":
+        chosen = 0  # a run on the CPU recomputes nothing unless it is told to
+    table = Table(title=f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", title_justify="left")
+    for title in ("", "plan", "in all", *plans[0].memory.parts()):
+        table.add_column(title, justify="left" if title in ("", "plan") else "right")
+    for index, plan in enumerate(plans):
+        sizes = [plan.memory.total, *plan.memory.parts().values()]
+        table.add_row(">" if index == chosen else "", str(plan), *(f"{size / 2**30:.2f}" for size in sizes))
     console = Console()
     console.print(table)
-    if memory.total > _capacity(device):
+    if plans[chosen].memory.total > card.memory:
         console.print(
             "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
-    limits = (*device_limits(device), *model_limits(device, model.config, DTYPES[config.model.dtype]))
-    for line in filter(None, (warning, model.unused_line, *map(str, limits))):
-        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
-    console.print("Everything that can be checked without training is in order.")
+    if card.device.type == "cuda" and (larger := next_card(plans, card.memory)):
+        size, plan = larger
+        console.print(f"A GPU of {size} GB would have room to {plan}.", highlight=False)
 
 
 def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) -> str:
@@ -134,13 +180,13 @@ def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) 
     return line if held is None else f"{line}, {count.quantizable / 1e6:,.1f} M of them held in {IN_BITS[held]}"
 
 
-def _products_line(config: RunConfig, device: torch.device) -> str:
+def _products_line(config: RunConfig, card: Card) -> str:
     """In which format the layers multiply, and whether the device does."""
     recipe = config.train.fp8_recipe
     if config.model.quantization not in IN_FP8 and recipe is None:
         return config.model.dtype
     line = f"fp8 (torchao, {recipe})" if recipe else "fp8 (e4m3)"
-    lack = lack_of_fp8(device)
+    lack = lack_of_fp8(card.device) if card.is_here else None
     return line if lack is None else f"{line}, emulated: the same numbers, no gain in speed. {lack}"
 
 
@@ -155,24 +201,3 @@ def _schedule_line(config: RunConfig, total_steps: int) -> str:
     train = config.train
     warmup = warmup_steps(total_steps, train)
     return f"{train.lr_scheduler_type} from {train.learning_rate:g} to {train.min_lr:g}, {warmup} steps of warm-up"
-
-
-def _memory_line(memory: MemoryEstimate) -> str:
-    parts: dict[str, Any] = {
-        "weights": memory.weights,
-        "optimiser": memory.optimizer,
-        "activations": memory.activations,
-        "head": memory.head,
-    }
-    return f"about {_gib(memory.total)} ({', '.join(f'{name} {_gib(size)}' for name, size in parts.items())})"
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-def _capacity(device: torch.device) -> int:
-    """Bytes of memory on the device, or of the machine for a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)

@@ -87,17 +87,20 @@ def train(config: Path | None, overrides: tuple[str, ...], allow_changes: bool, 
 
 @cli.command()
 @config_command
-def validate(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--gpu", metavar="[Nx]SIZE", help="Plan the memory for this GPU, or N of them; default: this machine.")
+def validate(config: Path, overrides: tuple[str, ...], gpu: str | None) -> None:
     """Check model, tokenizer, template and every record; print the plan and the memory it takes.
 
     \b
     mft validate my.yaml
     mft validate my.yaml train.per_device_train_batch_size=8
+    mft validate my.yaml --gpu 24GB
+    mft validate my.yaml --gpu 8x80GB backend.name=fsdp2
     """
     from mftcoder.app.validate import validate as run
     from mftcoder.config.load import load_config
 
-    run(load_config(config, overrides))
+    run(load_config(config, overrides), gpu=gpu)
 
 
 @cli.command("convert-config")

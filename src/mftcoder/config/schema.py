@@ -88,6 +88,17 @@ class LossConfig(Section):
     """Factor of the load-balancing loss of a mixture of experts' routers; null for the model's published one, 0 for none."""
 
 
+def _recomputed(value: Any) -> Any:
+    if isinstance(value, bool) or value in ("auto", "selective") or (isinstance(value, float) and 0 < value < 1):
+        return value
+    raise ValueError(f"{value!r} is none of auto, selective, true, false, or a share of the layers between 0 and 1")
+
+
+Recomputed = Annotated[
+    Literal["auto", "selective"] | bool | Annotated[float, Field(gt=0, lt=1)], BeforeValidator(_recomputed)
+]
+
+
 class TrainConfig(Section):
     """The loop: steps, optimiser, schedule, evaluation, checkpoints, logs."""
 
@@ -127,8 +138,11 @@ class TrainConfig(Section):
     """A step with a nan or infinite loss or gradient changes nothing. stop: nor does any later one, and the run ends; skip: it is
     counted, and the run goes on. On a GPU it is found when results are read, at the next record (logging_steps), validation or
     checkpoint; with skip its sample is then looked for with the weights of that moment."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing: Recomputed = "auto"
+    """What the backward pass computes again instead of keeping it: less memory, more time. false: nothing; selective: norms, SwiGLU and
+    what else lies between matrix products and attention; a number between 0 and 1: that share of the layers wholly, the others
+    selectively; true: all layers. auto: on a GPU the first of these that has room by an estimate (`mft validate` prints it), on the
+    CPU false. What is computed stays the same."""
     torch_compile: bool = False
     """Compile the decoder layers: faster on a GPU after a minute of compiling."""
     deterministic: bool = False

@@ -124,12 +124,3 @@ def stop_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
         declared = GenerationConfig.from_pretrained(folder).eos_token_id
         ends.update(declared if isinstance(declared, list) else [declared])
     return tuple(sorted(end for end in ends if end is not None))
-
-
-def recompute_activations(model: Any) -> None:
-    """Gradient checkpointing, under the name that this transformers has for it (renamed in 5.2x). ModelError if it has none."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        raise ModelError(f"train.gradient_checkpointing: {error} Set it to false.") from error

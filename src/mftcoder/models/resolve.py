@@ -155,7 +155,19 @@ def count_parameters(
     quantization: str | None = None,
     trust_remote_code: bool = False,
 ) -> ParameterCount:
-    """Weights in all and trained, from the config alone: the model is built on the meta device, where nothing takes memory."""
+    """Weights in all and trained, from the config alone."""
+    return count_weights(
+        *planned_model(model_config, adapter, quantization=quantization, trust_remote_code=trust_remote_code)
+    )
+
+
+def planned_model(
+    model_config: Any, adapter: AdapterConfig | None, *, quantization: str | None, trust_remote_code: bool
+) -> tuple[Any, int]:
+    """`(the model that will train, weights that model.quantization would hold in fewer bits)`.
+
+    The model is built on the meta device, where nothing takes memory.
+    """
     from mftcoder.models.adapters import attach
 
     model = meta_model(
@@ -165,6 +177,11 @@ def count_parameters(
     if adapter is not None:
         with torch.device("meta"):
             model = attach(model, adapter, quantization=quantization)
+    return model, quantizable
+
+
+def count_weights(model: Any, quantizable: int) -> ParameterCount:
+    """Weights of a model, shared ones counted once."""
     sizes = {id(parameter): (parameter.numel(), parameter.requires_grad) for parameter in model.parameters()}
     return ParameterCount(
         total=sum(size for size, _ in sizes.values()),

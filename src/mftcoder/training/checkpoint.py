@@ -227,6 +227,7 @@ FREE_FIELDS = frozenset(
         "train.report_to",
         "train.resume_from_checkpoint",
         "train.async_save",
+        "train.gradient_checkpointing",
         "train.save_format",
         "train.save_steps",
         "train.save_strategy",

@@ -59,6 +59,7 @@ class TrainingRun:
     should_stop: Callable[[], bool]
     unobserved: LossWindow  # train losses since the balancer looked last
     steps_behind: int = 0  # 1 where reading waits for the device: records are then written while the next step runs
+    steps_taken: int = 0  # by this process
     _unread: list[tuple[int, StepResult, TaskWeights]] = field(default_factory=list)
     _clock: float = 0.0
 
@@ -102,7 +103,9 @@ class TrainingRun:
     def _step(self, data: StepData, weights: TaskWeights) -> None:
         progress = self.progress
         rate = learning_rate(progress.step, self.train_loader.total_steps, self.config.train)
-        result = train_step(self.model, data, weights, self.objective, self.optimizer, rate, self.backend)
+        first = self.steps_taken == 0
+        result = train_step(self.model, data, weights, self.objective, self.optimizer, rate, self.backend, first=first)
+        self.steps_taken += 1
         progress.step += 1
         progress.tokens_seen = (np.asarray(progress.tokens_seen) + data.counts.tokens).tolist()
         self.unobserved.add(result)

@@ -4,7 +4,8 @@ Goes in: the step's data with the counts of the whole step, the task weights, th
 task, which are still being computed until somebody asks for them. Decides nothing: the loop does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -121,25 +122,44 @@ def train_step(
     optimizer: Optimizer,
     learning_rate: float,
     backend: Backend,
+    *,
+    first: bool = False,
 ) -> StepResult:
-    """Forward and backward over the micro-batches, then one update. How the step is split does not change it."""
+    """Forward and backward over the micro-batches, then one update. How the step is split does not change it.
+
+    `first` says that this process has taken no step yet: an OutOfMemoryError in the passes is then raised on all ranks, unless the
+    ranks communicate in them.
+    """
     sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)  # losses, objective, tokens run
     focus = _focus(model, data, weights, objective, backend)
     routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
-    for batch in data.micro_batches:
-        coefficients = token_coefficients(batch, data.counts, weights, objective)
-        losses = model.losses(batch, coefficients, focus, routers.weight(batch))
-        if losses.trained or backend.lockstep:
-            backend.backward(losses.objective)
-        sums[:-2] += losses.loss_sum
-        sums[-2] += losses.value
-        sums[-1] += losses.tokens
-        routers.add(batch, losses.router)
+    with _memory_errors_of_all(backend) if first and not backend.lockstep else nullcontext():
+        for batch in data.micro_batches:
+            coefficients = token_coefficients(batch, data.counts, weights, objective)
+            losses = model.losses(batch, coefficients, focus, routers.weight(batch))
+            if losses.trained or backend.lockstep:
+                backend.backward(losses.objective)
+            sums[:-2] += losses.loss_sum
+            sums[-2] += losses.value
+            sums[-1] += losses.tokens
+            routers.add(batch, losses.router)
     sums = backend.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
     router_loss = routers.mean()
     parts = [sums, grad_norm.to(sums).reshape(1), *([] if router_loss is None else [router_loss])]
     return StepResult(HostCopy(torch.cat(parts)), data.counts, learning_rate)
+
+
+@contextmanager
+def _memory_errors_of_all(backend: Backend) -> Iterator[None]:
+    """Ranks that would wait in a sum for one that ran out of memory get its error instead."""
+    problem: torch.OutOfMemoryError | None = None
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        problem = error
+    if backend.any_rank(problem is not None):
+        raise problem or torch.OutOfMemoryError("another rank ran out of memory")
 
 
 def _focus(

@@ -17,6 +17,7 @@ from mftcoder.models.adapters import attach, load_adapter, save_adapter, trainab
 from mftcoder.models.load import load_folder, load_model
 from mftcoder.models.memory import weight_bytes
 from mftcoder.models.quantize import as_held
+from mftcoder.models.recompute import Recomputation, decoder_layers, recompute_layers
 from mftcoder.models.resolve import count_parameters, resolve_model
 from mftcoder.models.source import merged_in_memory
 from mftcoder.training.isolation import verify_isolation
@@ -75,25 +76,21 @@ def test_predictions_stay_near_those_of_the_whole_weights(
 
 
 @needs_bitsandbytes
-@pytest.mark.filterwarnings(
-    "ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning"
-)  # transformers 5.10 has no other
 @pytest.mark.parametrize(("quantization", "dora"), [("4bit", False), ("8bit", False), ("4bit", True)])
 def test_additions_get_the_same_gradients_with_and_without_checkpointing(
     tiny_llama_dir: Path, quantization: str, dora: bool
 ) -> None:
     gradients = []
-    for checkpointing in (False, True):
+    for setting in (False, "selective", True):
         torch.manual_seed(0)
         base = load(tiny_llama_dir, quantization)
         module = attach(base, AdapterConfig(lora_rank=4, use_dora=dora))
-        if checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(decoder_layers(base), Recomputation.of(setting))
         ids = torch.arange(40)[None]
         module.train()(input_ids=ids, labels=ids).loss.backward()
         assert all("lora_" in name for name, _ in trainable_parameters(module))
         gradients.append([parameter.grad for _, parameter in trainable_parameters(module)])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*gradients, strict=True))
     assert any(gradient.abs().max() > 0 for gradient in gradients[0])
 
 

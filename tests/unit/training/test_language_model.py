@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mftcoder.kernels.attention import register
-from mftcoder.models.load import recompute_activations
+from mftcoder.models.recompute import Recomputation, recompute_layers
 from mftcoder.training.language_model import LanguageModel
 
 register()
@@ -14,9 +14,8 @@ register()
 
 def gradients(folder: Path, *, recompute: bool) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="segments", dtype=torch.float32)
-    if recompute:
-        recompute_activations(model)
     wrapped = LanguageModel(model.train(), attn_implementation="segments", num_tasks=1)
+    recompute_layers(wrapped.decoder_layers(), Recomputation(whole=float(recompute)))
     ids, positions = torch.arange(24).reshape(2, 12) + 5, torch.cat([torch.arange(5), torch.arange(7)]).repeat(2, 1)
     wrapped.hidden_states(ids, positions).square().sum().backward()
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])

@@ -118,14 +118,14 @@ def poison(numbers: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the losses of these steps be nan: one weight is, for as long as the step takes."""
     step, count = loop.train_step, 0
 
-    def poisoned(model: Any, *rest: Any) -> Any:
+    def poisoned(model: Any, *rest: Any, **keywords: Any) -> Any:
         nonlocal count
         count += 1
         weight = model.causal_lm.get_input_embeddings().weight.data
         kept = weight.clone()
         if count in numbers:
             weight.fill_(float("nan"))
-        result = step(model, *rest)
+        result = step(model, *rest, **keywords)
         weight.copy_(kept)
         return result
 

@@ -11,6 +11,7 @@ from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import AdapterConfig, BackendConfig, TrainConfig
 from mftcoder.data.loader import StepData
 from mftcoder.models.adapters import attach, trainable_parameters
+from mftcoder.models.recompute import Recomputation, recompute_layers
 from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective
@@ -96,18 +97,14 @@ def test_micro_batches_that_are_alike_count_as_one() -> None:
     assert step(many, experts_model("mixtral")).router_loss == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning"
-)  # transformers 5.10 has no other
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_its_gradient_reaches_what_trains(checkpointing: bool) -> None:
+@pytest.mark.parametrize("setting", [False, "selective", True])
+def test_its_gradient_reaches_what_trains(setting: bool | str) -> None:
     """The gradient of the whole objective less that without it is the coefficient times the loss's own, here by autograd."""
     data = step_data(samples(), 1)
     found = []
     for weight in (0.0, 0.5):
         model = experts_model("mixtral")
-        if checkpointing:
-            model.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_layers(model.decoder_layers(), Recomputation.of(setting))
         model.module.train()
         (batch,) = data.micro_batches
         model.losses(batch, torch.ones(batch.targets.shape), router_weight=weight).objective.backward()
