@@ -6,6 +6,7 @@ gives the same results, and whoever takes it asks here first.
 
 import functools
 import importlib.util
+import math
 import os
 import shutil
 import sysconfig
@@ -72,13 +73,30 @@ def model_limits(device: torch.device, model_config: Any, dtype: torch.dtype) ->
 
 @functools.cache
 def lack_of_triton() -> str | None:
-    """Why Triton's kernels cannot be built here, if they cannot: it compiles a piece of C for each of them when it first runs."""
+    """Why Triton's kernels cannot run here, if they cannot: it compiles a piece of C for each of them when it first runs."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "no C compiler is found (gcc, clang or $CC)"
-    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return None if headers.is_file() else f"Python's headers are not installed ({headers})"
+    # Where Triton looks for them (triton/runtime/build.py).
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = Path(sysconfig.get_paths(scheme)["include"]) / "Python.h"
+    if not headers.is_file():
+        return f"Python's headers are not installed ({headers})"
+    return _small_kernel_problem() if torch.cuda.is_available() else None
+
+
+def _small_kernel_problem() -> str | None:
+    """What goes wrong when a kernel is built and run, whatever Triton, its compiler or the driver raise."""
+    try:
+        from mftcoder.kernels.cross_entropy_triton import slope_in_place
+
+        logits, target = torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
+        loss = slope_in_place(logits, target, torch.ones(1, device="cuda")).item()
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0][:200]
+        return f"a small kernel failed: {type(error).__name__}: {first}"
+    return None if abs(loss - math.log(2)) < 1e-3 else "a small kernel came out wrong"
 
 
 def compile_problem(device: torch.device) -> str | None:

@@ -33,7 +33,8 @@ def with_triton(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "Python.h").touch()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setenv("CC", "/usr/bin/cc")
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(folder)})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(folder)})
 
 
 def test_a_new_gpu_with_a_compiler_lacks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -70,6 +71,15 @@ def test_each_thing_that_triton_needs_is_named(monkeypatch: pytest.MonkeyPatch, 
     ]
     assert limit.what == "Triton" and expected in limit.lack and "layers are not compiled" in limit.cost
     assert compile_problem(GPU) == limit.lack
+
+
+def test_a_kernel_that_cannot_be_built_is_a_lack_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_triton(monkeypatch, tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if torch.cuda.device_count():
+        assert lack_of_triton() is None
+    else:  # triton or the device is missing: whatever that raises is told, not raised
+        assert (lack_of_triton() or "").startswith("a small kernel failed: ")
 
 
 def test_a_cpu_without_a_cpp_compiler_does_not_compile_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
