@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mftcoder.config.schema import RunConfig
+from mftcoder.data import merging
 from mftcoder.data.blocks import SPLIT, TRUNCATED, WHOLE, BlockReport, BlockRows
 from mftcoder.data.merging import Tally, choose_held_out, merge_blocks, rank
 from mftcoder.data.samples import COLUMNS, TaskStatistics
@@ -179,5 +180,5 @@ def test_a_growing_share_keeps_what_a_smaller_one_has_held_out() -> None:
 def test_what_is_sampled_says_nothing_about_what_is_held_out() -> None:
     """Two salts give two orders: of the half that comes first in one, about half comes first in the other."""
     hashes = np.arange(10_000, dtype=np.uint64)
-    first, second = (rank(hashes, salt) < np.uint64(2**63) for salt in (1, 2))
+    first, second = (rank(hashes, salt) < np.uint64(2**63) for salt in (merging._SAMPLING, merging._HOLDING_OUT))
     assert abs((first & second).mean() - 0.25) < 0.02

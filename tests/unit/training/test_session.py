@@ -1,13 +1,16 @@
-"""What surrounds a run: an answer to a full memory, and kernels that repeat themselves where that is asked for."""
+"""What surrounds a run: one user of its folder, a clean stop, an answer to a full memory, kernels that repeat themselves where that is asked for."""
 
 import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from mftcoder.app import train
 from mftcoder.config.schema import RunConfig
+from mftcoder.errors import ConfigError
 from mftcoder.training import session
 
 
@@ -39,3 +42,52 @@ def test_a_run_that_asks_for_them_chooses_them_first_of_all(monkeypatch: pytest.
     config = {"model": "no/where", "tasks": {"a": "no/where"}, "output_dir": "no/where"}
     with pytest.raises(ChosenError):
         train.train(RunConfig.model_validate({**config, "train": {"deterministic": True}}))
+
+
+def test_a_run_folder_has_one_user_at_a_time_and_is_free_when_it_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "a"
+    with pytest.raises(KeyError), session.sole_user(folder):
+        with pytest.raises(ConfigError, match="another run is writing there"), session.sole_user(folder):
+            pass
+        raise KeyError
+    with session.sole_user(folder):
+        pass
+
+
+def test_a_run_folder_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"output_dir: .*cannot be written: Not a directory"),
+        session.sole_user(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_to_stop_and_a_second_ctrl_c_interrupts_at_once(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    stop = session.StopRequest()
+    with stop.listening():
+        assert not stop()
+        signal.raise_signal(number)
+        assert stop() and stop.signal == number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_sigterm_changes_nothing() -> None:
+    stop = session.StopRequest()
+    with stop.listening():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+def test_a_process_that_torchrun_started_again_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    assert not session.restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert not session.restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert session.restarted()
