@@ -61,7 +61,8 @@ def step_data(of: Sequence[TokenizedSample], micro_batches: int = 1) -> StepData
         batches.append(PackedBatch(**stacked, samples=torch.zeros(0, 2, dtype=torch.int64)))
     trained = [(sample.task, int((sample.targets != -100).sum())) for sample in of]
     tokens = np.bincount([task for task, _ in trained], [count for _, count in trained], 2).astype(np.int64)
-    return StepData(tuple(batches), StepCounts(tokens, np.bincount([task for task, _ in trained], minlength=2)))
+    tasks, positions = [task for task, _ in trained], sum(len(sample.input_ids) for sample in of)
+    return StepData(tuple(batches), StepCounts(tokens, np.bincount(tasks, minlength=2), positions))
 
 
 def best_attention(device: torch.device, dtype: torch.dtype) -> str:

@@ -46,6 +46,7 @@ class StepCounts:
 
     tokens: NDArray[np.int64]  # [K] trained tokens
     samples: NDArray[np.int64]  # [K] samples with at least one trained token
+    positions: int  # tokens of all samples, trained or not; padding is not counted
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,16 @@ class _Rows:
         return min(-(-longest // _ROUND_TO) * _ROUND_TO, self.data.max_length)
 
     def counts(self, tasks: Sequence[int], rows: Sequence[int]) -> StepCounts:
-        """Trained tokens and samples of these rows, from the plan."""
+        """Trained tokens, samples and positions of these rows, from the plan."""
         tokens = np.zeros(len(self.samples), np.int64)
         samples = np.zeros(len(self.samples), np.int64)
+        positions = 0
         for task, row in zip(tasks, rows, strict=True):
             trained = self.samples[task].trained_tokens[self.plans[task].row(row)]
             tokens[task] += trained.sum()
             samples[task] += np.count_nonzero(trained)
-        return StepCounts(tokens, samples)
+            positions += int(self.lengths[task][row])
+        return StepCounts(tokens, samples, positions)
 
 
 class _Steps(Dataset[StepData]):

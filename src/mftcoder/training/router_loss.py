@@ -50,13 +50,12 @@ class RouterTerm:
     """What the routers add to one step, micro-batch by micro-batch."""
 
     def __init__(self, router: RouterLoss | None, coefficient: float | None, data: StepData, backend: Backend):
-        """`coefficient` None takes the published one. Counts the step's tokens over all ranks if there are routers."""
+        """`coefficient` None takes the published one. The step's tokens over all ranks come from the plan: nothing is exchanged."""
         published = router.published_coefficient if router else 0.0
         self._coefficient = published if coefficient is None else coefficient
         self._sum: Tensor | None = None
         if router is not None and self._coefficient > 0:
-            own = sum(_real_tokens(batch) for batch in data.micro_batches)
-            self._tokens = max(own if backend.world_size == 1 else _over_ranks(own, backend), 1)
+            self._tokens = max(data.counts.positions * backend.context.size, 1)  # ranks that share rows count them each
             self._sum = torch.zeros(1, dtype=torch.float64, device=backend.device)
             self._backend = backend
 
@@ -72,10 +71,6 @@ class RouterTerm:
     def mean(self) -> Tensor | None:
         """The step's value over all ranks, before the coefficient; None without routers."""
         return None if self._sum is None else self._backend.sum_over_ranks(self._sum)
-
-
-def _over_ranks(own: int, backend: Backend) -> int:
-    return int(backend.sum_over_ranks(torch.tensor([own], dtype=torch.float64)))  # between hosts: waits for no device
 
 
 def _real_tokens(batch: PackedBatch) -> int:

@@ -96,6 +96,9 @@ def test_the_counts_of_a_step_are_those_of_its_batches(layout: dict[str, str], m
             samples += np.bincount(batch.samples[:, 0].numpy(), minlength=3)
         assert np.array_equal(step[0].counts.tokens, tokens)
         assert np.array_equal(step[0].counts.samples, samples)
+        assert step[0].counts.positions == sum(
+            int((batch.task_ids >= 0).sum()) for rank in step for batch in rank.micro_batches
+        )
 
 
 def test_all_layouts_hold_the_same_samples_when_one_step_holds_all(make_run: MakeRun) -> None:

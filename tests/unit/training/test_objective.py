@@ -65,7 +65,7 @@ def step_data(
         trained = int((sample.targets != -100).sum())
         tokens[sample.task] += trained
         with_targets[sample.task] += trained > 0
-    return StepData(tuple(batches), StepCounts(tokens=tokens, samples=with_targets))
+    return StepData(tuple(batches), StepCounts(tokens, with_targets, positions=int(lengths.sum())))
 
 
 def gradient(data: StepData, normalization: str, weights: Sequence[float] = (1.0, 3.0)) -> tuple[float, torch.Tensor]:

@@ -1,5 +1,6 @@
 """The load-balancing loss of Mixtral and Qwen-MoE: its value, its factor, its independence of padding and layout."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mftcoder.training.backend import LocalBackend
 from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW
+from mftcoder.training.router_loss import RouterTerm
 from mftcoder.training.step import StepResult, train_step
 from tests.unit.training.test_objective import VOCABULARY, language_model, samples, step_data
 
@@ -89,10 +91,22 @@ def test_a_split_step_has_the_token_weighted_mean_of_its_parts(family: str) -> N
     assert step(data, experts_model(family)).router_loss == pytest.approx(np.average(values, weights=tokens), rel=1e-5)
 
 
+def test_a_step_knows_its_tokens_without_asking_other_ranks() -> None:
+    class Alone(LocalBackend):
+        world_size = 2
+
+        def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("the ranks wait for each other")
+
+    data, router = step_data(samples(), 2), experts_model("mixtral").router
+    term = RouterTerm(router, 0.5, data, Alone(BackendConfig(device="cpu")))
+    assert sum(term.weight(batch) for batch in data.micro_batches) == pytest.approx(0.5)
+
+
 def test_micro_batches_that_are_alike_count_as_one() -> None:
     one = step_data(samples(), 1)
     (batch,) = one.micro_batches
-    many = StepData((batch, batch, batch), one.counts)
+    many = StepData((batch, batch, batch), replace(one.counts, positions=3 * one.counts.positions))
     expected = step(one, experts_model("mixtral")).router_loss
     assert step(many, experts_model("mixtral")).router_loss == pytest.approx(expected, rel=1e-6)
 

@@ -23,7 +23,7 @@ WEIGHTS = TaskWeights(np.array([1.0, 3.0]))
 
 
 def counts(*tokens: int) -> StepCounts:
-    return StepCounts(np.array(tokens), np.minimum(tokens, 1))
+    return StepCounts(np.array(tokens), np.minimum(tokens, 1), positions=sum(tokens))
 
 
 def test_an_absent_tasks_weight_goes_to_the_others_or_stays_unused() -> None:
