@@ -31,13 +31,14 @@ class Dialect:
     expected: str = "mft_expected"
     holds: str = "mft_holds"
     quotes: str = '"'  # of texts
+    discards: bool = False  # `(a, b)` is b
 
 
 _DIALECTS: dict[str, Dialect] = {
     "cpp": Dialect(r"\bassert\s*\(", "macro"),
     "go": Dialect(r"\bassert\.Equal\(", "pair", quotes='"`'),
     "java": Dialect(r"\bList<Boolean>\s+\w+\s*=\s*Arrays\.asList\(", "each", "mft.Claims.expected", "mft.Claims.holds"),
-    "js": Dialect(r"\bconsole\.assert\s*\(", "first", quotes="\"'`"),
+    "js": Dialect(r"\bconsole\.assert\s*\(", "first", quotes="\"'`", discards=True),
     "rust": Dialect(r"\bassert!\s*\(|\bassert_eq!\s*\(", "first"),
 }
 _GUARD = r"\bif\s*\("  # of a statement that throws: the other way to write a claim
@@ -92,6 +93,7 @@ class _Source:
             if token.text in self.names and self._text(number + 1) == "("
         ]
         self.asked = frozenset(number for question in questions for number in question)
+        self.discarded = frozenset(self._discarded()) if dialect.discards else frozenset[int]()
 
     def _partners(self) -> dict[int, int]:
         """The closing bracket of each opening one."""
@@ -108,6 +110,13 @@ class _Source:
 
     def _text(self, number: int) -> str:
         return self.tokens[number].text if 0 <= number < len(self.tokens) else ""
+
+    def _discarded(self) -> Iterator[int]:
+        """The tokens of `(a, b)` before its last comma, which change nothing. A call's arguments are none."""
+        for opening in self.partner:
+            is_call = opening > 0 and (self.tokens[opening - 1].kind == "word" or self._text(opening - 1) in (")", "]"))
+            if self._text(opening) == "(" and not is_call:
+                yield from (number for part in list(self._arguments(opening))[:-1] for number in part)
 
     def span(self, part: range) -> tuple[int, int]:
         """Where a part stands in the source."""
@@ -171,7 +180,9 @@ class _Source:
 
     def _is_value(self, number: int) -> bool:
         token, before, after = self.tokens[number], self._text(number - 1), self._text(number + 1)
-        if token.kind not in ("text", "number", "truth", "character") or before == "." or self._is_index(number):
+        if token.kind not in ("text", "number", "truth", "character") or before == ".":
+            return False
+        if number in self.discarded or self._is_index(number):
             return False
         is_key = token.kind == "text" and after == ":"
         is_format = token.kind == "text" and before == "(" and self._text(number - 2) == "!"

@@ -28,6 +28,8 @@ from mftcoder.execution.claims import lift
         ("rust", "assert_eq!(f(&s), s);", "assert!(mft_holds(0, (f(&s)) == (s)));"),
         ("rust", 'assert!(f("a") == format!("{}", 1));', 'assert!(f("a") == format!("{}", mft_expected(0, 1)));'),
         ("js", "console.assert(f({ a: 1 }) === 'x', 'no 1')", "console.assert(f({ a: 1 }) === mft_expected(0, 'x'), 'no 1')"),
+        ("js", "console.assert(f(1) === text((-1, null)))", "console.assert(mft_holds(0, f(1) === text((-1, null))))"),
+        ("js", "console.assert(f(1) === text((-1, 2)))", "console.assert(f(1) === text((-1, mft_expected(0, 2))))"),
         ("go", "assert.Equal([]float64{1, 2}, f(3))", "assert.Equal(mft_expected(0, []float64{1, 2}), f(3))"),
         ("go", "assert.Equal(f(s), string(r))", "assert.Equal(f(s), mft_expected(0, string(r)))"),
         ("go", "assert.Equal(true, math.Abs(f(1)-0.5) < 1e-6)",
