@@ -64,10 +64,8 @@ class _Product(torch.autograd.Function):
         return fp8_product(round_rows(x), (held, scale), bias, dtype=x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None, None]:
         """[N, out] -> [N, in]."""
-        return (
-            fp8_product(round_rows(slopes[0]), ctx.saved_tensors, dtype=slopes[0].dtype, transposed=True),
-            None,
-            None,
-        )
+        slope = slopes[0]
+        slope_x = fp8_product(round_rows(slope), ctx.saved_tensors, dtype=slope.dtype, transposed=True)
+        return slope_x, None, None, None
