@@ -39,7 +39,7 @@ FAMILIES = (
     _native("Qwen 1.5 and 2 MoE", "qwen2_moe", "Qwen/Qwen1.5-MoE-A2.7B", note="all-linear reaches attention and the shared expert"),
     _native("Qwen 3 MoE", "qwen3_moe", "Qwen/Qwen3-30B-A3B", note=EXPERTS),
     _native("DeepSeek-V2, DeepSeek-Coder-V2", "deepseek_v2", "deepseek-ai/DeepSeek-Coder-V2-Lite-Base", note=SHARED),
-    _native("DeepSeek-V3", "deepseek_v3", "deepseek-ai/DeepSeek-V3-Base", note=SHARED),
+    _native("DeepSeek-V3", "deepseek_v3", "deepseek-ai/DeepSeek-V3-Base", note=f"{SHARED}; published in fp8: give the weights in bfloat16"),
     _native("Mistral, Codestral", "mistral", "mistralai/Mistral-7B-v0.1"),
     _native("Mixtral", "mixtral", "mistralai/Mixtral-8x7B-v0.1", note=EXPERTS),
     _native("StarCoder, SantaCoder", "gpt_bigcode", "bigcode/starcoderbase-1b"),
