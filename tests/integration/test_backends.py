@@ -37,11 +37,11 @@ def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str)
     """What a launcher does for each process: say who it is, then run the command."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with Path(f"{output}.{rank}").open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = file, file
-        main(arguments)
+    file = Path(f"{output}.{rank}").open("w")  # noqa: SIM115  open to the end, which may print as well
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = file, file
+    main(arguments)
 
 
 @pytest.fixture(scope="module")

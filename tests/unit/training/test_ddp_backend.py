@@ -56,17 +56,15 @@ def test_a_step_of_two_ranks_is_the_step_of_the_summed_losses(ask: Ask) -> None:
 
 
 def gradients_in_small_messages(backend: DdpBackend) -> tuple[list[Any], int]:
-    masters = [torch.zeros(n + 1) for n in range(4)]
-    for number, master in enumerate(masters[:3]):
-        if (number + backend.rank) % 2:
-            master.grad = torch.full_like(master, 10.0**number)
+    weights = [torch.zeros(n + 1) for n in range(4)]
+    own = [torch.full_like(w, 10.0**n) if n < 3 and (n + backend.rank) % 2 else None for n, w in enumerate(weights)]
     before, ddp_backend.BUCKET_ELEMENTS = ddp_backend.BUCKET_ELEMENTS, 3
     count = backend._count
     try:
-        backend._sum_gradients(masters)
+        sums = backend._sum_gradients(weights, own)
     finally:
         ddp_backend.BUCKET_ELEMENTS = before
-    return [None if m.grad is None else m.grad.tolist() for m in masters], backend._count - count
+    return [None if one is None else one.tolist() for one in sums], backend._count - count
 
 
 def test_gradients_find_their_weights_again_in_whatever_messages_they_travel(ask: Ask) -> None:
