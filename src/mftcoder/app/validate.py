@@ -35,6 +35,7 @@ from mftcoder.models.memory import (
     memory_plans,
     next_card,
     plan_model,
+    smaller_plans,
 )
 from mftcoder.models.positions import check_positions
 from mftcoder.models.quantize import IN_FP8
@@ -105,7 +106,8 @@ def validate(config: RunConfig, *, gpu: str | None = None) -> None:
     if problems or card is None or model is None or planned is None or store is None:
         raise MftError(*problems)
     _print_plan(config, model, planned.count, store, card)
-    _print_memory(memory_plans(config, planned, card.device.type, card.count), card)
+    ways = (config, planned, card.device.type, card.count)
+    _print_memory(memory_plans(*ways), smaller_plans(*ways) if card.device.type == "cuda" else [], card)
     console = Console()
     limits = (
         []
@@ -150,23 +152,26 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
     Console().print(table)
 
 
-def _print_memory(plans: Sequence[MemoryPlan], card: Card) -> None:
-    """What each way to train takes, which one a run would choose, and what more memory would give."""
+def _print_memory(plans: Sequence[MemoryPlan], smaller: Sequence[MemoryPlan], card: Card) -> None:
+    """What each way to train takes, which one a run would choose, what else can be asked for, and what more memory would give."""
     fitting = fastest_that_fits(plans, card.memory)
     chosen = len(plans) - 1 if fitting is None else fitting
     if card.device.type != "cuda":
         chosen = 0  # a run on the CPU recomputes nothing unless it is told to
-    table = Table(title=f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", title_justify="left")
+    table = Table(
+        title=f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", title_justify="left", box=None
+    )
     for title in ("", "plan", "in all", *plans[0].memory.parts()):
         table.add_column(title, justify="left" if title in ("", "plan") else "right")
-    for index, plan in enumerate(plans):
+    for index, plan in enumerate([*plans, *smaller]):
         sizes = [plan.memory.total, *plan.memory.parts().values()]
         table.add_row(">" if index == chosen else "", str(plan), *(f"{size / 2**30:.2f}" for size in sizes))
     console = Console()
     console.print(table)
     if plans[chosen].memory.total > card.memory:
         console.print(
-            "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, a smaller "
+            "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, train.optim=adamw_8bit, "
+            "backend.name=fsdp2 backend.offload=all, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
     if card.device.type == "cuda" and (larger := next_card(plans, card.memory)):

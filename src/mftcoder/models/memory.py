@@ -90,7 +90,10 @@ class MemoryPlan:
 
 def in_words(config: RunConfig) -> str:
     """What a config without open choices does for memory."""
-    return str(Recomputation.of(config.train.gradient_checkpointing))
+    words = [str(Recomputation.of(config.train.gradient_checkpointing))]
+    words += ["moments in 8 bits"] if config.train.optim == "adamw_8bit" else []
+    words += ["weights and moments in the host's memory"] if config.backend.offload == "all" else []
+    return ", ".join(words)
 
 
 def plan_model(config: RunConfig, model_config: Any) -> PlannedModel:
@@ -218,6 +221,23 @@ def choices(config: RunConfig) -> list[RunConfig]:
         config.model_copy(update={"train": config.train.model_copy(update={"gradient_checkpointing": setting})})
         for setting in settings
     ]
+
+
+def smaller_plans(config: RunConfig, model: PlannedModel, device_type: str, ranks: int = 1) -> list[MemoryPlan]:
+    """What a person can still ask for below the last of `memory_plans`. `auto` does not: moments in 8 bits train otherwise, and the
+    host's memory is not known to be free.
+    """
+    least = choices(config)[-1]
+    train, backend = least.train, least.backend
+    whole = train.optim == "adamw" and train.master_weights == "float32" and backend.offload == "none"
+    found = []
+    if whole and backend.name in ("auto", "local", "ddp"):
+        found.append(least.model_copy(update={"train": train.model_copy(update={"optim": "adamw_8bit"})}))
+    refused = train.torch_compile or config.balancer.name == "gradnorm" or config.model.quantization == "8bit"
+    if whole and backend.name in ("auto", "local", "ddp", "fsdp2") and not refused:
+        on_host = backend.model_copy(update={"name": "fsdp2", "offload": "all"})
+        found.append(least.model_copy(update={"backend": on_host}))
+    return [MemoryPlan(one, estimate_memory(one, model, device_type, ranks)) for one in found]
 
 
 def fastest_that_fits(plans: Sequence[MemoryPlan], capacity: float) -> int | None:

@@ -76,3 +76,26 @@ def test_a_tensor_without_a_place_in_the_model_is_named(
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     main(["validate", str(write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8)))])
     assert "which are not read: model.layers.0.self_attn.q_proj.bias" in capsys.readouterr().out
+
+
+def test_the_memory_of_another_gpu_is_planned(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    config = write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8))
+    main(["validate", str(config), "--gpu", "24GB"])
+    said = capsys.readouterr().out
+    assert "a GPU of 24 GB has 23.52 GiB" in said
+    assert "> recompute nothing" in " ".join(said.split()) and "recompute norms and SwiGLU" in said
+
+
+@pytest.mark.parametrize("gpu", ["large", "0GB", "0x80GB", "-24GB", "24TB"])
+def test_a_size_that_no_gpu_has_is_one_line(
+    tmp_path: Path, folder: Path, gpu: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8))
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", str(config), f"--gpu={gpu}"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"--gpu {gpu}: write the memory of a GPU" in line

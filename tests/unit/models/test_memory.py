@@ -17,6 +17,7 @@ from mftcoder.models.memory import (
     memory_plans,
     next_card,
     plan_model,
+    smaller_plans,
 )
 
 GIB = 2**30
@@ -125,6 +126,17 @@ def test_8_bit_moments_and_drawn_rounding_are_counted() -> None:
     whole, eighth, none = (estimate_memory(config, model, "cuda") for config in (plain, small, drawn))
     assert whole.moments == 4 * eighth.moments == 8 * model.count.trainable
     assert whole.masters == 4 * model.count.trainable and none.masters == 0
+
+
+def test_full_training_of_7b_on_24_gb_is_shown_to_need_the_hosts_memory() -> None:
+    config = run_config(adapter={"type": "full"})
+    model = plan_model(config, QWEN_7B)
+    capacity = 24 * USABLE * GIB
+    assert fastest_that_fits(memory_plans(config, model, "cuda"), capacity) is None
+    eighth, on_host = smaller_plans(config, model, "cuda")
+    assert eighth.config.train.optim == "adamw_8bit" and on_host.config.backend.offload == "all"
+    assert on_host.memory.moments == on_host.memory.masters == 0
+    assert on_host.memory.total < eighth.memory.total < memory_plans(config, model, "cuda")[-1].memory.total
 
 
 def test_sharding_divides_weights_gradients_and_moments() -> None:
