@@ -313,7 +313,11 @@ def line_of(entry: dict[str, Any]) -> str:
         return f"{entry['status']}: {entry['reason']}"
     first, last = entry["losses"][0], entry["losses"][-1]
     wait = "-" if entry["wait_ms"] is None else f"{entry['wait_ms']:.2f}"
-    notes = [entry.get("attention") or "", {False: "without Liger"}.get(entry.get("liger"), "")]
+    notes = [
+        entry.get("plan") or "",
+        entry.get("attention") or "",
+        {False: "without Liger"}.get(entry.get("liger"), ""),
+    ]
     line = f"{entry['tokens_per_second']:9,.0f} {entry['share_of_limit']:9.1%} {entry['peak_gib']:9.1f} {first:7.3f} {last:7.3f} {wait:>8}  {', '.join(filter(None, notes))}"
     kernels = "".join(
         f"\n    {kernel['ms']:9.3f} ms {kernel['share']:6.1%} {kernel['calls']:6.0f} x  {kernel['name'][:90]}"

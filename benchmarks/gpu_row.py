@@ -4,6 +4,7 @@
 the command itself and read its records. Both see the same samples; so do the peers in gpu_peers.py.
 """
 
+import gc
 import json
 import os
 import signal
@@ -271,22 +272,40 @@ def measured(
 
 
 def run_steps(spec: Spec) -> dict[str, Any]:
-    """Bare steps of the run that `mft train` would make of the config."""
+    """Bare steps of the run that `mft train` would make of the config: by the first of its memory plans that fits."""
     from rich.console import Console
 
+    from mftcoder.app.train import _plans
+    from mftcoder.config.schema import RunConfig
+    from mftcoder.models.memory import in_words
+    from mftcoder.registry import BACKENDS
+
+    config, console = RunConfig.model_validate(run_config(spec)), Console(file=sys.stderr)
+    backend = BACKENDS.load(config.backend.name)(config.backend)
+    backend.check(config)
+    plans = _plans(config, backend, console)
+    for plan in plans:
+        try:
+            return {**time_steps(spec, config, plan, backend, console), "plan": in_words(plan)}
+        except torch.OutOfMemoryError:
+            if plan is plans[-1]:
+                raise
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    raise AssertionError("there is a plan")
+
+
+def time_steps(spec: Spec, config: Any, plan: Any, backend: Any, console: Any) -> dict[str, Any]:
+    """The steps of one plan, over batches that were made before."""
     from mftcoder.app.train import _build
     from mftcoder.balancing.base import TaskWeights
-    from mftcoder.config.schema import RunConfig
     from mftcoder.data.store import prepare as prepare_store
-    from mftcoder.registry import BACKENDS
     from mftcoder.training.session import StopRequest
     from mftcoder.training.step import train_step
 
-    config, device = RunConfig.model_validate(run_config(spec)), torch.device(spec.device)
-    backend = BACKENDS.load(config.backend.name)(config.backend)
-    backend.check(config)
-    console = Console(file=sys.stderr)
-    run = _build(config, prepare_store(config), backend, None, console, StopRequest())
+    device = torch.device(spec.device)
+    run = _build(config, plan, prepare_store(config), backend, None, console, StopRequest())
     count = WARMUP + spec.steps
     batches = [run.train_loader.step(number) for number in range(count + 3)]
     batches = [batch.pin_memory() for batch in batches] if device.type == "cuda" else batches

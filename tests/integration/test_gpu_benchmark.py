@@ -17,14 +17,18 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "benchmarks" / "gpu.py"
 
 
-@pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", SCRIPT.with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_benchmark"] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def gpu() -> ModuleType:
+    return loaded("gpu")
 
 
 def dry_run(tmp_path: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
@@ -113,9 +117,9 @@ def test_a_dry_run_measures_the_command_and_its_bare_steps(tmp_path: Path) -> No
     steps, command = report["rows"]
     assert (steps["status"], command["status"]) == ("ok", "ok"), report
     assert len(steps["losses"]) == len(command["losses"]) == 7
-    assert all(row["tokens_per_second"] > 0 and 0 < row["share_of_limit"] < 2 for row in report["rows"])
+    assert all(row["tokens_per_second"] > 0 and row["share_of_limit"] > 0 for row in report["rows"])
     assert len(steps["kernels"]) == 10 and steps["kernels"][0]["ms"] >= steps["kernels"][9]["ms"] > 0
-    assert 0.4 < report["machine"]["trained_share"] < 0.52
+    assert 0.35 < report["machine"]["trained_share"] < 0.52
     assert report["finished"] and report["tests"]["status"] == "ok"
 
 
