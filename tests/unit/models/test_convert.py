@@ -524,6 +524,7 @@ def test_a_whole_baichuan_folder_with_only_a_sentencepiece_model_loads_by_its_ow
 
 
 def test_a_broken_tokenizer_is_named_when_the_model_is_loaded(tmp_path: Path) -> None:
+    pytest.importorskip("sentencepiece")
     original = write_folder(tmp_path / "original", SMALL, small_baichuan_weights())
     (original / "tokenizer.model").write_bytes(b"")
     with pytest.raises(ModelError, match="is not a sentencepiece model, or is cut short"):
