@@ -151,7 +151,7 @@ def _numpy(items: list) -> Any:
     """
     code, shape, flat = items
     content = frozenset({str}) if code in _NUMPY_TEXTS else _NUMBERS if code in _NUMPY_NUMBERS else frozenset()
-    if not isinstance(flat, list) or not all(type(item) in content for item in flat):
+    if not content or not isinstance(flat, list) or not all(type(item) in content for item in flat):
         raise ValueError(f"no such numpy array: type {code!r}")
     if code == "U" and 4 * len(flat) * max(map(len, flat), default=0) > _NUMPY_TEXT_BYTES:
         raise ValueError("an array of texts too large to build")

@@ -110,6 +110,8 @@ def numpy_wire(code, shape, flat):
         numpy_wire("b1,O", [1], [1]),
         numpy_wire("f4,O", None, [140737488355328]),
         numpy_wire("O", [1], [1]),
+        numpy_wire("O", [0], []),  # no item that could be of a wrong type
+        numpy_wire("f4,O", [0], []),
         numpy_wire("V8", [1], [1]),
         numpy_wire("U400000000", [1], ["a"]),
         numpy_wire("<f8", [1], [1.0]),
