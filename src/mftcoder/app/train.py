@@ -247,8 +247,7 @@ def _build(
     for line in _slower_ways(config, model, backend.device):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     _choose_attention(config, model, store, backend, console)
-    if config.train.torch_compile and compile_problem(backend.device) is None:
-        model.compile_layers()
+    _compile_layers(config, model, backend, console)
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
@@ -307,13 +306,28 @@ def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) 
         yield from kept_by_peft(model.module)
     limits = (*device_limits(device), *model_limits(device, model.causal_lm.config, DTYPES[config.model.dtype]))
     yield from (str(limit) for limit in limits if limit.what != "FlashAttention")
-    if config.train.torch_compile and (problem := compile_problem(device)):
-        yield f"train.torch_compile: {problem}; the layers run uncompiled, which is slower"
     in_fp8 = config.model.quantization in IN_FP8 or config.train.fp8_recipe
     if in_fp8 and (lack := lack_of_fp8(device)):
         yield f"products in fp8 are emulated, at no gain in speed: {lack}"
-    if config.train.fp8_recipe and not config.train.torch_compile:
+    if config.train.fp8_recipe and config.train.torch_compile is False:
         yield "train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains"
+
+
+def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend, console: Console) -> None:
+    """As the config wants it; `auto` compiles on a GPU that holds the whole model. ModelError if the model cannot be compiled but must."""
+    wanted = config.train.torch_compile
+    if not wanted or (wanted == "auto" and (backend.device.type != "cuda" or backend.lockstep)):
+        return
+    problem = compile_problem(backend.device) or (model.compile_problem() if wanted == "auto" else None)
+    if problem:
+        console.print(
+            f"train.torch_compile: {problem}; the layers run uncompiled, which is slower",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+    else:
+        model.compile_layers()
 
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:

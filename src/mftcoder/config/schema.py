@@ -143,8 +143,8 @@ class TrainConfig(Section):
     what else lies between matrix products and attention; a number between 0 and 1: that share of the layers wholly, the others
     selectively; true: all layers. auto: on a GPU the first of these that has room by an estimate (`mft validate` prints it), on the
     CPU false. What is computed stays the same."""
-    torch_compile: bool = False
-    """Compile the decoder layers: faster on a GPU after a minute of compiling."""
+    torch_compile: Literal["auto"] | bool = "auto"
+    """Compile the decoder layers: faster after a minute of compiling. auto: on a GPU that holds the whole model, where it can be done."""
     deterministic: bool = False
     """Use only GPU kernels that give the same bits each time, so that a resumed run repeats an uninterrupted one exactly: slower. CPUs always do."""
     fp8_recipe: Literal["tensorwise", "rowwise"] | None = None
@@ -317,7 +317,7 @@ class RunConfig(Section):
                 f"model.attn_implementation: {self.model.attn_implementation} does not. Set auto, segments or varlen",
             ),
             (
-                self.train.torch_compile,
+                self.train.torch_compile is True,
                 "train.torch_compile: compiled layers do not, as far as is known. Set it to false",
             ),
         ]

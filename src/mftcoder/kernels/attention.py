@@ -10,6 +10,7 @@ which each rank of a group holds a slice (`context_group`).
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from transformers import AttentionInterface
 from mftcoder.kernels.context_group import ContextGroup
 
 _LONGEST_BY_PRODUCTS = 512
-_KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # from torch 2.12 on
+# From torch 2.12 on; before, the kernel takes grouped heads as they are.
+_MUST_BE_TOLD_OF_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,13 @@ class SampleLayout:
             rows.append(tuple(end - start for start, end in zip(starts, ends, strict=True)))
         return SampleLayout(tuple(rows))
 
-    def keywords(self, implementation: str, device: torch.device) -> dict[str, Any]:
-        """Keyword arguments for the model's forward under `implementation`; empty where position_ids say it all."""
+    def keywords(self, implementation: str, device: torch.device, *, compiled: bool = False) -> dict[str, Any]:
+        """Keyword arguments for the model's forward under `implementation`; empty where position_ids say it all.
+
+        `compiled`: as a tensor, whose values a compiled layer does not depend on.
+        """
+        if implementation == "segments" and compiled:
+            return {"segment_bounds": torch.tensor([0, *itertools.accumulate(itertools.chain(*self.lengths))])}
         if implementation == "segments":
             return {"segment_lengths": self.lengths}
         if implementation in ("varlen", "flash_attention_2"):
@@ -56,7 +63,10 @@ class SampleLayout:
     def _cumulative(self, device: torch.device) -> dict[str, Any]:
         """The batch as one long row; the number of entries is rounded up so that compiled layers see few shapes."""
         flat = [length for row in self.lengths for length in row]
-        total, row_length = sum(flat), sum(self.lengths[0])
+        total = sum(flat)
+        longest = min(
+            total, 1 << (max(flat) - 1).bit_length()
+        )  # the kernel starts blocks for so many; few values, few graphs
         ends = torch.tensor(flat, dtype=torch.int32).cumsum(0, dtype=torch.int32)
         bounds = F.pad(ends, (1, (-len(flat)) % 64), value=total)
         bounds[0] = 0
@@ -65,8 +75,8 @@ class SampleLayout:
         return {
             "cu_seq_lens_q": bounds,
             "cu_seq_lens_k": bounds,
-            "max_length_q": row_length,
-            "max_length_k": row_length,
+            "max_length_q": longest,
+            "max_length_k": longest,
         }
 
 
@@ -108,11 +118,16 @@ def segments_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segment_lengths: tuple[tuple[int, ...], ...] | None = None,
+    segment_bounds: Tensor | None = None,
     sliding_window: int | None = None,
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each sample alone; returns [B, L, H, Dv]."""
+    """Causal attention of each sample alone; returns [B, L, H, Dv]. In a compiled layer one row, cut at segment_bounds [S + 1]."""
     _refuse(unsupported, attention_mask)
+    if segment_bounds is not None:
+        if dropout:
+            raise ValueError("compiled layers have no attention dropout on this device: set train.torch_compile: false")
+        return _segments(query, key, value, segment_bounds, scaling, sliding_window), None
     if segment_lengths is None:
         raise ValueError(f"{type(module).__name__} does not hand segment_lengths down to its attention")
     rows = []
@@ -128,6 +143,88 @@ def segments_attention(
         ]
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows, dim=0).transpose(1, 2).contiguous(), None
+
+
+@torch.library.custom_op("mftcoder::segments_attention", mutates_args=())
+def _segments(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """One row as a compiler sees it: a call that it does not look into, whatever the samples. Returns [1, L, H, Dv]."""
+    lengths = (tuple(bounds.diff().tolist()),)
+    return segments_attention(
+        nn.Identity(), query, key, value, None, scaling=scaling, segment_lengths=lengths, sliding_window=sliding_window
+    )[0]
+
+
+@_segments.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    batch, heads, length, _ = query.shape
+    return query.new_empty(batch, length, heads, value.shape[3])
+
+
+@torch.library.custom_op("mftcoder::segments_attention_backward", mutates_args=())
+def _segments_backward(
+    outer: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value, written out sample by sample; attends once more, since nothing but the inputs was kept."""
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+    for start, end in itertools.pairwise(bounds.tolist()):
+        q, k, v = (x[:, :, start:end] for x in (query, key, value))
+        parts = _attention_gradients(q, k, v, outer[:, start:end].transpose(1, 2), scale, sliding_window)
+        for whole, part in zip(found, parts, strict=True):
+            whole[:, :, start:end] = part
+    return found[0], found[1], found[2]
+
+
+def _attention_gradients(
+    q: Tensor, k: Tensor, v: Tensor, outer: Tensor, scale: float, window: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of softmax(scale q k^T) v over one sample: dS = P (dP - sum(P dP)); float32. outer [1, H, T, Dv]."""
+    heads, groups, length = q.shape[1], k.shape[1], q.shape[2]
+    q, outer = (x[0].float().unflatten(0, (groups, heads // groups)) for x in (q, outer))  # [G, H / G, T, D]
+    k, v = (x[0].float()[:, None] for x in (k, v))  # the query heads of a group share its keys
+    seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    if window is not None:
+        seen = seen.triu(1 - window)
+    p = (q @ k.transpose(2, 3) * scale).masked_fill(~seen, -math.inf).softmax(-1)
+    dp = outer @ v.transpose(2, 3)
+    ds = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale
+    dv = (p.transpose(2, 3) @ outer).sum(1)
+    return (ds @ k).flatten(0, 1)[None], (ds.transpose(2, 3) @ q).sum(1)[None], dv[None]
+
+
+@_segments_backward.register_fake
+def _(
+    outer: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(x.new_empty(x.shape) for x in (query, key, value))  # type: ignore[return-value]
+
+
+def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scaling, ctx.sliding_window = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _segments_gradients(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_segments_backward(outer, *ctx.saved_tensors, ctx.scaling, ctx.sliding_window), None, None, None)
+
+
+_segments.register_autograd(_segments_gradients, setup_context=_keep_inputs)
 
 
 def _causal(
@@ -194,11 +291,7 @@ def varlen_attention(
     groups, value_size = key.shape[1], value.shape[3]
     scaling = size**-0.5 if scaling is None else scaling
     value = F.pad(value, (0, size - value_size))  # the kernel knows one head size
-    grouped: dict[str, Any] = {}
-    if groups != heads and _KNOWS_GROUPS:
-        grouped = {"enable_gqa": True}
-    elif groups != heads:
-        key, value = (x.repeat_interleave(heads // groups, dim=1) for x in (key, value))
+    grouped: dict[str, Any] = {"enable_gqa": True} if _MUST_BE_TOLD_OF_GROUPS and groups != heads else {}
     q, k, v = (x.transpose(1, 2).reshape(batch * length, x.shape[1], size) for x in (query, key, value))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     out = varlen_attn(

@@ -101,9 +101,9 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
             logits = hidden[part] @ weight.T
             losses[part], slope = _losses_and_slope(logits, targets[part], coefficients[part])
             if grad_hidden is not None:
-                grad_hidden[part] = slope @ weight
+                torch.mm(slope, weight, out=grad_hidden[part])
             if grad_weight is not None:
-                grad_weight += slope.T @ hidden[part]
+                _add_product(grad_weight, slope.T, hidden[part])
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(losses)
@@ -116,7 +116,22 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
             None if grad_hidden is None else grad_hidden * outer.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * outer).to(ctx.weight_dtype),
+            None if grad_weight is None else _times(grad_weight, outer, ctx.weight_dtype),
             None,
             None,
         )
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total += left @ right` in float32, without the product in memory where the device can: total [V, H], left [V, N], right [N, H]."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif left.is_cuda:
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+    else:
+        total += left @ right
+
+
+def _times(values: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`values * factor` in another dtype, in one pass."""
+    return torch.mul(values, factor, out=torch.empty_like(values, dtype=dtype))

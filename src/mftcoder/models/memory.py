@@ -120,7 +120,9 @@ def _activations(config: RunConfig, model: Any, text_config: Any) -> Activations
     width = BYTES[config.model.dtype]
     try:
         typed = model.bfloat16() if width == 2 else model.float()
-        return count_activations(typed, rows, length, compiled=config.train.torch_compile)
+        return count_activations(
+            typed, rows, length, compiled=config.train.torch_compile is True
+        )  # auto may not compile
     except Exception:  # models of many authors, on a device that they were not written for
         return activations_by_shape(text_config, rows * length * width)
 

@@ -51,7 +51,7 @@ class _ZeroBackend(ProcessGroup):
             (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
-            (config.train.torch_compile, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
+            (config.train.torch_compile is True, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
             (
                 config.model.quantization == "4bit-fp8",
                 "model.quantization: 4bit-fp8 multiplies in layers without DeepSpeed's hooks",

@@ -58,7 +58,10 @@ class Fsdp2Backend(ProcessGroup):
                 config.model.quantization == "8bit",
                 "model.quantization: 8-bit weights lose their scales when they are cut",
             ),
-            (config.train.torch_compile, "train.torch_compile: compiled layers were not shown to gather rightly"),
+            (
+                config.train.torch_compile is True,
+                "train.torch_compile: compiled layers were not shown to gather rightly",
+            ),
             (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
         ]
         problems = [

@@ -65,6 +65,7 @@ class LanguageModel:
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
         self.router = RouterLoss.of(self.causal_lm)
         self._rotaries = RotaryBySample.of(self.causal_lm)
+        self._compiled = False
 
     def losses(
         self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None, router_weight: float = 0.0
@@ -176,16 +177,23 @@ class LanguageModel:
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
         hidden: Tensor = self._decode(input_ids, position_ids).last_hidden_state
+        if self._compiled:
+            return hidden.view(*input_ids.shape, -1)
         return self.context.whole_rows(hidden)[:, : input_ids.shape[1]]
 
     def _decode(self, input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Any:
-        """The decoder's output for this rank's positions; attention is told where the samples of the whole rows begin."""
+        """The decoder's output for this rank's positions; attention is told where the samples of the whole rows begin.
+
+        Compiled layers are given all rows end to end, so that a batch of fewer rows has the same form.
+        """
+        if self._compiled:
+            input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
         layout = SampleLayout.of(self.context.padded(position_ids))
         return self.decode(
             self.context.own(input_ids),
             self.context.own(position_ids),
             layout,
-            **layout.keywords(self.attn_implementation, self.device),
+            **layout.keywords(self.attn_implementation, self.device, compiled=self._compiled),
             **self.context.keywords(),
             **keywords,
         )
@@ -215,11 +223,31 @@ class LanguageModel:
             return tensor.to(self.device)
         return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
 
+    def compile_problem(self) -> str | None:
+        """Why this model's layers cannot be compiled, if they cannot."""
+        if self.attn_implementation not in ("varlen", "segments"):
+            return f"attention '{self.attn_implementation}' cannot be compiled over packed rows"
+        if self.attn_implementation == "segments" and _attention_dropout(self.causal_lm.config):
+            return "attention dropout cannot be compiled with attention 'segments'"
+        if self.router is not None:
+            return "the choice of experts would be compiled anew in every step"
+        if getattr(self.causal_lm, "is_loaded_in_8bit", False):
+            return "layers in 8 bits cannot be compiled"
+        return None
+
     def compile_layers(self) -> None:
-        """Compile each decoder layer by itself: all share one graph, and the host's counting stays outside."""
+        """Compile each decoder layer by itself, for any number of positions: layers of one kind share one graph.
+
+        The host's counting stays outside. A layer that the compiler cannot take runs as it is, with the compiler's warning.
+        """
+        if problem := self.compile_problem():
+            raise ModelError(f"{self.name}: {problem}. Set train.torch_compile: false")
         torch._dynamo.config.allow_unspec_int_on_nn_module = True  # layer_idx would make one graph a layer
+        torch._dynamo.config.specialize_float = True  # a LoRA layer's scale is a constant of its graph
+        torch._dynamo.config.suppress_errors = True
         for layer in self.decoder_layers():
-            layer.compile()
+            layer.compile(dynamic=True)
+        self._compiled = True
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -250,6 +278,11 @@ class LanguageModel:
 
 def _as_it_is(forward_pass: Callable[[], Tensor]) -> Tensor:
     return forward_pass()
+
+
+def _attention_dropout(config: Any) -> float:
+    names = ("attention_dropout", "attn_pdrop", "attn_dropout")
+    return max(float(getattr(config, name, None) or 0.0) for name in names)
 
 
 def _logit_rule(config: Any) -> tuple[float | None, float]:

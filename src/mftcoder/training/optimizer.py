@@ -92,7 +92,8 @@ class MasterAdamW:
         trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
         self.parameters = [parameter for _, parameter in trained]
         drawn = config.master_weights == "stochastic_rounding"
-        on_gpu = all(parameter.is_cuda for parameter in self.parameters) and config.optim == "adamw"
+        on_gpu = all(parameter.is_cuda for parameter in self.parameters) and lack_of_triton() is None
+        on_gpu = on_gpu and config.optim == "adamw"
         if on_gpu or drawn:
             _lay_out(self.parameters)
         self.masters: list[Tensor] = [parameter if drawn else _master_of(parameter) for parameter in self.parameters]

@@ -117,7 +117,7 @@ def test_varlen_gives_its_kernel_values_of_the_queries_size_and_takes_them_back(
     """The kernel's place is taken by attention written out, which insists on one head size as the kernel does."""
 
     def kernel(q, k, v, starts, _, longest, __, *, scale, **rest):  # type: ignore[no-untyped-def]
-        assert q.shape[-1] == k.shape[-1] == v.shape[-1] and longest == 25
+        assert q.shape[-1] == k.shape[-1] == v.shape[-1] and longest == 16
         lengths = starts.diff()[starts.diff() > 0].tolist()
         return attend_alone(*(x.transpose(0, 1)[None] for x in (q, k, v)), lengths, scale)[0]
 
@@ -128,6 +128,26 @@ def test_varlen_gives_its_kernel_values_of_the_queries_size_and_takes_them_back(
     keywords = SampleLayout(((9, 1, 15),)).keywords("varlen", torch.device("cpu"))
     got, _ = varlen_attention(torch.nn.Identity(), q, k, v, None, **keywords)
     torch.testing.assert_close(got, attend_alone(q, k, v, [9, 1, 15], 24**-0.5))
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("sizes", [(24, 24), (24, 16)])
+def test_what_a_compiled_layer_calls_has_the_values_and_gradients_of_the_loop_over_samples(
+    window: int | None, sizes: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layout = SampleLayout(((9, 1, 15),))
+    shapes = ((4, sizes[0]), (2, sizes[0]), (2, sizes[1]))
+    inputs = [torch.randn(1, heads, 25, size, dtype=torch.float64) for heads, size in shapes]
+    outer = torch.randn(1, 25, 4, sizes[1], dtype=torch.float64)
+    results = []
+    for compiled in (False, True):
+        own = [x.clone().requires_grad_() for x in inputs]
+        keywords = layout.keywords("segments", torch.device("cpu"), compiled=compiled)
+        out, _ = segments_attention(torch.nn.Identity(), *own, None, sliding_window=window, **keywords)
+        results.append((out.detach(), *torch.autograd.grad(out, own, outer)))
+    for plain, opaque in zip(*results, strict=True):
+        torch.testing.assert_close(opaque, plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
