@@ -101,8 +101,11 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
         folder = _checkpoint_store(config, console).folder
+        saved = (
+            f"Step {summary.steps} is saved in {folder}. Go on" if summary.steps else "No step was done. Start again"
+        )
         raise Interrupted(
-            f"Step {summary.steps} is saved in {folder}. Go on with: {shlex.join(['mft', *sys.argv[1:]])}",
+            f"{saved} with: {shlex.join(['mft', *sys.argv[1:]])}",
             requeue=stop.signal != signal.SIGINT,
         )
     _print_outcome(config, summary, console)

@@ -75,6 +75,9 @@ class TrainingRun:
         self._clock = time.perf_counter()
         stopped = "early_stopping" if self._out_of_patience() else "max_steps"
         for data in () if self._out_of_patience() else self.train_loader.steps(progress.step):
+            if not self.steps_taken and self.backend.any_rank(self.should_stop()):
+                stopped = "interrupted"  # nothing is done that would be worth a checkpoint
+                break
             self._step(data, weights)
             if self.balancer.due(progress.step):
                 weights = self._balance(data)

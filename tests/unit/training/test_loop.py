@@ -114,6 +114,15 @@ def test_a_run_that_reads_late_goes_on_from_where_it_was_stopped(train: Train) -
     assert same_bits(whole, stopped) and records(whole) == records(stopped)
 
 
+def test_a_run_that_is_stopped_before_its_first_step_ends_at_once_and_starts_again(train: Train) -> None:
+    def stop_at_once(run: TrainingRun) -> None:
+        run.should_stop = lambda: True
+
+    with pytest.raises(Interrupted, match="Start again with"):
+        train("stopped", behind=0, hook=stop_at_once)
+    assert same_bits(train("whole", behind=0), train("stopped", behind=0))
+
+
 def poison(numbers: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the losses of these steps be nan: one weight is, for as long as the step takes."""
     step, count = loop.train_step, 0
