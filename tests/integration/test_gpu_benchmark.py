@@ -121,13 +121,3 @@ def test_a_dry_run_measures_the_command_and_its_bare_steps(tmp_path: Path) -> No
     assert len(steps["kernels"]) == 10 and steps["kernels"][0]["ms"] >= steps["kernels"][9]["ms"] > 0
     assert 0.35 < report["machine"]["trained_share"] < 0.52
     assert report["finished"] and report["tests"]["status"] == "ok"
-
-
-@pytest.mark.slow(reason="minutes: every row is a process of its own")
-def test_a_dry_run_of_everything_ends_with_a_full_report(gpu: ModuleType, tmp_path: Path) -> None:
-    """Minutes: every row is a process of its own."""
-    done, report = dry_run(tmp_path, "--steps", "2", "--minutes", "14")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [row["row"] for row in report["rows"]] == [row.key for row in gpu.ROWS]
-    ours = [row for row in report["rows"] if row["runs"] != "peer"]
-    assert {row["row"]: row for row in ours if row["status"] not in ("ok", "refused")} == {}
