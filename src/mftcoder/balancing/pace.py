@@ -136,10 +136,12 @@ class PaceBalancer:
         known = np.array([trend.known for trend in self._trends])
         self._drop = np.fmax(self._drop, self._of_trends("drop"))
         gain = np.fmin(self._drop, self._of_trends("level"))
-        drop = np.sqrt(np.where(known, gain**2 + self._of_trends("drop_variance"), 1.0))
-        speed = step / (self._time_unit * drop)  # of a slope of 1, over the mean speed
-        pace = np.where(known, -self._of_trends("slope") * speed, 0.0)
-        variance = np.where(known, self._of_trends("slope_variance") * speed**2, np.inf)
+        drop = np.sqrt(np.where(known, gain**2 + self._of_trends("drop_variance"), 0.0))
+        measured = drop > 0  # a task that was measured once has no drop yet, and so no pace
+        # of a slope of 1, over the mean speed
+        speed = np.divide(step / self._time_unit, drop, out=np.zeros_like(drop), where=measured)
+        pace = np.where(measured, -self._of_trends("slope") * speed, 0.0)
+        variance = np.where(measured, self._of_trends("slope_variance") * speed**2, np.inf)
         self._pace = np.clip(pace, -FASTEST, FASTEST)
         scale = max(abs(self._mean_pace(variance, SLOWEST_MEAN)), SLOWEST_MEAN)
         mean = self._mean_pace(variance, scale)

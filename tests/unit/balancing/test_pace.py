@@ -77,6 +77,19 @@ def test_val_share_zero_needs_no_validation_rows(facts: Callable) -> None:
     assert not any(balancer.validation_rows(step) for step in range(1, 100))
 
 
+@pytest.mark.parametrize("first_seen", [1, 12])
+def test_a_task_that_was_measured_once_keeps_its_configured_weight(
+    facts: Callable, losses: Callable, first_seen: int
+) -> None:
+    """Without the run's validations, right after the warm-up: nothing says yet how fast the task falls."""
+    balancer = PaceBalancer(BalancerConfig(name="pace", warmup_steps=0, val_share=0.0), facts(2))
+    for step in range(1, first_seen + 1):
+        weights = balancer.observe(step, losses([np.nan, 2.0 if step == first_seen else np.nan]), None)
+    assert weights.values == pytest.approx([0.5, 0.5])
+    balancer.observe(first_seen + 1, losses([2.0, 1.9]), None)
+    assert np.isfinite(balancer.observe(first_seen + 2, losses([1.9, 1.7]), None).values).all()
+
+
 def test_losses_of_samples_seen_before_are_not_looked_at(facts: Callable, losses: Callable) -> None:
     run = facts(2, fresh_steps=np.array([20, 20]))
     balancer = PaceBalancer(BalancerConfig(name="pace"), run)
