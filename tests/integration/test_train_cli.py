@@ -208,6 +208,24 @@ def test_another_config_is_refused_with_its_differing_fields(tmp_path: Path, tin
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 3
 
 
+def test_a_changed_task_weight_acts_from_the_next_step(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=2)
+    assert mft("train", config).returncode == 0
+    assert mft("train", config, "train.max_steps=3", "tasks.squares.weight=3", "--allow-changes").returncode == 0
+    weights = [record["weights"]["squares"] for record in metrics(tmp_path / "run") if record["kind"] == "train"]
+    assert weights == [0.5, 0.5, 0.75]
+
+
+def test_what_the_checkpoint_has_no_state_of_cannot_be_changed(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path
+) -> None:
+    config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=2)
+    assert mft("train", config).returncode == 0
+    refused = mft("train", config, "train.max_steps=3", "balancer.name=pace", "--allow-changes")
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "balancer.name: 'uniform' -> 'pace'" in refused.stderr and "another output_dir" in refused.stderr
+
+
 def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before(
     tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:

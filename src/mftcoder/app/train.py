@@ -55,6 +55,7 @@ from mftcoder.training.checkpoint import (
     Progress,
     differing_fields,
     free_fields,
+    lasting_changes,
     load_checkpoint,
     rows_of_step,
     set_random_state,
@@ -145,6 +146,12 @@ def _checkpoint_to_resume(
     if checkpoint is None:
         return None
     current = config.model_dump(mode="json")
+    lasting = lasting_changes(checkpoint.progress.config, current)
+    if lasting:
+        raise CheckpointError(
+            *(f"{checkpoint.path}: made by another run: {change}" for change in lasting),
+            "The checkpoint's state does not fit these new values. Go on with the old ones, or choose another output_dir.",
+        )
     free = free_fields(checkpoint.progress, current, backend.data_world_size)
     changes = differing_fields(checkpoint.progress.config, current, free=free)
     if checkpoint.progress.data_fingerprint != store.fingerprint:
@@ -257,6 +264,8 @@ def _build(
     torch.manual_seed(config.train.seed + backend.rank)
     if checkpoint:
         progress = checkpoint.progress
+        if [task["weight"] for task in progress.config["tasks"]] != [task.weight for task in config.tasks]:
+            progress.weights = weights.values.tolist()  # the changed ones, until the balancer's next update
         balancer.load_state_dict(progress.balancer)
         unobserved.load_state_dict(progress.unobserved)
         state = checkpoint.optimizer_state(optimizer.room)

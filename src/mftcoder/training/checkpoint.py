@@ -243,6 +243,10 @@ FREE_FIELDS = frozenset(
 )
 
 
+# What decides which optimizer and balancer states a checkpoint holds: with another value they would not fit.
+LASTING_FIELDS = ("adapter.use_dora", "balancer.name", "model.dtype", "train.master_weights", "train.optim")
+
+
 # How a step's rows are split, which changes nothing as long as there are as many.
 SPLIT_FIELDS = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 
@@ -256,6 +260,18 @@ def differing_fields(
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if name not in free and before.get(name) != now.get(name)
+    ]
+
+
+def lasting_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """`field: saved value -> current value` for what no run can go on with: LASTING_FIELDS, and which tasks in which order."""
+    before, now = (
+        {**_flatten(config), "tasks": [task["name"] for task in config.get("tasks", ())]} for config in (saved, current)
+    )
+    return [
+        f"{name}: {before[name]!r} -> {now.get(name)!r}"
+        for name in (*LASTING_FIELDS, "tasks")
+        if name in before and before[name] != now.get(name)
     ]
 
 

@@ -151,8 +151,11 @@ class MasterAdamW:
         return whole_tensor(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; the parameters themselves are the checkpoint's business."""
+        """Go on from `state_dict()` with this run's own settings; the parameters themselves are the checkpoint's business."""
+        settings = [{name: group[name] for name in group if name != "params"} for group in self._adamw.param_groups]
         self._adamw.load_state_dict(state["adamw"])
+        for group, own in zip(self._adamw.param_groups, settings, strict=True):
+            group.update(own)  # torch takes the saved decay, betas and epsilon, which may have been changed since
         if self._one_pass:
             self._one_pass.take_moments(state["adamw"]["state"])
         copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]

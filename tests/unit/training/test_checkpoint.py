@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mftcoder.errors import CheckpointError
-from mftcoder.training.checkpoint import CheckpointStore, Progress, differing_fields, load_checkpoint
+from mftcoder.training.checkpoint import CheckpointStore, Progress, differing_fields, lasting_changes, load_checkpoint
 
 
 def write_parts(folder: Path, step: int = 0) -> None:
@@ -108,3 +108,12 @@ def test_only_fields_that_change_the_result_are_named() -> None:
     saved = {"train": {"learning_rate": 1e-4, "logging_steps": 1}, "tasks": [{"name": "a", "weight": 1.0}]}
     current = {"train": {"learning_rate": 2e-4, "logging_steps": 9}, "tasks": [{"name": "a", "weight": 2.0}]}
     assert differing_fields(saved, current) == ["tasks.a.weight: 1.0 -> 2.0", "train.learning_rate: 0.0001 -> 0.0002"]
+
+
+def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
+    saved = {"train": {"optim": "adamw", "weight_decay": 0.0}, "tasks": [{"name": "a"}, {"name": "b"}]}
+    now = {"train": {"optim": "adamw_8bit", "weight_decay": 0.1}, "tasks": [{"name": "b"}, {"name": "a"}]}
+    assert lasting_changes(saved, now) == [
+        "train.optim: 'adamw' -> 'adamw_8bit'",
+        "tasks: ['a', 'b'] -> ['b', 'a']",
+    ]

@@ -1,6 +1,7 @@
 """Schedules end where they should; master weights keep what bfloat16 would lose."""
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 
 def step_on(layer: nn.Linear, optimizer: MasterAdamW, rate: float) -> float:
-    layer(torch.ones(1, 4, dtype=layer.weight.dtype)).sum().backward()
+    layer(torch.ones(1, layer.in_features, dtype=layer.weight.dtype)).sum().backward()
     return float(optimizer.step(rate))
 
 
@@ -131,6 +132,27 @@ def test_state_goes_on_to_the_last_bit(dtype: torch.dtype) -> None:
         step_on(layer, optimizer, 1e-2)
         step_on(twin, resumed, 1e-2)
     assert torch.equal(layer.weight, twin.weight) and torch.equal(optimizer.masters[0], resumed.masters[0])
+
+
+@pytest.mark.parametrize("kind", [{}, {"master_weights": "stochastic_rounding"}, {"optim": "adamw_8bit"}])
+@pytest.mark.parametrize("change", [{"weight_decay": 0.9}, {"adam_beta2": 0.1}, {"adam_epsilon": 10.0}])
+def test_settings_that_were_changed_since_the_checkpoint_act(kind: dict[str, Any], change: dict[str, Any]) -> None:
+    if "optim" in kind:
+        pytest.importorskip("bitsandbytes")
+    dtype = torch.bfloat16 if "master_weights" in kind else torch.float32
+    torch.manual_seed(0)
+    layer = nn.Linear(128, 64, bias=False, dtype=dtype)
+    optimizer = MasterAdamW(layer.named_parameters(), TrainConfig(**kind))
+    step_on(layer, optimizer, 0.1)
+    state, after = optimizer.state_dict(), []
+    for settings in ({}, change):
+        twin = nn.Linear(128, 64, bias=False, dtype=dtype)
+        twin.load_state_dict(layer.state_dict())
+        resumed = MasterAdamW(twin.named_parameters(), TrainConfig(**kind, **settings))
+        resumed.load_state_dict(deepcopy(state))
+        step_on(twin, resumed, 0.1)
+        after.append(twin.weight.detach())
+    assert not torch.equal(*after)
 
 
 def rounded_run(steps: int, state: dict[str, Any] | None = None, weight: torch.Tensor | None = None) -> Any:
