@@ -102,11 +102,17 @@ def _version_1(name: str, max_processes: int) -> Cgroup:
 
 
 def _remove_stale() -> None:
-    """Remove groups that earlier slots left; one that is in use refuses."""
+    """Remove groups that dead slots left. The group of a slot that lives stays: it is empty until its slot joins it."""
     for controller in ("", "memory", "pids"):
         with contextlib.suppress(OSError):
             for folder in _own_folder(controller).glob(f"{_PREFIX}*"):
-                remove(folder)
+                if _is_stale(folder.name.removeprefix(_PREFIX)):
+                    remove(folder)
+
+
+def _is_stale(process: str) -> bool:
+    """True for the id of a process that has ended; this one's own id too, for it has made no group yet."""
+    return process.isdecimal() and (int(process) == os.getpid() or not Path("/proc", process).exists())
 
 
 def remove(folder: Path) -> None:

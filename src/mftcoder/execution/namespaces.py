@@ -101,7 +101,8 @@ def _private_mounts(root: str, scratch: str, temporary: str | None) -> None:
     if temporary:
         Path(root + temporary).symlink_to(f"{scratch}/run")
     kernel.mount("tmpfs", f"{root}{scratch}", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _SCRATCH_OPTIONS)
-    kernel.mount("proc", f"{root}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV, "hidepid=2")
+    # 4: nothing is shown that a program may not trace. 2 would show the fork server to programs of group 0.
+    kernel.mount("proc", f"{root}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV, "hidepid=4")
     for name in _SETTINGS:
         path = f"{root}/proc/{name}"
         if Path(path).exists():
