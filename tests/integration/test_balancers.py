@@ -194,12 +194,12 @@ def break_the_model_in_the_third_step() -> None:
     """Let this process's model have a weight that is no number, from its third step on."""
     step, begun = loop.train_step, 0
 
-    def broken(model: LanguageModel, *rest: Any) -> Any:
+    def broken(model: LanguageModel, *rest: Any, **named: Any) -> Any:
         nonlocal begun
         begun += 1
         if begun == 3:
             model.causal_lm.get_input_embeddings().weight.data.fill_(float("nan"))
-        return step(model, *rest)
+        return step(model, *rest, **named)
 
     loop.train_step = broken  # type: ignore[assignment]
 
