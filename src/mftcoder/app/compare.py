@@ -22,7 +22,7 @@ from rich.table import Table as ConsoleTable
 
 from mftcoder.config.load import dump_yaml, load_config
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.loader import TrainLoader
+from mftcoder.data.loader import TrainLoader, ValidationLoader
 from mftcoder.data.store import prepare as prepare_store
 from mftcoder.errors import CheckpointError, ConfigError, Interrupted, MftError
 from mftcoder.jsonl import read_json, write_json, write_text
@@ -71,6 +71,7 @@ def compare_balancers(
     if base.train.eval_strategy == "no":
         raise ConfigError("train.eval_strategy: a comparison needs validation; give steps or epoch")
     planned = plan(config_path, base, overrides, balancers, seeds, alone=alone)
+    _check_validation(base)
     console = Console()
     places = [f"{number}/{len(planned)}" for number in range(1, len(planned) + 1)]
     with ThreadPoolExecutor(jobs) as pool:
@@ -135,6 +136,16 @@ def _number_or_text(value: str) -> Any:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def _check_validation(config: RunConfig) -> None:
+    """ConfigError names every task whose runs would have no validation loss to compare."""
+    rows = zip(config.task_names, ValidationLoader(prepare_store(config), config).rows_of_task, strict=True)
+    problems = [
+        f"tasks.{name}: has no validation rows, which a comparison needs for every task" for name, n in rows if not n
+    ]
+    if problems:
+        raise ConfigError(*(f"{line}. Raise data.val_size or give the task `validation` files." for line in problems))
 
 
 def budget(config: RunConfig) -> tuple[int, dict[str, int]]:

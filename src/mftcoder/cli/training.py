@@ -194,5 +194,7 @@ def compare_command(
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise click.UsageError(f"--seeds {seeds}: whole numbers, separated by commas, are expected")
     names = [name.strip() for name in balancers.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError(f"--balancers {balancers!r}: names of balancers, separated by commas, are expected")
     chosen = list(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     compare_balancers(config, overrides, list(dict.fromkeys(names)), chosen, alone=alone, jobs=jobs)
