@@ -2,12 +2,24 @@
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mftcoder.errors import CheckpointError
-from mftcoder.training.checkpoint import CheckpointStore, Progress, differing_fields, lasting_changes, load_checkpoint
+from mftcoder.training.checkpoint import (
+    FREE_FIELDS,
+    CheckpointStore,
+    Progress,
+    differing_fields,
+    free_fields,
+    lasting_changes,
+    load_checkpoint,
+    random_state,
+    rows_of_step,
+    set_random_state,
+)
 
 
 def write_parts(folder: Path, step: int = 0) -> None:
@@ -117,3 +129,87 @@ def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
         "train.optim: 'adamw' -> 'adamw_8bit'",
         "tasks: ['a', 'b'] -> ['b', 'a']",
     ]
+
+
+def test_the_same_step_once_more_takes_the_place_of_the_one_before(store: CheckpointStore) -> None:
+    path = save(store, 1)
+    (path / "model" / "left").write_text("of the first")
+    assert save(store, 1) == path and not (path / "model" / "left").exists()
+    assert load_checkpoint(path).progress.step == 1
+
+
+def test_all_that_the_loop_needs_to_go_on_comes_back(store: CheckpointStore) -> None:
+    progress = Progress(
+        step=3, tokens_seen=[5, 7], seconds=1.5, best_value=0.1 + 0.2, best_step=2, dropped_steps=1, stalled=2,
+        weights=[0.25, 0.75], balancer={"slopes": [[1e-30]]}, unobserved={"tokens": [4.0]},
+        validation={"best": {"a": None}}, config={"data": {}}, data_fingerprint="f", rows_per_step=8,
+    )  # fmt: skip
+    store.begin(3)
+    path = store.save(progress, write_parts, best=False)
+    assert load_checkpoint(path).progress == progress
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_its_unknown_field(store: CheckpointStore) -> None:
+    path = save(store, 1)
+    text = (path / "progress.json").read_text()
+    (path / "progress.json").write_text(text.replace('"stalled"', '"stalls"'))
+    with pytest.raises(CheckpointError, match=r"damaged checkpoint: .*'stalls'"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("text", ["", "step-00000009", "../elsewhere", "."])
+def test_a_pointer_that_names_no_checkpoint_names_nothing(store: CheckpointStore, text: str) -> None:
+    save(store, 1)
+    (store.folder / "best").write_text(text)
+    assert store.pointer("best") is None
+
+
+def config(batch: int, accumulation: int, *, packing: str = "best_fit", padding: str = "max_length") -> dict[str, Any]:
+    return {
+        "train": {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation},
+        "data": {"packing": packing, "padding": padding},
+    }
+
+
+@pytest.mark.parametrize(
+    ("current", "ranks", "free"),
+    [
+        (config(4, 2), 1, True),
+        (config(1, 4), 2, True),
+        (config(4, 2), 2, False),  # 16 rows a step, not 8
+        (config(8, 1, packing="none", padding="dynamic"), 1, False),  # rows of similar length are put together
+        (config(8, 1, packing="none"), 1, True),
+    ],
+)
+def test_a_step_may_be_split_another_way_where_its_rows_stay_the_same(
+    current: dict[str, Any], ranks: int, free: bool
+) -> None:
+    found = free_fields(Progress(rows_per_step=8), current, ranks)
+    assert found >= FREE_FIELDS
+    assert ("train.gradient_accumulation_steps" in found) is ("train.per_device_train_batch_size" in found) is free
+
+
+def test_a_run_on_more_ranks_keeps_its_rows_unless_the_config_asks_for_another_split() -> None:
+    saved = Progress(rows_per_step=8, config=config(4, 2))
+    assert rows_of_step(saved, config(4, 2)) == 8
+    assert rows_of_step(saved, config(2, 4)) is None
+
+
+def test_dropout_goes_on_with_each_ranks_own_draws() -> None:
+    states, expected = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(random_state())
+        expected.append(torch.rand(3))
+    set_random_state(states, rank=1, world_size=2)
+    assert torch.equal(torch.rand(3), expected[1])
+
+
+def test_on_another_number_of_ranks_no_two_of_them_draw_the_same() -> None:
+    """No saved state is a new rank's own: each keeps the one of its seed."""
+    torch.manual_seed(1)
+    saved = random_state()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    set_random_state([saved], rank=0, world_size=3)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,14 +1,18 @@
 """The loop: what is read when, and that reading late or going on after a stop changes no bit."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mftcoder.app import train as app
+from mftcoder.balancing.base import TaskLosses
 from mftcoder.config.load import parse_config
 from mftcoder.errors import Interrupted, TrainingError
 from mftcoder.jsonl import read_jsonl
@@ -179,3 +183,87 @@ def test_a_run_that_ends_at_such_a_step_leaves_the_model_as_it_was_however_late_
             train(f"behind {behind}", behind=behind, hook=runs.append, logging_steps=5)
     at_once, late = (list(run.model.module.parameters()) for run in runs)
     assert all(torch.equal(one, other) for one, other in zip(at_once, late, strict=True))
+
+
+def test_a_run_validates_before_its_first_step_where_it_is_due_and_at_its_end(train: Train) -> None:
+    told: list[int] = []
+
+    def listen(run: TrainingRun) -> None:
+        evaluated = run.balancer.evaluated
+        run.balancer.evaluated = lambda step, losses: (told.append(step), evaluated(step, losses))[1]  # type: ignore
+
+    run = train("run", behind=0, hook=listen, eval_strategy="steps", eval_steps=4)
+    validated = [record["step"] for record in records(run) if record["kind"] == "validation"]
+    assert validated == told == [0, 4, 8, STEPS]
+
+
+def saved(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+
+
+def test_checkpoints_lie_at_the_steps_asked_for_and_at_the_end(train: Train) -> None:
+    run = train("run", behind=0, save_strategy="steps", save_steps=4, save_total_limit=None)
+    assert saved(run) == [4, 8, STEPS]
+
+
+def test_an_epoch_ends_with_a_checkpoint_also_in_the_middle_of_the_steps(train: Train) -> None:
+    runs: list[TrainingRun] = []
+    fields = {"per_device_train_batch_size": 3, "save_strategy": "epoch", "save_total_limit": None}
+    run = train("run", behind=0, hook=runs.append, **fields)
+    epoch = runs[0].train_loader.steps_per_epoch
+    ends = {math.ceil(number * epoch) for number in range(1, STEPS + 1)}
+    assert 1 < epoch < STEPS
+    assert saved(run) == sorted({step for step in ends if step < STEPS} | {STEPS})
+
+
+def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(train: Train) -> None:
+    def stop_at_the_end(run: TrainingRun) -> None:
+        run.should_stop = lambda: run.progress.step == STEPS
+
+    run = train("run", behind=0, hook=stop_at_the_end)
+    assert json.loads((run / "summary.json").read_text())["stopped_because"] == "max_steps"
+
+
+def losses_of(values: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let validation find these means: step -> loss of every task."""
+    means = iter(values.values())
+    monkeypatch.setattr(
+        loop, "validate", lambda *_: TaskLosses(np.full(2, next(means)), np.ones(2, np.int64), np.ones(2, np.int64))
+    )
+
+
+def test_early_stopping_counts_validations_in_a_row_without_a_better_loss(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worse at 2, better at 4, then equal twice, which is not better."""
+    losses_of({0: 5.0, 2: 6.0, 4: 4.0, 6: 4.0, 8: 4.0}, monkeypatch)
+    runs: list[TrainingRun] = []
+    fields = {"eval_strategy": "steps", "eval_steps": 2, "early_stopping_patience": 2}
+    run = train("run", behind=0, hook=runs.append, **fields)
+    progress = runs[0].progress
+    assert (progress.step, progress.best_step, progress.best_value) == (8, 4, 4.0)
+    assert json.loads((run / "summary.json").read_text())["stopped_because"] == "early_stopping"
+    assert saved(run) == [4, 8]  # the best, and the last
+
+
+def test_a_balancer_goes_on_in_the_middle_of_its_period(train: Train) -> None:
+    """The losses that it has not looked at yet come from the checkpoint."""
+
+    def stop_after_6(run: TrainingRun) -> None:
+        run.should_stop = lambda: run.progress.step == 6
+
+    fields = {"balancer": {"name": "dwa", "update_interval": 4}}
+    whole = train("whole", behind=0, **fields)
+    with pytest.raises(Interrupted):
+        train("stopped", behind=0, hook=stop_after_6, **fields)
+    runs: list[TrainingRun] = []
+    stopped = train("stopped", behind=0, hook=runs.append, **fields)
+    assert runs[0].steps_taken == 4
+    assert same_bits(whole, stopped) and records(whole) == records(stopped)
+
+
+def test_the_lowest_loss_of_each_task_is_kept_with_its_own_step() -> None:
+    validation: dict[str, dict[str, float | None]] = {}
+    for step, losses in enumerate(({"a": 3.0, "b": None}, {"a": 4.0, "b": 2.0}, {"a": 3.0, "b": 1.0}, {"a": None})):
+        loop.remember_lowest(validation, losses, step)  # type: ignore[arg-type]
+    assert validation == {"lowest": {"a": 3.0, "b": 1.0}, "lowest_step": {"a": 0, "b": 2}}

@@ -10,7 +10,7 @@ import torch
 
 from mftcoder.app import train
 from mftcoder.config.schema import RunConfig
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, TrainingError
 from mftcoder.training import session
 
 
@@ -91,3 +91,32 @@ def test_a_process_that_torchrun_started_again_knows_it(monkeypatch: pytest.Monk
     assert not session.restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "2")
     assert session.restarted()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore"),
+        RuntimeError(f"[x] {session.HOST_IS_FULL}: 9 bytes"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_a_full_device_is_a_line_that_says_what_to_do(error: RuntimeError) -> None:
+    with pytest.raises(TrainingError) as raised, session.device_memory_errors():
+        raise error
+    first = str(error).splitlines()[0]
+    assert f"out of memory: {first} Try train.gradient_checkpointing=true" in str(raised.value)
+    assert raised.value.__cause__ is error and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "mat1 and mat2 shapes cannot be multiplied"])
+def test_any_other_error_of_torch_stays_what_it_is(text: str) -> None:
+    error = RuntimeError(text)
+    with pytest.raises(RuntimeError) as raised, session.device_memory_errors():
+        raise error
+    assert raised.value is error
+
+
+def test_what_the_host_really_says_when_it_is_full_is_known() -> None:
+    with pytest.raises(TrainingError, match="the device ran out of memory"), session.device_memory_errors():
+        torch.empty(1 << 60, dtype=torch.int8)

@@ -1,0 +1,97 @@
+"""What a message says of a step that is not finite."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mftcoder.config.schema import BackendConfig
+from mftcoder.data.loader import StepCounts, StepData
+from mftcoder.training.backend import LocalBackend
+from mftcoder.training.diagnosis import describe_nonfinite
+from mftcoder.training.host_copy import HostCopy
+from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.step import StepResult
+from tests.unit.training.test_objective import LAYOUTS, language_model, samples, step_data
+from tests.unit.training.test_weighting import number_samples
+
+NAMES = ("easy", "hard")
+
+
+def result(*loss_sums: float, tokens: tuple[int, int] = (10, 10), grad_norm: float = float("nan")) -> StepResult:
+    """A step that ended with these sums."""
+    numbers = torch.tensor([*loss_sums, sum(loss_sums), 20.0, grad_norm], dtype=torch.float64)
+    return StepResult(HostCopy(numbers), StepCounts(np.array(tokens), np.array([1, 1]), 20), 0.1)
+
+
+def step(micro_batches: int = 2, layout: str = "packed") -> StepData:
+    return number_samples(step_data(samples(), micro_batches, layout))
+
+
+def poisoned(*victims: int) -> LanguageModel:
+    """A model whose loss of these samples is nan: a token that only one of them has is."""
+    model, used = language_model(), [set(sample.input_ids.tolist()) for sample in samples()]
+    embedding = model.causal_lm.get_input_embeddings().weight
+    for victim in victims:
+        others = set().union(*(tokens for number, tokens in enumerate(used) if number != victim))
+        with torch.no_grad():
+            embedding[min(used[victim] - others)] = float("nan")
+    return model
+
+
+def describe(model: LanguageModel, of: StepResult, data: StepData, backend: Any = None) -> str:
+    backend = backend or LocalBackend(BackendConfig(device="cpu"))
+    return describe_nonfinite(model, of, data, NAMES, lambda task, index: f"{task}.jsonl:{index}", backend)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("victim", "task"), [(6, 0), (5, 1), (2, 0)])
+def test_the_sample_is_named_however_rows_are_laid_out(layout: str, victim: int, task: int) -> None:
+    losses = (NAN, 1.0) if task == 0 else (1.0, NAN)
+    message = describe(poisoned(victim), result(*losses), step(3, layout))
+    assert message == f"the loss of task '{NAMES[task]}' is nan, first in {task}.jsonl:{victim}"
+
+
+def test_finite_losses_leave_the_gradient_to_blame() -> None:
+    message = describe(language_model(), result(1.0, 2.0, grad_norm=float("inf")), step())
+    assert message == "the gradient's norm is inf, with finite losses"
+
+
+def test_further_tasks_are_named_and_the_sample_is_of_the_first() -> None:
+    message = describe(poisoned(1, 6), result(NAN, float("inf")), step(layout="padded"))
+    assert message == "the loss of task 'easy' (and of hard) is nan, first in 0.jsonl:6"
+
+
+def test_a_task_without_tokens_is_not_to_blame() -> None:
+    """Its mean is nan because there is nothing to take the mean of."""
+    message = describe(poisoned(5), result(0.0, NAN, tokens=(0, 10)), step())
+    assert message.startswith("the loss of task 'hard' is nan")
+
+
+def test_samples_that_are_finite_each_by_itself_are_said_to_be() -> None:
+    message = describe(language_model(), result(float("inf"), 1.0), step())
+    assert message == "the loss of task 'easy' is inf, though each of its samples is finite by itself"
+
+
+def test_the_sample_may_be_another_ranks() -> None:
+    class SecondOfThree(LocalBackend):
+        def share(self, value: Any) -> list[Any]:
+            assert value is None  # this rank's samples are all finite
+            return [None, value, (0, 41)]
+
+    message = describe(language_model(), result(NAN, 1.0), step(), SecondOfThree(BackendConfig(device="cpu")))
+    assert message == "the loss of task 'easy' is nan, first in 0.jsonl:41"
+
+
+def test_looking_is_without_dropout_and_leaves_no_gradient_and_the_model_in_training() -> None:
+    model, training = poisoned(6), []
+    model.module.train()
+    model.decoder_layers()[0].register_forward_pre_hook(lambda layer, _: training.append(layer.training))
+    describe(model, result(NAN, 1.0), step(2))
+    assert training == [False, False]  # every micro-batch
+    assert model.module.training
+    assert all(parameter.grad is None for parameter in model.module.parameters())
