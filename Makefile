@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
 
-# All tests, those marked slow too: more ranks, backends, languages and attacks. What CI runs.
+# All tests, those marked slow too: more ranks, backends, languages and attacks.
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
