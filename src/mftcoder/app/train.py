@@ -321,25 +321,22 @@ def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) 
     in_fp8 = config.model.quantization in IN_FP8 or config.train.fp8_recipe
     if in_fp8 and (lack := lack_of_fp8(device)):
         yield f"products in fp8 are emulated, at no gain in speed: {lack}"
-    if config.train.fp8_recipe and config.train.torch_compile is False:
-        yield "train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains"
 
 
 def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend, console: Console) -> None:
     """As the config wants it; `auto` compiles on a GPU that holds the whole model. ModelError if the model cannot be compiled but must."""
     wanted = config.train.torch_compile
-    if not wanted or (wanted == "auto" and (backend.device.type != "cuda" or backend.lockstep)):
-        return
+    skipped = not wanted or (wanted == "auto" and (backend.device.type != "cuda" or backend.lockstep))
     problem = compile_problem(backend.device) or (model.compile_problem() if wanted == "auto" else None)
-    if problem:
-        console.print(
-            f"train.torch_compile: {problem}; the layers run uncompiled, which is slower",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-    else:
+    if not skipped and not problem:
         model.compile_layers()
+        return
+    if not skipped:
+        line = f"train.torch_compile: {problem}; the layers run uncompiled, which is slower"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if config.train.fp8_recipe:
+        line = "train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
