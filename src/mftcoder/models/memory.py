@@ -235,7 +235,7 @@ def smaller_plans(config: RunConfig, model: PlannedModel, device_type: str, rank
     found = []
     if whole and backend.name in ("auto", "local", "ddp"):
         found.append(least.model_copy(update={"train": train.model_copy(update={"optim": "adamw_8bit"})}))
-    refused = train.torch_compile or config.balancer.name == "gradnorm" or config.model.quantization == "8bit"
+    refused = train.torch_compile is True or config.balancer.name == "gradnorm" or config.model.quantization == "8bit"
     if whole and backend.name in ("auto", "local", "ddp", "fsdp2") and not refused:
         on_host = backend.model_copy(update={"name": "fsdp2", "offload": "all"})
         found.append(least.model_copy(update={"backend": on_host}))
