@@ -120,7 +120,7 @@ def test_an_attention_that_forgets_the_sliding_window_is_refused(dtype: torch.dt
     model.set_attention("far_sighted")
     rows = SampleLayout.keywords
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SampleLayout, "keywords", lambda layout, _, device: rows(layout, "segments", device))
+        patch.setattr(SampleLayout, "keywords", lambda layout, _, device, compiled: rows(layout, "segments", device))
         verified(model, "far_sighted", 20, 30)  # no sample is longer than the window
         with pytest.raises(ModelError, match="does not keep to its window of 32 positions"):
             verified(model, "far_sighted", 60, 70)
