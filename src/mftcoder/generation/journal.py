@@ -5,12 +5,13 @@ and why it ended. It counts only for the very same settings; a line cut short by
 processes each but the first writes a file of its own beside it, `...rank1.jsonl`; the first takes them in at the end. Torch-free.
 """
 
+import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from mftcoder.errors import DataError, GenerationError
 from mftcoder.generation.engine import Completion
@@ -26,6 +27,7 @@ class GenerationJournal:
         self.path = path.with_suffix(f".rank{rank}.jsonl") if rank else path
         self.settings = dict(settings)
         self._others = path.with_suffix("").name + ".rank*.jsonl"
+        self._file = self._held()
         rows = _read(self.path, self.settings)
         self.answers = _answers(rows)
         for other in self._other_files():
@@ -60,7 +62,6 @@ class GenerationJournal:
         theirs = [other for other in self._other_files() if _is_of(other, self.settings)]
         for other in theirs:
             rows |= {(row["problem_id"], row["sample"]): row for row in _read(other, self.settings)}
-        self._file.close()
         self._write(list(rows.values()))
         self.answers = _answers(list(rows.values()))
         for other in theirs:
@@ -68,7 +69,23 @@ class GenerationJournal:
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         write_jsonl(self.path, [{"settings": self.settings}, *rows])
-        self._file = self.path.open("ab")
+        self._file.close()
+        self._file = self._held()
+
+    def _held(self) -> BinaryIO:
+        """The file, open for appending and for this process alone: what is written beside a rewrite would be lost."""
+        try:
+            file = self.path.open("ab")
+        except OSError as error:
+            raise GenerationError(f"{self.path}: cannot be written: {error.strerror}. Choose another --out") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise GenerationError(
+                f"{self.path}: another process is generating into it. Wait for it, or choose another --out"
+            ) from error
+        return file
 
     def _other_files(self) -> list[Path]:
         return [path for path in sorted(self.path.parent.glob(self._others)) if path != self.path]

@@ -157,10 +157,8 @@ def _segments(
 
 
 @_segments.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float | None, sliding_window: int | None
-) -> Tensor:
-    batch, heads, length, _ = query.shape
+def _segments_shape(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    batch, heads, length, _size = query.shape
     return query.new_empty(batch, length, heads, value.shape[3])
 
 
@@ -203,16 +201,8 @@ def _attention_gradients(
 
 
 @_segments_backward.register_fake
-def _(
-    outer: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bounds: Tensor,
-    scaling: float | None,
-    sliding_window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(x.new_empty(x.shape) for x in (query, key, value))  # type: ignore[return-value]
+def _segments_backward_shapes(outer: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in inputs[:3])
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -188,10 +188,10 @@ def _round_rows_shapes(rows: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.register_fake("mftcoder::fp8_product")
 def _fp8_product_shape(
     rows: Tensor,
-    scales: Tensor,
+    _scales: Tensor,
     held: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
+    _scale: Tensor,
+    _bias: Tensor | None,
     dtype: torch.dtype,
     transposed: bool,
 ) -> Tensor:

@@ -109,3 +109,19 @@ def test_a_full_disk_is_a_line_that_says_what_is_kept(path: Path) -> None:
         with pytest.raises(GenerationError, match=r"No space left on device\. What is done is kept; make room"):
             journal.add(completion(1), "answer 1")
     assert answers(path) == expected(range(1))
+
+
+def test_a_journal_that_another_process_writes_is_refused_and_loses_nothing(path: Path) -> None:
+    with GenerationJournal(path, SETTINGS) as journal:
+        journal.add(completion(0), "answer 0")
+        for settings in (SETTINGS, {**SETTINGS, "seed": 1}):
+            with pytest.raises(GenerationError, match="another process is generating into it"):
+                GenerationJournal(path, settings)
+        journal.add(completion(1), "answer 1")
+    assert answers(path) == expected(range(2))
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(GenerationError, match="cannot be written"):
+        GenerationJournal(path, SETTINGS)
