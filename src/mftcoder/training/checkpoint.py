@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from mftcoder.config.schema import RunConfig
 from mftcoder.errors import CheckpointError, DataError
 from mftcoder.jsonl import read_json, write_json, write_text
 from mftcoder.training.shares import Room, put_shares_in, read_shares, whole_tensor
@@ -254,13 +256,20 @@ SPLIT_FIELDS = ("train.per_device_train_batch_size", "train.gradient_accumulatio
 def differing_fields(
     saved: dict[str, Any], current: dict[str, Any], *, free: frozenset[str] = FREE_FIELDS
 ) -> list[str]:
-    """`field: saved value -> current value` for every field that matters and differs."""
-    before, now = _flatten(saved), _flatten(current)
+    """`field: saved value -> current value` for every field that matters and differs. A field newer than `saved` had its default."""
+    before, now = _flatten(_with_newer_fields(saved)), _flatten(current)
     return [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if name not in free and before.get(name) != now.get(name)
     ]
+
+
+def _with_newer_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return RunConfig.model_validate(saved).model_dump(mode="json")
+    except ValidationError:  # of a version with other fields: compared as it is
+        return saved
 
 
 def lasting_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

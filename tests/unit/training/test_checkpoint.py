@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from mftcoder.config.schema import RunConfig
 from mftcoder.errors import CheckpointError
 from mftcoder.training.checkpoint import (
     FREE_FIELDS,
@@ -120,6 +121,16 @@ def test_only_fields_that_change_the_result_are_named() -> None:
     saved = {"train": {"learning_rate": 1e-4, "logging_steps": 1}, "tasks": [{"name": "a", "weight": 1.0}]}
     current = {"train": {"learning_rate": 2e-4, "logging_steps": 9}, "tasks": [{"name": "a", "weight": 2.0}]}
     assert differing_fields(saved, current) == ["tasks.a.weight: 1.0 -> 2.0", "train.learning_rate: 0.0001 -> 0.0002"]
+
+
+def test_a_field_that_the_checkpoints_version_did_not_have_counts_as_its_default() -> None:
+    raw = {"model": "m", "tasks": {"a": "data/a"}, "output_dir": "out"}
+    saved = RunConfig.model_validate(raw).model_dump(mode="json")
+    del saved["train"]["torch_compile"], saved["adapter"]["peft_forward"]
+    same = RunConfig.model_validate(raw).model_dump(mode="json")
+    other = RunConfig.model_validate({**raw, "train": {"torch_compile": True}}).model_dump(mode="json")
+    assert differing_fields(saved, same) == []
+    assert differing_fields(saved, other) == ["train.torch_compile: 'auto' -> True"]
 
 
 def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
