@@ -32,7 +32,10 @@ VOCABULARY = {"large": 151_936, "tiny": 512}
 ROWS, LENGTH, MEDIAN = 8, 4096, 350
 TINY_ROWS, TINY_LENGTH, TINY_MEDIAN = 2, 128, 24
 ALL_ROWS_NEED_GIB = 100  # of activations, masters and moments where nothing is recomputed; else two micro-batches
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "torchao", "liger-kernel", "flash-attn", "trl", "unsloth")
+PACKAGES = (
+    "torch", "transformers", "peft", "bitsandbytes", "torchao", "liger-kernel", "flash-attn", "flash-attn-3", "flash-attn-4", "trl",
+    "unsloth",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,8 @@ def run_steps(spec: Spec) -> dict[str, Any]:
 
 def time_steps(spec: Spec, config: Any, plan: Any, backend: Any, console: Any) -> dict[str, Any]:
     """The steps of one plan, over batches that were made before."""
+    from torch.nn.attention import current_flash_attention_impl
+
     from mftcoder.app.train import _build
     from mftcoder.balancing.base import TaskWeights
     from mftcoder.data.store import prepare as prepare_store
@@ -329,7 +334,7 @@ def time_steps(spec: Spec, config: Any, plan: Any, backend: Any, console: Any) -
         trained=sum(int(result.counts.tokens.sum()) for result in timed),
         losses=[result.objective for result in (*results, *timed)],
         wait_ms=clock.wait_ms(spec.steps - 1),
-        attention=run.model.attn_implementation,
+        attention=" ".join(filter(None, (run.model.attn_implementation, current_flash_attention_impl()))),
         waits_for_the_device=count_waits(device, lambda: train(range(count, count + 1))),
         **({"kernels": kernels(device, lambda: train(range(count + 1, count + 3)), 2)} if spec.profile else {}),
     )

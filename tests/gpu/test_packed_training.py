@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
 
+from mftcoder.kernels import flash
 from mftcoder.kernels.attention import candidates, register, varlen_problem
 from mftcoder.training.isolation import choose_attention, verify_isolation
 from mftcoder.training.language_model import LanguageModel
@@ -99,6 +100,23 @@ def test_compiled_layers_give_the_gradients_of_plain_ones(
     plain, compiled = (language_model(small_llama, device, dtype, adapter=adapter) for _ in range(2))
     compiled.compile_layers()
     assert gap(gradient(compiled, data), gradient(plain, data)) < ROUNDING[dtype]
+
+
+def test_a_newer_flash_attention_that_is_taken_gives_the_gradients_of_version_2(
+    small_llama: Path, device: torch.device
+) -> None:
+    installed = [version for version in flash.versions_for(device) if flash.lack_of(version) is None]
+    if not installed:
+        pytest.skip("no newer FlashAttention is installed here; tests/unit/kernels/test_flash.py has the choice")
+    model = language_model(small_llama, device, torch.bfloat16, implementation="varlen")
+    data, said = step_data(samples(seed=1)), list[str]()
+    expected = gradient(model, data)
+    try:
+        taken = flash.use_newest(device, flash.Heads.of(model.causal_lm.config), said.append)
+        assert taken in installed or len(said) == len(installed), said
+        assert gap(gradient(model, data), expected) < ROUNDING[torch.bfloat16]
+    finally:
+        flash.use_torchs_own()
 
 
 def test_float32_and_older_gpus_take_another_attention(

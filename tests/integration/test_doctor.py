@@ -58,3 +58,27 @@ def test_an_old_gpu_and_a_missing_compiler_are_listed_with_what_they_cost(
         assert finding["state"] == "lack" and finding["value"] and finding["meaning"]
     assert "model.dtype=float32" in found["devices/bfloat16 on cuda:0"]["remedy"]
     assert "gcc" in found["devices/Triton on cuda:0"]["remedy"]
+
+
+@pytest.mark.parametrize("installed", [(), ("flash_attn_interface",)])
+def test_a_newer_flash_attention_that_a_gpu_could_have_is_listed_with_what_its_lack_costs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: tuple[str, ...]
+) -> None:
+    facts = SimpleNamespace(name="H100", total_memory=80 << 30, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(limits, "lack_of_triton", lambda: None)
+    for module in installed:
+        (tmp_path / f"{module}.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = findings()
+    listed = {name.removeprefix("attention/"): found[name]["state"] for name in found if "FlashAttention" in name}
+    if installed:
+        assert listed == {"FlashAttention 3": "ok"}
+        return
+    assert listed == {"FlashAttention 3": "note", "FlashAttention 4": "note"}
+    finding = found["attention/FlashAttention 4"]
+    assert finding["value"] == "flash_attn.cute.interface is not installed"
+    assert "14% of a full step" in finding["meaning"] and finding["remedy"] == "pip install --pre flash-attn-4"

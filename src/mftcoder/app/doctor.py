@@ -25,7 +25,7 @@ from rich.table import Table
 from mftcoder import __version__
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import Pool, open_pool
-from mftcoder.kernels import attention
+from mftcoder.kernels import attention, flash
 from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import device_limits
 from mftcoder.models import hub
@@ -143,6 +143,19 @@ def _attention() -> Iterator[Finding]:
     if device.type == "cuda":
         meaning = "float32, other head sizes and models that drop out attention weights take the next one: slower, the same results"
         yield Finding("attention", "varlen", "ok", "bfloat16, heads of 8, 16, ... 256 numbers", meaning)
+        yield from _newer_attention(device)
+
+
+def _newer_attention(device: torch.device) -> Iterator[Finding]:
+    """The best FlashAttention after 2 that is installed, or each that could be."""
+    lacks = [(version, flash.lack_of(version)) for version in flash.versions_for(device)]
+    installed = [version for version, lack in lacks if lack is None]
+    if installed:
+        value = "installed; a run takes it where it gives what FlashAttention 2 gives on the model's heads"
+        yield Finding("attention", str(installed[0]), "ok", value)
+        return
+    for version, lack in lacks:
+        yield Finding("attention", str(version), "note", str(lack), flash.COST, version.remedy)
 
 
 def _sandbox() -> Iterator[Finding]:

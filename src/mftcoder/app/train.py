@@ -34,7 +34,7 @@ from mftcoder.data.progress import prepare_visibly
 from mftcoder.data.store import Store
 from mftcoder.errors import CheckpointError, Interrupted
 from mftcoder.jsonl import write_json, write_text
-from mftcoder.kernels import attention
+from mftcoder.kernels import attention, flash
 from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.models.adapters import attach, restore, save_settings, save_weights, trainable_parameters
@@ -348,11 +348,16 @@ def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
 def _choose_attention(
     config: RunConfig, model: LanguageModel, store: Store, backend: Backend, console: Console
 ) -> None:
-    """The first attention that keeps two of the run's own samples apart."""
+    """The first attention that keeps two of the run's own samples apart; `auto` then takes the newest version of its kernels."""
+    flash.use_torchs_own()
     tasks = [store.train(task) for task in range(len(store.tasks))]
     samples = probe_samples(tasks, attention_window(model.causal_lm.config))
     say = partial(console.print, highlight=False, soft_wrap=True)
     choose_attention(model, _implementations(config, backend), samples, say)
+    if (config.model.attn_implementation, model.attn_implementation) == ("auto", "varlen"):
+        newest = flash.use_newest(backend.device, flash.Heads.of(model.causal_lm.config), say)
+        if newest:
+            say(f"attention: {newest}, which gives what FlashAttention 2 gives on heads like this model's")
 
 
 def _write_run_files(config: RunConfig, store: Store) -> None:

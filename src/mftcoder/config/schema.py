@@ -40,7 +40,8 @@ class ModelConfig(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of weights and activations."""
     attn_implementation: Literal["auto", "segments", "varlen", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention: auto picks the fastest that isolates packed samples on this machine and this model."""
+    """Attention: auto picks the fastest that isolates packed samples on this machine and this model, with FlashAttention 3 or 4 where
+    one is installed and the GPU has it; varlen is FlashAttention 2 over the samples of packed rows."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave it off unless you know the author."""
     use_safetensors: bool = True

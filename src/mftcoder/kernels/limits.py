@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from mftcoder.kernels.attention import varlen_problem
+from mftcoder.kernels.flash import head_sizes
 
 TENSOR_CORES_FOR_BF16 = (8, 0)  # compute capability; FlashAttention needs the same
 ALIGNED = 8  # 16 bytes of bfloat16: the row length that the fastest products want
@@ -59,9 +60,7 @@ def model_limits(device: torch.device, model_config: Any, dtype: torch.dtype) ->
     if device.type != "cuda":
         return
     config = model_config.get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    values = getattr(config, "v_head_dim", None) or size
-    size = (config.qk_nope_head_dim + config.qk_rope_head_dim) if hasattr(config, "qk_nope_head_dim") else size
+    size, values = head_sizes(config)
     fits_otherwise = varlen_problem(torch.bfloat16, 64, 64, 0.0, device) is None
     problem = varlen_problem(dtype, size, values, 0.0, device)
     if problem and fits_otherwise:
