@@ -33,7 +33,7 @@ coverage: $(VENV)/.installed
 
 # On a GPU: tests/gpu, then a table of training speeds, in nine minutes. Takes the environment here, or the Python that has your torch.
 gpu:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(GPU_OPTIONS)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) performance/gpu.py $(GPU_OPTIONS)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

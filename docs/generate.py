@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mftcoder.config.mftcoder_json import REFUSED
-from mftcoder.config.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
+from mftcoder.config.compat.mftcoder_json import REFUSED
+from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.byte_level import SPLITTINGS
-from mftcoder.models.families import FAMILIES
-from mftcoder.models.gguf_architectures import ARCHITECTURES
+from mftcoder.data.tokenizers.byte_level import SPLITTINGS
+from mftcoder.models.conversion.gguf_architectures import ARCHITECTURES
+from mftcoder.models.loading.families import FAMILIES
 from mftcoder.registry import BACKENDS, BALANCERS, FORMATS
 
 DOCS = Path(__file__).parent
@@ -59,13 +59,13 @@ architectures that are read are ARCHITECTURES. Metadata that may change what the
 tensor without a place and a missing tensor are errors. Positions scaled linearly, by yarn, by Llama 3.1's `rope_freqs` or by Phi 3's
 long and short factors become the config's `rope_scaling`; other scalings are errors. A file does not hold everything: the sliding
 windows of Mistral 7B 0.1 and StarCoder 2 are not written into it, so beyond 4,096 tokens such a model attends to more than its
-original does. `tests/unit/models/test_gguf_architectures.py` compares a tiny random model of each architecture with the file that
+original does. `tests/unit/models/conversion/test_gguf_architectures.py` compares a tiny random model of each architecture with the file that
 was written of it.
 
 Any causal language model that transformers holds can be trained if its packed forward equals its samples' own forwards, which is
 checked on two of its own training samples at the start of every run ([data.md](data.md)). The families below are trained, packed, exported and read back by
 `tests/integration/test_families.py`, a tiny random instance of each; the converted ones are compared with their formulas in
-`tests/unit/models/test_convert.py`. No weights of theirs could be fetched where this was written, SmolLM2 excepted.
+`tests/unit/models/conversion/test_convert.py`. No weights of theirs could be fetched where this was written, SmolLM2 excepted.
 
 TABLE
 
@@ -101,9 +101,9 @@ done over a base in 4 or 8 bits: name the attention's layers there.
 peft owns the additions and their files; their products are computed by one function of our own. Layers that read the same input (q, k
 and v; gate and up) are computed together: one product with all their A, each addition summed into the memory of the frozen product,
 the input kept once for the backward pass. Outputs and gradients equal peft's to 1e-6 in float32, and rank-stabilised scaling is
-included (`tests/unit/models/test_lora_forward.py`). Layers with dropout, DoRA, a bias of the addition, a base that trains, a second
+included (`tests/unit/models/layers/test_lora_forward.py`). Layers with dropout, DoRA, a bias of the addition, a base that trains, a second
 adapter, fused experts, LLM.int8() or hooks (DeepSpeed's ZeRO-3) keep peft's forward; a line at the start of the run says how many and
-why. `adapter.peft_forward: true` gives peft's forward everywhere. `benchmarks/train_cpu.py` measures both on a CPU; on a GPU neither
+why. `adapter.peft_forward: true` gives peft's forward everywhere. `performance/train_cpu.py` measures both on a CPU; on a GPU neither
 has been measured.
 
 ## Mixtures of experts
@@ -132,7 +132,7 @@ multiplied in bfloat16, at no gain in speed, and a line says so. `mft validate` 
 both try a small product and compare it with its known result.
 
 `mft export` adds the addition to the base's **original** weights, not to the rounded ones, so the merged model is not exactly the
-one that trained. Measured by `benchmarks/qlora_cpu.py` (SmolLM2-135M, five tasks, 20 steps on the CPU; mean validation loss): over NF4 1.2414,
+one that trained. Measured by `performance/qlora_cpu.py` (SmolLM2-135M, five tasks, 20 steps on the CPU; mean validation loss): over NF4 1.2414,
 merged into the base as held 1.2405 (-0.07%), into the original weights 1.1153 (-10%: so small a model loses much to 4 bits). Peak memory of
 the training process 1.57 GiB with NF4, 1.60 GiB with LoRA over bfloat16, most of it activations and libraries. The export runs both on a few fixed lines, prints how their predictions differ and warns above 0.02 nats
 (`--no-compare` leaves that out); the model card says it too. `mft export --as-trained` adds it to what the bits stood for, which is the model
@@ -152,7 +152,7 @@ scale for each row and is more exact, `tensorwise` has one for each tensor and i
 fuses the rounding into other work. It goes with the backends `local` and `ddp`. Where the device has no fp8, torchao emulates the
 products in float32, slowly, and a line says so.
 
-What fp8 does to the loss is printed by `benchmarks/fp8_loss.py`. On a CPU, where the products are emulated (SmolLM2-135M, five tasks,
+What fp8 does to the loss is printed by `performance/fp8_loss.py`. On a CPU, where the products are emulated (SmolLM2-135M, five tasks,
 LoRA, `--steps 100 --max-length 256 --val-samples 4`), the mean validation loss goes from 1.5075 to 1.0168 over a base in bfloat16 and
 from 1.5444 to 1.0390 over one in fp8: 2.2% more at the end, and means of 20 training losses are at most 4.3% apart. So small a model
 loses much to 8 bits. `4bit-fp8` and the two recipes were not measured on a real model; on a random Llama of two layers the losses of

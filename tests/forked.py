@@ -19,8 +19,14 @@ from mftcoder.cli import main
 
 PATIENCE = 300
 """Seconds after which a command hangs for certain, on a busy machine too."""
-_PRELOADED = ["mftcoder.app.train", "mftcoder.app.export", "mftcoder.app.generate", "mftcoder.cli", "peft"]
-_PRELOADED += ["mftcoder.training.ddp_backend", "tests.forked"]
+_PRELOADED = [
+    "mftcoder.app.training.train",
+    "mftcoder.app.results.export",
+    "mftcoder.app.scoring.generate",
+    "mftcoder.cli",
+    "peft",
+]
+_PRELOADED += ["mftcoder.training.backends.ddp", "tests.forked"]
 _PRELOADED += [name for name in ("deepspeed", "bitsandbytes") if importlib.util.find_spec(name)]
 _COMMON = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 

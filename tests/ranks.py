@@ -13,9 +13,9 @@ from typing import Any
 
 from mftcoder.config.schema import BackendConfig
 from mftcoder.errors import MftError
-from mftcoder.training.ddp_backend import DdpBackend
-from mftcoder.training.fsdp2_backend import Fsdp2Backend
-from mftcoder.training.process_group import ProcessGroup
+from mftcoder.training.backends.ddp import DdpBackend
+from mftcoder.training.backends.fsdp2 import Fsdp2Backend
+from mftcoder.training.backends.process_group import ProcessGroup
 from tests.forked import PATIENCE, context, finish
 
 BACKENDS = {"ddp": DdpBackend, "fsdp2": Fsdp2Backend}

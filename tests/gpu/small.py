@@ -18,16 +18,16 @@ from transformers import AutoModelForCausalLM
 
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import AdapterConfig, BackendConfig, TrainConfig
-from mftcoder.data.loader import PackedBatch, StepCounts, StepData
-from mftcoder.data.packing import assemble, pack_best_fit
-from mftcoder.data.tokenization import TokenizedSample
+from mftcoder.data.batches.loader import PackedBatch, StepCounts, StepData
+from mftcoder.data.batches.packing import assemble, pack_best_fit
+from mftcoder.data.rendering.tokenization import TokenizedSample
 from mftcoder.kernels import attention
-from mftcoder.models.adapters import attach, trainable_parameters
-from mftcoder.models.load import load_folder
-from mftcoder.models.recompute import Recomputation, decoder_layers, recompute_layers
-from mftcoder.training.backend import LocalBackend
-from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.objective import Objective, token_coefficients
+from mftcoder.models.gpu_memory.recompute import Recomputation, decoder_layers, recompute_layers
+from mftcoder.models.layers.adapters import attach, trainable_parameters
+from mftcoder.models.loading.load import load_folder
+from mftcoder.training.backends.base import LocalBackend
+from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.step import train_step
 
 VOCABULARY, ROW, ROWS = 509, 256, 4

@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 from mftcoder.config.schema import BackendConfig, TrainConfig
 from mftcoder.kernels import attention, cross_entropy
-from mftcoder.models.adapters import trainable_parameters
-from mftcoder.training.backend import LocalBackend
-from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.objective import Objective, token_coefficients
+from mftcoder.models.layers.adapters import trainable_parameters
+from mftcoder.training.backends.base import LocalBackend
+from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.step import train_step
 from tests.gpu.small import WEIGHTS, language_model, samples, step_data
 

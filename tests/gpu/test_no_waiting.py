@@ -12,10 +12,10 @@ import torch
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import BackendConfig
 from mftcoder.kernels.attention import candidates
-from mftcoder.models.adapters import trainable_parameters
-from mftcoder.training.backend import LocalBackend
+from mftcoder.models.layers.adapters import trainable_parameters
+from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.host_copy import HostCopy
-from mftcoder.training.objective import Objective
+from mftcoder.training.losses.objective import Objective
 from mftcoder.training.step import train_step
 from tests.gpu.small import TRAIN, WEIGHTS, language_model, samples, step_data
 

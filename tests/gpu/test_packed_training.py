@@ -9,8 +9,8 @@ from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
 
 from mftcoder.kernels import flash
 from mftcoder.kernels.attention import candidates, register, varlen_problem
-from mftcoder.training.isolation import choose_attention, verify_isolation
-from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.forward.isolation import choose_attention, verify_isolation
+from mftcoder.training.forward.language_model import LanguageModel
 from tests.gpu.small import (
     ROUNDING,
     best_attention,

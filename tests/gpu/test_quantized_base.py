@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mftcoder.models.quantize import as_held, quantizable_layers
+from mftcoder.models.layers.quantize import as_held, quantizable_layers
 from tests.gpu.small import ROUNDING, gap, gradient, language_model, samples, step_data, train
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")

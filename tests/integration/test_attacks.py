@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution import kernel
+from mftcoder.execution.isolation import kernel
 from mftcoder.execution.languages import LANGUAGES, prepare
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import Limits, Program

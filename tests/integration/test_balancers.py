@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from mftcoder.app import train as app
+from mftcoder.app.training import train as app
 from mftcoder.config.load import load_config
-from mftcoder.data.loader import TrainLoader
-from mftcoder.data.store import prepare
+from mftcoder.data.batches.loader import TrainLoader
+from mftcoder.data.prepared.store import prepare
 from mftcoder.training import loop
-from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.metrics import MetricsLog
 from tests.forked import finish, start
 from tests.forked import run as mft

@@ -15,7 +15,7 @@ TRAIN_AND_COUNT = """
 import json, sys
 from pathlib import Path
 from torch._dynamo.utils import counters
-from mftcoder.app.train import train
+from mftcoder.app.training.train import train
 from mftcoder.config.load import load_config
 train(load_config(Path(sys.argv[1])))
 print(json.dumps({"graphs": counters["stats"]["unique_graphs"], "breaks": dict(counters["graph_break"])}))

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from mftcoder.benchmarks.catalogue import GROUPS
 from mftcoder.cli import cli
-from mftcoder.data.tokenizer import load_tokenizer
+from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import MftError
 
 EXAMPLE = Path(__file__).parents[1] / "golden" / "published" / "contest_qwen_1_8b.json"

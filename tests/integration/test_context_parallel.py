@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from mftcoder.app.train import train
+from mftcoder.app.training.train import train
 from mftcoder.config.load import load_config
 from mftcoder.config.schema import BackendConfig
-from mftcoder.data.loader import PackedBatch
+from mftcoder.data.batches.loader import PackedBatch
 from mftcoder.errors import ConfigError, ModelError
 from mftcoder.kernels import attention
 from mftcoder.kernels.context_group import ALONE, ContextGroup
-from mftcoder.models.load import load_folder
-from mftcoder.training.focal import SampleFocus
-from mftcoder.training.isolation import verify_isolation
-from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.process_group import ProcessGroup
+from mftcoder.models.loading.load import load_folder
+from mftcoder.training.backends.process_group import ProcessGroup
+from mftcoder.training.forward.isolation import verify_isolation
+from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.losses.focal import SampleFocus
 from tests.forked import PATIENCE, context, finish
 from tests.integration.test_families import TINY, tiny_folder
 from tests.integration.test_train_cli import write_config, write_tasks

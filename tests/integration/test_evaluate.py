@@ -19,7 +19,7 @@ from mftcoder.execution.pool import Pool
 
 SHARED = Path(os.environ.get("MFTCODER_SHARED", Path(__file__).parents[2].parent / "shared"))
 ATTACKS = Path(__file__).parents[1] / "attacks/python"
-MINI = Path(__file__).parents[2] / "src/mftcoder/benchmarks/mini.jsonl"
+MINI = Path(__file__).parents[2] / "src/mftcoder/benchmarks/families/mini.jsonl"
 
 needs_data = pytest.mark.skipif(not (SHARED / "data/humaneval").is_dir(), reason="the benchmarks' data is not here")
 
@@ -277,7 +277,7 @@ def test_an_interpreter_that_lies_in_the_temporary_folder_is_sandboxed_too(tmp_p
     try:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", python.parents[1]], check=True)
         site = next(python.parents[1].glob("lib/python*/site-packages"))
-        (site / "real.pth").write_text("\n".join([str(MINI.parents[2]), *site_packages()]) + "\n")
+        (site / "real.pth").write_text("\n".join([str(MINI.parents[3]), *site_packages()]) + "\n")
         problems = rows(MINI)
         path = write_answers(tmp_path, "mini_right", [row["canonical_solution"] for row in problems])
         command = [python, "-m", "mftcoder", "evaluate", path, "--sandbox", "namespaces"]
@@ -303,7 +303,7 @@ def site_packages():
 def test_an_evaluation_imports_no_torch(tmp_path):
     path = write_answers(tmp_path, "mini_m", [row["canonical_solution"] for row in rows(MINI)])
     script = (
-        "import sys\nfrom pathlib import Path\nfrom mftcoder.app.evaluate import EvaluateOptions, evaluate\n"
+        "import sys\nfrom pathlib import Path\nfrom mftcoder.app.scoring.evaluate import EvaluateOptions, evaluate\n"
         f"evaluate([Path({str(path)!r})], EvaluateOptions(limit=None))\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
     )

@@ -11,18 +11,18 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from mftcoder.app.export import export
-from mftcoder.app.verify import verify_folder
+from mftcoder.app.results.export import export
+from mftcoder.app.results.verify import verify_folder
 from mftcoder.cli import cli
 from mftcoder.config.load import dump_yaml, parse_config
 from mftcoder.config.schema import AdapterConfig, ModelConfig
-from mftcoder.data.conversation import Message
-from mftcoder.data.templates import load_template
-from mftcoder.data.tokenizer import load_tokenizer
+from mftcoder.data.records.conversation import Message
+from mftcoder.data.rendering.templates import load_template
+from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import CheckpointError, ModelError
-from mftcoder.models.adapters import attach, save_weights, trainable_parameters
-from mftcoder.models.load import load_model
-from mftcoder.models.source import open_run
+from mftcoder.models.export.source import open_run
+from mftcoder.models.layers.adapters import attach, save_weights, trainable_parameters
+from mftcoder.models.loading.load import load_model
 
 CHAT = [("system", "Be short."), ("user", "Write `x`\n\n in {{ code }}"), ("assistant", "x = 1\n"), ("user", "Thanks")]
 IDS = torch.arange(3, 40)[None]

@@ -8,18 +8,18 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mftcoder.app.export import export
-from mftcoder.app.train import train
-from mftcoder.app.validate import validate
+from mftcoder.app.results.export import export
+from mftcoder.app.training.train import train
+from mftcoder.app.training.validate import validate
 from mftcoder.config.load import load_config
 from mftcoder.errors import MftError
 from mftcoder.kernels import attention
-from mftcoder.models.adapters import load_adapter
-from mftcoder.models.families import FAMILIES
-from mftcoder.models.load import load_folder
-from mftcoder.models.source import find_checkpoint
-from mftcoder.training.isolation import choose_attention
-from mftcoder.training.language_model import LanguageModel
+from mftcoder.models.export.source import find_checkpoint
+from mftcoder.models.layers.adapters import load_adapter
+from mftcoder.models.loading.families import FAMILIES
+from mftcoder.models.loading.load import load_folder
+from mftcoder.training.forward.isolation import choose_attention
+from mftcoder.training.forward.language_model import LanguageModel
 from tests.integration.test_train_cli import metrics, write_config, write_tasks
 
 COMMON = {

@@ -13,13 +13,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from mftcoder.app.engine_choice import open_engine
+from mftcoder.app.scoring.engine_choice import open_engine
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.cli import cli
-from mftcoder.data.tokenizer import load_tokenizer
+from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ConfigError
 from mftcoder.generation.engine import Sampling
-from mftcoder.models.source import find_source
+from mftcoder.models.export.source import find_source
 
 FAST = ("--max-new-tokens", "12", "--dtype", "float32")
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPT = REPOSITORY / "benchmarks" / "gpu.py"
+SCRIPT = REPOSITORY / "performance" / "gpu.py"
 
 
 def loaded(name: str) -> ModuleType:

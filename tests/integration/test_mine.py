@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mftcoder.benchmarks.catalogue import expand, load
-from mftcoder.benchmarks.exam import solution
+from mftcoder.benchmarks.families.exam import solution
 
 CODE = '''
 def moved(value, low, high):

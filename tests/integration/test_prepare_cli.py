@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mftcoder.cli import main
-from mftcoder.data import building
+from mftcoder.data.prepared import build as building
 
 GOOD = {"chat_rounds": [{"role": "human", "content": "Add 1 and 1."}, {"role": "bot", "content": "1 + 1"}]}
 LINE = json.dumps(GOOD).encode() + b"\n"
@@ -213,7 +213,7 @@ def test_colours_mark_them_on_a_terminal(folder: Path, run: Run, monkeypatch: py
 
 def test_preparing_needs_no_torch(folder: Path, run: Run) -> None:
     code = (
-        "import sys; from mftcoder.app.prepare import prepare; from mftcoder.app.inspect import inspect\n"
+        "import sys; from mftcoder.app.data.prepare import prepare; from mftcoder.app.data.inspect import inspect\n"
         "from mftcoder.config.load import load_config; from pathlib import Path\n"
         f"config = load_config(Path({str(folder.parent / 'run.yaml')!r})); prepare(config); inspect(config, task=None, count=1)\n"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"

@@ -4,8 +4,8 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from mftcoder.config.aliases import all_fields
-from mftcoder.config.mftcoder_json_keys import PublishedConfig
+from mftcoder.config.compat.aliases import all_fields
+from mftcoder.config.compat.mftcoder_json_keys import PublishedConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -31,7 +31,7 @@ from mftcoder.reporting.paired import Change, p_text, read_changes
 from mftcoder.reporting.run_folder import read_run, series
 
 FETCH_MODEL = (
-    "import sys; from mftcoder.models.download import smollm2_folder as fetch; "
+    "import sys; from mftcoder.models.conversion.demo_model import smollm2_folder as fetch; "
     "print(fetch(lambda text: print(text, file=sys.stderr)))"
 )
 MIN_STEPS, MOST_STEPS, PROBE_STEPS = 12, 60, 3

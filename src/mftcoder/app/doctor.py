@@ -26,9 +26,9 @@ from mftcoder import __version__
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.kernels import attention, flash
-from mftcoder.kernels.fp8 import lack_of_fp8
 from mftcoder.kernels.limits import device_limits
-from mftcoder.models import hub
+from mftcoder.kernels.linear.fp8 import lack_of_fp8
+from mftcoder.models.files import hub
 
 GIB = 2**30
 State = Literal["ok", "note", "lack"]

@@ -14,9 +14,9 @@ from typing import Any
 
 from mftcoder.benchmarks.problem import Benchmark, Problem
 from mftcoder.errors import MftError
-from mftcoder.execution import kernel
 from mftcoder.execution.bounds import bounded
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
+from mftcoder.execution.isolation import kernel
 from mftcoder.execution.pool import MAX_ANSWER_CHARS
 from mftcoder.execution.sandbox import ExecutionResult, Program
 

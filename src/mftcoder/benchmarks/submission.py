@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mftcoder.benchmarks.answers.generations import list_problems
 from mftcoder.benchmarks.catalogue import GROUPS, all_tasks
-from mftcoder.benchmarks.generations import list_problems
 from mftcoder.jsonl import atomic_path
 
 GROUP = "qwen-competition"

@@ -30,11 +30,11 @@ def export_command(
     if verify == (out is not None):
         raise click.UsageError("give RUN and OUT, or --verify and one exported folder")
     if out is None:
-        from mftcoder.app.verify import verify_folder
+        from mftcoder.app.results.verify import verify_folder
 
         verify_folder(run)
     else:
-        from mftcoder.app.export import export
+        from mftcoder.app.results.export import export
 
         export(run, out, checkpoint=checkpoint, dtype=dtype, compare=compare, as_trained=as_trained)
 
@@ -56,7 +56,7 @@ def report(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...], 
     mft report runs/uniform runs/coba --out compared.html
     mft report runs/my --metrics metrics_mini_base.json --metrics metrics_mini_my.json
     """
-    from mftcoder.app.report import report as run
+    from mftcoder.app.results.report import report as run
 
     run(runs, out=out, metrics=metrics, data_dir=data_dir)
 

@@ -63,7 +63,7 @@ def generate_command(context: click.Context, model: str, tasks: str, then_evalua
     mft generate models/my --preset qwen-competition --data-dir data --evaluate
     torchrun --nproc-per-node 8 -m mftcoder generate models/my --task mbpp
     """
-    from mftcoder.app.generate import GenerateOptions, generate, preset_options
+    from mftcoder.app.scoring.generate import GenerateOptions, generate, preset_options
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     preset = options.pop("preset")
@@ -80,7 +80,7 @@ def generate_command(context: click.Context, model: str, tasks: str, then_evalua
         chosen = GenerateOptions(tasks=names, **options)
     files = generate(model, chosen)
     if then_evaluate and files:
-        from mftcoder.app.evaluate import EvaluateOptions, evaluate
+        from mftcoder.app.scoring.evaluate import EvaluateOptions, evaluate
 
         evaluate(files, EvaluateOptions(data_dir=options["data_dir"], limit=options["limit"]))
 
@@ -128,8 +128,8 @@ def evaluate(
     mft evaluate generations_mini_my.json --task mini --timeout 5 --workers 2
     mft evaluate generations_humaneval_my.json --data-dir data --imports reference
     """
-    from mftcoder.app.evaluate import EvaluateOptions
-    from mftcoder.app.evaluate import evaluate as run
+    from mftcoder.app.scoring.evaluate import EvaluateOptions
+    from mftcoder.app.scoring.evaluate import evaluate as run
 
     if not all(part.strip().isdigit() and int(part) > 0 for part in ks.split(",")):
         raise click.UsageError(f"-k {ks}: whole numbers from 1, separated by commas, are expected")
@@ -147,7 +147,7 @@ def benchmarks(pattern: str | None, data_dir: Path | None) -> None:
     mft benchmarks
     mft benchmarks rust --data-dir data
     """
-    from mftcoder.app.benchmarks import list_benchmarks
+    from mftcoder.app.scoring.benchmarks import list_benchmarks
 
     list_benchmarks(data_dir, pattern)
 
@@ -164,8 +164,8 @@ def submit(folder: Path | None, archive: Path | None, out: Path | None, metrics:
     mft submit generations_my-model
     mft submit --check generations_my-model.zip
     """
-    from mftcoder.app.submit import check
-    from mftcoder.app.submit import submit as run
+    from mftcoder.app.scoring.submit import check
+    from mftcoder.app.scoring.submit import submit as run
 
     if (folder is None) == (archive is None):
         raise click.UsageError("give a FOLDER, or --check FILE.zip")

@@ -18,7 +18,7 @@ def prepare(config: Path, overrides: tuple[str, ...]) -> None:
     mft prepare my.yaml data.num_proc=4 data.on_error=skip
     mft prepare my.yaml data.chat_template=chatml data.max_length=4096
     """
-    from mftcoder.app.prepare import prepare as run
+    from mftcoder.app.data.prepare import prepare as run
     from mftcoder.config.load import load_config
 
     run(load_config(config, overrides))
@@ -36,7 +36,7 @@ def inspect(config: Path, overrides: tuple[str, ...], task: str | None, count: i
     mft inspect my.yaml --task tests --count 5
     mft inspect my.yaml data.train_on=last_assistant | less -R
     """
-    from mftcoder.app.inspect import inspect as run
+    from mftcoder.app.data.inspect import inspect as run
     from mftcoder.config.load import load_config
 
     run(load_config(config, overrides), task=task, count=count)
@@ -75,12 +75,12 @@ def train(config: Path | None, overrides: tuple[str, ...], allow_changes: bool, 
     overrides += (f"distributed_type={engine}",) if engine else ()
     run_config = load_config(config, overrides)
     if nproc:
-        from mftcoder.app.launch import LaunchOptions, launch
+        from mftcoder.app.training.launch import LaunchOptions, launch
 
         again = ["--allow-changes"] if allow_changes else []
         launch(["train", str(config), *overrides, *again], LaunchOptions(nproc, **options))
     else:
-        from mftcoder.app.train import train as run
+        from mftcoder.app.training.train import train as run
 
         run(run_config, allow_changes=allow_changes)
 
@@ -97,7 +97,7 @@ def validate(config: Path, overrides: tuple[str, ...], gpu: str | None) -> None:
     mft validate my.yaml --gpu 24GB
     mft validate my.yaml --gpu 8x80GB backend.name=fsdp2
     """
-    from mftcoder.app.validate import validate as run
+    from mftcoder.app.training.validate import validate as run
     from mftcoder.config.load import load_config
 
     run(load_config(config, overrides), gpu=gpu)
@@ -112,7 +112,7 @@ def convert_config(config: Path, overrides: tuple[str, ...]) -> None:
     mft convert-config lora_train_config.json > my.yaml
     mft convert-config lora_train_config.json seq_length=1024 > my.yaml
     """
-    from mftcoder.app.convert_config import convert_config as run
+    from mftcoder.app.training.convert_config import convert_config as run
 
     run(config, overrides)
 
@@ -161,7 +161,7 @@ def data_mine(
     mft data mine src --out data/ours --exam data/exam
     mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
     """
-    from mftcoder.app.mine import mine_data
+    from mftcoder.app.data.mine import mine_data
 
     if stdlib and folder:
         raise click.UsageError("give FOLDER or --stdlib, not both")
@@ -189,7 +189,7 @@ def compare_command(
     mft compare my.yaml --balancers uniform,coba:update_interval=10,famo:variant=released --no-alone
     mft compare my.yaml train.max_steps=2000 output_dir=runs/longer
     """
-    from mftcoder.app.compare import compare_balancers
+    from mftcoder.app.training.compare import compare_balancers
 
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise click.UsageError(f"--seeds {seeds}: whole numbers, separated by commas, are expected")

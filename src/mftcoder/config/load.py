@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from mftcoder.config import mftcoder_json
-from mftcoder.config.aliases import suggest
-from mftcoder.config.mftcoder_json import Converted
+from mftcoder.config.compat import mftcoder_json
+from mftcoder.config.compat.aliases import suggest
+from mftcoder.config.compat.mftcoder_json import Converted
 from mftcoder.config.problems import kind_of, one_line, problem_lines, shown
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError

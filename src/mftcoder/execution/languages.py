@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.judging import Sides
+from mftcoder.execution.compiled.judging import Sides
+from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain, find
-from mftcoder.execution.zygote_handle import ZygoteHandle
 from mftcoder.registry import did_you_mean
 
 
@@ -46,7 +46,7 @@ LANGUAGES: Mapping[str, Language] = {
     row.name: row
     for row in (
         Language("python", "Python", "py", (), "python3", "python"),
-        Language("js", "JavaScript", "js", ("node",), "nodejs", "node", "mftcoder.execution.javascript"),
+        Language("js", "JavaScript", "js", ("node",), "nodejs", "node", "mftcoder.execution.compiled.javascript"),
         Language(
             "cpp",
             "C++",
@@ -54,13 +54,25 @@ LANGUAGES: Mapping[str, Language] = {
             ("g++", "ld", "objcopy"),
             "g++ libboost-dev libssl-dev",
             "gcc boost openssl",
-            "mftcoder.execution.cpp",
+            "mftcoder.execution.compiled.cpp",
         ),
         Language(
-            "java", "Java", "java", ("javac", "java"), "default-jdk-headless", "openjdk", "mftcoder.execution.java"
+            "java",
+            "Java",
+            "java",
+            ("javac", "java"),
+            "default-jdk-headless",
+            "openjdk",
+            "mftcoder.execution.compiled.java",
         ),
         Language(
-            "go", "Go", "go", ("go",), "golang-go golang-github-stretchr-testify-dev", "go", "mftcoder.execution.go"
+            "go",
+            "Go",
+            "go",
+            ("go",),
+            "golang-go golang-github-stretchr-testify-dev",
+            "go",
+            "mftcoder.execution.compiled.go",
         ),
         Language(
             "rust",
@@ -69,7 +81,7 @@ LANGUAGES: Mapping[str, Language] = {
             ("rustc", "cargo"),
             "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev librust-aho-corasick-dev librust-memchr-dev",
             "rust",
-            "mftcoder.execution.rust",
+            "mftcoder.execution.compiled.rust",
         ),
     )
 }

@@ -22,10 +22,10 @@ from pathlib import Path
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.bounds import OUT_OF_TIME
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
+from mftcoder.execution.isolation.reach import readable_paths
+from mftcoder.execution.isolation.scratch import lock, remove_tree, remove_unlocked
 from mftcoder.execution.languages import prepare
-from mftcoder.execution.reach import readable_paths
 from mftcoder.execution.sandbox import LEVELS, ExecutionResult, Limits, Program
-from mftcoder.execution.scratch import lock, remove_tree, remove_unlocked
 from mftcoder.execution.toolchains import Toolchain
 from mftcoder.registry import did_you_mean
 

@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.container import BUILD, IMAGE
+from mftcoder.execution.isolation.container import BUILD, IMAGE
 from mftcoder.execution.languages import LANGUAGES
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import LEVELS

@@ -14,7 +14,7 @@ Status = Literal["passed", "failed", "cheated", "compile_error", "timeout", "out
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 LEVELS = ("namespaces", "process")
-"""Levels a pool can run at, the strongest first. `container` wraps a whole evaluation instead (app/evaluate.py)."""
+"""Levels a pool can run at, the strongest first. `container` wraps a whole evaluation instead (app/scoring/evaluate.py)."""
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mftcoder.execution import kernel
 from mftcoder.execution.bounds import bounded
 from mftcoder.execution.channel import Channel, ChannelClosedError
-from mftcoder.execution.judging import judged
+from mftcoder.execution.compiled.judging import judged
+from mftcoder.execution.isolation import kernel
+from mftcoder.execution.isolation.scratch import remove_tree, remove_unlocked
 from mftcoder.execution.languages import Runner, runner
-from mftcoder.execution.python_run import preload_for, run_python
+from mftcoder.execution.python.run import preload_for, run_python
+from mftcoder.execution.python.zygote_handle import SlotSettings, ZygoteHandle, ZygoteLostError, unused_uid
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
-from mftcoder.execution.scratch import remove_tree, remove_unlocked
 from mftcoder.execution.toolchains import Toolchain
-from mftcoder.execution.zygote_handle import SlotSettings, ZygoteHandle, ZygoteLostError, unused_uid
 
 _OWN_SECONDS = 2.0  # of the processor, that a worker may use for a program beyond what the program may use
 _ROOM_MB, _ROOM_FILES = 64, 256  # what a program may need in the folder for temporary files

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mftcoder.data.tokenizer import Tokenizer
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion, Prompt, Sampling
 

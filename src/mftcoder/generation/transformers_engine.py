@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from mftcoder.data.tokenizer import Tokenizer
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.prompt_tokens import TokenPrompt, token_prompts, without_room
 from mftcoder.generation.sampler import next_tokens, random_stream

@@ -10,7 +10,7 @@ from pathlib import Path
 from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
-from mftcoder.data.tokenizer import Tokenizer
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts, without_room

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mftcoder.data.loader import PackedBatch, StepData
-from mftcoder.training.backend import Backend
-from mftcoder.training.language_model import LanguageModel
+from mftcoder.data.batches.loader import PackedBatch, StepData
+from mftcoder.training.backends.base import Backend
+from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.step import StepResult
 
 

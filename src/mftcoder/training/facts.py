@@ -4,7 +4,7 @@ import numpy as np
 
 from mftcoder.balancing.base import RunFacts
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.loader import TrainLoader, ValidationLoader
+from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.errors import ConfigError
 
 

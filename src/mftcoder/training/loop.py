@@ -1,6 +1,6 @@
 """The whole training loop on one screen.
 
-Goes in: a model, data, an optimiser, a balancer and a place for checkpoints, made by app/train.py. Comes out: a trained model in
+Goes in: a model, data, an optimiser, a balancer and a place for checkpoints, made by app/training/train.py. Comes out: a trained model in
 its last checkpoint and a Summary. Knows when things are due; what they are is written in the modules beside it. On a GPU the host
 runs ahead: results are read only where a record, a validation, a balancer or a checkpoint is due, and a step's record is written
 while the next step runs.
@@ -14,16 +14,16 @@ import numpy as np
 
 from mftcoder.balancing.base import TaskBalancer, TaskWeights
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.loader import StepData, TrainLoader, ValidationLoader
+from mftcoder.data.batches.loader import StepData, TrainLoader, ValidationLoader
 from mftcoder.errors import TrainingError
-from mftcoder.training.backend import Backend
-from mftcoder.training.checkpoint import Progress
-from mftcoder.training.checkpoint_writer import CheckpointWriter
+from mftcoder.training.backends.base import Backend
+from mftcoder.training.checkpoints.checkpoint import Progress
+from mftcoder.training.checkpoints.writer import CheckpointWriter
 from mftcoder.training.diagnosis import describe_nonfinite
-from mftcoder.training.gradient_norms import gradient_norms
-from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.forward.gradient_norms import gradient_norms
+from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.losses.objective import Objective
 from mftcoder.training.metrics import MetricsLog, NoLog, Pace, balance_record, train_record, validation_record
-from mftcoder.training.objective import Objective
 from mftcoder.training.optimizer import Optimizer, learning_rate
 from mftcoder.training.step import LossWindow, StepResult, train_step, validate
 

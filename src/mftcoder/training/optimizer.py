@@ -19,7 +19,7 @@ from mftcoder.config.schema import TrainConfig
 from mftcoder.errors import ConfigError
 from mftcoder.kernels.adamw import AdamWRule, AdamWTensors, adamw_in_torch
 from mftcoder.kernels.limits import lack_of_triton
-from mftcoder.training.shares import whole_tensor
+from mftcoder.training.sharded_state import whole_tensor
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from mftcoder.balancing.base import TaskLosses, TaskWeights
-from mftcoder.data.loader import PackedBatch, StepCounts, StepData
-from mftcoder.training.backend import Backend
-from mftcoder.training.focal import Focus, SampleFocus, TaskFocus
+from mftcoder.data.batches.loader import PackedBatch, StepCounts, StepData
+from mftcoder.training.backends.base import Backend
+from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.host_copy import HostCopy
-from mftcoder.training.language_model import LanguageModel
-from mftcoder.training.objective import Objective, token_coefficients
+from mftcoder.training.losses.focal import Focus, SampleFocus, TaskFocus
+from mftcoder.training.losses.objective import Objective, token_coefficients
+from mftcoder.training.losses.router_loss import RouterTerm
 from mftcoder.training.optimizer import Optimizer
-from mftcoder.training.router_loss import RouterTerm
 
 MAX_PENDING = 256  # steps whose losses stay unread
 

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig
 
-from mftcoder.app import train
+from mftcoder.app.training import train
 from mftcoder.config.load import parse_config
 from mftcoder.kernels import flash
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from mftcoder.app.train import train
+from mftcoder.app.training.train import train
 from mftcoder.config.load import load_config
 from mftcoder.errors import TrainingError
 from mftcoder.training.loop import Summary, TrainingRun

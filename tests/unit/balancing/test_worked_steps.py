@@ -6,12 +6,12 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 
-from mftcoder.balancing.dwa import DwaBalancer
-from mftcoder.balancing.famo import FamoBalancer
-from mftcoder.balancing.gradnorm import GradNormBalancer
-from mftcoder.balancing.lbtw import LbtwBalancer
-from mftcoder.balancing.random_weighting import RandomBalancer
-from mftcoder.balancing.uncertainty import UncertaintyBalancer
+from mftcoder.balancing.methods.dwa import DwaBalancer
+from mftcoder.balancing.methods.famo import FamoBalancer
+from mftcoder.balancing.methods.gradnorm import GradNormBalancer
+from mftcoder.balancing.methods.lbtw import LbtwBalancer
+from mftcoder.balancing.methods.random_weighting import RandomBalancer
+from mftcoder.balancing.methods.uncertainty import UncertaintyBalancer
 from mftcoder.config.balancer import BalancerConfig
 
 NAN = float("nan")

@@ -8,7 +8,7 @@ import pytest
 
 from mftcoder.benchmarks.assembly import assemble_all
 from mftcoder.benchmarks.catalogue import load
-from mftcoder.benchmarks.humanevalpack import problem_of
+from mftcoder.benchmarks.families.humanevalpack import problem_of
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.pool import MAX_ANSWER_CHARS
@@ -107,6 +107,6 @@ def test_hostile_texts_cost_no_more_than_their_share(mini):
 
 
 def load_cpp(problem):
-    from mftcoder.benchmarks.humanevalpack import _family
+    from mftcoder.benchmarks.families.humanevalpack import _family
 
     return Benchmark("humanevalsynthesize-cpp", (problem,), _family("synthesize", "cpp"), "")

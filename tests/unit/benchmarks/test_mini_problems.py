@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 PROBLEMS: list[dict[str, Any]] = [
-    json.loads(line) for line in (files("mftcoder.benchmarks") / "mini.jsonl").read_text(encoding="utf-8").splitlines()
+    json.loads(line)
+    for line in (files("mftcoder.benchmarks.families") / "mini.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 IDS = [problem["task_id"] for problem in PROBLEMS]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mftcoder.benchmarks import humaneval, humanevalpack, mbpp
 from mftcoder.benchmarks.catalogue import GROUPS
+from mftcoder.benchmarks.families import humaneval, humanevalpack, mbpp
 from mftcoder.benchmarks.presets import PRESETS
 from mftcoder.benchmarks.problem import Asking, Benchmark
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mftcoder.benchmarks import codefuseeval, humanevalpack, humanevalx, mbpp
 from mftcoder.benchmarks.catalogue import GROUPS, all_tasks, expand, load
+from mftcoder.benchmarks.families import codefuseeval, humanevalpack, humanevalx, mbpp
 from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.errors import BenchmarkError
 

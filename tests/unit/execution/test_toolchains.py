@@ -7,7 +7,7 @@ import pytest
 
 import mftcoder
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.reach import readable_paths
+from mftcoder.execution.isolation.reach import readable_paths
 from mftcoder.execution.toolchains import cached, find, output_of
 
 

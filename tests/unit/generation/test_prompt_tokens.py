@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.prompt_tokens import sample_seed, token_prompts, without_room

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from mftcoder.data.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion, Prompt, Sampling
 from mftcoder.generation.transformers_engine import TransformersEngine
-from mftcoder.models.load import load_folder
+from mftcoder.models.loading.load import load_folder
 
 TEXTS = (
     "def add(a, b):",

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mftcoder.kernels.attention import SampleLayout, register
 from mftcoder.kernels.rotary import RotaryBySample
-from mftcoder.training.language_model import LanguageModel
+from mftcoder.training.forward.language_model import LanguageModel
 
 register()
 SIZES = {

@@ -26,8 +26,8 @@ def sources() -> dict[str, Any]:
     from mftcoder.kernels.adamw_triton import BLOCK as ADAMW_BLOCK
     from mftcoder.kernels.adamw_triton import WARPS, _adamw
     from mftcoder.kernels.cross_entropy_triton import BLOCK, _slope
-    from mftcoder.kernels.fp8_triton import BLOCK as ROUND_BLOCK
-    from mftcoder.kernels.fp8_triton import TILE, _round, _transpose
+    from mftcoder.kernels.linear.fp8_triton import BLOCK as ROUND_BLOCK
+    from mftcoder.kernels.linear.fp8_triton import TILE, _round, _transpose
 
     fixed = {
         "gradient_type": tl.bfloat16, "master_type": tl.float32, "weight_type": tl.bfloat16, "has_copy": True,

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from mftcoder.app.evaluate import Score, print_scores
+from mftcoder.app.scoring.evaluate import Score, print_scores
 from mftcoder.benchmarks.catalogue import all_tasks
 from mftcoder.benchmarks.passk import estimate
 from mftcoder.cli import cli

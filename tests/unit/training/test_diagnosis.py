@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mftcoder.config.schema import BackendConfig
-from mftcoder.data.loader import StepCounts, StepData
-from mftcoder.training.backend import LocalBackend
+from mftcoder.data.batches.loader import StepCounts, StepData
+from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.diagnosis import describe_nonfinite
+from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.host_copy import HostCopy
-from mftcoder.training.language_model import LanguageModel
 from mftcoder.training.step import StepResult
-from tests.unit.training.test_objective import LAYOUTS, language_model, samples, step_data
+from tests.unit.training.losses.test_objective import LAYOUTS, language_model, samples, step_data
 from tests.unit.training.test_weighting import number_samples
 
 NAMES = ("easy", "hard")

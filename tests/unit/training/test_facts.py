@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mftcoder.config.load import parse_config
-from mftcoder.data.loader import ValidationLoader
-from mftcoder.data.store import prepare
+from mftcoder.data.batches.loader import ValidationLoader
+from mftcoder.data.prepared.store import prepare
 from mftcoder.errors import ConfigError
 from mftcoder.training.facts import check_metric
 

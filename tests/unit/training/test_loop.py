@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mftcoder.app import train as app
+from mftcoder.app.training import train as app
 from mftcoder.balancing.base import TaskLosses
 from mftcoder.config.load import parse_config
 from mftcoder.errors import Interrupted, TrainingError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mftcoder.app import train
+from mftcoder.app.training import train
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError, TrainingError
 from mftcoder.training import session

@@ -8,16 +8,16 @@ import torch
 
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import BackendConfig, TrainConfig
-from mftcoder.data.loader import StepCounts
+from mftcoder.data.batches.loader import StepCounts
 from mftcoder.errors import ConfigError
-from mftcoder.training.backend import LocalBackend
+from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.diagnosis import describe_nonfinite
-from mftcoder.training.gradient_norms import gradient_norms
-from mftcoder.training.objective import Objective, task_scales
+from mftcoder.training.forward.gradient_norms import gradient_norms
+from mftcoder.training.losses.objective import Objective, task_scales
 from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.step import LossWindow, train_step
-from tests.unit.training.test_focal import ours
-from tests.unit.training.test_objective import language_model, samples, step_data
+from tests.unit.training.losses.test_focal import ours
+from tests.unit.training.losses.test_objective import language_model, samples, step_data
 
 WEIGHTS = TaskWeights(np.array([1.0, 3.0]))
 
@@ -128,7 +128,7 @@ def test_gradient_norms_are_those_of_the_task_means_however_the_step_is_split() 
 
 
 def coefficients(batch, step_counts: StepCounts, objective: Objective) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    from mftcoder.training.objective import token_coefficients
+    from mftcoder.training.losses.objective import token_coefficients
 
     return token_coefficients(batch, step_counts, WEIGHTS, objective)
 

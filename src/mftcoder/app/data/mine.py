@@ -1,0 +1,164 @@
+"""`mft data mine`: a folder of Python code in, one folder of chat_rounds JSONL a task out, plus `mining.json` with every count.
+
+`OUT/<task>/train.jsonl` and `valid.jsonl` are written atomically; the same folder, seed and options give the same bytes. With an
+exam folder, functions are run in the sandbox: `exam.jsonl` is written there, and `OUT` gets the task `write_asserts` too.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mftcoder.benchmarks.families import exam
+from mftcoder.curation.mining.exam import ASSERTS_TASK, run_functions
+from mftcoder.curation.mining.functions import MAX_SOURCE_CHARS
+from mftcoder.curation.mining.mine import Mined, MiningOptions, Record, mine
+from mftcoder.curation.mining.sources import standard_library
+from mftcoder.curation.mining.tasks import TASKS
+from mftcoder.errors import DataError
+from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.execution.sandbox import Limits, Program
+from mftcoder.jsonl import write_json, write_jsonl
+from mftcoder.registry import did_you_mean
+
+
+def mine_data(
+    folder: Path | None,
+    out: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    max_per_task: int | None = None,
+    max_chars: int = MAX_SOURCE_CHARS,
+    valid_share: float = 0.1,
+    exam_dir: Path | None = None,
+    exam_share: float = 0.2,
+    seed: int = 42,
+) -> None:
+    """Mine `folder` (None: the running interpreter's standard library) into `out`, and print what came of it."""
+    held_out = exam_share if exam_dir else 0.0
+    options = MiningOptions(tuple(tasks or TASKS), max_per_task, valid_share, held_out, max_chars, seed)
+    source = folder or standard_library()
+    _check(source, options)
+    console = Console(stderr=True)
+    with _progress(f"reading {source}", console) as update:
+        mined = mine(source, options, update)
+    if not any(task.train for task in mined.tasks.values()):
+        raise DataError(f"{source}: no function in it makes an example: {_most_common(mined.skips)}")
+    problems = _examine(mined, options, console) if exam_dir else []
+    if exam_dir:
+        write_jsonl(exam_dir / exam.FILE, problems)
+    kinds = Counter(problem["kind"] for problem in problems)
+    _write(mined, source, out, options, kinds)
+    console.print(f"{mined.functions:,} functions of {mined.modules:,} modules -> {out}", soft_wrap=True)
+    console.print(_examples_table(mined))
+    if exam_dir:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        console.print(f"exam of modules held out -> {exam_dir}: {counts}", soft_wrap=True, highlight=False)
+    console.print("passed over:", _skips_table(mined))
+
+
+def _check(source: Path, options: MiningOptions) -> None:
+    unknown = [name for name in options.tasks if name not in TASKS]
+    problems = [f"--tasks: unknown task '{name}'.{did_you_mean(name, TASKS)}" for name in unknown]
+    if not source.is_dir():
+        problems.append(f"{source}: no such folder")
+    if options.valid_share + options.exam_share >= 1:
+        problems.append("--valid-share and --exam-share leave nothing to train on: their sum must be below 1")
+    if problems:
+        raise DataError(*problems)
+
+
+@contextmanager
+def _progress(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar, and what moves it: `update(done, total)`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
+def _examine(mined: Mined, options: MiningOptions, console: Console) -> list[Record]:
+    """Run the functions, add to `mined` what that gives, and return the exam's problems."""
+    done = itertools.count(1)
+    with open_pool() as pool:
+        with _progress("running functions in the sandbox", console) as update:
+            ran = run_functions(mined, options, pool, lambda: update(next(done), len(mined.standalone)))
+        problems = fair_problems(ran.problems, pool, ran.skips)
+    if not problems:
+        raise DataError(f"--exam: no function of the modules held out can be examined: {_most_common(ran.skips)}")
+    mined.tasks[ASSERTS_TASK] = ran.asserts
+    mined.skips.update(ran.skips)
+    return problems
+
+
+def fair_problems(problems: Sequence[Record], pool: Pool, skips: Counter[str]) -> list[Record]:
+    """The problems whose own solution passes and whose worthless answers all fail; `skips` counts the others."""
+    keys: dict[str, list[str]] = {}  # problem -> its own solution, then the worthless answers
+    programs: dict[str, Program] = {}
+    for benchmark in (exam.benchmark_of(kind, problems, "the exam") for kind in exam.KINDS):
+        for question in benchmark.problems:
+            answers = [exam.solution(question), *exam.worthless(question)]
+            keys[question.id] = [f"{question.id}#{number}" for number in range(len(answers))]
+            made = (benchmark.program(question, answer) for answer in answers)
+            programs |= zip(keys[question.id], made, strict=True)
+    limits = Limits(seconds=exam.SECONDS)
+    passed = {key: result.status == "passed" for key, result in pool.run(programs.items(), limits)}
+    fair = []
+    for problem in problems:
+        own, *others = (passed[key] for key in keys[problem["task_id"]])
+        reason = "its own solution fails" if not own else "a worthless answer passes" if any(others) else ""
+        if reason:
+            skips[f"exam: {problem['kind']}: {reason}"] += 1
+        else:
+            fair.append(problem)
+    return fair
+
+
+def _write(mined: Mined, source: Path, out: Path, options: MiningOptions, exam_kinds: Counter[str]) -> None:
+    for name, task in mined.tasks.items():
+        for file, records in (("train.jsonl", task.train), ("valid.jsonl", task.valid)):
+            path = out / name / file
+            if records:
+                write_jsonl(path, records)
+            else:  # an empty file would be an error where it is read
+                path.unlink(missing_ok=True)
+    write_json(
+        out / "mining.json",
+        {
+            "source": str(source),
+            "options": {**vars(options), "tasks": list(options.tasks)},
+            "modules": mined.modules,
+            "functions": mined.functions,
+            "examples": {name: {"train": len(t.train), "valid": len(t.valid)} for name, t in mined.tasks.items()},
+            "exam": dict(exam_kinds),
+            "skipped": dict(mined.skips.most_common()),
+        },
+    )
+
+
+def _examples_table(mined: Mined) -> Table:
+    table = Table()
+    table.add_column("task")
+    table.add_column("train", justify="right")
+    table.add_column("valid", justify="right")
+    for name, task in mined.tasks.items():
+        table.add_row(name, f"{len(task.train):,}", f"{len(task.valid):,}")
+    return table
+
+
+def _skips_table(mined: Mined) -> Table:
+    table = Table()
+    table.add_column("count", justify="right")
+    table.add_column("reason")
+    for reason, count in mined.skips.most_common():
+        table.add_row(f"{count:,}", reason)
+    return table
+
+
+def _most_common(skips: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in skips.most_common(3)) or "it has none"

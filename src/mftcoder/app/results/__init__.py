@@ -1,0 +1,1 @@
+"""Verbs that hand on what was trained."""

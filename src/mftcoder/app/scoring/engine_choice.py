@@ -1,0 +1,92 @@
+"""Which engine writes the completions, opened on a model.
+
+Goes in: what the user asked for, a model source. Comes out: an engine, ready. vLLM is taken where it is installed and can read the model.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+
+from mftcoder.data.rendering.templates import Template
+from mftcoder.errors import ConfigError
+from mftcoder.generation.engine import Engine, Sampling
+from mftcoder.models.export.folder import end_ids
+from mftcoder.models.export.source import ModelSource
+from mftcoder.models.loading.load import stop_tokens
+from mftcoder.registry import ENGINES
+from mftcoder.training.backends.process_group import launched_processes
+
+_BATCH_SIZES = {"vllm": 256}  # its cache is paged: rows cost what they use
+_BATCH_SIZE = 16
+
+
+def engine_name(wanted: str, source: ModelSource, *, device: str, as_trained: bool) -> str:
+    """`wanted`, or for "auto" vllm where it is installed and can run this model here, else transformers; ConfigError if it cannot be had."""
+    if wanted not in ("auto", "vllm"):
+        ENGINES.load(wanted)
+        return wanted
+    problem = _without_vllm(source, device=device, as_trained=as_trained)
+    if wanted == "auto":
+        return "transformers" if problem or device == "cpu" or not torch.cuda.is_available() else "vllm"
+    if problem:
+        raise ConfigError(f"--engine vllm: {problem}")
+    return wanted
+
+
+def _without_vllm(source: ModelSource, *, device: str, as_trained: bool) -> str:
+    """Why vLLM cannot write this model's completions; empty if it can."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed. Use --engine transformers, or pip install vllm in an environment with its torch"
+    if source.adapter is not None or as_trained or source.weights.suffix == ".gguf":
+        return "it reads a folder of whole weights. Export first: mft export RUN FOLDER, then give the FOLDER"
+    if launched_processes() > 1:
+        return "it spreads by itself. Start one process, or use --engine transformers"
+    if ":" in device:
+        return f"--device {device}: choose its GPU with CUDA_VISIBLE_DEVICES"
+    return ""
+
+
+def open_engine(
+    name: str,
+    source: ModelSource,
+    sampling: Sampling,
+    template: Template | None,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    batch_size: int | None,
+    as_trained: bool,
+    end_token: str | None = None,
+) -> Engine:
+    """The engine `name` with the model loaded. `template` is a chat's: its end ends a text, and it brings its own begin token.
+
+    `end_token` ends a text too, beside the model's own.
+    """
+    ends = set(stop_tokens(source.weights, source.tokenizer))
+    if end_token is not None:
+        ends.add(end_token_id(source, end_token))
+    if template:
+        ends |= end_ids(source.tokenizer, template.end)
+    options: dict[str, Any] = {
+        "end_ids": sorted(ends),
+        "batch_size": batch_size or _BATCH_SIZES.get(name, _BATCH_SIZE),
+        "add_special_tokens": template is None,
+    }
+    kind = ENGINES.load(name)
+    if name == "vllm":
+        options |= {"dtype": str(dtype).removeprefix("torch."), "trust_remote_code": source.trust_remote_code}
+        return kind(source.weights, source.tokenizer, sampling, **options)
+    model = source.load(device=device, dtype=dtype, as_trained=as_trained)
+    return kind(model, source.tokenizer, sampling, **options)
+
+
+def end_token_id(source: ModelSource, end_token: str) -> int:
+    """The id of a token that the user named; ConfigError if the tokenizer has none of this text."""
+    found = source.tokenizer.backend.token_to_id(end_token)
+    if found is None:
+        raise ConfigError(
+            f"--end-token {end_token}: the tokenizer of {source.name} has no such token. Its own end token is "
+            f"{source.tokenizer.eos_token}"
+        )
+    return int(found)

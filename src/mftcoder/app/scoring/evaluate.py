@@ -1,0 +1,352 @@
+"""`mft evaluate`: generations files in, scores out. Needs no model and no torch.
+
+Goes in: generations files and where the benchmark's data is. Comes out: `metrics_{task}_{model}.json` with every problem's
+results, and `results_{task}_{model}.jsonl`, the journal a stopped run goes on from. Runs programs through execution.pool only.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mftcoder import __version__
+from mftcoder.benchmarks.answers.generations import model_of, read_generations, task_of
+from mftcoder.benchmarks.answers.python_code import with_imports
+from mftcoder.benchmarks.assembly import Assembled, assemble_all
+from mftcoder.benchmarks.catalogue import load, tasks
+from mftcoder.benchmarks.journal import KEY_FILE, Journal, own_secret
+from mftcoder.benchmarks.passk import INTERVAL, PassAtK, estimate
+from mftcoder.benchmarks.problem import Benchmark
+from mftcoder.cache import cache_root
+from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted, MftError, UnjudgedError
+from mftcoder.execution.isolation import container
+from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.execution.probe import container_engine
+from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
+from mftcoder.jsonl import write_json
+from mftcoder.reporting.terminal import print_table_with_names
+
+_GO_ON = "The same command goes on where this one was."
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the command line gives."""
+
+    task: str | None = None  # None: from the file's name
+    data_dir: Path | None = None
+    out: Path | None = None  # None: beside the generations file
+    k: tuple[int, ...] = (1,)
+    workers: int | None = None
+    timeout: float | None = None  # seconds a program; None: the benchmark's own
+    memory_mb: int = 1024
+    sandbox: str = "auto"
+    limit: int | None = None  # the first N problems
+    imports: Literal["none", "reference"] | None = None  # before a Python candidate; None: the benchmark's own
+
+
+@dataclass(frozen=True)
+class Score:
+    """One evaluated file."""
+
+    task: str
+    model: str
+    scores: tuple[PassAtK, ...]  # () if a program could not be judged
+    metrics_path: Path
+    unjudged: int = 0  # programs whose sandbox failed for a reason that is not the answer's
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One file with what belongs to it."""
+
+    path: Path
+    benchmark: Benchmark
+    model: str
+    answers: list[list[str]]
+    limits: Limits
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """Of the files that are written: `{task}_{model}`."""
+        return f"{self.benchmark.name}_{self.model}"
+
+    def programs(self) -> dict[str, Assembled]:
+        """`problem#sample` to program, or to the result of an answer that is none."""
+        answers = {
+            f"{problem.id}#{sample}": (problem, answer)
+            for problem, answers in zip(self.benchmark.problems, self.answers, strict=True)
+            for sample, answer in enumerate(answers)
+        }
+        return assemble_all(self.benchmark, answers)
+
+
+def evaluate(
+    paths: Sequence[Path], options: EvaluateOptions, console: Console | None = None, *, table: bool = True
+) -> list[Score]:
+    """Score every file and print a table; all files are read and checked before the first program runs.
+
+    UnjudgedError at the end if a program could not be judged: its file has no score then.
+    """
+    console = console or Console(stderr=True)
+    if options.sandbox == "container":
+        return _evaluate_in_container(paths, options)
+    work = [_prepare(path, options) for path in paths]
+    _refuse_equal_names(work)
+    languages = {problem.language for item in work for problem in item.benchmark.problems}
+    with _stopped_by_sigterm(), open_pool(options.sandbox, options.workers, languages) as pool:
+        console.print(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers", highlight=False)
+        if pool.level == "process":
+            console.print(
+                "warning: level process is the last resort; `mft doctor` says what a stronger one needs.",
+                style="yellow",
+            )
+        scores = [_evaluate_file(item, pool, options, console) for item in work]
+    if table:
+        print_scores(scores)
+    problems = [
+        f"{score.task} {score.model}: {score.unjudged} programs could not be judged, so there is no score; "
+        f"{score.metrics_path} says which. Mend the machine; the same command runs only those again."
+        for score in scores
+        if score.unjudged
+    ]
+    if problems:
+        raise UnjudgedError(*problems)
+    return scores
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the evaluation as Ctrl-C does, with nothing left running and no folder left behind."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(_GO_ON, requeue=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_equal_names(work: Sequence[_Work]) -> None:
+    """BenchmarkError for two files whose results would be written over each other."""
+    first: dict[Path, Path] = {}
+    problems = []
+    for item in work:
+        target = (item.out / f"metrics_{item.name}.json").resolve()
+        other = first.setdefault(target, item.path)
+        if other is not item.path:
+            problems.append(
+                f"{item.path}: has the task and model of {other}, and {target.name} can hold one of them. Rename one."
+            )
+    if problems:
+        raise MftError.collect(problems)
+
+
+def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions) -> list[Score]:
+    """The same command within a container, on files mounted read-only; it prints the scores itself."""
+    engine = container_engine()
+    if engine is None:
+        raise ExecutionError(
+            "sandbox level 'container' needs podman or docker; neither is here. --sandbox auto takes the next best level."
+        )
+    command = container_command(engine, paths, options)
+    done = subprocess.run(command, check=False)
+    if done.returncode in (125, 127):  # the engine's own failures
+        raise ExecutionError(f"{engine} could not run the image {container.IMAGE}. Build it with: {container.BUILD}")
+    if done.returncode == UnjudgedError.exit_code:
+        raise UnjudgedError("the evaluation in the container has no score; its lines stand above")
+    if done.returncode:
+        raise ExecutionError(
+            f"the evaluation in the container ended with exit code {done.returncode}; its lines stand above"
+        )
+    return []
+
+
+def container_command(engine: str, paths: Sequence[Path], options: EvaluateOptions) -> list[str]:
+    """The command line that evaluates `paths` in a container, as the calling user."""
+    missing = [f"{path}: no such file" for path in paths if not path.is_file()]
+    if missing:
+        raise MftError.collect(missing)
+    out = options.out or paths[0].parent
+    out.mkdir(parents=True, exist_ok=True)
+    mounts = [container.Mount(path, f"/in/{path.name}") for path in paths] + [
+        container.Mount(out, "/out", writable=True)
+    ]
+    own_secret()  # so that there is a key, with which the journal of a stopped run counts in the next container
+    if (key := cache_root() / KEY_FILE).is_file():
+        mounts.append(container.Mount(key, f"{container.CACHE}/{KEY_FILE}"))
+    arguments = ["evaluate", *(f"/in/{path.name}" for path in paths), "--out", "/out", "--sandbox", "auto"]
+    arguments += ["-k", ",".join(map(str, options.k)), "--memory-mb", str(options.memory_mb)]
+    given = {
+        "--task": options.task,
+        "--workers": options.workers,
+        "--timeout": options.timeout,
+        "--limit": options.limit,
+        "--imports": options.imports,
+    }
+    arguments += [part for name, value in given.items() if value is not None for part in (name, str(value))]
+    if options.data_dir:
+        mounts.append(container.Mount(options.data_dir, "/data"))
+        arguments += ["--data-dir", "/data"]
+    memory_mb = (options.workers or os.cpu_count() or 1) * (options.memory_mb + 1024) + 1024
+    return container.run_command(engine, mounts, arguments, memory_mb=memory_mb, user=f"{os.getuid()}:{os.getgid()}")
+
+
+def _prepare(path: Path, options: EvaluateOptions) -> _Work:
+    task = options.task or task_of(path, tasks())
+    if task is None:
+        raise BenchmarkError(f"{path}: which task is this? Give --task, or name the file generations_TASK_MODEL.json.")
+    benchmark = load(task, options.data_dir, options.limit)
+    if options.imports:
+        benchmark = with_imports(benchmark, options.imports)
+    answers = read_generations(path, benchmark)
+    fewest = min(map(len, answers))
+    if fewest < max(options.k):
+        raise BenchmarkError(
+            f"{path}: pass@{max(options.k)} needs {max(options.k)} samples a problem; one has {fewest}"
+        )
+    limits = Limits(seconds=options.timeout or benchmark.family.timeout_seconds, memory_mb=options.memory_mb)
+    return _Work(path, benchmark, model_of(path, task), answers, limits, options.out or path.parent)
+
+
+def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, console: Console) -> Score:
+    settings = {"limits": asdict(work.limits), **_circumstances(work, pool), "mftcoder": __version__}
+    try:
+        programs = work.programs()
+        with Journal(work.out / f"results_{work.name}.jsonl", settings) as journal:
+            results = _run(programs, journal, pool, work.limits, console, work.name)
+        scores, record = _metrics(work, results, pool, options.k)
+        metrics_path = work.out / f"metrics_{work.name}.json"
+        write_json(metrics_path, record)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(_GO_ON) from stop
+    except OSError as error:
+        raise ExecutionError(
+            f"{error.filename or work.out}: {error.strerror}. What is done is kept; mend it and run again."
+        ) from error
+    if cheated := record["programs"]["cheated"]:
+        what = f"{work.benchmark.name}, {work.model}: {cheated} answers"
+        console.print(f"{what} pass wrong tests too (cheated), and count as not passed.", style="yellow")
+    return Score(work.benchmark.name, work.model, scores, metrics_path, record["programs"]["sandbox_error"])
+
+
+def _circumstances(work: _Work, pool: Pool) -> dict[str, Any]:
+    """What a result depends on beside the program and its limits."""
+    return {"data": work.benchmark.source, **work.benchmark.family.notes, "sandbox": pool.level}
+
+
+def _run(
+    assembled: dict[str, Assembled], journal: Journal, pool: Pool, limits: Limits, console: Console, title: str
+) -> dict[str, ExecutionResult]:
+    """All results; those the journal knows are not run again, and equal programs run once."""
+    programs = {key: program for key, program in assembled.items() if isinstance(program, Program)}
+    prints = {key: program.fingerprint for key, program in programs.items()}
+    known = {key: journal.known[key, prints[key]] for key in programs if (key, prints[key]) in journal.known}
+    results = known | {key: result for key, result in assembled.items() if isinstance(result, ExecutionResult)}
+    _say_what_is_known(journal, len(known), len(programs), console, title)
+    equal: dict[str, list[str]] = {}
+    for key in programs:
+        if key not in results:
+            equal.setdefault(prints[key], []).append(key)
+    waiting = ((keys[0], programs[keys[0]]) for keys in equal.values())
+    ran = ((key, result) for first, result in pool.run(waiting, limits) for key in equal[prints[first]])
+    for key, result in _with_progress(ran, len(assembled), len(results), console, title):
+        results[key] = shortened(result)
+        journal.add(key, prints[key], results[key])
+    return results
+
+
+def _say_what_is_known(journal: Journal, known: int, total: int, console: Console, title: str) -> None:
+    if known:
+        console.print(f"{title}: {known} of {total} programs are already done", highlight=False, markup=False)
+    if journal.refused:
+        console.print(
+            f"{title}: {journal.refused} results of {journal.path.name} were not written by this user's mft on this machine, "
+            "or were changed since: these programs run again",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _with_progress(
+    results: Iterable[tuple[str, ExecutionResult]], total: int, done: int, console: Console, title: str
+) -> Iterator[tuple[str, ExecutionResult]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    passed = 0
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(escape(title), total=total, completed=done, note="")
+        for count, (key, result) in enumerate(results, start=1):
+            passed += result.status == "passed"
+            progress.update(bar, advance=1, note=f"{passed}/{count} pass")
+            yield key, result
+
+
+def _metrics(
+    work: _Work, results: dict[str, ExecutionResult], pool: Pool, k: Sequence[int]
+) -> tuple[tuple[PassAtK, ...], dict[str, Any]]:
+    """Scores, and what the metrics file holds. A score counts every problem and sample: if one could not be judged there is none."""
+    rows: list[dict[str, Any]] = []
+    for problem, answers in zip(work.benchmark.problems, work.answers, strict=True):
+        statuses = [results[f"{problem.id}#{sample}"].status for sample in range(len(answers))]
+        rows.append({"id": problem.id, "passed": statuses.count("passed"), "statuses": statuses})
+    samples, passed = [len(row["statuses"]) for row in rows], [row["passed"] for row in rows]
+    complete = not any(result.status == "sandbox_error" for result in results.values())
+    scores = tuple(estimate(samples, passed, size) for size in k) if complete else ()
+    by_status = Counter(result.status for result in results.values())
+    record = {
+        "task": work.benchmark.name,
+        "model": work.model,
+        "scores": {f"pass@{score.k}": asdict(score) for score in scores},
+        "interval": INTERVAL,
+        "programs": {status: by_status.get(status, 0) for status in STATUSES},
+        "settings": {
+            **_circumstances(work, pool),
+            "limits": asdict(work.limits),
+            "sandbox covers": list(pool.covers),
+            "mftcoder": __version__,
+        },
+        "problems": rows,
+    }
+    return scores, record
+
+
+def print_scores(scores: Sequence[Score]) -> None:
+    """A table on standard output, a row a score."""
+    rows = [
+        (
+            score.task,
+            score.model,
+            f"pass@{item.k}",
+            f"{item.value:.4f}",
+            f"{item.low:.3f}-{item.high:.3f}",
+            str(item.problems),
+            f"{item.samples_per_problem:g}",
+        )
+        for score in scores
+        for item in score.scores
+    ]
+    titles = ("task", "model", "score", "value", "95% interval", "size", "n")  # size: problems, n: samples a problem
+    print_table_with_names(Console(), titles, rows, "model", numbers=("value", "size", "n"))

@@ -1,0 +1,376 @@
+"""`mft generate`: a model's answers to benchmarks, all tasks in one run, resumable to the sample.
+
+Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
+(a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`. Where
+a launcher started several processes, each answers its share, and the first puts them together.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mftcoder import __version__, cache
+from mftcoder.app.scoring.engine_choice import engine_name, open_engine
+from mftcoder.benchmarks.catalogue import expand
+from mftcoder.benchmarks.catalogue import load as load_benchmark
+from mftcoder.benchmarks.presets import PRESETS, Preset
+from mftcoder.benchmarks.problem import Asking, Benchmark, PromptMode
+from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
+from mftcoder.config.data import DataConfig
+from mftcoder.config.schema import BackendConfig
+from mftcoder.data.records.conversation import Message
+from mftcoder.data.rendering.templates import Template, load_template
+from mftcoder.errors import ConfigError, GenerationError, Interrupted
+from mftcoder.generation.engine import Completion, Prompt, Sampling
+from mftcoder.generation.journal import GenerationJournal
+from mftcoder.jsonl import write_json
+from mftcoder.models.export.source import ModelSource, find_source
+from mftcoder.models.files.hub import PICKLED_WEIGHTS, SAFE_WEIGHTS
+from mftcoder.registry import did_you_mean
+from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
+
+_PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others' shares
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """What the command line gives."""
+
+    tasks: tuple[str, ...] = ()  # with a preset: its own, or some of them
+    data_dir: Path | None = None
+    out: Path | None = None  # None: the current folder; with a preset generations_NAME in it
+    name: str | None = None  # of the model, in file names; default from its folder
+    preset: str | None = None  # sets mode, prefix and suffix of each task
+    mode: PromptMode = "completion"
+    prefix: str = ""
+    suffix: str = ""
+    system: str = ""  # a system message, in mode chat
+    template: str | None = None  # of mode chat; default the run's, else the tokenizer's own
+    n_samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_new_tokens: int = 512
+    max_length: int | None = None  # tokens of prompt and answer together
+    end_token: str | None = None  # ends an answer, beside the model's own
+    seed: int = 0
+    engine: str = "auto"
+    batch_size: int | None = None  # the engine's own
+    limit: int | None = None  # the first N problems
+    checkpoint: str = "best"
+    dtype: str | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+    as_trained: bool = False  # the adapter over the base in the run's bits, instead of merged
+
+    @property
+    def sampling(self) -> Sampling:
+        """The engine's settings."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.max_length)
+
+    def asking(self, task: str) -> Asking:
+        """How this task is put to the model."""
+        if self.preset:
+            return PRESETS[self.preset].asking(task, self.system)
+        return Asking(self.mode, self.prefix, self.suffix)
+
+
+_SET_BY_PRESET = ("mode", "prefix", "suffix", "template", "n_samples", "temperature", "top_p", "max_new_tokens")
+
+
+def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
+    """The options of preset `name` with what the user typed: `given` may choose all that the preset leaves open."""
+    if name not in PRESETS:
+        raise ConfigError(f"--preset: unknown preset '{name}'.{did_you_mean(name, PRESETS)}")
+    preset = PRESETS[name]
+    tasks = expand(given.get("tasks") or preset.tasks)
+    problems = [
+        f"--{key.replace('_', '-')}: --preset {name} sets it; leave one out" for key in _SET_BY_PRESET if key in given
+    ]
+    problems += [f"--task {task}: is none of --preset {name}" for task in tasks if task not in preset.tasks]
+    if problems:
+        raise ConfigError(*problems)
+    chosen = {"max_length": preset.max_length, "end_token": preset.end_token, "dtype": preset.dtype, **given}
+    chosen |= {"tasks": tuple(tasks), "preset": name, "max_new_tokens": chosen["max_length"]}
+    return GenerateOptions(**chosen)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One benchmark with what is done of it."""
+
+    benchmark: Benchmark
+    asking: Asking
+    journal: GenerationJournal
+    settings: dict[str, Any]
+    prompts: tuple[Prompt, ...]
+    path: Path
+
+    def waiting(self, rank: int, processes: int) -> list[Prompt]:
+        """This process's prompts without an answer, under ids that say their task."""
+        mine = self.prompts[rank::processes]
+        todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
+        name = self.benchmark.name
+        return [replace(prompt, problem_id=f"{name}\0{prompt.problem_id}") for prompt in todo]
+
+    def write(self) -> Path:
+        """The generations file and its settings, in problem order."""
+        answers: dict[str, list[str]] = {}
+        for prompt in self.prompts:
+            answers.setdefault(prompt.problem_id, []).append(self.journal.answers[prompt.problem_id, prompt.sample])
+        write_json(self.path.with_name(self.path.name.replace("generations_", "settings_", 1)), self.settings)
+        write_json(self.path, list(answers.values()))
+        return self.path
+
+
+@dataclass(frozen=True)
+class _Share:
+    """This process's share of the work, and what it says to the others."""
+
+    rank: int = 0
+    processes: int = 1
+    from_first: Callable[[Callable[[], Any]], Any] = lambda action: action()
+    """What the action gives in the first process: paths and times of files differ between machines."""
+    wait_for_all: Callable[[], object] = bool
+
+
+def generate(model: str, options: GenerateOptions) -> list[Path]:
+    """Write the generations files of every task; returns their paths, in other processes than the first none.
+
+    Interrupted keeps what is done.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", options.device):
+        raise ConfigError(f"--device {options.device}: is none. Give auto, cpu, cuda or cuda:1")
+    processes = launched_processes()
+    if processes == 1:
+        return _generate(model, options, _Share(), options.device)
+    kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
+    group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
+    with group.joined():
+        share = _Share(group.rank, processes, group.from_first, lambda: group.share(True))
+        return _generate(model, options, share, str(group.device))
+
+
+def _generate(model: str, options: GenerateOptions, share: _Share, device: str) -> list[Path]:
+    """What one process does."""
+    rank, processes = share.rank, share.processes
+    console = Console(stderr=True, quiet=rank > 0)
+    benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
+    source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
+    _check_effect(source, options)
+    engine = engine_name(options.engine, source, device=options.device, as_trained=options.as_trained)
+    template = _template(source, options) if options.mode == "chat" else None
+    if options.preset:
+        _tell_preset(PRESETS[options.preset], source, options, console)
+    with ExitStack() as stack:
+        tasks = [_open(benchmark, source, template, engine, options, share, stack) for benchmark in benchmarks]
+        total = sum(len(task.prompts[rank::processes]) for task in tasks)
+        waiting = [prompt for task in tasks for prompt in task.waiting(rank, processes)]
+        try:
+            if len(waiting) < total:
+                console.print(f"{total - len(waiting):,} of {total:,} samples are already done", highlight=False)
+            if waiting:  # no model is loaded if nothing is
+                writer = open_engine(
+                    engine,
+                    source,
+                    options.sampling,
+                    template,
+                    device=_device(device),
+                    dtype=source.dtype(options.dtype),
+                    batch_size=options.batch_size,
+                    as_trained=options.as_trained,
+                    end_token=options.end_token,
+                )
+                _answer(tasks, _with_progress(writer.generate(waiting), total, len(waiting), console), console)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("What is done is kept; the same command goes on from there.") from stop
+        except torch.OutOfMemoryError as error:
+            raise GenerationError(
+                "--batch-size: so many samples at once do not fit into the device's memory. What is done is kept; type the same command "
+                "with a smaller one"
+            ) from error
+        share.wait_for_all()
+        if rank:
+            return []
+        files = [_write(task, console) for task in tasks]
+    if options.preset and len(files) == len(PRESETS[options.preset].tasks) and options.limit is None:
+        console.print(f"next: mft submit {files[0].parent}", highlight=False, soft_wrap=True)
+    return files
+
+
+def _check_effect(source: ModelSource, options: GenerateOptions) -> None:
+    """ConfigError for options that would change nothing."""
+    no_chat = options.mode != "chat"
+    idle = {
+        "--system: only --mode chat and a preset have a system message": options.system
+        and no_chat
+        and not options.preset,
+        "--template: only --mode chat has a template": options.template is not None and no_chat,
+        f"--checkpoint {options.checkpoint}: {source.name} is no run folder": options.checkpoint != "best"
+        and not source.run,
+    }
+    if problems := [problem for problem, is_idle in idle.items() if is_idle]:
+        raise ConfigError(*problems)
+
+
+def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions, console: Console) -> None:
+    """Print what the preset stands for; ConfigError if a submission may not have this model's name."""
+    name = _file_name(source, options)
+    if model_of_folder(f"{FOLDER_PREFIX}{name}") is None:
+        raise ConfigError(
+            f"--name: a submission cannot be named '{name}'. Give letters, digits, dots, dashes and lines"
+        )
+    chosen = {"max_length": options.max_length, "end_token": options.end_token, "dtype": options.dtype}
+    for line in preset.lines(options.system, **chosen):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _device(name: str) -> str:
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _write(task: _Task, console: Console) -> Path:
+    task.journal.take_in_others()
+    path = task.write()
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return path
+
+
+def _template(source: ModelSource, options: GenerateOptions) -> Template:
+    """The template asked for, else the one the run was trained with, else the tokenizer's own."""
+    data = source.run.data if source.run else DataConfig()
+    if options.template:
+        data = DataConfig(chat_template=options.template)
+    try:
+        return load_template(data, source.tokenizer)
+    except ConfigError as error:
+        raise ConfigError(*(f"--mode chat: {problem} Or give --template" for problem in error.problems)) from error
+
+
+def _open(
+    benchmark: Benchmark,
+    source: ModelSource,
+    template: Template | None,
+    engine: str,
+    options: GenerateOptions,
+    share: _Share,
+    stack: ExitStack,
+) -> _Task:
+    name, asking = _file_name(source, options), options.asking(benchmark.name)
+    settings = share.from_first(lambda: _settings(benchmark, source, template, engine, options))
+    out = options.out or (Path(f"generations_{name}") if options.preset else Path())
+    out.mkdir(parents=True, exist_ok=True)
+    journal = stack.enter_context(
+        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, share.rank)
+    )
+    prompts = tuple(_prompts(benchmark, asking, template, options))
+    return _Task(benchmark, asking, journal, settings, prompts, out / f"generations_{benchmark.name}_{name}.json")
+
+
+def _file_name(source: ModelSource, options: GenerateOptions) -> str:
+    return re.sub(r"[^\w.+-]+", "-", options.name or source.name)
+
+
+def _settings(
+    benchmark: Benchmark, source: ModelSource, template: Template | None, engine: str, options: GenerateOptions
+) -> dict[str, Any]:
+    """All that shapes the answers; a journal made with other settings is not gone on from."""
+    asking = options.asking(benchmark.name)
+    return {
+        "task": benchmark.name,
+        "data": benchmark.source,
+        "model": str(source.weights),
+        "weights": _weights_fingerprint(source),
+        "dtype": str(source.dtype(options.dtype)).removeprefix("torch."),
+        **({"base": source.quantization} if options.as_trained else {}),
+        "engine": engine,
+        "mode": asking.mode,
+        "prefix": asking.prefix,
+        "suffix": asking.suffix,
+        "system": options.system,
+        "end_token": options.end_token,
+        "template": template.as_jinja() if template else None,
+        "tokenizer": source.tokenizer.fingerprint,
+        "sampling": asdict(options.sampling),
+        "n_samples": options.n_samples,
+        "mftcoder": __version__,
+    }
+
+
+_SHAPES_OUTPUT = (
+    *SAFE_WEIGHTS,
+    *PICKLED_WEIGHTS,
+    "*.py",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+)
+
+
+def _weights_fingerprint(source: ModelSource) -> str:
+    """A hash of the content of weights, adapter and their configs; that of a large file is remembered."""
+    folders = [folder for folder in (source.weights, source.adapter) if folder]
+    return cache.key(*(path for folder in folders for name in _SHAPES_OUTPUT for path in sorted(folder.glob(name))))
+
+
+def _prompts(
+    benchmark: Benchmark, asking: Asking, template: Template | None, options: GenerateOptions
+) -> Iterator[Prompt]:
+    for problem in benchmark.problems:
+        text = benchmark.prompt(problem, asking)
+        if template:
+            system = [Message("system", options.system, False)] if options.system else []
+            text = template.render_prompt([*system, Message("user", text, False)])
+        stop, is_whole = benchmark.stop(problem, asking), benchmark.is_whole(problem, asking)
+        for sample in range(options.n_samples):
+            yield Prompt(problem.id, sample, text, stop, is_whole)
+
+
+def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], console: Console) -> None:
+    """Keep each completion as it comes, and say how many prompts had no room for an answer."""
+    by_name = {task.benchmark.name: task for task in tasks}
+    full: Counter[str] = Counter()
+    for completion in completions:
+        name, _, problem_id = completion.problem_id.partition("\0")
+        _record(by_name[name], problem_id, completion)
+        full[name] += completion.tokens == 0
+    for name, count in full.items():
+        if count:
+            console.print(
+                f"warning: {name}: {count} prompts fill --max-length alone; their answers are empty", style="yellow"
+            )
+
+
+def _record(task: _Task, problem_id: str, completion: Completion) -> None:
+    problem = next(problem for problem in task.benchmark.problems if problem.id == problem_id)
+    answer = task.benchmark.extract(problem, completion.text, task.asking)
+    own = Completion(problem_id, completion.sample, completion.text, completion.finish_reason, completion.tokens)
+    task.journal.add(own, answer)
+
+
+def _with_progress(
+    completions: Iterator[Completion], total: int, waiting: int, console: Console
+) -> Iterator[Completion]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    tokens, begin = 0, time.monotonic()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("generate", total=total, completed=total - waiting, note="")
+        for completion in completions:
+            tokens += completion.tokens
+            rate = tokens / max(time.monotonic() - begin, 1e-9)
+            progress.update(bar, advance=1, note=f"{rate:,.0f} tokens/s")
+            yield completion

@@ -1,0 +1,392 @@
+"""`mft train`: from a config to a trained run folder; the same command goes on where a run stopped.
+
+Puts the rooms together: store, model, adapter, optimiser, balancer, checkpoints, loop. The run folder holds config.yaml,
+versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
+"""
+
+import gc
+import importlib.metadata
+import os
+import platform
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mftcoder import __version__
+from mftcoder.balancing.base import TaskWeights
+from mftcoder.balancing.build import build_balancer
+from mftcoder.config.load import dump_yaml
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
+from mftcoder.data.prepared.progress import prepare_visibly
+from mftcoder.data.prepared.store import Store
+from mftcoder.errors import CheckpointError, Interrupted
+from mftcoder.jsonl import write_json, write_text
+from mftcoder.kernels import attention, flash
+from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
+from mftcoder.kernels.linear.fp8 import lack_of_fp8
+from mftcoder.models.gpu_memory.plans import (
+    choices,
+    device_memory,
+    fastest_that_fits,
+    gib,
+    in_words,
+    memory_plans,
+    plan_model,
+)
+from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
+from mftcoder.models.layers.adapters import attach, restore, save_settings, save_weights, trainable_parameters
+from mftcoder.models.layers.fp8_training import check_recipe, multiply_in_fp8
+from mftcoder.models.layers.lora_forward import kept_by_peft
+from mftcoder.models.layers.quantize import IN_FP8
+from mftcoder.models.loading.load import DTYPES, load_model
+from mftcoder.models.loading.positions import check_positions
+from mftcoder.models.loading.resolve import resolve_model
+from mftcoder.models.loading.row_slices import check_row_slices
+from mftcoder.registry import BACKENDS
+from mftcoder.training.backends.base import Backend
+from mftcoder.training.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    Progress,
+    differing_fields,
+    free_fields,
+    lasting_changes,
+    load_checkpoint,
+    rows_of_step,
+    set_random_state,
+)
+from mftcoder.training.checkpoints.writer import CheckpointWriter, ModelFiles
+from mftcoder.training.facts import check_metric, run_facts
+from mftcoder.training.forward.isolation import attention_window, choose_attention, probe_samples
+from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.loop import Summary, TrainingRun
+from mftcoder.training.losses.objective import Objective
+from mftcoder.training.metrics import open_log
+from mftcoder.training.session import (
+    StopRequest,
+    compute_deterministically,
+    device_memory_errors,
+    restarted,
+    sole_user,
+)
+from mftcoder.training.step import LossWindow
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
+    """Train, or go on training. Interrupted after a clean save if a signal came in."""
+    if config.train.deterministic:
+        compute_deterministically()
+    backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
+    backend.check(config)
+    first = backend.rank == 0
+    console = Console(quiet=not first)
+    if first:
+        _check_model(config, console)
+    stop = StopRequest()
+    with sole_user(config.output_path) if first else nullcontext(), backend.joined():
+        store = backend.from_first(lambda: prepare_visibly(config))
+        checkpoint = backend.from_first(
+            lambda: _checkpoint_to_resume(config, store, backend, console, allow_changes=allow_changes)
+        )
+        with device_memory_errors():
+            plans = _plans(config, backend, console)
+            summary = _train_with_first_that_runs(plans, config, store, backend, checkpoint, console, stop)
+        if first:
+            write_json(config.output_path / "summary.json", asdict(summary))
+    if summary.stopped_because == "interrupted":
+        folder = _checkpoint_store(config, console).folder
+        saved = (
+            f"Step {summary.steps} is saved in {folder}. Go on" if summary.steps else "No step was done. Start again"
+        )
+        raise Interrupted(
+            f"{saved} with: {shlex.join(['mft', *sys.argv[1:]])}",
+            requeue=stop.signal != signal.SIGINT,
+        )
+    _print_outcome(config, summary, console)
+    return summary
+
+
+def _check_model(config: RunConfig, console: Console) -> None:
+    """Whether the model can do what is asked of it, before anything is loaded."""
+    check_recipe(config.train.fp8_recipe)
+    model = resolve_model(config.model)
+    check_row_slices(model, config.backend.context_parallel_size)
+    warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
+    for line in filter(None, (warning, model.unused_line)):
+        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
+
+
+def _checkpoint_store(config: RunConfig, console: Console) -> CheckpointStore:
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    return CheckpointStore(config.output_path / "checkpoints", save_total_limit=config.train.save_total_limit, say=say)
+
+
+def _checkpoint_to_resume(
+    config: RunConfig, store: Store, backend: Backend, console: Console, *, allow_changes: bool
+) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one and it was made by this config and this data."""
+    checkpoints = _checkpoint_store(config, console)
+    wanted = config.train.resume_from_checkpoint
+    if wanted is False and not restarted():
+        if checkpoints.all():
+            raise CheckpointError(
+                f"{checkpoints.folder}: holds checkpoints of an earlier run, and train.resume_from_checkpoint is false. "
+                "Remove them or choose another output_dir."
+            )
+        return None
+    newest = checkpoints.newest() if isinstance(wanted, bool) or restarted() else None
+    checkpoint = load_checkpoint(Path(wanted)) if newest is None and isinstance(wanted, str) else newest
+    if checkpoint is None:
+        return None
+    current = config.model_dump(mode="json")
+    lasting = lasting_changes(checkpoint.progress.config, current)
+    if lasting:
+        raise CheckpointError(
+            *(f"{checkpoint.path}: made by another run: {change}" for change in lasting),
+            "The checkpoint's state does not fit these new values. Go on with the old ones, or choose another output_dir.",
+        )
+    free = free_fields(checkpoint.progress, current, backend.data_world_size)
+    changes = differing_fields(checkpoint.progress.config, current, free=free)
+    if checkpoint.progress.data_fingerprint != store.fingerprint:
+        changes.append("the data has changed since")
+    if changes and not allow_changes:
+        raise CheckpointError(
+            *(f"{checkpoint.path}: made by another run: {change}" for change in changes),
+            "Give --allow-changes to go on with the new values, or choose another output_dir.",
+        )
+    console.print(f"going on from {checkpoint.path}", highlight=False, soft_wrap=True)
+    return checkpoint
+
+
+def _plans(config: RunConfig, backend: Backend, console: Console) -> list[RunConfig]:
+    """What `auto` may mean on this device, the fastest that has room first. A CPU's memory is not asked for."""
+    options = choices(config)
+    if backend.device.type != "cuda" or len(options) == 1:
+        return options
+    model = plan_model(config, resolve_model(config.model).config)
+    plans = memory_plans(config, model, "cuda", backend.world_size)
+    memory = min(backend.share(device_memory(backend.device)))
+    fitting = fastest_that_fits(plans, memory)
+    chosen = plans[len(plans) - 1 if fitting is None else fitting]
+    console.print(
+        f"memory: {chosen}, about {gib(chosen.memory.total)} of {gib(memory)}"
+        + ("" if fitting is not None else ". This is more than there is, and is tried all the same"),
+        highlight=False,
+        soft_wrap=True,
+    )
+    return [plan.config for plan in plans[plans.index(chosen) :]]
+
+
+def _train_with_first_that_runs(
+    plans: list[RunConfig],
+    config: RunConfig,
+    store: Store,
+    backend: Backend,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    stop: StopRequest,
+) -> Summary:
+    """Train by the first plan whose first step fits the device.
+
+    A step that runs out of memory has changed nothing on disk: the next plan starts where this one did, with the same rows.
+    """
+    alone = backend.world_size == 1 or not backend.lockstep  # else the other ranks are waiting inside a pass
+    oldest = torch.zeros((), requires_grad=True) * 1
+    for plan, following in zip(plans, [*plans[1:], None], strict=True):
+        run = None
+        try:
+            run = _build(config, plan, store, backend, deepcopy(checkpoint), console, stop)
+            if backend.rank == 0:
+                _write_run_files(config, store)
+            with run.metrics, run.checkpoints, stop.listening():
+                return run.run()
+        except torch.OutOfMemoryError as error:
+            if following is None or not alone or (run and run.steps_taken):
+                raise
+            reason = str(error).splitlines()[0]
+        del run
+        _release_memory(backend.device, oldest)
+        step = checkpoint.progress.step + 1 if checkpoint else 1
+        console.print(
+            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(reason)}). Starting it again with "
+            f"'{in_words(following)}'",
+            highlight=False,
+            soft_wrap=True,
+        )
+    raise AssertionError("there is a plan")
+
+
+def _release_memory(device: torch.device, oldest: torch.Tensor) -> None:
+    """Give back what a run that has ended held; `oldest` was computed before it, with a gradient.
+
+    A backward pass that breaks off leaves its nodes in this thread's queue. They go when a pass runs whose nodes are older: the
+    queue takes the newest first, and drops those of passes that have ended.
+    """
+    oldest.backward(retain_graph=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _build(
+    config: RunConfig,
+    plan: RunConfig,
+    store: Store,
+    backend: Backend,
+    checkpoint: Checkpoint | None,
+    console: Console,
+    stop: StopRequest,
+) -> TrainingRun:
+    """Everything the loop needs, standing where the checkpoint stood; `plan` is the config with its choices made."""
+    ranks = {"rank": backend.data_rank, "world_size": backend.data_world_size}
+    step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
+    train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
+    validation_loader = ValidationLoader(store, config, **ranks)
+    check_metric(config, validation_loader)
+    weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
+    balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
+    torch.manual_seed(config.train.seed)
+    model = _load_trainable(plan, backend, checkpoint)
+    for line in _slower_ways(config, model, backend.device):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    _choose_attention(config, model, store, backend, console)
+    _compile_layers(config, model, backend, console)
+    optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
+    unobserved = LossWindow(len(config.tasks))
+    progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
+    torch.manual_seed(config.train.seed + backend.rank)
+    if checkpoint:
+        progress = checkpoint.progress
+        if [task["weight"] for task in progress.config["tasks"]] != [task.weight for task in config.tasks]:
+            progress.weights = weights.values.tolist()  # the changed ones, until the balancer's next update
+        balancer.load_state_dict(progress.balancer)
+        unobserved.load_state_dict(progress.unobserved)
+        state = checkpoint.optimizer_state(optimizer.room)
+        optimizer.load_state_dict(state["optimizer"])
+        set_random_state(state["random"], backend.rank, backend.world_size)
+    progress.config, progress.data_fingerprint = config.model_dump(mode="json"), store.fingerprint
+    progress.rows_per_step = train_loader.step_rows
+    files = ModelFiles(model.module, save_weights, save_settings)
+    return TrainingRun(
+        config=config,
+        model=model,
+        optimizer=optimizer,
+        objective=Objective.of(config.loss, train_loader.expected_tokens),
+        balancer=balancer,
+        backend=backend,
+        train_loader=train_loader,
+        validation_loader=validation_loader,
+        checkpoints=CheckpointWriter(_checkpoint_store(config, console), backend, config.train, files),
+        metrics=open_log(
+            config, train_loader.total_steps, resumed_step=progress.step, console=console, rank=backend.rank
+        ),
+        progress=progress,
+        should_stop=stop,
+        unobserved=unobserved,
+        steps_behind=int(backend.device.type == "cuda"),
+    )
+
+
+def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None) -> LanguageModel:
+    """The model with what trains marked, placed where it trains."""
+    attention.register()
+    implementation = _implementations(config, backend)[0]
+    base = load_model(config.model, attn_implementation=implementation, device=backend.load_device)
+    module = attach(base, config.adapter)
+    if config.train.fp8_recipe:
+        multiply_in_fp8(module, config.train.fp8_recipe, emulate=lack_of_fp8(backend.device) is not None)
+    if checkpoint:
+        restore(module, checkpoint.model_dir)
+    model = LanguageModel(
+        module.train(), attn_implementation=implementation, num_tasks=len(config.tasks), context=backend.context
+    )
+    recompute_layers(model.decoder_layers(), Recomputation.of(config.train.gradient_checkpointing))
+    backend.place(model, config.train)
+    return model
+
+
+def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) -> Iterator[str]:
+    """What runs in a slower way than it could, to the same results, and why. Attention says so itself."""
+    if not config.adapter.peft_forward:
+        yield from kept_by_peft(model.module)
+    limits = (*device_limits(device), *model_limits(device, model.causal_lm.config, DTYPES[config.model.dtype]))
+    yield from (str(limit) for limit in limits if limit.what != "FlashAttention")
+    in_fp8 = config.model.quantization in IN_FP8 or config.train.fp8_recipe
+    if in_fp8 and (lack := lack_of_fp8(device)):
+        yield f"products in fp8 are emulated, at no gain in speed: {lack}"
+
+
+def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend, console: Console) -> None:
+    """As the config wants it; `auto` compiles on a GPU that holds the whole model. ModelError if the model cannot be compiled but must."""
+    wanted = config.train.torch_compile
+    skipped = not wanted or (wanted == "auto" and (backend.device.type != "cuda" or backend.lockstep))
+    problem = compile_problem(backend.device) or (model.compile_problem() if wanted == "auto" else None)
+    if not skipped and not problem:
+        model.compile_layers()
+        return
+    if not skipped:
+        line = f"train.torch_compile: {problem}; the layers run uncompiled, which is slower"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if config.train.fp8_recipe:
+        line = "train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
+    """The attention that is asked for, or all that `auto` may take."""
+    wanted = config.model.attn_implementation
+    return attention.candidates(backend.device, slices=backend.context.size > 1) if wanted == "auto" else (wanted,)
+
+
+def _choose_attention(
+    config: RunConfig, model: LanguageModel, store: Store, backend: Backend, console: Console
+) -> None:
+    """The first attention that keeps two of the run's own samples apart; `auto` then takes the newest version of its kernels."""
+    flash.use_torchs_own()
+    tasks = [store.train(task) for task in range(len(store.tasks))]
+    samples = probe_samples(tasks, attention_window(model.causal_lm.config))
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    choose_attention(model, _implementations(config, backend), samples, say)
+    if (config.model.attn_implementation, model.attn_implementation) == ("auto", "varlen"):
+        newest = flash.use_newest(backend.device, flash.Heads.of(model.causal_lm.config), say)
+        if newest:
+            say(f"attention: {newest}, which gives what FlashAttention 2 gives on heads like this model's")
+
+
+def _write_run_files(config: RunConfig, store: Store) -> None:
+    versions = {"mftcoder": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()}
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    write_text(config.output_path / "config.yaml", dump_yaml(config))
+    write_json(config.output_path / "versions.json", {**versions, **machine, "devices": devices})
+    statistics = {name: asdict(counts) for name, counts in zip(store.tasks, store.statistics, strict=True)}
+    write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": statistics})
+
+
+def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> None:
+    ended = f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}"
+    table = Table(title=ended)
+    for title in ("task", "before", "after", "best", "lowest", "at step"):
+        table.add_column(title, justify="left" if title == "task" else "right")
+    for name in config.task_names:
+        losses = [summary.validation.get(when, {}).get(name) for when in ("first", "last", "best", "lowest")]
+        step = summary.validation.get("lowest_step", {}).get(name)
+        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
+        table.add_row(name, *shown, "-" if step is None else f"{step:,.0f}")
+    console.print(table if summary.validation else ended)
+    console.print(f"mft report {config.output_dir}\nmft export {config.output_dir} OUT", highlight=False)

@@ -1,0 +1,208 @@
+"""`mft validate`: everything that can be checked without training, all problems together, then the plan.
+
+Model folder, tokenizer and adapter targets are checked without weights; the data is tokenised as training would (and kept for
+it), so every data error shows here. Trains nothing, writes nothing into the run folder.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mftcoder.balancing.build import build_balancer
+from mftcoder.config.schema import IN_BITS, RunConfig
+from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
+from mftcoder.data.prepared.progress import prepare_visibly
+from mftcoder.data.prepared.store import Store
+from mftcoder.errors import ConfigError, MftError
+from mftcoder.kernels.limits import device_limits, model_limits
+from mftcoder.kernels.linear.fp8 import lack_of_fp8
+from mftcoder.models.gpu_memory.plans import (
+    USABLE,
+    MemoryPlan,
+    device_memory,
+    fastest_that_fits,
+    gib,
+    memory_plans,
+    next_card,
+    plan_model,
+    smaller_plans,
+)
+from mftcoder.models.layers.fp8_training import check_recipe
+from mftcoder.models.layers.quantize import IN_FP8
+from mftcoder.models.loading.load import DTYPES
+from mftcoder.models.loading.positions import check_positions
+from mftcoder.models.loading.resolve import ParameterCount, ResolvedModel, resolve_model
+from mftcoder.models.loading.row_slices import check_row_slices
+from mftcoder.registry import BACKENDS
+from mftcoder.training.backends.process_group import launched_processes, pick_device
+from mftcoder.training.facts import check_metric, run_facts
+from mftcoder.training.optimizer import warmup_steps
+
+Checked = TypeVar("Checked")
+
+
+@dataclass(frozen=True)
+class Card:
+    """The device that a plan is for: one of `count` alike."""
+
+    name: str
+    device: torch.device
+    memory: float  # bytes that a run may use
+    count: int = 1
+    is_here: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> "Card":
+        """`24GB`, `8x80GB`: the size on the label of a GPU, and how many. ConfigError for anything else."""
+        found = re.fullmatch(
+            r"(?:(\d{1,5})\s*x\s*)?(\d{1,4}(?:\.\d{1,3})?)\s*(?:G|GB|GiB)?", text.strip(), re.IGNORECASE
+        )
+        count, size = (int(found[1] or 1), float(found[2])) if found else (0, 0.0)
+        if not count or not size:
+            raise ConfigError(f"--gpu {text}: write the memory of a GPU, such as 24GB, or of several, such as 8x80GB.")
+        return cls(f"a GPU of {size:g} GB", torch.device("cuda"), size * USABLE * 2**30, count)
+
+    @classmethod
+    def here(cls, device: torch.device) -> "Card":
+        """The device of this process."""
+        return cls(device.type, device, device_memory(device), launched_processes(), is_here=True)
+
+
+def validate(config: RunConfig, *, gpu: str | None = None) -> None:
+    """Print the plan, for this machine or for `gpu` ("24GB", "8x80GB"); MftError with every problem of every part."""
+    problems: list[str] = []
+
+    def check(part: Callable[[], Checked]) -> Checked | None:
+        try:
+            return part()
+        except MftError as error:
+            problems.extend(error.problems)
+            return None
+
+    card = check(lambda: Card.of(gpu) if gpu else Card.here(pick_device(config.backend.device)))
+    if card:
+        check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
+    check(lambda: check_recipe(config.train.fp8_recipe))
+    model = check(lambda: resolve_model(config.model))
+    warning = None
+    if model:
+        check(lambda: check_row_slices(model, config.backend.context_parallel_size))
+        trusted = config.model.trust_remote_code
+        warning = check(lambda: check_positions(model, config.data.max_length, trust_remote_code=trusted))
+    planned = check(lambda: plan_model(config, model.config)) if model else None
+    check(lambda: _check_output(config.output_path))
+    store = check(lambda: prepare_visibly(config)) if model else None
+    if store:
+        check(lambda: _check_balancer(config, store))
+        check(lambda: check_metric(config, ValidationLoader(store, config)))
+    if problems or card is None or model is None or planned is None or store is None:
+        raise MftError(*problems)
+    _print_plan(config, model, planned.count, store, card)
+    ways = (config, planned, card.device.type, card.count)
+    _print_memory(memory_plans(*ways), smaller_plans(*ways) if card.device.type == "cuda" else [], card)
+    console = Console()
+    limits = (
+        []
+        if not card.is_here
+        else [*device_limits(card.device), *model_limits(card.device, model.config, DTYPES[config.model.dtype])]
+    )
+    for line in filter(None, (warning, model.unused_line, *map(str, limits))):
+        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
+    console.print("Everything that can be checked without training is in order.")
+
+
+def _check_output(folder: Path) -> None:
+    """The first existing folder above the run folder must be writable."""
+    existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise MftError(f"output_dir: {existing}: cannot be written. Choose another folder.")
+
+
+def _check_balancer(config: RunConfig, store: Store) -> None:
+    """Every task must have what the method measures."""
+    facts = run_facts(config, TrainLoader(store, config), ValidationLoader(store, config))
+    build_balancer(config.balancer, facts, config.task_names)
+
+
+def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, store: Store, card: Card) -> None:
+    loader = TrainLoader(store, config, rank=0, world_size=1)
+    train = config.train
+    share = 100 * count.trainable / count.total
+    rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("model", _model_line(config, model, count)),
+        ("products", _products_line(config, card)),
+        ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
+        ("data", _data_line(store)),
+        ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
+        ("schedule", _schedule_line(config, loader.total_steps)),
+        ("loss", f"{config.loss.normalization}, balancer {config.balancer.name}"),
+        ("run folder", config.output_dir),
+    ):
+        table.add_row(f"[bold]{name}", value)
+    Console().print(table)
+
+
+def _print_memory(plans: Sequence[MemoryPlan], smaller: Sequence[MemoryPlan], card: Card) -> None:
+    """What each way to train takes, which one a run would choose, what else can be asked for, and what more memory would give."""
+    fitting = fastest_that_fits(plans, card.memory)
+    chosen = len(plans) - 1 if fitting is None else fitting
+    if card.device.type != "cuda":
+        chosen = 0  # a run on the CPU recomputes nothing unless it is told to
+    table = Table(
+        title=f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", title_justify="left", box=None
+    )
+    for title in ("", "plan", "in all", *plans[0].memory.parts()):
+        table.add_column(title, justify="left" if title in ("", "plan") else "right")
+    for index, plan in enumerate([*plans, *smaller]):
+        sizes = [plan.memory.total, *plan.memory.parts().values()]
+        table.add_row(">" if index == chosen else "", str(plan), *(f"{size / 2**30:.2f}" for size in sizes))
+    console = Console()
+    console.print(table)
+    if plans[chosen].memory.total > card.memory:
+        console.print(
+            "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, train.optim=adamw_8bit, "
+            "backend.name=fsdp2 backend.offload=all, a smaller "
+            "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
+        )
+    if card.device.type == "cuda" and (larger := next_card(plans, card.memory)):
+        size, plan = larger
+        console.print(f"A GPU of {size} GB would have room to {plan}.", highlight=False)
+
+
+def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) -> str:
+    line = f"{model.name}: {count.total / 1e6:,.1f} M weights, {config.model.dtype}"
+    held = config.model.quantization
+    return line if held is None else f"{line}, {count.quantizable / 1e6:,.1f} M of them held in {IN_BITS[held]}"
+
+
+def _products_line(config: RunConfig, card: Card) -> str:
+    """In which format the layers multiply, and whether the device does."""
+    recipe = config.train.fp8_recipe
+    if config.model.quantization not in IN_FP8 and recipe is None:
+        return config.model.dtype
+    line = f"fp8 (torchao, {recipe})" if recipe else "fp8 (e4m3)"
+    lack = lack_of_fp8(card.device) if card.is_here else None
+    return line if lack is None else f"{line}, emulated: the same numbers, no gain in speed. {lack}"
+
+
+def _data_line(store: Store) -> str:
+    samples = [len(store.train(task)) for task in range(len(store.tasks))]
+    held_out = [len(store.validation(task)) for task in range(len(store.tasks))]
+    tasks = ", ".join(f"{name} {n:,} + {v:,}" for name, n, v in zip(store.tasks, samples, held_out, strict=True))
+    return f"{sum(samples):,} samples to train and {sum(held_out):,} to validate ({tasks})"
+
+
+def _schedule_line(config: RunConfig, total_steps: int) -> str:
+    train = config.train
+    warmup = warmup_steps(total_steps, train)
+    return f"{train.lr_scheduler_type} from {train.learning_rate:g} to {train.min_lr:g}, {warmup} steps of warm-up"

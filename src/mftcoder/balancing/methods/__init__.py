@@ -1,0 +1,1 @@
+"""One balancing method a file."""

@@ -1,0 +1,121 @@
+"""HumanEval-X (Zheng et al. 2023, arXiv:2303.17568): 164 functions in six languages, to write and to translate.
+
+`humanevalx-{language}` writes, `humanevalx-{source}-{target}` translates: the source's declaration and solution are given, the
+target's declaration is completed. Also CodeFuseEval's code completion, which has the same rows with other prompts.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mftcoder.benchmarks.answers import brace_code, python_code
+from mftcoder.benchmarks.answers.brace_code import SYNTAX
+from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, SECONDS
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.sources import HubData, Source
+from mftcoder.benchmarks.task import Task
+from mftcoder.execution.sandbox import Program
+
+_TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
+
+
+def problem_of(row: Mapping[str, Any], language: str, prompt: str) -> Problem:
+    """A row of HumanEval-X. It names no entry point: that is the last function of the declaration."""
+    declaration = row["declaration"]
+    if language == "rust":
+        return _rust_problem(row, prompt)
+    if language == "python":
+        entry = python_code.last_function(declaration)
+        tests, stop = python_code.helpers_of(declaration, entry) + row["test"], python_code.STOP_WORDS
+    else:
+        entry = brace_code.entry_name(declaration, "", language)
+        tests, stop = row["test"], SYNTAX[language].stop
+    return Problem(row["task_id"], language, prompt, tests, entry, stop, row["canonical_solution"], row)
+
+
+def _rust_problem(row: Mapping[str, Any], prompt: str) -> Problem:
+    """A Rust row. Its prompt may be the text alone, its test commented out, its function or a helper of it defined in its solution."""
+    declaration, solution = row["declaration"], row["canonical_solution"]
+    tests = row["test"].strip().removeprefix("/*").removesuffix("*/")
+    declared = brace_code.names_defined(declaration, "rust")
+    if declared[-1] not in brace_code.names_defined(prompt, "rust"):
+        prompt = f"{prompt}{declaration}"
+    defined = [*declared, *brace_code.names_defined(solution, "rust")]
+    entry = brace_code.function_asked_for(defined, tests) or declared[-1]
+    if entry not in declared or any(re.search(rf"\b{name}\(", tests) for name in defined if name != entry):
+        declaration = brace_code.up_to_its_body(declaration + solution, entry, "rust")
+    fields = {**row, "declaration": declaration}
+    return Problem(row["task_id"], "rust", prompt, tests, entry, SYNTAX["rust"].stop, solution, fields)
+
+
+def _prompt(problem: Problem, mode: PromptMode) -> str:
+    source = problem.fields.get("source", "")
+    if mode != "chat":
+        return f"{source}{problem.prompt}".strip()
+    wish = "Translate" if source else "Complete"
+    return f"{wish} this, and answer with the whole function in one code block.\n\n{source}{problem.prompt}".rstrip()
+
+
+def _extract(problem: Problem, text: str, mode: PromptMode) -> str:
+    module = python_code if problem.language == "python" else brace_code
+    return module.answer_in(problem, text, mode)
+
+
+def _program(problem: Problem, answer: str) -> Program:
+    if problem.language != "python":
+        return brace_code.brace_program(problem, brace_code.assemble(problem, answer))
+    code = python_code.assemble(problem.prompt, answer, problem.entry_point)
+    return python_code.python_program(problem, python_code.with_import_header(code))
+
+
+def family(language: str, test_set: str) -> Family:
+    """Prompted, read and judged alike in all rows of this shape."""
+    notes = {"header": HEADERS[language], "test set": test_set, "assembly": "prompt, answer, tests"}
+    return Family(_prompt, _extract, _program, notes, SECONDS.get(language, 10.0))
+
+
+def _source(language: str) -> Source:
+    hub = HubData("THUDM/humaneval-x", file=f"data/{language}/data/humaneval.jsonl")
+    return Source(f"humanevalx/{language}.jsonl", hub)
+
+
+def _rows(name: str, language: str, data_dir: Path | None) -> tuple[Sequence[Mapping[str, Any]], str]:
+    return _source(language).rows(name, data_dir)
+
+
+def load_writing(language: str, data_dir: Path | None) -> Benchmark:
+    """`humanevalx-{language}`."""
+    name = f"humanevalx-{language}"
+    rows, origin = _rows(name, language, data_dir)
+    problems = tuple(problem_of(row, language, row["prompt"]) for row in rows)
+    return Benchmark(name, problems, family(language, "HumanEval-X"), origin)
+
+
+def load_translation(source: str, target: str, data_dir: Path | None) -> Benchmark:
+    """`humanevalx-{source}-{target}`."""
+    name = f"humanevalx-{source}-{target}"
+    given, _ = _rows(name, source, data_dir)
+    wanted, origin = _rows(name, target, data_dir)
+    problems = []
+    for before, row in zip(given, wanted, strict=True):
+        text = f"code translation\n{_TITLES[source]}:\n{before['declaration']}{before['canonical_solution']}\n{_TITLES[target]}:\n"
+        problems.append(problem_of({**row, "source": text}, target, row["declaration"]))
+    return Benchmark(name, tuple(problems), family(target, "HumanEval-X"), origin)
+
+
+HUMANEVALX = {
+    **{
+        f"humanevalx-{language}": Task(partial(load_writing, language), language, 164, "Apache-2.0", _source(language))
+        for language in LANGUAGES
+    },
+    **{
+        f"humanevalx-{source}-{target}": Task(
+            partial(load_translation, source, target), target, 164, "Apache-2.0", _source(target)
+        )
+        for source in LANGUAGES
+        for target in LANGUAGES
+        if source != target
+    },
+}

@@ -1,0 +1,1 @@
+"""From a folder of code to examples of tasks and an exam."""

@@ -1,0 +1,263 @@
+"""Rows in mixture order -> PackedBatch tensors: the only part of this room that needs torch.
+
+Goes in: a Store and a RunConfig. Comes out: steps of micro-batches with the counts of the whole step, which follow from the plan
+and need no communication. A step is a pure function of its number, so any number of worker processes gives the same steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.batches.mixture import Mixture, StepPlan
+from mftcoder.data.batches.packing import assemble, plan_rows
+from mftcoder.data.prepared.columns import TaskSamples
+from mftcoder.data.prepared.store import Store
+from mftcoder.processes import main_module_hidden
+
+_ROUND_TO = 8  # rows as long as their batch's longest are rounded up to this: kernels like it, and it costs nothing
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B rows of L positions, int64. Position 0 starts a segment; padding is a segment with targets -100 and task -1."""
+
+    input_ids: Tensor  # [B, L]
+    targets: Tensor  # [B, L]
+    position_ids: Tensor  # [B, L]
+    task_ids: Tensor  # [B, L]
+    samples: Tensor  # [S, 2] (task, index in the task's samples) in order of appearance, without padding
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory, for copies that do not wait."""
+        return type(self)(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """What a whole step holds, over all ranks and micro-batches."""
+
+    tokens: NDArray[np.int64]  # [K] trained tokens
+    samples: NDArray[np.int64]  # [K] samples with at least one trained token
+    positions: int  # tokens of all samples, trained or not; padding is not counted
+
+
+@dataclass(frozen=True)
+class StepData:
+    """One rank's share of an optimiser step, and the counts of all of it."""
+
+    micro_batches: tuple[PackedBatch, ...]
+    counts: StepCounts
+
+    def pin_memory(self) -> Self:
+        """The same step in page-locked memory."""
+        return type(self)(tuple(batch.pin_memory() for batch in self.micro_batches), self.counts)
+
+
+class _Rows:
+    """The rows of every task: which samples each holds, how long it is, and the batch that a list of rows makes."""
+
+    def __init__(self, samples: Sequence[TaskSamples], config: RunConfig):
+        self.samples = tuple(samples)
+        self.data = config.data
+        self.plans = tuple(plan_rows(one.lengths, self.data.packing, self.data.max_length) for one in self.samples)
+        self.lengths = tuple(
+            plan.sums(one.lengths).astype(np.int32) for plan, one in zip(self.plans, self.samples, strict=True)
+        )
+
+    @property
+    def groups_by_length(self) -> bool:
+        """Whether rows are as long as their batch's longest, so that similar lengths belong together."""
+        return self.data.packing == "none" and self.data.padding == "dynamic"
+
+    def batch(self, tasks: Sequence[int], rows: Sequence[int]) -> PackedBatch:
+        """The batch of these rows; no rows give one row of padding, so that every rank has something to run."""
+        members = [
+            [(task, int(index)) for index in self.plans[task].row(row)] for task, row in zip(tasks, rows, strict=True)
+        ]
+        length = self._row_length([int(self.lengths[task][row]) for task, row in zip(tasks, rows, strict=True)])
+        packed = [
+            assemble([self.samples[task].sample(index) for task, index in row], length) for row in members or [[]]
+        ]
+        pairs = [pair for row in members for pair in row]
+        columns = ("input_ids", "targets", "position_ids", "task_ids")
+        stacked = {name: torch.from_numpy(np.stack([getattr(row, name) for row in packed])).long() for name in columns}
+        return PackedBatch(**stacked, samples=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2))
+
+    def _row_length(self, lengths: Sequence[int]) -> int:
+        if not self.groups_by_length:
+            return self.data.max_length
+        longest = max(lengths, default=1)
+        return min(-(-longest // _ROUND_TO) * _ROUND_TO, self.data.max_length)
+
+    def counts(self, tasks: Sequence[int], rows: Sequence[int]) -> StepCounts:
+        """Trained tokens, samples and positions of these rows, from the plan."""
+        tokens = np.zeros(len(self.samples), np.int64)
+        samples = np.zeros(len(self.samples), np.int64)
+        positions = 0
+        for task, row in zip(tasks, rows, strict=True):
+            trained = self.samples[task].trained_tokens[self.plans[task].row(row)]
+            tokens[task] += trained.sum()
+            samples[task] += np.count_nonzero(trained)
+            positions += int(self.lengths[task][row])
+        return StepCounts(tokens, samples, positions)
+
+
+class _Steps(Dataset[StepData]):
+    """Step number -> one rank's StepData."""
+
+    def __init__(self, rows: _Rows, plan: StepPlan, rank: int):
+        self.rows, self.plan, self.rank = rows, plan, rank
+
+    def __getitem__(self, step: int) -> StepData:
+        tasks, rows = (values.tolist() for values in self.plan.step(step))
+        shares = self.plan.share(len(tasks), self.rank)
+        batches = tuple(self.rows.batch(tasks[share], rows[share]) for share in shares)
+        return StepData(batches, self.rows.counts(tasks, rows))
+
+
+class TrainLoader:
+    """The steps of a run for one rank, from any step on."""
+
+    def __init__(
+        self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1, step_rows: int | None = None
+    ):
+        rows = _Rows([store.train(task) for task in range(len(store.tasks))], config)
+        train, data = config.train, config.data
+        mixture = Mixture(
+            [len(plan) for plan in rows.plans],
+            sampling=data.sampling,
+            temperature=data.sampling_temperature,
+            weights=[task.sampling_weight or 0.0 for task in config.tasks],
+            seed=train.seed,
+        )
+        usual = train.per_device_train_batch_size * train.gradient_accumulation_steps * world_size
+        whole = round(train.num_train_epochs * mixture.epoch_rows)
+        plan = StepPlan(
+            mixture,
+            batch_size=train.per_device_train_batch_size,
+            accumulation=train.gradient_accumulation_steps,
+            world_size=world_size,
+            total_rows=max(1, whole) if train.max_steps is None else train.max_steps * (step_rows or usual),
+            lengths=rows.lengths if rows.groups_by_length else None,
+            fixed_step_rows=step_rows,
+        )
+        self.step_rows = plan.step_rows
+        """Rows of a step over all ranks."""
+        self._steps = _Steps(rows, plan, rank)
+        self._workers = train.dataloader_num_workers
+        self._pin = config.backend.device != "cpu" and torch.cuda.is_available()
+        self.total_steps = plan.total_steps
+        """Optimiser steps of the run: max_steps, or as many as num_train_epochs take."""
+        self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
+        """Steps of one pass over the data; not a whole number in general."""
+        self.task_shares = tuple(float(share) for share in mixture.shares)
+        """Each task's share of the rows of the run, sum 1."""
+        drawn = zip(mixture.row_counts, mixture.shares, strict=True)
+        self.fresh_steps = tuple(int(count / (share * plan.step_rows)) if share else 0 for count, share in drawn)
+        """Per task the number of first steps in which each of its rows comes up for the first time."""
+        trained = [int(samples.trained_tokens.sum()) for samples in rows.samples]
+        share_of = zip(trained, mixture.row_counts, mixture.shares, strict=True)
+        self.expected_tokens = np.array(
+            [tokens / max(count, 1) * float(share) * plan.step_rows for tokens, count, share in share_of]
+        )
+        """Per task the mean number of its trained tokens in a step [K]."""
+
+    def origin(self, task: int, sample: int) -> str:
+        """Where a training sample comes from, as `path:line`."""
+        return self._steps.rows.samples[task].sample(sample).origin
+
+    def step(self, number: int) -> StepData:
+        """One step by its number, from 0 on."""
+        return self._steps[number]
+
+    def steps(self, start_step: int = 0) -> Iterator[StepData]:
+        """The steps from `start_step` to the end, each made in a thread while the one before runs; the same for any number of workers."""
+        numbers = range(start_step, self.total_steps)
+        made = self._by_workers(numbers) if self._workers else map(self.step, numbers)
+        yield from _one_ahead(data.pin_memory() if self._pin else data for data in made)
+
+    def _by_workers(self, numbers: range) -> Iterator[StepData]:
+        loader = DataLoader(
+            self._steps,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self._workers,
+            # Worker processes start afresh: a fork of a process with threads or a device open may hang.
+            multiprocessing_context="spawn",
+            # A generator of its own, or making a loader would draw from the run's random numbers.
+            generator=torch.Generator(),
+        )
+        with main_module_hidden():
+            return iter(loader)
+
+
+def _one_ahead(items: Iterator[StepData]) -> Iterator[StepData]:
+    """The items, each asked for in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1, "next-step", initializer=_use_this_device, initargs=(_device_index(),)) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+
+
+def _device_index() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
+
+
+def _use_this_device(index: int | None) -> None:
+    """Each thread starts on the first GPU, where pinning memory would open a second context."""
+    if index is not None:
+        torch.cuda.set_device(index)
+
+
+class ValidationLoader:
+    """All validation samples, packed and padded as in training, complete: no last batch is dropped.
+
+    Rows go by turns to ranks; every rank has as many batches, a last one maybe of nothing but padding.
+    """
+
+    def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
+        self._rows = _Rows([store.validation(task) for task in range(len(store.tasks))], config)
+        self._rank, self._world_size = rank, world_size
+        self._size = size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
+        tasks = np.repeat(np.arange(len(self._rows.plans)), [len(plan) for plan in self._rows.plans])
+        rows = np.concatenate([np.arange(len(plan)) for plan in self._rows.plans])
+        if self._rows.groups_by_length:
+            order = np.argsort(np.concatenate(self._rows.lengths), kind="stable")
+            tasks, rows = tasks[order], rows[order]
+        self.counts = self._rows.counts(tasks.tolist(), rows.tolist())
+        """Trained tokens and samples of the whole set, over all ranks."""
+        self.rows_of_task = tuple(len(plan) for plan in self._rows.plans)
+        """Rows of each task; with packing a row holds several samples."""
+        mine = np.arange(rank, len(tasks), world_size)
+        self._batches = [
+            (tasks[mine[start : start + size]].tolist(), rows[mine[start : start + size]].tolist())
+            for start in range(0, -(-len(tasks) // world_size), size)
+        ]
+
+    def subset(self, tasks: Sequence[int], rows: Sequence[int]) -> StepData:
+        """This rank's share of some rows of the set, and the counts of all of them; every rank has as many batches."""
+        stride = self._size * self._world_size
+        shares = [
+            range(start + self._rank, min(start + stride, len(rows)), self._world_size)
+            for start in range(0, len(rows), stride)
+        ]
+        batches = tuple(
+            self._rows.batch([tasks[index] for index in share], [rows[index] for index in share]) for share in shares
+        )
+        return StepData(batches, self._rows.counts(tasks, rows))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        for tasks, rows in self._batches:
+            yield self._rows.batch(tasks, rows)

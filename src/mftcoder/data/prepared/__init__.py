@@ -1,0 +1,1 @@
+"""All samples tokenized once, on disk, in bounded memory."""

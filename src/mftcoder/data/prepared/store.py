@@ -1,0 +1,121 @@
+"""The memory-mapped samples of every task, keyed by a fingerprint of all that shaped them.
+
+Goes in: a RunConfig. Comes out: a Store, made once (`building.py`, `merging.py`) and found again as long as files, template,
+tokenizer, lengths and split are the same. Holds samples, not rows: packing is planned from the lengths, in no time.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import xxhash
+
+from mftcoder.cache import cache_root
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.prepared.build import OnProgress, Progress, build
+from mftcoder.data.prepared.columns import TaskSamples, TaskStatistics
+from mftcoder.data.records.files import TaskSources, find_sources
+from mftcoder.data.rendering.templates import load_template
+from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.errors import DataError
+
+__all__ = ["OnProgress", "Progress", "Store", "TaskSamples", "TaskStatistics", "prepare"]
+
+STORE_VERSION = 1
+"""Raised whenever the same input would give other samples or other files: old stores are then not found."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """All samples of a run. `statistics` has one entry a task, in their order."""
+
+    folder: Path
+    fingerprint: str
+    tasks: tuple[str, ...]
+    statistics: tuple[TaskStatistics, ...]
+    skipped: tuple[str, ...]
+    """The problems passed over with data.on_error: skip, as `path:line: what`."""
+    training_paths: tuple[tuple[str, ...], ...]
+    validation_paths: tuple[tuple[str, ...], ...]
+
+    def train(self, task: int) -> TaskSamples:
+        """The training samples of one task, by its index."""
+        return TaskSamples(self.folder / f"{task}-train", task, self.training_paths[task])
+
+    def validation(self, task: int) -> TaskSamples:
+        """The validation samples of one task, by its index; maybe none."""
+        return TaskSamples(self.folder / f"{task}-validation", task, self.validation_paths[task])
+
+
+def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Store:
+    """The store of a config: an existing one if nothing that shaped it has changed, else tokenised now, on all cores.
+
+    Several processes may call this at once: one works, the others wait. DataError lists bad records of all files.
+    """
+    cache = cache_root(config.data.cache_dir)
+    tokenizer = load_tokenizer(config.model.tokenizer_name_or_path or config.model.model_name_or_path)
+    sources = find_sources(config.tasks, cache)
+    fingerprint = store_fingerprint(config, tokenizer, sources)
+    folder = cache / "prepared" / fingerprint
+    with _lock(folder.with_name(f"{fingerprint}.lock")):
+        if not (folder / "meta.json").exists():
+            build(config, sources, folder, on_progress)
+    return _open(config, sources, folder, fingerprint)
+
+
+def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[TaskSources]) -> str:
+    """128 bits over everything that shapes the samples; the folders in which the files lie are not part of it."""
+    data, template = config.data, load_template(config.data, tokenizer)
+    shaped_by = {
+        "version": STORE_VERSION,
+        "tokenizer": tokenizer.fingerprint,
+        "template": [data.chat_template, template.as_jinja()],
+        "data": data.model_dump(
+            mode="json", include={"train_on", "max_length", "over_length", "val_size", "max_val_samples", "on_error"}
+        ),
+        "tasks": [
+            [
+                task.name,
+                task.format,
+                task.max_samples,
+                [(file.name, file.digest) for file in found.training],
+                [(file.name, file.digest) for file in found.validation],
+            ]
+            for task, found in zip(config.tasks, sources, strict=True)
+        ],
+    }
+    return xxhash.xxh3_128_hexdigest(orjson.dumps(shaped_by))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Only one process at a time; a killed holder lets go by itself."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise DataError(f"{path.parent}: the cache cannot be written: {error.strerror}. Set data.cache_dir.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(config: RunConfig, sources: list[TaskSources], folder: Path, fingerprint: str) -> Store:
+    meta = orjson.loads((folder / "meta.json").read_bytes())
+    training = tuple(tuple(str(file.path) for file in task.training) for task in sources)
+    given = tuple(tuple(str(file.path) for file in task.validation) for task in sources)
+    return Store(
+        folder=folder,
+        fingerprint=fingerprint,
+        tasks=config.task_names,
+        statistics=tuple(TaskStatistics(**counts) for counts in meta["statistics"]),
+        skipped=tuple(meta["skipped"]),
+        training_paths=training,
+        validation_paths=tuple(own or held_out for own, held_out in zip(given, training, strict=True)),
+    )

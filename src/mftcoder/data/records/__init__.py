@@ -1,0 +1,1 @@
+"""What a file holds: from bytes to conversations."""

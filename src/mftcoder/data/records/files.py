@@ -1,0 +1,190 @@
+"""Which files a task is made of, what identifies their content, and their raw lines in blocks.
+
+Goes in: the paths of a task. Comes out: an ordered list of files, a content hash for each (remembered by its stat, so an
+unchanged file costs one stat), and blocks of whole lines with their numbers. Knows nothing of records.
+"""
+
+import gzip
+import os
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import orjson
+import xxhash
+
+from mftcoder.config.data import TaskConfig
+from mftcoder.data.records.hub_dataset import fetch_dataset
+from mftcoder.errors import DataError
+from mftcoder.jsonl import atomic_path
+
+ENDINGS = (".jsonl", ".jsonl.gz")
+BLOCK_BYTES = 4 << 20
+MAX_LINE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One data file. `name` is its path below the task's folder; `digest` identifies its content."""
+
+    path: Path
+    name: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class TaskSources:
+    """The files of one task, each list in the order of their names."""
+
+    training: tuple[SourceFile, ...]
+    validation: tuple[SourceFile, ...]
+
+
+def find_sources(tasks: Sequence[TaskConfig], cache: Path) -> list[TaskSources]:
+    """The files of every task; DataError with all that are missing or of the wrong kind."""
+    identities = _Identities(cache / "identities.json")
+    problems: list[str] = []
+    found = []
+    for task in tasks:
+        try:
+            validation = [file for path in task.validation for file in _expand(path, task.name, cache)]
+            training = [file for path in task.files or (task.path or "",) for file in _expand(path, task.name, cache)]
+        except DataError as error:
+            problems += error.problems
+            continue
+        held_out = {path.resolve() for path, _ in validation}
+        kept = [(path, name) for path, name in training if path.resolve() not in held_out]
+        if not kept:
+            problems.append(f"{task.path or 'files'}: task '{task.name}': all of its files are validation files")
+        found.append(TaskSources(identities.describe(kept), identities.describe(validation)))
+    if problems:
+        raise DataError(*problems)
+    identities.save()
+    return found
+
+
+def _expand(given: str, task: str, cache: Path) -> list[tuple[Path, str]]:
+    """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub."""
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return _files_below(path, task)
+    if path.is_file():
+        if not path.name.endswith(ENDINGS):
+            raise DataError(f"{given}: task '{task}': is not a .jsonl or .jsonl.gz file")
+        return [(path, path.name)]
+    if path.exists():
+        raise DataError(f"{given}: task '{task}': is neither a file nor a folder")
+    if given.count("/") == 1 and not given.startswith((".", "~", "/")) and not given.endswith(ENDINGS):
+        return [(fetch_dataset(given, cache), given)]
+    raise DataError(f"{given}: task '{task}': no such file or folder")
+
+
+def _files_below(folder: Path, task: str) -> list[tuple[Path, str]]:
+    """Data files below a folder, by name. Links are followed; a folder met twice (a loop) is read once; hidden ones are not."""
+    seen: set[tuple[int, int]] = set()
+    found: list[Path] = []
+    others = 0
+    for here, folders, files in os.walk(folder, followlinks=True):
+        stat = Path(here).stat()
+        if (stat.st_dev, stat.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        data = [name for name in files if name.endswith(ENDINGS) and not name.startswith(".")]
+        others += len(files) - len(data)
+        found += [Path(here) / name for name in data]
+    if not found:
+        raise DataError(f"{folder}: task '{task}': no .jsonl or .jsonl.gz file in it ({others} other files)")
+    missing = [path for path in found if not path.is_file()]
+    if missing:
+        raise DataError(*(f"{path}: task '{task}': is a broken link or not a file" for path in missing))
+    return sorted(((path, path.relative_to(folder).as_posix()) for path in found), key=lambda pair: pair[1])
+
+
+class _Identities:
+    """Content hashes by path, remembered with the stat they were made under."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.changed = False
+        try:
+            self.known: dict[str, list] = orjson.loads(path.read_bytes())
+        except (OSError, ValueError):
+            self.known = {}
+
+    def describe(self, files: Sequence[tuple[Path, str]]) -> tuple[SourceFile, ...]:
+        """Sizes and content hashes, read again only where the stat has changed."""
+        return tuple(SourceFile(path, name, path.stat().st_size, self._digest(path)) for path, name in files)
+
+    def _digest(self, path: Path) -> str:
+        stat = path.stat()
+        key = str(path.resolve())
+        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+        if self.known.get(key, [None])[0] == mark:
+            return self.known[key][1]
+        digest = _hash_file(path)
+        # A file written within the clock's grain of its hash could change again under the same stat: not remembered.
+        if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > 2_000_000_000:
+            self.known[key] = [mark, digest]
+            self.changed = True
+        return digest
+
+    def save(self) -> None:
+        """Write what was learnt, atomically."""
+        if self.changed:
+            with atomic_path(self.path) as temporary:
+                temporary.write_bytes(orjson.dumps(self.known))
+
+
+def _hash_file(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of one file. `read` counts the bytes of the file (compressed, if it is) up to the block's end."""
+
+    first_line: int
+    data: bytes
+    read: int
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """`(number, line)` with the line's end cut off, blank lines passed over."""
+        for number, line in enumerate(self.data.split(b"\n"), start=self.first_line):
+            content = line.strip(b" \t\r")
+            if content:
+                yield number, content
+
+
+def _decompressed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes]]:
+    return gzip.open(raw) if path.name.endswith(".gz") else nullcontext(raw)  # type: ignore[return-value]
+
+
+def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
+    """The file's lines in blocks of about `block_bytes`; a BOM is taken off. DataError if it cannot be read."""
+    try:
+        with file.path.open("rb") as raw, _decompressed(raw, file.path) as stream:
+            first_line = 1
+            while data := stream.read(block_bytes):
+                if not data.endswith(b"\n"):
+                    data += stream.readline(MAX_LINE_BYTES)
+                if len(data) >= MAX_LINE_BYTES:
+                    raise DataError(f"{file.path}:{first_line}: a line is longer than {MAX_LINE_BYTES >> 20} MB")
+                lines = data.count(b"\n")
+                yield Block(first_line, data.removeprefix(b"\xef\xbb\xbf") if first_line == 1 else data, raw.tell())
+                first_line += lines
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{file.path}: cannot be read: {error}") from error

@@ -1,0 +1,228 @@
+"""Raw record -> Conversation, one small function a dialect.
+
+A dialect takes the parsed JSON object and returns its messages; it raises DataError with all that is wrong, without file and
+line (the caller knows those). Fields a dialect does not know are kept in the file and ignored here. New dialects: one function
+here (or in a package of one's own), one line in `registry.FORMATS`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import orjson
+
+from mftcoder.data.records.conversation import KNOWN_ROLES, ROLES, Conversation, Message, make_conversation
+from mftcoder.errors import DataError
+from mftcoder.registry import FORMATS
+
+Record = Mapping[str, Any]
+Dialect = Callable[[Record], list[Message]]
+
+PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "answer"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("question", "response"),
+    ("instruction", "response"),
+    ("input", "output"),
+)
+"""Names that a question and its answer have in prompt_completion; all but the first are the published MFTCoder's."""
+FIELDS = [
+    ("chat_rounds", ("chat_rounds",)),
+    ("messages", ("messages",)),
+    ("sharegpt", ("conversations",)),
+    ("alpaca", ("instruction", "output")),
+    *(("prompt_completion", pair) for pair in PAIRS),
+    ("text", ("text",)),
+]
+"""The fields by which `auto` knows a dialect, tried in this order."""
+
+
+def detect(record: Record) -> str:
+    """The name of the dialect whose fields the record has; DataError if none fits."""
+    for name, fields in FIELDS:
+        if all(field in record for field in fields):
+            return name
+    found = ", ".join(f"'{key}'" for key in list(record)[:6]) or "none"
+    wanted = "; ".join(" + ".join(fields) for _, fields in FIELDS)
+    raise DataError(f"no known dialect: its fields are {found}. Known: {wanted}.")
+
+
+def read_record(line: bytes, *, format: str, task: str, origin: str) -> Conversation:
+    """The conversation on one line of JSONL; DataError with one problem a line, without the origin."""
+    record = parse_object(line)
+    dialect = _dialect(detect(record) if format == "auto" else format)
+    identity = record.get("id", "")
+    return make_conversation(dialect(record), id="" if identity is None else str(identity), task=task, origin=origin)
+
+
+@cache
+def _dialect(name: str) -> Dialect:
+    dialect: Dialect = FORMATS.load(name)
+    return dialect
+
+
+_COLON = re.compile(rb'"\s*:')
+
+
+def parse_object(line: bytes) -> dict[str, Any]:
+    """The JSON object on a line. A key that stands twice in an object is an error that names it."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"not valid JSON: {_reason(line, error)}") from error
+    if not isinstance(record, dict):
+        raise DataError(f"a record is a JSON object, not {_kind(record)}")
+    # Every pair has a quote and a colon, so equally many of them as keys rule doubles out; else the slower parser looks.
+    if len(_COLON.findall(line)) != _count_keys(record):
+        _refuse_doubles(line)
+    return record
+
+
+def _reason(line: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        line.decode()
+    except UnicodeDecodeError as broken:
+        return f"byte {broken.start + 1} is not UTF-8. Save the file as UTF-8."
+    return str(error)
+
+
+def _count_keys(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_keys, value.values()))
+    return sum(map(_count_keys, value)) if isinstance(value, list) else 0
+
+
+def _refuse_doubles(line: bytes) -> None:
+    try:
+        json.loads(line, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise DataError("not usable: nested too deeply") from error
+    except ValueError as error:
+        raise DataError(f"not valid JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        doubled = next(key for index, key in enumerate(keys) if key in keys[:index])
+        raise DataError(f"key '{doubled}' stands there twice. Keep one of them.")
+    return dict(pairs)
+
+
+def chat_rounds(record: Record) -> list[Message]:
+    """`{"chat_rounds": [{"role": "human", "content": ...}, {"role": "bot", "content": ...}]}`: CodeFuse's own."""
+    return _turns(record, "chat_rounds", role="role", content="content")
+
+
+def messages(record: Record) -> list[Message]:
+    """`{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ..., "train": false}]}`: OpenAI's."""
+    return _turns(record, "messages", role="role", content="content")
+
+
+def sharegpt(record: Record) -> list[Message]:
+    """`{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}], "system": ...}`."""
+    turns = _turns(record, "conversations", role="from", content="value")
+    return _system(record) + turns
+
+
+def alpaca(record: Record) -> list[Message]:
+    """`{"instruction": ..., "input": ..., "output": ...}`: the input, if any, follows the instruction after a blank line."""
+    instruction, output = _texts(record, "instruction", "output")
+    extra = _optional_text(record, "input")
+    question = f"{instruction}\n\n{extra}" if extra else instruction
+    return [*_system(record), Message("user", question, False), Message("assistant", output, True)]
+
+
+def prompt_completion(record: Record) -> list[Message]:
+    """`{"prompt": ..., "completion": ...}`, or another of PAIRS: one user turn, one assistant turn."""
+    pair = next((pair for pair in PAIRS if all(field in record for field in pair)), PAIRS[0])
+    prompt, completion = _texts(record, *pair)
+    return [*_system(record), Message("user", prompt, False), Message("assistant", completion, True)]
+
+
+def text(record: Record) -> list[Message]:
+    """`{"text": ...}`: plain text, no chat around it, every token trained."""
+    (content,) = _texts(record, "text")
+    return [Message("text", content, True)]
+
+
+def _system(record: Record) -> list[Message]:
+    content = _optional_text(record, "system")
+    return [Message("system", content, False)] if content else []
+
+
+def _turns(record: Record, field: str, *, role: str, content: str) -> list[Message]:
+    """The messages of a list of turns, with every problem of every turn in one DataError."""
+    turns = record.get(field)
+    if not isinstance(turns, list):
+        raise DataError(f"'{field}' is missing" if field not in record else f"'{field}' is {_kind(turns)}, not a list")
+    problems = [
+        f"message {number}: {problem}"
+        for number, turn in enumerate(turns, start=1)
+        for problem in _turn_problems(turn, role, content)
+    ]
+    if problems:
+        raise DataError(*problems)
+    return [_message(turn, role, content) for turn in turns]
+
+
+def _turn_problems(turn: Any, role: str, content: str) -> list[str]:
+    if not isinstance(turn, dict):
+        return [f"is {_kind(turn)}, not an object with '{role}' and '{content}'"]
+    problems = []
+    if role not in turn:
+        problems.append(f"'{role}' is missing")
+    elif not isinstance(turn[role], str):
+        problems.append(f"'{role}' is {_kind(turn[role])}, not a text")
+    elif turn[role] not in ROLES:
+        problems.append(f"role '{turn[role]}' is unknown. Known roles: {KNOWN_ROLES}.")
+    if content not in turn:
+        problems.append(f"'{content}' is missing")
+    elif not isinstance(turn[content], str):
+        problems.append(f"'{content}' is {_kind(turn[content])}, not a text")
+    if not isinstance(turn.get("train", True), bool):
+        problems.append(f"'train' is {_kind(turn['train'])}, not true or false")
+    return problems
+
+
+def _message(turn: Mapping[str, Any], role: str, content: str) -> Message:
+    known = ROLES[turn[role]]
+    return Message(known, turn[content], bool(turn.get("train", known == "assistant")))
+
+
+def _texts(record: Record, *fields: str) -> list[str]:
+    problems = [f"'{field}' is missing" for field in fields if field not in record]
+    problems += [
+        f"'{field}' is {_kind(record[field])}, not a text"
+        for field in fields
+        if field in record and not isinstance(record[field], str)
+    ]
+    problems += [
+        f"'{field}' is empty" for field in fields if isinstance(record.get(field), str) and not record[field].strip()
+    ]
+    if problems:
+        raise DataError(*problems)
+    return [record[field] for field in fields]
+
+
+def _optional_text(record: Record, field: str) -> str:
+    value = record.get(field)
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"'{field}' is {_kind(value)}, not a text")
+    return value or ""
+
+
+def _kind(value: Any) -> str:
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+    }
+    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,1 @@
+"""From a conversation to text and ids, with what is trained."""

@@ -1,0 +1,165 @@
+"""Conversation -> Segments: the exact text a model sees, and which of it is trained. The same row renders prompts for generation.
+
+A row is either a table of markers or the tokenizer's own Jinja template (`jinja_template.py`). Trained are the content of
+each trained assistant message and the end token behind it, nothing else. Knows no token ids.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mftcoder.config.data import DataConfig
+from mftcoder.data.records.conversation import Conversation, Message
+from mftcoder.data.rendering.jinja_template import JinjaTemplate
+from mftcoder.data.rendering.segment import Segment, merge
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.errors import ConfigError
+from mftcoder.registry import did_you_mean
+
+TrainOn = Literal["assistant", "last_assistant", "all"]
+
+
+class Template(Protocol):
+    """A way to write a chat down. `end` is the text that ends an assistant turn: generation stops there."""
+
+    @property
+    def end(self) -> str: ...
+
+    def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
+        """The whole chat; DataError if it cannot be written exactly."""
+        ...
+
+    def render_prompt(self, messages: Sequence[Message]) -> str:
+        """The chat so far and the opening of the assistant's next turn: what generation starts from."""
+        ...
+
+    def as_jinja(self) -> str:
+        """The same template in Jinja, for an exported tokenizer."""
+        ...
+
+
+@dataclass(frozen=True)
+class MarkerTemplate:
+    """Texts around the contents: `system` + content + `after_system`, and so on; an assistant turn ends with `end`."""
+
+    system: str
+    user: str
+    assistant: str
+    end: str
+    after_system: str = ""
+    after_user: str = ""
+    after_end: str = ""
+
+    def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
+        """Markers and contents, in order."""
+        return merge(segment for message in messages for segment in self._turn(message))
+
+    def _turn(self, message: Message) -> Iterator[Segment]:
+        if message.role == "assistant":
+            yield Segment(self.assistant, False)
+            yield Segment(message.content + self.end, message.trained)
+            yield Segment(self.after_end, False)
+            return
+        before, after = (self.system, self.after_system) if message.role == "system" else (self.user, self.after_user)
+        yield Segment(before + message.content + after, False)
+
+    def render_prompt(self, messages: Sequence[Message]) -> str:
+        """The chat so far, then the assistant's marker."""
+        return "".join(segment.text for segment in self.render_chat(messages)) + self.assistant
+
+    def as_jinja(self) -> str:
+        """The same template in Jinja."""
+        turns = {
+            "system": (self.system, self.after_system),
+            "user": (self.user, self.after_user),
+            "assistant": (self.assistant, self.end + self.after_end),
+        }
+        branches = "".join(
+            f"{{%- {'if' if role == 'system' else 'elif'} message['role'] == '{role}' -%}}"
+            f"{{{{- {_quoted(before)} + message['content'] + {_quoted(after)} -}}}}"
+            for role, (before, after) in turns.items()
+        )
+        opening = f"{{%- if add_generation_prompt -%}}{{{{- {_quoted(self.assistant)} -}}}}{{%- endif -%}}"
+        return f"{{%- for message in messages -%}}{branches}{{%- endif -%}}{{%- endfor -%}}{opening}"
+
+
+def _quoted(text: str) -> str:
+    escaped = (
+        text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+    )
+    return f"'{escaped}'"
+
+
+def _mftcoder(tokenizer: Tokenizer) -> MarkerTemplate:
+    end = tokenizer.eos_token
+    return MarkerTemplate("<s>system\n", "<s>human\n", "<s>bot\n", end, after_end="\n")
+
+
+def _mftcoder_v03(tokenizer: Tokenizer) -> MarkerTemplate:
+    """As the published code of versions 0.3 to 0.5 trains it: a line break behind every content, the answer included."""
+    return _lines("<s>system\n", "<s>human\n", "<s>bot\n", tokenizer.eos_token, "\n")
+
+
+def _lines(system: str, user: str, assistant: str, eos: str, after: str) -> MarkerTemplate:
+    """Markers, and `after` behind each content and behind the end token."""
+    return MarkerTemplate(system, user, assistant, after + eos, after_system=after, after_user=after, after_end=after)
+
+
+def _codefuse_codellama(tokenizer: Tokenizer) -> MarkerTemplate:
+    opening = "<|role_start|>{}<|role_end|>".format
+    return MarkerTemplate(opening("system"), opening("human"), opening("bot"), "</s>")
+
+
+def _chatml(tokenizer: Tokenizer) -> MarkerTemplate:
+    opening, end = "<|im_start|>{}\n".format, "<|im_end|>"
+    return MarkerTemplate(
+        opening("system"), opening("user"), opening("assistant"), end, f"{end}\n", f"{end}\n", after_end="\n"
+    )
+
+
+TEMPLATES = {
+    "mftcoder": _mftcoder,
+    "mftcoder-v0.3": _mftcoder_v03,
+    "codefuse-codellama": _codefuse_codellama,
+    "chatml": _chatml,
+}
+
+
+def load_template(config: DataConfig, tokenizer: Tokenizer) -> Template:
+    """The template a config names: its role_markers, a row of TEMPLATES, or the tokenizer's own (`auto`)."""
+    if config.role_markers is not None:
+        markers = config.role_markers
+        return _lines(markers.system, markers.user, markers.assistant, tokenizer.eos_token, markers.after_content)
+    if config.chat_template != "auto":
+        if config.chat_template not in TEMPLATES:
+            known = did_you_mean(config.chat_template, ["auto", *TEMPLATES])
+            raise ConfigError(f"data.chat_template: unknown template '{config.chat_template}'.{known}")
+        return TEMPLATES[config.chat_template](tokenizer)
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"data.chat_template: the tokenizer of {tokenizer.name} has no template of its own. "
+            f"Choose one: {', '.join(TEMPLATES)}, or give data.role_markers."
+        )
+    return JinjaTemplate(
+        tokenizer.chat_template,
+        special_tokens=tokenizer.named_tokens,
+        end_tokens=tokenizer.special_tokens - {tokenizer.bos_token} | {tokenizer.eos_token},
+        eos=tokenizer.eos_token,
+    )
+
+
+def render(
+    conversation: Conversation, template: Template, tokenizer: Tokenizer, train_on: TrainOn = "assistant"
+) -> list[Segment]:
+    """The segments of one conversation, neighbours of equal `trained` joined; DataError if its trained text cannot be told apart.
+
+    A plain text is itself and the end token, behind the tokenizer's begin token if it sets one, all trained.
+    """
+    if conversation.is_text:
+        text = conversation.messages[0].content
+        opening = tokenizer.bos_token if tokenizer.adds_bos else ""
+        return merge([Segment(opening, False), Segment(text + tokenizer.eos_token, True)])
+    if train_on == "last_assistant":
+        conversation = conversation.training_last_only()
+    segments = template.render_chat(conversation.messages)
+    return merge(Segment(segment.text, True) for segment in segments) if train_on == "all" else segments

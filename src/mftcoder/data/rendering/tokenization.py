@@ -1,0 +1,158 @@
+"""Segments -> TokenizedSample. The one-token shift happens here and nowhere else.
+
+Goes in: segments of rendered text. Comes out: int32 input ids and targets. The prompt's tokens are exactly those that
+inference makes of the prompt: a token never reaches over the border between prompt and answer. Knows no template and no file
+format; needs the tokenizers library, not torch.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mftcoder.data.rendering.segment import Segment
+from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["IGNORED", "TokenizedSample", "Tokenizer", "Tokens", "encode_segments", "fit", "load_tokenizer", "to_sample"]
+
+IGNORED = -100
+"""The target of a position at which nothing is trained."""
+
+_MAX_CHARACTERS = 1 << 19
+_LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+
+OverLength = Literal["truncate", "drop", "split"]
+
+
+@dataclass(frozen=True)
+class TokenizedSample:
+    """T positions of one task: at position t the model reads `input_ids[t]` and is trained on `targets[t]`, or on nothing (-100)."""
+
+    task: int
+    input_ids: NDArray[np.int32]  # [T]
+    targets: NDArray[np.int32]  # [T]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A whole rendered text: its ids [n], and which of them are trained when they come up as targets [n]."""
+
+    ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+
+
+def encode_segments(tokenizer: Tokenizer, conversations: Sequence[Sequence[Segment]]) -> list[Tokens]:
+    """Tokens of many rendered conversations. Segments are encoded apart, so no token straddles the border of an answer."""
+    bounded = [[piece for segment in segments for piece in _bounded(segment)] for segments in conversations]
+    if not tokenizer.encodes_pieces_alike:
+        return [_encode_whole(tokenizer, segments) for segments in bounded]
+    ids = iter(_encode_batches(tokenizer, [segment.text for segments in bounded for segment in segments]))
+    return [_join([(next(ids), segment.trained) for segment in segments]) for segments in bounded]
+
+
+def _bounded(segment: Segment) -> Iterator[Segment]:
+    """The segment, or if it is very long pieces of it, cut where a line break stands between two visible characters.
+
+    No tokenizer we know has a token across such a place; only a text without one is cut anywhere.
+    """
+    start, text = 0, segment.text
+    while len(text) - start > _MAX_CHARACTERS:
+        places = [match.end() for match in _LINE_END.finditer(text, start + 1, start + _MAX_CHARACTERS)]
+        stop = places[-1] if places else start + _MAX_CHARACTERS
+        yield Segment(text[start:stop], segment.trained)
+        start = stop
+    yield Segment(text[start:], segment.trained) if start else segment
+
+
+def _encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
+    """Ids of each text, a bounded number of characters at a time: encodings take some 400 bytes a token while they live."""
+    start = 0
+    while start < len(texts):
+        stop, size = start + 1, len(texts[start])
+        while stop < len(texts) and size + len(texts[stop]) <= _MAX_CHARACTERS:
+            size += len(texts[stop])
+            stop += 1
+        yield from tokenizer.encode_batch(texts[start:stop])
+        start = stop
+
+
+def _join(pieces: Sequence[tuple[NDArray[np.int32], bool]]) -> Tokens:
+    ids = np.concatenate([ids for ids, _ in pieces]) if pieces else np.empty(0, np.int32)
+    return Tokens(ids, np.repeat([trained for _, trained in pieces], [len(ids) for ids, _ in pieces]).astype(bool))
+
+
+def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
+    """For tokenizers that put a blank before a first word: encode the text up to each border, and take what is new.
+
+    Where a token would reach over the border, the next segment is encoded by itself, without that blank.
+    """
+    pieces: list[tuple[NDArray[np.int32], bool]] = []
+    done: list[int] = []
+    text = ""
+    for segment in segments:
+        text += segment.text
+        upto = tokenizer.encode(text) if len(text) <= _MAX_CHARACTERS or not done else []
+        ids = upto[len(done) :] if upto[: len(done)] == done else _encode_behind(tokenizer, segment.text)
+        pieces.append((np.asarray(ids, np.int32), segment.trained))
+        done = done + ids
+    return _join(pieces)
+
+
+def _encode_behind(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The text's tokens as they are in the middle of a line: encoded behind a character that does not grow into them."""
+    for anchor in ("\n", ".", "x"):
+        before, both = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
+        if both[: len(before)] == before:
+            return both[len(before) :]
+    return tokenizer.encode(text)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What became of one tokenised conversation: its pieces (one, or several if split, or none) and why."""
+
+    pieces: tuple[Tokens, ...]
+    truncated: bool = False
+    dropped: bool = False
+    split: bool = False
+    untrained: bool = False
+
+
+def fit(tokens: Tokens, max_length: int, over_length: OverLength) -> Fitted:
+    """Cut a conversation to at most `max_length` positions, that is `max_length + 1` tokens.
+
+    Positions behind the last trained target teach nothing and are left out. A piece with no trained target is no piece.
+    """
+    length = _last_trained(tokens, 0, len(tokens.ids) - 1)
+    if length == 0:
+        return Fitted((), untrained=True)
+    if length <= max_length:
+        return Fitted((_cut(tokens, 0, length),))
+    if over_length == "drop":
+        return Fitted((), dropped=True)
+    starts = range(0, length if over_length == "split" else 1, max_length)
+    stops = [_last_trained(tokens, start, min(start + max_length, length)) for start in starts]
+    pieces = tuple(_cut(tokens, start, stop) for start, stop in zip(starts, stops, strict=True) if stop > start)
+    truncated = over_length == "truncate"
+    return Fitted(pieces, truncated=truncated, split=not truncated, untrained=not pieces)
+
+
+def _last_trained(tokens: Tokens, start: int, stop: int) -> int:
+    """One behind the last position in start..stop whose target is trained; `start` if there is none."""
+    found = np.flatnonzero(tokens.trained[start + 1 : stop + 1])
+    return start + int(found[-1]) + 1 if len(found) else start
+
+
+def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
+    """Positions start..stop: their tokens and the last one's target."""
+    return Tokens(tokens.ids[start : stop + 1], tokens.trained[start : stop + 1])
+
+
+def to_sample(tokens: Tokens, *, task: int, origin: str) -> TokenizedSample:
+    """The shift by one: [7, 8, 9] with 8 and 9 trained -> input_ids [7, 8], targets [8, 9]."""
+    targets = np.where(tokens.trained[1:], tokens.ids[1:], np.int32(IGNORED)).astype(np.int32)
+    return TokenizedSample(task, tokens.ids[:-1].astype(np.int32), targets, origin)

@@ -1,0 +1,1 @@
+"""Answers in other languages: built, run, and their passes proved."""

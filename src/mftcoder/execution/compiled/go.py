@@ -1,0 +1,176 @@
+"""Go: the compiler and linker called directly on packages prepared once, instead of `go build`.
+
+The answer and the tests are two programs, each with a main that knows the problem's own signature: the answer's serves the function,
+the tests' has a variable of that type which asks the other process (bridge/bridge.go). Imports are put right as HumanEval-X does:
+unused ones go, missing ones of the standard library come, because either is an error in Go and says nothing about the answer.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.compiled.claims import lift
+from mftcoder.execution.compiled.plan import Build, Plan, shell
+from mftcoder.execution.compiled.run import CompiledRunner
+from mftcoder.execution.python.zygote_handle import ZygoteHandle
+from mftcoder.execution.sandbox import Program
+from mftcoder.execution.toolchains import Toolchain, cached, output_of
+
+_ADDED = [  # packages that an answer may use without importing them
+    "bufio",
+    "bytes",
+    "container/heap",
+    "container/list",
+    "crypto/md5",
+    "crypto/sha256",
+    "encoding/base64",
+    "encoding/hex",
+    "encoding/json",
+    "errors",
+    "fmt",
+    "math",
+    "math/big",
+    "math/bits",
+    "math/cmplx",
+    "math/rand",
+    "os",
+    "reflect",
+    "regexp",
+    "sort",
+    "strconv",
+    "strings",
+    "sync",
+    "time",
+    "unicode",
+    "unicode/utf8",
+    "testing",
+]
+_BRIDGE = Path(str(files("mftcoder.execution.compiled"))) / "bridge" / "bridge.go"
+_TESTIFY = "github.com/stretchr/testify/assert"
+_DEBIAN_PATH = "/usr/share/gocode"  # where golang-github-stretchr-testify-dev puts its sources
+_IMPORT_BLOCK = re.compile(r"^[ \t]*import\s*\(([^)]*)\)|^[ \t]*import\s+((?:[\w.]+\s+)?\"[^\"]+\")", re.MULTILINE)
+_PACKAGE = re.compile(r"^[ \t]*package\s+\w+[^\n]*$", re.MULTILINE)
+_NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.DOTALL)
+
+
+def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
+    """What runs a slot's programs."""
+    return CompiledRunner(plan, toolchain, tests_zygote)
+
+
+def plan(program: Program, toolchain: Toolchain) -> Plan:
+    """Two programs. The answer is a package of its own, so that it may have a main."""
+    sources = program.files
+    context, name, signature = taken_apart(sources["declaration"], sources["entry_point"])
+    serve = f"func main() {{\n\tvar function func{signature} = answer.{name}\n\tmftbridge.Serve(function)\n}}\n"
+    answer = {
+        "answer.go": _source("answer", sources["candidate"], ()),
+        "main.go": _source("main", serve, ('"answer"', '"mftbridge"')),
+    }
+    bind = f"\nvar {name} func{signature}\n\nfunc init() {{ mftbridge.Bind(&{name}) }}\n"
+    lifted = lift(sources["tests"], "go", [name])
+    tests, plain = (
+        {"main.go": _tests(sources["setup"], context + bind, text)} for text in (lifted.tests, sources["tests"])
+    )
+    return Plan(
+        _build(answer, toolchain), _build(tests, toolchain), lifted.claims, _build(plain, toolchain), address_mb=4096
+    )
+
+
+def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:
+    """Compile the answer's package, if there is one, then main, then link."""
+    go = toolchain.tools
+    compiled = (
+        '"$2" -o answer.a -p answer -complete -pack -importcfg cfg answer.go && ' if "answer.go" in sources else ""
+    )
+    script = (
+        'cp "$1/importcfg" cfg && echo "packagefile answer=answer.a" >> cfg && '
+        f'{compiled}"$2" -o main.a -p main -complete -pack -importcfg cfg main.go && "$3" -s -w -o program -importcfg cfg main.a'
+    )
+    environment = {"GOROOT": go["root"], "GOMAXPROCS": "2", "GOMEMLIMIT": "off"}
+    return Build(sources, shell(script, toolchain.cache, go["compile"], go["link"]), environment)
+
+
+def taken_apart(declaration: str, entry_point: str) -> tuple[str, str, str]:
+    """What stands before the entry point, its name, and `(parameters) results`. The last function's where the data misspells it."""
+    heads = list(re.finditer(r"^func\s+(\w+)\s*(\(.*)\{[ \t]*$", declaration, re.MULTILINE))
+    named = [head for head in heads if head.group(1) == entry_point]
+    if not heads:
+        raise ExecutionError(f"Go: no function in the declaration: {declaration[-200:]!r}")
+    head = (named or heads)[-1]
+    return declaration[: head.start()], head.group(1), head.group(2).strip()
+
+
+def _tests(setup: str, context: str, tests: str) -> str:
+    names = re.findall(r"^func\s+(Test\w*)\s*\(\s*\w+\s+\*testing\.T\s*\)", tests, re.MULTILINE)
+    if not names:
+        raise ValueError("no Test function in the tests: nothing would be proved")
+    listed = ", ".join(names)
+    harness = (
+        "\nvar mft_expected, mft_number = mftbridge.Expected, mftbridge.Number\n\nfunc main() {\n\tmftbridge.Judge(func() bool {\n"
+        f"\t\tfor _, test := range []func(*testing.T){{{listed}}} {{\n\t\t\tt := new(testing.T)\n\t\t\ttest(t)\n"
+        "\t\t\tif t.Failed() {\n\t\t\t\treturn false\n\t\t\t}\n\t\t}\n\t\treturn true\n\t})\n}\n"
+    )
+    return _source("main", f"{setup}\n{context}\n{tests}{harness}", ('"mftbridge"',))
+
+
+def _source(package: str, text: str, extra: Iterable[str]) -> str:
+    """`text` as a file of `package`, with the imports that it uses."""
+    body = _IMPORT_BLOCK.sub("", _PACKAGE.sub("", text))
+    code = _NOT_CODE.sub(" ", body)
+    imports = [spec for spec in _imports(text) if _is_used(spec, code)]
+    known = {_name_of(spec) for spec in imports}
+    imports += [f'"{path}"' for path in _ADDED if path.rpartition("/")[2] not in known and _is_used(f'"{path}"', code)]
+    lines = "".join(f"import {spec}\n" for spec in [*extra, *dict.fromkeys(imports)])
+    return f"package {package}\n\n{lines}{body}"
+
+
+def _imports(text: str) -> list[str]:
+    """`name "path"` or `"path"` for each import of the text."""
+    found = []
+    for block, single in _IMPORT_BLOCK.findall(text):
+        found += [line.strip().rstrip(";") for line in (block or single).splitlines() if '"' in line]
+    return [re.sub(r"\s*//.*$", "", spec) for spec in found]
+
+
+def _name_of(spec: str) -> str:
+    name, _, path = spec.partition('"')
+    return name.strip() or path.rstrip('"').rpartition("/")[2]
+
+
+def _is_used(spec: str, code: str) -> bool:
+    name = _name_of(spec)
+    return name in "._" or re.search(rf"(?<![\w.]){re.escape(name)}\s*\.\s*\w", code) is not None
+
+
+def prepare(tools: Mapping[str, str]) -> Toolchain:
+    """Compile the packages that programs may import, all of the standard library, and list where they are."""
+    version = output_of(tools["go"], "version").strip()
+    root = output_of(tools["go"], "env", "GOROOT").strip()
+    tool_folder = output_of(tools["go"], "env", "GOTOOLDIR").strip()
+
+    def build(folder: Path) -> None:
+        environment = {
+            "GO111MODULE": "off",
+            "GOPATH": os.pathsep.join([os.environ.get("GOPATH", ""), _DEBIAN_PATH]).strip(os.pathsep),
+            "GOCACHE": str(folder / "cache"),
+            "GOFLAGS": "",
+            "CGO_ENABLED": "0",
+        }
+        template = "{{if .Export}}packagefile {{.ImportPath}}={{.Export}}{{end}}"
+        listed = output_of(
+            tools["go"], "list", "-deps", "-export", "-f", template, "std", _TESTIFY, environment=environment
+        )
+        lines = [line for line in listed.splitlines() if line]
+        (folder / "importcfg").write_text("".join(line + "\n" for line in lines))
+        bridge = ("-p", "mftbridge", "-complete", "-pack", "-importcfg", str(folder / "importcfg"), str(_BRIDGE))
+        output_of(f"{tool_folder}/compile", "-o", str(folder / "mftbridge.a"), *bridge)
+        lines.append(f"packagefile mftbridge={folder}/mftbridge.a")
+        (folder / "importcfg").write_text("".join(line + "\n" for line in lines))
+
+    cache = cached("go", version + root + _BRIDGE.read_text(), build)
+    compiled = {"compile": f"{tool_folder}/compile", "link": f"{tool_folder}/link", "root": root}
+    return Toolchain("go", {**tools, **compiled}, cache, (cache, root, tool_folder), version)

@@ -1,0 +1,294 @@
+"""Rust: rustc of edition 2021 without optimisation, with the crates that the data's programs name (rand, regex, md5).
+
+The answer and the tests are two programs. Each has a module that knows the problem's own signature: the answer's calls the function
+and sends what it returns, the tests' has a function with that signature which asks the other process (bridge/bridge.rs). Types and
+helpers that the tests use beside it are compiled from the problem's text and not from the answer's.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from mftcoder.errors import ExecutionError
+from mftcoder.execution.compiled.claims import lift
+from mftcoder.execution.compiled.plan import Build, Plan, shell
+from mftcoder.execution.compiled.run import CompiledRunner
+from mftcoder.execution.python.zygote_handle import ZygoteHandle
+from mftcoder.execution.sandbox import Program
+from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
+
+_FLAGS = ("--edition", "2021", "--cap-lints", "allow", "-C", "debuginfo=0", "-C", "codegen-units=1")
+_REGISTRY = "/usr/share/cargo/registry"  # where Debian's librust-*-dev packages put their sources
+_BRIDGE = Path(str(files("mftcoder.execution.compiled"))) / "bridge" / "bridge.rs"
+_TEST = re.compile(r"#\[test\](?:\s|//[^\n]*\n)*(?:pub\s+)?fn\s+(\w+)")
+_INNER = re.compile(  # attributes and comments of the whole crate
+    r"^[ \t]*(?:#!\[[^\]]*\]|//![^\n]*|/\*!.*?\*/)", re.MULTILINE | re.DOTALL
+)
+
+# The tests of the data call rand as it was at 0.4: gen_range(low, high). Its numbers are the same in every run, so that a verdict
+# can be repeated: the reference of Rust/32, Newton's method, does not converge for about half of all seeds, and does for this one.
+_RAND_SHIM = """pub use rand8::{rngs, seq, distributions, RngCore, SeedableRng};
+use rand8::distributions::{uniform::SampleUniform, Distribution, Standard};
+use std::cell::RefCell;
+thread_local! { static SOURCE: RefCell<rngs::StdRng> = RefCell::new(rngs::StdRng::seed_from_u64(4)); }
+#[derive(Clone, Debug, Default)] pub struct ThreadRng;
+impl RngCore for ThreadRng {
+    fn next_u32(&mut self) -> u32 { SOURCE.with(|s| s.borrow_mut().next_u32()) }
+    fn next_u64(&mut self) -> u64 { SOURCE.with(|s| s.borrow_mut().next_u64()) }
+    fn fill_bytes(&mut self, to: &mut [u8]) { SOURCE.with(|s| s.borrow_mut().fill_bytes(to)) }
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), rand8::Error> { Ok(self.fill_bytes(to)) }
+}
+pub fn thread_rng() -> ThreadRng { ThreadRng }
+pub fn random<T>() -> T where Standard: Distribution<T> { Rng::gen(&mut thread_rng()) }
+pub trait Rng: RngCore {
+    fn gen<T>(&mut self) -> T where Standard: Distribution<T> { rand8::Rng::gen(self) }
+    fn gen_range<T: SampleUniform + PartialOrd>(&mut self, low: T, high: T) -> T { rand8::Rng::gen_range(self, low..high) }
+    fn gen_bool(&mut self, p: f64) -> bool { rand8::Rng::gen_bool(self, p) }
+}
+impl<R: RngCore + ?Sized> Rng for R {}
+pub mod prelude { pub use super::{random, thread_rng, Rng}; }
+"""
+_MANIFEST = """[package]
+name = "mft-crates"
+version = "0.0.0"
+edition = "2021"
+[lib]
+path = "lib.rs"
+[dependencies]
+rand8 = { package = "rand", version = "0.8" }
+regex = "1"
+md5 = "0.7"
+[profile.dev]
+debug = 0
+"""
+
+
+def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
+    """What runs a slot's programs."""
+    return CompiledRunner(plan, toolchain, tests_zygote)
+
+
+def plan(program: Program, toolchain: Toolchain) -> Plan:
+    """Two crates, each a program."""
+    sources = program.files
+    head = Head.of(sources["declaration"], sources["entry_point"])
+    types = [Enum.of(text) for text in re.findall(_ENUM, sources.get("types", ""))]
+    lifted = lift(sources["tests"], "rust", [head.name])
+    plain = _tests(sources["tests"], head, types)
+    return Plan(
+        _build("answer.rs", _answer(sources["candidate"], head, types, sources["tests"]), toolchain),
+        _build("tests.rs", _tests(lifted.tests, head, types), toolchain),
+        lifted.claims,
+        _build("tests.rs", plain, toolchain),
+    )
+
+
+def _build(name: str, source: str, toolchain: Toolchain) -> Build:
+    listed = Path(toolchain.cache, "externs").read_text().split()
+    crates = [argument for extern in listed for argument in ("--extern", extern)]
+    linker = [part for flag in ("-s", *fast_linker()) for part in ("-C", f"link-arg={flag}")]
+    search = ("-L", f"dependency={toolchain.cache}/deps")
+    command = shell('"$@" -o program', toolchain.tools["rustc"], *_FLAGS, *search, *crates, *linker, name)
+    return Build({name: source}, command)
+
+
+def _answer(candidate: str, head: "Head", types: Sequence["Enum"], tests: str) -> str:
+    """The answer's crate. Its own main is left alone, and attributes of the whole crate go where they must stand, at its top."""
+    inner = "\n".join(line.strip() for line in _INNER.findall(candidate) if line.strip().startswith("#!"))
+    body = _INNER.sub("", candidate)
+    bindings = "".join(f"        let mut p{n}: {type_} = Take::take(from);\n" for n, type_ in enumerate(head.types))
+    arguments = ", ".join(f"&mut *p{n}" if head.is_changed(n) else f"p{n}" for n in range(len(head.types)))
+    back = "".join(f"        Wire::put(&*p{n}, out);\n" for n in range(len(head.types)) if head.is_changed(n))
+    return (
+        f"#![no_main]\n{inner}\n{body}\n"
+        f"mod mft_answer {{\n    {head.uses}\n    use mft_bridge::{{In, Take, Wire}};\n    use super::{{{head.name} as mft_function}};\n"
+        f"{''.join(type_.put(tests) for type_ in types)}"
+        f"    fn answer(from: &mut In, out: &mut std::vec::Vec<u8>) {{\n{bindings}"
+        f"        let result: {head.static_result} = mft_function({arguments});\n        Wire::put(&result, out);\n{back}    }}\n"
+        '    #[export_name = "main"] pub extern "C" fn start(_: i32, _: *const *const u8) -> i32 { mft_bridge::serve(answer); 0 }\n}\n'
+    )
+
+
+def _tests(tests: str, head: "Head", types: Sequence["Enum"]) -> str:
+    """The tests' crate: its tests as plain functions, and the function under test as one that asks."""
+    body = re.sub(r"#\[cfg\(test\)\]", "", tests)
+    names = _TEST.findall(body)
+    if not names:
+        raise ValueError("no #[test] function in the tests: nothing would be proved")
+    body = _TEST.sub(r"pub fn \1", body)
+    module = re.search(r"\bmod\s+(\w+)", body)
+    listed = ", ".join(f"{module.group(1) if module else 'self'}::{name}" for name in names)
+    sent = "".join(f" Wire::put(&{name}, &mut question);" for name in head.names)
+    back = "".join(f" *{name} = Take::take(&mut from);" for n, name in enumerate(head.names) if head.is_changed(n))
+    return (
+        f"{head.context}\n{''.join(type_.definition + type_.take() for type_ in types)}"
+        "#[allow(unused_imports)] use mft_bridge::{mft_expected, mft_holds};\n"
+        f"fn {head.name}{head.generics}({head.parameters}) {head.arrow} {{\n"
+        f"    use mft_bridge::{{In, Take, Wire}};\n    let mut question = Vec::new();{sent}\n"
+        f"    let reply = mft_bridge::ask(question);\n    let mut from = In::new(&reply);\n"
+        f"    let result: {head.static_result} = Take::take(&mut from);{back}\n    result\n}}\n"
+        f"{body}\nfn main() {{ mft_bridge::judge(&[{listed}]) }}\n"
+    )
+
+
+class Head:
+    """A function's head taken apart."""
+
+    def __init__(self, context: str, name: str, generics: str, parameters: str, arrow: str):
+        self.context, self.name, self.generics, self.parameters, self.arrow = context, name, generics, parameters, arrow
+        parts = [part.strip() for part in _split(parameters) if part.strip()]
+        pairs = [re.sub(r"^mut\s+", "", part).partition(":") for part in parts]
+        self.names = [name.strip() for name, _, _ in pairs]
+        self.types = [_static(type_.strip()) for _, _, type_ in pairs]
+
+    @classmethod
+    def of(cls, declaration: str, entry_point: str) -> "Head":
+        """The entry point's head; the last function's where data and declaration disagree about its name."""
+        pattern = r"^[ \t]*(?:pub\s+)?fn\s+(\w+)\s*(<[^(]*>)?\s*\(([^{}]*?)\)\s*(->[^{]+?)?\s*\{"
+        heads = list(re.finditer(pattern, declaration, re.MULTILINE))
+        named = [head for head in heads if head.group(1) == entry_point]
+        if not heads:
+            raise ExecutionError(f"no function in the declaration: {declaration[-200:]!r}")
+        head = (named or heads)[-1]
+        name, generics, parameters, arrow = (part or "" for part in head.groups())
+        return cls(declaration[: head.start()], name, generics, parameters, arrow)
+
+    @property
+    def static_result(self) -> str:
+        """The result's type as the wire gives it: what it refers to lives as long as the process."""
+        return _static(self.arrow.removeprefix("->").strip() or "()")
+
+    @property
+    def uses(self) -> str:
+        """The declaration's imports, without which its types mean nothing."""
+        return " ".join(re.findall(r"^\s*use [^;]*;", self.context, re.MULTILINE))
+
+    def is_changed(self, number: int) -> bool:
+        """True if the function may change what this parameter refers to."""
+        return self.types[number].startswith("&'static mut")
+
+
+def _static(type_: str) -> str:
+    return re.sub(r"&\s*(?:'\w+\s*)?", "&'static ", type_)
+
+
+def _split(parameters: str) -> list[str]:
+    """`a: Vec<i32>, b: (u8, u8)` -> two parts."""
+    depth, parts = 0, [""]
+    for character in parameters:
+        depth += (character in "<([") - (character in ">)]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+_ENUM = r"(?:#\[derive\([^)]*\)\]\s*)?(?:pub\s+)?enum\s+\w+\s*(?:<[^>]*>)?\s*\{[^}]*\}"
+
+
+@dataclass(frozen=True)
+class Enum:
+    """A type of the problem's that its function returns and the data defines beside the reference."""
+
+    definition: str
+    name: str
+    parameters: str  # `S, F`, or nothing
+    variants: tuple[tuple[str, int], ...]  # name, and how many values it holds
+
+    @classmethod
+    def of(cls, definition: str) -> "Enum":
+        """From its source; variants with unnamed values, or none."""
+        match = re.search(r"enum\s+(\w+)\s*(?:<([^>]*)>)?\s*\{([^}]*)\}", definition)
+        if match is None:
+            raise ExecutionError(f"no enum: {definition[:200]!r}")
+        found = re.findall(r"(\w+)\s*(\([^)]*\))?\s*(?:,|$)", match.group(3).strip())
+        variants = tuple(
+            (name, len([part for part in values.strip("()").split(",") if part.strip()]) if values else -1)
+            for name, values in found
+        )
+        return cls(definition + "\n", match.group(1), match.group(2) or "", variants)
+
+    def _implement(self, trait: str, body: str) -> str:
+        bounds = ", ".join(
+            f"{name.strip()}: mft_bridge::{trait}" for name in self.parameters.split(",") if name.strip()
+        )
+        return f"    impl<{bounds}> mft_bridge::{trait} for {self.name}<{self.parameters}> {{ {body} }}\n"
+
+    def put(self, tests: str) -> str:
+        """How an answer's own type of this name crosses: as the variants that the tests name."""
+        arms = ""
+        for number, (name, size) in enumerate(self.variants):
+            values = [f"v{n}" for n in range(size)]
+            pattern = f"({', '.join(values)})" if size >= 0 else ""
+            sent = "".join(f" {value}.put(out);" for value in values)
+            if re.search(rf"\b{self.name}::{name}\b", tests):
+                arms += f"super::{self.name}::{name}{pattern} => {{ out.push({number});{sent} }} "
+        body = f"fn put(&self, out: &mut std::vec::Vec<u8>) {{ match self {{ {arms}_ => out.push(255) }} }}"
+        return f"    use super::{self.name};\n" + self._implement("Wire", body)
+
+    def take(self) -> str:
+        """How the tests' type of this name is made from what has crossed."""
+        arms = ""
+        for number, (name, size) in enumerate(self.variants):
+            values = f"({', '.join(['mft_bridge::Take::take(from)'] * size)})" if size >= 0 else ""
+            arms += f"{number} => {self.name}::{name}{values}, "
+        body = f'fn take(from: &mut mft_bridge::In) -> Self {{ match <u8 as mft_bridge::Take>::take(from) {{ {arms}_ => panic!("no such variant") }} }}'
+        return self._implement("Take", body)
+
+
+def prepare(tools: Mapping[str, str]) -> Toolchain:
+    """Compile the crates once."""
+    sysroot = output_of(tools["rustc"], "--print", "sysroot").strip()
+    version = output_of(tools["rustc"], "--version").strip()
+    if not Path(_REGISTRY).is_dir():
+        raise ExecutionError(
+            f"Rust: no crates in {_REGISTRY}. Debian or Ubuntu: apt-get install librust-rand-dev librust-regex-dev "
+            "librust-md5-dev librust-aho-corasick-dev librust-memchr-dev"
+        )
+    real = {"rustc": f"{sysroot}/bin/rustc"}
+    cache = cached(
+        "rust",
+        version + _RAND_SHIM + _MANIFEST + _BRIDGE.read_text() + " ".join(_FLAGS),
+        lambda folder: _build_crates(folder, tools),
+    )
+    return Toolchain("rust", real, cache, (cache, sysroot), version)
+
+
+def _build_crates(folder: Path, tools: Mapping[str, str]) -> None:
+    (folder / "Cargo.toml").write_text(_MANIFEST)
+    (folder / "lib.rs").write_text("")
+    (folder / "rand.rs").write_text(_RAND_SHIM)
+    config = folder / ".cargo" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(f'[source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "{_REGISTRY}"\n')
+    output_of(tools["cargo"], "build", "--offline", "--quiet", cwd=str(folder))
+    (folder / "target/debug/deps").rename(folder / "deps")
+    found = {
+        path.name.removeprefix("lib").partition("-")[0]: str(path) for path in sorted((folder / "deps").glob("*.rlib"))
+    }
+    shim = (tools["rustc"], *_FLAGS, "--crate-type", "rlib", "--crate-name", "rand", "-L", f"dependency={folder}/deps")
+    output_of(*shim, "--extern", f"rand8={found['rand']}", "--out-dir", str(folder), str(folder / "rand.rs"))
+    output_of(
+        tools["rustc"],
+        *_FLAGS,
+        "-O",
+        "--crate-type",
+        "rlib",
+        "--crate-name",
+        "mft_bridge",
+        "--out-dir",
+        str(folder),
+        str(_BRIDGE),
+    )
+    externs = {
+        "mft_bridge": f"{folder}/libmft_bridge.rlib",
+        "rand": f"{folder}/librand.rlib",
+        "regex": found["regex"],
+        "md5": found["md5"],
+    }
+    (folder / "externs").write_text("\n".join(f"{name}={path}" for name, path in externs.items()))
+    os.sync()

@@ -1,0 +1,1 @@
+"""Python answers: a judge and a candidate in two processes."""

@@ -1,0 +1,191 @@
+"""The worker's end of a zygote: start it, ask it for runs, learn how they ended.
+
+Goes in: a slot's settings. Comes out: `RunEnd`s. `ZygoteLostError` says that the fork server itself failed, which is the sandbox's
+fault and never the program's.
+"""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mftcoder
+from mftcoder.execution.channel import Channel, ChannelClosedError, pair
+from mftcoder.execution.isolation import cgroups, kernel
+from mftcoder.execution.sandbox import Limits
+from mftcoder.execution.toolchains import Toolchain
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # the order of a set must not decide over a pass
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+# The package may have been found by PYTHONPATH, which the clean environment does not have.
+_START = "import sys; sys.path.append(sys.argv.pop(1)); from mftcoder.execution.python.zygote import main; main()"
+
+
+_USERS = 20_000  # user ids for answers, and as many for tests
+
+
+class ZygoteLostError(Exception):
+    """The fork server could not start, or has gone."""
+
+
+@dataclass(frozen=True)
+class SlotSettings:
+    """One slot of a pool: where its programs live and as whom."""
+
+    level: str
+    scratch: str
+    uid: int | None
+    readable: tuple[str, ...]
+
+    def for_tests(self, language: str) -> "SlotSettings":
+        """The same walls around a folder and a user that the slot's answers have no part in."""
+        folder = Path(f"{self.scratch}-{language}-tests")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return replace(self, scratch=str(folder), uid=None if self.uid is None else self.uid + _USERS)
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended: by itself (`ended`) or by our kill."""
+
+    ended: bool = False
+    exit_code: int | None = None
+    cpu_seconds: float = 0.0
+    memory_killed: bool = False
+
+    def is_out_of_time(self, seconds: float) -> bool:
+        """True if the kernel ended it for its processor time, or had begun to when we looked."""
+        if self.ended and self.exit_code == -signal.SIGXCPU:
+            return True
+        killed = not self.ended or self.exit_code == -signal.SIGKILL
+        # The limit is held by whole ticks, the time told is what was really run: on a busy processor far less.
+        return killed and self.cpu_seconds >= 0.3 * seconds
+
+
+class ZygoteHandle:
+    """A running fork server."""
+
+    def __init__(self, settings: SlotSettings, preload: Sequence[str] = ()):
+        here, there = pair()
+        arguments = {**vars(settings), "preload": list(preload)}
+        command = [
+            sys.executable,
+            "-P",
+            "-s",
+            "-B",
+            "-W",
+            "ignore",
+            "-c",
+            _START,
+            str(Path(mftcoder.__file__).parents[1]),
+        ]
+        with there:
+            self.process = subprocess.Popen(
+                [*command, str(there.fileno()), json.dumps(arguments)],
+                pass_fds=[there.fileno()],
+                env=ENVIRONMENT,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        self.channel = Channel(here)
+        greeting = self._reply()
+        self.covers: tuple[str, ...] = tuple(greeting["covers"])
+        self._groups = [Path(folder) for folder in greeting["groups"]]
+
+    def fork(self, end: socket.socket, limits: Limits) -> None:
+        """Start a Python candidate that talks on `end`, which is closed here."""
+        with end:
+            self._ask({"operation": "fork", "limits": _wire_limits(limits)}, [end.fileno()])
+
+    def execute(
+        self,
+        command: Sequence[str],
+        descriptors: Sequence[int],
+        limits: Limits,
+        *,
+        seconds: float,
+        address_mb: int | None = None,
+        environment: Mapping[str, str],
+        may_fork: bool,
+    ) -> None:
+        """Start a command in the scratch folder; `descriptors` become its 0, 1, 2 and so on."""
+        wire = _wire_limits(limits, seconds=seconds, address_mb=address_mb)
+        request = {"operation": "execute", "command": list(command), "limits": wire, "may_fork": may_fork}
+        self._ask({**request, "environment": {**ENVIRONMENT, **environment}}, descriptors)
+
+    def write(self, files: Mapping[str, str], *, keep: Sequence[str]) -> None:
+        """Remove all of the scratch folder but the top-level names in `keep`, then write these files."""
+        self._ask({"operation": "files", "files": dict(files), "keep": list(keep)})
+
+    def end(self, *, clear: bool = True, patience: float = 0.0) -> RunEnd:
+        """Kill what still runs after `patience` seconds; how the run ended."""
+        return RunEnd(**self._ask({"operation": "end", "clear": clear, "patience": patience}))
+
+    def close(self) -> None:
+        """Hang up; the zygote kills what it runs and ends."""
+        self.channel.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for folder in self._groups:
+            cgroups.remove(folder)
+
+    def _ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        try:
+            self.channel.send(request, descriptors)
+        except ChannelClosedError as error:
+            raise ZygoteLostError("the fork server has gone") from error
+        return self._reply()
+
+    def _reply(self) -> dict[str, Any]:
+        try:
+            reply = self.channel.receive()
+        except ChannelClosedError as error:
+            code = self.process.poll()
+            raise ZygoteLostError(f"the fork server has gone (exit code {code})") from error
+        if "problem" in reply:
+            raise ZygoteLostError(reply["problem"])
+        return reply
+
+
+def _wire_limits(limits: Limits, *, seconds: float | None = None, address_mb: int | None = None) -> dict[str, Any]:
+    return {
+        "seconds": seconds or limits.seconds,
+        "memory_mb": limits.memory_mb,
+        "address_mb": address_mb or limits.memory_mb + 1024,
+        "file_mb": limits.file_mb,
+        "processes": limits.processes,
+    }
+
+
+def unused_uid(level: str, toolchains: Iterable[Toolchain] = ()) -> int | None:
+    """A user id for this slot's programs, below 65,536 and its own for every running worker; None: stay who we are.
+
+    None without the right to switch, and where another user could not reach the interpreter or a toolchain (one under /root, say,
+    unless the slot has a root folder of its own): programs then keep the caller's id without its capabilities.
+    """
+    wanted = [sys.prefix, sys.base_prefix, *(path for toolchain in toolchains for path in toolchain.readable)]
+    reachable = level == "namespaces" or all(_open_to_others(Path(path)) for path in wanted)
+    return 20_000 + os.getpid() % _USERS if reachable and kernel.may_switch_users() else None
+
+
+def _open_to_others(folder: Path) -> bool:
+    return not folder.exists() or all(parent.stat().st_mode & stat.S_IXOTH for parent in (folder, *folder.parents))

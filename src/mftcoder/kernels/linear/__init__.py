@@ -1,0 +1,1 @@
+"""Products with a frozen weight, and LoRA over them."""

@@ -1,0 +1,125 @@
+"""Products with a weight that does not train: y = x W^T and dx = dy W, however W is held.
+
+Goes in: rows in the model's number format and what holds the weight. Comes out: rows in the same format. Four ways: `plain` (the
+weight itself), `fp8` (e4m3, both factors rounded: `fp8.py`), `nf4` (4 bits of bitsandbytes, unpacked for the one product) and
+`nf4_fp8` (unpacked and rounded to e4m3). Each product with a held weight is one operator, so that a compiler neither
+keeps an unpacked weight for the backward pass nor shares it between the passes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mftcoder.kernels.linear.fp8 import fp8_product, round_rows
+from mftcoder.kernels.linear.nf4 import nf4_fp8_product, nf4_product, nf4_product_back
+
+Read = tuple[Tensor, ...]
+"""Rows as products take them: themselves, or in e4m3 with a scale each."""
+
+
+@dataclass(frozen=True)
+class FrozenWeight:
+    """A weight [out, in] as it is held, and its layer's bias."""
+
+    how: str  # a key of PRODUCTS
+    tensors: tuple[Tensor, ...]
+    bias: Tensor | None = None
+
+
+class FrozenProduct(Protocol):
+    """One way to hold a weight."""
+
+    def read(self, rows: Tensor) -> Read:
+        """What all products of these rows [N, n] share."""
+        ...
+
+    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """x W^T + bias [N, out], in memory of its own."""
+        ...
+
+    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
+        """dy W [N, in], plus `into` if there is one, which may be overwritten."""
+        ...
+
+
+torch.library.define("mftcoder::add_product_", "(Tensor(a!) into, Tensor left, Tensor right, float scale) -> ()")
+
+
+@torch.library.impl("mftcoder::add_product_", "CompositeExplicitAutograd")
+def _add_product(into: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    into.addmm_(left, right, alpha=scale)
+
+
+@torch.library.register_fake("mftcoder::add_product_")
+def _add_product_shapes(into: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    torch._check(tuple(into.shape) == (left.shape[0], right.shape[1]) and left.shape[1] == right.shape[0])
+
+
+def add_product_(into: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+    """`into += scale * left @ right`, in place. An operator of its own: a compiler makes of addmm_ a copy and an addmm."""
+    torch.ops.mftcoder.add_product_(into, left, right, scale)
+    return into
+
+
+class _Plain:
+    """The weight itself, in the model's number format."""
+
+    def read(self, rows: Tensor) -> Read:
+        return (rows,)
+
+    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return F.linear(read[0], held[0], bias)
+
+    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
+        return read[0] @ held[0] if into is None else add_product_(into, read[0], held[0])
+
+
+class _Fp8:
+    """e4m3 bytes of the weight and their scale; the rows are rounded too."""
+
+    def read(self, rows: Tensor) -> Read:
+        return round_rows(rows)
+
+    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return fp8_product(read, held, bias, dtype=dtype)
+
+    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
+        return _sum(into, fp8_product(read, held, dtype=dtype, transposed=True))
+
+
+class _Nf4:
+    """What `nf4.py` unpacks, multiplied in the model's number format."""
+
+    def read(self, rows: Tensor) -> Read:
+        return (rows,)
+
+    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return nf4_product(read[0], held, bias)
+
+    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
+        return nf4_product_back(read[0], held, into)
+
+
+class _Nf4Fp8:
+    """The same, multiplied as `_Fp8` does."""
+
+    def read(self, rows: Tensor) -> Read:
+        return round_rows(rows)
+
+    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return nf4_fp8_product(read, held, bias, dtype=dtype)
+
+    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
+        return _sum(into, nf4_fp8_product(read, held, dtype=dtype, transposed=True))
+
+
+PRODUCTS: dict[str, FrozenProduct] = {"plain": _Plain(), "fp8": _Fp8(), "nf4": _Nf4(), "nf4_fp8": _Nf4Fp8()}
+
+
+# Not in place: torch 2.11's compiler loses the gradients of a function whose tensors an operator of torch changes in place.
+def _sum(into: Tensor | None, product: Tensor) -> Tensor:
+    return product if into is None else into + product

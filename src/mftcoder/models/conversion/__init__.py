@@ -1,0 +1,1 @@
+"""Model families and file formats that transformers does not hold."""

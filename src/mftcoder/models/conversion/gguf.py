@@ -1,0 +1,98 @@
+"""A .gguf file becomes an ordinary model folder: dequantised once into the cache, weights as safetensors, tokenizer.json.
+
+The folder is keyed by the file's content and appears under its name only when complete. Everything after this sees a folder.
+Weights keep their format if the file holds plain ones; blocks of 2 to 8 bits become bfloat16, which is finer than they are.
+What the file says of the model is read by `gguf_architectures`, of the tokenizer by `data.gguf_tokenizer`.
+"""
+
+import functools
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mftcoder import cache
+from mftcoder.data.tokenizers.converted import MADE_BY
+from mftcoder.data.tokenizers.gguf import opened_gguf
+from mftcoder.data.tokenizers.tokenizer import load_tokenizer
+from mftcoder.errors import MftError, ModelError
+from mftcoder.jsonl import atomic_folder, write_json
+from mftcoder.models.conversion import convert, gguf_architectures
+from mftcoder.models.files import hub
+from mftcoder.models.files.weights import StoredTensor
+
+TABLES = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
+PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def folder_of(file: Path) -> Path:
+    """The cached model folder of a .gguf file, made on first use. ModelError if the file is missing, broken or unsupported."""
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; give a model folder, a .gguf file or a Hub id")
+    made_by = (sys.modules[__name__], gguf_architectures, convert, *MADE_BY)
+    folder = hub.models_cache() / f"{file.stem}-{cache.key(cache.content_hash(file), *made_by)}"
+    if not (folder / "config.json").is_file():
+        with atomic_folder(folder) as temporary:
+            convert_file(file, temporary)
+    return folder
+
+
+def convert_file(file: Path, out: Path) -> None:
+    """Write the model in `file` into the folder `out`, in Hugging Face layout."""
+    with opened_gguf(file) as reader:
+        _convert(file, reader, out)
+        try:
+            shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
+        except MftError:  # said when somebody asks for the tokenizer; another one may be named in the config
+            return
+
+
+def _convert(file: Path, reader: Any, out: Path) -> None:
+    tensors = {tensor.name: _stored(file, tensor) for tensor in reader.tensors}
+    try:
+        values = {key: field.contents() for key, field in reader.fields.items() if key not in TABLES}
+        recipe = gguf_architectures.recipe(values, tensors)
+    except (ValueError, KeyError) as error:
+        reason = f"has no tensor {error}" if isinstance(error, KeyError) else error
+        raise ModelError(f"{file}: {reason}") from error
+    except (TypeError, ArithmeticError) as error:
+        raise ModelError(f"{file}: its metadata has a value of the wrong kind: {error}") from error
+    recipe.config["dtype"] = str(_usual_dtype(reader)).removeprefix("torch.")
+    convert.check_conversion(tensors.values(), recipe, where=file)
+    convert.write_native(tensors.values(), recipe, out)
+    _write_generation_config(values, out)
+
+
+def _stored(file: Path, tensor: Any) -> StoredTensor:
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    return StoredTensor(file, tensor.name, shape, functools.partial(_read, file, tensor, shape))
+
+
+def _read(file: Path, tensor: Any, shape: tuple[int, ...]) -> Tensor:
+    import gguf
+
+    kind = tensor.tensor_type.name
+    try:
+        values = np.array(tensor.data) if kind in ("F32", "F16") else gguf.dequantize(tensor.data, tensor.tensor_type)
+    except NotImplementedError as error:
+        raise ModelError(f"{file}: {tensor.name} is stored as {kind}, which cannot be read") from error
+    return torch.from_numpy(np.ascontiguousarray(values)).reshape(shape).to(PLAIN.get(kind, torch.bfloat16))
+
+
+def _usual_dtype(reader: Any) -> torch.dtype:
+    """The format of most matrices of the file; bfloat16 for quantised ones."""
+    kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
+    most = kinds.most_common(1)[0][0] if kinds else "F32"
+    return PLAIN.get(most, torch.bfloat16)
+
+
+def _write_generation_config(values: dict[str, Any], out: Path) -> None:
+    """The tokens that end a text: the end of a text, of a turn, of a message."""
+    ends = {values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
+    if ends:
+        write_json(out / "generation_config.json", {"eos_token_id": sorted(ends)})

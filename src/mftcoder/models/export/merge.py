@@ -1,0 +1,175 @@
+"""A LoRA adapter merged into its base: shard by shard, computed in float32, written in the asked format.
+
+Goes in: the base's folder, a peft folder, an empty folder. Comes out: weight files (and their index) whose logits equal the
+adapter model's. At most one output shard is in memory. Config and tokenizer are the export's business.
+
+    W' = W + s B A                                   s = alpha / r, or alpha / sqrt(r) for rsLoRA   (arXiv 2106.09685, 2312.03732)
+    W' = m (W + s B A) / |W + s B A|                 DoRA, the norm taken over each output's inputs  (arXiv 2402.09353)
+"""
+
+import math
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mftcoder.errors import ModelError
+from mftcoder.jsonl import read_json, write_json
+from mftcoder.models.files.weights import INDEX, all_tensors, weight_files
+from mftcoder.models.layers.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+SHARD_BYTES = 4 * 2**30
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the adapter adds to one weight matrix [out, in]."""
+
+    a: Tensor  # [rank, in]
+    b: Tensor  # [out, rank]
+    scale: float
+    magnitude: Tensor | None  # [out] of DoRA
+    transposed: bool  # the base keeps the matrix as [in, out] (GPT-2's Conv1D)
+
+    def to(self, device: torch.device) -> "Update":
+        """The same on another device."""
+        magnitude = None if self.magnitude is None else self.magnitude.to(device)
+        return replace(self, a=self.a.to(device), b=self.b.to(device), magnitude=magnitude)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The new weight in float32, in the base's orientation."""
+        matrix = weight.float().T if self.transposed else weight.float()
+        matrix = matrix + self.scale * (self.b.float() @ self.a.float())
+        if self.magnitude is not None:
+            matrix = matrix * (self.magnitude.float() / matrix.norm(dim=1))[:, None]
+        return matrix.T if self.transposed else matrix
+
+
+Change = Callable[[str, Tensor], Tensor]
+"""What is done to a weight, given its name, before an update is added."""
+
+
+def unchanged(name: str, weight: Tensor) -> Tensor:
+    """The weight."""
+    return weight
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    change: Change = unchanged,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write the merged weights of `base` and `adapter` into `out`. ModelError if an addition finds no weight in the base."""
+    sources = weight_sources(base)
+    updates = match(read_updates(adapter), sources, base=str(base), adapter=adapter)
+    write_weights(sources, out, dtype=dtype, updates=updates, change=change, shard_bytes=shard_bytes)
+
+
+def read_updates(adapter: Path) -> dict[str, Update]:
+    """The additions of a peft folder, by module path (`model.layers.0.self_attn.q_proj`)."""
+    config = read_json(adapter / ADAPTER_CONFIG)
+    with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
+        tensors = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    modules = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+    used = {
+        f"{module}.{part}" for module in modules for part in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
+    }
+    foreign = sorted(set(tensors) - used)
+    if foreign or not modules:
+        raise ModelError(
+            f"{adapter}: {foreign[0] if foreign else 'holds no LoRA weight'}: cannot be merged weight by weight; merge it with "
+            "peft's merge_and_unload"
+        )
+    return {module: _update(module, tensors, config) for module in modules}
+
+
+def _update(module: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> Update:
+    a, b = tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]
+    alpha = config.get("alpha_pattern", {}).get(module, config["lora_alpha"])
+    rank = a.shape[0]
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return Update(a, b, scale, tensors.get(f"{module}.lora_magnitude_vector"), bool(config.get("fan_in_fan_out")))
+
+
+def weight_sources(folder: Path) -> dict[str, Path]:
+    """Tensor name to the safetensors file that holds it, in the files' order; empty if there is none."""
+    try:
+        files = weight_files(folder, allow_pickled=False)
+    except ModelError:
+        return {}
+    return {name: tensor.path for name, tensor in all_tensors(files).items()}
+
+
+def match(updates: dict[str, Update], names: Container[str], *, base: str, adapter: Path) -> dict[str, Update]:
+    """Updates by the base's tensor names; a checkpoint may leave out the outermost module (`transformer.h.0` is `h.0`)."""
+    matched = {}
+    for module, update in updates.items():
+        candidates = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
+        name = next((candidate for candidate in candidates if candidate in names), None)
+        if name is None:
+            raise ModelError(
+                f"{adapter}: {module}: has no weight of that name in {base}; it belongs to another base model"
+            )
+        matched[name] = update
+    return matched
+
+
+def write_weights(
+    sources: dict[str, Path],
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    updates: dict[str, Update] | None = None,
+    change: Change = unchanged,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Copy weights into `out` as safetensors shards of at most `shard_bytes`, cast to `dtype`, with `updates` merged in."""
+    shards = _plan(sources, dtype, shard_bytes)
+    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    names = names if len(shards) > 1 else ["model.safetensors"]
+    for file_name, shard in zip(names, shards, strict=True):
+        tensors = {name: _cast(_merged(name, sources[name], updates or {}, change), dtype) for name in shard}
+        save_file(tensors, out / file_name, metadata={"format": "pt"})
+        (out / file_name).chmod(0o644)  # safetensors leaves files readable for their owner alone
+    if len(shards) > 1:
+        weight_map = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
+        total = sum(size for shard in shards for size in shard.values())
+        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _plan(sources: dict[str, Path], dtype: torch.dtype, shard_bytes: int) -> list[dict[str, int]]:
+    """Shards of tensor names with their bytes, in the base's order."""
+    shards: list[dict[str, int]] = [{}]
+    for name, size in _sizes(sources, dtype):
+        if shards[-1] and sum(shards[-1].values()) + size > shard_bytes:
+            shards.append({})
+        shards[-1][name] = size
+    return shards
+
+
+def _sizes(sources: dict[str, Path], dtype: torch.dtype) -> Iterator[tuple[str, int]]:
+    for name, path in sources.items():
+        with safe_open(path, framework="pt") as file:
+            piece = file.get_slice(name)
+            bytes_each = dtype.itemsize if piece.get_dtype() in ("F64", "F32", "F16", "BF16") else 8
+            yield name, math.prod(piece.get_shape()) * bytes_each
+
+
+def _merged(name: str, path: Path, updates: dict[str, Update], change: Change) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        weight = change(name, file.get_tensor(name))
+    return updates[name].merged(weight) if name in updates else weight
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor.contiguous()

@@ -1,0 +1,135 @@
+"""What a user means by a model to run or to export: a run folder, a model folder, a .gguf file or a Hub id.
+
+Comes out: where its weights, its adapter and its tokenizer lie, and on request the model in memory with the adapter merged into
+it, exactly as the export writes it. Knows no template and no benchmark.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mftcoder.config.load import load_config
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.errors import CheckpointError, ModelError
+from mftcoder.jsonl import read_json
+from mftcoder.models.export.merge import match, read_updates
+from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapter, reaches_experts
+from mftcoder.models.loading.load import DTYPES, load_folder
+from mftcoder.models.loading.resolve import local_folder
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model on disk, not loaded."""
+
+    name: str  # the folder's or the run's name, for file names
+    weights: Path  # folder with config.json and weights
+    adapter: Path | None  # peft folder that belongs on top
+    tokenizer: Tokenizer
+    run: RunConfig | None = None
+    checkpoint: Path | None = None
+    trust_remote_code: bool = False
+
+    def dtype(self, wanted: str | None = None) -> torch.dtype:
+        """The asked number format; else the run's; else the files' own, where it is one of ours; else bfloat16."""
+        stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
+        return DTYPES.get(wanted or str(stored), torch.bfloat16)
+
+    @property
+    def quantization(self) -> str | None:
+        """The bits that the run's base was held in while the adapter trained; None for whole weights."""
+        return self.run.model.quantization if self.run and self.adapter else None
+
+    def load(self, *, device: torch.device | str, dtype: torch.dtype, as_trained: bool = False) -> Any:
+        """The model on `device`, ready to generate, the adapter merged into the weights of the base's original precision.
+
+        `as_trained` leaves the adapter beside a base held in the run's bits. ModelError if the run had no such base.
+        """
+        if as_trained and not self.quantization:
+            raise ModelError(f"{self.name}: was not trained over a base in 4 or 8 bits, so there is none to load")
+        safe = self.run.model.use_safetensors if self.run else True
+        model = load_folder(
+            self.weights,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=self.trust_remote_code,
+            use_safetensors=safe,
+            quantization=self.quantization if as_trained else None,
+        )
+        if self.adapter is None:
+            return model
+        return load_adapter(model, self.adapter).eval() if as_trained else merged_in_memory(model, self.adapter)
+
+
+def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool = False) -> ModelSource:
+    """The source behind what a user typed. ModelError or CheckpointError if there is none."""
+    path = Path(model).expanduser()
+    if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
+        return open_run(path, checkpoint)
+    weights = local_folder(model, weights=True)
+    name = path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else model.rpartition("/")[2]
+    return ModelSource(name, weights, None, _tokenizer_of(model, weights), trust_remote_code=trust_remote_code)
+
+
+def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
+    """The model of a training run. `checkpoint` is best, latest, or the name of a folder below `checkpoints`."""
+    if not (run / "config.yaml").is_file():
+        raise CheckpointError(
+            f"{run}: is not a run folder: it has no config.yaml. Give the output_dir of a training run"
+        )
+    config = load_config(run / "config.yaml")
+    chosen = find_checkpoint(run, checkpoint)
+    base = local_folder(config.model.model_name_or_path, weights=True, pickled=not config.model.use_safetensors)
+    named = config.model.tokenizer_name_or_path
+    tokenizer = load_tokenizer(named) if named else _tokenizer_of(config.model.model_name_or_path, base)
+    weights = chosen / "model"
+    is_adapter = (weights / ADAPTER_CONFIG).is_file()
+    return ModelSource(
+        name=run.resolve().name,
+        weights=base if is_adapter else weights,
+        adapter=weights if is_adapter else None,
+        tokenizer=tokenizer,
+        run=config,
+        checkpoint=chosen,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def _tokenizer_of(model: str, folder: Path) -> Tokenizer:
+    """The tokenizer in a model's native folder; where none could be put, what the user named, whose error says why."""
+    return load_tokenizer(str(folder) if (folder / "tokenizer.json").is_file() else model)
+
+
+def find_checkpoint(run: Path, wanted: str) -> Path:
+    """The checkpoint folder that `best`, `latest` or a folder's name means; without a best one, the latest."""
+    folder = run / "checkpoints"
+    known = sorted(path.name for path in folder.glob("step-*") if path.is_dir())
+    if not known:
+        raise CheckpointError(f"{folder}: holds no checkpoint yet. Train first, or wait for the first one")
+    pointers = {"best": ("best", "latest"), "latest": ("latest",)}.get(wanted)
+    names = [wanted] if pointers is None else [_pointed(folder / name) for name in pointers]
+    found = next((name for name in names if name in known), None)
+    if found is None:
+        raise CheckpointError(f"{folder}: has no checkpoint '{wanted}'. Known: best, latest, {', '.join(known)}")
+    return folder / found
+
+
+def _pointed(pointer: Path) -> str | None:
+    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
+
+
+def merged_in_memory(model: Any, adapter: Path) -> Any:
+    """A loaded model with a LoRA adapter added to its own weights: in float32, rounded once, as the streaming merge does.
+
+    Additions to fused experts are merged by peft, in the model's own number format.
+    """
+    if reaches_experts(adapter):
+        return load_adapter(model, adapter).merge_and_unload()
+    parameters = dict(model.named_parameters())
+    for name, update in match(read_updates(adapter), parameters, base="this model", adapter=adapter).items():
+        weight = parameters[name]
+        weight.data = update.to(weight.device).merged(weight.data).to(weight.dtype)
+    return model

@@ -1,0 +1,1 @@
+"""The files of a model: fetched, checked, listed with checksums."""

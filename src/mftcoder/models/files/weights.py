@@ -1,0 +1,247 @@
+"""The weight files of a model folder by their headers: which ones are read, what they hold, whether that is what the model needs.
+
+Goes in: a folder, transformers' config. Comes out: names and shapes, and one line for each that is missing, has another shape or
+cannot be read. No weight is read for that: the model and the tensors are on the meta device. Of pickled files only plain tensors
+are taken, nothing in them is run.
+"""
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import logging as transformers_logging
+
+from mftcoder.errors import ModelError
+from mftcoder.jsonl import read_json
+from mftcoder.models.files import hub
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED_WHOLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias", ".logn_tensor")
+"""Ends of names of tensors in old checkpoints that a model computes by itself."""
+SHOWN = 3
+MOST_LAYERS = 10_000
+"""A damaged config may say more, and building them would fill the memory."""
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file, not read yet."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the tensors of a checkpoint fit a model."""
+
+    problems: tuple[str, ...]  # weights that are missing or have another shape
+    unused: tuple[str, ...]  # tensors that the model does not have
+
+
+def weight_files(folder: Path, *, allow_pickled: bool) -> list[Path]:
+    """The files that transformers reads from `folder`. ModelError if there are none, or if the index names a file that is missing."""
+    layouts = [(WHOLE, INDEX), *([(PICKLED_WHOLE, PICKLED_INDEX)] if allow_pickled else [])]
+    for whole, index in layouts:
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            return _indexed(folder / index)
+    raise ModelError(_no_weights(folder, allow_pickled=allow_pickled))
+
+
+def _indexed(index: Path) -> list[Path]:
+    raw = read_json(index)
+    named = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
+        raise ModelError(f"{index}: names no weight file (no weight_map in it). Download it again")
+    files = [index.parent / name for name in sorted(set(named.values()))]
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise ModelError(*(f"{path}: is missing; {index.name} names it. Download it again" for path in missing))
+    if not isinstance(raw.get("metadata"), dict):
+        raise ModelError(f'{index}: has no "metadata", which transformers asks for. Add "metadata": {{}} to it')
+    return files
+
+
+def _no_weights(folder: Path, *, allow_pickled: bool) -> str:
+    pickled = [path.name for pattern in hub.PICKLED_WEIGHTS for path in sorted(folder.glob(pattern))]
+    loose = sorted(path.name for path in folder.glob("*.safetensors"))
+    if loose:
+        return f"{folder}: has weights ({loose[0]}) but no {INDEX} that lists them. Download it, too"
+    if pickled and not allow_pickled:
+        return (
+            f"{folder}: has only pickled weights ({pickled[0]}), which can run code when loaded. Take a safetensors version, "
+            "or set model.use_safetensors: false if you know where they come from"
+        )
+    if pickled:
+        return f"{folder}: has neither {PICKLED_WHOLE} nor {PICKLED_INDEX}, so its pickled weights cannot be read"
+    return f"{folder}: has no weights (*.safetensors); download the model again"
+
+
+def stored_tensors(path: Path) -> list[StoredTensor]:
+    """What a .safetensors file or a pickled one holds. ModelError if it is damaged, or holds more than tensors."""
+    return list(_safe_tensors(path) if path.suffix == ".safetensors" else _pickled_tensors(path))
+
+
+def all_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Name -> tensor over all files. ModelError with a line for each file that cannot be read, or holds what another one holds."""
+    found: dict[str, StoredTensor] = {}
+    problems: list[str] = []
+    for path in files:
+        try:
+            tensors = stored_tensors(path)
+        except ModelError as error:
+            problems += error.problems
+            continue
+        if twice := [tensor.name for tensor in tensors if tensor.name in found]:
+            first = found[twice[0]].path.name
+            problems.append(
+                f"{path}: holds {listed(twice)}, which {first} holds too. Which one is meant cannot be known: keep one"
+            )
+        found |= {tensor.name: tensor for tensor in tensors}
+    if problems:
+        raise ModelError(*problems)
+    return found
+
+
+def _safe_tensors(path: Path) -> Iterator[StoredTensor]:
+    def read(name: str) -> Tensor:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                shape = tuple(file.get_slice(name).get_shape())
+                yield StoredTensor(path, name, shape, functools.partial(read, name))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: is damaged or cut short ({error}). Download it again") from error
+
+
+def _pickled_tensors(path: Path) -> Iterator[StoredTensor]:
+    on_cpu = functools.cache(lambda: _unpickle(path, "cpu"))
+    for name, tensor in _unpickle(path, "meta").items():
+        if isinstance(tensor, Tensor):
+            yield StoredTensor(path, name, tuple(tensor.shape), functools.partial(lambda key: on_cpu()[key], name))
+
+
+def _unpickle(path: Path, device: str) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            is_archive = file.read(2) == b"PK"  # the format that can be mapped into memory
+        held = torch.load(path, map_location=device, weights_only=True, mmap=is_archive)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():
+            raise ModelError(
+                f"{path}: holds Python objects beside its weights, which could run code, so it is not read. Take a "
+                "safetensors version of the model"
+            ) from error
+        raise ModelError(f"{path}: is damaged or cut short. Download it again") from error
+    except Exception as error:  # a damaged file ends in errors of zipfile, pickle and torch
+        raise ModelError(f"{path}: is damaged or cut short. Download it again") from error
+    if not isinstance(held, dict):
+        raise ModelError(f"{path}: holds a {type(held).__name__}, not a table of weights")
+    return held
+
+
+def meta_model(model_config: Any, *, where: Path | str, trust_remote_code: bool = False) -> Any:
+    """The model of a config without any weights in memory. ModelError if the config's values do not make one."""
+    layers = getattr(model_config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ModelError(f"{where}: no model can be made from these values: {layers:.3g} layers are more than any has")
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever a model's constructor runs into with values that do not fit
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{where}: no model can be made from these values: {reason}") from error
+
+
+def fit(model: Any, shapes: Shapes, *, where: Path) -> Fit:
+    """Compare names and shapes with `model`, of the meta device; other layouts than today's are matched as transformers loads them."""
+    if getattr(model.config, "quantization_config", None):
+        return Fit((), ())  # packed weights have other names and shapes, which only their library knows
+    saved = revert_weight_conversion(model, model.state_dict())
+    needed = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if shapes == needed:
+        return Fit((), ())
+    state = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
+    try:
+        with _quiet():
+            _, info = type(model).from_pretrained(
+                None,
+                config=copy.deepcopy(model.config),
+                state_dict=state,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                device_map="meta",
+            )
+    except Exception as error:
+        if not type(model).__module__.startswith("transformers."):
+            return Fit((), ())  # a model's own code may load in its own way; the loader then names what is missing
+        if not isinstance(error, RuntimeError):
+            raise
+        # Tensors that are stacked while loading (experts) do not go together.
+        wrong = {name: (shapes[name], needed[name]) for name in needed.keys() & shapes.keys()}
+        return Fit(_problems(where, needed.keys() - shapes.keys(), wrong), _unused(shapes.keys() - needed.keys()))
+    wrong = {name: (stored, shape) for name, stored, shape in info["mismatched_keys"]}
+    return Fit(_problems(where, info["missing_keys"], wrong), _unused(info["unexpected_keys"]))
+
+
+def _unused(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if not name.endswith(COMPUTED)))
+
+
+def _problems(
+    where: Path, missing: Iterable[str], wrong: Mapping[str, tuple[Sequence[int], Sequence[int]]]
+) -> tuple[str, ...]:
+    lines = []
+    names = sorted(missing)
+    wrong = {name: sizes for name, sizes in wrong.items() if tuple(sizes[0]) != tuple(sizes[1])}
+    if names:
+        lines.append(
+            f"{where}: its files lack {len(names)} of the model's weights: {listed(names)}. They would be random numbers; download "
+            "the model again"
+        )
+    for name, (stored, needed) in sorted(wrong.items())[:SHOWN]:
+        lines.append(f"{where}: {name} is {_size(stored)} in the files, and {_size(needed)} by config.json")
+    if len(wrong) > SHOWN:
+        lines.append(f"{where}: {len(wrong) - SHOWN} more weights have another shape than by config.json")
+    return tuple(lines)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are: `a, b, c and 4 more`."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of the same, and its progress bar."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)

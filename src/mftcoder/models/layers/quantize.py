@@ -1,0 +1,160 @@
+"""A frozen base held in 4 or 8 bits while an addition to it trains: NF4 and LLM.int8 through bitsandbytes, e4m3 by ourselves.
+
+Goes in: how it is to be held and the number format of the model. Comes out: what transformers needs to load the base that way,
+what it will weigh, what its weights are worth then, and the reasons why a base cannot be held so. 4 bits are NF4 with double
+quantisation (QLoRA, arXiv 2305.14314), 8 bits LLM.int8() (arXiv 2208.07339), fp8 is `fp8_linear.py`. Only linear layers are held
+in fewer bits: embedding, head, norms and fused experts keep their format.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+
+from mftcoder.errors import ModelError
+from mftcoder.kernels.linear.fp8 import MULTIPLE, round_weight
+from mftcoder.kernels.linear.nf4 import BLOCK, BLOCKS_OF_SCALES
+from mftcoder.models.layers.fp8_linear import Fp8Linear, fits, hold_in_fp8, sizes_fit
+
+NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * BLOCKS_OF_SCALES)
+BYTES_PER_WEIGHT = {"4bit": NF4_BYTES, "8bit": 1.0, "fp8": 1.0, "4bit-fp8": NF4_BYTES}
+IN_FP8 = ("fp8", "4bit-fp8")  # multiplied there
+
+
+def quantization_problems(quantization: str | None, model_config: Any, *, name: str) -> Iterator[str]:
+    """Why the base `name` cannot be held in these bits on this machine, each with the way out. No base may be packed already.
+
+    What is trained over packed weights fits no other, so it could not be merged.
+    """
+    if quantization not in (None, "fp8") and importlib.util.find_spec("bitsandbytes") is None:
+        yield (
+            f"model.quantization: {quantization} needs bitsandbytes, which is not installed. Install it with: pip install "
+            "'mftcoder[qlora]', or remove the line to train LoRA over the whole weights"
+        )
+    if getattr(model_config, "quantization_config", None) is not None:
+        yield (
+            f"{name}: its weights are quantised already. Give the base model in its original precision, with model.quantization: "
+            f"{quantization or '4bit'} to train over fewer bits: the export merges into it"
+        )
+
+
+def loader_options(quantization: str | None, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
+    """What transformers' loader takes besides the folder; nothing for a base that is loaded whole."""
+    if quantization in (None, "fp8"):
+        return {}
+    assert quantization is not None
+    return {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
+
+
+def _bitsandbytes(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """`dtype` is the format of the products and of what the packed bits lie in."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import bitsandbytes  # noqa: F401
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,  # a float format, so that an engine that shards parameters takes it
+    )
+
+
+def hold(model: Any, quantization: str, device: torch.device | str) -> None:
+    """Make of a model as transformers loaded it one whose layers are held and multiplied as `quantization` says.
+
+    ModelError if none of its layers can be.
+    """
+    if quantization == "fp8":
+        names = list(quantizable_layers(model, quantization))
+        if not names:
+            raise ModelError(
+                f"{type(model).__name__}: has no linear layer whose sizes are multiples of {MULTIPLE}, which fp8 needs. Remove "
+                "model.quantization"
+            )
+        hold_in_fp8(model, names, device)
+        return
+    keep_layout(model)
+    for layer in model.modules():
+        if quantization == "4bit-fp8" and hasattr(layer, "quant_state"):
+            layer.fp8_products = sizes_fit(layer.out_features, layer.in_features)
+
+
+def keep_layout(model: Any) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights in place, in a loaded model.
+
+    On CPUs with avx512_bf16 its first forward pass without gradients changes their layout; training and saving then read them wrong.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def is_quantized(model: Any) -> bool:
+    """Whether linear layers of a loaded model are held in fewer bits."""
+    in_bits = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+    return bool(in_bits) or any(isinstance(layer, Fp8Linear) for layer in model.modules())
+
+
+def was_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is GPT-2's transposed linear layer, or stands in its place; the base's file keeps it as [in, out]."""
+    return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
+
+
+def quantizable_layers(model: Any, quantization: str | None = None) -> dict[str, nn.Module]:
+    """Layers of a model in its original precision that fewer bits would hold, by name: the linear ones but the head."""
+    head = model.get_output_embeddings()
+    takes = fits if quantization == "fp8" else _is_linear
+    return {name: layer for name, layer in model.named_modules() if takes(layer) and layer is not head}
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear or isinstance(layer, Conv1D)
+
+
+def quantizable_weights(model: Any, quantization: str | None = None) -> int:
+    """How many weights those are."""
+    weights: list[Tensor] = [layer.weight for layer in quantizable_layers(model, quantization).values()]  # type: ignore[misc]
+    return sum(weight.numel() for weight in weights)
+
+
+def as_held(weight: Tensor, quantization: str, dtype: torch.dtype) -> Tensor:
+    """What the bits that hold `weight` [out, in], read in `dtype`, stand for where they are multiplied."""
+    weight = weight.to(dtype)
+    if quantization == "8bit":
+        import bitsandbytes.functional as bits
+
+        held, largest, _ = bits.int8_vectorwise_quant(weight.to(torch.float16))
+        return (held.float() * largest[:, None] / 127).to(dtype)
+    if quantization.startswith("4bit"):
+        import bitsandbytes.functional as bits
+
+        packed, state = bits.quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
+        weight = bits.dequantize_4bit(packed, state)
+    if quantization in IN_FP8 and sizes_fit(*weight.shape):
+        rounded, scale = round_weight(weight)
+        weight = rounded.to(dtype) * scale.to(dtype)
+    return weight
+
+
+def give_back_loading_memory(model: Any) -> None:
+    """Let go of what quantising left behind on the CPU: the mapped file, and the allocator's free pages.
+
+    A run of hours would otherwise hold the whole base beside the packed one.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not getattr(tensor, "quant_state", None):
+            tensor.data = tensor.data.clone()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not a GNU C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

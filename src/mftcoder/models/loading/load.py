@@ -1,0 +1,126 @@
+"""A base model into memory: number format, attention, device.
+
+Goes in: the model section. Comes out: a transformers model ready to train (no cache), the tokens that end a text. Checks that every weight of the model stood in the files. Attaches nothing: `adapters.py` does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from mftcoder.config.schema import ModelConfig
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.errors import ModelError
+from mftcoder.models.files.weights import listed, meta_model
+from mftcoder.models.layers.quantize import give_back_loading_memory, hold, loader_options
+from mftcoder.models.loading.resolve import (
+    ResolvedModel,
+    count_parameters,
+    folder_fit,
+    local_folder,
+    read_model_config,
+    resolve_model,
+)
+
+__all__ = [
+    "ResolvedModel",
+    "count_parameters",
+    "load_folder",
+    "load_model",
+    "resolve_model",
+    "stop_tokens",
+]
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def load_model(config: ModelConfig, *, attn_implementation: str, device: torch.device | str) -> Any:
+    """The base model on `device` in evaluation mode, without a key-value cache. ModelError if it cannot be used.
+
+    `attn_implementation` is a name that transformers knows or that was registered with its AttentionInterface.
+    """
+    resolved = resolve_model(config)
+    name = config.model_name_or_path
+    folder = local_folder(name, weights=True, pickled=not config.use_safetensors)
+    return load_folder(
+        folder,
+        dtype=DTYPES[config.dtype],
+        attn_implementation=attn_implementation,
+        device=device,
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=config.use_safetensors,
+        model_config=resolved.config,
+        quantization=config.quantization,
+    )
+
+
+def load_folder(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    use_safetensors: bool = True,
+    model_config: Any = None,
+    quantization: str | None = None,
+) -> Any:
+    """A model folder on `device`, by default with the attention that transformers picks for it; `quantization` holds it in fewer bits.
+
+    ModelError if a weight is missing or has another shape, or if the memory does not suffice.
+    """
+    if model_config is None:
+        model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
+    model = meta_model(model_config, where=folder / "config.json", trust_remote_code=trust_remote_code)
+    if problems := folder_fit(folder, model, allow_pickled=not use_safetensors).problems:
+        raise ModelError(*problems)
+    transformers_logging.disable_progress_bar()
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=model_config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True if use_safetensors else None,
+            output_loading_info=True,
+            **loader_options(quantization, dtype, device),
+        )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder}: its files lack {len(missing)} of the model's weights: {listed(missing)}. They would be random numbers; "
+            "download the model again"
+        )
+    model.config.use_cache = False
+    if quantization:
+        hold(model, quantization, device)
+    if quantization and torch.device(device).type == "cpu":
+        give_back_loading_memory(model)
+    if quantization in (None, "fp8"):
+        _move(model, device, folder)
+    return model.eval()
+
+
+def _move(model: Any, device: torch.device | str, folder: Path) -> Any:
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        gigabytes = sum(parameter.nbytes for parameter in model.parameters()) / 2**30
+        raise ModelError(
+            f"{folder}: its {gigabytes:.1f} GiB of weights do not fit on {device}; take a smaller model"
+        ) from error
+
+
+def stop_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every token that ends a text: the tokenizer's end token and those of generation_config.json, ascending."""
+    ends = {tokenizer.eos_id}
+    if (folder / "generation_config.json").is_file():
+        declared = GenerationConfig.from_pretrained(folder).eos_token_id
+        ends.update(declared if isinstance(declared, list) else [declared])
+    return tuple(sorted(end for end in ends if end is not None))

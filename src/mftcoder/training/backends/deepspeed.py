@@ -1,0 +1,198 @@
+"""ZeRO: DeepSpeed shares out gradients and moments over the ranks (stage 2), and the weights (stage 3); `deepspeed.initialize`, used directly.
+
+DeepSpeed takes the mean of gradients over ranks and counts micro-batches; here each objective is multiplied by the number of ranks
+and a step ends when the optimiser is called, so that gradients are sums. DeepSpeed's hooks surround each forward pass with its
+loss as one module, so that stage 3 keeps embedding and head gathered while the cross entropy uses them. Trained weights have
+float32 masters. Checkpoints are gathered on rank 0 in the layout of one device.
+"""
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
+from mftcoder.errors import ConfigError
+from mftcoder.training.backends.base import Decoder, NamedParameters
+from mftcoder.training.backends.deepspeed_optimizer import ZeroAdamW
+from mftcoder.training.backends.process_group import ProcessGroup
+from mftcoder.training.optimizer import Halt, Optimizer, adamw
+from mftcoder.training.sharded_state import Shares, trained_weights
+
+BUCKET_ELEMENTS = 1 << 26  # gradients summed in one message: 256 MiB of float32
+FORMATS = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+class _ZeroBackend(ProcessGroup):
+    """What both stages share."""
+
+    lockstep = True
+    name: str
+    stage: int
+    otherwise: str
+    """The backend to take where this one cannot be used."""
+
+    def __init__(self, config: BackendConfig):
+        super().__init__(config)
+        self.load_device = self.device
+        self._config = config
+        self._engine: Any = None
+        self._optimizer: ZeroAdamW | None = None
+        self._forward_pass = _ForwardPass()
+
+    def check(self, config: RunConfig) -> None:
+        """ConfigError for what DeepSpeed lacks on this machine, and for what it does not offer."""
+        refused = [
+            (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
+            (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
+            (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
+            (config.train.torch_compile is True, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
+            (
+                config.model.quantization == "4bit-fp8",
+                "model.quantization: 4bit-fp8 multiplies in layers without DeepSpeed's hooks",
+            ),
+            (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
+            (self._config.context_parallel_size > 1, "backend.context_parallel_size: ranks that share rows"),
+        ]
+        problems = [
+            f"{problem}, which backend {self.name} does not offer. Use ddp." for applies, problem in refused if applies
+        ]
+        if importlib.util.find_spec("deepspeed") is None:
+            problems.append(
+                f"backend.name: {self.name} needs DeepSpeed, which is not installed: pip install 'mftcoder[deepspeed]'. "
+                f"Or use {self.otherwise}."
+            )
+        if problems:
+            raise ConfigError(*problems)
+
+    def place(self, model: Decoder, config: TrainConfig) -> None:
+        """Hand the model to DeepSpeed together with the optimiser of what trains."""
+        deepspeed = _deepspeed(self.device)
+        trained = [(name, weight) for name, weight in model.module.named_parameters() if weight.requires_grad]
+        inner: Any = adamw(trained, config)
+        by_index = [weight for group in inner.param_groups for weight in group["params"]]
+        layout = inner.state_dict()
+        self._forward_pass.module = model.module
+        self._engine, *_ = deepspeed.initialize(
+            model=self._forward_pass,
+            optimizer=inner,
+            config=self._settings(model.causal_lm, config),
+            dist_init_required=False,
+        )
+        self._optimizer = ZeroAdamW(
+            self._engine,
+            inner,
+            parameters=[weight for _, weight in trained],
+            by_index=by_index,
+            layout=layout,
+            low_precision=model.causal_lm.dtype != torch.float32,
+            halt=Halt(config),
+        )
+        model.surround = self._surround
+        model.device = self.device
+
+    def _settings(self, causal_lm: Any, config: TrainConfig) -> dict[str, Any]:
+        offload = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}[self._config.offload]
+        return {
+            "train_micro_batch_size_per_gpu": 1,  # must be there, and is used for nothing
+            "gradient_accumulation_steps": 1,
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": config.max_grad_norm or 0.0,
+            "bf16": {"enabled": causal_lm.dtype == torch.bfloat16, "check_grad_overflow": True},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "communication_data_type": FORMATS[self._config.reduce_dtype],
+            "zero_allow_untested_optimizer": True,  # torch's AdamW, on the host as well: the update of the other backends
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": {
+                "stage": self.stage,
+                "overlap_comm": False,  # not together with steps that end where the loop says
+                "reduce_bucket_size": BUCKET_ELEMENTS,
+                # Norms and other small weights stay whole.
+                "stage3_param_persistence_threshold": 10 * causal_lm.config.get_text_config().hidden_size,
+                **{f"offload_{part}": {"device": "cpu"} for part in offload},
+            },
+        }
+
+    def _surround(self, forward_pass: Callable[[], Tensor]) -> Tensor:
+        self._forward_pass.action = forward_pass
+        try:
+            outcome: Tensor = self._engine()
+        finally:
+            self._forward_pass.action = None
+        return outcome
+
+    def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
+        """The optimiser that DeepSpeed was given with the model."""
+        assert self._optimizer is not None
+        return self._optimizer
+
+    def backward(self, objective: Tensor) -> None:
+        """Autograd; gradients are summed over ranks as they are made."""
+        self._engine.backward(objective * self.world_size)
+
+    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
+        """Rank 0 writes what it has gathered."""
+        return None
+
+
+class Zero2Backend(_ZeroBackend):
+    """The whole model a rank, and a share of gradients, masters and moments."""
+
+    name, stage, otherwise = "deepspeed_zero2", 2, "ddp"
+
+    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
+        """Every rank has them all."""
+        return None
+
+
+class Zero3Backend(_ZeroBackend):
+    """A share of everything a rank."""
+
+    name, stage, otherwise = "deepspeed_zero3", 3, "fsdp2"
+
+    def __init__(self, config: BackendConfig):
+        super().__init__(config)
+        # Weights go to the device one by one: the whole model need never fit there.
+        self.load_device = torch.device("cpu")
+
+    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
+        """What a checkpoint holds of it, in the model's dtype, on rank 0."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        weights = {}
+        for name, weight in trained_weights(module).items():
+            with GatheredParameters(weight) if isinstance(weight, nn.Parameter) else nullcontext():
+                weights[name] = weight.detach().cpu().clone() if self.rank == 0 else torch.empty(0)
+        return weights
+
+
+class _ForwardPass(nn.Module):
+    """A forward pass of the model, whatever it computes, as the forward of a module that DeepSpeed puts its hooks on."""
+
+    module: nn.Module
+    action: Callable[[], Tensor] | None = None
+
+    def forward(self) -> Tensor:
+        """What `action` gives."""
+        assert self.action is not None
+        return self.action()
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """The package, told what it computes on before it is imported."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # a run without a launcher has none, and DeepSpeed insists
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # torch 2.13 renames two collectives that deepspeed 0.19.8 calls.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    import deepspeed
+
+    if device.type == "cpu":
+        # Otherwise compilers are run to find this out, and one more to build what only inference uses.
+        deepspeed.ops.__compatible_ops__ = {}
+    return deepspeed

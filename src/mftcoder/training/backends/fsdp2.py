@@ -1,0 +1,271 @@
+"""Weights, gradients and moments shared out over the ranks: PyTorch's `fully_shard`, used directly.
+
+Each decoder layer is gathered for its forward and its backward and let go again; embedding, last norm and head stay gathered
+between the forward and the end of the backward, because the cross entropy uses the head in between. The trained shares are
+float32 and are the master weights: layers are gathered and multiplied in the model's dtype. Gradients are sums over ranks.
+Checkpoints have the layout of one device, gathered on rank 0 or written share by share, so that every backend reads every checkpoint.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
+from mftcoder.errors import ConfigError
+from mftcoder.training.backends.base import Decoder, NamedParameters
+from mftcoder.training.backends.process_group import ProcessGroup
+from mftcoder.training.optimizer import MasterAdamW, Optimizer, decays
+from mftcoder.training.sharded_state import Shares, put_shares_in, trained_weights
+
+REDUCE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Fsdp2Backend(ProcessGroup):
+    """A share of the model a rank."""
+
+    lockstep = True
+
+    def __init__(self, config: BackendConfig):
+        super().__init__(config)
+        # Layers go to the device one by one: the whole model need never fit there.
+        self.load_device = torch.device("cpu")
+        self._config = config
+        self._dtype = torch.float32
+        self._root: Any = None
+        self._checkpoint_group: Any = None
+
+    def check(self, config: RunConfig) -> None:
+        """ConfigError for a balancer or a format that needs a layer's weights in one piece, and for uneven groups."""
+        size = self._config.shard_group_size or self.world_size
+        refused = [
+            (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
+            (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
+            (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
+            (
+                config.model.quantization == "8bit",
+                "model.quantization: 8-bit weights lose their scales when they are cut",
+            ),
+            (
+                config.train.torch_compile is True,
+                "train.torch_compile: compiled layers were not shown to gather rightly",
+            ),
+            (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
+        ]
+        problems = [
+            f"{problem}, which backend fsdp2 does not offer. Use ddp." for applies, problem in refused if applies
+        ]
+        if self.world_size % size:
+            problems.append(f"backend.shard_group_size: {size} does not divide the {self.world_size} processes.")
+        if problems:
+            raise ConfigError(*problems)
+
+    def place(self, model: Decoder, config: TrainConfig) -> None:
+        """Cut every weight into shares, the trained ones as float32 masters; what is not this rank's is let go."""
+        self._root, self._dtype = model.causal_lm, model.causal_lm.dtype
+        for parameter in model.module.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        mesh = self._mesh()
+        low = self._dtype != torch.float32
+        precision = MixedPrecisionPolicy(
+            param_dtype=self._dtype if low else None,
+            reduce_dtype=REDUCE[self._config.reduce_dtype],
+            cast_forward_inputs=False,
+        )
+        for part in model.module.modules():
+            if getattr(part, "quant_state", None) is not None:
+                part.quant_state.to(self.device)  # the scales of a 4-bit layer: whole on every rank, and no parameter
+        gpu = self.device.type == "cuda"
+        kept = CPUOffloadPolicy(pin_memory=gpu) if self._config.offload == "all" else OffloadPolicy()
+        for layer in model.decoder_layers():
+            fully_shard(layer, mesh=mesh, mp_policy=precision, offload_policy=kept)
+        fully_shard(self._root, mesh=mesh, mp_policy=precision, reshard_after_forward=False, offload_policy=kept)
+        for part in self._root.modules():
+            if isinstance(part, FSDPModule):
+                part.set_gradient_divide_factor(1.0)  # sums, not means
+                part.set_force_sum_reduction_for_comms(True)
+        model.decoder = _gathering(self._root, model.decoder)
+        model.device = self.device
+
+    def _mesh(self) -> DeviceMesh:
+        size = self._config.shard_group_size or self.world_size
+        if size == self.world_size:
+            return init_device_mesh(self.device.type, (size,), mesh_dim_names=("shard",))
+        copies = self.world_size // size
+        return init_device_mesh(self.device.type, (copies, size), mesh_dim_names=("copy", "shard"))
+
+    def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
+        """AdamW on this rank's shares."""
+        self._root.reshard()
+        return ShardedAdamW(list(named_parameters), config, self, masters=self._dtype != torch.float32)
+
+    def backward(self, objective: Tensor) -> None:
+        """Autograd; each layer's gradients are summed over ranks as they are made."""
+        objective.backward()
+
+    def whole(self, share: Tensor, like: DTensor) -> Tensor:
+        """The tensor that the ranks' shares make, cut as `like` is; on the CPU of rank 0, empty elsewhere."""
+        joined = cut_like(like, share.to(self.device)).full_tensor()
+        return joined.cpu() if self.rank == 0 else joined.new_empty(0, device="cpu")
+
+    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
+        """What trains (for full training all there is), in the model's dtype."""
+        self._root.reshard()
+        return {
+            name: self.whole(local_share(weight), weight).to(self._dtype)
+            if isinstance(weight, DTensor)
+            else weight.cpu()
+            for name, weight in trained_weights(module).items()
+        }
+
+    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
+        """Moments and masters; of a fully trained model the weights as well, in its dtype."""
+        assert isinstance(optimizer, ShardedAdamW)
+        self._root.reshard()
+        if self._checkpoint_group is None:
+            self._checkpoint_group = dist.new_group(backend="gloo", timeout=self._timeout)
+        full = all(weight.requires_grad for weight in module.parameters())
+        return Shares(
+            model={
+                name: cut_like(weight, local_share(weight).to(self._dtype)) if isinstance(weight, DTensor) else weight
+                for name, weight in (trained_weights(module) if full else {}).items()
+            },
+            optimizer=optimizer.shares(),
+            rest=optimizer.rest(),
+            group=self._checkpoint_group,
+        )
+
+
+def _gathering(root: Any, decode: Any) -> Any:
+    """`decode` as a forward of `root`: its weights are gathered before, and its backward hooks are set after."""
+
+    def decoded(**inputs: Any) -> Any:
+        return decode(**inputs)
+
+    root.decoded = decoded
+    register_fsdp_forward_method(root, "decoded")
+    return root.decoded
+
+
+def local_share(parameter: Any) -> Tensor:
+    """This rank's part of a sharded weight, in the very memory of the weight."""
+    with torch.no_grad():
+        return parameter.detach().to_local()
+
+
+def cut_like(like: Any, share: Tensor) -> DTensor:
+    """The tensor that the ranks' shares make, cut as `like` is, in the memory of `share`."""
+    meta = TensorMeta(like.shape, like.stride(), share.dtype)
+    # Not by from_local, which would bring a share in the host's memory to the device.
+    return DTensor(share, DTensorSpec(like.device_mesh, like.placements, meta), requires_grad=False)
+
+
+def own_share(whole: Tensor, like: DTensor) -> Tensor:
+    """The part of a tensor that this rank holds of `like`: rows of a whole one are dealt out as torch.chunk does."""
+    if isinstance(whole, DTensor):
+        return whole.to_local()
+    parts = whole.chunk(like.device_mesh.size(-1))
+    index = like.device_mesh.get_local_rank(like.device_mesh.ndim - 1)
+    return parts[index] if index < len(parts) else whole[:0]
+
+
+class ShardedAdamW:
+    """MasterAdamW on the shares; its state is whole, in the layout of one device."""
+
+    def __init__(
+        self, named: list[tuple[str, nn.Parameter]], config: TrainConfig, backend: Fsdp2Backend, *, masters: bool
+    ):
+        self._backend, self._low_precision = backend, masters
+        self._parameters: list[Any] = [parameter for _, parameter in named]
+        self._shares = [nn.Parameter(local_share(parameter)) for parameter in self._parameters]
+        self._copies = backend.world_size // (backend._config.shard_group_size or backend.world_size)
+        names = [name for name, _ in named]
+        self._adamw = MasterAdamW(
+            zip(names, self._shares, strict=True),
+            config,
+            sum_gradients=self._take_gradients,
+            whole_norm=self._whole_norm,
+        )
+        in_order = sorted(zip(names, self._parameters, strict=True), key=lambda pair: not decays(*pair))
+        self._by_index = [parameter for _, parameter in in_order]  # as torch's AdamW counts them, group by group
+
+    def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
+        """One update of the shares."""
+        device = self._shares[0].device
+        return self._adamw.step(rate, None if loss_sums is None else loss_sums.to(device))
+
+    def _take_gradients(self, _: list[Tensor | None]) -> list[Tensor | None]:
+        """This rank's shares of the gradients, which FSDP2 has summed already."""
+        taken = [None if parameter.grad is None else parameter.grad.to_local() for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return taken
+
+    def _whole_norm(self, norm: Tensor) -> Tensor:
+        squares = self._backend.sum_over_ranks(norm.double() ** 2)  # each copy of the model brings the whole once
+        return (squares / self._copies).sqrt().to(norm.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and, for a low-precision model, masters: whole on rank 0."""
+        state = self.rest()
+        put_shares_in(
+            state, {name: self._backend.whole(share.to_local(), share) for name, share in self.shares().items()}
+        )
+        return state
+
+    def shares(self) -> dict[str, Any]:
+        """This rank's part of moments and masters, cut as the weights are and in the memory that training writes to."""
+        masters = [(f"masters.{index}", share) for index, share in enumerate(self._shares) if self._low_precision]
+        moments = [
+            (f"state.{index}.{name}", value)
+            for index, of_parameter in self._adamw.state_dict()["adamw"]["state"].items()
+            for name, value in of_parameter.items()
+            if name != "step"
+        ]
+        return {name: cut_like(self._owner(name), value.detach()) for name, value in [*moments, *masters]}
+
+    def rest(self) -> dict[str, Any]:
+        """What of the state is no share: steps and settings."""
+        adamw = self._adamw.state_dict()["adamw"]
+        steps = {index: {"step": of_parameter["step"]} for index, of_parameter in adamw["state"].items()}
+        return {"adamw": {**adamw, "state": steps}, "masters": []}
+
+    def _owner(self, name: str) -> Any:
+        """The parameter that a share of this name belongs to."""
+        kind, index = name.split(".")[:2]
+        return (self._parameters if kind == "masters" else self._by_index)[int(index)]
+
+    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """For this rank's share."""
+        owner = self._owner(name)
+        assert size == owner.shape
+        return cut_like(owner, torch.empty_like(local_share(owner), dtype=dtype))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take this rank's share of a whole state, or the shares that there was `room` for."""
+        whole = state["adamw"]
+        shares = {
+            index: {
+                name: value if name == "step" else own_share(value, self._by_index[index]).clone()
+                for name, value in of_parameter.items()
+            }
+            for index, of_parameter in whole["state"].items()
+        }
+        self._adamw.load_state_dict({"adamw": {**whole, "state": shares}, "masters": []})
+        if state["masters"]:
+            with torch.no_grad():
+                for share, parameter, master in zip(self._shares, self._parameters, state["masters"], strict=True):
+                    share.copy_(own_share(master, parameter))

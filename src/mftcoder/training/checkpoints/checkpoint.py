@@ -1,0 +1,330 @@
+"""Checkpoints that survive anything: written aside, checked by hash, made visible last.
+
+A checkpoint folder holds `model/` (adapter or full weights, loadable by transformers and peft), `optimizer/state.pt` (moments,
+master weights, random states; tensors that lie in shares are in `optimizer/shares/`), `progress.json` and `files.json` (sizes and
+SHA-256 of the rest). It is written under a dotted name, flushed, renamed; then `latest` (and `best`) are replaced. A process
+killed at any moment leaves the checkpoint before it. Comes out on resume: the newest checkpoint whose files are whole, falling
+back past damaged ones and saying so. What is written when, by whom, is `checkpoint_writer.py`'s.
+"""
+
+import hashlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from mftcoder.config.schema import RunConfig
+from mftcoder.errors import CheckpointError, DataError
+from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.training.sharded_state import Room, put_shares_in, read_shares, whole_tensor
+
+_NAME = re.compile(r"step-(\d{8})$")
+SHARES = "optimizer/shares"
+
+
+@dataclass
+class Progress:
+    """Where a run stands; everything the loop needs to go on, but for weights, moments and random states."""
+
+    step: int = 0
+    tokens_seen: list[int] = field(default_factory=list)  # [K] trained tokens
+    seconds: float = 0.0
+    best_value: float | None = None
+    best_step: int = 0
+    dropped_steps: int = 0  # steps that were not finite and changed nothing
+    stalled: int = 0  # validations in a row without a better metric
+    weights: list[float] = field(default_factory=list)  # [K] task weights of the next step
+    balancer: dict[str, Any] = field(default_factory=dict)
+    unobserved: dict[str, list[float]] = field(default_factory=dict)  # losses the balancer has not looked at yet
+    validation: dict[str, dict[str, float | None]] = field(
+        default_factory=dict
+    )  # first, best, last, lowest -> task -> mean loss; lowest_step -> task -> step
+    config: dict[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    rows_per_step: int = 0  # over all ranks; a run goes on with as many on another number of ranks
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint on disk."""
+
+    path: Path
+    progress: Progress
+
+    @property
+    def model_dir(self) -> Path:
+        """The weights."""
+        return self.path / "model"
+
+    def optimizer_state(self, room: Room = whole_tensor) -> dict[str, Any]:
+        """What `save` was given, on the CPU. Tensors that were written in shares are read into the `room` for each."""
+        state: dict[str, Any] = torch.load(self.path / "optimizer" / "state.pt", map_location="cpu", weights_only=True)
+        if (self.path / SHARES).is_dir():
+            put_shares_in(state["optimizer"], read_shares(self.path / SHARES, room))
+        return state
+
+
+class CheckpointStore:
+    """The `checkpoints` folder of a run."""
+
+    def __init__(self, folder: Path, *, save_total_limit: int | None, say: Callable[[str], None]):
+        self.folder = folder
+        self._limit = save_total_limit
+        self.say = say
+
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint of a step lies until it is whole."""
+        return self.folder / f".step-{step:08d}.tmp"
+
+    def begin(self, step: int) -> None:
+        """Make that folder, empty; what killed runs left half written goes."""
+        temporary = self.folder_of(step)
+        with self._errors_of(temporary):
+            for left in self.folder.glob(".step-*.tmp"):
+                shutil.rmtree(left)
+            (temporary / "optimizer").mkdir(parents=True)
+
+    def save(self, progress: Progress, write_parts: Callable[[Path], None], *, best: bool) -> Path:
+        """Let `write_parts` fill what `begin` made, then make it the newest checkpoint; on an error nothing has changed."""
+        path = self.folder / f"step-{progress.step:08d}"
+        temporary = self.folder_of(progress.step)
+        with self._errors_of(temporary):
+            write_parts(temporary)
+            write_json(temporary / "progress.json", asdict(progress))
+            write_json(temporary / "files.json", describe_files(temporary))
+            flush_to_disk(temporary)
+            self._make_visible(temporary, path)
+            write_text(self.folder / "latest", path.name + "\n")
+            if best:
+                write_text(self.folder / "best", path.name + "\n")
+            self._rotate()
+        return path
+
+    @contextmanager
+    def _errors_of(self, temporary: Path) -> Iterator[None]:
+        """What goes wrong with writing is a CheckpointError, and what was written until then is removed."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CheckpointError(
+                f"{self.folder / temporary.stem.removeprefix('.')}: the checkpoint cannot be written: {_first_of(error)}. Earlier "
+                "checkpoints are untouched; make room or mend the folder and type the same command again."
+            ) from error
+
+    @staticmethod
+    def _make_visible(temporary: Path, path: Path) -> None:
+        if path.exists():  # the same step once more, after a fall back past a damaged checkpoint
+            shutil.rmtree(path)
+        temporary.replace(path)
+
+    def _rotate(self) -> None:
+        """Keep the newest `save_total_limit` and the best."""
+        if self._limit is None:
+            return
+        best = self.pointer("best")
+        for path in self.all()[: -self._limit]:
+            if path != best:
+                shutil.rmtree(path)
+
+    def all(self) -> list[Path]:
+        """Checkpoint folders, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if _NAME.match(path.name) and path.is_dir())
+
+    def pointer(self, name: str) -> Path | None:
+        """The folder that `latest` or `best` names, if there is one."""
+        try:
+            path = self.folder / (self.folder / name).read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+        return path if _NAME.match(path.name) and path.is_dir() else None
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None if there are none; damaged ones are passed over with a line each."""
+        candidates = self.all()[::-1]
+        for path in candidates:
+            try:
+                return load_checkpoint(path)
+            except CheckpointError as error:
+                self.say(f"{error} Going back to the checkpoint before it.")
+        if candidates:
+            raise CheckpointError(
+                f"{self.folder}: all {len(candidates)} checkpoints are damaged. "
+                "Start anew with train.resume_from_checkpoint=false or another output_dir."
+            )
+        return None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in `path`, its files checked against `files.json`; CheckpointError names the bad file."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint folder.")
+    try:
+        expected = read_json(path / "files.json")
+        progress = Progress(**read_json(path / "progress.json"))
+    except (DataError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged checkpoint: {error}.") from error
+    found = describe_files(path)
+    for name in sorted(set(expected) | set(found)):
+        if name not in found:
+            raise CheckpointError(f"{path}: damaged checkpoint: {name} is missing.")
+        if name in expected and expected[name] != found[name]:
+            raise CheckpointError(f"{path}: damaged checkpoint: {name} is not what was written.")
+    return Checkpoint(path, progress)
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file below `folder`, by relative name; `files.json` itself left out."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "files.json"]
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run: many files at once
+        described = threads.map(_describe_file, paths)
+        return {path.relative_to(folder).as_posix(): found for path, found in zip(paths, described, strict=True)}
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _first_of(error: BaseException) -> str:
+    """The cause, where an error of several ranks carries one for each."""
+    causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
+    return str(causes[0][0] if causes else error)
+
+
+def flush_to_disk(folder: Path) -> None:
+    """fsync every file and folder below, so that the rename that follows cannot overtake the content."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# Fields that change how a run is carried out or shown, but not what it computes.
+FREE_FIELDS = frozenset(
+    {
+        "output_dir",
+        "data.cache_dir",
+        "data.num_proc",
+        "data.max_errors",
+        "train.dataloader_num_workers",
+        "train.logging_steps",
+        "train.logging_dir",
+        "train.report_to",
+        "train.resume_from_checkpoint",
+        "train.async_save",
+        "train.gradient_checkpointing",
+        "train.save_format",
+        "train.save_steps",
+        "train.save_strategy",
+        "train.save_total_limit",
+        "backend.name",
+        "backend.device",
+        "backend.init_timeout_seconds",
+        "backend.timeout_seconds",
+        "backend.offload",
+        "backend.shard_group_size",
+        "backend.context_parallel_size",
+    }
+)
+
+
+# What decides which optimizer and balancer states a checkpoint holds: with another value they would not fit.
+LASTING_FIELDS = ("adapter.use_dora", "balancer.name", "model.dtype", "train.master_weights", "train.optim")
+
+
+# How a step's rows are split, which changes nothing as long as there are as many.
+SPLIT_FIELDS = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
+
+
+def differing_fields(
+    saved: dict[str, Any], current: dict[str, Any], *, free: frozenset[str] = FREE_FIELDS
+) -> list[str]:
+    """`field: saved value -> current value` for every field that matters and differs. A field newer than `saved` had its default."""
+    before, now = _flatten(_with_newer_fields(saved)), _flatten(current)
+    return [
+        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if name not in free and before.get(name) != now.get(name)
+    ]
+
+
+def _with_newer_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return RunConfig.model_validate(saved).model_dump(mode="json")
+    except ValidationError:  # of a version with other fields: compared as it is
+        return saved
+
+
+def lasting_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """`field: saved value -> current value` for what no run can go on with: LASTING_FIELDS, and which tasks in which order."""
+    before, now = (
+        {**_flatten(config), "tasks": [task["name"] for task in config.get("tasks", ())]} for config in (saved, current)
+    )
+    return [
+        f"{name}: {before[name]!r} -> {now.get(name)!r}"
+        for name in (*LASTING_FIELDS, "tasks")
+        if name in before and before[name] != now.get(name)
+    ]
+
+
+def free_fields(saved: Progress, current: dict[str, Any], data_world_size: int) -> frozenset[str]:
+    """FREE_FIELDS, and how a step is split if its rows are those of `saved` all the same."""
+    now = _flatten(current)
+    rows = math.prod(now[name] for name in SPLIT_FIELDS) * data_world_size
+    return FREE_FIELDS.union(SPLIT_FIELDS if rows == saved.rows_per_step and _rows_as_they_come(now) else ())
+
+
+def rows_of_step(saved: Progress, current: dict[str, Any]) -> int | None:
+    """Rows of a step that goes on as it began on any number of ranks; None if the config asks for another split of it."""
+    before, now = _flatten(saved.config), _flatten(current)
+    return saved.rows_per_step if all(before[name] == now[name] for name in SPLIT_FIELDS) else None
+
+
+def _rows_as_they_come(fields: dict[str, Any]) -> bool:
+    """Whether no rows of similar length are put together, which depends on the batch size."""
+    return fields["data.packing"] != "none" or fields["data.padding"] != "dynamic"
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(inner, list) and inner and all(isinstance(e, dict) and "name" in e for e in inner):
+            inner = {e["name"]: e for e in inner}
+        flat |= _flatten(inner, f"{name}.") if isinstance(inner, dict) and inner else {name: inner}
+    return flat
+
+
+def random_state() -> dict[str, Any]:
+    """The states that dropout and new weights draw from."""
+    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(states: list[dict[str, Any]], rank: int, world_size: int) -> None:
+    """Go on from each rank's `random_state()`; on another number of ranks, where no state is this rank's, leave the seed."""
+    if len(states) != world_size:
+        return
+    state = states[rank]
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,50 @@
+"""How strongly each task pulls on one shared layer: the norms that GradNorm compares.
+
+Goes in: the model and some rows with their counts. Comes out: per task the norm of the gradient of its mean token loss with
+respect to the trained weights of one decoder layer, the same however the rows are split into micro-batches and ranks. Costs one
+forward pass and a backward pass through the layers from that one on per task; leaves the parameters' gradients alone.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mftcoder.balancing.base import Float
+from mftcoder.data.batches.loader import StepData
+from mftcoder.errors import ConfigError
+from mftcoder.training.backends.base import Backend
+from mftcoder.training.forward.language_model import LanguageModel
+
+
+def gradient_norms(model: LanguageModel, data: StepData, backend: Backend, *, layer: int) -> Float:
+    """Norm [K] of the gradient of each task's mean token loss on decoder layer `layer`; nan for a task without tokens."""
+    parameters = layer_parameters(model, layer)
+    size = sum(parameter.numel() for parameter in parameters)
+    totals = torch.zeros(model.num_tasks, size, dtype=torch.float32, device=backend.device)
+    for batch in data.micro_batches:
+        for task, objective in model.task_sums(batch):
+            grads = torch.autograd.grad(objective, parameters, retain_graph=True, allow_unused=True)
+            totals[task] += _flat(grads, parameters)
+    norms = backend.sum_over_ranks(totals).double().norm(dim=1).cpu().numpy()
+    tokens = data.counts.tokens
+    return np.where(tokens > 0, norms / np.maximum(tokens, 1), np.nan)
+
+
+def layer_parameters(model: LanguageModel, layer: int) -> list[nn.Parameter]:
+    """The trained weights of one decoder layer; ConfigError if there is no such layer or nothing in it is trained."""
+    layers = model.decoder_layers()
+    if not -len(layers) <= layer < len(layers):
+        raise ConfigError(
+            f"balancer.layer: {layer} is none of this model's {len(layers)} decoder layers. -1 is the last."
+        )
+    parameters = [parameter for parameter in layers[layer].parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigError(
+            f"balancer.layer: nothing in decoder layer {layer} is trained. Choose another, or widen adapter.lora_target."
+        )
+    return parameters
+
+
+def _flat(grads: tuple[Tensor | None, ...], parameters: list[nn.Parameter]) -> Tensor:
+    parts = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
+    return torch.cat([part.flatten().float() for part in parts])

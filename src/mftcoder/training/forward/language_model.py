@@ -1,0 +1,293 @@
+"""A causal language model as training sees it: a batch and its coefficients in, the objective and losses per task out.
+
+Runs the decoder without its head, gathers the trained positions (tokens without a target need no logits) and hands them to the
+weighted cross entropy. All counting is done on the host, so that a GPU never waits. Where a group of ranks shares rows, each is
+given the whole rows, runs its slice of their positions and counts the tokens of that slice. That packed samples do not see each
+other is shown before a run by `isolation.py`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mftcoder.data.batches.loader import PackedBatch
+from mftcoder.errors import ModelError
+from mftcoder.kernels.attention import SampleLayout
+from mftcoder.kernels.context_group import ALONE, ContextGroup
+from mftcoder.kernels.cross_entropy import weighted_cross_entropy
+from mftcoder.kernels.rotary import RotaryBySample
+from mftcoder.training.losses.focal import Focus, group_sums
+from mftcoder.training.losses.router_loss import RouterLoss
+
+
+@dataclass(frozen=True)
+class BatchLosses:
+    """What one forward pass gives; tensors on the model's device."""
+
+    objective: Tensor  # scalar: sum of coefficient * loss, differentiable
+    value: Tensor  # scalar: what the objective is, without gradient
+    loss_sum: Tensor  # f64 [K]: summed token losses of each task
+    trained: int  # trained tokens of this rank's positions
+    tokens: int  # tokens of samples that this rank ran, trained or not
+    router: Tensor | None = None  # scalar: load-balancing loss of the routers, without gradient and coefficient
+
+
+@dataclass(frozen=True)
+class _TrainedTokens:
+    """The N positions of a micro-batch that have a target (of this rank's slice), on the model's device."""
+
+    hidden: Tensor  # [N, H]
+    targets: Tensor  # [N]
+    coefficients: Tensor  # [N]
+    tasks: Tensor  # [N]
+    samples: Tensor  # [N] number of the sample in the batch
+    num_samples: int  # of the whole batch, padding counted as one
+    router: Tensor | None  # scalar: load-balancing loss of the routers, if it was asked for
+
+
+class LanguageModel:
+    """Wraps a transformers (or peft) causal LM; shares its parameters, owns none."""
+
+    def __init__(self, module: Any, *, attn_implementation: str, num_tasks: int, context: ContextGroup = ALONE):
+        self.module = module
+        self.context = context
+        self.attn_implementation = attn_implementation
+        self.num_tasks = num_tasks
+        self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
+        self.decoder: Callable[..., Any] = self.causal_lm.base_model
+        self.surround: Callable[[Callable[[], Tensor]], Tensor] = _as_it_is  # a backend puts its hooks around each pass
+        self.device: torch.device = next(module.parameters()).device  # where it computes
+        self.head: nn.Module = self.causal_lm.get_output_embeddings()
+        self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
+        self.router = RouterLoss.of(self.causal_lm)
+        self._rotaries = RotaryBySample.of(self.causal_lm)
+        self._compiled = False
+
+    def losses(
+        self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None, router_weight: float = 0.0
+    ) -> BatchLosses:
+        """Objective and per-task loss sums of one micro-batch; coefficients float32 [B, L] on the host.
+
+        `router_weight` times the routers' load-balancing loss is part of the objective.
+        """
+        found: list[BatchLosses] = []
+
+        def objective() -> Tensor:
+            found.append(self._losses(batch, coefficients, focus, router_weight))
+            return found[0].objective
+
+        whole = self.surround(objective)
+        return replace(found[0], objective=whole)
+
+    def _losses(
+        self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None, router_weight: float
+    ) -> BatchLosses:
+        tokens = self._trained_tokens(batch, coefficients, with_router=router_weight > 0)
+        weights, value = tokens.coefficients, None
+        if focus:
+            with torch.no_grad():
+                found = self._cross_entropy(tokens, weights)[1]
+            focal = focus(found, weights, tokens.samples, tokens.tasks, tokens.num_samples)
+            weights, value = focal.coefficients, focal.value
+        objective, token_losses = self._cross_entropy(tokens, weights)
+        value = objective.detach() if value is None else value
+        router = None
+        if tokens.router is not None:
+            router = tokens.router.detach()
+            objective, value = objective + router_weight * tokens.router, value + router_weight * router
+        loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=token_losses.device)
+        loss_sum.index_add_(0, tokens.tasks, token_losses.double())
+        ran = int(self.context.own(batch.task_ids >= 0).sum())
+        return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router)
+
+    def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
+        """What TaskFocus needs of one micro-batch: sums [3, K] of each task's c, c p and c l."""
+
+        def sums() -> Tensor:
+            tokens = self._trained_tokens(batch, coefficients)
+            found = self._cross_entropy(tokens, tokens.coefficients)[1]
+            return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
+
+        return self.surround(sums)
+
+    def _trained_tokens(
+        self, batch: PackedBatch, coefficients: Tensor, *, with_router: bool = False
+    ) -> "_TrainedTokens":
+        """One forward pass of the decoder, and the positions with a target picked out of it."""
+        own = self.context.own
+        trained = own(batch.targets != -100).flatten().nonzero().flatten()
+        starts = (batch.position_ids == 0).flatten()
+        samples = own((starts.cumsum(0) - 1).view_as(batch.targets))
+        with_router = with_router and self.router is not None
+        output = self._decode(
+            batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
+        )
+        hidden, router = output.last_hidden_state, None
+        if self.router is not None and with_router:
+            real = self.context.gather(self._to_device(own(batch.task_ids >= 0)))
+            router = self.router(tuple(map(self.context.gather, output.router_logits)), real)
+        return _TrainedTokens(
+            hidden=hidden.flatten(0, 1).index_select(0, self._to_device(trained)),
+            targets=self._to_device(own(batch.targets).flatten()[trained]),
+            coefficients=self._to_device(own(coefficients).flatten()[trained]),
+            tasks=self._to_device(own(batch.task_ids).flatten()[trained]),
+            samples=self._to_device(samples.flatten()[trained]),
+            num_samples=int(starts.sum()),
+            router=router,
+        )
+
+    def _cross_entropy(self, tokens: "_TrainedTokens", coefficients: Tensor) -> tuple[Tensor, Tensor]:
+        return weighted_cross_entropy(
+            tokens.hidden, self.head, tokens.targets, coefficients, softcap=self.softcap, scale=self.logit_scale
+        )
+
+    def sample_losses(self, batch: PackedBatch) -> Tensor:
+        """Summed token losses [S] of each segment of the batch in this rank's positions, padding counted as one."""
+
+        def sums() -> Tensor:
+            tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+            found = self._cross_entropy(tokens, tokens.coefficients)[1].double()
+            empty = torch.zeros(tokens.num_samples, dtype=torch.float64, device=found.device)
+            return empty.index_add_(0, tokens.samples, found)
+
+        return self.surround(sums)
+
+    def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
+        """`(task, its summed token losses)` for each task of the batch, differentiable, all from one forward pass."""
+        tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+        for task in batch.task_ids[batch.targets != -100].unique().tolist():
+            of_task = tokens.coefficients * (tokens.tasks == task)
+            yield task, self._cross_entropy(tokens, of_task)[0]
+
+    @property
+    def name(self) -> str:
+        """The class of the model, for messages."""
+        return type(self.causal_lm).__name__.removeprefix("FSDP")  # which fully_shard puts in front
+
+    def decoder_layers(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        count = self.causal_lm.config.num_hidden_layers
+        stacks = [m for m in self.causal_lm.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+        return list(stacks[0]) if stacks else []
+
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
+        hidden: Tensor = self._decode(input_ids, position_ids).last_hidden_state
+        if self._compiled:
+            return hidden.view(*input_ids.shape, -1)
+        return self.context.whole_rows(hidden)[:, : input_ids.shape[1]]
+
+    def _decode(self, input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Any:
+        """The decoder's output for this rank's positions; attention is told where the samples of the whole rows begin.
+
+        Compiled layers are given all rows end to end, so that a batch of fewer rows has the same form.
+        """
+        if self._compiled:
+            input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
+        layout = SampleLayout.of(self.context.padded(position_ids))
+        return self.decode(
+            self.context.own(input_ids),
+            self.context.own(position_ids),
+            layout,
+            **layout.keywords(self.attn_implementation, self.device, compiled=self._compiled),
+            **self.context.keywords(),
+            **keywords,
+        )
+
+    def decode(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        layout: SampleLayout,
+        *,
+        attention_mask: Tensor | None = None,
+        **keywords: Any,
+    ) -> Any:
+        """The decoder's output, with the rotary frequencies that the samples of `layout` have; inputs on the host."""
+        for rotary in self._rotaries:
+            rotary.layout = layout
+        return self.decoder(
+            input_ids=self._to_device(input_ids),
+            position_ids=self._to_device(position_ids),
+            attention_mask=attention_mask,
+            use_cache=False,
+            **keywords,
+        )
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
+
+    def compile_problem(self) -> str | None:
+        """Why this model's layers cannot be compiled, if they cannot."""
+        if self.attn_implementation not in ("varlen", "segments"):
+            return f"attention '{self.attn_implementation}' cannot be compiled over packed rows"
+        if self.attn_implementation == "segments" and _attention_dropout(self.causal_lm.config):
+            return "attention dropout cannot be compiled with attention 'segments'"
+        if self.router is not None:
+            return "the choice of experts would be compiled anew in every step"
+        if getattr(self.causal_lm, "is_loaded_in_8bit", False):
+            return "layers in 8 bits cannot be compiled"
+        return None
+
+    def compile_layers(self) -> None:
+        """Compile each decoder layer by itself, for any number of positions: layers of one kind share one graph.
+
+        The host's counting stays outside. A layer that the compiler cannot take runs as it is, with the compiler's warning.
+        """
+        if problem := self.compile_problem():
+            raise ModelError(f"{self.name}: {problem}. Set train.torch_compile: false")
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # layer_idx would make one graph a layer
+        torch._dynamo.config.specialize_float = True  # a LoRA layer's scale is a constant of its graph
+        torch._dynamo.config.suppress_errors = True
+        for layer in self.decoder_layers():
+            layer.compile(dynamic=True)
+        self._compiled = True
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No dropout, no gradients; training mode comes back after it."""
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.module.train(was_training)
+
+    def set_attention(self, implementation: str) -> None:
+        """Change the attention. ModelError if the model has none of that kind, or what it needs is not installed."""
+        try:
+            self.causal_lm.set_attn_implementation(implementation)
+        except ValueError as error:
+            raise ModelError(f"{self.name} has no attention '{implementation}'") from error
+        except ImportError as error:
+            raise ModelError(f"{self.name}: attention '{implementation}' is not installed: {error}") from error
+        self.attn_implementation = implementation
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What the head makes of hidden states, by the family's own rule."""
+        logits: Tensor = self.head(hidden) * self.logit_scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+def _as_it_is(forward_pass: Callable[[], Tensor]) -> Tensor:
+    return forward_pass()
+
+
+def _attention_dropout(config: Any) -> float:
+    names = ("attention_dropout", "attn_pdrop", "attn_dropout")
+    return max(float(getattr(config, name, None) or 0.0) for name in names)
+
+
+def _logit_rule(config: Any) -> tuple[float | None, float]:
+    """`(softcap, scale)` of the families that change their logits after the head (Gemma 2, Cohere, Granite)."""
+    softcap = getattr(config, "final_logit_softcapping", None)
+    if getattr(config, "logits_scaling", None):
+        return softcap, 1.0 / config.logits_scaling
+    return softcap, float(getattr(config, "logit_scale", None) or 1.0)

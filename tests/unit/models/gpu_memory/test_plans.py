@@ -1,0 +1,173 @@
+"""The plan for a card is the fastest that fits, on models and cards whose answers are known."""
+
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, Qwen2Config
+
+from mftcoder.config.load import parse_config
+from mftcoder.config.schema import RunConfig
+from mftcoder.errors import ConfigError
+from mftcoder.models.gpu_memory import plans as memory
+from mftcoder.models.gpu_memory.plans import (
+    USABLE,
+    MemoryPlan,
+    estimate_memory,
+    fastest_that_fits,
+    memory_plans,
+    next_card,
+    plan_model,
+    smaller_plans,
+)
+
+GIB = 2**30
+QWEN_1_5B = Qwen2Config(
+    vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
+    num_key_value_heads=2, tie_word_embeddings=True,
+)  # fmt: skip
+QWEN_7B = Qwen2Config(
+    vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+    num_key_value_heads=4, tie_word_embeddings=False,
+)  # fmt: skip
+SMALL = LlamaConfig(
+    vocab_size=1000, hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2
+)  # fmt: skip
+
+
+def run_config(**sections: Any) -> RunConfig:
+    raw: dict[str, Any] = {"model": {"model_name_or_path": "m"}, "tasks": {"t": "d"}, "output_dir": "o"}
+    for name, value in sections.items():
+        raw[name] = {**raw.get(name, {}), **value}
+    return parse_config(raw, origin="test")
+
+
+def plan_for(config: RunConfig, model: Any, gigabytes: int) -> MemoryPlan:
+    """The plan of a run on a card of this size; it must fit."""
+    plans = memory_plans(config, plan_model(config, model), "cuda")
+    fitting = fastest_that_fits(plans, gigabytes * USABLE * GIB)
+    assert fitting is not None, [(str(plan), plan.memory.total / GIB) for plan in plans]
+    return plans[fitting]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_full_training_of_1_5b_on_80_gb_recomputes_norms_and_swiglu(compiled: bool) -> None:
+    config = run_config(
+        adapter={"type": "full"},
+        data={"max_length": 4096},
+        train={"per_device_train_batch_size": 8, "torch_compile": compiled},
+    )
+    assert plan_for(config, QWEN_1_5B, 80).config.train.gradient_checkpointing == "selective"
+    assert plan_for(config, QWEN_1_5B, 141).config.train.gradient_checkpointing is False
+
+
+def test_a_published_measurement_is_met() -> None:
+    """77 GiB at the peak of a loop that holds 1.5B weights and moments in bfloat16, without masters, compiled (docs/scaling.md)."""
+    config = run_config(
+        adapter={"type": "full"},
+        data={"max_length": 4096},
+        train={"per_device_train_batch_size": 8, "torch_compile": True, "gradient_checkpointing": False},
+    )
+    found = estimate_memory(config, plan_model(config, QWEN_1_5B), "cuda")
+    held = found.weights + found.moments // 2 // 2
+    assert (held + found.activations + found.working + found.head) / GIB == pytest.approx(77, rel=0.05)
+
+
+@pytest.mark.parametrize("length", [2048, 4096])
+def test_lora_of_7b_fits_24_gb(length: int) -> None:
+    config = run_config(data={"max_length": length})
+    plan = plan_for(config, QWEN_7B, 24)
+    assert plan.config.train.gradient_checkpointing not in (False, "auto")
+    assert 14 < plan.memory.weights / GIB < 15
+
+
+def test_qlora_of_7b_fits_24_gb_with_less_recomputation_than_lora() -> None:
+    length = {"max_length": 2048}
+    held = plan_for(run_config(data=length, model={"model_name_or_path": "m", "quantization": "4bit"}), QWEN_7B, 24)
+    assert held.memory.weights / GIB == pytest.approx(5.4, abs=0.3)
+    assert held.config.train.gradient_checkpointing in (False, "selective")
+
+
+def test_plans_get_smaller_and_a_given_setting_is_the_only_one() -> None:
+    config = run_config(data={"max_length": 512})
+    totals = [plan.memory.total for plan in memory_plans(config, plan_model(config, SMALL), "cuda")]
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 2
+    given = run_config(train={"gradient_checkpointing": 0.5})
+    assert [plan.config for plan in memory_plans(given, plan_model(given, SMALL), "cuda")] == [given]
+
+
+def test_the_next_card_is_the_smallest_that_allows_a_faster_plan() -> None:
+    config = run_config(adapter={"type": "full"}, data={"max_length": 4096}, train={"per_device_train_batch_size": 8})
+    plans = memory_plans(config, plan_model(config, QWEN_1_5B), "cuda")
+    found = next_card(plans, 80 * USABLE * GIB)
+    assert found is not None
+    size, plan = found
+    assert size > 80 and plan.config.train.gradient_checkpointing is False
+    assert next_card(plans, 1000 * GIB) is None
+
+
+def test_accumulated_gradients_lie_beside_activations_and_are_float32() -> None:
+    one = run_config(adapter={"type": "full"}, train={"gradient_checkpointing": True})
+    many = run_config(
+        adapter={"type": "full"}, train={"gradient_checkpointing": True, "gradient_accumulation_steps": 4}
+    )
+    model = plan_model(one, QWEN_1_5B)
+    single, several = (estimate_memory(config, model, "cuda") for config in (one, many))
+    assert several.gradients == 2 * single.gradients == 4 * model.count.trainable
+    assert several.total > single.total
+
+
+def test_8_bit_moments_and_drawn_rounding_are_counted() -> None:
+    common = {"gradient_checkpointing": True}
+    plain, small, drawn = (
+        run_config(adapter={"type": "full"}, train=common | extra)
+        for extra in ({}, {"optim": "adamw_8bit"}, {"master_weights": "stochastic_rounding"})
+    )
+    model = plan_model(plain, SMALL)
+    whole, eighth, none = (estimate_memory(config, model, "cuda") for config in (plain, small, drawn))
+    assert whole.moments == 4 * eighth.moments == 8 * model.count.trainable
+    assert whole.masters == 4 * model.count.trainable and none.masters == 0
+
+
+def test_full_training_of_7b_on_24_gb_is_shown_to_need_the_hosts_memory() -> None:
+    config = run_config(adapter={"type": "full"})
+    model = plan_model(config, QWEN_7B)
+    capacity = 24 * USABLE * GIB
+    assert fastest_that_fits(memory_plans(config, model, "cuda"), capacity) is None
+    eighth, on_host = smaller_plans(config, model, "cuda")
+    assert eighth.config.train.optim == "adamw_8bit" and on_host.config.backend.offload == "all"
+    assert on_host.memory.moments == on_host.memory.masters == 0
+    assert on_host.memory.total < eighth.memory.total < memory_plans(config, model, "cuda")[-1].memory.total
+
+
+def test_sharding_divides_weights_gradients_and_moments() -> None:
+    config = run_config(adapter={"type": "full"}, backend={"name": "fsdp2"}, train={"gradient_checkpointing": False})
+    model = plan_model(config, QWEN_7B)
+    one, eight = (estimate_memory(config, model, "cuda", ranks) for ranks in (1, 8))
+    assert eight.moments * 8 == pytest.approx(one.moments) and eight.masters == 0
+    assert one.weights - eight.weights == pytest.approx(7 / 8 * 4 * model.count.total, rel=0.01)
+
+
+def test_deepspeed_is_not_offered_what_it_was_not_shown_to_repeat() -> None:
+    config = run_config(backend={"name": "deepspeed_zero3"})
+    assert [choice.train.gradient_checkpointing for choice in memory.choices(config)] == [False, True]
+
+
+def test_a_model_whose_code_needs_numbers_is_estimated_by_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config(data={"max_length": 512})
+    counted = plan_model(config, SMALL).activations
+
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise NotImplementedError("on the meta device")
+
+    monkeypatch.setattr(memory, "count_activations", refuse)
+    by_shape = plan_model(config, SMALL).activations
+    for name in ("nothing_recomputed", "selective", "all_recomputed"):
+        assert 0.5 < getattr(by_shape, name) / getattr(counted, name) < 2
+
+
+@pytest.mark.parametrize("setting", [0, 1, 1.5, -0.25, "some", "true", None, []])
+def test_an_unknown_setting_is_one_line(setting: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_config(train={"gradient_checkpointing": setting})
+    (problem,) = caught.value.problems
+    assert "train.gradient_checkpointing" in problem and "auto, selective, true, false" in problem

@@ -1,0 +1,220 @@
+"""A base held in 4 or 8 bits: what it weighs, what trains on it, what is refused before anything is loaded."""
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from mftcoder.config.load import parse_config
+from mftcoder.config.schema import AdapterConfig, ModelConfig, RunConfig
+from mftcoder.errors import ConfigError, ModelError
+from mftcoder.kernels import attention
+from mftcoder.models.export.source import merged_in_memory
+from mftcoder.models.gpu_memory.plans import weight_bytes
+from mftcoder.models.gpu_memory.recompute import Recomputation, decoder_layers, recompute_layers
+from mftcoder.models.layers.adapters import attach, load_adapter, save_adapter, trainable_parameters
+from mftcoder.models.layers.quantize import as_held
+from mftcoder.models.loading.load import load_folder, load_model
+from mftcoder.models.loading.resolve import count_parameters, resolve_model
+from mftcoder.training.forward.isolation import verify_isolation
+from mftcoder.training.forward.language_model import LanguageModel
+
+needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
+
+
+def load(folder: Path, quantization: str | None, dtype: str = "float32") -> Any:
+    config = ModelConfig(model_name_or_path=str(folder), quantization=quantization, dtype=dtype)  # type: ignore[arg-type]
+    return load_model(config, attn_implementation="sdpa", device="cpu")
+
+
+def run_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
+    raw: dict[str, Any] = {
+        "model": {"model_name_or_path": str(folder)},
+        "tasks": {"a": "/data/a"},
+        "output_dir": "/run",
+    }
+    return parse_config(
+        {**raw, **{name: {**raw.get(name, {}), **section} for name, section in sections.items()}}, origin="x"
+    )
+
+
+def bytes_of(model: Any) -> int:
+    """What its weights, and the scales that bitsandbytes keeps beside them, take."""
+    states = [
+        module.weight.quant_state
+        for module in model.modules()
+        if hasattr(getattr(module, "weight", None), "quant_state")
+    ]
+    scales = sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states)
+    return scales + sum(parameter.nbytes for parameter in model.parameters())
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", [None, "4bit", "8bit", "fp8", "4bit-fp8"])
+def test_the_estimated_bytes_of_the_weights_are_those_of_the_loaded_model(
+    tiny_llama_dir: Path, quantization: str
+) -> None:
+    config = run_config(tiny_llama_dir, model={"quantization": quantization, "dtype": "bfloat16"})
+    model = load(tiny_llama_dir, quantization, "bfloat16")
+    count = count_parameters(resolve_model(config.model).config, quantization=quantization)
+    assert weight_bytes(config, count) == pytest.approx(bytes_of(model), rel=0.02)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("quantization", "closest"), [("4bit", 0.25), ("8bit", 0.03), ("fp8", 0.1)])
+def test_predictions_stay_near_those_of_the_whole_weights(
+    tiny_llama_dir: Path, quantization: str, closest: float
+) -> None:
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        whole, held = (load(tiny_llama_dir, bits)(input_ids=ids).logits for bits in (None, quantization))
+    assert 0 < (whole - held).norm() / whole.norm() < closest
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("quantization", "dora"), [("4bit", False), ("8bit", False), ("4bit", True)])
+def test_additions_get_the_same_gradients_with_and_without_checkpointing(
+    tiny_llama_dir: Path, quantization: str, dora: bool
+) -> None:
+    gradients = []
+    for setting in (False, "selective", True):
+        torch.manual_seed(0)
+        base = load(tiny_llama_dir, quantization)
+        module = attach(base, AdapterConfig(lora_rank=4, use_dora=dora))
+        recompute_layers(decoder_layers(base), Recomputation.of(setting))
+        ids = torch.arange(40)[None]
+        module.train()(input_ids=ids, labels=ids).loss.backward()
+        assert all("lora_" in name for name, _ in trainable_parameters(module))
+        gradients.append([parameter.grad for _, parameter in trainable_parameters(module)])
+    assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*gradients, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_packed_samples_are_seen_to_be_kept_apart(tiny_llama_dir: Path, quantization: str, dtype: str) -> None:
+    attention.register()
+    model = load(tiny_llama_dir, quantization, dtype)
+    model.set_attn_implementation("segments")
+    language_model = LanguageModel(model, attn_implementation="segments", num_tasks=1)
+    verify_isolation(language_model, (torch.arange(5, 45), torch.arange(7, 50)))
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_additions_have_the_number_format_of_the_products(tiny_llama_dir: Path, quantization: str) -> None:
+    module = attach(load(tiny_llama_dir, quantization, "bfloat16"), AdapterConfig())
+    assert {parameter.dtype for _, parameter in trainable_parameters(module)} == {torch.bfloat16}
+
+
+@needs_bitsandbytes
+def test_a_forward_pass_without_gradients_leaves_the_packed_weights_alone(tiny_llama_dir: Path) -> None:
+    """On CPUs with avx512_bf16 bitsandbytes would repack them."""
+    model = load(tiny_llama_dir, "4bit", "bfloat16")
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model(input_ids=torch.arange(8)[None])
+    after = model.state_dict()
+    assert all(torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)) for name in before)
+
+
+@needs_bitsandbytes
+def test_an_addition_over_gpt2s_transposed_layers_merges_the_right_way_round(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "vocab_size": 100}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path / "base")
+    held, whole, merged = (
+        load_folder(tmp_path / "base", dtype=torch.float32, device="cpu", quantization=bits)
+        for bits in ("4bit", None, None)
+    )
+    module = attach(held, AdapterConfig(lora_rank=4))
+    for _, parameter in trainable_parameters(module):
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    save_adapter(module, tmp_path / "adapter")
+    ids = torch.arange(40)[None]
+    expected = load_adapter(whole, tmp_path / "adapter").eval()(input_ids=ids).logits
+    torch.testing.assert_close(merged_in_memory(merged, tmp_path / "adapter")(input_ids=ids).logits, expected)
+
+
+def test_weights_in_bits_cannot_be_trained_themselves() -> None:
+    with pytest.raises(
+        ConfigError, match=r"4 bits are frozen and cannot be trained themselves. Set adapter.type: lora"
+    ):
+        run_config(Path("m"), model={"quantization": "4bit"}, adapter={"type": "full"})
+
+
+def test_dora_over_8_bits_is_refused_with_the_alternative() -> None:
+    with pytest.raises(ConfigError, match=r"Set model.quantization: 4bit, or adapter.use_dora: false"):
+        run_config(Path("m"), model={"quantization": "8bit"}, adapter={"use_dora": True})
+
+
+@pytest.mark.parametrize(
+    ("sections", "problem"),
+    [
+        ({"adapter": {"use_dora": True}}, r"which layers in fp8 do not give. Set model.quantization: 4bit"),
+        ({"adapter": {"type": "full"}}, r"held in fp8 are frozen and cannot be trained themselves"),
+        ({"model": {"dtype": "float32"}}, r"model.dtype: float32: products in fp8 give bfloat16"),
+        (
+            {"model": {"quantization": "4bit-fp8"}, "adapter": {"lora_dropout": 0.1}},
+            r"with adapter.lora_dropout layers multiply their 4-bit weights in bfloat16",
+        ),
+        (
+            {"model": {"quantization": "4bit-fp8"}, "adapter": {"lora_target": ["q_proj"]}},
+            r"with adapter.lora_target \(other than all-linear\) layers multiply",
+        ),
+    ],
+)
+def test_what_fp8_cannot_do_is_refused_with_the_alternative(sections: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run_config(Path("m"), **{**sections, "model": {"quantization": "fp8", **sections.get("model", {})}})
+
+
+def test_a_model_without_layers_that_fp8_takes_is_refused(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"n_embd": 36, "n_layer": 1, "n_head": 4, "n_positions": 64, "vocab_size": 100}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no linear layer whose sizes are multiples of 16, which fp8 needs"):
+        load_folder(tmp_path, dtype=torch.bfloat16, device="cpu", quantization="fp8")
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", "fp8", "4bit-fp8"])
+def test_what_the_bits_stand_for_is_what_the_loaded_layers_multiply(tiny_llama_dir: Path, quantization: str) -> None:
+    layer = load(tiny_llama_dir, quantization, "bfloat16").model.layers[0].mlp.up_proj
+    whole = load(tiny_llama_dir, None, "bfloat16").model.layers[0].mlp.up_proj
+    addition = attach_to(load(tiny_llama_dir, quantization, "bfloat16")).model.layers[0].mlp.up_proj
+    held = as_held(whole.weight.data, quantization, torch.bfloat16)
+    x = torch.eye(32, dtype=torch.bfloat16)  # ones and zeros are rounded by nothing
+    multiplied = (addition if quantization == "4bit-fp8" else layer)(x).T
+    torch.testing.assert_close(multiplied, held, rtol=0.02 if quantization == "8bit" else 0, atol=0)
+
+
+def attach_to(base: Any) -> Any:
+    return attach(base, AdapterConfig(lora_rank=4)).get_base_model()
+
+
+def test_without_bitsandbytes_fp8_can_be_had(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
+    assert resolve_model(ModelConfig(model_name_or_path=str(tiny_llama_dir), quantization="fp8")).parameters
+
+
+def test_without_bitsandbytes_the_way_to_install_it_is_said(
+    tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"not installed. Install it with: pip install 'mftcoder\[qlora\]'"):
+        resolve_model(ModelConfig(model_name_or_path=str(tiny_llama_dir), quantization="4bit"))
+
+
+@needs_bitsandbytes
+def test_a_base_that_is_quantised_already_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    load(tiny_llama_dir, "4bit").save_pretrained(tmp_path)
+    for file in tiny_llama_dir.glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ModelError, match=r"are quantised already. Give the base model in its original precision"):
+        resolve_model(ModelConfig(model_name_or_path=str(tmp_path), quantization="4bit"))

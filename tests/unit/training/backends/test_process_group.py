@@ -1,0 +1,172 @@
+"""What two real processes say to each other, and what the environment of a launcher makes of one."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from mftcoder.config.schema import BackendConfig
+from mftcoder.errors import ConfigError, DataError, MftError, TrainingError
+from mftcoder.training.backends.process_group import (
+    ProcessGroup,
+    check_context_parallel_size,
+    launched_processes,
+    pick_device,
+)
+from tests.ranks import Ask, free_port, two_ranks
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    with two_ranks("ddp") as ask:
+        yield ask
+
+
+def sum_of_ranks(group: ProcessGroup) -> tuple[Tensor, Tensor]:
+    own = torch.tensor([1.0, 10.0]) * (group.rank + 1)
+    return group.sum_over_ranks(own), own
+
+
+def test_a_sum_is_the_same_on_every_rank_and_leaves_what_was_summed(ask: Ask) -> None:
+    for rank, (summed, own) in enumerate(ask(sum_of_ranks)):
+        assert summed.tolist() == [3.0, 30.0] and own.tolist() == [rank + 1, 10 * (rank + 1)]
+
+
+def sum_in_place(group: ProcessGroup) -> Tensor:
+    own = torch.tensor([2.0**group.rank])
+    group.sum_in_place(own, "adding")
+    return own
+
+
+def test_a_sum_in_place_is_found_in_what_was_summed(ask: Ask) -> None:
+    assert [own.tolist() for own in ask(sum_in_place)] == [[3.0], [3.0]]
+
+
+def flag_of(group: ProcessGroup, raised: tuple[bool, bool]) -> bool:
+    return group.any_rank(raised[group.rank])
+
+
+@pytest.mark.parametrize("raised", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_flag_that_is_up_on_one_rank_is_up_on_all(ask: Ask, raised: tuple[bool, bool]) -> None:
+    assert ask(flag_of, raised) == [any(raised)] * 2
+
+
+def share_rank(group: ProcessGroup) -> list[str]:
+    return group.share(f"from rank {group.rank}")
+
+
+def test_each_rank_gets_every_ranks_value_in_the_order_of_ranks(ask: Ask) -> None:
+    assert ask(share_rank) == [["from rank 0", "from rank 1"]] * 2
+
+
+def pid_of_the_first(group: ProcessGroup) -> tuple[int, int]:
+    return group.from_first(os.getpid), os.getpid()
+
+
+def test_what_the_first_rank_does_is_done_once_and_known_to_all(ask: Ask) -> None:
+    (on_first, first), (on_second, second) = ask(pid_of_the_first)
+    assert on_first == on_second == first != second
+
+
+def fail_on_first(group: ProcessGroup) -> None:
+    def act() -> None:
+        raise DataError(f"rank {group.rank}: no such file", "and another problem")
+
+    group.from_first(act)
+
+
+def test_an_error_of_the_first_rank_is_everyones_and_told_by_the_first_alone(ask: Ask) -> None:
+    """`told` is what keeps the other ranks from printing it again."""
+    errors: list[MftError] = ask(fail_on_first)
+    assert [type(error) for error in errors] == [DataError, DataError]
+    assert [error.problems for error in errors] == [("rank 0: no such file", "and another problem")] * 2
+    assert [error.told for error in errors] == [False, True]
+
+
+def test_ranks_go_on_after_an_error_of_the_first(ask: Ask) -> None:
+    ask(fail_on_first)
+    assert ask(share_rank) == [["from rank 0", "from rank 1"]] * 2
+
+
+def copied_from_first(group: ProcessGroup) -> list[list[float]]:
+    tensors = [torch.full((2,), float(group.rank + 5)), torch.full((1,), float(group.rank + 7))]
+    group.copy_from_first(tensors)
+    return [tensor.tolist() for tensor in tensors]
+
+
+def test_copying_from_the_first_leaves_its_values_and_replaces_the_others(ask: Ask) -> None:
+    assert ask(copied_from_first) == [[[5.0, 5.0], [7.0]]] * 2
+
+
+def sum_on_the_first_only(group: ProcessGroup) -> str:
+    if group.rank == 0:
+        try:
+            group.sum_over_ranks(torch.ones(1))
+        except TrainingError as error:
+            return str(error)
+    return ""
+
+
+def test_a_rank_that_does_not_come_is_named_with_where_it_was_seen_last() -> None:
+    """Takes the five seconds that ranks wait for each other here."""
+    with two_ranks("ddp", timeout_seconds=5) as ask:
+        ask(share_rank)
+        error, nothing = ask(sum_on_the_first_only)
+    assert error.startswith("rank 0: 'summing losses' (number 2) failed: rank 1 has not come to it")
+    assert "was last seen in 'exchanging values' (number 1)" in error and nothing == ""
+
+
+def test_ranks_that_are_alone_are_told_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the second that they wait."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", free_port())):
+        monkeypatch.setenv(name, str(value))
+    group = ProcessGroup(BackendConfig(device="cpu", init_timeout_seconds=1))
+    with pytest.raises(TrainingError, match=r"rank 0: the 2 processes did not find each other.*mft train --nproc"):
+        group._start()
+
+
+def test_a_process_without_a_launcher_is_a_group_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    group = ProcessGroup(BackendConfig(device="cpu"))
+    with group.joined():
+        assert group.share("alone") == ["alone"]
+        assert group.from_first(lambda: 7) == 7
+    assert not torch.distributed.is_initialized()
+
+
+def test_ranks_that_share_rows_count_as_one_in_a_steps_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("RANK", "5")
+    group = ProcessGroup(BackendConfig(device="cpu", context_parallel_size=2))
+    assert (group.data_rank, group.data_world_size) == (2, 3)
+
+
+def test_the_launchers_count_of_processes_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launched_processes() == 1
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert launched_processes() == 3
+
+
+def test_processes_that_do_not_fall_into_groups_are_refused_with_the_numbers() -> None:
+    check_context_parallel_size(2, 4)
+    with pytest.raises(ConfigError, match="3 ranks share each row, but 4 processes were started"):
+        check_context_parallel_size(3, 4)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"backend\.device: cuda is asked for, but torch sees no CUDA device"):
+        pick_device("cuda")
+
+
+def test_more_processes_than_devices_are_refused_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match=r"process 2 of this machine has no GPU of its own, there are 2"):
+        pick_device("auto")
