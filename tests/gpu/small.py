@@ -117,7 +117,7 @@ def gradient(model: LanguageModel, data: StepData) -> Tensor:
 
 
 def train(model: LanguageModel, steps: Sequence[StepData], config: TrainConfig = TRAIN) -> list[float]:
-    """The objective of each step, by the project's own step and optimiser."""
+    """The objective of each step, by the project's own step and optimizer."""
     backend = LocalBackend(BackendConfig(device=model.device.type))  # type: ignore[arg-type]
     optimizer = backend.optimizer(trainable_parameters(model.module), config)
     rate = config.learning_rate

@@ -3,7 +3,7 @@
 Forward passes run on fake CUDA tensors, through the very branches that a GPU takes: variable-length attention, the loader's
 batches copied over, the fused head's products. Autograd's engine wants a real device behind CUDA tensors, so backward passes and
 whole steps run on meta tensors instead, through the same attention. Tensors of both kinds hold no numbers: whatever would make
-the host wait for the device fails. Left out are the launches of Triton kernels, whose plain twins run here (for the optimiser
+the host wait for the device fails. Left out are the launches of Triton kernels, whose plain twins run here (for the optimizer
 torch's fused AdamW); tests/unit/kernels compiles them.
 """
 

@@ -1,6 +1,6 @@
 """The types every balancer speaks: losses per task in, weights per task out.
 
-After each optimiser step that is `due(step)` the loop measures what `validation_rows(step)` and `needs_gradients(step)` name
+After each optimizer step that is `due(step)` the loop measures what `validation_rows(step)` and `needs_gradients(step)` name
 (nothing, for most methods) and hands it to `observe`, together with the train losses summed since the observation before; the
 weights it gives hold until the next one. A task that is absent from a step keeps no weight in it, or keeps its share unused:
 `loss.absent_task` says which. K is the number of tasks, in the order of the config; numpy only, and nothing here knows a model
@@ -61,8 +61,8 @@ class RunFacts:
 
     weights: Float  # [K] the configured task weights; every method keeps them as a factor on its own
     seed: int
-    total_steps: int  # optimiser steps of the whole run
-    rows_per_step: int  # rows of one optimiser step, over its micro-batches and ranks
+    total_steps: int  # optimizer steps of the whole run
+    rows_per_step: int  # rows of one optimizer step, over its micro-batches and ranks
     fresh_steps: Int  # [K] the first so many steps meet each sample of the task for the first time
     validation_rows: Int  # [K] rows of each task's validation set
 
@@ -94,7 +94,7 @@ class TaskBalancer(Protocol):
         ...
 
     def due(self, step: int) -> bool:
-        """Whether `observe` is called after optimiser step `step`. Between due steps nothing waits for the device."""
+        """Whether `observe` is called after optimizer step `step`. Between due steps nothing waits for the device."""
         ...
 
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:

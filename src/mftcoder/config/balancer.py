@@ -46,11 +46,11 @@ class BalancerConfig(Section):
     val_batches: PositiveInt | None = None
     """Validation rows of each task measured at an update (default 1): the next ones each time with coba and selfpaced, else the same ones."""
     update_interval: PositiveInt | None = None
-    """Optimiser steps between updates of the weights."""
+    """Optimizer steps between updates of the weights."""
     warmup_steps: NonNegativeInt | None = None
-    """First optimiser steps in which the configured weights are kept."""
+    """First optimizer steps in which the configured weights are kept."""
     window: PositiveInt | None = None
-    """Optimiser steps the method looks back: slopes are fitted over it (coba, selfpaced, pace), or references renewed after it (lbtw)."""
+    """Optimizer steps the method looks back: slopes are fitted over it (coba, selfpaced, pace), or references renewed after it (lbtw)."""
     tau: PositiveFloat | None = None
     """Sharpness of CoBa's divergence factor; 5 in the paper."""
     variant: Literal["paper", "released"] | None = None

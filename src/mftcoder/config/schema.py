@@ -101,12 +101,12 @@ Recomputed = Annotated[
 
 
 class TrainConfig(Section):
-    """The loop: steps, optimiser, schedule, evaluation, checkpoints, logs."""
+    """The loop: steps, optimizer, schedule, evaluation, checkpoints, logs."""
 
     num_train_epochs: PositiveFloat = 3.0
     """Passes over the data, if max_steps is not given."""
     max_steps: PositiveInt | None = None
-    """Optimiser steps; wins over num_train_epochs."""
+    """Optimizer steps; wins over num_train_epochs."""
     per_device_train_batch_size: PositiveInt = 1
     """Rows of a micro-batch on one device."""
     per_device_eval_batch_size: PositiveInt | None = None

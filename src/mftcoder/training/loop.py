@@ -1,6 +1,6 @@
 """The whole training loop on one screen.
 
-Goes in: a model, data, an optimiser, a balancer and a place for checkpoints, made by app/training/train.py. Comes out: a trained model in
+Goes in: a model, data, an optimizer, a balancer and a place for checkpoints, made by app/training/train.py. Comes out: a trained model in
 its last checkpoint and a Summary. Knows when things are due; what they are is written in the modules beside it. On a GPU the host
 runs ahead: results are read only where a record, a validation, a balancer or a checkpoint is due, and a step's record is written
 while the next step runs.

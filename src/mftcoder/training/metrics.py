@@ -93,7 +93,7 @@ def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
 def train_record(
     step: int, epoch: float, result: StepResult, weights: TaskWeights, names: Sequence[str], pace: "Pace"
 ) -> Record:
-    """One optimiser step: its objective, mean token losses and weights per task, and the pace since the record before."""
+    """One optimizer step: its objective, mean token losses and weights per task, and the pace since the record before."""
     return {
         "kind": "train",
         "step": step,

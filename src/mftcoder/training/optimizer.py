@@ -1,8 +1,8 @@
 """AdamW with decay groups, float32 master weights behind low-precision parameters, and schedules as functions of the step.
 
-Goes in: the trained parameters and the train section of the config. Comes out: an optimiser that steps and a learning rate for
+Goes in: the trained parameters and the train section of the config. Comes out: an optimizer that steps and a learning rate for
 any step. The parameters are held in the model's dtype (fast products, no casts in the forward pass); where that is bfloat16 the
-optimiser keeps a float32 copy of each, accumulates gradients in it and rounds the parameter from it after every step, so that
+optimizer keeps a float32 copy of each, accumulates gradients in it and rounds the parameter from it after every step, so that
 small updates are not lost and micro-batches add up in float32.
 """
 
@@ -23,7 +23,7 @@ from mftcoder.training.sharded_state import whole_tensor
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Learning rate of optimiser step `step` (0-based): linear warm-up, then the schedule down to min_lr at the last step."""
+    """Learning rate of optimizer step `step` (0-based): linear warm-up, then the schedule down to min_lr at the last step."""
     warmup = warmup_steps(total_steps, config)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -49,7 +49,7 @@ def check_optimizer(config: TrainConfig) -> None:
 
 
 class Optimizer(Protocol):
-    """What a step asks of an optimiser; a backend makes it. All ranks call each method."""
+    """What a step asks of an optimizer; a backend makes it. All ranks call each method."""
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """Sum the gradients over ranks, clip, update at learning rate `rate`, clear them; returns their norm before clipping.
@@ -270,7 +270,7 @@ class Halt:
         self._halted: Tensor | None = None
 
     def after(self, *values: Tensor | None) -> Tensor:
-        """1 if a step with these values must change nothing, else 0: a fused optimiser's `found_inf`, which leaves all as it is."""
+        """1 if a step with these values must change nothing, else 0: a fused optimizer's `found_inf`, which leaves all as it is."""
         bad = torch.stack([~torch.isfinite(value).all() for value in values if value is not None]).any()
         if self._stops:
             bad = self._halted = bad if self._halted is None else bad | self._halted

@@ -30,7 +30,7 @@ class Shares:
 
     model: dict[str, Tensor]  # weights of a fully trained model; empty for an adapter, which is small enough to gather
     optimizer: dict[str, Tensor]  # "state.<index>.<name>" and "masters.<index>"
-    rest: dict[str, Any]  # the optimiser's state without those, in the layout of MasterAdamW
+    rest: dict[str, Any]  # the optimizer's state without those, in the layout of MasterAdamW
     group: Any  # the ranks, with connections that training does not use
 
 
@@ -87,7 +87,7 @@ def read_shares(folder: Path, room: Room) -> dict[str, Tensor]:
 
 
 def put_shares_in(state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Put tensors named as in `Shares.optimizer` back into the optimiser's state, in place."""
+    """Put tensors named as in `Shares.optimizer` back into the optimizer's state, in place."""
     masters = {}
     for path, tensor in tensors.items():
         kind, index, *name = path.split(".")

@@ -1,6 +1,6 @@
-"""One optimiser step over its micro-batches, and one validation pass.
+"""One optimizer step over its micro-batches, and one validation pass.
 
-Goes in: the step's data with the counts of the whole step, the task weights, the model and the optimiser. Comes out: losses per
+Goes in: the step's data with the counts of the whole step, the task weights, the model and the optimizer. Comes out: losses per
 task, which are still being computed until somebody asks for them. Decides nothing: the loop does.
 """
 

@@ -1,6 +1,6 @@
 """`mft train`: from a config to a trained run folder; the same command goes on where a run stopped.
 
-Puts the rooms together: store, model, adapter, optimiser, balancer, checkpoints, loop. The run folder holds config.yaml,
+Puts the rooms together: store, model, adapter, optimizer, balancer, checkpoints, loop. The run folder holds config.yaml,
 versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
 """
 

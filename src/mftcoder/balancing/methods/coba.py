@@ -18,7 +18,7 @@ Decided here, where the paper leaves room:
 - Slopes are kept from the end of the warm-up on, as in the published code; t of DF and N of ACS count the slopes there are
   (ACS: at most those of the last N steps), so that both softmaxes see as many terms as they are scaled by.
 - The softmax over time takes each past alpha_max with the scale of now: logits -tau t alpha_max(s) / sum |alpha_max| over s <= t.
-- W and N count optimiser steps whatever the interval; slopes are per step. All formulas are free of the unit of time.
+- W and N count optimizer steps whatever the interval; slopes are per step. All formulas are free of the unit of time.
 - A task whose measurement is not finite keeps its last ratio; constant losses have slope 0 everywhere and give equal weights.
 
 `variant: released` is the arithmetic of the published MFTCoder: L_val(0) is the whole validation before the first step; alpha_max is the slope of the curve max_k y_k(t) rather than the

@@ -9,7 +9,7 @@ and equal weights while all slopes are 0. softmax(z) (-z) is positive for a fall
 negative for a rising loss. The `gain` of 50 makes the outer softmax sharp: often one task has nearly all of the weight.
 
 `val_batches` rows of each task at an update (1), every `update_interval` steps (1), going round the validation set; `window` N as
-optimiser steps: 100 updates, or a fifth of the run where that is shorter; `warmup_steps` with the configured weights: the window.
+optimizer steps: 100 updates, or a fifth of the run where that is shorter; `warmup_steps` with the configured weights: the window.
 
 Decided here: every task is measured at every update (the published code draws one batch, which may miss tasks); a measurement that
 is not finite is left out of its task's line, and a task with fewer than two has slope 0.

@@ -5,7 +5,7 @@ With s_k = log sigma_k^2 the objective is sum_k exp(-s_k) L_k + s_k / 2, so the 
     s_k <- s_k - learning_rate * (1/2 - exp(-s_k) L_k)
 
 Left alone s_k settles at log(2 L_k), a weight of 1 / (2 L_k). Decided here: s starts at 0 and is learnt by plain gradient descent
-at `learning_rate` 0.025 beside the model's own optimiser; the weights are normalised to sum 1, so that the method chooses the
+at `learning_rate` 0.025 beside the model's own optimizer; the weights are normalised to sum 1, so that the method chooses the
 proportions and the learning rate schedule the size of the step. An absent task keeps its s.
 """
 

@@ -115,7 +115,7 @@ class PublishedConfig(BaseModel):
     num_train_epochs: PositiveFloat = 4
     """Passes over the data."""
     max_train_steps: PositiveInt | None = None
-    """Optimiser steps; null for num_train_epochs."""
+    """Optimizer steps; null for num_train_epochs."""
     seed: NonNegativeInt = 1234
     """Random seed."""
     seq_length: Positions = 4096

@@ -51,7 +51,7 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class StepData:
-    """One rank's share of an optimiser step, and the counts of all of it."""
+    """One rank's share of an optimizer step, and the counts of all of it."""
 
     micro_batches: tuple[PackedBatch, ...]
     counts: StepCounts
@@ -155,7 +155,7 @@ class TrainLoader:
         self._workers = train.dataloader_num_workers
         self._pin = config.backend.device != "cpu" and torch.cuda.is_available()
         self.total_steps = plan.total_steps
-        """Optimiser steps of the run: max_steps, or as many as num_train_epochs take."""
+        """Optimizer steps of the run: max_steps, or as many as num_train_epochs take."""
         self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
         """Steps of one pass over the data; not a whole number in general."""
         self.task_shares = tuple(float(share) for share in mixture.shares)

@@ -116,7 +116,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How the stream is cut into optimiser steps, and a step into the rows of each rank's micro-batches.
+    """How the stream is cut into optimizer steps, and a step into the rows of each rank's micro-batches.
 
     Step s has the rows `[s * G, (s + 1) * G)` of the stream, G = batch_size * accumulation * world_size; the last step may
     have fewer. A step of n rows is cut into chunks of as equal size as can be: micro-batch m of rank r is chunk

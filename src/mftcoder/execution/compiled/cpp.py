@@ -1,4 +1,4 @@
-"""C++: g++ -std=c++11 without optimisation, as the reference harness compiles.
+"""C++: g++ -std=c++11 without optimization, as the reference harness compiles.
 
 The answer and the tests are two programs. Both are compiled from the problem's own signature: in the answer's a wrapper with that
 signature calls the function, in the tests' a function with that signature asks the other process (bridge/bridge.h). What the tests

@@ -1,4 +1,4 @@
-"""Rust: rustc of edition 2021 without optimisation, with the crates that the data's programs name (rand, regex, md5).
+"""Rust: rustc of edition 2021 without optimization, with the crates that the data's programs name (rand, regex, md5).
 
 The answer and the tests are two programs. Each has a module that knows the problem's own signature: the answer's calls the function
 and sends what it returns, the tests' has a function with that signature which asks the other process (bridge/bridge.rs). Types and

@@ -5,7 +5,7 @@ base's own dtype over a base that stays as it is. peft owns them, `lora_forward.
 peft folders that stock peft reads. Merging is `merge.py`'s.
 
 The additions have the base's dtype, so that no forward pass casts. An update of 1e-4 of a weight is below bfloat16's step of
-4e-3 and would be lost: the optimiser keeps float32 copies (training/optimizer.py).
+4e-3 and would be lost: the optimizer keeps float32 copies (training/optimizer.py).
 """
 
 import warnings

@@ -70,11 +70,11 @@ class Backend(Protocol):
         ...
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """The optimiser of what trains in the placed model."""
+        """The optimizer of what trains in the placed model."""
         ...
 
     def backward(self, objective: Tensor) -> None:
-        """Add the objective's gradients to the parameters'; before the optimiser's step they are summed over ranks."""
+        """Add the objective's gradients to the parameters'; before the optimizer's step they are summed over ranks."""
         ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """ZeRO: DeepSpeed shares out gradients and moments over the ranks (stage 2), and the weights (stage 3); `deepspeed.initialize`, used directly.
 
 DeepSpeed takes the mean of gradients over ranks and counts micro-batches; here each objective is multiplied by the number of ranks
-and a step ends when the optimiser is called, so that gradients are sums. DeepSpeed's hooks surround each forward pass with its
+and a step ends when the optimizer is called, so that gradients are sums. DeepSpeed's hooks surround each forward pass with its
 loss as one module, so that stage 3 keeps embedding and head gathered while the cross entropy uses them. Trained weights have
 float32 masters. Checkpoints are gathered on rank 0 in the layout of one device.
 """
@@ -71,7 +71,7 @@ class _ZeroBackend(ProcessGroup):
             raise ConfigError(*problems)
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
-        """Hand the model to DeepSpeed together with the optimiser of what trains."""
+        """Hand the model to DeepSpeed together with the optimizer of what trains."""
         deepspeed = _deepspeed(self.device)
         trained = [(name, weight) for name, weight in model.module.named_parameters() if weight.requires_grad]
         inner: Any = adamw(trained, config)
@@ -127,7 +127,7 @@ class _ZeroBackend(ProcessGroup):
         return outcome
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """The optimiser that DeepSpeed was given with the model."""
+        """The optimizer that DeepSpeed was given with the model."""
         assert self._optimizer is not None
         return self._optimizer
 

@@ -54,7 +54,7 @@ class ZeroAdamW:
 
     @property
     def _pieces(self) -> list[Tensor]:
-        """The float32 weights that this rank updates, the keys of the optimiser's state."""
+        """The float32 weights that this rank updates, the keys of the optimizer's state."""
         zero = self._engine.optimizer
         if self._engine.zero_optimization_partition_weights():
             return list(zero.fp32_partitioned_groups_flat)

@@ -1,4 +1,4 @@
-"""The objective of one optimiser step as a coefficient per token: counting comes before dividing.
+"""The objective of one optimizer step as a coefficient per token: counting comes before dividing.
 
 With mask m, token loss l, task k of each token and task weights w, over ALL micro-batches and ALL ranks of the step:
 

@@ -60,7 +60,7 @@ def take_steps(backend: Fsdp2Backend, model: LanguageModel, optimizer: Any, rate
 
 
 def one_device(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, MasterAdamW, list[float]]:
-    """The module, optimiser and norms of the gradients after the steps of both ranks' samples."""
+    """The module, optimizer and norms of the gradients after the steps of both ranks' samples."""
     model = model_in(folder, dtype)
     optimizer = MasterAdamW(model.module.named_parameters(), CONFIG)
     norms = []
