@@ -28,7 +28,7 @@ class MftError(Exception):
         if not problems:
             raise ValueError("an MftError says what is wrong")
         self.problems: tuple[str, ...] = problems
-        self.told = False  # whether another process of the run prints it
+        self.reported = False  # True if another process of the run prints it
         super().__init__("\n".join(problems))
 
     @classmethod

@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
         _refuse_half_characters(sys.argv[1:] if arguments is None else arguments)
         cli.main(arguments, prog_name="mft", standalone_mode=False)
     except MftError as error:
-        said_by_first = _other_rank() and (error.told or isinstance(error, ConfigError))
-        for problem in () if said_by_first else error.problems:
+        reported_by_rank0 = _other_rank() and (error.reported or isinstance(error, ConfigError))
+        for problem in () if reported_by_rank0 else error.problems:
             _say(problem)
         sys.exit(2)
     except click.ClickException as error:

@@ -137,7 +137,7 @@ class _Share:
 
     rank: int = 0
     processes: int = 1
-    from_first: Callable[[Callable[[], Any]], Any] = lambda action: action()
+    run_on_rank0: Callable[[Callable[[], Any]], Any] = lambda action: action()
     """What the action gives in the first process: paths and times of files differ between machines."""
     wait_for_all: Callable[[], object] = bool
 
@@ -155,7 +155,7 @@ def generate(model: str, options: GenerateOptions) -> list[Path]:
     kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
     group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
     with group.joined():
-        share = _Share(group.rank, processes, group.from_first, lambda: group.share(True))
+        share = _Share(group.rank, processes, group.run_on_rank0, lambda: group.share(True))
         return _generate(model, options, share, str(group.device))
 
 
@@ -265,7 +265,7 @@ def _open(
     stack: ExitStack,
 ) -> _Task:
     name, asking = _file_name(source, options), options.asking(benchmark.name)
-    settings = share.from_first(lambda: _settings(benchmark, source, template, engine, options))
+    settings = share.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
     out = options.out or (Path(f"generations_{name}") if options.preset else Path())
     out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(

@@ -99,8 +99,8 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
         _check_model(config, console)
     stop = StopRequest()
     with sole_user(config.output_path) if first else nullcontext(), backend.joined():
-        store = backend.from_first(lambda: prepare_visibly(config))
-        checkpoint = backend.from_first(
+        store = backend.run_on_rank0(lambda: prepare_visibly(config))
+        checkpoint = backend.run_on_rank0(
             lambda: _checkpoint_to_resume(config, store, backend, console, allow_changes=allow_changes)
         )
         with device_memory_errors():

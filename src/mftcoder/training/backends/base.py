@@ -61,8 +61,8 @@ class Backend(Protocol):
         """Be one of the ranks, from here to the end of the block."""
         ...
 
-    def from_first(self, action: Callable[[], Value]) -> Value:
-        """What `action` gives on rank 0, on every rank; its error likewise."""
+    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
+        """Run `action` on rank 0; every rank returns its value or raises its error."""
         ...
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
@@ -126,8 +126,8 @@ class LocalBackend:
         check_context_parallel_size(self._context_size, 1)
         return nullcontext()
 
-    def from_first(self, action: Callable[[], Value]) -> Value:
-        """The action."""
+    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
+        """Run it: this is rank 0."""
         return action()
 
     def place(self, model: Decoder, config: TrainConfig) -> None:

@@ -34,7 +34,7 @@ class DdpBackend(ProcessGroup):
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
         """Rank 0's trained weights to everyone: drawn anew, they could differ between devices of different kinds."""
-        self.copy_from_first([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
+        self.copy_from_rank0([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters, with the sum over ranks in front of its step."""

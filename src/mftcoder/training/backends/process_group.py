@@ -147,10 +147,10 @@ class ProcessGroup:
         self._run("exchanging values", lambda: dist.all_gather_object(values, value))
         return values
 
-    def from_first(self, action: Callable[[], Value]) -> Value:
-        """What `action` gives on rank 0, on every rank; an MftError of it is raised on every rank.
+    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
+        """Run `action` on rank 0; every rank returns its value, or raises its MftError.
 
-        The others wait as long as for each other at the start: preparing data may take its time.
+        The other ranks wait up to `init_timeout_seconds`, because preparing data can take long.
         """
         if self._store is None:
             return action()
@@ -174,12 +174,12 @@ class ProcessGroup:
         value, problem = pickle.loads(base64.b64decode(self._store.get(key)))
         self._store.add(f"{key}/read", 1)
         if problem:
-            problem.told = True
+            problem.reported = True
             raise problem
         return value
 
-    def copy_from_first(self, tensors: list[Tensor]) -> None:
-        """Give every rank rank 0's values."""
+    def copy_from_rank0(self, tensors: list[Tensor]) -> None:
+        """Give every rank the values of rank 0."""
         for tensor in tensors:
             self._run("copying weights", partial(dist.broadcast, tensor, src=0))
 

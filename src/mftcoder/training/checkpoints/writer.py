@@ -79,13 +79,13 @@ class CheckpointWriter:
         write, self._write_under_way = self._write_under_way, None
         if write is None:
             return
-        self._backend.from_first(write.result)
+        self._backend.run_on_rank0(write.result)
         wait([write])
 
     def save(self, progress: Progress, optimizer: Optimizer, *, best: bool) -> None:
         """Save the run as it stands; with `train.async_save` a copy of it, and return before that is on disk."""
         self.finish()
-        self._backend.from_first(lambda: self.store.begin(progress.step))
+        self._backend.run_on_rank0(lambda: self.store.begin(progress.step))
         contents = self._contents(progress, optimizer, best=best)
         if self._asynchronous:
             contents = self._copied(contents, self._usable_stager())

@@ -62,7 +62,7 @@ def test_each_rank_gets_every_ranks_value_in_the_order_of_ranks(ask: Ask) -> Non
 
 
 def pid_of_the_first(group: ProcessGroup) -> tuple[int, int]:
-    return group.from_first(os.getpid), os.getpid()
+    return group.run_on_rank0(os.getpid), os.getpid()
 
 
 def test_what_the_first_rank_does_is_done_once_and_known_to_all(ask: Ask) -> None:
@@ -74,15 +74,15 @@ def fail_on_first(group: ProcessGroup) -> None:
     def act() -> None:
         raise DataError(f"rank {group.rank}: no such file", "and another problem")
 
-    group.from_first(act)
+    group.run_on_rank0(act)
 
 
 def test_an_error_of_the_first_rank_is_everyones_and_told_by_the_first_alone(ask: Ask) -> None:
-    """`told` is what keeps the other ranks from printing it again."""
+    """`reported` is what keeps the other ranks from printing it again."""
     errors: list[MftError] = ask(fail_on_first)
     assert [type(error) for error in errors] == [DataError, DataError]
     assert [error.problems for error in errors] == [("rank 0: no such file", "and another problem")] * 2
-    assert [error.told for error in errors] == [False, True]
+    assert [error.reported for error in errors] == [False, True]
 
 
 def test_ranks_go_on_after_an_error_of_the_first(ask: Ask) -> None:
@@ -90,14 +90,14 @@ def test_ranks_go_on_after_an_error_of_the_first(ask: Ask) -> None:
     assert ask(share_rank) == [["from rank 0", "from rank 1"]] * 2
 
 
-def copied_from_first(group: ProcessGroup) -> list[list[float]]:
+def copied_from_rank0(group: ProcessGroup) -> list[list[float]]:
     tensors = [torch.full((2,), float(group.rank + 5)), torch.full((1,), float(group.rank + 7))]
-    group.copy_from_first(tensors)
+    group.copy_from_rank0(tensors)
     return [tensor.tolist() for tensor in tensors]
 
 
 def test_copying_from_the_first_leaves_its_values_and_replaces_the_others(ask: Ask) -> None:
-    assert ask(copied_from_first) == [[[5.0, 5.0], [7.0]]] * 2
+    assert ask(copied_from_rank0) == [[[5.0, 5.0], [7.0]]] * 2
 
 
 def sum_on_the_first_only(group: ProcessGroup) -> str:
@@ -133,7 +133,7 @@ def test_a_process_without_a_launcher_is_a_group_of_one(monkeypatch: pytest.Monk
     group = ProcessGroup(BackendConfig(device="cpu"))
     with group.joined():
         assert group.share("alone") == ["alone"]
-        assert group.from_first(lambda: 7) == 7
+        assert group.run_on_rank0(lambda: 7) == 7
     assert not torch.distributed.is_initialized()
 
 
