@@ -48,7 +48,7 @@ This page is made from the code by `make docs`.
 
 `model.model_name_or_path` is a Hub id, a folder in Hugging Face layout, or a `.gguf` file. `mft validate` checks it without loading
 a weight: the architecture, the weight files (missing, cut short, pickled only), the name and shape of every tensor against the
-model of `config.json` (of a Hub id: once its weights are fetched), the tokenizer and its end token, and that the vocabulary fits the embedding. Tensors that the model does not
+model of `config.json` (of a Hub id: once its weights are fetched), the tokenizer and its EOS token, and that the vocabulary fits the embedding. Tensors that the model does not
 have are named. Python code that comes with a model is run only with `model.trust_remote_code: true`, pickled weights are read only
 with `model.use_safetensors: false`, and then nothing but plain tensors is taken from them. A weight that no file holds is an error,
 never a random number.

@@ -76,7 +76,7 @@ class Benchmark:
         return asking.prefix + self.family.prompt(problem, asking.mode) + asking.suffix
 
     def stop(self, problem: Problem, asking: Asking) -> tuple[str, ...]:
-        """The words that end a completion; () leaves it to the model's end token.
+        """The words that end a completion; () leaves it to the model's EOS token.
 
         A model that answers may put prose and a fence before its code, and stop words are only right for code.
         """

@@ -37,7 +37,7 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 @click.option("--top-p", type=Finite(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--max-new-tokens", type=COUNT, default=512, show_default=True)
 @click.option("--max-length", type=COUNT, help="Most tokens of prompt and answer together.")
-@click.option("--end-token", help="A token that ends an answer, beside the model's own end tokens.", metavar="TOKEN")
+@click.option("--end-token", help="A token that ends an answer, beside the model's own EOS tokens.", metavar="TOKEN")
 @click.option("--batch-size", type=COUNT, help="Samples at the same time; default 16, vllm 256.")
 @click.option("--engine", default="auto", show_default=True, help="transformers, vllm, or auto: vllm if it is there.")
 @click.option(

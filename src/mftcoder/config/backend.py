@@ -33,7 +33,7 @@ class BackendConfig(Section):
     shard_group_size: PositiveInt | None = None
     """fsdp2: how many ranks share one copy of the model (hybrid sharding); default all of them."""
     reduce_dtype: Literal["float32", "bfloat16"] = "float32"
-    """fsdp2 and deepspeed: number format in which gradients are summed over ranks."""
+    """fsdp2 and deepspeed: dtype in which gradients are summed over ranks."""
     context_parallel_size: PositiveInt = 1
     """ddp, fsdp2: how many ranks share each row, every one a slice of its positions, for rows that are too long for one device.
     It divides the processes and the model's attention heads."""

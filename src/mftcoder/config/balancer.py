@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
+from mftcoder.config.section import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from mftcoder.registry import BALANCERS, did_you_mean
 
 PUBLISHED_NAMES = {
@@ -67,9 +67,9 @@ class BalancerConfig(Section):
     """gradnorm: decoder layer whose gradients are compared; -1, the last, unless given."""
     gain: PositiveFloat | None = None
     """pace, selfpaced: how strongly the weights follow the method's signal (default 4 and 50)."""
-    floor: Share | None = None
+    floor: Fraction | None = None
     """pace: least weight of a task, as a share of its configured weight."""
-    val_share: Share | None = None
+    val_share: Fraction | None = None
     """pace: share of the run's compute spent on validation rows; 0 looks at train losses of unseen samples only."""
     val_rows: PositiveInt | None = None
     """pace: validation rows of each task that are measured in turn."""

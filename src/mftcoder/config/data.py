@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from mftcoder.config.section import (
+    Fraction,
     NonNegativeFloat,
     Paths,
     PathText,
@@ -12,7 +13,6 @@ from mftcoder.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
-    Share,
 )
 from mftcoder.registry import FORMATS, did_you_mean
 
@@ -68,7 +68,7 @@ class RoleMarkers(Section):
     assistant: str
     """Stands before each assistant message."""
     after_content: str = ""
-    """Stands behind each content, and behind the end token; trained behind an answer. The published trainer has a line break."""
+    """Stands behind each content, and behind the EOS token; trained behind an answer. The published trainer has a line break."""
 
 
 class DataConfig(Section):
@@ -77,7 +77,7 @@ class DataConfig(Section):
     chat_template: str = "auto"
     """mftcoder, mftcoder-v0.3, codefuse-codellama, chatml, or auto: the tokenizer's own template."""
     role_markers: RoleMarkers | None = None
-    """A template of one's own: marker, content, marker, content, end token. Replaces chat_template."""
+    """A template of one's own: marker, content, marker, content, EOS token. Replaces chat_template."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     """Which tokens are trained: every assistant turn, the last one only, or all of the text."""
     max_length: Positions = 2048
@@ -88,7 +88,7 @@ class DataConfig(Section):
     """With packing: none, rows are filled up to the longest of their batch (grouped by length) or to max_length."""
     over_length: Literal["truncate", "drop", "split"] = "truncate"
     """What happens to a sample longer than max_length; counted per task."""
-    val_size: Share = 0.02
+    val_size: Fraction = 0.02
     """Share of each task held out for validation, by a hash of the content; 0 for none."""
     max_val_samples: PositiveInt | None = None
     """At most this many validation samples a task, chosen by the hash of their content."""

@@ -14,6 +14,7 @@ from mftcoder.config.backend import BackendConfig
 from mftcoder.config.balancer import BalancerConfig
 from mftcoder.config.data import DataConfig, TaskConfig
 from mftcoder.config.section import (
+    Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PathOrSwitch,
@@ -21,7 +22,6 @@ from mftcoder.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
-    Share,
     Strings,
     one_or_many,
 )
@@ -38,7 +38,7 @@ class ModelConfig(Section):
     tokenizer_name_or_path: PathText | None = None
     """Where the tokenizer comes from, if not from the model."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Number format of weights and activations."""
+    """Dtype of weights and activations."""
     attn_implementation: Literal["auto", "segments", "varlen", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention: auto picks the fastest that isolates packed samples on this machine and this model, with FlashAttention 3 or 4 where
     one is installed and the GPU has it; varlen is FlashAttention 2 over the samples of packed rows."""
@@ -59,7 +59,7 @@ class AdapterConfig(Section):
     """Rank of the low-rank addition."""
     lora_alpha: PositiveFloat = 32.0
     """The addition is scaled by lora_alpha / lora_rank."""
-    lora_dropout: Share = 0.0
+    lora_dropout: Fraction = 0.0
     """Dropout in front of the addition."""
     lora_target: Strings = ("all-linear",)
     """Names of the linear layers that get one, or all-linear."""
@@ -127,9 +127,9 @@ class TrainConfig(Section):
     """A float32 copy of each bfloat16 weight, or none: the update is then rounded up or down at random, right on average."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled weight decay of matrices; norms and biases have none."""
-    adam_beta1: Share = 0.9
+    adam_beta1: Fraction = 0.9
     """Decay of the first moment."""
-    adam_beta2: Share = 0.95
+    adam_beta2: Fraction = 0.95
     """Decay of the second moment."""
     adam_epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""

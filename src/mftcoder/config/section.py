@@ -43,7 +43,7 @@ def _usable_path(value: str) -> str:
     return value
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positions = Annotated[int, Field(ge=8), AfterValidator(_holdable)]
 PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable)]
 NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable)]

@@ -20,7 +20,7 @@ class Prompt:
         int  # from 0; seeds the sampling together with the problem, so the order of a run cannot change a completion
     )
     text: str
-    stop: tuple[str, ...] = ()  # the text ends before the first of these; () stops at the model's end token only
+    stop: tuple[str, ...] = ()  # the text ends before the first of these; () stops at the model's EOS token only
     is_whole: Callable[[str], bool] | None = (
         None  # asked with the text so far each time a line ends; True ends the text
     )
@@ -39,13 +39,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after one prompt: without the prompt, without the end token, cut before the first stop word."""
+    """What a model wrote after one prompt: without the prompt, without the EOS token, cut before the first stop word."""
 
     problem_id: str
     sample: int
     text: str
     finish_reason: FinishReason  # "length": the token limit came first
-    tokens: int  # tokens generated, the end token included
+    tokens: int  # tokens generated, the EOS token included
 
 
 class Engine(Protocol):

@@ -25,10 +25,10 @@ class TokenPrompt:
 def token_prompts(
     prompts: Sequence[Prompt], tokenizer: Tokenizer, sampling: Sampling, *, positions: int, add_special_tokens: bool
 ) -> list[TokenPrompt]:
-    """Prompts in the order given. `add_special_tokens` lets the tokenizer put its begin token before them (not for chats)."""
+    """Prompts in the order given. `add_special_tokens` lets the tokenizer put its BOS token before them (not for chats)."""
     found, problems = [], []
     for prompt in prompts:
-        # The begin token is not doubled where the text already has it.
+        # The BOS token is not doubled where the text already has it.
         add = add_special_tokens and not (tokenizer.bos_token and prompt.text.startswith(tokenizer.bos_token))
         ids = list(tokenizer.backend.encode(prompt.text, add_special_tokens=add).ids)
         room = positions - len(ids)

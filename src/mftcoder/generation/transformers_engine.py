@@ -1,6 +1,6 @@
 """Completions from a transformers model: a batch that is kept full, longest prompts first.
 
-Goes in: a loaded model, its tokenizer, sampling settings. Comes out: completions as they get ready. A row ends at an end token,
+Goes in: a loaded model, its tokenizer, sampling settings. Comes out: completions as they get ready. A row ends at an EOS token,
 a stop word, or the token limit, and the next prompt takes its place at once. Knows no benchmark and no file.
 """
 
@@ -48,7 +48,7 @@ class TransformersEngine:
         batch_size: int = 16,
         add_special_tokens: bool = True,
     ):
-        """`end_ids` end a text; `add_special_tokens` lets the tokenizer put its begin token before a prompt (not for chats)."""
+        """`end_ids` end a text; `add_special_tokens` lets the tokenizer put its BOS token before a prompt (not for chats)."""
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = sampling

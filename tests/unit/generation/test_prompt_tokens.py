@@ -1,4 +1,4 @@
-"""Prompts as a model reads them: one begin token at most, and room for an answer or an error that names all without."""
+"""Prompts as a model reads them: one BOS token at most, and room for an answer or an error that names all without."""
 
 from pathlib import Path
 

@@ -59,7 +59,7 @@ def open_engine(
     as_trained: bool,
     end_token: str | None = None,
 ) -> Engine:
-    """The engine `name` with the model loaded. `template` is a chat's: its end ends a text, and it brings its own begin token.
+    """The engine `name` with the model loaded. `template` is a chat's: its end ends a text, and it brings its own BOS token.
 
     `end_token` ends a text too, beside the model's own.
     """
@@ -86,7 +86,7 @@ def end_token_id(source: ModelSource, end_token: str) -> int:
     found = source.tokenizer.backend.token_to_id(end_token)
     if found is None:
         raise ConfigError(
-            f"--end-token {end_token}: the tokenizer of {source.name} has no such token. Its own end token is "
+            f"--end-token {end_token}: the tokenizer of {source.name} has no such token. Its own EOS token is "
             f"{source.tokenizer.eos_token}"
         )
     return int(found)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mftcoder.config.section import NonNegativeFloat, NonNegativeInt, Positions, PositiveFloat, PositiveInt, Share
+from mftcoder.config.section import Fraction, NonNegativeFloat, NonNegativeInt, Positions, PositiveFloat, PositiveInt
 
 DORMANT = frozenset(
     {"coba_warmup_steps", "coba_history_length", "coba_tau", "coba_update_interval", "coba_sample_valid_num"}
@@ -92,7 +92,7 @@ class PublishedConfig(BaseModel):
     """Rank of the adapter."""
     lora_alpha: PositiveFloat = 32
     """The adapter is scaled by lora_alpha / lora_rank."""
-    lora_dropout: Share = 0.05
+    lora_dropout: Fraction = 0.05
     """Dropout in front of the adapter."""
     target_modules: Annotated[list[str] | None, TextList, Nullable] = None
     """Linear layers that get an adapter; null for all of them."""

@@ -115,16 +115,16 @@ def _record_hashes(paths: Sequence[Path]) -> Hashes:
 def _merge_task(
     tally: Tally, choice: _Choice, barred: Hashes, task: TaskConfig, target: Path, index: int
 ) -> TaskStatistics:
-    sorter = _Sorter(choice, barred, task.max_samples)
+    assigner = SplitAssigner(choice, barred, task.max_samples)
     with ExitStack() as stack:
         train = stack.enter_context(_Columns(target / f"{index}-train"))
         validation = stack.enter_context(_Columns(target / f"{index}-validation"))
         for file, rows in _load(tally.blocks["train"]):
-            to_train, to_validate = sorter.sort(rows)
+            to_train, to_validate = assigner.sort(rows)
             train.add(rows, to_train, file)
             validation.add(rows, to_validate, file)
         for file, rows in _load(tally.blocks["validation"]):
-            validation.add(rows, sorter.first_held_out(rows, np.ones(len(rows.sizes), bool)), file)
+            validation.add(rows, assigner.first_held_out(rows, np.ones(len(rows.sizes), bool)), file)
     report = tally.report
     return TaskStatistics(
         records=report.records,
@@ -139,8 +139,8 @@ def _merge_task(
         untrained=report.untrained,
         skipped=report.problems,
         duplicates=choice.duplicates,
-        overlap=sorter.overlap,
-        unused=sorter.unused,
+        overlap=assigner.overlap,
+        unused=assigner.unused,
     )
 
 
@@ -149,7 +149,7 @@ def _load(blocks: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, BlockRows]]
         yield file, BlockRows.load(path)
 
 
-class _Sorter:
+class SplitAssigner:
     """Runs through a task's records in order and sends each to training, to validation or nowhere, and counts."""
 
     def __init__(self, choice: _Choice, barred: Hashes, max_samples: int | None):

@@ -175,7 +175,7 @@ class JinjaTemplate:
         rest = following.lstrip()
         ends = [token for token in self.end_tokens if rest.startswith(token)]
         if not ends:
-            raise DataError(f"message {index + 1}: the tokenizer's template has no end token behind it. {_REMEDY}")
+            raise DataError(f"message {index + 1}: the tokenizer's template has no EOS token behind it. {_REMEDY}")
         return len(following) - len(rest) + max(map(len, ends))
 
 

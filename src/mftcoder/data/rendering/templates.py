@@ -1,7 +1,7 @@
 """Conversation -> Segments: the exact text a model sees, and which of it is trained. The same row renders prompts for generation.
 
 A row is either a table of markers or the tokenizer's own Jinja template (`jinja_template.py`). Trained are the content of
-each trained assistant message and the end token behind it, nothing else. Knows no token ids.
+each trained assistant message and the EOS token behind it, nothing else. Knows no token ids.
 """
 
 from collections.abc import Iterator, Sequence
@@ -101,7 +101,7 @@ def _mftcoder_v03(tokenizer: Tokenizer) -> MarkerTemplate:
 
 
 def _lines(system: str, user: str, assistant: str, eos: str, after: str) -> MarkerTemplate:
-    """Markers, and `after` behind each content and behind the end token."""
+    """Markers, and `after` behind each content and behind the EOS token."""
     return MarkerTemplate(system, user, assistant, after + eos, after_system=after, after_user=after, after_end=after)
 
 
@@ -153,7 +153,7 @@ def render(
 ) -> list[Segment]:
     """The segments of one conversation, neighbours of equal `trained` joined; DataError if its trained text cannot be told apart.
 
-    A plain text is itself and the end token, behind the tokenizer's begin token if it sets one, all trained.
+    A plain text is itself and the EOS token, behind the tokenizer's BOS token if it sets one, all trained.
     """
     if conversation.is_text:
         text = conversation.messages[0].content

@@ -127,7 +127,7 @@ def add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> No
 
 
 def open_with(backend: tokenizers.Tokenizer, bos: str) -> None:
-    """Put the begin token before every text that is encoded with special tokens."""
+    """Put the BOS token before every text that is encoded with special tokens."""
     number = backend.token_to_id(bos)
     backend.post_processor = processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, number)])
 

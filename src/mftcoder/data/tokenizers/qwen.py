@@ -35,13 +35,13 @@ def write_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _check_end(source: Path, ranks: int) -> None:
-    """ModelError if the model's end token is none of those behind the ranks: in a file cut short they have other ids."""
+    """ModelError if the model's EOS token is none of those behind the ranks: in a file cut short they have other ids."""
     beside = source.with_name("generation_config.json")
     settings = read_json(beside) if beside.is_file() else {}
     end = settings.get("eos_token_id") if isinstance(settings, dict) else None
     if isinstance(end, int) and end not in range(ranks, ranks + len(SPECIAL)):
         raise ModelError(
-            f"{source}: has {ranks:,} ranks, but {beside.name} has the end token at {end:,}. Download it again"
+            f"{source}: has {ranks:,} ranks, but {beside.name} has the EOS token at {end:,}. Download it again"
         )
 
 

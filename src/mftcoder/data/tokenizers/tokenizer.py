@@ -58,17 +58,17 @@ class Tokenizer:
 
     @cached_property
     def eos_id(self) -> int:
-        """Id of the end token."""
+        """Id of the EOS token."""
         return self._id(self.eos_token)
 
     @cached_property
     def bos_id(self) -> int | None:
-        """Id of the begin token, if there is one."""
+        """Id of the BOS token, if there is one."""
         return self.backend.token_to_id(self.bos_token) if self.bos_token else None
 
     @cached_property
     def pad_id(self) -> int:
-        """Id of the padding token; the end token's where there is none."""
+        """Id of the padding token; the EOS token's where there is none."""
         return self._id(self.pad_token) if self.pad_token else self.eos_id
 
     def _id(self, token: str) -> int:
@@ -83,7 +83,7 @@ class Tokenizer:
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether the tokenizer itself puts its begin token before a text."""
+        """Whether the tokenizer itself puts its BOS token before a text."""
         return bool(self.bos_token) and self.backend.encode("").ids[:1] == [self.bos_id]
 
     @cached_property
@@ -114,7 +114,7 @@ class Tokenizer:
 
 
 def load_tokenizer(model_name_or_path: str) -> Tokenizer:
-    """The tokenizer of a folder, a Hub id or a .gguf file; ModelError if there is none, or if it has no end token."""
+    """The tokenizer of a folder, a Hub id or a .gguf file; ModelError if there is none, or if it has no EOS token."""
     folder = _find_folder(model_name_or_path)
     if not (folder / "tokenizer.json").is_file():
         folder = converted_tokenizer.folder_of(folder)
@@ -153,7 +153,7 @@ def _describe(backend: tokenizers.Tokenizer, folder: Path, name: str) -> Tokeniz
         named |= _eos_by_id(backend, folder)
     eos = named.get("eos_token", "")
     if not eos or backend.token_to_id(eos) is None:
-        what = f"its end token '{eos}' is not in its vocabulary" if eos else "it has no end token"
+        what = f"its EOS token '{eos}' is not in its vocabulary" if eos else "it has no EOS token"
         raise ModelError(f"{name}: {what}. Set eos_token in {folder / 'tokenizer_config.json'}.")
     special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
     return Tokenizer(
@@ -187,7 +187,7 @@ def _if_known(backend: tokenizers.Tokenizer, token: str) -> str:
 
 
 def _eos_by_id(backend: tokenizers.Tokenizer, folder: Path) -> dict[str, str]:
-    """The end token that the model's config names by its id, if it does."""
+    """The EOS token that the model's config names by its id, if it does."""
     for file in ("generation_config.json", "config.json"):
         value = _read(folder / file).get("eos_token_id")
         first = value[0] if isinstance(value, list) and value else value

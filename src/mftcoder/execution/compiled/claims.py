@@ -66,7 +66,7 @@ class _Claim:
 
 
 def _tokens(source: str, quotes: str) -> list[_Token]:
-    """The source's tokens, without comments, white space and raw texts."""
+    """The source's tokens, without comments, whitespace and raw texts."""
     texts = "|".join(rf"{quote}(?:\\.|[^{quote}\\])*{quote}" for quote in quotes)
     character = "" if "'" in quotes else r"|(?P<character>'(?:\\[^']+|[^'\\\n])')"
     pattern = re.compile(

@@ -1,6 +1,6 @@
 """Products with a weight that does not train: y = x W^T and dx = dy W, however W is held.
 
-Goes in: rows in the model's number format and what holds the weight. Comes out: rows in the same format. Four ways: `plain` (the
+Goes in: rows in the model's dtype and what holds the weight. Comes out: rows in the same format. Four ways: `plain` (the
 weight itself), `fp8` (e4m3, both factors rounded: `fp8.py`), `nf4` (4 bits of bitsandbytes, unpacked for the one product) and
 `nf4_fp8` (unpacked and rounded to e4m3). Each product with a held weight is one operator, so that a compiler neither
 keeps an unpacked weight for the backward pass nor shares it between the passes.
@@ -66,7 +66,7 @@ def add_product_(into: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) 
 
 
 class _Plain:
-    """The weight itself, in the model's number format."""
+    """The weight itself, in the model's dtype."""
 
     def read(self, rows: Tensor) -> Read:
         return (rows,)
@@ -92,7 +92,7 @@ class _Fp8:
 
 
 class _Nf4:
-    """What `nf4.py` unpacks, multiplied in the model's number format."""
+    """What `nf4.py` unpacks, multiplied in the model's dtype."""
 
     def read(self, rows: Tensor) -> Read:
         return (rows,)

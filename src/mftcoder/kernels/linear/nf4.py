@@ -1,6 +1,6 @@
 """Products with a weight that bitsandbytes holds in 4 bits: unpacked for one product, then let go.
 
-Goes in: rows and the tensors of a `Linear4bit` with double quantisation. Comes out: x W^T or dy W, in the model's number format
+Goes in: rows and the tensors of a `Linear4bit` with double quantisation. Comes out: x W^T or dy W, in the model's dtype
 or multiplied in e4m3. The bits, their meaning and the unpacking are bitsandbytes' own; only its matrix product is not used.
 """
 

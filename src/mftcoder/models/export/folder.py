@@ -109,7 +109,7 @@ def _write_generation_config(source: ModelSource, out: Path, end: str) -> None:
 
 
 def end_ids(tokenizer: Tokenizer, end: str) -> set[int]:
-    """Tokens that end an answer: the tokenizer's end token, and the template's if it is one token."""
+    """Tokens that end an answer: the tokenizer's EOS token, and the template's if it is one token."""
     last = tokenizer.encode(end.strip())
     return {tokenizer.eos_id, *(last if len(last) == 1 else ())}
 

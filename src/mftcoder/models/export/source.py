@@ -34,7 +34,7 @@ class ModelSource:
     trust_remote_code: bool = False
 
     def dtype(self, wanted: str | None = None) -> torch.dtype:
-        """The asked number format; else the run's; else the files' own, where it is one of ours; else bfloat16."""
+        """The asked dtype; else the run's; else the files' own, where it is one of ours; else bfloat16."""
         stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
         return DTYPES.get(wanted or str(stored), torch.bfloat16)
 
@@ -124,7 +124,7 @@ def _pointed(pointer: Path) -> str | None:
 def merged_in_memory(model: Any, adapter: Path) -> Any:
     """A loaded model with a LoRA adapter added to its own weights: in float32, rounded once, as the streaming merge does.
 
-    Additions to fused experts are merged by peft, in the model's own number format.
+    Additions to fused experts are merged by peft, in the model's own dtype.
     """
     if reaches_experts(adapter):
         return load_adapter(model, adapter).merge_and_unload()

@@ -1,6 +1,6 @@
 """How many bytes a forward pass keeps for its backward pass, counted on a model that exists only as shapes.
 
-Goes in: a model on the meta device as it will train (adapter attached, in its number format) and the shape of a micro-batch. Comes
+Goes in: a model on the meta device as it will train (adapter attached, in its dtype) and the shape of a micro-batch. Comes
 out: bytes kept in each way of recomputing. The forward pass is run on meta tensors, which hold no numbers, and the memory that is
 still in use after it is added up: what is counted is what this model's own code keeps, LoRA and experts included. Attention is
 counted as FlashAttention: query, key, value, result and a float32 a head and position.

@@ -1,7 +1,7 @@
 """A frozen linear layer whose weight is held in e4m3: a byte a weight, multiplied by the tensor cores of newer GPUs.
 
 Goes in: a linear layer in its original precision. Comes out: a layer in its place that trains nothing and multiplies as
-`kernels/linear/fp8.py` does. The bytes lie in a parameter of the model's own number format, two in one number, so that an engine that
+`kernels/linear/fp8.py` does. The bytes lie in a parameter of the model's own dtype, two in one number, so that an engine that
 shards or moves parameters treats them like any other and converts nothing.
 """
 
@@ -32,7 +32,7 @@ class Fp8Linear(nn.Linear):
         return y.view(*x.shape[:-1], self.out_features)
 
     def whole_weight(self) -> Tensor:
-        """What the bytes stand for [out, in], in the model's number format."""
+        """What the bytes stand for [out, in], in the model's dtype."""
         return self.weight.view(E4M3).to(self.weight.dtype) * self.weight_scale.to(self.weight.dtype)
 
 

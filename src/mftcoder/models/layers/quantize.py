@@ -1,6 +1,6 @@
 """A frozen base held in 4 or 8 bits while an addition to it trains: NF4 and LLM.int8 through bitsandbytes, e4m3 by ourselves.
 
-Goes in: how it is to be held and the number format of the model. Comes out: what transformers needs to load the base that way,
+Goes in: how it is to be held and the dtype of the model. Comes out: what transformers needs to load the base that way,
 what it will weigh, what its weights are worth then, and the reasons why a base cannot be held so. 4 bits are NF4 with double
 quantisation (QLoRA, arXiv 2305.14314), 8 bits LLM.int8() (arXiv 2208.07339), fp8 is `fp8_linear.py`. Only linear layers are held
 in fewer bits: embedding, head, norms and fused experts keep their format.

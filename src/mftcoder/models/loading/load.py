@@ -1,4 +1,4 @@
-"""A base model into memory: number format, attention, device.
+"""A base model into memory: dtype, attention, device.
 
 Goes in: the model section. Comes out: a transformers model ready to train (no cache), the tokens that end a text. Checks that every weight of the model stood in the files. Attaches nothing: `adapters.py` does.
 """
@@ -118,7 +118,7 @@ def _move(model: Any, device: torch.device | str, folder: Path) -> Any:
 
 
 def stop_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Every token that ends a text: the tokenizer's end token and those of generation_config.json, ascending."""
+    """Every token that ends a text: the tokenizer's EOS token and those of generation_config.json, ascending."""
     ends = {tokenizer.eos_id}
     if (folder / "generation_config.json").is_file():
         declared = GenerationConfig.from_pretrained(folder).eos_token_id

@@ -3,7 +3,7 @@
 Goes in: the model as it trains, the attention to try, and token ids. Comes out: the attention that is used, or a ModelError. The
 row is run three times: by the attention in question; sample by sample with transformers' own masks, which is what is right; and
 once more with a mask that lets samples see each other and all that went before, which is what is wrong. A good attention
-stays near the first, one that leaks (or forgets a sliding window) is as far from it as the wrong one, in any number format.
+stays near the first, one that leaks (or forgets a sliding window) is as far from it as the wrong one, in any dtype.
 """
 
 from collections.abc import Callable, Sequence

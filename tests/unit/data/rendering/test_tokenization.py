@@ -181,9 +181,9 @@ def test_a_template_file_wins_over_the_settings(tiny_tokenizer_dir: Path, tmp_pa
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="it has no end token"):
+    with pytest.raises(ModelError, match="it has no EOS token"):
         load_tokenizer(changed(tiny_tokenizer_dir, tmp_path / "none", eos_token=None))
-    with pytest.raises(ModelError, match="its end token '<end>' is not in its vocabulary"):
+    with pytest.raises(ModelError, match="its EOS token '<end>' is not in its vocabulary"):
         load_tokenizer(changed(tiny_tokenizer_dir, tmp_path / "foreign", eos_token="<end>"))
 
 

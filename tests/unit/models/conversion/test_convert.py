@@ -474,7 +474,7 @@ def test_a_line_that_is_no_rank_is_named(tmp_path: Path) -> None:
     [
         ([], "lacks 209 of the 209 bytes"),
         (["YWI= 400"], "its ranks are not 0, 1, 2 and so on"),
-        (["YWI= 256"], "has 257 ranks, but generation_config.json has the end token at 5,000"),
+        (["YWI= 256"], "has 257 ranks, but generation_config.json has the EOS token at 5,000"),
     ],
 )
 def test_a_table_of_ranks_that_is_not_whole_is_refused(tmp_path: Path, lines: list[str], problem: str) -> None:

@@ -87,7 +87,7 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
 
 def test_a_tokenizer_without_an_end_token_is_refused(folder: Path) -> None:
     forget_end_token(folder)
-    assert f"it has no end token. Set eos_token in {folder / 'tokenizer_config.json'}" in problem_of(folder)
+    assert f"it has no EOS token. Set eos_token in {folder / 'tokenizer_config.json'}" in problem_of(folder)
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused(folder: Path) -> None:
