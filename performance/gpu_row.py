@@ -375,7 +375,7 @@ def kernels(device: torch.device, steps: Callable[[], Any], count: int) -> list[
 
 def run_mft_train(spec: Spec) -> dict[str, Any]:
     """The command itself, up to its last timed record; ends the process from a thread, before a checkpoint is written."""
-    from mftcoder.cli.training import cli
+    from mftcoder.cli import cli
     from mftcoder.training import loop
 
     config, device = run_config(spec), torch.device(spec.device)

@@ -1,45 +1,84 @@
-"""The command `mft`: options in, one call into app/ out. User errors become lines and exit code 2.
+"""The entry point of `mft`: the commands in the order of the journey, and the exit code of every kind of end.
 
-Nothing heavy is imported here: each command imports its verb when it runs, so `mft --help` answers at once.
 Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours or an
-evaluation that could not judge every answer.
-Of several processes the first one speaks; another only if something is wrong with it alone.
+evaluation that could not judge every answer. Of several processes, rank 0 prints; another rank prints only an error that it
+alone has.
 """
 
 import errno
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import click
 
 from mftcoder import __version__
+from mftcoder.cli.data.inspect import command as inspect
+from mftcoder.cli.data.mine import group as data
+from mftcoder.cli.data.prepare import command as prepare
+from mftcoder.cli.demo import command as demo
+from mftcoder.cli.doctor import command as doctor
+from mftcoder.cli.results.export import command as export
+from mftcoder.cli.results.report import command as report
+from mftcoder.cli.scoring.benchmarks import command as benchmarks
+from mftcoder.cli.scoring.evaluate import command as evaluate
+from mftcoder.cli.scoring.generate import command as generate
+from mftcoder.cli.scoring.submit import command as submit
+from mftcoder.cli.training.compare import command as compare
+from mftcoder.cli.training.convert_config import command as convert_config
+from mftcoder.cli.training.train import command as train
+from mftcoder.cli.training.validate import command as validate
 from mftcoder.errors import ConfigError, Interrupted, MftError, UnjudgedError
 from mftcoder.processes import follow_parent
 
+COMMANDS = (
+    demo,
+    doctor,
+    data,
+    convert_config,
+    validate,
+    prepare,
+    inspect,
+    train,
+    compare,
+    export,
+    benchmarks,
+    generate,
+    evaluate,
+    submit,
+    report,
+)
+"""In the order of `mft --help`: the order in which a user needs them."""
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A full disk, a folder without write permission: the user can mend these, whichever file they hit."""
 NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
-"""A full disk, a folder that may not be written: the user's to mend, whichever file it hits."""
 HOMELESS = "home directory"
 """What pathlib says of `~nobody/x`."""
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-LARGEST = 2**31 - 1
-COUNT = click.IntRange(1, LARGEST)
-SEED = click.IntRange(-(2**63), 2**63 - 1)
 
 
-class Finite(click.FloatRange):
-    """A number within a range, and neither infinite nor nan."""
+class Journey(click.Group):
+    """A group that lists its commands in the order in which they were added."""
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
-        """The number, or click's error."""
-        number = float(super().convert(value, parameter, context))
-        if not math.isfinite(number) or abs(number) > LARGEST:
-            self.fail(f"{value} is out of range.", parameter, context)
-        return number
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The names, not sorted."""
+        return list(self.commands)
+
+
+@click.group(cls=Journey, commands={str(command.name): command for command in COMMANDS}, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="mft")
+def cli() -> None:
+    """Fine-tune one code model on many tasks, keep the tasks in balance, and prove it.
+
+    \b
+    mft validate my.yaml                 check everything, print the plan
+    mft train my.yaml                    train; the same command resumes
+    mft export runs/my models/my         merge and write a Hugging Face folder
+    mft generate models/my --task mini   write completions
+    mft evaluate generations_mini_my.json --task mini
+    mft report runs/my                   one HTML page with curves and tables
+    mft demo                             all of it on a small real model
+    """
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,9 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
         _refuse_half_characters(sys.argv[1:] if arguments is None else arguments)
         cli.main(arguments, prog_name="mft", standalone_mode=False)
     except MftError as error:
-        reported_by_rank0 = _other_rank() and (error.reported or isinstance(error, ConfigError))
+        reported_by_rank0 = _is_other_rank() and (error.reported or isinstance(error, ConfigError))
         for problem in () if reported_by_rank0 else error.problems:
-            _say(problem)
+            _print_error(problem)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
@@ -64,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(f"error: {problem}", err=True)
         sys.exit(error.exit_code)
     except Interrupted as stop:
-        if not _other_rank():
+        if not _is_other_rank():
             click.echo(f"interrupted. {stop.hint}", err=True)
         sys.exit(stop.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -77,12 +116,12 @@ def main(arguments: list[str] | None = None) -> None:
         line = _machine_problem(error)
         if line is None:
             raise
-        _say(line)
+        _print_error(line)
         sys.exit(2)
 
 
 def _machine_problem(error: Exception) -> str | None:
-    """What the machine refuses and the user can mend, in a line; None for a bug of ours."""
+    """One line for what the machine refuses and the user can mend; None for a bug of ours."""
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}. Choose smaller rows or batches; `mft validate` estimates what a run needs"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
@@ -108,34 +147,12 @@ def _refuse_half_characters(words: Iterable[str]) -> None:
         raise MftError(*problems)
 
 
-def _say(problem: str) -> None:
-    """Print one line, whatever a user's value has brought into it."""
+def _print_error(problem: str) -> None:
+    """Print one line, even if a value in it has line breaks or control characters."""
     from mftcoder.config.problems import one_line
 
     click.echo(f"error: {one_line(problem, 2000)}", err=True)
 
 
-def _other_rank() -> bool:
+def _is_other_rank() -> bool:
     return os.environ.get("RANK", "0") != "0"
-
-
-@click.group(context_settings=CONTEXT)
-@click.version_option(__version__, prog_name="mft")
-def cli() -> None:
-    """Fine-tune one code model on many tasks, keep them in balance, prove it.
-
-    \b
-    mft validate my.yaml                 check everything, print the plan
-    mft train my.yaml                    train; the same command resumes
-    mft export runs/my models/my         merge and write a Hugging Face folder
-    mft generate models/my --task mini   write completions
-    mft evaluate generations_mini_my.json --task mini
-    mft report runs/my                   one HTML page with curves and tables
-    mft demo                             all of it on a small real model
-    """
-
-
-def config_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Arguments shared by the commands that start from a config."""
-    command = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")(command)
-    return click.argument("config", type=click.Path(path_type=Path))(command)

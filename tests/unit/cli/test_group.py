@@ -13,7 +13,18 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_lists_the_commands_in_the_order_of_the_journey(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = [line.split()[0] for line in main_help(capsys).partition("Commands:")[2].splitlines() if line.strip()]
+    journey = ["validate", "prepare", "train", "export", "generate", "evaluate", "report"]
+    assert [name for name in shown if name in journey] == journey
+
+
+def main_help(capsys: pytest.CaptureFixture[str]) -> str:
+    cli.main(["--help"], standalone_mode=False)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(cli.commands))
 def test_every_command_shows_how_it_is_typed(name: str) -> None:
     command = cli.commands[name]
     shown = command.help or ""

@@ -1,0 +1,55 @@
+"""`mft data mine`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mftcoder.cli.options import COUNT, LARGEST, PATH, SEED, Finite, Names
+
+
+@click.group("data")
+def group() -> None:
+    """Make training data.
+
+    \b
+    mft data mine my-repository --out data/mined
+    """
+
+
+@group.command("mine", short_help="Make examples of five coding tasks from Python code.")
+@click.argument("folder", type=PATH, required=False)
+@click.option("--stdlib", is_flag=True, help="Mine Python's standard library (the default without FOLDER).")
+@click.option("--out", type=PATH, required=True, help="Output directory: one folder per task.")
+@click.option("--tasks", type=Names(), metavar="NAME,...", help="Tasks to make (default: all five).")
+@click.option("--max-per-task", type=COUNT, help="Most training examples per task, chosen by their hash.")
+@click.option(
+    "--max-chars", type=click.IntRange(100, LARGEST), default=1400, show_default=True, help="Longest function."
+)
+@click.option(
+    "--valid-share", type=Finite(0, 0.9), default=0.1, show_default=True, help="Fraction of modules for validation."
+)
+@click.option("--exam", "exam_dir", type=PATH, help="Also run functions, and write an exam of them to this directory.")
+@click.option(
+    "--exam-share", type=Finite(0.01, 0.9), default=0.2, show_default=True, help="Fraction of modules for the exam."
+)
+@click.option("--seed", type=SEED, default=42, show_default=True, help="Seed of the split, the choice and the bugs.")
+def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...] | None, **options: Any) -> None:
+    """Make examples of five coding tasks from the Python code in FOLDER.
+
+    Tasks: complete_function, write_function, write_docstring, repair_function, write_test. All examples of a module
+    go to train.jsonl, or all go to valid.jsonl. No mined code is run without --exam. With --exam, some modules are
+    held out from both files: their functions are run in the sandbox and become an exam. Functions of the other
+    modules are run too and make a sixth task, write_asserts.
+
+    \b
+    mft data mine --stdlib --out data/mined --max-per-task 1000
+    mft data mine src --out data/ours --tasks repair_function,write_test
+    mft data mine src --out data/ours --exam data/exam
+    mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
+    """
+    from mftcoder.app.data.mine import mine_data
+
+    if stdlib and folder:
+        raise click.UsageError("give FOLDER or --stdlib, not both")
+    mine_data(folder, out, tasks=tasks, **options)

@@ -1,0 +1,78 @@
+"""What commands share: types of values, and options that several commands have, each declared once."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+LARGEST = 2**31 - 1
+COUNT = click.IntRange(1, LARGEST)
+SEED = click.IntRange(-(2**63), 2**63 - 1)
+
+
+class Finite(click.FloatRange):
+    """A number within a range that is neither infinite nor nan."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        """The number, or click's error."""
+        number = float(super().convert(value, parameter, context))
+        if not math.isfinite(number) or abs(number) > LARGEST:
+            self.fail(f"{value} is out of range.", parameter, context)
+        return number
+
+
+class Names(click.ParamType):
+    """`a,b` -> ("a", "b"): names without blanks around them, each once, in the order given."""
+
+    name = "names"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
+        """The names; a tuple stays as it is."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip()))
+
+
+class WholeNumbers(click.ParamType):
+    """`1,10` -> (1, 10): whole numbers from `least`, each once, in the order given."""
+
+    name = "numbers"
+
+    def __init__(self, least: int = 0):
+        self.least = least
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, ...]:
+        """The numbers, or click's error; a tuple stays as it is."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(re.fullmatch("[0-9]{1,18}", part) and int(part) >= self.least for part in parts):
+            self.fail(
+                f"{value}: whole numbers from {self.least}, separated by commas, are expected", parameter, context
+            )
+        return tuple(dict.fromkeys(map(int, parts)))
+
+
+def config_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
+    """CONFIG and its overrides, for the commands that start from a config."""
+    command = click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")(command)
+    return click.argument("config", type=PATH)(command)
+
+
+data_dir = click.option(
+    "--data-dir", type=PATH, metavar="FOLDER", help="Folder with the benchmarks' data (default: download from the Hub)."
+)
+checkpoint = click.option(
+    "--checkpoint",
+    default="best",
+    show_default=True,
+    help="Checkpoint of the run folder: best, latest or a name such as step-00000020.",
+)
+dtype = click.option(
+    "--dtype", type=click.Choice(["bfloat16", "float32"]), help="Dtype of the weights (default: the model's own)."
+)
+limit = click.option("--limit", type=COUNT, help="Take only the first N problems of each benchmark.", metavar="N")

@@ -1,0 +1,1 @@
+"""Commands from a model to its scores."""

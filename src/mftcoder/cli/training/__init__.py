@@ -1,0 +1,1 @@
+"""Commands that check a run, train, and compare runs."""
