@@ -278,7 +278,7 @@ def run_steps(spec: Spec) -> dict[str, Any]:
     """Bare steps of the run that `mft train` would make of the config: by the first of its memory plans that fits."""
     from rich.console import Console
 
-    from mftcoder.app.training.train import _plans
+    from mftcoder.app.training.plan_choice import carrier, plans_of
     from mftcoder.config.schema import RunConfig
     from mftcoder.models.gpu_memory.plans import in_words
     from mftcoder.registry import BACKENDS
@@ -286,10 +286,11 @@ def run_steps(spec: Spec) -> dict[str, Any]:
     config, console = RunConfig.model_validate(run_config(spec)), Console(file=sys.stderr)
     backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
-    plans = _plans(config, backend, console)
+    plans = plans_of(config, backend, None, console)
     for plan in plans:
         try:
-            return {**time_steps(spec, config, plan, backend, console), "plan": in_words(plan)}
+            with carrier(backend, plan) as engine:
+                return {**time_steps(spec, config, plan, engine, console), "plan": in_words(plan)}
         except torch.OutOfMemoryError:
             if plan is plans[-1]:
                 raise

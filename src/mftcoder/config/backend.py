@@ -37,9 +37,10 @@ class BackendConfig(Section):
     context_parallel_size: PositiveInt = 1
     """ddp, fsdp2: how many ranks share each row, every one a slice of its positions, for rows that are too long for one device.
     It divides the processes and the model's attention heads."""
-    offload: Literal["none", "optimizer", "all"] = "none"
+    offload: Literal["auto", "none", "optimizer", "all"] = "auto"
     """fsdp2 and deepspeed: what lies in the host's memory between its uses: nothing; masters and moments, which are then updated there; or
-    (fsdp2, deepspeed_zero3) the weights as well."""
+    (fsdp2, deepspeed_zero3) the weights as well. auto: nothing; where GPUs have room for the run no other way, what the backend can move,
+    which a line says. One process whose backend is auto becomes fsdp2 for it."""
 
     @field_validator("name")
     @classmethod
@@ -53,7 +54,7 @@ class BackendConfig(Section):
     @model_validator(mode="after")
     def _offloads(self) -> "BackendConfig":
         offered = OFFLOADS.get(self.name, ())
-        if self.offload != "none" and self.offload not in offered:
+        if self.offload not in ("auto", "none", *offered):
             able = " or ".join(name for name, what in OFFLOADS.items() if self.offload in what)
             raise ValueError(
                 f"offload: backend {self.name} cannot move '{self.offload}' to the host's memory. Use {able}"

@@ -121,8 +121,9 @@ class TrainConfig(Section):
     """Shape of the schedule after the warm-up."""
     warmup_steps: NonNegativeFloat = 0.0
     """Steps of linear warm-up; below 1 it is a share of all steps."""
-    optim: Literal["adamw", "adamw_8bit"] = "adamw"
-    """Optimizer: AdamW with float32 moments, or with 8-bit moments (bitsandbytes): a quarter of their memory, one wait for the device a step."""
+    optim: Literal["auto", "adamw", "adamw_8bit"] = "auto"
+    """Optimizer: AdamW with float32 moments (adamw), or with 8-bit moments (adamw_8bit, bitsandbytes): a quarter of their memory, one wait
+    for the device a step, and other numbers. auto: adamw; adamw_8bit where a GPU has room for the run no other way, which a line says."""
     master_weights: Literal["float32", "stochastic_rounding"] = "float32"
     """A float32 copy of each bfloat16 weight, or none: the update is then rounded up or down at random, right on average."""
     weight_decay: NonNegativeFloat = 0.0
@@ -294,7 +295,7 @@ class RunConfig(Section):
     def _optimizer_fits(self) -> "RunConfig":
         if self.train.master_weights == "float32":
             return self
-        if self.train.optim != "adamw":
+        if self.train.optim == "adamw_8bit":
             raise ValueError(
                 "train.master_weights: stochastic_rounding works with train.optim: adamw only. Choose one of the two"
             )

@@ -93,7 +93,7 @@ class MasterAdamW:
         self.parameters = [parameter for _, parameter in trained]
         drawn = config.master_weights == "stochastic_rounding"
         on_gpu = all(parameter.is_cuda for parameter in self.parameters) and lack_of_triton() is None
-        on_gpu = on_gpu and config.optim == "adamw"
+        on_gpu = on_gpu and config.optim != "adamw_8bit"
         if on_gpu or drawn:
             _lay_out(self.parameters)
         self.masters: list[Tensor] = [parameter if drawn else _master_of(parameter) for parameter in self.parameters]
@@ -128,7 +128,7 @@ class MasterAdamW:
         torch._foreach_mul_([master.grad for master in self.masters if master.grad is not None], scale)
         for group in self._adamw.param_groups:
             group["lr"] = rate
-        if self._config.optim == "adamw":
+        if self._config.optim != "adamw_8bit":
             self._adamw.found_inf = skip  # what GradScaler sets: the fused kernel then leaves all as it is
             self._adamw.step()
         elif not skip:

@@ -4,7 +4,6 @@ Puts the rooms together: store, model, adapter, optimizer, balancer, checkpoints
 versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
 """
 
-import gc
 import importlib.metadata
 import os
 import platform
@@ -25,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mftcoder import __version__
+from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.load import dump_yaml
@@ -37,15 +37,6 @@ from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention, flash
 from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.kernels.linear.fp8 import lack_of_fp8
-from mftcoder.models.gpu_memory.plans import (
-    choices,
-    device_memory,
-    fastest_that_fits,
-    gib,
-    in_words,
-    memory_plans,
-    plan_model,
-)
 from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
 from mftcoder.models.layers.adapters import attach, restore, save_settings, save_weights, trainable_parameters
 from mftcoder.models.layers.fp8_training import check_recipe, multiply_in_fp8
@@ -104,8 +95,7 @@ def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
             lambda: _checkpoint_to_resume(config, store, backend, console, allow_changes=allow_changes)
         )
         with device_memory_errors():
-            plans = _plans(config, backend, console)
-            summary = _train_with_first_that_runs(plans, config, store, backend, checkpoint, console, stop)
+            summary = _train_with_first_that_runs(config, store, backend, checkpoint, console, stop)
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
@@ -173,27 +163,7 @@ def _checkpoint_to_resume(
     return checkpoint
 
 
-def _plans(config: RunConfig, backend: Backend, console: Console) -> list[RunConfig]:
-    """What `auto` may mean on this device, the fastest that has room first. A CPU's memory is not asked for."""
-    options = choices(config)
-    if backend.device.type != "cuda" or len(options) == 1:
-        return options
-    model = plan_model(config, resolve_model(config.model).config)
-    plans = memory_plans(config, model, "cuda", backend.world_size)
-    memory = min(backend.share(device_memory(backend.device)))
-    fitting = fastest_that_fits(plans, memory)
-    chosen = plans[len(plans) - 1 if fitting is None else fitting]
-    console.print(
-        f"memory: {chosen}, about {gib(chosen.memory.total)} of {gib(memory)}"
-        + ("" if fitting is not None else ". This is more than there is, and is tried all the same"),
-        highlight=False,
-        soft_wrap=True,
-    )
-    return [plan.config for plan in plans[plans.index(chosen) :]]
-
-
 def _train_with_first_that_runs(
-    plans: list[RunConfig],
     config: RunConfig,
     store: Store,
     backend: Backend,
@@ -201,46 +171,30 @@ def _train_with_first_that_runs(
     console: Console,
     stop: StopRequest,
 ) -> Summary:
-    """Train by the first plan whose first step fits the device.
+    """Train by the fastest plan that has room, and by the next one if its first step does not fit."""
+    steps_taken = 0
 
-    A step that runs out of memory has changed nothing on disk: the next plan starts where this one did, with the same rows.
-    """
-    alone = backend.world_size == 1 or not backend.lockstep  # else the other ranks are waiting inside a pass
-    oldest = torch.zeros((), requires_grad=True) * 1
-    for plan, following in zip(plans, [*plans[1:], None], strict=True):
-        run = None
-        try:
-            run = _build(config, plan, store, backend, deepcopy(checkpoint), console, stop)
+    def attempt(plan: RunConfig) -> Summary:
+        nonlocal steps_taken
+        with carrier(backend, plan) as engine:
+            run = _build(config, plan, store, engine, deepcopy(checkpoint), console, stop)
             if backend.rank == 0:
                 _write_run_files(config, store)
             with run.metrics, run.checkpoints, stop.listening():
-                return run.run()
-        except torch.OutOfMemoryError as error:
-            if following is None or not alone or (run and run.steps_taken):
-                raise
-            reason = str(error).splitlines()[0]
-        del run
-        _release_memory(backend.device, oldest)
-        step = checkpoint.progress.step + 1 if checkpoint else 1
-        console.print(
-            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(reason)}). Starting it again with "
-            f"'{in_words(following)}'",
-            highlight=False,
-            soft_wrap=True,
-        )
-    raise AssertionError("there is a plan")
+                try:
+                    return run.run()
+                finally:
+                    steps_taken = run.steps_taken
 
-
-def _release_memory(device: torch.device, oldest: torch.Tensor) -> None:
-    """Give back what a run that has ended held; `oldest` was computed before it, with a gradient.
-
-    A backward pass that breaks off leaves its nodes in this thread's queue. They go when a pass runs whose nodes are older: the
-    queue takes the newest first, and drops those of passes that have ended.
-    """
-    oldest.backward(retain_graph=True)
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    alone = backend.world_size == 1 or not backend.lockstep  # else the other ranks are waiting inside a pass
+    return first_that_runs(
+        plans_of(config, backend, checkpoint, console),
+        attempt,
+        may_go_on=lambda: alone and not steps_taken,
+        step=checkpoint.progress.step + 1 if checkpoint else 1,
+        device=backend.device,
+        console=console,
+    )
 
 
 def _build(
@@ -279,7 +233,7 @@ def _build(
         state = checkpoint.optimizer_state(optimizer.room)
         optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"], backend.rank, backend.world_size)
-    progress.config, progress.data_fingerprint = config.model_dump(mode="json"), store.fingerprint
+    progress.config, progress.data_fingerprint = plan.model_dump(mode="json"), store.fingerprint
     progress.rows_per_step = train_loader.step_rows
     files = ModelFiles(model.module, save_weights, save_settings)
     return TrainingRun(

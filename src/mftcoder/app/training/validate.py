@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.schema import IN_BITS, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
@@ -30,10 +31,10 @@ from mftcoder.models.gpu_memory.plans import (
     device_memory,
     fastest_that_fits,
     gib,
+    host_memory,
     memory_plans,
     next_card,
     plan_model,
-    smaller_plans,
 )
 from mftcoder.models.layers.fp8_training import check_recipe
 from mftcoder.models.layers.quantize import IN_FP8
@@ -106,8 +107,9 @@ def validate(config: RunConfig, *, gpu: str | None = None) -> None:
     if problems or card is None or model is None or planned is None or store is None:
         raise MftError(*problems)
     _print_plan(config, model, planned.count, store, card)
-    ways = (config, planned, card.device.type, card.count)
-    _print_memory(memory_plans(*ways), smaller_plans(*ways) if card.device.type == "cuda" else [], card)
+    on_host = host_memory(card.count) if card.is_here else None
+    plans = memory_plans(config, planned, card.device.type, card.count, on_host)
+    _print_memory(config, plans, card, planned.by_formula)
     console = Console()
     limits = (
         []
@@ -152,29 +154,36 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
     Console().print(table)
 
 
-def _print_memory(plans: Sequence[MemoryPlan], smaller: Sequence[MemoryPlan], card: Card) -> None:
-    """What each way to train takes, which one a run would choose, what else can be asked for, and what more memory would give."""
+def _print_memory(config: RunConfig, plans: Sequence[MemoryPlan], card: Card, by_formula: str) -> None:
+    """What each way to train takes, which one a run would choose, what is in its way, and what more memory would give."""
+    on_gpu = card.device.type == "cuda"
+    plans = plans if on_gpu else [plan for plan in plans if not warning_of(plan.config, config)]
     fitting = fastest_that_fits(plans, card.memory)
-    chosen = len(plans) - 1 if fitting is None else fitting
-    if card.device.type != "cuda":
-        chosen = 0  # a run on the CPU recomputes nothing unless it is told to
+    usable = [index for index, plan in enumerate(plans) if not plan.lack]
+    chosen = 0 if not on_gpu else usable[-1] if fitting is None else fitting  # a CPU recomputes only what it is told to
     table = Table(
         title=f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", title_justify="left", box=None
     )
-    for title in ("", "plan", "in all", *plans[0].memory.parts()):
+    on_host = ["on the host"] if any(plan.memory.host for plan in plans) else []
+    for title in ("", "plan", "in all", *plans[0].memory.parts(), *on_host):
         table.add_column(title, justify="left" if title in ("", "plan") else "right")
-    for index, plan in enumerate([*plans, *smaller]):
-        sizes = [plan.memory.total, *plan.memory.parts().values()]
+    for index, plan in enumerate(plans):
+        sizes = [plan.memory.total, *plan.memory.parts().values(), *([plan.memory.host] if on_host else [])]
         table.add_row(">" if index == chosen else "", str(plan), *(f"{size / 2**30:.2f}" for size in sizes))
     console = Console()
     console.print(table)
+    hindered = [plan for index, plan in enumerate(plans) if plan.lack and (fitting is None or index < fitting)]
+    for line in filter(None, (by_formula, *(f"not '{plan}': {plan.lack}" for plan in hindered))):
+        console.print(f"[yellow]{escape(line)}", highlight=False, soft_wrap=True)
+    if warning := warning_of(plans[chosen].config, config):
+        console.print(f"[yellow]{escape(warning)}.", highlight=False, soft_wrap=True)
     if plans[chosen].memory.total > card.memory:
         console.print(
             "[yellow]This is more than the device has. Try train.gradient_checkpointing=true, train.optim=adamw_8bit, "
             "backend.name=fsdp2 backend.offload=all, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length."
         )
-    if card.device.type == "cuda" and (larger := next_card(plans, card.memory)):
+    if on_gpu and (larger := next_card(plans, card.memory)):
         size, plan = larger
         console.print(f"A GPU of {size} GB would have room to {plan}.", highlight=False)
 

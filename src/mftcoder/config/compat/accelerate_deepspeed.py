@@ -37,4 +37,4 @@ def deepspeed_backend() -> dict[str, Any]:
         {"PARAM": "all"} if stage == "3" else {}
     )  # DeepSpeed moves weights in stage 3
     moved = [what for part, what in offload.items() if devices[part] == "cpu" and stage != "0"]
-    return {"name": STAGES[stage], **({"offload": moved[-1]} if moved else {})}
+    return {"name": STAGES[stage], "offload": moved[-1] if moved else "none"}

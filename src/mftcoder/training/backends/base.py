@@ -39,6 +39,8 @@ class Decoder(Protocol):
 class Backend(Protocol):
     """One process's view of the device and of its fellows. All ranks call each method, in the same order."""
 
+    config: BackendConfig
+    """What it was told; a memory plan may change what lies in the host's memory, before a model is placed."""
     device: torch.device
     load_device: torch.device
     """Where the weights are read to; `place` brings them to the device."""
@@ -109,6 +111,7 @@ class LocalBackend:
     lockstep = False
 
     def __init__(self, config: BackendConfig):
+        self.config = config
         self._context_size = config.context_parallel_size
         self.device = self.load_device = pick_device(config.device)
 

@@ -48,7 +48,7 @@ class _ZeroBackend(ProcessGroup):
     def check(self, config: RunConfig) -> None:
         """ConfigError for what DeepSpeed lacks on this machine, and for what it does not offer."""
         refused = [
-            (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
+            (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
             (config.train.torch_compile is True, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
@@ -97,7 +97,7 @@ class _ZeroBackend(ProcessGroup):
         model.device = self.device
 
     def _settings(self, causal_lm: Any, config: TrainConfig) -> dict[str, Any]:
-        offload = {"none": (), "optimizer": ("optimizer",), "all": ("optimizer", "param")}[self._config.offload]
+        offload = {"optimizer": ("optimizer",), "all": ("optimizer", "param")}.get(self.config.offload, ())
         return {
             "train_micro_batch_size_per_gpu": 1,  # must be there, and is used for nothing
             "gradient_accumulation_steps": 1,

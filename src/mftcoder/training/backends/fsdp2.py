@@ -51,7 +51,7 @@ class Fsdp2Backend(ProcessGroup):
         """ConfigError for a balancer or a format that needs a layer's weights in one piece, and for uneven groups."""
         size = self._config.shard_group_size or self.world_size
         refused = [
-            (config.train.optim != "adamw", f"train.optim: {config.train.optim} over shards"),
+            (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
             (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
             (
@@ -89,7 +89,7 @@ class Fsdp2Backend(ProcessGroup):
             if getattr(part, "quant_state", None) is not None:
                 part.quant_state.to(self.device)  # the scales of a 4-bit layer: whole on every rank, and no parameter
         gpu = self.device.type == "cuda"
-        kept = CPUOffloadPolicy(pin_memory=gpu) if self._config.offload == "all" else OffloadPolicy()
+        kept = CPUOffloadPolicy(pin_memory=gpu) if self.config.offload == "all" else OffloadPolicy()
         for layer in model.decoder_layers():
             fully_shard(layer, mesh=mesh, mp_policy=precision, offload_policy=kept)
         fully_shard(self._root, mesh=mesh, mp_policy=precision, reshard_after_forward=False, offload_policy=kept)

@@ -66,6 +66,7 @@ class ProcessGroup:
     """The ranks that run the same rows as this one, once they are joined."""
 
     def __init__(self, config: BackendConfig):
+        self.config = config
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = launched_processes()
         self._context_size = config.context_parallel_size

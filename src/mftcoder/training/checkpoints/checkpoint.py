@@ -249,6 +249,10 @@ FREE_FIELDS = frozenset(
 LASTING_FIELDS = ("adapter.use_dora", "balancer.name", "model.dtype", "train.master_weights", "train.optim")
 
 
+# Fields whose `auto` goes on with what the checkpoint was made with.
+KEPT_BY_AUTO = frozenset({"train.optim"})
+
+
 # How a step's rows are split, which changes nothing as long as there are as many.
 SPLIT_FIELDS = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 
@@ -261,7 +265,7 @@ def differing_fields(
     return [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
-        if name not in free and before.get(name) != now.get(name)
+        if name not in free and before.get(name) != now.get(name) and not _kept(name, now)
     ]
 
 
@@ -280,8 +284,12 @@ def lasting_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]
     return [
         f"{name}: {before[name]!r} -> {now.get(name)!r}"
         for name in (*LASTING_FIELDS, "tasks")
-        if name in before and before[name] != now.get(name)
+        if name in before and before[name] != now.get(name) and not _kept(name, now)
     ]
+
+
+def _kept(name: str, now: dict[str, Any]) -> bool:
+    return name in KEPT_BY_AUTO and now.get(name) == "auto"
 
 
 def free_fields(saved: Progress, current: dict[str, Any], data_world_size: int) -> frozenset[str]:

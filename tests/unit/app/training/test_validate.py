@@ -87,6 +87,9 @@ def test_the_memory_of_another_gpu_is_planned(
     said = capsys.readouterr().out
     assert "a GPU of 24 GB has 23.52 GiB" in said
     assert "> recompute nothing" in " ".join(said.split()) and "recompute norms and SwiGLU" in said
+    assert "recompute all layers, moments in 8 bits" in said
+    main(["validate", str(config), "--gpu", "1GB"])
+    assert "A GPU of 8 GB would have room to recompute nothing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("gpu", ["large", "0GB", "0x80GB", "-24GB", "24TB"])

@@ -16,8 +16,8 @@ from mftcoder.models.gpu_memory.plans import (
     fastest_that_fits,
     memory_plans,
     next_card,
+    not_faster_than,
     plan_model,
-    smaller_plans,
 )
 
 GIB = 2**30
@@ -91,7 +91,8 @@ def test_plans_get_smaller_and_a_given_setting_is_the_only_one() -> None:
     config = run_config(data={"max_length": 512})
     totals = [plan.memory.total for plan in memory_plans(config, plan_model(config, SMALL), "cuda")]
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 2
-    given = run_config(train={"gradient_checkpointing": 0.5})
+    settings = {"gradient_checkpointing": 0.5, "optim": "adamw"}
+    given = run_config(train=settings, backend={"offload": "none"})
     assert [plan.config for plan in memory_plans(given, plan_model(given, SMALL), "cuda")] == [given]
 
 
@@ -128,15 +129,76 @@ def test_8_bit_moments_and_drawn_rounding_are_counted() -> None:
     assert whole.masters == 4 * model.count.trainable and none.masters == 0
 
 
-def test_full_training_of_7b_on_24_gb_is_shown_to_need_the_hosts_memory() -> None:
+def test_full_training_of_7b_on_24_gb_lies_in_the_hosts_memory() -> None:
     config = run_config(adapter={"type": "full"})
-    model = plan_model(config, QWEN_7B)
-    capacity = 24 * USABLE * GIB
-    assert fastest_that_fits(memory_plans(config, model, "cuda"), capacity) is None
-    eighth, on_host = smaller_plans(config, model, "cuda")
-    assert eighth.config.train.optim == "adamw_8bit" and on_host.config.backend.offload == "all"
-    assert on_host.memory.moments == on_host.memory.masters == 0
-    assert on_host.memory.total < eighth.memory.total < memory_plans(config, model, "cuda")[-1].memory.total
+    plan = plan_for(config, QWEN_7B, 24)
+    assert (plan.config.backend.name, plan.config.backend.offload) == ("fsdp2", "all")
+    assert plan.config.train.optim == "adamw" and plan.config.train.gradient_checkpointing is True
+    assert plan.memory.moments == plan.memory.masters == 0
+    assert plan.memory.host == pytest.approx((4 + 8 + 4) * 7.6e9, rel=0.01)  # weights, moments and gradients in float32
+
+
+def test_full_training_of_1_5b_on_24_gb_keeps_its_moments_in_8_bits() -> None:
+    pytest.importorskip("bitsandbytes")
+    config = run_config(adapter={"type": "full"}, data={"max_length": 4096})
+    assert plan_for(config, QWEN_1_5B, 24).config.train.optim == "adamw_8bit"
+    kept = run_config(adapter={"type": "full"}, data={"max_length": 4096}, train={"optim": "adamw"})
+    assert plan_for(kept, QWEN_1_5B, 24).config.backend.offload == "all"
+
+
+def test_8_bits_come_after_all_layers_and_the_hosts_memory_last() -> None:
+    config = run_config(adapter={"type": "full"})
+    *recomputing, eighth, on_host = memory.choices(config)
+    assert {(c.train.optim, c.backend.offload) for c in recomputing} == {("adamw", "none")}
+    assert recomputing[-1].train.gradient_checkpointing is True
+    assert (eighth.train.optim, eighth.backend) == ("adamw_8bit", recomputing[-1].backend)
+    assert (on_host.train.optim, on_host.backend.name, on_host.backend.offload) == ("adamw", "fsdp2", "all")
+
+
+@pytest.mark.parametrize(
+    ("sections", "ranks", "offered"),
+    [
+        ({"train": {"optim": "adamw"}, "backend": {"offload": "none"}}, 1, []),
+        ({"train": {"optim": "adamw_8bit"}}, 1, []),
+        ({}, 2, ["adamw_8bit"]),
+        ({"backend": {"name": "local"}}, 1, ["adamw_8bit"]),
+        ({"backend": {"name": "fsdp2"}}, 8, ["all"]),
+        ({"backend": {"name": "deepspeed_zero2"}}, 8, ["optimizer"]),
+        ({"backend": {"name": "deepspeed_zero3"}}, 8, ["optimizer", "all"]),
+        ({"train": {"master_weights": "stochastic_rounding"}}, 1, []),
+        ({"balancer": {"name": "gradnorm"}}, 1, ["adamw_8bit"]),
+        ({"train": {"torch_compile": True}}, 1, ["adamw_8bit"]),
+    ],
+)
+def test_auto_offers_what_the_config_leaves_open_and_the_backend_can_do(
+    sections: dict[str, Any], ranks: int, offered: list[str]
+) -> None:
+    config = run_config(**sections)
+    plain = {memory.choices(config, ranks)[0].train.optim, "none"}
+    found = [choice.train.optim for choice in memory.choices(config, ranks)]
+    found += [choice.backend.offload for choice in memory.choices(config, ranks)]
+    assert [one for one in found if one not in plain] == offered
+
+
+def test_a_plan_that_this_machine_lacks_something_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = run_config(adapter={"type": "full"}, data={"max_length": 4096})
+    model, capacity = plan_model(config, QWEN_1_5B), 24 * USABLE * GIB
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    plans = memory_plans(config, model, "cuda", host_memory=64 * GIB)
+    *_, eighth, on_host = plans
+    assert eighth.memory.total <= capacity and "bitsandbytes is not installed" in eighth.lack
+    assert fastest_that_fits(plans, capacity) == plans.index(on_host)
+    plans = memory_plans(config, model, "cuda", host_memory=8 * GIB)
+    assert plans[-1].lack.endswith("of the host's memory, and 8.00 GiB are free")
+    assert fastest_that_fits(plans, capacity) is None
+
+
+def test_a_run_that_goes_on_takes_no_faster_plan_than_it_began_with() -> None:
+    options = memory.choices(run_config())
+    for index, option in enumerate(options):
+        assert not_faster_than(options, option.model_dump(mode="json")) == options[index:]
+    for older in ({}, run_config().model_dump(mode="json"), {"train": {"gradient_checkpointing": 0.1}}):
+        assert not_faster_than(options, older) == options
 
 
 def test_sharding_divides_weights_gradients_and_moments() -> None:
@@ -149,18 +211,24 @@ def test_sharding_divides_weights_gradients_and_moments() -> None:
 
 def test_deepspeed_is_not_offered_what_it_was_not_shown_to_repeat() -> None:
     config = run_config(backend={"name": "deepspeed_zero3"})
-    assert [choice.train.gradient_checkpointing for choice in memory.choices(config)] == [False, True]
+    found = [
+        choice.train.gradient_checkpointing for choice in memory.choices(config) if choice.backend.offload == "none"
+    ]
+    assert found == [False, True]
 
 
 def test_a_model_whose_code_needs_numbers_is_estimated_by_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config(data={"max_length": 512})
     counted = plan_model(config, SMALL).activations
+    assert plan_model(config, SMALL).by_formula == ""
 
     def refuse(*arguments: Any, **keywords: Any) -> None:
         raise NotImplementedError("on the meta device")
 
     monkeypatch.setattr(memory, "count_activations", refuse)
-    by_shape = plan_model(config, SMALL).activations
+    planned = plan_model(config, SMALL)
+    by_shape = planned.activations
+    assert "formula" in planned.by_formula and planned.by_formula.endswith("NotImplementedError: on the meta device")
     for name in ("nothing_recomputed", "selective", "all_recomputed"):
         assert 0.5 < getattr(by_shape, name) / getattr(counted, name) < 2
 

@@ -1,0 +1,164 @@
+"""Which memory plan a run trains by: chosen before its first step, and the next one when that step does not fit.
+
+Goes in: the config, the backend, the checkpoint to go on from. Comes out: configs without open choices, the fastest that has room
+first, and the backend that carries each. What the plans are and what they take is `models/gpu_memory/plans.py`'s.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from mftcoder.config.schema import RunConfig
+from mftcoder.models.gpu_memory.plans import (
+    MOVED,
+    MemoryPlan,
+    choices,
+    device_memory,
+    fastest_that_fits,
+    gib,
+    host_memory,
+    in_words,
+    lack_of,
+    memory_plans,
+    not_faster_than,
+    plan_model,
+)
+from mftcoder.models.loading.resolve import resolve_model
+from mftcoder.registry import BACKENDS
+from mftcoder.training.backends.base import Backend
+from mftcoder.training.checkpoints.checkpoint import Checkpoint
+
+Outcome = TypeVar("Outcome")
+WITH_OTHER_NUMBERS = "Moments in 8 bits train with other numbers than float32 ones; train.optim: adamw keeps those"
+ON_THE_HOST = "What lies in the host's memory is fetched and updated there, which is slow; backend.offload: none keeps it on the device"
+
+
+def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, console: Console) -> list[RunConfig]:
+    """What `auto` may mean on this device, the fastest that has room first. A CPU's memory is not asked for.
+
+    A run that goes on takes no faster plan than its checkpoint was made with, and the same optimizer.
+    """
+    config = config.model_copy(update={"backend": backend.config})
+    if checkpoint:
+        config = with_optimizer_of(checkpoint, config)
+        backend.check(config)
+    begun = checkpoint.progress.config if checkpoint else {}
+    options = not_faster_than(choices(config, backend.world_size), begun)
+    if backend.device.type != "cuda":
+        return [option for option in options if not lack_of(option)]
+    if len(options) == 1:
+        return options
+    return _with_room(config, options, backend, console)
+
+
+def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
+    """The config with train.optim: auto answered by the checkpoint, whose moments fit no other optimizer."""
+    begun = checkpoint.progress.config.get("train", {}).get("optim", "adamw")
+    if config.train.optim != "auto" or begun == "auto":
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"optim": begun})})
+
+
+def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend, console: Console) -> list[RunConfig]:
+    """The options from the fastest on that fits a GPU by the estimate; says which it is and why."""
+    model = plan_model(config, resolve_model(config.model).config)
+    on_host = host_memory(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    free = backend.share((device_memory(backend.device), on_host))
+    memory, on_host = (min(values) for values in zip(*free, strict=True))
+    known = memory_plans(config, model, "cuda", backend.world_size, on_host)
+    plans = [plan for plan in known if plan.config in options] or known[-1:]
+    fitting = fastest_that_fits(plans, memory)
+    usable = [plan for plan in plans if not plan.lack] or plans[-1:]
+    chosen = usable[-1] if fitting is None else plans[fitting]
+    for line in filter(None, (model.by_formula, *_lines(plans, chosen, memory, config))):
+        console.print(f"memory: {line}", highlight=False, soft_wrap=True, markup=False)
+    return [plan.config for plan in usable[usable.index(chosen) :]]
+
+
+def _lines(plans: list[MemoryPlan], chosen: MemoryPlan, memory: float, config: RunConfig) -> Iterator[str]:
+    """What could have been chosen but for a lack; what is, and why."""
+    index = plans.index(chosen)
+    for plan in plans[:index]:
+        if plan.lack and plan.memory.total <= memory:
+            yield f"not '{plan}', which would have room: {plan.lack}"
+    tight = chosen.memory.total > memory
+    before = next((plan for plan in reversed(plans[:index]) if plan.memory.total > memory), None)
+    yield "".join(
+        [
+            f"{chosen}, about {gib(chosen.memory.total)} of {gib(memory)}",
+            f", because '{before}' would take {gib(before.memory.total)}" if before and not tight else "",
+            ". This is more than there is, and is tried all the same" if tight else "",
+            f". {warning}" if (warning := warning_of(chosen.config, config)) else "",
+        ]
+    )
+
+
+def warning_of(plan: RunConfig, asked: RunConfig) -> str:
+    """What a plan changes or costs that `asked` does not say; empty if nothing that a person must know."""
+    if plan.train.optim == "adamw_8bit" != asked.train.optim:
+        return WITH_OTHER_NUMBERS
+    return ON_THE_HOST if plan.backend.offload in MOVED and plan.backend.offload != asked.backend.offload else ""
+
+
+@contextmanager
+def carrier(backend: Backend, plan: RunConfig) -> Iterator[Backend]:
+    """The backend that a plan runs on: the run's own, told what to move to the host, or one for this process that can move it."""
+    if plan.backend.name == backend.config.name:
+        backend.config = plan.backend
+        yield backend
+        return
+    other: Backend = BACKENDS.load(plan.backend.name)(plan.backend)
+    other.check(plan)
+    with other.joined():
+        yield other
+
+
+def first_that_runs(
+    plans: list[RunConfig],
+    attempt: Callable[[RunConfig], Outcome],
+    *,
+    may_go_on: Callable[[], bool],
+    step: int,
+    device: torch.device,
+    console: Console,
+) -> Outcome:
+    """What `attempt` gives by the first plan whose first step fits the device.
+
+    A step that runs out of memory has changed nothing on disk: the next plan starts where this one did, with the same rows.
+    `may_go_on` says, after an error, whether no step was taken and no other rank waits.
+    """
+    oldest = torch.zeros((), requires_grad=True) * 1
+    for plan, following in zip(plans, [*plans[1:], None], strict=True):
+        try:
+            return attempt(plan)
+        except torch.OutOfMemoryError as error:
+            if following is None or not may_go_on():
+                raise
+            reason = str(error).splitlines()[0]
+        _release_memory(device, oldest)
+        warning = warning_of(following, plan)
+        console.print(
+            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(reason)}). Starting it again with "
+            f"'{in_words(following)}'" + (f". {warning}" if warning else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+    raise AssertionError("there is a plan")
+
+
+def _release_memory(device: torch.device, oldest: torch.Tensor) -> None:
+    """Give back what a run that has ended held; `oldest` was computed before it, with a gradient.
+
+    A backward pass that breaks off leaves its nodes in this thread's queue. They go when a pass runs whose nodes are older: the
+    queue takes the newest first, and drops those of passes that have ended.
+    """
+    oldest.backward(retain_graph=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
