@@ -33,10 +33,12 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+ROW_SCRIPT = Path(__file__).with_name("gpu_row.py")
 NEEDED = (
     "torch", "transformers", "peft", "tokenizers", "safetensors", "accelerate", "numpy", "pydantic", "orjson", "ruamel.yaml",
     "xxhash", "jinja2", "psutil", "rich", "click",
 )  # fmt: skip
+MINUTES = 9.0
 TEST_SECONDS, ROW_SECONDS, LEAST_SECONDS = 170.0, 110.0, 25.0
 FAST = {"train": {"torch_compile": True, "gradient_checkpointing": False}}
 
@@ -183,6 +185,7 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.args, self.folder, self.processes = args, folder, Processes()
         self.deadline = time.monotonic() + 60 * args.minutes - 5
+        self.row_seconds = ROW_SECONDS * max(1.0, args.minutes / MINUTES)
         before = json.loads(args.json.read_text()) if args.go_on and args.json.is_file() else {}
         self.report: dict[str, Any] = {
             "command": sys.argv, "finished": False, "machine": {}, "tests": before.get("tests", {}),
@@ -218,7 +221,7 @@ class Benchmark:
 
     def prepare(self) -> dict[str, Any] | None:
         """Model, data and the speed of a product; what is wrong if that fails."""
-        machine = self.child("prepare", {}, min(ROW_SECONDS, self.left()))
+        machine = self.child("prepare", {}, min(self.row_seconds, self.left()))
         if machine.get("status") != "ok":
             return machine
         self.report["machine"] = machine
@@ -270,7 +273,7 @@ class Benchmark:
         for row in ROWS:
             if row.key in done or not any(part in row.key for part in self.args.only.split("|")):
                 continue
-            seconds = min(ROW_SECONDS, self.left())
+            seconds = min(self.row_seconds, self.left())
             if problem:
                 result = {"status": "left out", "reason": problem["reason"]}
             elif seconds < LEAST_SECONDS:
@@ -292,7 +295,7 @@ class Benchmark:
             "row": row, "folder": str(self.folder), "device": self.args.device, "tiny": self.args.tiny, "result": str(result),
             "profile": self.args.profile, "machine": self.report["machine"], "seconds": seconds, "steps": self.args.steps,
         }  # fmt: skip
-        command = [sys.executable, str(Path(__file__).with_name("gpu_row.py")), what, json.dumps(spec)]
+        command = [sys.executable, str(ROW_SCRIPT), what, json.dumps(spec)]
         ended = self.processes.run(command, seconds)
         found = {**outcome(ended, result, seconds), "seconds": ended.seconds}
         if found["status"] != "ok":
@@ -364,7 +367,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="the ten most expensive kernels of every row of bare steps"
     )
-    parser.add_argument("--minutes", type=float, default=9.0, help="everything ends within them")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="everything ends within them; more than 9 give each row more"
+    )
     parser.add_argument("--steps", type=int, default=15, help="timed steps of each row")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short rows: does everything run?")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help="cpu only for a dry run")

@@ -295,8 +295,9 @@ def run_steps(spec: Spec) -> dict[str, Any]:
             if plan is plans[-1]:
                 raise
         gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        if backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     raise AssertionError("there is a plan")
 
 
@@ -312,6 +313,7 @@ def time_steps(spec: Spec, config: Any, plan: Any, backend: Any, console: Any) -
 
     device = torch.device(spec.device)
     run = _build(config, plan, prepare_store(config), backend, None, console, StopRequest())
+    run.metrics.__exit__()  # these steps write no records
     count = WARMUP + spec.steps
     batches = [run.train_loader.step(number) for number in range(count + 3)]
     batches = [batch.pin_memory() for batch in batches] if device.type == "cuda" else batches

@@ -1,6 +1,7 @@
 """`make gpu`: whatever fails inside, it ends in time and its report is whole. Here as a dry run on the CPU."""
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -12,6 +13,11 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
+
+from mftcoder.app.training.train import train
+from mftcoder.config.schema import RunConfig
+from mftcoder.errors import ConfigError, TrainingError
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "performance" / "gpu.py"
@@ -86,6 +92,52 @@ def test_going_on_measures_what_had_no_time_and_keeps_the_rest(gpu: ModuleType, 
     assert [row["row"] for row in benchmark.report["rows"]] == [first]
 
 
+ROWS_THAT_FAIL = """
+import json, os, sys, time
+from pathlib import Path
+what, spec = sys.argv[1], json.loads(sys.argv[2])
+name = spec["row"].get("name")
+if name == "crash":
+    os.abort()
+if name == "hang":
+    print("still loading", flush=True)
+    time.sleep(600)
+found = {
+    "status": "ok", "device": "CPU", "memory_gib": 1, "versions": {}, "flop_per_second": 1e9, "trained_share": 0.5, "micro_batches": 1,
+    "rows": 2, "tokens_per_second": 5.0, "peak_gib": 1.0, "losses": [2.0, 1.0], "wait_ms": None,
+    "rows_so_far": len(json.loads((Path(spec["folder"]) / "gpu.json").read_text())["rows"]),
+}
+if name == "full":
+    found = {"status": "out of memory", "reason": "CUDA out of memory"}
+Path(spec["result"]).write_text(json.dumps(found))
+"""
+
+
+def test_a_row_that_crashes_hangs_or_runs_out_of_memory_costs_its_row_and_no_other(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = tmp_path / "row.py"
+    script.write_text(ROWS_THAT_FAIL)
+    names = ("first", "crash", "full", "hang", "last")
+    monkeypatch.setattr(gpu, "ROWS", tuple(gpu.Row(name, config=gpu.LORA) for name in names))
+    monkeypatch.setattr(gpu, "ROW_SCRIPT", script)
+    monkeypatch.setattr(gpu, "ROW_SECONDS", 6.0)
+    monkeypatch.setattr(gpu, "LEAST_SECONDS", 1.0)
+    settings = {"minutes": 9, "go_on": False, "json": tmp_path / "gpu.json", "only": "", "skip_tests": True}
+    args = argparse.Namespace(**settings, device="cpu", tiny=True, profile=False, steps=2)
+    benchmark = gpu.Benchmark(args, tmp_path)
+    benchmark.run()
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["finished"] and benchmark.exit_code == 0
+    found = {row["name"]: row for row in report["rows"]}
+    statuses = ["ok", "crashed", "out of memory", "no time", "ok"]
+    assert [found[name]["status"] for name in names] == statuses and len(report["rows"]) == len(names)
+    assert "signal 6" in found["crash"]["reason"] and "the last line: still loading" in found["hang"]["reason"]
+    assert found["last"]["rows_so_far"] == 4  # the report is written anew after each row
+    said = capsys.readouterr().out
+    assert "out of memory: CUDA out of memory" in said and "crashed: signal 6" in said
+
+
 @pytest.mark.parametrize(
     "output",
     [
@@ -98,6 +150,65 @@ def test_failed_tests_are_named_also_when_the_rest_had_no_time(gpu: ModuleType, 
     report = gpu.test_report(gpu.Ended(None, output, 3.0), 3.0)
     assert report["status"] == "no time" and report["failed"] == ["tests/gpu/a.py::two[cuda-0]"]
     assert "1 passed, 1 failed; killed after 3 s" in report["reason"]
+
+
+@pytest.fixture(scope="module")
+def gpu_row() -> ModuleType:
+    return loaded("gpu_row")
+
+
+@pytest.fixture(scope="module")
+def lora(gpu: ModuleType, gpu_row: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a row of LoRA is told, on a prepared folder with a tiny model."""
+    folder = tmp_path_factory.mktemp("rows")
+    row = {"name": "lora", "runs": "steps", "trained": "46%", "config": gpu.LORA}
+    told = {"row": row, "folder": str(folder), "device": "cpu", "tiny": True, "result": str(folder / "result.json")}
+    spec = gpu_row.Spec(**told, profile=True, machine={}, seconds=60, steps=2)
+    return dataclasses.replace(spec, machine=gpu_row.prepare(spec))
+
+
+def test_bare_steps_are_the_steps_that_mft_train_takes(gpu_row: ModuleType, lora: Any) -> None:
+    found = gpu_row.run_steps(lora)
+    assert (found["status"], found["plan"], found["attention"]) == ("ok", "recompute nothing", "segments")
+    assert found["tokens_per_second"] > 0 and found["flop_per_second"] > 0 and found["peak_gib"] > 0
+    assert len(found["kernels"]) == 10 and found["waits_for_the_device"] is None
+    config = RunConfig.model_validate(gpu_row.run_config(lora))
+    train(config)
+    lines = (config.output_path / "metrics.jsonl").read_text().splitlines()
+    expected = [record["loss"] for record in map(json.loads, lines) if record["kind"] == "train"]
+    assert found["losses"] == pytest.approx(expected[: gpu_row.WARMUP + lora.steps], rel=1e-6)
+
+
+def test_bare_steps_that_run_out_of_memory_are_taken_by_the_next_plan(
+    gpu_row: ModuleType, lora: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps(spec: Any, config: RunConfig, plan: RunConfig, *_: Any) -> dict[str, Any]:
+        if plan.train.gradient_checkpointing in (False, "selective"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"status": "ok"}
+
+    monkeypatch.setattr(gpu_row, "time_steps", steps)
+    assert gpu_row.run_steps(lora) == {
+        "status": "ok",
+        "plan": "recompute norms and SwiGLU, and 25% of the layers wholly",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of memory", "CUDA out of memory"),
+        (TrainingError("the device ran out of memory: x"), "out of memory", "the device ran out of memory"),
+        (ConfigError("backend.device: no CUDA device"), "refused", "ConfigError: backend.device"),
+        (ImportError("No module named 'trl'"), "refused", "No module named 'trl'"),
+        (ZeroDivisionError("division by zero\nmore"), "failed", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_row_ran_into_is_a_status_and_a_line(
+    gpu_row: ModuleType, error: BaseException, status: str, reason: str
+) -> None:
+    found = gpu_row.failure(error)
+    assert found["status"] == status and reason in found["reason"] and "\n" not in found["reason"]
 
 
 @pytest.mark.slow(reason="loads torch and transformers in another process")
