@@ -1,6 +1,6 @@
 """`mft doctor`: what this machine has, and for each lack what it means and how to mend it. Changes nothing.
 
-Comes out: a table, or JSON. Nothing that is missing is an error: the exit code is 0 as long as the examination itself works.
+Nothing that is missing is an error: the exit code is 0 as long as the examination itself works.
 """
 
 import importlib.metadata
@@ -13,11 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 import psutil
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,12 +24,13 @@ from rich.table import Table
 from mftcoder import __version__
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import Pool, open_pool
-from mftcoder.kernels import attention, flash
-from mftcoder.kernels.limits import device_limits
-from mftcoder.kernels.linear.fp8 import lack_of_fp8
 from mftcoder.models.files import hub
 
+if TYPE_CHECKING:
+    import torch
+
 GIB = 2**30
+TRAIN = "pip install 'mftcoder[train]'"
 State = Literal["ok", "note", "lack"]
 
 
@@ -68,17 +68,17 @@ def _safely(area: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Fin
 def _software() -> Iterator[Finding]:
     yield Finding("software", "mftcoder", "ok", __version__)
     yield Finding("software", "python", "ok", f"{platform.python_version()} ({sys.executable})")
-    for name in ("torch", "transformers", "peft", "tokenizers", "safetensors"):
-        yield Finding("software", name, "ok", importlib.metadata.version(name))
     yield from (_extra(*row) for row in EXTRAS)
 
 
 EXTRAS = (
+    *((name, name, "no training and no generation", TRAIN) for name in ("torch", "transformers", "peft", "tokenizers")),
+    ("safetensors", "safetensors", "no model folder can be read or written", TRAIN),
     ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
     ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
     ("torchao", "torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
     ("deepspeed", "deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
-    ("tensorboard", "tensorboard", "no TensorBoard logs", "pip install tensorboard, or train.report_to=[]"),
+    ("tensorboard", "tensorboard", "no TensorBoard logs", f"{TRAIN}, or train.report_to=[]"),
 )
 
 
@@ -89,8 +89,20 @@ def _extra(module: str, package: str, meaning: str, remedy: str) -> Finding:
 
 
 def _devices() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        yield Finding("devices", "gpu", "note", "torch is not installed", "evaluation and reports need none", TRAIN)
+        return
+    import torch
+
+    from mftcoder.kernels.limits import device_limits
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("devices", "cpu", "ok", f"{cores} cores, {torch.get_num_threads()} torch threads, {_cpu_kind()}")
+    yield Finding(
+        "devices",
+        "cpu",
+        "ok",
+        f"{cores} cores, {torch.get_num_threads()} torch threads, {torch.backends.cpu.get_cpu_capability()}",
+    )
     if "bf16" not in _cpu_flags() and not torch.cuda.is_available():
         meaning = "bfloat16 is emulated on this CPU: slower than float32, and no more exact"
         yield Finding("devices", "bfloat16", "note", "not in hardware", meaning, "model.dtype=float32 for small models")
@@ -112,7 +124,9 @@ def _devices() -> Iterator[Finding]:
         yield _fp8(torch.device("cpu"))
 
 
-def _fp8(device: torch.device) -> Finding:
+def _fp8(device: "torch.device") -> Finding:
+    from mftcoder.kernels.linear.fp8 import lack_of_fp8
+
     lack = lack_of_fp8(device)
     if lack is None:
         return Finding("devices", f"fp8 on {device}", "ok", "multiplies e4m3 (model.quantization: fp8, 4bit-fp8)")
@@ -127,15 +141,17 @@ def _cpu_flags() -> str:
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
-def _cpu_kind() -> str:
-    return str(torch.backends.cpu.get_cpu_capability())
-
-
 def _has_nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi") is not None
 
 
 def _attention() -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    from mftcoder.kernels import attention
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield Finding(
         "attention", "packed rows", "ok", ", then ".join(attention.candidates(device)) + " (auto, best first)"
@@ -146,8 +162,10 @@ def _attention() -> Iterator[Finding]:
         yield from _newer_attention(device)
 
 
-def _newer_attention(device: torch.device) -> Iterator[Finding]:
+def _newer_attention(device: "torch.device") -> Iterator[Finding]:
     """The best FlashAttention after 2 that is installed, or each that could be."""
+    from mftcoder.kernels import flash
+
     lacks = [(version, flash.lack_of(version)) for version in flash.versions_for(device)]
     installed = [version for version, lack in lacks if lack is None]
     if installed:
@@ -208,7 +226,7 @@ def _first_line(command: list[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not answer ({type(error).__name__})"
-    return ((done.stdout or done.stderr).strip() or "no version told").splitlines()[0]
+    return ((done.stdout or done.stderr).strip() or "no version reported").splitlines()[0]
 
 
 def _room() -> Iterator[Finding]:

@@ -6,6 +6,7 @@ alone has.
 """
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -55,6 +56,8 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
 HOMELESS = "home directory"
 """What pathlib says of `~nobody/x`."""
+TRAIN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "tensorboard")
+"""What the extra `train` installs; evaluation needs none of them."""
 
 
 class Journey(click.Group):
@@ -84,6 +87,11 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `mft` and exit with its code."""
     follow_parent()
+    for noisy in (
+        "torchao",
+        "torch.utils._pytree",
+    ):  # transformers imports torchao, which warns of kernels for other machines
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     if "OMP_WAIT_POLICY" not in os.environ:
         # A waiting thread of GNU's OpenMP spins for milliseconds by default: with other work on the processor, ten times the time of a step.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -112,6 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except ModuleNotFoundError as error:
+        if error.name not in TRAIN_PACKAGES:
+            raise
+        _print_error(
+            f"this command needs {error.name}, which is not installed. Install it with: pip install 'mftcoder[train]'"
+        )
+        sys.exit(2)
     except (OSError, MemoryError, RuntimeError) as error:
         line = _machine_problem(error)
         if line is None:

@@ -2,7 +2,5 @@
 
 import logging
 
-# peft imports bitsandbytes and torchao where they are installed. Both warn of kernels that they cannot load, bitsandbytes later of
-# every cast of its inputs, and torchao makes torch warn of a deprecated call.
-for noisy in ("bitsandbytes", "torchao", "torch.utils._pytree"):
-    logging.getLogger(noisy).setLevel(logging.ERROR)
+# peft imports bitsandbytes where it is installed, which warns of optional kernels, and later of every cast of its inputs.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +40,12 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], capsy
         main(arguments)
     assert stop.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_command_that_lacks_torch_says_what_to_install(tmp_path: Path) -> None:
+    config = tmp_path / "my.yaml"
+    config.write_text("model: m\ntasks: {a: data/a}\noutput_dir: run\n")
+    code = f"import sys; sys.modules['torch'] = None; from mftcoder.cli import main; main(['train', {str(config)!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    line = "error: this command needs torch, which is not installed. Install it with: pip install 'mftcoder[train]'\n"
+    assert (done.returncode, done.stderr) == (2, line)
