@@ -3,6 +3,7 @@
 report.png is the top of the demo's report; console.svg is what `mft inspect` prints for one sample of the demo's data.
 """
 
+import io
 import os
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ def _drawn(command: list[str]) -> str:
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(COLUMNS)}
     program = [sys.executable, "-m", "mftcoder", *command[1:]]
     printed = subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi("\n".join(printed.splitlines()[:LINES])))
     return console.export_svg(title=" ".join(command), theme=DEFAULT_TERMINAL_THEME)
 
