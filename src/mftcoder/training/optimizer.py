@@ -49,10 +49,20 @@ def check_optimizer(config: TrainConfig) -> None:
 
 
 class Optimizer(Protocol):
-    """What a step asks of an optimizer; a backend makes it. All ranks call each method."""
+    """What a step asks of an optimizer; a backend makes it. All ranks call each method but `backward`, in the same order."""
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Add the objective's gradients to those of the step's earlier passes. `last`: no pass follows on this rank, so that sums
+        over ranks may start while this one runs; a backend whose ranks run in lockstep must be told of the last pass.
+        """
+        ...
+
+    def sum_gradients(self) -> None:
+        """Finish the gradients' sums over ranks: the step's passes are over. Comes before `step`."""
+        ...
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
-        """Sum the gradients over ranks, clip, update at learning rate `rate`, clear them; returns their norm before clipping.
+        """Clip the gradients, update at learning rate `rate`, clear them; returns their norm before clipping.
 
         Nothing is updated if the norm or one of `loss_sums` is not finite; with train.on_nonfinite: stop nothing from then
         on, so that the model stays as it was in the bad step however late the host reads of it.
@@ -72,12 +82,28 @@ class Optimizer(Protocol):
         ...
 
 
+class Gradients(Protocol):
+    """Carries the gradients of the trained weights from the backward passes to the update."""
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """As in Optimizer."""
+        ...
+
+    def sum_over_ranks(self) -> None:
+        """As `sum_gradients` in Optimizer."""
+        ...
+
+    def take(self) -> list[Tensor | None]:
+        """Each weight's gradient since the last call; None where there was no backward pass through it on any rank."""
+        ...
+
+
 class MasterAdamW:
     """AdamW on float32 weights. A float32 parameter is its own master; a bfloat16 one gets a copy, unless its own rounding is drawn.
 
     On a GPU one kernel updates everything (kernels/adamw_triton.py); elsewhere torch's fused AdamW does, or bitsandbytes' with moments
-    in 8 bits. `sum_gradients` is given each weight's gradient, or None, and returns those to step with; `whole_norm` turns the
-    norm of those into the norm over all ranks.
+    in 8 bits. `gradients` carries them where there are several ranks; `whole_norm` turns the norm of what it gives into the norm
+    over all ranks.
     """
 
     def __init__(
@@ -85,10 +111,10 @@ class MasterAdamW:
         named_parameters: Iterable[tuple[str, nn.Parameter]],
         config: TrainConfig,
         *,
-        sum_gradients: Callable[[list[Tensor | None]], list[Tensor | None]] | None = None,
+        gradients: Gradients | None = None,
         whole_norm: Callable[[Tensor], Tensor] | None = None,
     ):
-        self._sum_gradients, self._whole_norm = sum_gradients, whole_norm
+        self._whole_norm = whole_norm
         trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
         self.parameters = [parameter for _, parameter in trained]
         drawn = config.master_weights == "stochastic_rounding"
@@ -99,9 +125,17 @@ class MasterAdamW:
         self.masters: list[Tensor] = [parameter if drawn else _master_of(parameter) for parameter in self.parameters]
         self._config = config
         self._halt = Halt(config)
-        self._gradients = _Gradients(self.parameters)
+        self._gradients = gradients or LocalGradients(self.parameters)
         self._adamw: Any = adamw([(n, m) for (n, _), m in zip(trained, self.masters, strict=True)], config)
         self._one_pass = OnePass(self._adamw, self.parameters, self.masters, config) if on_gpu or drawn else None
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Add the objective's gradients to the step's."""
+        self._gradients.backward(objective, last=last)
+
+    def sum_gradients(self) -> None:
+        """Finish the gradients' sums over ranks."""
+        self._gradients.sum_over_ranks()
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced.
@@ -109,8 +143,6 @@ class MasterAdamW:
         Whether anything is updated (see Optimizer.step) the device decides, without waiting; 8-bit moments wait for it.
         """
         gradients = self._gradients.take()
-        if self._sum_gradients:
-            gradients = self._sum_gradients(gradients)
         norm = total_norm([gradient for gradient in gradients if gradient is not None])
         norm = self._whole_norm(norm) if self._whole_norm else norm
         skip = self._halt.after(norm, loss_sums)
@@ -164,8 +196,8 @@ class MasterAdamW:
                 copy.copy_(saved)
 
 
-class _Gradients:
-    """The gradients of a step. The first of a low-precision weight is kept as it came; from the second on they add up in float32."""
+class LocalGradients:
+    """Those of one rank. The first of a low-precision weight is kept as it came; from the second on they add up in float32."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         self._parameters = parameters
@@ -179,6 +211,13 @@ class _Gradients:
         before = self._kept.get(index)
         self._kept[index] = parameter.grad if before is None else before.float().add_(parameter.grad)
         parameter.grad = None
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Plain autograd."""
+        objective.backward()
+
+    def sum_over_ranks(self) -> None:
+        """There is one rank."""
 
     def take(self) -> list[Tensor | None]:
         """Each parameter's gradient since the last call; None where there was no backward pass through it."""

@@ -128,21 +128,23 @@ def train_step(
     """Forward and backward over the micro-batches, then one update. How the step is split does not change it.
 
     `first` says that this process has taken no step yet: an OutOfMemoryError in the passes is then raised on all ranks, unless the
-    ranks communicate in them.
+    ranks run them in lockstep; so no sum over ranks starts before the passes are over.
     """
+    alone = first and not backend.lockstep  # no rank must wait for another one in a pass
     sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)  # losses, objective, tokens run
     focus = _focus(model, data, weights, objective, backend)
     routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
-    with _memory_errors_of_all(backend) if first and not backend.lockstep else nullcontext():
-        for batch in data.micro_batches:
+    with _memory_errors_of_all(backend) if alone else nullcontext():
+        for number, batch in enumerate(data.micro_batches, start=1):
             coefficients = token_coefficients(batch, data.counts, weights, objective)
             losses = model.losses(batch, coefficients, focus, routers.weight(batch))
             if losses.trained or backend.lockstep:
-                backend.backward(losses.objective)
+                optimizer.backward(losses.objective, last=number == len(data.micro_batches) and not alone)
             sums[:-2] += losses.loss_sum
             sums[-2] += losses.value
             sums[-1] += losses.tokens
             routers.add(batch, losses.router)
+    optimizer.sum_gradients()
     sums = backend.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
     router_loss = routers.mean()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mftcoder.config.schema import TrainConfig
-from mftcoder.training.optimizer import MasterAdamW, _Gradients, decays, learning_rate, warmup_steps
+from mftcoder.training.optimizer import LocalGradients, MasterAdamW, decays, learning_rate, warmup_steps
 
 
 def config(**fields: object) -> TrainConfig:
@@ -87,7 +87,7 @@ def test_micro_batches_of_bfloat16_gradients_add_up_in_float32() -> None:
 
 def test_a_single_bfloat16_gradient_is_not_copied_before_the_step() -> None:
     layer = nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
-    gradients = _Gradients(list(layer.parameters()))
+    gradients = LocalGradients(list(layer.parameters()))
     layer(torch.ones(1, 4, dtype=torch.bfloat16)).sum().backward()
     (found,) = gradients.take()
     assert found is not None and found.dtype == torch.bfloat16

@@ -53,7 +53,7 @@ class Backend(Protocol):
     context: ContextGroup
     """The ranks that share this one's rows; known once joined."""
     lockstep: bool
-    """Whether every rank must run every backward, trained tokens or none, because the ranks communicate in it."""
+    """Whether every rank must run every backward, trained tokens or none, because the ranks wait for each other in it."""
 
     def check(self, config: RunConfig) -> None:
         """ConfigError for what this engine cannot carry; called before a weight is loaded."""
@@ -73,10 +73,6 @@ class Backend(Protocol):
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """The optimizer of what trains in the placed model."""
-        ...
-
-    def backward(self, objective: Tensor) -> None:
-        """Add the objective's gradients to the parameters'; before the optimizer's step they are summed over ranks."""
         ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -139,10 +135,6 @@ class LocalBackend:
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters."""
         return MasterAdamW(named_parameters, config)
-
-    def backward(self, objective: Tensor) -> None:
-        """Plain autograd."""
-        objective.backward()
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The values themselves."""

@@ -1,15 +1,17 @@
 """Every rank holds the whole model: data parallelism on torch.distributed, gloo on CPUs and nccl on GPUs.
 
-The float32 gradients are added up over ranks once a step, in buckets, after the last micro-batch. Ranks need not have the same
-tokens nor any; a weight that got no gradient on any rank is left as it is, exactly as on one device.
+The float32 gradients are summed over ranks once a step, in buckets, while the last micro-batch's backward pass still runs. Ranks need
+not have the same tokens nor any; a weight that got no gradient on any rank is left as it is, exactly as on one device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.training.backends.base import Decoder, NamedParameters
@@ -17,7 +19,8 @@ from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
 from mftcoder.training.sharded_state import Shares
 
-BUCKET_ELEMENTS = 1 << 25  # 128 MiB of float32 a message
+BUCKET_BYTES = 25 << 20
+ALIGNMENT = 4  # float32 numbers: 16 bytes, the vectors in which the optimizer's kernel reads
 
 
 class DdpBackend(ProcessGroup):
@@ -37,27 +40,12 @@ class DdpBackend(ProcessGroup):
         self.copy_from_rank0([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """AdamW on float32 masters, with the sum over ranks in front of its step."""
+        """AdamW on float32 masters, with gradients summed over ranks."""
         named = list(named_parameters)
-        sizes = [parameter for _, parameter in named if parameter.requires_grad]
-        return MasterAdamW(named, config, sum_gradients=partial(self._sum_gradients, sizes))
-
-    def _sum_gradients(self, like: Sequence[Tensor], gradients: list[Tensor | None]) -> list[Tensor | None]:
-        """Float32 sums over ranks; None where no rank has a gradient."""
-        touched = self.sum_in_place(torch.tensor([int(g is not None) for g in gradients]), "finding the gradients")
-        sums: list[Tensor | None] = [
-            (torch.zeros_like(one, dtype=torch.float32) if gradient is None else gradient.float()) if ranks else None
-            for one, gradient, ranks in zip(like, gradients, touched.tolist(), strict=True)
-        ]
-        for bucket in _buckets([one for one in sums if one is not None]):
-            flat = self.sum_in_place(torch.cat([grad.flatten() for grad in bucket]), "summing gradients")
-            for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket]), strict=True):
-                grad.copy_(part.view_as(grad))
-        return sums
-
-    def backward(self, objective: Tensor) -> None:
-        """This rank's share; summed once a step."""
-        objective.backward()
+        trained = [parameter for _, parameter in named if parameter.requires_grad]
+        # Ranks that share rows exchange slices inside a pass: two kinds of messages at a time could wait for each other.
+        gradients = SummedGradients(trained, self._run, overlap=self._context_size == 1)
+        return MasterAdamW(named, config, gradients=gradients)
 
     def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
         """Every rank has them all."""
@@ -68,14 +56,120 @@ class DdpBackend(ProcessGroup):
         return None
 
 
-def _buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """The tensors in order, in groups of about BUCKET_ELEMENTS elements."""
-    groups: list[list[Tensor]] = []
-    size = BUCKET_ELEMENTS
-    for tensor in tensors:
-        if size + tensor.numel() > BUCKET_ELEMENTS:
+class SummedGradients:
+    """The gradients of a step, in buckets of float32 that are summed over ranks.
+
+    A bucket's sum starts as soon as the last pass has made all of its gradients and the sum of the bucket before it has started, so
+    that all ranks start the same sums in the same order. Those that are left start when the passes are over, with zeros for
+    gradients that this rank does not have.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], run: Callable[[str, Callable[[], object]], None], *, overlap: bool
+    ):
+        """`run` runs a collective, given its name for messages; without `overlap` all sums start when the passes are over."""
+        self._parameters, self._run, self._overlap = parameters, run, overlap
+        self._buckets = [_Bucket(members, parameters) for members in _groups(parameters)]
+        self._bucket_of = {index: bucket for bucket in self._buckets for index in bucket.places}
+        self._clear()
+        for index, parameter in enumerate(parameters):
+            parameter.register_post_accumulate_grad_hook(partial(self._add, index))
+
+    def _clear(self) -> None:
+        self._present = torch.zeros(len(self._parameters), dtype=torch.int64)  # 1 where this rank has a gradient
+        self._last, self._works = False, list[dist.Work]()
+        for bucket in self._buckets:
+            bucket.clear()
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Add the objective's gradients to the step's; in the `last` pass start the sum of each bucket that is complete."""
+        self._last = last and self._overlap
+        objective.backward()
+
+    def _add(self, index: int, parameter: nn.Parameter) -> None:
+        """Called when a pass has made the whole gradient of a weight."""
+        bucket, gradient = self._bucket_of[index], parameter.grad
+        assert gradient is not None and not bucket.started, "a second gradient of one weight in one backward pass"
+        parameter.grad = None
+        bucket.gradient(index).add_(gradient)
+        self._present[index] = 1
+        if self._last:
+            bucket.missing.discard(index)
+            self._start_sums(lambda bucket: not bucket.missing)
+
+    def _start_sums(self, ready: Callable[["_Bucket"], bool]) -> None:
+        """Start the sums of the next buckets, in order, as long as they are ready."""
+        while len(self._works) < len(self._buckets) and ready(bucket := self._buckets[len(self._works)]):
+            bucket.started = True
+            self._works.append(dist.all_reduce(bucket.numbers, async_op=True))
+
+    def sum_over_ranks(self) -> None:
+        """Start the sums that are left, wait for all, and learn which weights have a gradient on some rank."""
+        self._run("summing gradients", self._finish_sums)
+        self._run("finding the gradients", lambda: dist.all_reduce(self._present))
+
+    def _finish_sums(self) -> None:
+        self._start_sums(lambda _: True)
+        for work in self._works:
+            work.wait()
+
+    def take(self) -> list[Tensor | None]:
+        """Each weight's sum over ranks since the last call; None where no rank has a gradient."""
+        assert len(self._works) == len(self._buckets), "sum_over_ranks comes first"
+        sums = [
+            self._bucket_of[index].gradient(index) if ranks else None
+            for index, ranks in enumerate(self._present.tolist())
+        ]
+        self._clear()
+        return sums
+
+
+class _Bucket:
+    """Gradients of neighbouring weights side by side in one float32 tensor, which lives from the first of them to the update."""
+
+    def __init__(self, members: Sequence[int], parameters: Sequence[nn.Parameter]):
+        self._parameters = parameters
+        *starts, self._size = accumulate((_aligned_size(parameters[index]) for index in members), initial=0)
+        self.places = dict(zip(members, starts, strict=True))
+        self.clear()
+
+    def clear(self) -> None:
+        """Let the gradients go."""
+        self._numbers: Tensor | None = None
+        self.started = False  # whether its sum over ranks is
+        self.missing = set(self.places)  # weights whose gradient the last pass has not made yet
+
+    @property
+    def numbers(self) -> Tensor:
+        """All gradients of the bucket in one row; zeros where there is none yet."""
+        if self._numbers is None:
+            device = self._parameters[next(iter(self.places))].device
+            self._numbers = torch.zeros(self._size, dtype=torch.float32, device=device)
+        return self._numbers
+
+    def gradient(self, index: int) -> Tensor:
+        """The part that is one weight's gradient, laid out in memory as the weight is."""
+        weight = self._parameters[index]
+        return self.numbers.as_strided(weight.size(), weight.stride(), self.places[index])
+
+
+def _aligned_size(tensor: Tensor) -> int:
+    return -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
+
+
+def _groups(parameters: Sequence[nn.Parameter]) -> list[list[int]]:
+    """The weights' indices in groups of at most BUCKET_BYTES of float32, about in the order in which a pass makes their gradients.
+
+    From the last weight to the first; vectors come behind all matrices, because a norm's gradient is the last of its layer and
+    would hold up the layer's matrices. A weight that is larger than a bucket is alone in one.
+    """
+    groups: list[list[int]] = []
+    size = 0
+    for index in sorted(range(len(parameters)), key=lambda index: (parameters[index].ndim < 2, -index)):
+        own = 4 * _aligned_size(parameters[index])
+        if not groups or size + own > BUCKET_BYTES:
             groups.append([])
             size = 0
-        groups[-1].append(tensor)
-        size += tensor.numel()
+        groups[-1].append(index)
+        size += own
     return groups

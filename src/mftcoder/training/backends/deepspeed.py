@@ -131,10 +131,6 @@ class _ZeroBackend(ProcessGroup):
         assert self._optimizer is not None
         return self._optimizer
 
-    def backward(self, objective: Tensor) -> None:
-        """Autograd; gradients are summed over ranks as they are made."""
-        self._engine.backward(objective * self.world_size)
-
     def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
         """Rank 0 writes what it has gathered."""
         return None

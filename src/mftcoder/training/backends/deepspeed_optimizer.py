@@ -40,6 +40,13 @@ class ZeroAdamW:
         if not engine.zero_optimization_partition_weights():
             engine.optimizer._lazy_init_hp_params_optimizer_state()
 
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """DeepSpeed's; gradients are averaged over ranks as they are made."""
+        self._engine.backward(objective * self._engine.world_size)
+
+    def sum_gradients(self) -> None:
+        """Each pass has."""
+
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """One update; DeepSpeed itself leaves it out where the norm is not finite."""
         for group in self._adamw.param_groups:

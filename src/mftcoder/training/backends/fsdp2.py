@@ -112,10 +112,6 @@ class Fsdp2Backend(ProcessGroup):
         self._root.reshard()
         return ShardedAdamW(list(named_parameters), config, self, masters=self._dtype != torch.float32)
 
-    def backward(self, objective: Tensor) -> None:
-        """Autograd; each layer's gradients are summed over ranks as they are made."""
-        objective.backward()
-
     def whole(self, share: Tensor, like: DTensor) -> Tensor:
         """The tensor that the ranks' shares make, cut as `like` is; on the CPU of rank 0, empty elsewhere."""
         joined = cut_like(like, share.to(self.device)).full_tensor()
@@ -182,6 +178,27 @@ def own_share(whole: Tensor, like: DTensor) -> Tensor:
     return parts[index] if index < len(parts) else whole[:0]
 
 
+class _ShardedGradients:
+    """This rank's shares of the gradients. FSDP2 sums each layer's over ranks while the backward pass goes on to the next one."""
+
+    def __init__(self, parameters: list[Any]):
+        self._parameters = parameters
+
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Autograd, with FSDP2's hooks."""
+        objective.backward()
+
+    def sum_over_ranks(self) -> None:
+        """Each pass has."""
+
+    def take(self) -> list[Tensor | None]:
+        """The shares since the last call."""
+        taken = [None if parameter.grad is None else parameter.grad.to_local() for parameter in self._parameters]
+        for parameter in self._parameters:
+            parameter.grad = None
+        return taken
+
+
 class ShardedAdamW:
     """MasterAdamW on the shares; its state is whole, in the layout of one device."""
 
@@ -196,23 +213,24 @@ class ShardedAdamW:
         self._adamw = MasterAdamW(
             zip(names, self._shares, strict=True),
             config,
-            sum_gradients=self._take_gradients,
+            gradients=_ShardedGradients(self._parameters),
             whole_norm=self._whole_norm,
         )
         in_order = sorted(zip(names, self._parameters, strict=True), key=lambda pair: not decays(*pair))
         self._by_index = [parameter for _, parameter in in_order]  # as torch's AdamW counts them, group by group
 
+    def backward(self, objective: Tensor, *, last: bool) -> None:
+        """Add the objective's gradients to the step's."""
+        self._adamw.backward(objective, last=last)
+
+    def sum_gradients(self) -> None:
+        """Finish the gradients' sums over ranks."""
+        self._adamw.sum_gradients()
+
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """One update of the shares."""
         device = self._shares[0].device
         return self._adamw.step(rate, None if loss_sums is None else loss_sums.to(device))
-
-    def _take_gradients(self, _: list[Tensor | None]) -> list[Tensor | None]:
-        """This rank's shares of the gradients, which FSDP2 has summed already."""
-        taken = [None if parameter.grad is None else parameter.grad.to_local() for parameter in self._parameters]
-        for parameter in self._parameters:
-            parameter.grad = None
-        return taken
 
     def _whole_norm(self, norm: Tensor) -> Tensor:
         squares = self._backend.sum_over_ranks(norm.double() ** 2)  # each copy of the model brings the whole once

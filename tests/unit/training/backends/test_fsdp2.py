@@ -54,7 +54,8 @@ def placed(backend: Fsdp2Backend, folder: Path, dtype: torch.dtype = torch.float
 def take_steps(backend: Fsdp2Backend, model: LanguageModel, optimizer: Any, rates: tuple[float, ...]) -> list[float]:
     norms = []
     for rate in rates:
-        backend.backward(objective(model, backend.rank))
+        optimizer.backward(objective(model, backend.rank), last=True)
+        optimizer.sum_gradients()
         norms.append(float(optimizer.step(rate)))
     return norms
 

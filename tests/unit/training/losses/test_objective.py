@@ -8,12 +8,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mftcoder.balancing.base import TaskWeights
-from mftcoder.config.schema import BackendConfig
 from mftcoder.data.batches.loader import PackedBatch, StepCounts, StepData
 from mftcoder.data.batches.packing import assemble, pack_best_fit
 from mftcoder.data.rendering.tokenization import TokenizedSample
 from mftcoder.kernels.attention import register
-from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import NORMALIZATIONS, Objective, token_coefficients
 
@@ -71,14 +69,13 @@ def step_data(
 def gradient(data: StepData, normalization: str, weights: Sequence[float] = (1.0, 3.0)) -> tuple[float, torch.Tensor]:
     """Objective and flat gradient of the step."""
     model = language_model()
-    backend = LocalBackend(BackendConfig(device="cpu"))
     objective = 0.0
     for batch in data.micro_batches:
         coefficients = token_coefficients(
             batch, data.counts, TaskWeights(np.asarray(weights)), Objective(normalization)
         )
         losses = model.losses(batch, coefficients)
-        backend.backward(losses.objective)
+        losses.objective.backward()
         objective += losses.objective.item()
     return objective, torch.cat([p.grad.flatten() for p in model.module.parameters()])
 
