@@ -21,8 +21,8 @@ from unittest import mock
 
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.benchmarks.problem import Benchmark, Problem
-from mftcoder.execution.compiled.judging import NO_CHANGE, Sides, control, run_once
-from mftcoder.execution.isolation.reach import readable_paths
+from mftcoder.execution.compiled.judging import NO_CHANGE, Sides, negative_control, run_once
+from mftcoder.execution.isolation.confinement import readable_paths
 from mftcoder.execution.languages import prepare
 from mftcoder.execution.python import run as python_run
 from mftcoder.execution.python.claims import count_claims
@@ -50,10 +50,10 @@ class Outcomes:
         yield
         self.seconds[what] += time.perf_counter() - started
 
-    def add(self, claim: int, word: str) -> None:
-        """The reference's end beside this claim changed."""
-        self.counts[word] += 1
-        if word == "passed":
+    def add(self, claim: int, outcome: str) -> None:
+        """Count how the reference ended with this claim changed."""
+        self.counts[outcome] += 1
+        if outcome == "passed":
             self.odd.append(claim)
 
 
@@ -74,8 +74,8 @@ def of_two_processes(slot: Slot, program: Program, limits: Limits, most: int) ->
         found.counts += Counter(without=int(sides.claims == 0), claims=sides.claims)
         for claim in some_of(sides.claims, most):
             with found.timed("controls"):
-                word = control(sides, claim, limits)
-            found.add(claim, word)
+                outcome = negative_control(sides, claim, limits)
+            found.add(claim, outcome)
     return found
 
 
@@ -90,7 +90,7 @@ def of_python(slot: Slot, program: Program, limits: Limits, most: int) -> Outcom
         found.counts["unsolved"] = 1
         return found
     found.counts += Counter(without=int(claims == 0), claims=claims)
-    with mock.patch.object(python_run, "_passes_a_wrong_test", timed_control(found)):
+    with mock.patch.object(python_run, "_passes_negative_control", timed_control(found)):
         for claim in some_of(claims, most):
             with mock.patch.object(python_run.secrets, "randbelow", return_value=claim):
                 status = slot.run(program, limits).status
@@ -100,7 +100,7 @@ def of_python(slot: Slot, program: Program, limits: Limits, most: int) -> Outcom
 
 def timed_control(found: Outcomes) -> Callable[[Judge, str, str], bool]:
     """Python's control, its time added to the others."""
-    control_of_python = python_run._passes_a_wrong_test
+    control_of_python = python_run._passes_negative_control
 
     def control_once(judge: Judge, tests: str, entry_point: str) -> bool:
         with found.timed("controls"):

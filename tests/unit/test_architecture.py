@@ -91,6 +91,12 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 APP_SUPPORT = {"app.scoring.engine_choice", "app.training.plan_choice"}
 
 
+def test_execution_needs_only_the_errors_and_did_you_mean() -> None:
+    """So that it could be a distribution of its own."""
+    needed = {target for path in (SOURCE / "execution").rglob("*.py") for target in own_imports(path)}
+    assert {target for target in needed if room_of(target) != "execution"} == {"errors", "registry"}
+
+
 def reachable(module: str, graph: dict[str, set[str]]) -> set[str]:
     seen, todo = set(), [module]
     while todo:

@@ -1,1 +1,1 @@
-"""Running untrusted programs: languages, sandbox, pool. Torch-free."""
+"""Run untrusted programs. Needs of the rest of the package only its errors and "did you mean"; never torch."""

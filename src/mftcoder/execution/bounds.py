@@ -1,8 +1,8 @@
-"""Limits for trusted code while it handles what an answer has sent: a bound on its processor time and on its memory.
+"""Limits for trusted code while it handles what an answer has sent: a bound on its CPU time and on its memory.
 
-Goes in: seconds and megabytes, both beyond what the process has used so far. Comes out: a context. Too much memory is a MemoryError.
-Too much of the processor ends the whole process with SIGPROF, for a step written in C (a set of numbers with equal hashes, a parser)
-stops for nothing else; whoever started the process reads that from its exit code.
+Both bounds come on top of what the process has used so far. Too much memory raises MemoryError. Too much CPU time ends the whole
+process with SIGPROF, because nothing else stops a step written in C (a parser, a set of numbers with equal hashes). The parent
+process sees that in the exit code.
 """
 
 import resource
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OUT_OF_TIME = -signal.SIGPROF
-"""Exit code of a process that `bounded` has ended."""
+"""Exit code of a process that `bounded` ended."""
 
 
 @contextmanager
 def bounded(seconds: float, memory_mb: int) -> Iterator[None]:
-    """Bound this process; children that are started meanwhile inherit the bound on memory and may raise it again."""
+    """Bound this process. Children that it starts meanwhile inherit the bound on memory, and may raise it again."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = _held() + (memory_mb << 20)
+    wanted = _statm(_DATA) + (memory_mb << 20)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # whatever started this process may have left it ignored
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent process may have left it ignored
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
@@ -30,15 +30,23 @@ def bounded(seconds: float, memory_mb: int) -> Iterator[None]:
 
 
 def unbounded_memory() -> None:
-    """Raise this process's bound on memory to what it may have at most: for a child that was started inside of `bounded`."""
+    """Lift the bound on memory as far as the system allows: for a child that was started inside `bounded`."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
-def _held() -> int:
-    """Bytes of data that this process has now; 0 where the system does not tell."""
+def resident_mb() -> float:
+    """Resident memory of this process; 0 where the system does not report it."""
+    return _statm(_RESIDENT) / (1 << 20)
+
+
+_RESIDENT, _DATA = 1, 5  # fields of /proc/self/statm, in pages
+
+
+def _statm(field: int) -> int:
+    """Bytes of this process's memory; 0 where the system does not report it."""
     try:
         with open("/proc/self/statm") as file:  # noqa: PTH123
-            return int(file.read().split()[5]) * resource.getpagesize()
+            return int(file.read().split()[field]) * resource.getpagesize()
     except OSError:
         return 0

@@ -1,7 +1,6 @@
-"""Messages between the processes of the sandbox: JSON behind its length, file descriptors beside it.
+"""Messages between the processes of the sandbox: a length, then JSON; file descriptors travel beside it.
 
-Goes in: plain JSON values. Comes out: the same on the other side of a socket. JSON and nothing richer, because one of the two
-sides may be a hostile program: reading its message must not be able to run anything. What the message means is the caller's.
+The format is JSON and nothing richer, because the other side may be a hostile program: reading its message must not run anything.
 """
 
 import json
@@ -17,15 +16,15 @@ _encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
 
 class ChannelClosedError(Exception):
-    """The other side has ended or hung up."""
+    """The other process ended or closed its end."""
 
 
 class MessageTooLargeError(Exception):
-    """A message is larger than the reader takes."""
+    """A message is larger than the reader's limit."""
 
 
 class Channel:
-    """One end of a stream socket. `limit` bounds the bytes of a received message. Waits for ever: deadlines are the caller's."""
+    """One end of a stream socket. `limit` bounds the bytes of a received message. Has no timeout: deadlines are left to the caller."""
 
     def __init__(self, end: socket.socket, *, limit: int = 64 << 20):
         self.socket = end
@@ -34,7 +33,7 @@ class Channel:
         self._buffer = b""
 
     def send(self, value: Any, descriptors: Sequence[int] = ()) -> None:
-        """Send one message; ChannelClosedError if nobody is there."""
+        """Send one message; ChannelClosedError if the other side has gone."""
         payload = _encode(value).encode("ascii")
         data = _LENGTH.pack(len(payload)) + payload
         try:
@@ -68,11 +67,11 @@ class Channel:
         return self.receive(), descriptors
 
     def close(self) -> None:
-        """Hang up."""
+        """Close this end."""
         self.socket.close()
 
     def _fill(self, size: int) -> None:
-        """Read until the buffer holds `size` bytes: mostly one read a message."""
+        """Read until the buffer holds `size` bytes; usually one read per message."""
         if len(self._buffer) >= size:
             return
         chunks, missing = [self._buffer], size - len(self._buffer)

@@ -1,8 +1,7 @@
-"""A row a language: its module, its file, the tools it needs and how to get them.
+"""The table of languages: for each its module, its file extension, the tools that it needs and how to install them.
 
-Goes in: a language's name. Comes out: its row; `prepare` makes its toolchain ready, or says what is missing; `runner` is what runs a
-slot's programs in it. A language's module has `prepare(tools)` and `runner(toolchain, tests_zygote)`; Python, whose tests run in the
-worker, has none.
+A language's module defines `prepare(tools)` and `runner(toolchain, tests_zygote)`. Python has no module, because its tests run in
+the worker.
 """
 
 import importlib
@@ -28,13 +27,13 @@ class Language:
     title: str
     extension: str
     tools: tuple[str, ...]
-    debian: str  # packages; Ubuntu has the same names
-    macos: str  # Homebrew
-    module: str | None = None  # None: programs are judged in the language itself
+    debian: str  # package names; Ubuntu has the same ones
+    macos: str  # Homebrew package names
+    module: str | None = None  # None: Python
 
     @property
     def install(self) -> str:
-        """One sentence for a user who lacks it."""
+        """How to install the tools, as one sentence."""
         return f"Debian or Ubuntu: apt-get install {self.debian}. macOS: brew install {self.macos}."
 
     def missing(self) -> list[str]:
@@ -88,14 +87,14 @@ LANGUAGES: Mapping[str, Language] = {
 
 
 def language(name: str) -> Language:
-    """The row; ExecutionError for an unknown name."""
+    """The language of this name; ExecutionError if there is none."""
     if name not in LANGUAGES:
         raise ExecutionError(f"unknown language '{name}'.{did_you_mean(name, LANGUAGES)}")
     return LANGUAGES[name]
 
 
 def prepare(name: str) -> Toolchain:
-    """The language's toolchain, its caches built; ExecutionError that says what is missing."""
+    """Build the language's toolchain, or find it built; ExecutionError with the tools that are missing."""
     row = language(name)
     tools = find(row.tools, row.install, row.title)
     if row.module is None:
@@ -109,13 +108,13 @@ class Runner(Protocol):
     def sides(
         self, program: Program, limits: Limits, zygote: ZygoteHandle
     ) -> AbstractContextManager[Sides | ExecutionResult]:
-        """An answer, in this zygote, and its tests, ready to run; or how the answer does not compile."""
+        """The candidate (in this zygote) and its judge, ready to run; or the compile error of the answer."""
 
     def close(self) -> None:
-        """End what belongs to the tests."""
+        """End the judge's processes."""
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> Runner:
-    """What runs programs in this toolchain's language."""
+    """The runner of this toolchain's language."""
     made: Runner = importlib.import_module(str(language(toolchain.language).module)).runner(toolchain, tests_zygote)
     return made

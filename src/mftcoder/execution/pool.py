@@ -1,9 +1,8 @@
-"""Run many programs on all cores: a worker process for each slot, results in the order they are ready.
+"""Run many programs on all cores: one worker process per slot, results in the order in which they are ready.
 
-Goes in: keyed programs and limits. Comes out: `(key, ExecutionResult)`. What it looks after: a worker that dies or hangs is
-replaced and costs one program at most. A program whose sandbox failed is run again at the end, alone and on fresh workers; what
-fails then too is the answer's doing if the same tests run without the answer, and `sandbox_error` if they do not. Nothing foreign
-runs in this process or in a worker; see worker.py, zygote.py and judge.py for who holds what.
+A worker that dies or hangs is replaced, and costs one program at most. A program whose sandbox failed runs again at the end, alone
+and on fresh workers. If it fails again, its tests run with an empty answer: the answer failed if that works, and the result is
+`sandbox_error` if it does not. Untrusted code runs neither in this process nor in a worker, but in children of zygote.py.
 """
 
 import contextlib
@@ -22,7 +21,7 @@ from pathlib import Path
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.bounds import OUT_OF_TIME
 from mftcoder.execution.channel import Channel, ChannelClosedError, pair
-from mftcoder.execution.isolation.reach import readable_paths
+from mftcoder.execution.isolation.confinement import readable_paths
 from mftcoder.execution.isolation.scratch import lock, remove_tree, remove_unlocked
 from mftcoder.execution.languages import prepare
 from mftcoder.execution.sandbox import LEVELS, ExecutionResult, Limits, Program
@@ -30,15 +29,15 @@ from mftcoder.execution.toolchains import Toolchain
 from mftcoder.registry import did_you_mean
 
 MAX_ANSWER_CHARS = 1 << 20
-"""Longer answers fail unseen: no solution is that long, and everything that reads one has to be bounded."""
+"""A longer answer fails without being run: no solution is that long, and whatever reads an answer must be bounded."""
 
-_PREFIX = "mft-pool-"  # of the folder of a pool, in the folder for temporary files
-_ATTEMPTS_ALONE = 2  # of a program whose sandbox failed beside others
-_ATTEMPTS_TO_START = 5  # of a worker, while nothing else runs
-_PAUSE = 0.5  # seconds between them
-_RUNS = 4  # of one program at most: again without a script, or with changed tests
+_PREFIX = "mft-pool-"  # of a pool's folder, in the system's folder for temporary files
+_ATTEMPTS_ALONE = 2  # to run a program alone, after its sandbox failed beside others
+_ATTEMPTS_TO_START = 5  # to start a worker while no other one runs
+_PAUSE = 0.5  # seconds between those attempts
+_RUNS = 4  # of one program at most: it may run again without a script, and with changed tests
 _SETTLED = 60.0  # seconds after which a pool has certainly locked its folder
-_GRACE = 20.0  # seconds past a program's own limits after which its worker is taken for lost
+_GRACE = 20.0  # seconds beyond a program's limits after which its worker counts as hung
 
 
 @dataclass
@@ -48,21 +47,21 @@ class _Job:
 
 
 class _Worker:
-    """A worker process and the job it is on."""
+    """A worker process and its current job."""
 
     def __init__(self, level: str, scratch: Path, toolchains: Mapping[str, Toolchain]):
         scratch.mkdir(mode=0o711)
-        here, there = pair()
+        ours, theirs = pair()
         readable = readable_paths(*(path for toolchain in toolchains.values() for path in toolchain.readable))
         tools = {name: asdict(toolchain) for name, toolchain in toolchains.items()}
         settings = json.dumps({"level": level, "scratch": str(scratch), "readable": readable, "toolchains": tools})
-        with there:
+        with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mftcoder.execution.worker", str(there.fileno()), settings],
-                pass_fds=[there.fileno()],
+                [sys.executable, "-m", "mftcoder.execution.worker", str(theirs.fileno()), settings],
+                pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        self.channel = Channel(here)
+        self.channel = Channel(ours)
         self.job: _Job | None = None
         self.deadline = 0.0
         try:
@@ -71,24 +70,24 @@ class _Worker:
             greeting = {"problem": f"the worker ended with exit code {self.process.wait()}"}
         if "problem" in greeting:
             self.close()
-            raise ExecutionError(f"sandbox level '{level}' cannot be had here: {greeting['problem']}")
+            raise ExecutionError(f"sandbox level '{level}' is not available on this machine: {greeting['problem']}")
         self.covers: tuple[str, ...] = tuple(greeting["covers"])
 
     def start(self, job: _Job, limits: Limits) -> None:
-        """Send a job; may raise ChannelClosedError."""
+        """Send a job; ChannelClosedError if the worker ended."""
         compiling = 0.0 if job.program.language == "python" else limits.compile_wall_seconds
         self.job, self.deadline = job, time.monotonic() + _RUNS * limits.wall_seconds + compiling + _GRACE
         record = {"key": job.key, "language": job.program.language, "files": dict(job.program.files)}
         self.channel.send({**record, "limits": asdict(limits)})
 
     def exit_code(self) -> int | None:
-        """Of a worker that has hung up; None if it lives on all the same."""
+        """Exit code of a worker that closed its channel; None if it still runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(timeout=5)
         return None
 
     def close(self) -> None:
-        """Hang up and wait; kill if it does not end by itself."""
+        """Close the channel and wait for the worker's end; kill it if it does not end by itself."""
         self.channel.close()
         try:
             self.process.wait(timeout=5)
@@ -98,7 +97,7 @@ class _Worker:
 
 
 class Pool:
-    """Workers at one level; a context manager that leaves no process and no file behind."""
+    """Workers at one sandbox level; a context manager that leaves no process and no file behind."""
 
     def __init__(self, level: str, workers: int | None = None, toolchains: Mapping[str, Toolchain] | None = None):
         if level not in LEVELS:
@@ -123,7 +122,7 @@ class Pool:
         self.close()
 
     def close(self) -> None:
-        """End the workers and remove their folders."""
+        """End the workers and remove the pool's folder."""
         for worker in self._workers:
             worker.close()
         self._workers.clear()
@@ -133,7 +132,7 @@ class Pool:
         os.close(self._lock)
 
     def run(self, programs: Iterable[tuple[str, Program]], limits: Limits) -> Iterator[tuple[str, ExecutionResult]]:
-        """Results as they come; keys are the caller's and must differ."""
+        """Yield `(key, result)` in the order in which programs finish. The caller's keys must be unique."""
         suspects: list[_Job] = []
         for job, result in self._run_beside_others((_Job(*item) for item in programs), limits):
             if result.status == "sandbox_error":
@@ -144,7 +143,7 @@ class Pool:
             yield job.key, self._run_alone(job.program, limits)
 
     def _run_alone(self, program: Program, limits: Limits) -> ExecutionResult:
-        """A program whose sandbox failed, with nothing beside it. An answer that breaks its sandbox each time has failed."""
+        """Run a program whose sandbox failed, with no other beside it. An answer that breaks its sandbox each time has failed."""
         for _ in range(_ATTEMPTS_ALONE):
             result = self._run_on_fresh_worker(program, limits)
             if result.status != "sandbox_error":
@@ -152,7 +151,7 @@ class Pool:
         empty = replace(program, files={**program.files, "candidate": ""})
         if self._run_on_fresh_worker(empty, limits).status == "sandbox_error":
             return result
-        reason = "the sandbox failed each time with this answer, and did not without it"
+        reason = "the sandbox failed each time with this answer, and works without it"
         return ExecutionResult("failed", stderr=f"{reason}: {result.stderr}")
 
     def _run_on_fresh_worker(self, program: Program, limits: Limits) -> ExecutionResult:
@@ -162,7 +161,7 @@ class Pool:
         return result
 
     def _run_beside_others(self, jobs: Iterator[_Job], limits: Limits) -> Iterator[tuple[_Job, ExecutionResult]]:
-        waiting = deque[_Job]()  # jobs that were taken and not started
+        waiting = deque[_Job]()  # jobs that were taken from `jobs` but not started
         while True:
             yield from self._fill(jobs, waiting, limits)
             busy = [worker for worker in self._workers if worker.job]
@@ -173,7 +172,7 @@ class Pool:
             for worker in ready:
                 if worker.job:
                     yield self._collect(worker)
-                else:  # it has ended while it had nothing to do
+                else:  # an idle worker ended
                     self._replace(worker)
             for worker in busy:
                 if worker.job and worker not in ready and worker.deadline <= time.monotonic():
@@ -182,7 +181,7 @@ class Pool:
     def _fill(
         self, jobs: Iterator[_Job], waiting: deque[_Job], limits: Limits
     ) -> Iterator[tuple[_Job, ExecutionResult]]:
-        """Give every free slot a job, and start workers while there are jobs for them. Results of jobs that cannot be run."""
+        """Give every free slot a job, and start workers while there are jobs for them. Yield results of jobs that cannot run."""
         while any(not worker.job for worker in self._workers) or len(self._workers) < self.size:
             job = waiting.popleft() if waiting else next(jobs, None)
             if job is None:
@@ -200,7 +199,7 @@ class Pool:
                 yield self._give_up(worker, "sandbox_error", "the worker ended")
 
     def _free_worker(self) -> _Worker | None:
-        """One without a job, started if there is none; None if it cannot be started while others run: they may be in its way."""
+        """A worker without a job, started if needed; None if a start fails while other workers run, since they may cause that."""
         for attempt in range(_ATTEMPTS_TO_START):
             try:
                 return next((worker for worker in self._workers if not worker.job), None) or self._add_worker()
@@ -217,11 +216,11 @@ class Pool:
             message = worker.channel.receive()
         except ChannelClosedError:
             if worker.exit_code() == OUT_OF_TIME:
-                return self._give_up(worker, "timeout", "judging the answer took too much of the processor")
+                return self._give_up(worker, "timeout", "judging the answer took too much CPU time")
             return self._give_up(worker, "sandbox_error", "the worker ended")
         assert worker.job is not None
         job, worker.job = worker.job, None
-        if message["worn"]:
+        if message["needs_replacement"]:
             self._replace(worker)
         return job, ExecutionResult.from_record(message["result"])
 
@@ -246,7 +245,7 @@ class Pool:
 
 
 def _new_folder() -> tuple[Path, int]:
-    """A folder for the scratch folders of a pool, and a descriptor that holds its lock; folders that nobody locks go."""
+    """A folder for a pool's scratch folders, and a descriptor that holds its lock. Removes folders that dead pools left."""
     for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if left.stat().st_mtime < time.time() - _SETTLED:
@@ -257,9 +256,9 @@ def _new_folder() -> tuple[Path, int]:
 
 
 def open_pool(level: str = "auto", workers: int | None = None, languages: Iterable[str] = ("python",)) -> Pool:
-    """A pool for these languages at `level`, or at the strongest level this machine can hold.
+    """A pool for these languages at `level`; `auto` takes the strongest level that works on this machine.
 
-    ExecutionError if there is none, or a toolchain is missing.
+    ExecutionError if no level works or a toolchain is missing.
     """
     toolchains = {name: prepare(name) for name in sorted(set(languages) - {"python"})}
     if level != "auto":

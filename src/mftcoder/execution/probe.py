@@ -1,15 +1,9 @@
-"""What this machine can do: sandbox levels and toolchains, for `mft doctor`, `mft benchmarks` and the start of an evaluation.
+"""Which sandbox levels and toolchains this machine has, and why one is missing. Starts a worker per level; builds no toolchain."""
 
-Goes in: nothing. Comes out: plain records, each with a reason where something is missing. Starts a worker for each level and
-ends it again; builds no toolchain cache.
-"""
-
-import shutil
-import subprocess
 from dataclasses import dataclass
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.isolation.container import BUILD, IMAGE
+from mftcoder.execution.isolation.container import why_unavailable
 from mftcoder.execution.languages import LANGUAGES
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import LEVELS
@@ -22,7 +16,7 @@ class LevelState:
     level: str
     available: bool
     covers: tuple[str, ...] = ()
-    reason: str = ""  # why not
+    reason: str = ""  # why it is not available
 
 
 @dataclass(frozen=True)
@@ -37,26 +31,8 @@ class ToolchainState:
 
 def levels() -> list[LevelState]:
     """All levels, the strongest first."""
-    return [_container(), *map(_level, LEVELS)]
-
-
-def container_engine() -> str | None:
-    """The command of a container engine, rootless podman before docker."""
-    return next((path for name in ("podman", "docker") if (path := shutil.which(name))), None)
-
-
-def _container() -> LevelState:
-    engine = container_engine()
-    if engine is None:
-        return LevelState("container", False, (), "neither podman nor docker found")
-    try:
-        found = subprocess.run([engine, "image", "inspect", IMAGE], capture_output=True, text=True, timeout=20)
-    except subprocess.TimeoutExpired:
-        return LevelState("container", False, (), f"{engine} does not answer")
-    if found.returncode == 0:
-        return LevelState("container", True)
-    reason = (found.stderr.strip().splitlines() or [f"{engine}: exit code {found.returncode}"])[-1]
-    return LevelState("container", False, (), f"{reason}. Build the image in the repository: {BUILD}")
+    problem = why_unavailable()
+    return [LevelState("container", problem is None, (), problem or ""), *map(_level, LEVELS)]
 
 
 def toolchains() -> list[ToolchainState]:

@@ -1,8 +1,4 @@
-"""What a program is, what running it can lead to, and the levels of isolation it can run at.
-
-Goes in: nothing but plain data. Comes out: the types that travel between benchmarks, pool and workers, all JSON-able. Runs
-nothing itself: pool.py runs many programs, worker.py one.
-"""
+"""The types that travel between benchmarks, pool and workers: a program, its limits, the result of running it. All are JSON-able."""
 
 import hashlib
 import json
@@ -14,67 +10,70 @@ Status = Literal["passed", "failed", "cheated", "compile_error", "timeout", "out
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 LEVELS = ("namespaces", "process")
-"""Levels a pool can run at, the strongest first. `container` wraps a whole evaluation instead (app/scoring/evaluate.py)."""
+"""Levels of a pool, the strongest first. Level `container` wraps a whole evaluation instead (isolation/container.py)."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """An answer and the tests it must pass. `files` maps a role to source text; languages.py says which roles a language has."""
+    """An answer and the tests that it must pass. `files` maps a role (`candidate`, `tests`, `entry_point`, ...) to its text."""
 
     language: str
     files: Mapping[str, str]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that is run. Equal programs share a verdict, so no answer may be made to collide with another."""
+        """SHA-256 of everything that runs. Equal programs share a verdict, so the hash must not allow collisions on purpose."""
         content = json.dumps([self.language, sorted(self.files.items())], ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-_WALL = 3.0
+_WALL = 3.0  # wall time per CPU time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. Sizes are megabytes; `seconds` are of the processor, after compilation.
+    """What one program may use. `seconds` is CPU time without compilation.
 
-    Wall time may be three times that: a busy machine must not fail an answer, and one that sleeps must end.
+    Wall time may be three times that: an answer must not fail because the machine is busy, and one that sleeps must end.
     """
 
     seconds: float = 10.0
     memory_mb: int = 1024
     file_mb: int = 64
     processes: int = 128
-    compile_seconds: float = 60.0  # of the processor, for all compilers of a program together
-    output_kb: int = 64  # of stdout and of stderr, kept; what comes after is thrown away
+    compile_seconds: float = 60.0  # CPU time of all compilers of a program together
+    output_kb: int = 64  # how much of stdout and of stderr is kept
 
     @property
     def wall_seconds(self) -> float:
-        """The longest a run may take."""
+        """Wall time of a run at most."""
         return _WALL * self.seconds
 
     @property
     def compile_wall_seconds(self) -> float:
-        """The longest a compilation may take."""
+        """Wall time of a compilation at most."""
         return _WALL * self.compile_seconds
 
 
 @dataclass(frozen=True)
 class ExecutionResult:
-    """How a run ended. `cheated` passed tests, and passed wrong ones too. `sandbox_error` is ours, and is never counted as the model's failure."""
+    """The verdict on a program and what it printed.
+
+    `cheated`: the answer also passed a negative control. `sandbox_error`: our failure, never counted as the model's.
+    """
 
     status: Status
     exit_code: int | None = None
     stdout: str = ""
-    stderr: str = ""  # of a Python candidate: the exception's one line
+    stderr: str = ""  # for a Python candidate, the exception in one line
     seconds: float = 0.0  # wall time of the run, without compilation
 
     def __post_init__(self) -> None:
-        for name in ("stdout", "stderr"):  # lone surrogates, which no file can hold, become escapes
+        for name in ("stdout", "stderr"):  # escape lone surrogates, which UTF-8 cannot encode
             object.__setattr__(self, name, getattr(self, name).encode(errors="backslashreplace").decode())
 
     def as_record(self) -> dict[str, Any]:
-        """JSON-able."""
+        """A JSON-able dict."""
         return asdict(self)
 
     @classmethod

@@ -1,10 +1,8 @@
-"""The compilers and runtimes of this machine: which there are, what each needs, and what is built once for all programs.
+"""The compilers and runtimes of this machine, and what is built from them once for all programs.
 
-Goes in: a language's name. Comes out: a `Toolchain` with absolute paths and a warm cache, or an ExecutionError that says what to
-install. The cache lies in the user's cache folder, keyed by the tools' versions, and is shown to programs read-only.
+What is built lies in the user's cache folder under the hash of its sources, flags and tool versions. Programs see it read-only.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -13,15 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mftcoder.cache import cache_root
 from mftcoder.errors import ExecutionError
+from mftcoder.execution.isolation.scratch import lock
 
 _BUILD_SECONDS = 900
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What a language's programs are built with. `readable` are folders its compilers and runtimes read."""
+    """What builds and runs a language's programs. `readable`: folders that its compilers and runtimes read."""
 
     language: str
     tools: Mapping[str, str]
@@ -31,7 +29,7 @@ class Toolchain:
 
 
 def find(tools: tuple[str, ...], install: str, language: str) -> dict[str, str]:
-    """Absolute paths of the tools; ExecutionError with how to get the missing ones."""
+    """Absolute paths of the tools; ExecutionError with how to install the missing ones."""
     found = {tool: shutil.which(tool) for tool in tools}
     missing = [tool for tool, path in found.items() if path is None]
     if missing:
@@ -40,13 +38,13 @@ def find(tools: tuple[str, ...], install: str, language: str) -> dict[str, str]:
 
 
 def fast_linker() -> tuple[str, ...]:
-    """The compiler driver's flag for mold or else gold, if installed: linking is then a matter of milliseconds."""
+    """The compiler's flag for mold, or else gold, if installed: they link in milliseconds."""
     found = (name for name in ("mold", "gold") if shutil.which(name if name == "mold" else f"ld.{name}"))
     return tuple(f"-fuse-ld={name}" for name in found)[:1]
 
 
 def output_of(*command: str, environment: Mapping[str, str] | None = None, cwd: str | None = None) -> str:
-    """What a trusted command prints; ExecutionError with its last line if it fails."""
+    """The stdout of a trusted command; ExecutionError with the last line of its stderr if it fails."""
     try:
         done = subprocess.run(
             command,
@@ -65,18 +63,28 @@ def output_of(*command: str, environment: Mapping[str, str] | None = None, cwd: 
 
 
 def cached(name: str, contents: str, build: Callable[[Path], None]) -> str:
-    """A folder that `build` has filled, made once for these `contents` (sources, versions, flags)."""
-    root = cache_root() / "toolchains"
+    """The folder that `build` filled for these `contents` (sources, versions, flags); built if there is none yet."""
+    root = cache_folder()
     folder = root / f"{name}-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
-    done = folder / ".done"  # a build names its own absolute path, so it cannot be moved into place
+    done = folder / ".done"  # builds contain their absolute path, so they cannot be moved into place
     if done.exists():
         return str(folder)
     root.mkdir(parents=True, exist_ok=True)
-    with (root / f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock_file = root / f"{folder.name}.lock"
+    lock_file.touch()
+    held = lock(lock_file, wait=True)
+    try:
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             build(folder)
             done.touch()
+    finally:
+        os.close(held)
     return str(folder)
+
+
+def cache_folder() -> Path:
+    """Where toolchains are kept: $MFTCODER_CACHE/toolchains, else ~/.cache/mftcoder/toolchains."""
+    chosen = os.environ.get("MFTCODER_CACHE")
+    return (Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "mftcoder") / "toolchains"

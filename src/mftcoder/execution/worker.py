@@ -1,13 +1,12 @@
-"""One slot of a pool: takes programs from the pool, runs each in its sandbox, sends results back.
+"""One slot of a pool: receives programs, runs each in its sandbox, sends results back.
 
-Started by pool.py as `python -m mftcoder.execution.worker FD SETTINGS`. Goes in: programs as messages. Comes out: results as
-messages. It is trusted and holds the tests; it runs nothing foreign itself. Ends when the pool hangs up.
+Started by pool.py as `python -m mftcoder.execution.worker FD SETTINGS`; ends when the pool closes the channel. It is trusted: it
+holds the tests and runs no untrusted code itself.
 """
 
 import contextlib
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -16,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mftcoder.execution.bounds import bounded
+from mftcoder.execution.bounds import bounded, resident_mb
 from mftcoder.execution.channel import Channel, ChannelClosedError
-from mftcoder.execution.compiled.judging import judged
+from mftcoder.execution.compiled.judging import judge
 from mftcoder.execution.isolation import kernel
 from mftcoder.execution.isolation.scratch import remove_tree, remove_unlocked
 from mftcoder.execution.languages import Runner, runner
@@ -27,17 +26,16 @@ from mftcoder.execution.python.zygote_handle import SlotSettings, ZygoteHandle, 
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain
 
-_OWN_SECONDS = 2.0  # of the processor, that a worker may use for a program beyond what the program may use
-_ROOM_MB, _ROOM_FILES = 64, 256  # what a program may need in the folder for temporary files
-_WORN_MB = 512  # memory that a worker has not given back, for which the pool puts a fresh one in its place
+_OWN_SECONDS = 2.0  # CPU time of a worker for one program, beyond the program's own limit
+_MIN_FREE_MB, _MIN_FREE_FILES = 64, 256  # what a program may need in the folder for temporary files
+_MAX_RESIDENT_MB = 512  # a worker with more resident memory is replaced
 
 
 class Slot:
-    """The zygotes of one slot, started when first needed: one for each set of preloaded modules, one for commands, one for each
-    language's tests.
+    """The zygotes of one slot: one per set of preloaded modules, one for commands, one per language's tests. Started on first use.
 
-    Commands have their own because it writes the files of compilers: what lies in its memory would be in a Python candidate's, which is
-    a copy of its zygote.
+    Commands have a zygote of their own, because it writes source files: a Python candidate is a copy of its zygote and could read
+    them from its memory.
     """
 
     def __init__(self, settings: SlotSettings, toolchains: Mapping[str, Toolchain]):
@@ -46,7 +44,7 @@ class Slot:
         self.zygotes: dict[tuple[str, ...], ZygoteHandle] = {}
 
     def zygote(self, preload: tuple[str, ...] = ()) -> ZygoteHandle:
-        """The running zygote that holds these modules."""
+        """The running zygote that has imported these modules."""
         return self._started(preload, preload)
 
     def commands(self) -> ZygoteHandle:
@@ -59,14 +57,14 @@ class Slot:
         return self.zygotes[key]
 
     def run(self, program: Program, limits: Limits) -> ExecutionResult:
-        """Run one program; a failure of the sandbox is its own status, and the next program gets a new zygote."""
+        """Run one program. A failure of the sandbox is `sandbox_error`, and the next program gets new zygotes."""
         try:
             with bounded(limits.seconds + _OWN_SECONDS, limits.memory_mb):
                 result = self._run(program, limits)
             if result.status != "passed" and self.settings.level == "process" and _is_full(self.settings.scratch):
-                return ExecutionResult("sandbox_error", stderr=f"no room in {self.settings.scratch}")
+                return ExecutionResult("sandbox_error", stderr=f"no space left in {self.settings.scratch}")
             return result
-        except Exception as error:  # whatever it is, it is ours: the slot starts afresh and the pool tries again
+        except Exception as error:  # any exception is our failure: end the zygotes, and the pool tries again
             self.close()
             return ExecutionResult("sandbox_error", stderr=f"{type(error).__name__}: {error}")
 
@@ -76,18 +74,18 @@ class Slot:
         if program.language not in self.toolchains:
             return ExecutionResult("sandbox_error", stderr=f"no toolchain for {program.language} was prepared")
         with self.runner(program.language).sides(program, limits, self.commands()) as sides:
-            return sides if isinstance(sides, ExecutionResult) else judged(sides, limits)
+            return sides if isinstance(sides, ExecutionResult) else judge(sides, limits)
 
     def runner(self, name: str) -> Runner:
-        """What runs programs in this language."""
+        """The runner of this language."""
         if name not in self.runners:
             self.runners[name] = runner(self.toolchains[name], ZygoteHandle(self.settings.for_tests(name)))
         return self.runners[name]
 
     def close(self) -> None:
         """End all zygotes."""
-        for judge in self.runners.values():
-            judge.close()
+        for started in self.runners.values():
+            started.close()
         self.runners.clear()
         for zygote in self.zygotes.values():
             zygote.close()
@@ -95,52 +93,50 @@ class Slot:
 
 
 def _is_full(folder: str) -> bool:
-    """True if the file system of an empty scratch folder has hardly any room: what failed may have failed for that."""
-    room = os.statvfs(folder)
-    return room.f_bavail * room.f_frsize < _ROOM_MB << 20 or (room.f_files > 0 and room.f_favail < _ROOM_FILES)
+    """True if an empty scratch folder's file system is nearly full: the program may have failed because of that."""
+    free = os.statvfs(folder)
+    return free.f_bavail * free.f_frsize < _MIN_FREE_MB << 20 or (free.f_files > 0 and free.f_favail < _MIN_FREE_FILES)
 
 
-def _serve(channel: Channel, slot: Slot, stop: list[int]) -> None:
+class _Termination:
+    """Ends this process on SIGTERM through `sys.exit`, and remembers that the signal came."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        sys.exit()
+
+
+def _serve(channel: Channel, slot: Slot, termination: _Termination) -> None:
     while True:
         message: dict[str, Any] = channel.receive()
         program = Program(message["language"], message["files"])
         result = slot.run(program, Limits(**message["limits"]))
-        if stop:  # the signal may have ended the run: that is no verdict
+        if termination.requested:  # the signal may have cut the run short, so the result is no verdict
             return
-        channel.send({"key": message["key"], "result": result.as_record(), "worn": _resident_mb() > _WORN_MB})
-
-
-def _resident_mb() -> float:
-    """Memory of this process; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm") as file:  # noqa: PTH123
-            return int(file.read().split()[1]) * resource.getpagesize() / (1 << 20)
-    except OSError:
-        return 0.0
+        needs_replacement = resident_mb() > _MAX_RESIDENT_MB
+        channel.send({"key": message["key"], "result": result.as_record(), "needs_replacement": needs_replacement})
 
 
 def main() -> None:
-    """Serve until the pool hangs up or dies, and leave no file behind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the pool's to handle; it hangs up
-    stop: list[int] = []
-
-    def end(number: int, _: FrameType | None) -> None:
-        stop.append(number)
-        sys.exit()
-
-    signal.signal(signal.SIGTERM, end)
+    """Serve until the pool closes the channel or dies; leave no file behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool handles Ctrl-C and closes the channel
+    termination = _Termination()
     if kernel.is_supported():
         kernel.die_with_parent(signal.SIGTERM)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     arguments = json.loads(sys.argv[2])
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)  # tests may print
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)  # tests may print
     toolchains = {name: Toolchain(**fields) for name, fields in arguments["toolchains"].items()}
     uid = unused_uid(arguments["level"], toolchains.values())
     slot = Slot(SlotSettings(arguments["level"], arguments["scratch"], uid, tuple(arguments["readable"])), toolchains)
     try:
         channel.send({"covers": slot.zygote().covers})
-        _serve(channel, slot, stop)
+        _serve(channel, slot, termination)
     except ZygoteLostError as lost:
         channel.send({"problem": str(lost)})
     except ChannelClosedError:
@@ -152,7 +148,7 @@ def main() -> None:
 
 
 def _remove_folders(scratch: Path) -> None:
-    """Remove this slot's folders; the pool's with all that is left there, where the pool has died."""
+    """Remove this slot's folders, and the pool's folder if the pool has died."""
     for folder in (scratch, *scratch.parent.glob(f"{scratch.name}-*")):
         with contextlib.suppress(OSError):
             remove_tree(folder)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import mftcoder
+from mftcoder.cache import cache_root
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.isolation.reach import readable_paths
-from mftcoder.execution.toolchains import cached, find, output_of
+from mftcoder.execution.isolation.confinement import readable_paths
+from mftcoder.execution.toolchains import cache_folder, cached, find, output_of
 
 
 def test_tools_are_found_by_their_absolute_paths() -> None:
@@ -82,3 +83,13 @@ def test_no_readable_path_lies_inside_another(tmp_path: Path) -> None:
     paths = readable_paths(str(tmp_path / "tools/bin"), str(tmp_path / "tools"), str(tmp_path / "not there"))
     assert str(tmp_path / "tools") in paths and str(tmp_path / "tools/bin") not in paths
     assert len(set(paths)) == len(paths)
+
+
+@pytest.mark.parametrize("configured", [None, "~/elsewhere"])
+def test_toolchains_lie_in_the_cache_folder_of_the_whole_package(
+    configured: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MFTCODER_CACHE", raising=False)
+    if configured:
+        monkeypatch.setenv("MFTCODER_CACHE", configured)
+    assert cache_folder() == cache_root() / "toolchains"

@@ -31,8 +31,8 @@ from mftcoder.benchmarks.problem import Benchmark
 from mftcoder.cache import cache_root
 from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted, MftError, UnjudgedError
 from mftcoder.execution.isolation import container
+from mftcoder.execution.isolation.container import container_engine
 from mftcoder.execution.pool import Pool, open_pool
-from mftcoder.execution.probe import container_engine
 from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
 from mftcoder.jsonl import write_json
 from mftcoder.reporting.terminal import print_table_with_names

@@ -1,1 +1,1 @@
-"""Answers in other languages: built, run, and their passes proved."""
+"""Programs in other languages: build and run the candidate and its judge, and control each pass."""

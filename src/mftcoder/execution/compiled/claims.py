@@ -1,12 +1,10 @@
-"""Negative controls: tests rewritten so that one claim of theirs, chosen when they run, expects something else.
+"""Negative controls in C++, Go, Java, JavaScript and Rust: instrument tests so that one claim can expect another value.
 
-Goes in: tests and the names they ask the answer for. Comes out: the same tests, with the values that each claim expects passed
-through `mft_expected(claim, value)`, and a claim without such values through `mft_holds(claim, truth)`; and how many claims there
-are. Who runs the tests draws a claim; the two functions, which each language's bridge defines, change what that claim expects. An
-answer that passes all the same has not been compared with it. A claim is an assertion about an answer; the arguments of a question
-are never changed, since a right answer to another question may well be the same. Numbers can be changed downwards or upwards: of
-`f(x) > 3` only one of the two is wrong. A claim that two values differ is negated instead, because it holds for most values.
-Python's tests: claims_python.py.
+A claim is an assertion about the answer. Its expected values are passed through `mft_expected(claim, value)`; a claim without such
+values goes through `mft_holds(claim, truth)`. Each language's bridge defines the two functions, and they change the one claim that
+was drawn. An answer that still passes was not compared with the claim. Arguments of a call are never changed, because the right
+result for other arguments may be the same. Numbers can become smaller or larger: of `f(x) > 3` only one of the two is wrong. A claim
+that two values differ is negated, because it holds for most values. Tests in Python have python/claims.py.
 """
 
 import re
@@ -15,8 +13,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Lifted:
-    """Tests whose claims can be changed, one at a time."""
+class Instrumented:
+    """Tests whose claims can be changed, one at a time; and how many there are."""
 
     tests: str
     claims: int
@@ -24,26 +22,26 @@ class Lifted:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a language of braces writes a claim: what opens it, and which part of the call it is."""
+    """How a language writes a claim: the start of the call, and which of its arguments are the claim."""
 
     head: str
-    part: str  # macro: all between the parentheses; first: the first argument; each: every argument is a claim; pair: two are equal
+    part: str  # macro: all arguments together; first: the first one; each: every one is a claim; pair: the first two are equal
     expected: str = "mft_expected"
     holds: str = "mft_holds"
-    quotes: str = '"'  # of texts
-    discards: bool = False  # `(a, b)` is b
+    quotes: str = '"'  # of strings
+    has_comma_operator: bool = False  # `(a, b)` is b
 
 
 _DIALECTS: dict[str, Dialect] = {
     "cpp": Dialect(r"\bassert\s*\(", "macro"),
     "go": Dialect(r"\bassert\.Equal\(", "pair", quotes='"`'),
     "java": Dialect(r"\bList<Boolean>\s+\w+\s*=\s*Arrays\.asList\(", "each", "mft.Claims.expected", "mft.Claims.holds"),
-    "js": Dialect(r"\bconsole\.assert\s*\(", "first", quotes="\"'`", discards=True),
+    "js": Dialect(r"\bconsole\.assert\s*\(", "first", quotes="\"'`", has_comma_operator=True),
     "rust": Dialect(r"\bassert!\s*\(|\bassert_eq!\s*\(", "first"),
 }
-_GUARD = r"\bif\s*\("  # of a statement that throws: the other way to write a claim
+_GUARD = r"\bif\s*\("  # `if (...) throw` is the other way to write a claim
 _THROWS = re.compile(r"\s*\{?\s*throw\b")
-_COLLECTED = re.compile(r"\w+\.contains\(false\)")  # claims that were lifted one by one
+_COLLECTED = re.compile(r"\w+\.contains\(false\)")  # a list of claims that are instrumented one by one
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -57,16 +55,16 @@ class _Token:
 
 @dataclass(frozen=True)
 class _Claim:
-    """Token ranges of what is claimed; two ranges are equal to each other. `start` and `end` are the whole call's."""
+    """The token ranges of a claim; two ranges are claimed to be equal. `start` and `end` are those of the whole call."""
 
     parts: tuple[range, ...]
     start: int
     end: int
-    is_guard: bool  # it throws if what stands here is true
+    is_guard: bool  # the condition of `if (...) throw`
 
 
 def _tokens(source: str, quotes: str) -> list[_Token]:
-    """The source's tokens, without comments, whitespace and raw texts."""
+    """The source's tokens, without comments, whitespace and raw strings."""
     texts = "|".join(rf"{quote}(?:\\.|[^{quote}\\])*{quote}" for quote in quotes)
     character = "" if "'" in quotes else r"|(?P<character>'(?:\\[^']+|[^'\\\n])')"
     pattern = re.compile(
@@ -80,29 +78,29 @@ def _tokens(source: str, quotes: str) -> list[_Token]:
 
 
 class _Source:
-    """Tests taken apart."""
+    """Tests as tokens. `names` are the functions of the answer; `asked` are the tokens of calls of them."""
 
     def __init__(self, source: str, dialect: Dialect, names: Sequence[str]):
         self.source, self.dialect, self.names = source, dialect, frozenset(names)
         self.tokens = _tokens(source, dialect.quotes)
         self.partner = self._partners()
         self.at = {token.start: number for number, token in enumerate(self.tokens)}
-        questions = [
+        calls = [
             range(number, self._closing(number + 1) + 1)
             for number, token in enumerate(self.tokens)
             if token.text in self.names and self._text(number + 1) == "("
         ]
-        self.asked = frozenset(number for question in questions for number in question)
-        self.discarded = frozenset(self._discarded()) if dialect.discards else frozenset[int]()
+        self.asked = frozenset(number for call in calls for number in call)
+        self.discarded = frozenset(self._discarded()) if dialect.has_comma_operator else frozenset[int]()
 
     def _partners(self) -> dict[int, int]:
         """The closing bracket of each opening one."""
-        partner, waiting = dict[int, int](), list[int]()
+        partner, open_brackets = dict[int, int](), list[int]()
         for number, token in enumerate(self.tokens):
             if token.kind == "other" and token.text in _OPEN:
-                waiting.append(number)
-            elif token.kind == "other" and token.text in _CLOSE and waiting:
-                partner[waiting.pop()] = number
+                open_brackets.append(number)
+            elif token.kind == "other" and token.text in _CLOSE and open_brackets:
+                partner[open_brackets.pop()] = number
         return partner
 
     def _closing(self, opening: int) -> int:
@@ -112,21 +110,21 @@ class _Source:
         return self.tokens[number].text if 0 <= number < len(self.tokens) else ""
 
     def _discarded(self) -> Iterator[int]:
-        """The tokens of `(a, b)` before its last comma, which change nothing. A call's arguments are none."""
+        """The tokens of `(a, b)` before its last comma, which have no effect. A call's arguments do not count."""
         for opening in self.partner:
             is_call = opening > 0 and (self.tokens[opening - 1].kind == "word" or self._text(opening - 1) in (")", "]"))
             if self._text(opening) == "(" and not is_call:
                 yield from (number for part in list(self._arguments(opening))[:-1] for number in part)
 
     def span(self, part: range) -> tuple[int, int]:
-        """Where a part stands in the source."""
+        """Start and end of a part in the source."""
         return self.tokens[part.start].start, self.tokens[part.stop - 1].end
 
     def claims(self) -> Iterator[_Claim]:
-        """All claims about an answer, in order. `assert(true)` is none."""
+        """All claims about the answer, in order. `assert(true)` is not one."""
         for match in re.finditer(f"(?P<head>{self.dialect.head})|{_GUARD}", self.source):
             opening = self.at.get(match.end() - 1)
-            if opening is None:  # within a text or a comment
+            if opening is None:  # inside a string or a comment
                 continue
             end = self.tokens[self._closing(opening)].end
             arguments = list(self._arguments(opening))
@@ -148,7 +146,7 @@ class _Source:
         return [(whole if self.dialect.part == "macro" else arguments[0],)]
 
     def _arguments(self, opening: int) -> Iterator[range]:
-        """The arguments of the call whose parenthesis this is."""
+        """The arguments of the call with this opening parenthesis."""
         number = first = opening + 1
         end = self._closing(opening)
         while number < end:
@@ -160,19 +158,19 @@ class _Source:
             yield range(first, end)
 
     def asks(self, part: range) -> bool:
-        """True if the answer is asked within it."""
+        """True if this part calls the answer."""
         return not self.asked.isdisjoint(part)
 
     def is_about_inequality(self, claim: _Claim) -> bool:
         """`f(1) != 2`, `!(f(1) == 2)`, `if (f(1) == 2) throw`."""
         words = (self._text(n) for part in claim.parts for n in part if n not in self.asked)
         text = re.sub(r"(?<=\W) | (?=\W)", "", " ".join(words))
-        is_turned = text.startswith(("!", "not"))
+        is_negated = text.startswith(("!", "not"))
         says_equal = re.search(r"(?<![!<>=])==|\bequals\b", text) is not None
-        return (says_equal and not is_turned) if claim.is_guard else ("!=" in text or (says_equal and is_turned))
+        return (says_equal and not is_negated) if claim.is_guard else ("!=" in text or (says_equal and is_negated))
 
     def values(self, claim: _Claim) -> list[_Token]:
-        """What a claim expects: literals outside of questions, or those of variables that nothing else uses."""
+        """The expected values of a claim: literals outside of calls of the answer, or those of variables used only here."""
         if self.is_about_inequality(claim):
             return []
         found = [self.tokens[n] for part in claim.parts for n in part if n not in self.asked and self._is_value(n)]
@@ -199,7 +197,7 @@ class _Source:
         return sorted({self._text(n) for n in words if self._text(n + 1) != "("})
 
     def _initial_values(self, name: str, claim: _Claim) -> list[_Token]:
-        """The literals of `name = ...;`, if the variable is used in this claim, in no question, and nowhere else."""
+        """The literals of `name = ...;`, if the variable is used only in this claim, and not in a call of the answer."""
         inside = {n for part in claim.parts for n in part if n not in self.asked}
         others = [
             n for n, token in enumerate(self.tokens) if token.text == name and token.kind == "word" and n not in inside
@@ -213,8 +211,8 @@ class _Source:
         return [] if self.asks(part) else [self.tokens[n] for n in part if self._is_value(n)]
 
 
-def lift(tests: str, language: str, names: Sequence[str]) -> Lifted:
-    """Tests in C++, Go, Java, JavaScript or Rust with their claims lifted; `names` are what they ask the answer for."""
+def instrument(tests: str, language: str, names: Sequence[str]) -> Instrumented:
+    """Instrument tests in one of the languages above; `names` are the functions of the answer that they call."""
     source = _Source(tests, _DIALECTS[language], names)
     edits: dict[int, tuple[int, str]] = {}  # start: (end, text)
     count = 0
@@ -223,11 +221,11 @@ def lift(tests: str, language: str, names: Sequence[str]) -> Lifted:
         if made and edits.keys().isdisjoint(made):
             edits |= made
             count += 1
-    return Lifted(_edited(tests, edits), count)
+    return Instrumented(_edited(tests, edits), count)
 
 
 def _edits(source: _Source, claim: _Claim, number: int) -> dict[int, tuple[int, str]]:
-    """What lifting one claim changes; nothing if it cannot be lifted."""
+    """The edits that instrument one claim; none if that is not possible."""
     dialect, text = source.dialect, source.source
     if dialect.part == "pair":
         return _pair_edits(source, claim, number)
@@ -241,9 +239,9 @@ def _edits(source: _Source, claim: _Claim, number: int) -> dict[int, tuple[int, 
 
 
 def _pair_edits(source: _Source, claim: _Claim, number: int) -> dict[int, tuple[int, str]]:
-    """Go's constants take their type from where they stand, so what is expected is lifted whole.
+    """Edits for Go, where the whole expected value is passed: the type of a constant depends on where it stands.
 
-    Where that is a truth about a comparison, the numbers compared with are: `assert.Equal(true, math.Abs(F()-0.5) < 1e-6)`.
+    If it is `true` or `false` for a comparison, its numbers are passed: `assert.Equal(true, math.Abs(F()-0.5) < 1e-6)`.
     """
     spans = [source.span(part) for part in claim.parts if not source.asks(part)][:1]
     if any(source.source[start:end] in ("true", "false") for start, end in spans):

@@ -1,18 +1,17 @@
 """C++: g++ -std=c++11 without optimization, as the reference harness compiles.
 
-The answer and the tests are two programs. Both are compiled from the problem's own signature: in the answer's a wrapper with that
-signature calls the function, in the tests' a function with that signature asks the other process (bridge/bridge.h). What the tests
-use beside it, types and helpers that the problem declares, is compiled from the problem's text and not from the answer's.
+The answer and the tests are two programs. Both contain the problem's signature: in the candidate, a wrapper with that signature
+calls the answer; in the judge, a function with that signature asks the candidate (bridge/bridge.h). Other types and helpers that
+the tests use come from the problem's text, not from the answer.
 """
 
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.compiled.claims import lift
-from mftcoder.execution.compiled.plan import Build, Plan, shell
+from mftcoder.execution.compiled.claims import instrument
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, shell, split_parameters
 from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
@@ -47,7 +46,6 @@ HEADER = (
 )
 FLAGS = ("-std=c++11", "-w", "-Wno-narrowing")
 PRECOMPILED = "mft_header.h"
-_BRIDGE = Path(str(files("mftcoder.execution.compiled"))) / "bridge"
 
 _ASSERT_INCLUDE = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<(?:assert\.h|cassert)>.*$", re.MULTILINE)
 _MAIN = re.compile(r"\bint\s+main\s*\([^)]*\)")
@@ -59,7 +57,7 @@ _ASSERT = (
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    """What runs a slot's programs."""
+    """The runner of a slot's programs."""
     return CompiledRunner(plan, toolchain, tests_zygote)
 
 
@@ -67,12 +65,12 @@ def plan(program: Program, toolchain: Toolchain) -> Plan:
     """Two programs of one translation unit each."""
     sources = program.files
     signature = Signature.of(sources["declaration"], sources["entry_point"])
-    lifted = lift(sources["tests"], "cpp", [signature.name])
+    instrumented = instrument(sources["tests"], "cpp", [signature.name])
     answer = signature.answer(sources["candidate"])
     return Plan(
         _build("answer.cpp", answer, toolchain),
-        _build("tests.cpp", signature.tests(lifted.tests), toolchain),
-        lifted.claims,
+        _build("tests.cpp", signature.tests(instrumented.tests), toolchain),
+        instrumented.claims,
         _build("tests.cpp", signature.tests(sources["tests"]), toolchain),
     )
 
@@ -89,14 +87,14 @@ def _build(name: str, source: str, toolchain: Toolchain) -> Build:
 
 
 class Signature:
-    """A function's declaration taken apart: what stands before it, its type, its name, its parameters."""
+    """A function's declaration: what comes before it, its result type, its name, its parameters."""
 
     def __init__(self, context: str, result: str, name: str, parameters: str):
         self.context, self.result, self.name, self.parameters = context, result, name, parameters
 
     @classmethod
     def of(cls, declaration: str, entry_point: str) -> "Signature":
-        """The entry point's signature; the last function's where data and declaration disagree about its name."""
+        """The entry point's signature; that of the last function if the data names another entry point."""
         heads = list(
             re.finditer(r"^([A-Za-z_][\w:<>,*& ]*?[\s*&>])(\w+)\s*\(([^{};]*)\)\s*\{", declaration, re.MULTILINE)
         )
@@ -112,7 +110,7 @@ class Signature:
         return ", ".join(parameter_names(self.parameters))
 
     def answer(self, candidate: str) -> str:
-        """The answer's program. A wrapper has the problem's signature, so that an answer may vary its own; a main of its own is left alone."""
+        """The candidate's source. The wrapper has the problem's signature, so the answer's own may differ; its main is renamed."""
         return (
             f'#define main mft_main_of_the_answer\n#line 1 "answer"\n{candidate}\n#line 1 "wrapper"\n#undef main\n'
             f"{self.result} mft_answer({self.parameters}) {{ return {self.name}({self.arguments}); }}\n"
@@ -120,8 +118,8 @@ class Signature:
         )
 
     def tests(self, tests: str) -> str:
-        """The tests' program. A function of the C library that has the entry point's name must not be called in its place."""
-        kind = "int" if _RETURNS.search(tests) else "void"  # only a main may end without saying what it returns
+        """The judge's source. An entry point with the name of a library function is renamed, so that tests do not call that one."""
+        kind = "int" if _RETURNS.search(tests) else "void"  # only main may omit its return statement
         body = _MAIN.sub(f"static {kind} mft_tests()", _ASSERT_INCLUDE.sub("", tests), count=1)
         name = self.name
         if name in _LIBRARY_FUNCTIONS:
@@ -136,25 +134,18 @@ class Signature:
 
 
 _LIBRARY_FUNCTIONS = frozenset({"strlen"})
-"""Names of problems that `using namespace std` and the header above give to a function with a better match for a test's arguments."""
+"""Entry points that are also library functions, which match a test's arguments better (`using namespace std`)."""
 
 
 def parameter_names(parameters: str) -> list[str]:
     """`vector<int> a, map<char, int>& b=x` -> [a, b]."""
-    depth, parts = 0, [""]
-    for character in parameters:
-        depth += (character in "<([{") - (character in ">)]}")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [re.findall(r"\w+", part.split("=")[0])[-1] for part in parts if part.strip() and part.strip() != "void"]
+    return [re.findall(r"\w+", part.split("=")[0])[-1] for part in split_parameters(parameters) if part != "void"]
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Precompile the header, compile the bridge."""
+    """Precompile the header and compile the bridge."""
     version = output_of(tools["g++"], "--version").splitlines()[0]
-    bridge = {name: (_BRIDGE / name).read_text() for name in ("bridge.h", "bridge.cpp")}
+    bridge = {name: (BRIDGE / name).read_text() for name in ("bridge.h", "bridge.cpp")}
 
     def build(folder: Path) -> None:
         for name, text in bridge.items():

@@ -1,19 +1,18 @@
-"""Go: the compiler and linker called directly on packages prepared once, instead of `go build`.
+"""Go: compiler and linker run directly, on packages that are compiled once, instead of `go build`.
 
-The answer and the tests are two programs, each with a main that knows the problem's own signature: the answer's serves the function,
-the tests' has a variable of that type which asks the other process (bridge/bridge.go). Imports are put right as HumanEval-X does:
-unused ones go, missing ones of the standard library come, because either is an error in Go and says nothing about the answer.
+The answer and the tests are two programs, each with a main for the problem's signature: the candidate's serves the function, the
+judge's has a variable of that type which asks the candidate (bridge/bridge.go). Imports are corrected as in HumanEval-X: unused
+ones are removed and missing ones of the standard library added, because both are errors in Go and say nothing about the answer.
 """
 
 import os
 import re
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.compiled.claims import lift
-from mftcoder.execution.compiled.plan import Build, Plan, shell
+from mftcoder.execution.compiled.claims import instrument
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, shell
 from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
@@ -48,7 +47,7 @@ _ADDED = [  # packages that an answer may use without importing them
     "unicode/utf8",
     "testing",
 ]
-_BRIDGE = Path(str(files("mftcoder.execution.compiled"))) / "bridge" / "bridge.go"
+_BRIDGE = BRIDGE / "bridge.go"
 _TESTIFY = "github.com/stretchr/testify/assert"
 _DEBIAN_PATH = "/usr/share/gocode"  # where golang-github-stretchr-testify-dev puts its sources
 _IMPORT_BLOCK = re.compile(r"^[ \t]*import\s*\(([^)]*)\)|^[ \t]*import\s+((?:[\w.]+\s+)?\"[^\"]+\")", re.MULTILINE)
@@ -57,27 +56,26 @@ _NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    """What runs a slot's programs."""
+    """The runner of a slot's programs."""
     return CompiledRunner(plan, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
     """Two programs. The answer is a package of its own, so that it may have a main."""
     sources = program.files
-    context, name, signature = taken_apart(sources["declaration"], sources["entry_point"])
+    context, name, signature = split_declaration(sources["declaration"], sources["entry_point"])
     serve = f"func main() {{\n\tvar function func{signature} = answer.{name}\n\tmftbridge.Serve(function)\n}}\n"
     answer = {
         "answer.go": _source("answer", sources["candidate"], ()),
         "main.go": _source("main", serve, ('"answer"', '"mftbridge"')),
     }
     bind = f"\nvar {name} func{signature}\n\nfunc init() {{ mftbridge.Bind(&{name}) }}\n"
-    lifted = lift(sources["tests"], "go", [name])
+    instrumented = instrument(sources["tests"], "go", [name])
     tests, plain = (
-        {"main.go": _tests(sources["setup"], context + bind, text)} for text in (lifted.tests, sources["tests"])
+        _build({"main.go": _tests(sources["setup"], context + bind, text)}, toolchain)
+        for text in (instrumented.tests, sources["tests"])
     )
-    return Plan(
-        _build(answer, toolchain), _build(tests, toolchain), lifted.claims, _build(plain, toolchain), address_mb=4096
-    )
+    return Plan(_build(answer, toolchain), tests, instrumented.claims, plain, address_mb=4096)
 
 
 def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:
@@ -94,8 +92,8 @@ def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:
     return Build(sources, shell(script, toolchain.cache, go["compile"], go["link"]), environment)
 
 
-def taken_apart(declaration: str, entry_point: str) -> tuple[str, str, str]:
-    """What stands before the entry point, its name, and `(parameters) results`. The last function's where the data misspells it."""
+def split_declaration(declaration: str, entry_point: str) -> tuple[str, str, str]:
+    """What comes before the entry point, its name, and `(parameters) results`; of the last function if the name is wrong."""
     heads = list(re.finditer(r"^func\s+(\w+)\s*(\(.*)\{[ \t]*$", declaration, re.MULTILINE))
     named = [head for head in heads if head.group(1) == entry_point]
     if not heads:
@@ -118,7 +116,7 @@ def _tests(setup: str, context: str, tests: str) -> str:
 
 
 def _source(package: str, text: str, extra: Iterable[str]) -> str:
-    """`text` as a file of `package`, with the imports that it uses."""
+    """`text` as a file of `package`, with exactly the imports that it uses."""
     body = _IMPORT_BLOCK.sub("", _PACKAGE.sub("", text))
     code = _NOT_CODE.sub(" ", body)
     imports = [spec for spec in _imports(text) if _is_used(spec, code)]
@@ -129,7 +127,7 @@ def _source(package: str, text: str, extra: Iterable[str]) -> str:
 
 
 def _imports(text: str) -> list[str]:
-    """`name "path"` or `"path"` for each import of the text."""
+    """`name "path"` or `"path"` for each import in the text."""
     found = []
     for block, single in _IMPORT_BLOCK.findall(text):
         found += [line.strip().rstrip(";") for line in (block or single).splitlines() if '"' in line]
@@ -147,7 +145,7 @@ def _is_used(spec: str, code: str) -> bool:
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Compile the packages that programs may import, all of the standard library, and list where they are."""
+    """Compile what programs may import (the standard library, testify) and list where the packages are."""
     version = output_of(tools["go"], "version").strip()
     root = output_of(tools["go"], "env", "GOROOT").strip()
     tool_folder = output_of(tools["go"], "env", "GOTOOLDIR").strip()

@@ -1,41 +1,41 @@
-"""Java: one warm virtual machine compiles and runs the tests, a fresh one holds the answer.
+"""Java: one warm virtual machine compiles and runs the tests, a new one holds the answer.
 
-The tests are compiled against the problem's own class, whose method under test asks the other process (bridge/mft/Tests.java); the
-answer's classes are loaded there and nowhere else (bridge/mft/Answer.java). What the problem's class declares beside that method,
-helpers that the tests use, is compiled from the problem's text and not from the answer's.
+The tests are compiled with the problem's class, whose method under test asks the candidate (bridge/mft/Tests.java). The answer's
+classes are loaded in the candidate's process only (bridge/mft/Answer.java). Helpers that the tests use come from the problem's text,
+not from the answer.
 """
 
 import re
 import struct
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.compiled.claims import Lifted, lift
+from mftcoder.execution.compiled.claims import Instrumented, instrument
 from mftcoder.execution.compiled.judging import Sides
-from mftcoder.execution.compiled.plan import MEMORY_MB
+from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB
 from mftcoder.execution.compiled.relay import EndedError, LateError
 from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
 
-# Fast start: one compiler tier and the serial collector; short programs never earn the others back.
+# For a fast start: one compiler tier and the serial collector. The others do not pay off in short programs.
 _VM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2")
 _HEADER = "import java.util.*;\nimport java.lang.*;\nimport java.util.stream.*;\nimport java.math.*;\nimport java.security.*;\n"
 _IMPORT = re.compile(r"^[ \t]*import\s+(?:static\s+)?[\w.*]+;", re.MULTILINE)
-_BRIDGE = sorted((Path(str(files("mftcoder.execution.compiled"))) / "bridge" / "mft").glob("*.java"))
+_BRIDGE = sorted((BRIDGE / "mft").glob("*.java"))
 _SERVER_MB = 1024
-_FOR_EVER = 1e6  # seconds
+_OVERHEAD_MB, _ADDRESS_MB = 512, 6144  # of the virtual machine
+_UNLIMITED = 1e6  # seconds
 
 
 class JavaRunner:
-    """Runs a slot's programs. The virtual machine of the tests stays, so it is warm."""
+    """Runs a slot's programs. Keeps the virtual machine of the tests, so that it is warm."""
 
     def __init__(self, toolchain: Toolchain, tests_zygote: ZygoteHandle):
         java = (toolchain.tools["java"], *_VM, f"-Xmx{MEMORY_MB}m")
@@ -47,26 +47,23 @@ class JavaRunner:
             *classes,
             "mft.Answer",
         )
-        served = Command((*java, *classes, "mft.Tests"), _SERVER_MB, _FOR_EVER, 512, 6144, talks_on_stdio=True)
-        self.server = Server(served, tests_zygote)
+        self.server = Server(_command((*java, *classes, "mft.Tests"), _SERVER_MB, _UNLIMITED), tests_zygote)
 
     @contextmanager
     def sides(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> Iterator[Sides | ExecutionResult]:
-        """Both sides, or how the answer does not compile. Tests that do not compile are no answer's failure, so they come first."""
-        lifted = self._tests(program, limits)
+        """Both sides, or the compile error of the answer. Tests compile first: their errors are not the answer's failure."""
+        chosen = self._tests(program, limits)
         compiled = self._compiled(program.files["candidate"], limits)
         if isinstance(compiled, ExecutionResult):
             yield compiled
             return
-        source = lifted.tests.encode(errors="replace")
-        tests = ServerSide(self.server, lambda change: (b"t", struct.pack("<i", change) + source))
-        command = Command(
-            self.answers, limits.memory_mb, limits.seconds, 512, 6144, kept_kb=limits.output_kb, talks_on_stdio=True
-        )
-        yield Sides(CommandSide(command, zygote, limits, first=(b"c", compiled)), tests, lifted.claims)
+        source = chosen.tests.encode(errors="replace")
+        judge = ServerSide(self.server, lambda change: (b"t", struct.pack("<i", change) + source))
+        command = _command(self.answers, limits.memory_mb, limits.seconds, limits.output_kb)
+        yield Sides(CommandSide(command, zygote, limits, first=(b"c", compiled)), judge, chosen.claims)
 
     def _compiled(self, source: str, limits: Limits) -> bytes | ExecutionResult:
-        """The answer's classes. Its source is hostile, but a compiler without plugins runs nothing of it."""
+        """The answer's classes. Compiling hostile source in the judge is safe: a compiler without plugins runs none of it."""
         try:
             kind, body = self.server.request(
                 b"c", source.encode(errors="replace"), time.monotonic() + limits.compile_wall_seconds
@@ -79,33 +76,39 @@ class JavaRunner:
             return ExecutionResult("compile_error", stderr="the compiler ended on this source")
         return body if kind == b"k" else ExecutionResult("compile_error", 1, "", body.decode(errors="replace"))
 
-    def _tests(self, program: Program, limits: Limits) -> Lifted:
-        """The source of the tests that compiles: with its claims lifted, or as it came."""
-        lifted, plain = _sources(program.files["declaration"], program.files["entry_point"], program.files["tests"])
-        for tests in (lifted, Lifted(plain, 0)):
-            kind, words = self.server.request(
+    def _tests(self, program: Program, limits: Limits) -> Instrumented:
+        """The tests with instrumentation, or without if only those compile."""
+        instrumented, plain = _sources(
+            program.files["declaration"], program.files["entry_point"], program.files["tests"]
+        )
+        for tests in (instrumented, Instrumented(plain, 0)):
+            kind, message = self.server.request(
                 b"p", tests.tests.encode(errors="replace"), time.monotonic() + limits.compile_wall_seconds
             )
             if kind == b"k":
                 return tests
-        raise ExecutionError(f"the tests do not compile: {words[:500].decode(errors='replace')}")
+        raise ExecutionError(f"the tests do not compile: {message[:500].decode(errors='replace')}")
 
     def close(self) -> None:
-        """End the tests' sandbox."""
+        """End the judge and its zygote."""
         self.server.close()
 
 
+def _command(arguments: Sequence[str], memory_mb: int, seconds: float, kept_kb: int = 0) -> Command:
+    return Command(arguments, memory_mb, seconds, _OVERHEAD_MB, _ADDRESS_MB, kept_kb, frames_on_stdio=True)
+
+
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> JavaRunner:
-    """What runs a slot's programs."""
+    """The runner of a slot's programs."""
     return JavaRunner(toolchain, tests_zygote)
 
 
 @lru_cache(maxsize=64)
-def _sources(declaration: str, entry_point: str, tests: str) -> tuple[Lifted, str]:
-    """The tests' source with claims that can be changed, and without."""
+def _sources(declaration: str, entry_point: str, tests: str) -> tuple[Instrumented, str]:
+    """The judge's source with instrumentation, and without."""
     problem, name = asking_class(declaration, entry_point)
-    lifted = lift(tests, "java", [name])
-    return Lifted(_with_problem(problem, lifted.tests), lifted.claims), _with_problem(problem, tests)
+    found = instrument(tests, "java", [name])
+    return Instrumented(_with_problem(problem, found.tests), found.claims), _with_problem(problem, tests)
 
 
 def _with_problem(problem: str, tests: str) -> str:
@@ -115,7 +118,10 @@ def _with_problem(problem: str, tests: str) -> str:
 
 
 def asking_class(declaration: str, entry_point: str) -> tuple[str, str]:
-    """The problem's class up to its method under test, which asks, and that method's name; the last one's where the data misspells it."""
+    """The problem's class with a method under test that asks the candidate, and that method's name.
+
+    It is the entry point, or the last method if the data names another one.
+    """
     pattern = (
         r"^[ \t]*((?:public|private|protected|static|final)\s[\w<>,\[\]?. \t]*?)\s*\b(\w+)\s*\(([^;{}]*)\)([^;{}]*)\{"
     )
@@ -142,13 +148,13 @@ def _without_generics(parameters: str) -> str:
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Compile the bridge, and archive what an answer's machine loads, which shortens its start."""
+    """Compile the bridge, and archive the classes that a candidate loads, which shortens its start."""
     home = str(Path(tools["javac"]).resolve().parent.parent)
     version = output_of(tools["javac"], "-version").strip()
 
     def build(folder: Path) -> None:
         output_of(tools["javac"], "-proc:none", "-d", str(folder / "classes"), *map(str, _BRIDGE))
-        with zipfile.ZipFile(folder / "bridge.jar", "w") as jar:  # an archive is made of jars only
+        with zipfile.ZipFile(folder / "bridge.jar", "w") as jar:  # class data sharing needs a jar
             for path in sorted((folder / "classes").rglob("*.class")):
                 jar.write(path, path.relative_to(folder / "classes"))
         archive = f"-XX:ArchiveClassesAtExit={folder}/answer.jsa"

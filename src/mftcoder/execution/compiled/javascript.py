@@ -1,28 +1,25 @@
-"""JavaScript: one Node process runs the tests, another holds the answer.
+"""JavaScript: one Node process runs the tests and stays, a new one holds each answer.
 
-As in Java the tests' process stays, and only plain data crosses. A failing `console.assert`, which on its own only prints, is a
-failure here.
+A failing `console.assert` only prints in Node; here it fails the tests.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
-from mftcoder.execution.compiled.claims import lift
+from mftcoder.execution.compiled.claims import instrument
 from mftcoder.execution.compiled.judging import Sides
-from mftcoder.execution.compiled.plan import MEMORY_MB
+from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB
 from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
 
-_BRIDGE = Path(str(files("mftcoder.execution.compiled"))) / "bridge"
-_HALVES = ("tests.js", "answer.js")
+_SCRIPTS = ("tests.js", "answer.js", "values.js")
 _SERVER_MB = 1024
-_SPACE_MB = 4096  # address space that Node reserves
-_FOR_EVER = 1e6  # seconds
+_ADDRESS_MB = 4096  # address space that Node reserves
+_UNLIMITED = 1e6  # seconds
 
 
 class JavaScriptRunner:
@@ -31,39 +28,40 @@ class JavaScriptRunner:
     def __init__(self, toolchain: Toolchain, tests_zygote: ZygoteHandle):
         node = (toolchain.tools["node"], f"--max-old-space-size={MEMORY_MB}")
         self.answers = (*node, f"{toolchain.cache}/answer.js")
-        served = Command((*node, f"{toolchain.cache}/tests.js"), _SERVER_MB, _FOR_EVER, address_mb=_SPACE_MB)
-        self.server = Server(served, tests_zygote)
+        command = Command((*node, f"{toolchain.cache}/tests.js"), _SERVER_MB, _UNLIMITED, address_mb=_ADDRESS_MB)
+        self.server = Server(command, tests_zygote)
 
     @contextmanager
     def sides(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> Iterator[Sides | ExecutionResult]:
         """Both sides."""
-        lifted = lift(program.files["tests"], "js", [program.files["entry_point"]])
-        asks = {"helpers": program.files["helpers"], "tests": lifted.tests, "entry_point": program.files["entry_point"]}
-        tests = ServerSide(self.server, lambda change: (b"t", json.dumps({**asks, "change": change}).encode()))
+        helpers, entry_point = program.files["helpers"], program.files["entry_point"]
+        instrumented = instrument(program.files["tests"], "js", [entry_point])
+        request = {"helpers": helpers, "tests": instrumented.tests, "entry_point": entry_point}
+        judge = ServerSide(self.server, lambda change: (b"t", json.dumps({**request, "change": change}).encode()))
         command = Command(
-            self.answers, limits.memory_mb, limits.seconds, address_mb=_SPACE_MB, kept_kb=limits.output_kb
+            self.answers, limits.memory_mb, limits.seconds, address_mb=_ADDRESS_MB, kept_kb=limits.output_kb
         )
         source = b"c", program.files["candidate"].encode(errors="replace")
-        yield Sides(CommandSide(command, zygote, limits, first=source), tests, lifted.claims)
+        yield Sides(CommandSide(command, zygote, limits, first=source), judge, instrumented.claims)
 
     def close(self) -> None:
-        """End the tests' sandbox."""
+        """End the judge and its zygote."""
         self.server.close()
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> JavaScriptRunner:
-    """What runs a slot's programs."""
+    """The runner of a slot's programs."""
     return JavaScriptRunner(toolchain, tests_zygote)
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Put the two halves where the sandbox can read them. Node needs no flag to start as fast as it can."""
-    halves = {name: (_BRIDGE / name).read_text() for name in _HALVES}
+    """Copy the bridge to a folder that programs may read."""
+    scripts = {name: (BRIDGE / name).read_text() for name in _SCRIPTS}
 
     def build(folder: Path) -> None:
-        for name, text in halves.items():
+        for name, text in scripts.items():
             (folder / name).write_text(text)
 
-    cache = cached("js", "".join(halves.values()), build)
+    cache = cached("js", "".join(scripts.values()), build)
     version = output_of(tools["node"], "--version").strip()
     return Toolchain("js", tools, cache, (cache, str(Path(tools["node"]).resolve())), version)

@@ -1,9 +1,8 @@
-"""An answer beside its tests, and the negative control behind every pass.
+"""The verdict on a candidate, and the negative control after each pass.
 
-Goes in: the two sides of a run, each a process that can be started again. Comes out: an ExecutionResult. A pass means that the
-tests ran to their end in a process that never held the answer, asking it for values; nothing the answer's process says about itself
-counts as one. After a pass both run once more, with what one claim of the tests expects changed. The claim is drawn only then, and
-the answer's process is a new one that cannot know of the first. An answer that passes this too is `cheated`, whatever the trick.
+A pass means that the tests ran to their end in the judge's process, which never holds the answer and asks the candidate's process
+for values; nothing that the candidate reports about itself counts. After a pass both run again with one claim changed. The claim is
+drawn only then, and the candidate's process is a new one. An answer that passes again is `cheated`.
 """
 
 import contextlib
@@ -12,13 +11,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from mftcoder.execution.compiled.relay import EndedError, LateError, NoVerdictError, Peer, carry
+from mftcoder.execution.compiled.relay import EndedError, LateError, NoVerdictError, Peer, relay
 from mftcoder.execution.python.zygote_handle import RunEnd
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Status
 
 NO_CHANGE = -1
-_DRAWS = 3  # of a claim, where the one that was drawn is never reached
-_PATIENCE = 1.0  # seconds: a process ends a moment after it hangs up
+_DRAWS = 3  # of a claim at most, when the tests do not reach the one that was drawn
+_PATIENCE = 1.0  # seconds that a process may take to end after it closed its socket
 _OUT_OF_MEMORY = (
     "std::bad_alloc",  # C++
     "java.lang.OutOfMemoryError",
@@ -34,79 +33,79 @@ class Side(Protocol):
     """One of the two processes of a run."""
 
     def start(self, change: int, deadline: float) -> contextlib.AbstractContextManager[Peer]:
-        """Start it, on these tests. `change` is twice the number of the claim to change, and one more for upwards; or NO_CHANGE."""
+        """Start the process. `change` is NO_CHANGE, or 2 * claim to make what the claim expects smaller, 2 * claim + 1 for larger."""
 
     def end(self, *, finished: bool, patience: float) -> RunEnd:
-        """End it, or let it wait for the next run where it may and has `finished` this one. How it ended."""
+        """End the process and say how it ended. A server that `finished` this run keeps waiting for the next one."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """An answer that compiles, its tests, and how many claims of theirs can be changed."""
+    """A candidate that compiles, its judge, and the number of claims that can be changed."""
 
-    answer: Side
-    tests: Side
+    candidate: Side
+    judge: Side
     claims: int
 
 
-def judged(sides: Sides, limits: Limits) -> ExecutionResult:
-    """The verdict on an answer."""
-    word, result = run_once(sides, NO_CHANGE, limits)
-    if word != "passed":
+def judge(sides: Sides, limits: Limits) -> ExecutionResult:
+    """Run the tests, and if they pass, a negative control."""
+    outcome, result = run_once(sides, NO_CHANGE, limits)
+    if outcome != "passed":
         return result
     for claim in secrets.SystemRandom().sample(range(sides.claims), min(sides.claims, _DRAWS)):
-        word = control(sides, claim, limits)
-        if word == "passed":
+        outcome = negative_control(sides, claim, limits)
+        if outcome == "passed":
             return replace(result, status="cheated", stderr="it also passes with what the tests expect changed")
-        if word != "void":
+        if outcome != "void":
             break
     return result
 
 
-def control(sides: Sides, claim: int, limits: Limits) -> str:
-    """The tests' word for an answer with one claim changed downwards, and if it passes that, upwards too."""
-    words = (run_once(sides, 2 * claim + upwards, limits)[0] for upwards in (0, 1))
-    return next((word for word in words if word != "passed"), "passed")
+def negative_control(sides: Sides, claim: int, limits: Limits) -> str:
+    """The outcome with this claim's expected value made smaller; if the tests pass, the outcome with it made larger."""
+    outcomes = (run_once(sides, 2 * claim + larger, limits)[0] for larger in (0, 1))
+    return next((outcome for outcome in outcomes if outcome != "passed"), "passed")
 
 
 def run_once(sides: Sides, change: int, limits: Limits) -> tuple[str, ExecutionResult]:
-    """One run: the tests' word for it, and the result."""
-    answer, tests = sides.answer, sides.tests
+    """One run of both processes: its outcome (see `_outcome`) and the result."""
     started = time.monotonic()
     deadline = started + limits.wall_seconds
-    with answer.start(change, deadline) as answers, tests.start(change, deadline) as questions:
-        word, detail = _word(questions, answers)
+    with sides.candidate.start(change, deadline) as candidate, sides.judge.start(change, deadline) as tests:
+        outcome, detail = _outcome(tests, candidate)
         seconds = time.monotonic() - started
-        tests_end = tests.end(finished=word in _VERDICTS, patience=_PATIENCE if word == "crashed" else 0.0)
-        end = answer.end(finished=False, patience=_PATIENCE if word == "hung up" else 0.0)
-        stdout, stderr = answers.drain()
+        judge_end = sides.judge.end(finished=outcome in _REPORTED, patience=_PATIENCE if outcome == "crashed" else 0.0)
+        end = sides.candidate.end(finished=False, patience=_PATIENCE if outcome == "hung up" else 0.0)
+        stdout, stderr = candidate.drain()
     stderr = "\n".join(text for text in (detail, stderr) if text)
-    status = _status(word, stderr, end, tests_end, limits.seconds)
-    return word, ExecutionResult(status, end.exit_code if end.ended else None, stdout, stderr, seconds)
+    status = _status(outcome, stderr, end, judge_end, limits.seconds)
+    return outcome, ExecutionResult(status, end.exit_code if end.ended else None, stdout, stderr, seconds)
 
 
-_VERDICTS = ("passed", "failed", "void")
+_REPORTED = ("passed", "failed", "void")
+"""Outcomes that a judge reports. `void`: the tests passed without reaching the changed claim."""
 
 
-def _word(tests: Peer, answer: Peer) -> tuple[str, str]:
-    """The tests' verdict and its detail, or why there is none. `void`: all passed, and the changed claim was never reached."""
+def _outcome(tests: Peer, candidate: Peer) -> tuple[str, str]:
+    """What the judge reported and the detail; or `late`, `hung up` (the candidate ended), `crashed` (the judge ended)."""
     try:
-        word, _, detail = carry(tests, answer).partition(" ")
+        outcome, _, detail = relay(tests, candidate).partition(" ")
     except LateError:
         return "late", "no verdict in time"
     except EndedError:
         return "hung up", "the program ended before its tests did"
     except NoVerdictError:
         return "crashed", "the tests ended without a verdict"
-    return (word, detail) if word in _VERDICTS else ("failed", detail)
+    return (outcome, detail) if outcome in _REPORTED else ("failed", detail)
 
 
-def _status(word: str, stderr: str, end: RunEnd, tests_end: RunEnd, seconds: float) -> Status:
-    if word == "passed":
+def _status(outcome: str, stderr: str, end: RunEnd, judge_end: RunEnd, seconds: float) -> Status:
+    if outcome == "passed":
         return "passed"
-    if word == "late" or (word == "hung up" and end.is_out_of_time(seconds)):
+    if outcome == "late" or (outcome == "hung up" and end.is_out_of_time(seconds)):
         return "timeout"
-    if word == "crashed" and tests_end.is_out_of_time(seconds):
+    if outcome == "crashed" and judge_end.is_out_of_time(seconds):
         return "timeout"
     if end.memory_killed or any(sign in stderr for sign in _OUT_OF_MEMORY):
         return "out_of_memory"

@@ -1,21 +1,23 @@
-"""How a compiled program becomes two processes: what a language's module hands to command_run.py.
+"""What a language's module hands to run.py: how the candidate and the judge of a compiled program are built.
 
-Goes in: nothing. Comes out: `Build` and `Plan`, plain data. The answer and the tests are built apart, each into a program of its
-own, and meet only as processes that exchange plain values (relay.py). So nothing an answer does to its own process, by a type, a
-macro, a symbol, an allocator, a signal or a rewritten instruction, reaches a test or an expected value.
+The answer and the tests are built into separate programs and exchange only plain values (relay.py). So nothing that an answer does
+to its own process (a type, a macro, a symbol, an allocator, a signal, a rewritten instruction) reaches a test or an expected value.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+BRIDGE = Path(__file__).parent / "bridge"
+"""The folder with both halves of each language: what reads and writes the frames of relay.py."""
 WIRE = 3
-"""The descriptor on which both processes talk."""
+"""The descriptor on which a candidate or a judge exchanges frames."""
 PRODUCT = 3
-"""The descriptor on which a build hands over the program it has made."""
+"""The descriptor to which a build writes the program that it made."""
 PROGRAM, CHANGE = "@PROGRAM@", "@CHANGE@"
-"""Stand in a run's command for the program that was built, and for what the tests are to change."""
+"""Placeholders in a run's command: the program that was built, and the `change` of judging.py."""
 MEMORY_MB = "@MEMORY_MB@"
-"""Stands in a run's command for the program's memory limit, for runtimes that want to be told."""
+"""Placeholder in a run's command: the program's memory limit, for runtimes that need to know it."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,27 @@ class Build:
 
 @dataclass(frozen=True)
 class Plan:
-    """From sources to a verdict."""
+    """The builds of one program."""
 
     answer: Build
-    tests: Build  # its program takes as its argument what to change
-    claims: int  # of the tests that can be changed; see claims.py
-    plain_tests: Build  # the same tests as they came, for those that do not compile once their claims are lifted
+    tests: Build  # instrumented; its program takes `change` as its argument
+    claims: int  # in the instrumented tests; see claims.py
+    plain_tests: Build  # the tests without instrumentation, used if the instrumented ones do not compile
     address_mb: int = 1024  # address space beyond the memory limit; some runtimes reserve far more than they use
 
 
 def shell(script: str, *arguments: str) -> tuple[str, ...]:
-    """A command that runs `script` with these arguments, then hands over the file `program`."""
+    """A command that runs `script` with these arguments, then writes the file `program` to PRODUCT."""
     return ("/bin/sh", "-c", f"{script} && cat program >&{PRODUCT}", "sh", *arguments)
+
+
+def split_parameters(parameters: str) -> list[str]:
+    """`vector<int> a, map<char, int>& b` -> two parts: split at commas outside of brackets."""
+    depth, parts = 0, [""]
+    for character in parameters:
+        depth += (character in "<([{") - (character in ">)]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]

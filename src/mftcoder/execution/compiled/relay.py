@@ -1,8 +1,8 @@
-"""What the tests' process and the answer's process say to each other, carried by the worker between them.
+"""The frames that the worker passes between the judge's process and the candidate's process.
 
-Goes in: two sockets. Comes out: the tests' verdict. A frame is its length in four bytes, its kind in one, and a body that only the
-two processes understand. Kinds: `q` a question, `a` its answer, `e` the exception it ended in, `v` the verdict. The two never hold
-each other's end, so either may break its own without a byte of the other's.
+A frame is its length (4 bytes), its kind (1 byte) and a body that only the two processes understand. Kinds: `q` a question, `a` its
+answer, `e` the exception that it raised, `v` the verdict. Neither process holds the other's socket, so neither can disturb what the
+other sends.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _CHUNK = 1 << 16
 
 
 class EndedError(Exception):
-    """The process has closed its end, or has sent what no frame can be."""
+    """The process closed its socket, or sent bytes that are not a frame."""
 
 
 class LateError(Exception):
@@ -29,7 +29,7 @@ class LateError(Exception):
 
 @dataclass
 class Peer:
-    """One of the two processes. What it writes to `outputs` is read meanwhile, and the first `kept_bytes` of each are kept."""
+    """The worker's end of one process. Also reads the process's `outputs`, and keeps the first `kept_bytes` of each."""
 
     end: socket.socket
     outputs: Sequence[int] = ()
@@ -46,7 +46,7 @@ class Peer:
             self._selector.register(descriptor, selectors.EVENT_READ)
 
     def send(self, kind: bytes, body: bytes) -> None:
-        """Send one frame. A process that does not read is late, one that has gone has ended."""
+        """Send one frame; LateError if the process does not read it in time, EndedError if the process has ended."""
         try:
             self.end.settimeout(max(0.001, self.deadline - time.monotonic()))
             self.end.sendall(_LENGTH.pack(len(body) + 1) + kind + body)
@@ -56,12 +56,12 @@ class Peer:
             raise EndedError from error
 
     def offer(self, kind: bytes, body: bytes) -> None:
-        """Send a frame to a process that may have gone already; the next `receive` says so."""
+        """Send a frame to a process that may have ended already; if it has, the next `receive` raises."""
         with contextlib.suppress(EndedError, LateError):
             self.send(kind, body)
 
     def receive(self) -> tuple[bytes, bytes]:
-        """Kind and body of the next frame."""
+        """The kind and the body of the next frame."""
         size = _LENGTH.unpack(self._take(_LENGTH.size))[0]
         if not 0 < size <= _LARGEST:
             raise EndedError
@@ -100,7 +100,7 @@ class Peer:
         kept += data[: self.kept_bytes - len(kept)]
 
     def drain(self) -> tuple[str, ...]:
-        """All that is left in the outputs of a process that has ended, and their texts."""
+        """The texts of the outputs, after reading what is left in them. The process has ended."""
         for descriptor in self.outputs:
             os.set_blocking(descriptor, False)
             try:
@@ -111,7 +111,7 @@ class Peer:
         return tuple(text.decode(errors="replace") for text in self.texts.values())
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the socket and the outputs."""
         self._selector.close()
         self.end.close()
         for descriptor in self.outputs:
@@ -119,11 +119,11 @@ class Peer:
 
 
 class NoVerdictError(Exception):
-    """The tests' process has gone without a verdict."""
+    """The judge's process ended without a verdict."""
 
 
-def carry(tests: Peer, answer: Peer) -> str:
-    """Carry questions and answers until the tests have a verdict. EndedError and LateError are the answer's."""
+def relay(tests: Peer, candidate: Peer) -> str:
+    """Pass questions and answers on until the judge sends its verdict. EndedError means the candidate, LateError either."""
     while True:
         try:
             kind, body = tests.receive()
@@ -131,8 +131,8 @@ def carry(tests: Peer, answer: Peer) -> str:
             raise NoVerdictError from error
         if kind == b"v":
             return body.decode(errors="replace")
-        answer.send(kind, body)
-        kind, body = answer.receive()
+        candidate.send(kind, body)
+        kind, body = candidate.receive()
         try:
             tests.send(kind if kind in (b"a", b"e") else b"e", body)
         except EndedError as error:

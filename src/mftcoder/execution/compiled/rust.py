@@ -1,20 +1,19 @@
-"""Rust: rustc of edition 2021 without optimization, with the crates that the data's programs name (rand, regex, md5).
+"""Rust: rustc, edition 2021, without optimization, with the crates that the benchmarks' programs use (rand, regex, md5).
 
-The answer and the tests are two programs. Each has a module that knows the problem's own signature: the answer's calls the function
-and sends what it returns, the tests' has a function with that signature which asks the other process (bridge/bridge.rs). Types and
-helpers that the tests use beside it are compiled from the problem's text and not from the answer's.
+The answer and the tests are two programs. Each has a module for the problem's signature: the candidate's calls the function and
+sends its result, the judge's has a function with that signature which asks the candidate (bridge/bridge.rs). Other types and
+helpers that the tests use come from the problem's text, not from the answer.
 """
 
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
-from mftcoder.execution.compiled.claims import lift
-from mftcoder.execution.compiled.plan import Build, Plan, shell
+from mftcoder.execution.compiled.claims import instrument
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, shell, split_parameters
 from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
@@ -22,14 +21,14 @@ from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output
 
 _FLAGS = ("--edition", "2021", "--cap-lints", "allow", "-C", "debuginfo=0", "-C", "codegen-units=1")
 _REGISTRY = "/usr/share/cargo/registry"  # where Debian's librust-*-dev packages put their sources
-_BRIDGE = Path(str(files("mftcoder.execution.compiled"))) / "bridge" / "bridge.rs"
+_BRIDGE = BRIDGE / "bridge.rs"
 _TEST = re.compile(r"#\[test\](?:\s|//[^\n]*\n)*(?:pub\s+)?fn\s+(\w+)")
 _INNER = re.compile(  # attributes and comments of the whole crate
     r"^[ \t]*(?:#!\[[^\]]*\]|//![^\n]*|/\*!.*?\*/)", re.MULTILINE | re.DOTALL
 )
 
-# The tests of the data call rand as it was at 0.4: gen_range(low, high). Its numbers are the same in every run, so that a verdict
-# can be repeated: the reference of Rust/32, Newton's method, does not converge for about half of all seeds, and does for this one.
+# The benchmark's tests use rand 0.4: gen_range(low, high). The seed is fixed, so that a verdict can be repeated: the reference of
+# Rust/32 (Newton's method) fails to converge for about half of all seeds, and converges for this one.
 _RAND_SHIM = """pub use rand8::{rngs, seq, distributions, RngCore, SeedableRng};
 use rand8::distributions::{uniform::SampleUniform, Distribution, Standard};
 use std::cell::RefCell;
@@ -67,7 +66,7 @@ debug = 0
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    """What runs a slot's programs."""
+    """The runner of a slot's programs."""
     return CompiledRunner(plan, toolchain, tests_zygote)
 
 
@@ -76,12 +75,12 @@ def plan(program: Program, toolchain: Toolchain) -> Plan:
     sources = program.files
     head = Head.of(sources["declaration"], sources["entry_point"])
     types = [Enum.of(text) for text in re.findall(_ENUM, sources.get("types", ""))]
-    lifted = lift(sources["tests"], "rust", [head.name])
+    instrumented = instrument(sources["tests"], "rust", [head.name])
     plain = _tests(sources["tests"], head, types)
     return Plan(
         _build("answer.rs", _answer(sources["candidate"], head, types, sources["tests"]), toolchain),
-        _build("tests.rs", _tests(lifted.tests, head, types), toolchain),
-        lifted.claims,
+        _build("tests.rs", _tests(instrumented.tests, head, types), toolchain),
+        instrumented.claims,
         _build("tests.rs", plain, toolchain),
     )
 
@@ -96,7 +95,7 @@ def _build(name: str, source: str, toolchain: Toolchain) -> Build:
 
 
 def _answer(candidate: str, head: "Head", types: Sequence["Enum"], tests: str) -> str:
-    """The answer's crate. Its own main is left alone, and attributes of the whole crate go where they must stand, at its top."""
+    """The candidate's crate. The answer's main is not called; attributes of the whole crate are moved to the top."""
     inner = "\n".join(line.strip() for line in _INNER.findall(candidate) if line.strip().startswith("#!"))
     body = _INNER.sub("", candidate)
     bindings = "".join(f"        let mut p{n}: {type_} = Take::take(from);\n" for n, type_ in enumerate(head.types))
@@ -113,7 +112,7 @@ def _answer(candidate: str, head: "Head", types: Sequence["Enum"], tests: str) -
 
 
 def _tests(tests: str, head: "Head", types: Sequence["Enum"]) -> str:
-    """The tests' crate: its tests as plain functions, and the function under test as one that asks."""
+    """The judge's crate: the tests as plain functions, and a function under test that asks the candidate."""
     body = re.sub(r"#\[cfg\(test\)\]", "", tests)
     names = _TEST.findall(body)
     if not names:
@@ -135,18 +134,17 @@ def _tests(tests: str, head: "Head", types: Sequence["Enum"]) -> str:
 
 
 class Head:
-    """A function's head taken apart."""
+    """The parts of a function's head."""
 
     def __init__(self, context: str, name: str, generics: str, parameters: str, arrow: str):
         self.context, self.name, self.generics, self.parameters, self.arrow = context, name, generics, parameters, arrow
-        parts = [part.strip() for part in _split(parameters) if part.strip()]
-        pairs = [re.sub(r"^mut\s+", "", part).partition(":") for part in parts]
+        pairs = [re.sub(r"^mut\s+", "", part).partition(":") for part in split_parameters(parameters)]
         self.names = [name.strip() for name, _, _ in pairs]
         self.types = [_static(type_.strip()) for _, _, type_ in pairs]
 
     @classmethod
     def of(cls, declaration: str, entry_point: str) -> "Head":
-        """The entry point's head; the last function's where data and declaration disagree about its name."""
+        """The entry point's head; that of the last function if the data names another entry point."""
         pattern = r"^[ \t]*(?:pub\s+)?fn\s+(\w+)\s*(<[^(]*>)?\s*\(([^{}]*?)\)\s*(->[^{]+?)?\s*\{"
         heads = list(re.finditer(pattern, declaration, re.MULTILINE))
         named = [head for head in heads if head.group(1) == entry_point]
@@ -158,12 +156,12 @@ class Head:
 
     @property
     def static_result(self) -> str:
-        """The result's type as the wire gives it: what it refers to lives as long as the process."""
+        """The result's type as decoded: references are 'static, because what they point to lives as long as the process."""
         return _static(self.arrow.removeprefix("->").strip() or "()")
 
     @property
     def uses(self) -> str:
-        """The declaration's imports, without which its types mean nothing."""
+        """The declaration's imports, which its types need."""
         return " ".join(re.findall(r"^\s*use [^;]*;", self.context, re.MULTILINE))
 
     def is_changed(self, number: int) -> bool:
@@ -175,33 +173,21 @@ def _static(type_: str) -> str:
     return re.sub(r"&\s*(?:'\w+\s*)?", "&'static ", type_)
 
 
-def _split(parameters: str) -> list[str]:
-    """`a: Vec<i32>, b: (u8, u8)` -> two parts."""
-    depth, parts = 0, [""]
-    for character in parameters:
-        depth += (character in "<([") - (character in ">)]")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
-
-
 _ENUM = r"(?:#\[derive\([^)]*\)\]\s*)?(?:pub\s+)?enum\s+\w+\s*(?:<[^>]*>)?\s*\{[^}]*\}"
 
 
 @dataclass(frozen=True)
 class Enum:
-    """A type of the problem's that its function returns and the data defines beside the reference."""
+    """A type that the problem defines and its function returns."""
 
     definition: str
     name: str
     parameters: str  # `S, F`, or nothing
-    variants: tuple[tuple[str, int], ...]  # name, and how many values it holds
+    variants: tuple[tuple[str, int], ...]  # name, and its number of values; -1 for a variant without parentheses
 
     @classmethod
     def of(cls, definition: str) -> "Enum":
-        """From its source; variants with unnamed values, or none."""
+        """From the source of an enum whose variants have unnamed values, or none."""
         match = re.search(r"enum\s+(\w+)\s*(?:<([^>]*)>)?\s*\{([^}]*)\}", definition)
         if match is None:
             raise ExecutionError(f"no enum: {definition[:200]!r}")
@@ -219,7 +205,7 @@ class Enum:
         return f"    impl<{bounds}> mft_bridge::{trait} for {self.name}<{self.parameters}> {{ {body} }}\n"
 
     def put(self, tests: str) -> str:
-        """How an answer's own type of this name crosses: as the variants that the tests name."""
+        """Rust code that encodes the answer's type of this name; only variants that the tests name cross."""
         arms = ""
         for number, (name, size) in enumerate(self.variants):
             values = [f"v{n}" for n in range(size)]
@@ -231,7 +217,7 @@ class Enum:
         return f"    use super::{self.name};\n" + self._implement("Wire", body)
 
     def take(self) -> str:
-        """How the tests' type of this name is made from what has crossed."""
+        """Rust code that decodes the judge's type of this name."""
         arms = ""
         for number, (name, size) in enumerate(self.variants):
             values = f"({', '.join(['mft_bridge::Take::take(from)'] * size)})" if size >= 0 else ""
@@ -241,7 +227,7 @@ class Enum:
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:
-    """Compile the crates once."""
+    """Compile the crates and the bridge."""
     sysroot = output_of(tools["rustc"], "--print", "sysroot").strip()
     version = output_of(tools["rustc"], "--version").strip()
     if not Path(_REGISTRY).is_dir():

@@ -1,1 +1,1 @@
-"""The walls around a program."""
+"""What confines a program: namespaces, Landlock, seccomp, control groups, a scratch folder."""

@@ -1,8 +1,6 @@
-"""A control group for a slot: the memory and the number of all its processes together, which limits of one process cannot bound.
+"""A control group for a slot: it bounds the memory and the number of all its processes together, which rlimits cannot.
 
-Goes in: nothing; `Cgroup.create` puts the calling process into a new group. Comes out: the group, or None where control groups
-cannot be written (an ordinary user, most containers). Versions 1 and 2. Files stay open, so the group works from inside a
-world that cannot see them.
+Versions 1 and 2. The group's files stay open, so that it can be used from inside namespaces that do not show them.
 """
 
 import contextlib
@@ -17,17 +15,17 @@ _PREFIX = "mft-"
 
 @dataclass
 class Cgroup:
-    """The group of one slot."""
+    """The control group of one slot."""
 
     folders: tuple[Path, ...]
-    memory_limits: tuple[int, ...]  # descriptors of the files that take the limit, in the order to write them
+    memory_limits: tuple[int, ...]  # descriptors of the files that hold the limit, in the order for lowering it
     memory_events: int  # descriptor of the file that counts kills
     limit_mb: int = 0
     kills: int = 0
 
     @classmethod
     def create(cls, max_processes: int) -> "Cgroup | None":
-        """A new group with this process in it."""
+        """A new group with this process in it; None where groups cannot be made (an ordinary user, most containers)."""
         _remove_stale()
         name = f"{_PREFIX}{os.getpid()}"
         for make in (_version_2, _version_1):
@@ -36,17 +34,17 @@ class Cgroup:
         return None
 
     def limit_memory(self, megabytes: int) -> None:
-        """Bound the memory of all processes of the group together, files in memory included."""
+        """Bound the memory of all processes of the group together, including files on tmpfs."""
         if megabytes == self.limit_mb:
             return
-        # Raising goes the other way round than lowering: memory alone may never exceed memory and swap.
+        # Raise in the opposite order: the limit of memory may never exceed that of memory plus swap.
         order = self.memory_limits if megabytes < (self.limit_mb or 1 << 40) else self.memory_limits[::-1]
         for descriptor in order:
             os.pwrite(descriptor, str(megabytes << 20).encode(), 0)
         self.limit_mb = megabytes
 
     def new_kills(self) -> int:
-        """How often the kernel has killed in this group since the last call."""
+        """How many processes of this group the kernel killed for their memory since the last call."""
         text = os.pread(self.memory_events, 4096, 0).decode()
         found = re.search(r"^oom_kill (\d+)", text, re.MULTILINE)
         kills, before = int(found.group(1)) if found else 0, self.kills
@@ -55,7 +53,7 @@ class Cgroup:
 
 
 def _own_folder(controller: str) -> Path:
-    """The folder of this process's own group; of the whole mount where a namespace hides its path."""
+    """The folder of this process's own group; the mount itself where a namespace hides the group's path."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(",") or (not controller and not names):
@@ -102,7 +100,7 @@ def _version_1(name: str, max_processes: int) -> Cgroup:
 
 
 def _remove_stale() -> None:
-    """Remove groups that dead slots left. The group of a slot that lives stays: it is empty until its slot joins it."""
+    """Remove groups that dead slots left. Keep a living slot's group, which is empty until the slot joins it."""
     for controller in ("", "memory", "pids"):
         with contextlib.suppress(OSError):
             for folder in _own_folder(controller).glob(f"{_PREFIX}*"):
@@ -111,11 +109,11 @@ def _remove_stale() -> None:
 
 
 def _is_stale(process: str) -> bool:
-    """True for the id of a process that has ended; this one's own id too, for it has made no group yet."""
+    """True for the id of a process that has ended, and for this process's own id: it has not made its group yet."""
     return process.isdecimal() and (int(process) == os.getpid() or not Path("/proc", process).exists())
 
 
 def remove(folder: Path) -> None:
-    """Remove an empty group; nothing happens to one that is in use."""
+    """Remove a group if it is empty."""
     with contextlib.suppress(OSError):
         folder.rmdir()

@@ -1,9 +1,10 @@
-"""Level `container`: the whole evaluation inside a container, which then confines each program in its turn.
+"""Sandbox level `container`: a whole evaluation runs in Docker or Podman, and confines each program there once more.
 
-Goes in: the files an evaluation reads and writes, and the command line that does it. Comes out: the command line that starts
-Docker or Podman. Starts nothing itself. The image is built from the repository's docker/Dockerfile.
+This file writes the command line; the caller runs it. The image is built from the repository's docker/Dockerfile.
 """
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +16,41 @@ BUILD = f"docker build -t {IMAGE} -f docker/Dockerfile ."
 
 @dataclass(frozen=True)
 class Mount:
-    """A folder or file of this machine, and where it stands in the container."""
+    """A folder or file of this machine, and its path in the container."""
 
     source: Path
     target: str
     writable: bool = False
 
     def argument(self) -> str:
-        """For `--volume`."""
+        """The value of `--volume`."""
         return f"{self.source.resolve()}:{self.target}:{'rw' if self.writable else 'ro'}"
+
+
+def container_engine() -> str | None:
+    """The command of a container engine, rootless podman before docker; None if there is none."""
+    return next((path for name in ("podman", "docker") if (path := shutil.which(name))), None)
+
+
+def why_unavailable() -> str | None:
+    """Why this level does not work on this machine; None if it does."""
+    engine = container_engine()
+    if engine is None:
+        return "neither podman nor docker found"
+    try:
+        found = subprocess.run([engine, "image", "inspect", IMAGE], capture_output=True, text=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return f"{engine} does not answer"
+    if found.returncode == 0:
+        return None
+    reason = (found.stderr.strip().splitlines() or [f"{engine}: exit code {found.returncode}"])[-1]
+    return f"{reason}. Build the image in the repository: {BUILD}"
 
 
 def run_command(
     engine: str, mounts: Sequence[Mount], arguments: Sequence[str], *, memory_mb: int, user: str, image: str = IMAGE
 ) -> list[str]:
-    """No network, a read-only root, no capability, no gain of rights, bounded memory and processes."""
+    """The command: no network, a read-only root, no capabilities, no new privileges, bounded memory and processes."""
     limits = [
         "--network=none",
         "--read-only",

@@ -1,7 +1,6 @@
-"""The few Linux system calls that Python has no name for: clone, prctl, mounts, Landlock, resource limits of a child.
+"""The Linux system calls that Python does not offer: clone, prctl, mounts, Landlock, capabilities.
 
-Goes in: plain numbers and paths. Comes out: a result, or OSError with the call's name. Decides nothing about policy; that is
-seccomp.py, landlock.py, filesystem.py and zygote.py. Numbers are from the kernel's uapi headers.
+They raise OSError with the call's name. Policy is left to confinement.py. Numbers are from the kernel's uapi headers.
 """
 
 import ctypes
@@ -35,7 +34,7 @@ _NUMBERS = {name: ctypes.c_long(n) for name, n in {**_CALLS.get(platform.machine
 
 
 class UnsupportedMachineError(OSError):
-    """No system call numbers for this operating system or processor: only the plain resource limits are left."""
+    """This file has no system call numbers for this operating system or processor; only rlimits work there."""
 
 
 def is_supported() -> bool:
@@ -44,7 +43,7 @@ def is_supported() -> bool:
 
 
 def _libc() -> ctypes.PyDLL:
-    # PyDLL keeps the interpreter lock: a child made by clone must not wait for a thread that it does not have.
+    # PyDLL keeps the GIL: a child made by clone must not wait for a thread that it does not have.
     return ctypes.PyDLL(None, use_errno=True)
 
 
@@ -72,14 +71,14 @@ def _checked(name: str, result: int) -> int:
 
 
 def libc_call(name: str, *arguments: int | bytes | None) -> int:
-    """A function of the C library that returns -1 and sets errno when it fails."""
+    """Call a function of the C library that returns -1 and sets errno when it fails."""
     if _LIBC is None:
         raise UnsupportedMachineError(f"{name}: not on {sys.platform}")
     return _checked(name, getattr(_LIBC, name)(*map(_as_argument, arguments)))
 
 
 def fork_into(flags: int) -> int:
-    """`os.fork()` with namespaces: the child's id, 0 in the child. `CLONE_NEWPID` makes the child the first of its own."""
+    """`os.fork()` into new namespaces: the child's id, and 0 in the child. With `CLONE_NEWPID` the child is process 1 of its own."""
     if not flags:
         return os.fork()
     ctypes.pythonapi.PyOS_BeforeFork()
@@ -100,24 +99,24 @@ if _LIBC is not None:
 
 
 def prctl(option: int, first: int = 0, second: int = 0) -> None:
-    """`prctl(option, ...)`, the rest zeros."""
+    """`prctl(option, first, second, 0, 0)`."""
     if _LIBC is None:
         raise UnsupportedMachineError(f"prctl: not on {sys.platform}")
     _checked("prctl", _LIBC.prctl(option, first, second, 0, 0))
 
 
 def no_new_privileges() -> None:
-    """From here on no program that is started can gain rights (setuid bits, file capabilities)."""
+    """From now on no program that this process starts can gain privileges (setuid bits, file capabilities)."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """The kernel signals this process when the thread that started it ends, however it ends."""
+    """The kernel sends this process a signal when the thread that started it ends."""
     prctl(PR_SET_PDEATHSIG, by)
 
 
 def adopt_orphans() -> None:
-    """Descendants whose parent ends become children of this process, so that it can find and kill them."""
+    """Make this process the parent of descendants whose own parent ended, so that it can kill them."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -127,7 +126,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def make_read_only(target: str) -> None:
-    """The mount at `target` and all below it: read-only, no setuid, no devices."""
+    """Make the mount at `target` and all below it read-only, without setuid and devices."""
 
     class Attributes(ctypes.Structure):
         _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "user_ns")]
@@ -137,7 +136,7 @@ def make_read_only(target: str) -> None:
 
 
 def may_switch_users() -> bool:
-    """True with the capabilities to become another user and to give it files, where other users exist; a container may lack both."""
+    """True if this process may become another user and give files to it. A container may lack the capabilities or the users."""
     status = Path("/proc/self/status")
     if not status.exists() or not _has_many_users():
         return False
@@ -146,19 +145,19 @@ def may_switch_users() -> bool:
 
 
 def counts_tasks_by_namespace() -> bool:
-    """True if a limit on a user's processes counts those of the caller's user namespace only: Linux 5.14 and later."""
+    """True if RLIMIT_NPROC counts only the tasks of the caller's user namespace: Linux 5.14 and later."""
     version = re.match(r"(\d+)\.(\d+)", platform.release())
     return version is not None and tuple(map(int, version.groups())) >= (5, 14)
 
 
 def _has_many_users() -> bool:
-    """False in a user namespace that knows only a few ids."""
+    """False in a user namespace that maps only a few ids."""
     rows = (line.split() for line in Path("/proc/self/uid_map").read_text().splitlines())
     return any(int(first) < 20_000 and int(first) + int(count) >= 65_536 for first, _, count in rows)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability of this process; user 0 is then a user like others."""
+    """Give up every capability of this process; user 0 is then an ordinary user."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     nothing = (ctypes.c_uint32 * 6)()
     call("capset", header, nothing)

@@ -1,7 +1,6 @@
-"""Landlock: what of the file system a program of the sandbox may see, where mounts of its own are not allowed.
+"""Landlock: which files a program may read and write, where mount namespaces are not allowed.
 
-Goes in: folders to read and folders to write. Comes out: a rule set that `restrict` puts on a process for good. Works as an
-ordinary user and inside an ordinary container. Source: Documentation/userspace-api/landlock.rst of the kernel.
+Works for an ordinary user and inside an ordinary container. Source: Documentation/userspace-api/landlock.rst of the kernel.
 """
 
 import ctypes
@@ -32,9 +31,9 @@ def version() -> int:
 
 
 def rule_set(readable: Iterable[Path], writable: Iterable[Path]) -> int:
-    """A file descriptor of the rules: everything is refused but reading `readable`, listing any folder, all of `writable`.
+    """A descriptor of rules that allow reading `readable`, everything in `writable`, and listing any folder.
 
-    Folders may be listed because an import lists those it searches; contents may not be read.
+    Listing is allowed because an import lists the folders that it searches; the files in them cannot be read.
     """
     level = version()
     handled = _FIRST_VERSION_RIGHTS | (_REFER if level >= 2 else 0) | (_TRUNCATE if level >= 3 else 0)
@@ -64,5 +63,5 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Put the rules on this process and all it will start; `no_new_privileges` must have been called."""
+    """Apply the rules to this process and all its future children. Call `no_new_privileges` first."""
     kernel.call("landlock_restrict_self", rules, 0)

@@ -1,8 +1,7 @@
-"""A world of its own for a slot: no network, its own processes, users and mounts, and a root that holds only what it may read.
+"""Namespaces of a slot: no network, its own processes, users and mounts, and a root that holds only what programs may read.
 
-Goes in: readable paths. Comes out: this process, and all it will fork, inside that world. Built once for a zygote; each program
-then gets one more process namespace, so it sees no other program and dies whole. Raises OSError where the kernel or the
-container around us refuses. Source: namespaces(7), pivot_root(2), mount_setattr(2), user_namespaces(7).
+Built once per zygote. Each program gets one more process namespace: it sees no other program, and all its processes end with it.
+Sources: namespaces(7), pivot_root(2), mount_setattr(2), user_namespaces(7).
 """
 
 import os
@@ -18,18 +17,19 @@ COVERS = (
     "other processes (none visible)",
     "shared memory and sockets of others",
 )
-_WORLD = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
+_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS | kernel.CLONE_NEWNET
 _SCRATCH_OPTIONS = "size=512m,nr_inodes=16384,mode=0711"
 _SCRATCHES = ("/scratch", "/mftcoder-scratch")
-# What of /proc changes the kernel's settings or the machine: for reading only, as container engines have it.
-_SETTINGS = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi")
+# Parts of /proc that change the kernel's settings or the machine. They are mounted read-only, as container engines do.
+_PROC_SETTINGS = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 
 
 def enter(root: str, readable: Sequence[str]) -> str:
-    """Move this process into a new world whose root is built on the empty folder `root`; the folder for its scratch.
+    """Move this process into new namespaces with a root on the empty folder `root`; returns the slot's folder there.
 
-    Only the new process returns. The old one waits for it and ends with it: whoever was the first of a process namespace must stay, for all in it die with it.
+    Only a new child process returns. The old process waits for it and ends with the same exit code. OSError where the kernel or the
+    surrounding container refuses.
     """
     _unshare()
     child = os.fork()
@@ -49,7 +49,7 @@ def enter(root: str, readable: Sequence[str]) -> str:
 
 
 def _scratch_folder(readable: Sequence[str]) -> str:
-    """A folder in which nothing readable lies, no interpreter say: a program that owned it could put another in its place."""
+    """A folder that contains no readable path: a program that owns the folder could replace what is in it, an interpreter say."""
     return next((name for name in _SCRATCHES if not _holds_any(name, readable)), _SCRATCHES[-1])
 
 
@@ -58,12 +58,12 @@ def _holds_any(folder: str, paths: Sequence[str]) -> bool:
 
 
 def _unshare() -> None:
-    """New namespaces; as an ordinary user inside a user namespace where our id is the only one."""
+    """Enter new namespaces. An ordinary user also needs a user namespace, which maps only this user's id."""
     user, group = os.geteuid(), os.getegid()
     if user == 0:
-        kernel.libc_call("unshare", _WORLD)
+        kernel.libc_call("unshare", _NAMESPACES)
         return
-    kernel.libc_call("unshare", _WORLD | kernel.CLONE_NEWUSER)
+    kernel.libc_call("unshare", _NAMESPACES | kernel.CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
@@ -87,7 +87,7 @@ def _show(root: str, path: Path) -> None:
 
 
 def _link_top_folders(root: str) -> None:
-    """`/bin`, `/lib` and the like are links into /usr on most systems."""
+    """Copy the links `/bin`, `/lib` and so on, which point into /usr on most systems."""
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
         link = Path("/", name)
         if link.is_symlink() and not Path(root, name).exists():
@@ -95,15 +95,15 @@ def _link_top_folders(root: str) -> None:
 
 
 def _private_mounts(root: str, scratch: str, temporary: str | None) -> None:
-    """The scratch folder in memory, the link `temporary` to where programs may write in it, and this world's own processes."""
+    """Mount the scratch folder (in memory) and /proc; make `temporary` a link to where programs may write."""
     for name in (scratch, "/proc"):
         Path(root + name).mkdir(exist_ok=True)
     if temporary:
         Path(root + temporary).symlink_to(f"{scratch}/run")
     kernel.mount("tmpfs", f"{root}{scratch}", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, _SCRATCH_OPTIONS)
-    # 4: nothing is shown that a program may not trace. 2 would show the fork server to programs of group 0.
+    # 4 hides every process that the program may not trace. 2 would show the zygote to programs of group 0.
     kernel.mount("proc", f"{root}/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV, "hidepid=4")
-    for name in _SETTINGS:
+    for name in _PROC_SETTINGS:
         path = f"{root}/proc/{name}"
         if Path(path).exists():
             kernel.mount(path, path, flags=kernel.MS_BIND | kernel.MS_REC)
@@ -115,5 +115,5 @@ def _change_root(root: str) -> None:
     kernel.call("pivot_root", b".", b".")
     kernel.libc_call("umount2", b".", kernel.MNT_DETACH)
     os.chdir("/")
-    kernel.mount("none", "/", flags=kernel.MS_RDONLY | 32)  # MS_REMOUNT: the root itself, read-only
+    kernel.mount("none", "/", flags=kernel.MS_RDONLY | 32)  # MS_REMOUNT: make the root itself read-only
     sys.path_importer_cache.clear()

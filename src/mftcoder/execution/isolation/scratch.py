@@ -1,7 +1,6 @@
-"""The throw-away folder of a slot: made new for every program, removed with all that the program has put there.
+"""The scratch folder of a slot: made new for every program, and removed with everything that the program wrote there.
 
-Goes in: a folder that belongs to the slot. Comes out: `path`, a folder inside it that programs own. Removing relies on nothing
-that a program can choose: how deep its folders are, how long their names, with which modes they were left.
+Removing relies on nothing that a program can choose: the depth of its folders, the length of their names, their modes.
 """
 
 import fcntl
@@ -12,20 +11,20 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_BATCH = 1000  # entries looked at together, so that a folder of millions takes no memory
+_BATCH = 1000  # entries listed together, so that a folder of millions takes little memory
 
 
 class Scratch:
-    """One slot's folder. `uid`: programs run as this user; None: as the caller."""
+    """The folder `path` inside the slot's folder. `uid`: the user that programs run as, who then owns it; None: the caller."""
 
     def __init__(self, slot_folder: str, uid: int | None):
         self.slot_folder, self.uid = slot_folder, uid
         self.path = f"{slot_folder}/run"
 
     def clear(self, keep: Collection[str] = ()) -> None:
-        """Remove all but the top-level names in `keep`; without any, a new folder takes the place of the old one.
+        """Remove everything but the top-level names in `keep`. Without such names, replace the folder by a new one.
 
-        A new one because a folder carries more than its entries: a mode, times, attributes.
+        A new one, because a folder has more than its entries: a mode, times, attributes.
         """
         if keep:
             with _opened(self.path) as folder:
@@ -34,39 +33,42 @@ class Scratch:
         with _opened(self.slot_folder) as folder:
             _empty(folder)
         os.mkdir(self.path, 0o700)  # noqa: PTH102
-        self._hand_over(self.path)
+        self._give_to_user(self.path)
 
     def write(self, files: Mapping[str, str]) -> None:
-        """Write these texts; names may hold folders."""
+        """Write these files; a name may contain folders."""
         for name, text in files.items():
             for parent in reversed(Path(name).parents[:-1]):
                 folder = Path(self.path, parent)
                 if not folder.is_dir():
                     folder.mkdir()
-                    self._hand_over(str(folder))
+                    self._give_to_user(str(folder))
             path = f"{self.path}/{name}"
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             with open(descriptor, "w", encoding="utf-8", errors="surrogatepass", newline="") as file:  # noqa: PTH123
                 file.write(text)
-            self._hand_over(path)
+            self._give_to_user(path)
 
-    def _hand_over(self, path: str) -> None:
+    def _give_to_user(self, path: str) -> None:
         if self.uid is not None:
             os.chown(path, self.uid, self.uid, follow_symlinks=False)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it."""
+    """Remove a folder and everything in it."""
     with _opened(str(path)) as folder:
         _empty(folder)
     path.rmdir()
 
 
-def lock(folder: Path) -> int:
-    """A descriptor of the folder with its lock; OSError if another process holds it. A process that ends gives its locks up."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def lock(path: Path, *, wait: bool = False) -> int:
+    """Lock a file or folder; closing the returned descriptor, or the end of the process, releases it.
+
+    If another process holds the lock: OSError, or with `wait` wait for it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block us
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         os.close(descriptor)
         raise
@@ -74,7 +76,7 @@ def lock(folder: Path) -> int:
 
 
 def remove_unlocked(folder: Path) -> None:
-    """Remove a folder whose owner has ended; OSError if it has not."""
+    """Remove a folder whose owner has ended; OSError if the owner still holds its lock."""
     descriptor = lock(folder)
     try:
         remove_tree(folder)
@@ -92,14 +94,14 @@ def _opened(path: str, within: int | None = None) -> Iterator[int]:
 
 
 def _entries(folder: int, keep: Collection[str] = ()) -> list[tuple[str, bool]]:
-    """The names of some entries, and whether they are folders; [] when none is left."""
+    """Some of a folder's entries, each with whether it is a folder; [] if none is left."""
     with os.scandir(folder) as entries:
         wanted = ((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name not in keep)
         return list(itertools.islice(wanted, _BATCH))
 
 
 def _empty(folder: int, keep: Collection[str] = ()) -> None:
-    """Remove all in an open folder. What lies in a folder of it is moved up first, so that no path is ever long."""
+    """Empty an open folder. Folders inside its folders are moved up first, so that no path gets too long."""
     while found := _entries(folder, keep):
         for name, is_folder in found:
             if not is_folder:
@@ -110,7 +112,7 @@ def _empty(folder: int, keep: Collection[str] = ()) -> None:
 
 
 def _removed(name: str, folder: int) -> bool:
-    """Remove a folder that is empty."""
+    """Remove a folder if it is empty."""
     try:
         os.rmdir(name, dir_fd=folder)
     except OSError:
@@ -119,7 +121,7 @@ def _removed(name: str, folder: int) -> bool:
 
 
 def _move_up(name: str, folder: int) -> None:
-    """Empty the folder `name`: its files are removed, its folders go to where it lies itself."""
+    """Empty the folder `name`: remove its files, move its folders up beside it."""
     os.chmod(name, 0o700, dir_fd=folder)
     with _opened(name, folder) as inner:
         while found := _entries(inner):

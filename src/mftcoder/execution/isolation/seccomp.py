@@ -1,9 +1,8 @@
-"""System call filters: what a program of the sandbox may not ask of the kernel.
+"""System call filters (seccomp) for the programs of the sandbox.
 
-Goes in: whether the program may start processes (compilers do, answers do not). Comes out: a filter the kernel accepts, put in
-place for good by `install`. A list of refusals, not of permissions: a language runtime's next version must still start, and
-the namespaces and Landlock carry what this list cannot know. Refused calls get an error, not a kill, so that honest code that
-only probes (a socket for its host name, say) goes on.
+The filter lists what is refused, not what is allowed, so that the next version of a language runtime still starts; namespaces and
+Landlock cover what the list cannot know. A refused call returns an error and does not kill, so that code which only tries a call
+goes on.
 """
 
 import ctypes
@@ -23,7 +22,7 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # name: (x86_64, aarch64); None where the call does not exist
 _CALLS: dict[str, tuple[int | None, int | None]] = {
-    # the network, other programs' sockets, and a way round this filter
+    # the network, sockets of other programs, and a way around this filter
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242),
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     # other processes
@@ -31,7 +30,7 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "pidfd_open": (434, 434), "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424),
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "ioprio_set": (251, 30),
     "migrate_pages": (256, 238), "move_pages": (279, 239), "process_madvise": (440, 440), "process_mrelease": (448, 448),
-    # memory that outlives a program, crosses into another, or counts for none
+    # memory that outlives a program, is shared with another, or is not counted
     "shmget": (29, 194), "shmat": (30, 196), "shmctl": (31, 195), "msgget": (68, 186), "msgsnd": (69, 189), "msgrcv": (70, 188),
     "msgctl": (71, 187), "semget": (64, 190), "semop": (65, 193), "semctl": (66, 191), "semtimedop": (220, 192),
     "mq_open": (240, 180), "mq_unlink": (241, 181), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
@@ -47,18 +46,18 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "settimeofday": (164, 170), "clock_settime": (227, 112), "clock_adjtime": (305, 266), "adjtimex": (159, 171),
     "sethostname": (170, 161), "setdomainname": (171, 162), "personality": (135, 92), "ioperm": (173, None), "iopl": (172, None),
 }  # fmt: skip
-_FIRST_UNKNOWN = 468  # calls that came to the kernel after this list was written: there are none, says the filter
+_FIRST_UNKNOWN = 468  # calls from here on are newer than this list; the filter reports that they do not exist
 _SIGNALS: dict[str, tuple[int, int]] = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131)}
 _NEW_PROCESS: dict[str, tuple[int | None, int | None]] = {"fork": (57, None), "vfork": (58, None)}
 _CLONE, _CLONE3 = (56, 220), (435, 435)
 _PRCTL, _FCNTL, _IOCTL, _SOCKETPAIR = (157, 167), (72, 25), (16, 29), (53, 199)
-# Calls that reach another process by its number; 0 is the caller itself.
+# Calls that take the id of a process; 0 is the caller itself.
 _OF_A_PROCESS: dict[str, tuple[int, int]] = {
     "prlimit64": (302, 261), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
 }  # fmt: skip
 _SETPRIORITY = (141, 140)
-# What changes a file that may not be written: its mode, its times.
+# Calls that change the mode or the times of a file, for which no right to write is needed.
 _MODES_AND_TIMES: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "utime": (132, None),
     "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
@@ -68,7 +67,7 @@ _OWNERS_AND_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "lsetxattr": (189, 6), "fsetxattr": (190, 7), "setxattrat": (463, 463), "removexattr": (197, 14), "lremovexattr": (198, 15),
     "fremovexattr": (199, 16), "removexattrat": (466, 466),
 }  # fmt: skip
-# Commands that send signals to a process of the caller's choice, or hold up those who open a file.
+# Commands that make the kernel signal another process, or that block whoever opens a file.
 _FILE_COMMANDS = {"F_SETOWN": 8, "F_SETSIG": 10, "F_SETOWN_EX": 15, "F_SETLEASE": 1024, "F_NOTIFY": 1026}
 _DEVICE_COMMANDS = {
     "FIOSETOWN": 0x8901, "SIOCSPGRP": 0x8902, "TIOCSTI": 0x5412, "TIOCLINUX": 0x541C,
@@ -92,7 +91,7 @@ def _refuse_calls(numbers: Iterable[int | None], error: int = errno.EPERM) -> by
 
 
 def _on_argument(number: int, index: int, body: bytes, mask: int | None = None) -> bytes:
-    """`body` on the low half of argument `index` of call `number`; the number is loaded again behind it."""
+    """Run `body` on the low half of argument `index` of call `number`, then load the call's number again."""
     load = _step(_LOAD, _ARGUMENTS + 8 * index) + (b"" if mask is None else _step(_AND, mask))
     inner = load + body + _step(_LOAD, _NUMBER)
     return _step(_EQUAL, number, 0, len(inner) // 8) + inner
@@ -111,18 +110,18 @@ def _refuse_if(number: int, index: int, refused: Iterable[int]) -> bytes:
 
 
 def _refuse_clone(number: int, *, may_fork: bool) -> bytes:
-    """New namespaces never; without `may_fork` threads only."""
+    """Refuse new namespaces; without `may_fork` also refuse processes, so that only threads are left."""
     namespaces = 0x7E020000  # CLONE_NEW* : NS, CGROUP, UTS, IPC, USER, PID, NET
     threads_only = b"" if may_fork else _step(_ANY_BIT, kernel.CLONE_THREAD, 1, 0) + _refuse(errno.EAGAIN)
     return _on_argument(number, 0, _step(_ANY_BIT, namespaces, 0, 1) + _refuse(errno.EPERM) + threads_only)
 
 
-def program(*, may_fork: bool, own_files_only: bool, walled_signals: bool) -> bytes:
-    """The filter, for `for_process`.
+def program(*, may_fork: bool, protect_modes: bool, own_signals_only: bool) -> bytes:
+    """The filter as a template for `for_process`.
 
-    `own_files_only`: the program has the caller's user id, so it must not change the mode or the times of a file that it owns.
-    It is told that it has (it may write nothing but temporary files of its own, where neither matters). `walled_signals`: a
-    process namespace keeps its signals in; otherwise it may signal itself only.
+    `protect_modes`: the program has the caller's user id, so it must not change the mode or the times of the user's files. Such a call
+    reports success and does nothing; neither matters for the temporary files that the program may write. `own_signals_only`: the
+    program may signal itself only; a process namespace makes that unnecessary.
     """
     machine = platform.machine()
     column = ("x86_64", "aarch64").index(machine)
@@ -133,7 +132,9 @@ def program(*, may_fork: bool, own_files_only: bool, walled_signals: bool) -> by
         steps += _step(_ANY_BIT, _X32, 0, 1) + _refuse(errno.ENOSYS)
     steps += _step(_AT_LEAST, _FIRST_UNKNOWN, 0, 1) + _refuse(errno.ENOSYS)
     steps += _refuse_calls(refused)
-    steps += _refuse_calls([_CLONE3[column]], errno.ENOSYS)  # its flags lie behind a pointer; libc falls back to clone
+    steps += _refuse_calls(
+        [_CLONE3[column]], errno.ENOSYS
+    )  # a filter cannot read its flags, which lie behind a pointer; libc falls back to clone
     steps += _refuse_clone(_CLONE[column], may_fork=may_fork)
     steps += _refuse_if(_PRCTL[column], 0, [kernel.PR_SET_PDEATHSIG])
     steps += _refuse_if(_FCNTL[column], 1, _FILE_COMMANDS.values())
@@ -144,25 +145,25 @@ def program(*, may_fork: bool, own_files_only: bool, walled_signals: bool) -> by
     steps += _refuse_unless(_SETPRIORITY[column], 0, [_PRIO_PROCESS]) + _refuse_unless(
         _SETPRIORITY[column], 1, [0, _SELF]
     )
-    if own_files_only:
+    if protect_modes:
         steps += _refuse_calls([row[column] for row in _MODES_AND_TIMES.values()], _PRETENDED)
         steps += _refuse_calls([row[column] for row in _OWNERS_AND_ATTRIBUTES.values()])
-    if not walled_signals:
+    if own_signals_only:
         steps += b"".join(_refuse_unless(row[column], 0, [_SELF]) for row in _SIGNALS.values())
     return steps + _step(_RETURN, _ALLOW)
 
 
-_PRETENDED = 0  # as an error: the call does nothing and reports success
-_SELF = 0x7FFFFFF1  # stands for the process's own id, which is none of this size
+_PRETENDED = 0  # as an error number: the call does nothing and reports success
+_SELF = 0x7FFFFFF1  # placeholder for the process's own id; no real id is that large
 
 
 def for_process(steps: bytes, own_id: int) -> bytes:
-    """A filter with the id that its process sees as its own."""
+    """The filter with its process's own id filled in."""
     return steps.replace(struct.pack("I", _SELF), struct.pack("I", own_id))
 
 
 def install(steps: bytes) -> None:
-    """Put the filter on this process and all it will start; `no_new_privileges` must have been called."""
+    """Apply the filter to this process and all its future children. Call `no_new_privileges` first."""
 
     class Program(ctypes.Structure):
         _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]

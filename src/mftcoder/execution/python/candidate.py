@@ -1,8 +1,7 @@
-"""The untrusted half of a Python run: holds the candidate's program, answers its judge's questions.
+"""The untrusted process of a Python run: it executes the answer and replies to the judge's questions with plain data.
 
-Goes in: the candidate's source, then questions (call this name, read that attribute). Comes out: answers as plain data. Nothing
-of the tests is ever here, neither the asserts nor the expected values; whatever the candidate does to this process, it can
-only change its own answers. Imports as little as it can: every program is a fork of this.
+A question is a call, the read of an attribute and so on. No test and no expected value is in this process, so whatever the answer
+does to it changes its own replies only. This file imports little, because every program is a fork of it.
 """
 
 import operator
@@ -26,19 +25,19 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 class _Objects:
-    """What stays in this process: the program's names, and every object that has no plain form."""
+    """The program's global names, and the objects that cannot cross as plain data."""
 
     def __init__(self, names: dict[str, Any]):
         self.names = names
         self.kept: list[Any] = []
 
     def keep(self, value: object) -> dict[str, Any]:
-        """A number the judge can ask after."""
+        """A reference by which the judge can ask about the object."""
         self.kept.append(value)
         return {"type": "reference", "value": len(self.kept) - 1}
 
     def find(self, key: int | str) -> Any:
-        """The object behind a number, or behind a global name of the program."""
+        """The object behind a reference, or behind a global name of the program."""
         if isinstance(key, int):
             return self.kept[key]
         if key not in self.names:
@@ -47,7 +46,7 @@ class _Objects:
 
 
 def serve(channel: Channel) -> None:
-    """Run the program that comes first on the channel, answer the questions with it, then others until the judge hangs up."""
+    """Run the program in the first message, reply to the questions in it, then to more until the judge closes the channel."""
     names: dict[str, Any] = {}
     objects = _Objects(names)
     try:
@@ -69,7 +68,7 @@ def _execute(source: str, names: dict[str, Any]) -> list[Any]:
 
 
 def _answer(question: dict[str, Any], objects: _Objects) -> list[Any]:
-    """`[result]`, and behind it the arguments as they are now where the call changed them."""
+    """`[result]`, or `[result, arguments]` if the call changed its arguments."""
     arguments = decode(question["arguments"], objects.find)
     named = decode(question["named"], objects.find)
     target = objects.find(question["target"])

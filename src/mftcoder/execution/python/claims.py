@@ -1,8 +1,7 @@
-"""Negative controls of Python's tests: the same tests with one of their claims expecting something else.
+"""Negative controls of tests in Python: the same tests, but one claim expects another value.
 
-Goes in: tests and the number of a claim. Comes out: how many claims there are, and the changed
-tests. A claim is an assert about an answer; what it compares with is changed, never what it asks. Tests that never come to the
-changed claim fail at their end, so such a draw proves nothing and accuses nobody.
+A claim is an assert about the answer. The expected value is changed, never the arguments of the call. Tests that do not reach the
+changed claim fail at their end, so a control that proves nothing does not accuse the answer.
 """
 
 import ast
@@ -15,27 +14,27 @@ from typing import Any
 
 from mftcoder.execution.python.judge import LIBRARY
 
-_MET = "mft_met"
+_REACHED = "mft_reached"
 
 
 def count_claims(tests: str) -> int:
-    """How many claims can be changed."""
+    """The number of claims that can be changed."""
     return len(_claims(tests)[1])
 
 
 @functools.lru_cache(maxsize=512)
-def changed(tests: str, claim: int, way: int) -> str:
-    """`assert f(1) == 2` -> `assert f(1) == -1000000000000000002`, for one claim; `way` is -1 downwards, 1 upwards."""
+def changed(tests: str, claim: int, direction: int) -> str:
+    """`assert f(1) == 2` -> `assert f(1) == -1000000000000000002`, for one claim. `direction`: -1 smaller, 1 larger."""
     known, claims = _claims(tests)
-    tree = _Change(claims[claim], way, _names_of_its_own(known)).visit(copy.deepcopy(known))
-    tree.body.insert(_after_future_imports(tree), ast.parse(f"{_MET} = []").body[0])
-    tree.body.append(ast.parse(f"assert {_MET}, 'the changed claim was never reached'").body[0])
+    tree = _Change(claims[claim], direction, _names_of_tests(known)).visit(copy.deepcopy(known))
+    tree.body.insert(_after_future_imports(tree), ast.parse(f"{_REACHED} = []").body[0])
+    tree.body.append(ast.parse(f"assert {_REACHED}, 'the changed claim was never reached'").body[0])
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
 @functools.lru_cache(maxsize=512)
 def _claims(tests: str) -> tuple[ast.Module, tuple[int, ...]]:
-    """The tests, and the places of their claims among their asserts."""
+    """The tests, and the positions of their claims among their asserts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tree = ast.parse(tests)
@@ -44,12 +43,12 @@ def _claims(tests: str) -> tuple[ast.Module, tuple[int, ...]]:
 
 
 def _is_about_an_answer(node: ast.Assert) -> bool:
-    """`assert True` is about nothing."""
+    """False for `assert True`."""
     return any(isinstance(inner, ast.Name) for inner in ast.walk(node.test))
 
 
-def _names_of_its_own(tree: ast.Module) -> frozenset[str]:
-    """What the tests define or import, and what is built in: calling that asks nothing. A parameter may be the answer."""
+def _names_of_tests(tree: ast.Module) -> frozenset[str]:
+    """Names that the tests define or import, and builtins: calling these does not ask the answer. A parameter may be the answer."""
     names = set(vars(builtins))
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -65,10 +64,10 @@ def _after_future_imports(tree: ast.Module) -> int:
 
 
 class _Change(ast.NodeTransformer):
-    """Changes the assert with this number, as `ast.walk` counts them."""
+    """Changes the assert with this number, in the order of `ast.walk`."""
 
-    def __init__(self, number: int, way: int, own_names: frozenset[str]):
-        self.number, self.way, self.own_names = number, way, own_names
+    def __init__(self, number: int, direction: int, own_names: frozenset[str]):
+        self.number, self.direction, self.own_names = number, direction, own_names
         self.chosen: ast.Assert | None = None
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
@@ -81,14 +80,14 @@ class _Change(ast.NodeTransformer):
             return node
         constants = [] if _is_about_inequality(node.test) else list(_expected(node.test, self.own_names))
         for constant in constants:
-            constant.value = _other(constant.value, self.way)
+            constant.value = _other(constant.value, self.direction)
         if not constants:
             node.test = ast.UnaryOp(ast.Not(), node.test)
-        return [*ast.parse(f"{_MET}.append(1)").body, node]
+        return [*ast.parse(f"{_REACHED}.append(1)").body, node]
 
 
 def _expected(node: ast.AST, own_names: frozenset[str]) -> Iterator[ast.Constant]:
-    """The constants of a claim outside of what the answer is asked, of indexes and of formatted texts."""
+    """The constants of a claim, except arguments of calls of the answer, indexes and parts of f-strings."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float, complex, str, bytes, type(None))):
         yield node
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Call) and _asks(node.func, own_names)):
@@ -102,29 +101,29 @@ def _expected(node: ast.AST, own_names: frozenset[str]) -> Iterator[ast.Constant
 
 
 def _asks(function: ast.AST, own_names: frozenset[str]) -> bool:
-    """True if calling this may ask the answer: a name, or a method of a name, that is not the tests' own."""
+    """True if calling this may call the answer: a name, or a method of a name, that is not the tests' own."""
     while isinstance(function, ast.Attribute):
         function = function.value
     return isinstance(function, ast.Name) and function.id not in own_names
 
 
 def _is_about_inequality(test: ast.expr) -> bool:
-    """`f(1) != 2` holds for most values, so such a claim is negated."""
+    """True for `f(1) != 2`, which holds for most values; such a claim is negated instead."""
     operators = {type(operator) for node in ast.walk(test) if isinstance(node, ast.Compare) for operator in node.ops}
-    is_turned = any(isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) for node in ast.walk(test))
+    is_negated = any(isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) for node in ast.walk(test))
     return bool(operators & {ast.NotEq, ast.NotIn, ast.IsNot}) or (
-        is_turned and bool(operators & {ast.Eq, ast.In, ast.Is})
+        is_negated and bool(operators & {ast.Eq, ast.In, ast.Is})
     )
 
 
-def _other(value: Any, way: int) -> Any:
-    """Another value of the same kind; a number so far away that no tolerance reaches it."""
+def _other(value: Any, direction: int) -> Any:
+    """Another value of the same type; a number so far away that no tolerance covers it."""
     if value is None:
         return 0
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return value + way * (10**18 + 2 * abs(value))
+        return value + direction * (10**18 + 2 * abs(value))
     if isinstance(value, (float, complex)):
-        return value + way * (1e18 + 2 * abs(value))
+        return value + direction * (1e18 + 2 * abs(value))
     return value + "?" if isinstance(value, str) else value + b"?"

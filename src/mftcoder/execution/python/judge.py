@@ -1,9 +1,8 @@
-"""The trusted half of a Python run: executes the tests, and asks the candidate's process for every answer.
+"""The trusted process of a Python run: it executes the tests, and asks the candidate's process for every value.
 
-Goes in: the tests' source and a channel to the candidate. Comes out: nothing if all passed, else an exception. The names that
-the tests use and do not define (the entry point, a class of the solution) are stand-ins: calling one sends its arguments and
-receives plain data. The tests, their expected values, `assert` and `==` are never within the candidate's reach.
-What it does not do: start, limit or kill the candidate (worker.py does).
+Names that the tests use and do not define (the entry point, a class of the solution) are proxies: calling one sends the arguments
+and receives plain data. The candidate cannot reach the tests, their expected values, `assert` or `==`. Starting, limiting and
+killing the candidate is left to run.py and zygote.py.
 """
 
 import builtins
@@ -19,19 +18,18 @@ from typing import Any
 from mftcoder.execution.channel import Channel, ChannelClosedError, MessageTooLargeError
 from mftcoder.execution.python.wire import decode, encode
 
-# Modules that tests use without importing them, and that the candidate must not be asked to lend.
+# Modules that tests use without importing them. They come from this process, never from the candidate.
 LIBRARY = frozenset({"math", "re", "sys", "copy", "datetime", "itertools", "collections", "heapq", "random", "string"})
 
-
-_REPLAYED_BYTES = 32 << 20  # of a candidate's answers, that are kept for its negative control
+_REPLAYED_BYTES = 32 << 20  # of a candidate's replies that are kept for its negative control
 
 
 class CandidateError(Exception):
-    """The candidate's program raised, and the exception is no built-in one."""
+    """The answer raised an exception that is not a built-in one."""
 
 
-class OtherQuestionsError(BaseException):
-    """The script does not suit this candidate: the tests ask it something else, or its answers are too large to come together."""
+class ScriptMismatchError(BaseException):
+    """The script does not fit this candidate: the tests ask something else, or the replies are too large to come together."""
 
 
 Question = dict[str, Any]
@@ -40,25 +38,25 @@ Question = dict[str, Any]
 class Judge:
     """One run of one candidate against its tests.
 
-    Most tests ask every candidate the same questions. So those that a candidate before was asked (`script`) go along with the
-    program, all at once, and are answered at once: one journey for all, where each would cost the processes two switches.
-    A script holds arguments only, never what the tests expect.
+    Most tests ask every candidate the same questions. So the questions that an earlier candidate was asked (`script`) are sent with
+    the program, and all replies come back at once, which saves two context switches per question. A script holds arguments only,
+    never expected values.
     """
 
     def __init__(self, channel: Channel, script: Sequence[Question] = ()):
         self.channel = channel
         self.script = script
         self.asked: list[Question] = []
-        self.replies: list[dict[str, Any]] = []  # to what was asked
-        self.ahead: deque[dict[str, Any]] = deque()  # answers to what is left of the script
-        self.lost: BaseException | None = None  # a test that catches everything must not take this for an answer
+        self.replies: list[dict[str, Any]] = []  # to the questions in `asked`
+        self.scripted: deque[dict[str, Any]] = deque()  # replies to the rest of the script
+        self.broken: BaseException | None = None  # raised at the end, in case a test catches every exception
 
     def run(self, candidate: str, tests: str, entry_point: str) -> None:
-        """Execute the candidate there and the tests here; whatever the tests raise is raised."""
+        """Execute the answer there and the tests here; raises whatever the tests raise."""
         compiled = _compiled(tests, entry_point)
         self.channel.send({"source": candidate, "script": list(self.script)})
         reply = self._first_reply()
-        self.ahead.extend(reply["script"])
+        self.scripted.extend(reply["script"])
         _answer_of(reply["loaded"])
         self._execute(*compiled)
 
@@ -67,29 +65,29 @@ class Judge:
         try:
             exec(code, names)
         finally:
-            names.clear()  # the tests' functions and their names hold each other, and with them what was built
-        if self.lost:
-            raise self.lost
+            names.clear()  # functions and their globals form a reference cycle, which would keep the tests' values
+        if self.broken:
+            raise self.broken
 
     def _first_reply(self) -> dict[str, Any]:
-        """How loading went, with the answers to the script; each alone may be small enough where all together are not."""
+        """How loading went, and the replies to the script. Together they may exceed the limit though each one alone does not."""
         try:
             return self._receive()
         except MessageTooLargeError as error:
             if self.script:
-                raise OtherQuestionsError from error
+                raise ScriptMismatchError from error
             raise
 
-    def replayed(self, tests: str, entry_point: str) -> None:
-        """Execute other tests against what this candidate has answered; OtherQuestionsError if they ask something else."""
+    def replay(self, tests: str, entry_point: str) -> None:
+        """Execute other tests against the replies of this run; ScriptMismatchError if they ask something else."""
         if len(self.replies) < len(self.asked):
-            raise OtherQuestionsError  # they were too many to keep
-        replay = Judge(self.channel, self.asked)
-        replay.ahead.extend(self.replies)
-        replay._execute(*_compiled(tests, entry_point))
+            raise ScriptMismatchError  # the replies were too large to keep
+        replaying = Judge(self.channel, self.asked)
+        replaying.scripted.extend(self.replies)
+        replaying._execute(*_compiled(tests, entry_point))
 
     def ask(self, operation: str, target: int | str, arguments: tuple = (), named: dict[str, Any] | None = None) -> Any:
-        """Have the candidate's process do `operation`; changed lists, dicts and sets are changed here too."""
+        """Have the candidate's process do `operation`. Lists, dicts and sets that it changes are changed here too."""
         sent = encode(list(arguments), _reference_of)
         question = {
             "operation": operation,
@@ -97,32 +95,32 @@ class Judge:
             "arguments": sent,
             "named": encode(named or {}, _reference_of),
         }
-        reply = self._ahead(question) or self._send(question)
+        reply = self._scripted_reply(question) or self._send(question)
         if self.channel.received < _REPLAYED_BYTES:
             self.replies.append(reply)
         answer = _answer_of(reply)
         if len(answer) > 1:
             for here, there in zip(arguments, answer[1], strict=True):
-                _copy_back(here, decode(there, self._stand_in))
-        return decode(answer[0], self._stand_in)
+                _copy_back(here, decode(there, self._proxy))
+        return decode(answer[0], self._proxy)
 
-    def _ahead(self, question: Question) -> dict[str, Any] | None:
-        """The answer that has come with the script, if this question was next in it."""
+    def _scripted_reply(self, question: Question) -> dict[str, Any] | None:
+        """The reply that came with the script; None behind the script's end."""
         number = len(self.asked)
         self.asked.append(question)
         if number >= len(self.script):
             return None
         known = self.script[number]
-        if known != question and repr(known) != repr(question):  # a nan does not equal itself
-            self.lost = OtherQuestionsError()
-            raise self.lost
-        return self.ahead.popleft()
+        if known != question and repr(known) != repr(question):  # nan is not equal to itself
+            self.broken = ScriptMismatchError()
+            raise self.broken
+        return self.scripted.popleft()
 
     def _send(self, question: Question) -> dict[str, Any]:
         try:
             self.channel.send(question)
         except ChannelClosedError as error:
-            self.lost = error
+            self.broken = error
             raise
         return self._receive()
 
@@ -130,17 +128,17 @@ class Judge:
         try:
             return self.channel.receive()
         except (ChannelClosedError, MessageTooLargeError) as error:
-            self.lost = error
+            self.broken = error
             raise
 
-    def _stand_in(self, key: Any) -> "StandIn":
-        return StandIn(self, int(key))
+    def _proxy(self, key: Any) -> "Proxy":
+        return Proxy(self, int(key))
 
 
-class StandIn:
-    """An object or a global name of the candidate's program. Equal to nothing but itself; no arithmetic, no order.
+class Proxy:
+    """An object or a global name of the answer. Equal only to itself; no arithmetic, no order.
 
-    Comparing is what a cheat would want to be asked for, so a comparison never leaves this process.
+    A comparison never asks the candidate, because a cheat would reply "equal".
     """
 
     __slots__ = ("_judge", "_key")
@@ -186,25 +184,25 @@ class StandIn:
 
 
 def _exception(name: str, message: str) -> Exception:
-    """What the candidate raised, if it is built in: tests may expect it."""
+    """The exception that the candidate raised, if it is a built-in one: tests may expect it. Else CandidateError."""
     kind = vars(builtins).get(name)
     if isinstance(kind, type) and issubclass(kind, Exception):
         try:
             return kind(message)
-        except TypeError:  # UnicodeDecodeError and a few more want other arguments
+        except TypeError:  # UnicodeDecodeError and a few more take other arguments
             pass
     return CandidateError(f"{name}: {message}")
 
 
 def _answer_of(reply: dict[str, Any]) -> list[Any]:
-    """What the candidate answered; raises what it raised."""
+    """The candidate's answer; raises what the candidate raised."""
     if "error" in reply:
         raise _exception(str(reply["error"]), str(reply.get("message", "")))
     return reply["answer"]
 
 
 def can_be_scripted(questions: Sequence[Question]) -> bool:
-    """True if every question is a call of a global name with plain arguments, so that it means the same to every candidate."""
+    """True if every question calls a global name with plain arguments, and so can be asked of every candidate."""
     return all(
         q["operation"] == "call" and isinstance(q["target"], str) and not _refers(q["arguments"]) for q in questions
     )
@@ -217,7 +215,7 @@ def _refers(wire: Any) -> bool:
 
 
 def _reference_of(value: object) -> dict[str, Any]:
-    if isinstance(value, StandIn):
+    if isinstance(value, Proxy):
         return {"type": "reference", "value": object.__getattribute__(value, "_key")}
     raise TypeError(f"the tests pass a {type(value).__name__}, which cannot cross to the candidate's process")
 
@@ -231,12 +229,12 @@ def _copy_back(here: Any, there: Any) -> None:
 
 
 def _library_or(name: str, judge: Judge) -> Any:
-    return importlib.import_module(name) if name in LIBRARY else StandIn(judge, name)
+    return importlib.import_module(name) if name in LIBRARY else Proxy(judge, name)
 
 
 @functools.lru_cache(maxsize=512)
 def _compiled(tests: str, entry_point: str) -> tuple[CodeType, tuple[str, ...]]:
-    """The tests' code, and the names it uses and never sets. The entry point is one of them, also where it is `sum`."""
+    """The tests' code, and the names that it uses but never sets. The entry point is one, even if it has a builtin's name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         code = compile(tests, "<tests>", "exec")

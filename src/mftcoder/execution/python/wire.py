@@ -1,10 +1,10 @@
-"""Python values as plain JSON and back, for answers that cross from a candidate's process to its judge.
+"""Python values as plain JSON and back, for what crosses between a candidate's process and its judge.
 
-Goes in: a value. Comes out: JSON where atoms and lists stand for themselves and all else is `{"type": ..., "value": ...}`.
-Only plain data crosses. Whatever a candidate builds (an int that equals everything, a list that lies about its length)
-arrives as the plain value beneath it; an object that has none stays behind and is sent as a number to ask after (`reference`).
-Types are told by name, so that a candidate's process need not import what it does not use: a fork costs by what it carries.
-`decode` reads what a hostile process wrote: it makes values of the types listed here, with the contents checked, and nothing else.
+Atoms and lists are themselves in JSON; every other value is `{"type": ..., "value": ...}`. A trick of the candidate (an int that
+equals everything, a list with a false length) arrives as the plain value beneath it. An object without a plain form stays in its
+process and crosses as a number (`reference`). Types are recognized by name, so that the candidate's process, which is forked for
+every program, imports only what it uses. `decode` reads what a hostile process wrote: it makes only values of the types listed
+here, and checks their contents.
 """
 
 import builtins
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 _ATOMS = frozenset({bool, str, float, type(None)})
-_LARGE = 1 << 63  # larger integers go as hexadecimal: parsing a huge decimal takes quadratic time
+_LARGE = 1 << 63  # larger integers cross as hexadecimal: parsing a huge decimal takes quadratic time
 
 Wire = Any
 Reference = Callable[[Any], Any]
@@ -30,7 +30,7 @@ def _flat(value: dict) -> list:
     return [item for pair in dict.items(value) for item in pair]
 
 
-# type: (its name on the wire, how to take it apart into a list of values)
+# type: (its tag on the wire, how to take it apart into a list of values)
 _OF_VALUES: dict[str, tuple[str, _Plain]] = {
     "builtins.tuple": ("tuple", tuple.__iter__),
     "builtins.dict": ("dict", _flat),
@@ -46,7 +46,7 @@ _OF_VALUES: dict[str, tuple[str, _Plain]] = {
     "fractions.Fraction": ("fractions.Fraction", lambda value: [value.numerator, value.denominator]),
     "datetime.timedelta": ("datetime.timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
 }
-# type: (its name on the wire, how to write it as text)
+# type: (its tag on the wire, how to write it as text)
 _OF_TEXT: dict[str, tuple[str, _Plain]] = {
     "builtins.bytes": ("bytes", bytes.hex),
     "builtins.bytearray": ("bytearray", bytearray.hex),
@@ -59,7 +59,7 @@ _OF_TEXT: dict[str, tuple[str, _Plain]] = {
 
 
 def encode(value: object, reference: Reference = refuse_reference) -> Wire:
-    """`value` as JSON; a value that has no plain form is passed to `reference`."""
+    """`value` as JSON; a value without a plain form goes to `reference`."""
     kind = type(value)
     if kind in _ATOMS:
         return value
@@ -80,7 +80,7 @@ def encode(value: object, reference: Reference = refuse_reference) -> Wire:
 
 
 def _encode_rare(value: Any, reference: Reference) -> Wire:
-    """Subclasses of the atoms, built-in types themselves, numpy's numbers and arrays; the rest is a reference."""
+    """Encode subclasses of the atoms, built-in types themselves, numpy's numbers and arrays; the rest as a reference."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
@@ -91,7 +91,7 @@ def _encode_rare(value: Any, reference: Reference) -> Wire:
         return {"type": "builtin", "value": name}
     if getattr(type(value), "__module__", "") == "numpy" and (code := _numpy_code(value)):
         shape = list(value.shape) if hasattr(value, "__setitem__") else None
-        flat = value.__array__().reshape(-1).tolist()  # as a plain array: a matrix has no flat shape
+        flat = value.__array__().reshape(-1).tolist()  # as a plain array: a np.matrix cannot be flat
         items = list(map(str, flat)) if code in _NUMPY_TEXTS else [encode(item, reference) for item in flat]
         return {"type": "numpy", "value": [code, shape, items]}
     return reference(value)
@@ -99,12 +99,12 @@ def _encode_rare(value: Any, reference: Reference) -> Wire:
 
 _NUMBERS = frozenset({bool, int, float, complex})
 _NUMPY_NUMBERS = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"])
-_NUMPY_TEXTS = frozenset("gU")  # long double, whose numbers cross as text, and texts
-_NUMPY_TEXT_BYTES = 1 << 28  # of an array of texts, which are all as wide as the longest
+_NUMPY_TEXTS = frozenset("gU")  # long double, whose numbers cross as strings, and strings
+_NUMPY_TEXT_BYTES = 1 << 28  # of an array of strings, each of which takes as much as the longest
 
 
 def _numpy_code(value: Any) -> str | None:
-    """The name on the wire of a numpy value's type; None for a structure, an object, a date."""
+    """The tag of a numpy value's dtype; None for a structure, an object, a date."""
     kind = getattr(value, "dtype", None)
     names = (f"{kind.kind}{kind.itemsize}", kind.char, kind.kind) if kind is not None else ()
     return next((name for name in names if name in _NUMPY_NUMBERS | _NUMPY_TEXTS), None)
@@ -117,24 +117,24 @@ def _mapping(items: list) -> dict:
 def _builtin_type(name: str) -> type:
     found = vars(builtins).get(name)
     if not isinstance(found, type) or name.startswith("_"):
-        raise ValueError(f"{name!r} is no built-in type")
+        raise ValueError(f"{name!r} is not a built-in type")
     return found
 
 
 def _integers(items: list, count: int) -> list[int]:
     if len(items) != count or any(type(item) is not int for item in items):
-        raise ValueError(f"{count} integers are expected")
+        raise ValueError(f"expected {count} integers")
     return items
 
 
 def _complex(items: list) -> complex:
     if len(items) != 2 or any(type(item) is not float for item in items):
-        raise ValueError("two floats are expected")
+        raise ValueError("expected two floats")
     return complex(*items)
 
 
 def _library(name: str, maker: str | None = None) -> Callable[[], Any]:
-    """The type `module.name`, or its class method `maker`; imported when it is first met."""
+    """The type `module.name`, or its class method `maker`; imported on first use."""
     module, _, attribute = name.rpartition(".")
 
     def find() -> Any:
@@ -145,23 +145,23 @@ def _library(name: str, maker: str | None = None) -> Callable[[], Any]:
 
 
 def _numpy(items: list) -> Any:
-    """A numpy scalar or array, as itself: `==` and `is` on it must judge as they would beside the candidate.
+    """A numpy scalar or array, so that `==` on it means here what it means in numpy.
 
-    Only of plain numbers, booleans and texts: a structured type may claim that the bytes of an array are pointers.
+    Only numbers, booleans and strings: with a structured dtype, bytes of an array could become pointers.
     """
     code, shape, flat = items
     content = frozenset({str}) if code in _NUMPY_TEXTS else _NUMBERS if code in _NUMPY_NUMBERS else frozenset()
     if not content or not isinstance(flat, list) or not all(type(item) in content for item in flat):
-        raise ValueError(f"no such numpy array: type {code!r}")
+        raise ValueError(f"not a numpy array: dtype {code!r}")
     if code == "U" and 4 * len(flat) * max(map(len, flat), default=0) > _NUMPY_TEXT_BYTES:
-        raise ValueError("an array of texts too large to build")
+        raise ValueError("an array of strings is too large")
     numpy = importlib.import_module("numpy")
-    with numpy.errstate(over="raise", invalid="raise"):  # 70000 is no number of type f2
+    with numpy.errstate(over="raise", invalid="raise"):  # 70000 does not fit into f2
         array = numpy.array(flat, dtype=code)
     if shape is None and len(flat) == 1:
         return array[0]
     if not isinstance(shape, list) or math.prod(_integers(shape, len(shape))) != len(flat):
-        raise ValueError(f"no shape of {len(flat)} items: {shape!r}")
+        raise ValueError(f"shape {shape!r} does not fit {len(flat)} items")
     return array.reshape(shape)
 
 
@@ -195,11 +195,11 @@ _FROM_TEXT: dict[str, _Plain] = {
 
 
 def decode(wire: Wire, reference: Reference | None = None) -> Any:
-    """The value again; ValueError if it is no wire value. `reference` answers for objects that stayed on the other side."""
+    """The inverse of `encode`; ValueError for anything else. `reference` makes the proxy of an object on the other side."""
     try:
         return _decode(wire, reference)
-    except (TypeError, ArithmeticError, AttributeError) as error:  # of a constructor that was given something strange
-        raise ValueError(f"no such value on the wire: {error}") from error
+    except (TypeError, ArithmeticError, AttributeError) as error:  # from a constructor
+        raise ValueError(f"not a value of the wire format: {error}") from error
 
 
 def _decode(wire: Wire, reference: Reference | None) -> Any:
@@ -211,9 +211,9 @@ def _decode(wire: Wire, reference: Reference | None) -> Any:
     if tag == "reference" and reference is not None:
         return reference(inner)
     if not isinstance(tag, str):
-        raise ValueError(f"no such value on the wire: {str(wire)[:80]}")
+        raise ValueError(f"not a value of the wire format: {str(wire)[:80]}")
     if tag in _FROM_TEXT and isinstance(inner, str):
         return _FROM_TEXT[tag](inner)
     if tag in _FROM_VALUES and isinstance(inner, list):
         return _FROM_VALUES[tag]([_decode(item, reference) for item in inner])
-    raise ValueError(f"no such value on the wire: {str(wire)[:80]}")
+    raise ValueError(f"not a value of the wire format: {str(wire)[:80]}")

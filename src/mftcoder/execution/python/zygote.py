@@ -1,8 +1,7 @@
-"""The fork server of one slot: a small warm process that turns itself into one isolated program after another.
+"""The fork server of one slot: a small process with warm imports, which forks one isolated program after another.
 
-Goes in: requests on a socket (fork a Python candidate, execute a command, write files, end the run). Comes out: how each run
-ended. It never sees a test, and a candidate's source goes past it, straight to the fork: whatever a program reads of its
-process's memory, there is nothing there to find. Started by worker.py, one for each slot; ends when its worker does.
+A worker asks it to fork a Python candidate, execute a command, write files or end the run. It never sees a test, and a candidate's
+source goes straight to the fork, so a program finds neither in its process's memory. It ends when its worker ends.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from mftcoder.execution.isolation import kernel
 from mftcoder.execution.isolation.confinement import Confinement
 from mftcoder.execution.python import candidate
 
-# What most answers import. More would make every fork dearer than the imports it saves.
+# What most answers import. More modules would make each fork slower than the imports that they save.
 _WARM_MODULES = ("math", "re", "typing", "collections", "itertools", "functools", "heapq", "string", "copy")
 
 
@@ -38,11 +37,11 @@ class Zygote:
     child: int | None = None
 
     def __post_init__(self) -> None:
-        # A fresh child says here why it could not be confined; it is closed before anything foreign runs.
-        self.trouble, self.trouble_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # A child reports here why it could not be confined. It closes its end before it runs untrusted code.
+        self.problems, self.problems_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def serve(self) -> None:
-        """Answer requests until the worker hangs up."""
+        """Serve requests until the worker closes the channel."""
         operations = {"fork": self._fork, "execute": self._execute, "files": self._files, "end": self._end}
         while True:
             try:
@@ -61,7 +60,7 @@ class Zygote:
             self.control.send(reply)
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """A Python candidate that talks on the one descriptor."""
+        """Start a Python candidate, which talks to its judge on the one descriptor."""
         self.confinement.ready(request["limits"])
         self.child = kernel.fork_into(self.confinement.clone_flags)
         if self.child == 0:
@@ -70,16 +69,16 @@ class Zygote:
 
     def _become_candidate(self, request: dict[str, Any], descriptor: int) -> None:
         self.control.close()
-        silence = os.open("/dev/null", os.O_RDWR)
+        devnull = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
-            os.dup2(silence, number)
+            os.dup2(devnull, number)
         self.confinement.enter()
-        _only_descriptors([descriptor])
-        sys.stdout = sys.stderr = _Nowhere()
+        _close_descriptors_except([descriptor])
+        sys.stdout = sys.stderr = _NullStream()
         candidate.serve(Channel(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)))
 
     def _execute(self, request: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        """A command; the descriptors become its 0, 1, 2, 3 and so on."""
+        """Start a command; the descriptors become its 0, 1, 2, 3 and so on."""
         self.confinement.ready(request["limits"])
         self.child = kernel.fork_into(self.confinement.clone_flags)
         if self.child == 0:
@@ -88,22 +87,22 @@ class Zygote:
 
     def _become_command(self, request: dict[str, Any], descriptors: list[int]) -> None:
         self.confinement.enter(may_fork=request["may_fork"])
-        self.trouble_writer = os.dup2(self.trouble_writer, 120, inheritable=False)
+        self.problems_writer = os.dup2(self.problems_writer, 120, inheritable=False)
         high = [os.dup2(number, 100 + index, inheritable=False) for index, number in enumerate(descriptors)]
-        _only_descriptors([*high, self.trouble_writer])
+        _close_descriptors_except([*high, self.problems_writer])
         for index, number in enumerate(high):
             os.dup2(number, index)
         home = self.confinement.scratch.path
         os.execve(request["command"][0], request["command"], {**request["environment"], "HOME": home, "TMPDIR": home})
 
     def _files(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
-        """Remove what is in the scratch folder but what is to be kept, and write these files into it."""
+        """Remove everything in the scratch folder but the names in `keep`, then write these files."""
         self.confinement.scratch.clear(request["keep"])
         self.confinement.scratch.write(request["files"])
         return {}
 
     def _end(self, request: dict[str, Any], _: list[int]) -> dict[str, Any]:
-        """Kill the run with all it started; how it ended. A run that has closed all its outputs may have a moment to end."""
+        """Kill the run and all that it started, after `patience` seconds to end by itself; how it ended."""
         if self.child is None:
             return {}
         ended = self._has_ended(request.get("patience", 0.0))
@@ -114,8 +113,8 @@ class Zygote:
         self.confinement.kill_leftovers()
         if request.get("clear", True):
             self.confinement.scratch.clear()
-        if trouble := self._trouble():
-            return {"problem": trouble}
+        if problem := self._problem():
+            return {"problem": problem}
         return {
             "ended": ended,
             "exit_code": os.waitstatus_to_exitcode(status),
@@ -133,31 +132,31 @@ class Zygote:
             time.sleep(0.0005)
 
     def _finish(self, action: Callable[[], None]) -> None:
-        """Run `action` in a fresh child and end it without the parent's clean-up, whatever happens."""
+        """Run `action` in a new child, then end the child without the parent's clean-up."""
         try:
             action()
         except BaseException as error:
             with contextlib.suppress(OSError):
-                os.write(self.trouble_writer, f"{type(error).__name__}: {error}".encode()[:500])
+                os.write(self.problems_writer, f"{type(error).__name__}: {error}".encode()[:500])
         finally:
             os._exit(0)
 
-    def _trouble(self) -> str:
+    def _problem(self) -> str:
         try:
-            return os.read(self.trouble, 1000).decode(errors="replace")
+            return os.read(self.problems, 1000).decode(errors="replace")
         except BlockingIOError:
             return ""
 
 
-class _Nowhere(io.TextIOBase):
-    """A text stream that takes everything and keeps nothing."""
+class _NullStream(io.TextIOBase):
+    """A text stream that discards what is written."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
-def _only_descriptors(kept: list[int]) -> None:
-    """Close every descriptor above 2 but `kept`."""
+def _close_descriptors_except(kept: list[int]) -> None:
+    """Close every descriptor above 2 that is not in `kept`."""
     start = 3
     for number in sorted(number for number in kept if number > 2):
         os.closerange(start, number)
@@ -166,7 +165,7 @@ def _only_descriptors(kept: list[int]) -> None:
 
 
 def main() -> None:
-    """Serve on the descriptor that is the first argument; the second is JSON for `Confinement`."""
+    """Serve on the descriptor in the first argument; the second one is the JSON of `Confinement.prepare` and `preload`."""
     control = Channel(socket.socket(fileno=int(sys.argv[1])))
     unbounded_memory()
     if kernel.is_supported():

@@ -1,8 +1,4 @@
-"""The worker's end of a zygote: start it, ask it for runs, learn how they ended.
-
-Goes in: a slot's settings. Comes out: `RunEnd`s. `ZygoteLostError` says that the fork server itself failed, which is the sandbox's
-fault and never the program's.
-"""
+"""The worker's end of a zygote: start it, ask it for runs, learn how they ended."""
 
 import json
 import os
@@ -26,26 +22,24 @@ ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
-    "PYTHONHASHSEED": "0",  # the order of a set must not decide over a pass
+    "PYTHONHASHSEED": "0",  # so that a verdict does not depend on the order of a set
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
 
-
-# The package may have been found by PYTHONPATH, which the clean environment does not have.
+# The package may have been found through PYTHONPATH, which the clean environment lacks.
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from mftcoder.execution.python.zygote import main; main()"
-
 
 _USERS = 20_000  # user ids for answers, and as many for tests
 
 
 class ZygoteLostError(Exception):
-    """The fork server could not start, or has gone."""
+    """The zygote did not start, or ended: a failure of the sandbox, never of the program."""
 
 
 @dataclass(frozen=True)
 class SlotSettings:
-    """One slot of a pool: where its programs live and as whom."""
+    """One slot of a pool: the level, the folder, the user and the readable paths of its programs."""
 
     level: str
     scratch: str
@@ -53,7 +47,7 @@ class SlotSettings:
     readable: tuple[str, ...]
 
     def for_tests(self, language: str) -> "SlotSettings":
-        """The same walls around a folder and a user that the slot's answers have no part in."""
+        """The same settings with a folder and a user of their own, so that answers cannot reach the tests."""
         folder = Path(f"{self.scratch}-{language}-tests")
         folder.mkdir(mode=0o700, exist_ok=True)
         return replace(self, scratch=str(folder), uid=None if self.uid is None else self.uid + _USERS)
@@ -61,7 +55,7 @@ class SlotSettings:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended: by itself (`ended`) or by our kill."""
+    """How a run ended: by itself (`ended`), or because we killed it."""
 
     ended: bool = False
     exit_code: int | None = None
@@ -69,19 +63,19 @@ class RunEnd:
     memory_killed: bool = False
 
     def is_out_of_time(self, seconds: float) -> bool:
-        """True if the kernel ended it for its processor time, or had begun to when we looked."""
+        """True if the kernel ended it for its CPU time, or was about to when we looked."""
         if self.ended and self.exit_code == -signal.SIGXCPU:
             return True
         killed = not self.ended or self.exit_code == -signal.SIGKILL
-        # The limit is held by whole ticks, the time told is what was really run: on a busy processor far less.
+        # The kernel compares the limit with whole ticks but reports the time really used: far less on a busy CPU.
         return killed and self.cpu_seconds >= 0.3 * seconds
 
 
 class ZygoteHandle:
-    """A running fork server."""
+    """A running zygote."""
 
     def __init__(self, settings: SlotSettings, preload: Sequence[str] = ()):
-        here, there = pair()
+        ours, theirs = pair()
         arguments = {**vars(settings), "preload": list(preload)}
         command = [
             sys.executable,
@@ -94,22 +88,22 @@ class ZygoteHandle:
             _START,
             str(Path(mftcoder.__file__).parents[1]),
         ]
-        with there:
+        with theirs:
             self.process = subprocess.Popen(
-                [*command, str(there.fileno()), json.dumps(arguments)],
-                pass_fds=[there.fileno()],
+                [*command, str(theirs.fileno()), json.dumps(arguments)],
+                pass_fds=[theirs.fileno()],
                 env=ENVIRONMENT,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        self.channel = Channel(here)
+        self.channel = Channel(ours)
         greeting = self._reply()
         self.covers: tuple[str, ...] = tuple(greeting["covers"])
         self._groups = [Path(folder) for folder in greeting["groups"]]
 
     def fork(self, end: socket.socket, limits: Limits) -> None:
-        """Start a Python candidate that talks on `end`, which is closed here."""
+        """Start a Python candidate that talks on `end`; closes `end` in this process."""
         with end:
             self._ask({"operation": "fork", "limits": _wire_limits(limits)}, [end.fileno()])
 
@@ -130,15 +124,15 @@ class ZygoteHandle:
         self._ask({**request, "environment": {**ENVIRONMENT, **environment}}, descriptors)
 
     def write(self, files: Mapping[str, str], *, keep: Sequence[str]) -> None:
-        """Remove all of the scratch folder but the top-level names in `keep`, then write these files."""
+        """Remove everything in the scratch folder but the top-level names in `keep`, then write these files."""
         self._ask({"operation": "files", "files": dict(files), "keep": list(keep)})
 
     def end(self, *, clear: bool = True, patience: float = 0.0) -> RunEnd:
-        """Kill what still runs after `patience` seconds; how the run ended."""
+        """Kill what still runs after `patience` seconds. Returns how the run ended."""
         return RunEnd(**self._ask({"operation": "end", "clear": clear, "patience": patience}))
 
     def close(self) -> None:
-        """Hang up; the zygote kills what it runs and ends."""
+        """Close the channel, upon which the zygote kills its program and ends."""
         self.channel.close()
         try:
             self.process.wait(timeout=5)
@@ -152,7 +146,7 @@ class ZygoteHandle:
         try:
             self.channel.send(request, descriptors)
         except ChannelClosedError as error:
-            raise ZygoteLostError("the fork server has gone") from error
+            raise ZygoteLostError("the zygote ended") from error
         return self._reply()
 
     def _reply(self) -> dict[str, Any]:
@@ -160,7 +154,7 @@ class ZygoteHandle:
             reply = self.channel.receive()
         except ChannelClosedError as error:
             code = self.process.poll()
-            raise ZygoteLostError(f"the fork server has gone (exit code {code})") from error
+            raise ZygoteLostError(f"the zygote ended (exit code {code})") from error
         if "problem" in reply:
             raise ZygoteLostError(reply["problem"])
         return reply
@@ -177,13 +171,13 @@ def _wire_limits(limits: Limits, *, seconds: float | None = None, address_mb: in
 
 
 def unused_uid(level: str, toolchains: Iterable[Toolchain] = ()) -> int | None:
-    """A user id for this slot's programs, below 65,536 and its own for every running worker; None: stay who we are.
+    """A user id for this slot's programs, below 65,536 and different for each running worker; None: the caller's.
 
-    None without the right to switch, and where another user could not reach the interpreter or a toolchain (one under /root, say,
-    unless the slot has a root folder of its own): programs then keep the caller's id without its capabilities.
+    None if this process may not switch users, or if another user could not read the interpreter or a toolchain (one under /root, say;
+    at level `namespaces` that does not matter). Programs then keep the caller's id, without its capabilities.
     """
-    wanted = [sys.prefix, sys.base_prefix, *(path for toolchain in toolchains for path in toolchain.readable)]
-    reachable = level == "namespaces" or all(_open_to_others(Path(path)) for path in wanted)
+    needed = [sys.prefix, sys.base_prefix, *(path for toolchain in toolchains for path in toolchain.readable)]
+    reachable = level == "namespaces" or all(_open_to_others(Path(path)) for path in needed)
     return 20_000 + os.getpid() % _USERS if reachable and kernel.may_switch_users() else None
 
 

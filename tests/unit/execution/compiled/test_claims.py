@@ -2,11 +2,11 @@
 
 import pytest
 
-from mftcoder.execution.compiled.claims import lift
+from mftcoder.execution.compiled.claims import instrument
 
 
 @pytest.mark.parametrize(
-    ("language", "tests", "lifted"),
+    ("language", "tests", "instrumented"),
     [
         ("cpp", "assert (f(1, 2) == 3);", "assert (f(1, 2) == mft_expected(0, 3));"),
         ("cpp", "assert (same(f({1}), {2, 4}));", "assert (same(f({1}), {mft_expected(0, 2), mft_expected(0, 4)}));"),
@@ -36,10 +36,10 @@ from mftcoder.execution.compiled.claims import lift
          "assert.Equal(true, math.Abs(f(1)-mft_number(0, 0.5)) < mft_number(0, 1e-6))"),
     ],
 )  # fmt: skip
-def test_what_a_claim_expects_is_lifted_and_what_it_asks_is_not(language: str, tests: str, lifted: str) -> None:
-    found = lift(tests, language, ["f"])
-    assert found.tests == lifted
-    assert found.claims == lifted.count("expected(1") + lifted.count("holds(1") + 1
+def test_expected_values_are_instrumented_and_arguments_are_not(language: str, tests: str, instrumented: str) -> None:
+    found = instrument(tests, language, ["f"])
+    assert found.tests == instrumented
+    assert found.claims == instrumented.count("expected(1") + instrumented.count("holds(1") + 1
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_a_claim_expects_is_lifted_and_what_it_asks_is_not(language: str, t
     ],
 )
 def test_what_is_no_claim_about_an_answer_stays_as_it_is(language: str, tests: str) -> None:
-    found = lift(tests, language, ["f"])
+    found = instrument(tests, language, ["f"])
     assert (found.tests, found.claims) == (tests, 0)
 
 
@@ -62,10 +62,10 @@ def test_what_is_no_claim_about_an_answer_stays_as_it_is(language: str, tests: s
 def test_a_variable_that_a_question_uses_too_is_not_changed(before: str) -> None:
     """`decode(encode(str)) == str` would hold for any other text as well."""
     claim = "f(coded) == str" if "coded" in before else "f(str) == str"
-    assert lift(f"{before} assert ({claim});", "cpp", ["f"]).tests == f"{before} assert (mft_holds(0, {claim}));"
+    assert instrument(f"{before} assert ({claim});", "cpp", ["f"]).tests == f"{before} assert (mft_holds(0, {claim}));"
 
 
 def test_claims_are_numbered_in_order() -> None:
-    found = lift("assert (f(1) == 1);\nassert (f(2) == 2);\nassert (f(3));", "cpp", ["f"])
+    found = instrument("assert (f(1) == 1);\nassert (f(2) == 2);\nassert (f(3));", "cpp", ["f"])
     assert [found.tests.index(f"({n}, ") for n in range(3)] == sorted(found.tests.index(f"({n}, ") for n in range(3))
     assert found.claims == 3

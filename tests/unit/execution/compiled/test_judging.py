@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from mftcoder.execution.compiled.judging import NO_CHANGE, Sides, judged
+from mftcoder.execution.compiled.judging import NO_CHANGE, Sides, judge
 from mftcoder.execution.compiled.relay import Peer
 from mftcoder.execution.python.zygote_handle import RunEnd
 from mftcoder.execution.sandbox import Limits
@@ -76,20 +76,20 @@ def says(text: bytes) -> Threaded:
 
 def test_a_right_answer_passes_and_was_run_against_a_changed_test() -> None:
     tests = Threaded(expects_four)
-    assert judged(Sides(says(b"4"), tests, 1), LIMITS).status == "passed"
+    assert judge(Sides(says(b"4"), tests, 1), LIMITS).status == "passed"
     assert tests.changes == [NO_CHANGE, 0]
 
 
 def test_a_wrong_answer_fails_and_costs_one_run() -> None:
     tests = Threaded(expects_four)
-    result = judged(Sides(says(b"3"), tests, 1), LIMITS)
+    result = judge(Sides(says(b"3"), tests, 1), LIMITS)
     assert (result.status, result.stderr) == ("failed", "it is not four")
     assert tests.changes == [NO_CHANGE]
 
 
 def test_an_answer_that_passes_a_wrong_test_has_cheated() -> None:
     tests = Threaded(lambda end, change: send(end, b"v", b"passed"))
-    assert judged(Sides(says(b""), tests, 5), LIMITS).status == "cheated"
+    assert judge(Sides(says(b""), tests, 5), LIMITS).status == "cheated"
     first, second = tests.changes[1:]
     assert first % 2 == 0 and second == first + 1  # one claim, downwards and upwards
 
@@ -97,18 +97,18 @@ def test_an_answer_that_passes_a_wrong_test_has_cheated() -> None:
 def test_an_answer_that_fails_one_of_the_two_changes_has_not_cheated() -> None:
     """`f(x) > 3` holds as well with a smaller number."""
     tests = Threaded(lambda end, change: send(end, b"v", b"failed" if change % 2 and change > 0 else b"passed"))
-    assert judged(Sides(says(b""), tests, 5), LIMITS).status == "passed"
+    assert judge(Sides(says(b""), tests, 5), LIMITS).status == "passed"
 
 
 def test_a_claim_that_is_never_reached_says_nothing_and_another_is_drawn() -> None:
     tests = Threaded(lambda end, change: send(end, b"v", b"void" if change >= 0 else b"passed"))
-    assert judged(Sides(says(b""), tests, 5), LIMITS).status == "passed"
+    assert judge(Sides(says(b""), tests, 5), LIMITS).status == "passed"
     assert len(tests.changes) == 4 and len(set(tests.changes)) == 4
 
 
 def test_tests_without_claims_are_run_once() -> None:
     tests = Threaded(expects_four)
-    assert judged(Sides(says(b"4"), tests, 0), LIMITS).status == "passed"
+    assert judge(Sides(says(b"4"), tests, 0), LIMITS).status == "passed"
     assert tests.changes == [NO_CHANGE]
 
 
@@ -122,12 +122,12 @@ def test_tests_without_claims_are_run_once() -> None:
 )
 def test_an_answer_that_hangs_up_ends_as_its_process_did(end: RunEnd, status: str) -> None:
     answer = Threaded(lambda wire, claim: None, end)
-    assert judged(Sides(answer, Threaded(expects_four), 1), LIMITS).status == status
+    assert judge(Sides(answer, Threaded(expects_four), 1), LIMITS).status == status
 
 
 def test_tests_that_end_without_a_verdict_are_no_pass() -> None:
     tests = Threaded(lambda end, change: None, RunEnd(ended=True, exit_code=-11))
-    assert judged(Sides(says(b"4"), tests, 1), LIMITS).status == "failed"
+    assert judge(Sides(says(b"4"), tests, 1), LIMITS).status == "failed"
 
 
 def test_an_answer_that_never_comes_is_a_timeout() -> None:
@@ -135,5 +135,5 @@ def test_an_answer_that_never_comes_is_a_timeout() -> None:
         while end.recv(100):
             pass
 
-    result = judged(Sides(Threaded(silent), Threaded(expects_four), 1), Limits(seconds=0.05))
+    result = judge(Sides(Threaded(silent), Threaded(expects_four), 1), Limits(seconds=0.05))
     assert result.status == "timeout"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from mftcoder.execution.compiled.relay import EndedError, LateError, NoVerdictError, Peer, carry
+from mftcoder.execution.compiled.relay import EndedError, LateError, NoVerdictError, Peer, relay
 
 
 def frame(kind: bytes, body: bytes) -> bytes:
@@ -36,7 +36,7 @@ def test_a_question_and_its_answer_are_carried_until_the_verdict(sides) -> None:
     tests, answer, theirs, its = sides
     its.sendall(frame(b"a", b"four"))
     theirs.sendall(frame(b"q", b"twice two?") + frame(b"v", b"passed"))
-    assert carry(tests, answer) == "passed"
+    assert relay(tests, answer) == "passed"
     assert (its.recv(100), theirs.recv(100)) == (frame(b"q", b"twice two?"), frame(b"a", b"four"))
 
 
@@ -44,7 +44,7 @@ def test_a_verdict_from_the_answer_reaches_the_tests_as_an_exception(sides) -> N
     tests, answer, theirs, its = sides
     its.sendall(frame(b"v", b"passed"))
     theirs.sendall(frame(b"q", b"") + frame(b"v", b"failed"))
-    assert carry(tests, answer) == "failed"
+    assert relay(tests, answer) == "failed"
     assert theirs.recv(100) == frame(b"e", b"passed")
 
 
@@ -53,14 +53,14 @@ def test_an_answer_that_hangs_up_has_ended(sides) -> None:
     theirs.sendall(frame(b"q", b""))
     its.close()
     with pytest.raises(EndedError):
-        carry(tests, answer)
+        relay(tests, answer)
 
 
 def test_tests_that_hang_up_without_a_verdict_are_told_apart_from_the_answer(sides) -> None:
     tests, answer, theirs, _ = sides
     theirs.close()
     with pytest.raises(NoVerdictError):
-        carry(tests, answer)
+        relay(tests, answer)
 
 
 @pytest.mark.parametrize("size", [0, (8 << 20) + 1, 0xFFFFFFFF])

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from mftcoder.execution.isolation import kernel
-from mftcoder.execution.isolation.confinement import Confinement
-from mftcoder.execution.isolation.reach import readable_paths
+from mftcoder.execution.isolation.confinement import Confinement, readable_paths
 from mftcoder.execution.python.zygote_handle import RunEnd, SlotSettings, ZygoteHandle, ZygoteLostError
 from mftcoder.execution.sandbox import Limits
 

@@ -37,8 +37,8 @@ def decide(steps: bytes, number: int, *arguments: int, architecture: int = X86_6
             place += if_true if holds else if_false
 
 
-def filter_of(*, may_fork: bool = False, own_files_only: bool = False, walled_signals: bool = True) -> bytes:
-    steps = program(may_fork=may_fork, own_files_only=own_files_only, walled_signals=walled_signals)
+def filter_of(*, may_fork: bool = False, protect_modes: bool = False, own_signals_only: bool = False) -> bytes:
+    steps = program(may_fork=may_fork, protect_modes=protect_modes, own_signals_only=own_signals_only)
     return for_process(steps, OWN_ID)
 
 
@@ -113,16 +113,16 @@ def test_a_program_may_change_limits_and_priority_of_itself_only() -> None:
 
 def test_signals_reach_itself_only_where_no_process_namespace_keeps_them_in() -> None:
     for number in (KILL, 200, 234):
-        assert decide(filter_of(walled_signals=True), number, 1) == ALLOWED
-        assert decide(filter_of(walled_signals=False), number, OWN_ID) == ALLOWED
-        assert decide(filter_of(walled_signals=False), number, 1) == refused(errno.EPERM)
-        assert decide(filter_of(walled_signals=False), number, 0) == refused(errno.EPERM)  # the process group
+        assert decide(filter_of(own_signals_only=False), number, 1) == ALLOWED
+        assert decide(filter_of(own_signals_only=True), number, OWN_ID) == ALLOWED
+        assert decide(filter_of(own_signals_only=True), number, 1) == refused(errno.EPERM)
+        assert decide(filter_of(own_signals_only=True), number, 0) == refused(errno.EPERM)  # the process group
 
 
 def test_whoever_runs_as_the_user_changes_no_mode_and_is_told_it_has() -> None:
-    assert decide(filter_of(own_files_only=True), CHMOD) == refused(0)
-    assert decide(filter_of(own_files_only=True), CHOWN) == refused(errno.EPERM)
-    assert decide(filter_of(own_files_only=False), CHMOD) == decide(filter_of(), CHOWN) == ALLOWED
+    assert decide(filter_of(protect_modes=True), CHMOD) == refused(0)
+    assert decide(filter_of(protect_modes=True), CHOWN) == refused(errno.EPERM)
+    assert decide(filter_of(protect_modes=False), CHMOD) == decide(filter_of(), CHOWN) == ALLOWED
 
 
 def test_commands_that_send_signals_or_hold_up_others_are_refused_and_the_rest_is_not() -> None:

@@ -14,12 +14,12 @@ const int kWire = 3;              // a socket to the worker
 const unsigned long kLargest = 8ul << 20;
 const int kDeepest = 100;
 
-struct Lost {};                   // the other side has gone, or makes no sense
+struct Lost {};                   // the other process ended, or sent nonsense
 struct Failed : std::runtime_error { using std::runtime_error::runtime_error; };
 
-bool lost = false;                // a test that catches everything must not take this for an answer
-int change = -1;                  // twice the number of the claim to change, and one more for upwards
-bool met = false;                 // that claim was evaluated
+bool lost = false;                // remembered, because a test may catch every exception
+int change = -1;                  // 2 * claim to expect a smaller value, 2 * claim + 1 for a larger one
+bool reached = false;             // that claim was evaluated
 
 void write_all(const char* data, unsigned long size) {
   while (size > 0) {
@@ -47,7 +47,7 @@ void send(char kind, const std::string& body) {
   frame += body;
   write_all(frame.data(), frame.size());
 }
-bool receive(std::string& frame) {  // its first byte is its kind
+bool receive(std::string& frame) {  // the first byte of a frame is its kind
   uint32_t size = 0;
   if (!read_all(reinterpret_cast<char*>(&size), 4) || size == 0 || size > kLargest) return false;
   frame.resize(size);
@@ -70,7 +70,7 @@ unsigned long long take_word(In& in) {
   in.at += 8;
   return value;
 }
-unsigned long take_count(In& in) {  // every item is at least a byte
+unsigned long take_count(In& in) {  // every item takes at least a byte
   unsigned long long count = take_word(in);
   need(in, count);
   return count;
@@ -153,7 +153,7 @@ void serve(void (*answer)(In&, Out&)) {
 void failed(int line, const char* claim) { throw Failed("line " + std::to_string(line) + ": " + claim); }
 int change_of(int claim) {
   if (change < 0 || change / 2 != claim) return 0;
-  met = true;
+  reached = true;
   return change % 2 ? 1 : -1;
 }
 
@@ -162,7 +162,7 @@ int judge(int (*tests)(), int argc, char** argv) {
   if (argc > 1) change = std::atoi(argv[1]);
   try {
     int code = tests();
-    verdict = code == 0 ? (change < 0 || met ? "passed" : "void") : "failed main returned " + std::to_string(code);
+    verdict = code == 0 ? (change < 0 || reached ? "passed" : "void") : "failed main returned " + std::to_string(code);
   } catch (const std::exception& error) {
     verdict += " " + std::string(error.what()).substr(0, 400);
   } catch (...) {

@@ -1,8 +1,8 @@
-// Package mftbridge is Go's half of what crosses between the tests' process and the answer's: plain values, questions, answers.
+// Package mftbridge is what crosses between the judge and the candidate in Go: plain values, questions, answers.
 //
-// Both halves know the problem's own signature, so values carry no types; only an interface says what it holds. A number is eight bytes,
-// a text or a container is its length and its items. A value of a type that the answer has named itself crosses as one that equals
-// nothing. Everything that is read is bounded by the message it came in.
+// Both know the problem's signature, so values carry no types; only an interface carries one. A number takes eight bytes, a string or
+// a container is its length and its items. A value of a type that the answer defined crosses as one that equals nothing. Every read
+// is bounded by its message.
 package mftbridge
 
 import (
@@ -46,7 +46,7 @@ func (in *input) count() (int, bool) {
 	if count == absent {
 		return 0, false
 	}
-	if count > uint64(len(in.left)) { // every item is at least a byte
+	if count > uint64(len(in.left)) { // every item takes at least a byte
 		panic("a message is too short")
 	}
 	return int(count), true
@@ -120,7 +120,7 @@ func putInterface(out []byte, value reflect.Value) []byte {
 	return put(text(out, name), value.Elem())
 }
 
-// describe names a type that is made of Go's own, and nothing else.
+// describe names a type that consists of Go's own types; other types have no name.
 func describe(kind reflect.Type) string {
 	if kind.PkgPath() != "" {
 		return ""
@@ -164,7 +164,7 @@ var basic = map[string]reflect.Type{
 	"complex128": reflect.TypeOf(complex128(0)), "string": reflect.TypeOf(""), "any": reflect.TypeOf((*interface{})(nil)).Elem(),
 }
 
-// typeOf is the inverse of describe; the name's rest is what belongs to the type around it.
+// typeOf is the inverse of describe; it also returns the rest of the name, which belongs to the enclosing type.
 func typeOf(name string) (reflect.Type, string) {
 	if len(name) > 400 {
 		panic("no such type")
@@ -314,12 +314,12 @@ func receive() (byte, []byte, bool) {
 	return frame[0], frame[1:], true
 }
 
-// isChanged is true for what a function can change of its caller's.
+// isChanged is true for an argument that the function can change for its caller.
 func isChanged(kind reflect.Type) bool {
 	return kind.Kind() == reflect.Slice || kind.Kind() == reflect.Map || kind.Kind() == reflect.Ptr
 }
 
-// Serve is the answer's half: it answers questions until the tests hang up.
+// Serve runs in the candidate: it answers questions until the judge closes the socket.
 func Serve(function interface{}) {
 	answers := reflect.ValueOf(function)
 	for {
@@ -368,10 +368,10 @@ func message(found interface{}) string {
 	return "of no text"
 }
 
-var lost, met bool
-var change = -1 // twice the number of the claim to change, and one more for upwards
+var lost, reached bool
+var change = -1 // 2 * claim to expect a smaller value, 2 * claim + 1 for a larger one
 
-// Bind is the tests' half: it makes the function that `pointer` points to ask the answer.
+// Bind runs in the judge: it makes the function that `pointer` points to ask the candidate.
 func Bind(pointer interface{}) {
 	function := reflect.ValueOf(pointer).Elem()
 	kind := function.Type()
@@ -424,7 +424,7 @@ func copyBack(here, there reflect.Value) {
 	}
 }
 
-// Judge is the tests' half: it runs them once and says how that ended.
+// Judge runs the tests once and sends the verdict.
 func Judge(tests func() bool) {
 	if len(os.Args) > 1 {
 		change, _ = strconv.Atoi(os.Args[1])
@@ -432,27 +432,27 @@ func Judge(tests func() bool) {
 	send('v', []byte(verdict(tests)))
 }
 
-func verdict(tests func() bool) (word string) {
+func verdict(tests func() bool) (text string) {
 	defer func() {
 		if found := recover(); found != nil {
-			word = "failed " + message(found)
+			text = "failed " + message(found)
 		}
 	}()
 	switch {
 	case !tests() || lost:
 		return "failed"
-	case change >= 0 && !met:
+	case change >= 0 && !reached:
 		return "void"
 	}
 	return "passed"
 }
 
-// Expected is what a claim of the tests expects, and something else when this claim is the negative control.
+// Expected returns the expected value of a claim, and another value if this claim is the negative control.
 func Expected(claim int, value interface{}) interface{} {
 	if change < 0 || change/2 != claim {
 		return value
 	}
-	met = true
+	reached = true
 	switch value := value.(type) {
 	case nil:
 		return 0
@@ -462,12 +462,12 @@ func Expected(claim int, value interface{}) interface{} {
 	return changed{value}
 }
 
-// Number is Expected for a number within a comparison.
+// Number is Expected for a number in a comparison.
 func Number(claim int, value float64) float64 {
 	if change < 0 || change/2 != claim {
 		return value
 	}
-	met = true
+	reached = true
 	far := 1e18 + 2*math.Abs(value)
 	if change%2 == 0 {
 		far = -far
@@ -475,5 +475,5 @@ func Number(claim int, value float64) float64 {
 	return value + far
 }
 
-// changed differs from every value that an answer can send.
+// changed is not equal to any value that a candidate can send.
 type changed struct{ value interface{} }

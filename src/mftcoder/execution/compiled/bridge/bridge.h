@@ -1,7 +1,7 @@
-// C++'s half of what crosses between the tests' process and the answer's: plain values, questions, answers.
+// What crosses between the judge and the candidate in C++: plain values, questions, answers.
 //
-// Both halves are compiled from the problem's own signature, so values carry no types. An integer is eight bytes, a number with a
-// point is a double, a text or a container is its length and its items. Everything that is read is bounded by the message it came in.
+// Both are compiled from the problem's signature, so values carry no types. An integer takes eight bytes, a floating-point number is a
+// double, a string or a container is its length and its items. Every read is bounded by its message.
 #pragma once
 #include <array>
 #include <deque>
@@ -25,20 +25,20 @@ namespace mft {
 struct In { const char* at; const char* end; int depth; };
 typedef std::string Out;
 
-// In bridge.cpp, compiled once.
+// Defined in bridge.cpp, which is compiled once.
 void put_word(Out& out, unsigned long long value);
 void put_text(Out& out, const char* text, unsigned long size);
 unsigned long long take_word(In& in);
 std::string take_text(In& in);
 unsigned long take_count(In& in);
-std::string ask(const Out& question);                        // the tests' half: one question, its answer
-void serve(void (*answer)(In& question, Out& answer));       // the answer's half: until the tests hang up
-int judge(int (*tests)(), int argc, char** argv);            // the tests' half: run them once, say how it ended
+std::string ask(const Out& question);                        // judge: send a question, return its answer
+void serve(void (*answer)(In& question, Out& answer));       // candidate: serve until the judge closes the socket
+int judge(int (*tests)(), int argc, char** argv);            // judge: run the tests once and send the verdict
 int judge(void (*tests)(), int argc, char** argv);
 [[noreturn]] void failed(int line, const char* claim);
-int change_of(int claim);                                     // of what it expects: -1 downwards, 1 upwards, 0 none
+int change_of(int claim);                                     // -1: expect a smaller value, 1: a larger one, 0: unchanged
 
-// Each value's own way: `put` and `take` of a Wire<T>. No primary template: a type without a way does not compile.
+// How values of type T are written and read: Wire<T>::put and take. No primary template, so that other types do not compile.
 template <class T, class = void> struct Wire;
 
 template <class T> struct Wire<T, typename std::enable_if<std::is_integral<T>::value || std::is_enum<T>::value>::type> {
@@ -57,7 +57,7 @@ template <> struct Wire<std::string> {
   static void put(Out& out, const std::string& value) { put_text(out, value.data(), value.size()); }
   static std::string take(In& in) { return take_text(in); }
 };
-template <> struct Wire<const char*> {  // what is taken lives as long as the process
+template <> struct Wire<const char*> {  // what `take` returns lives as long as the process
   static void put(Out& out, const char* value) { put_text(out, value, __builtin_strlen(value)); }
   static const char* take(In& in) { return (new std::string(take_text(in)))->c_str(); }
 };
@@ -84,7 +84,7 @@ template <class K, class V, class L> struct Wire<std::map<K, V, L>> : Sequence<s
 template <class K, class V> struct Wire<std::multimap<K, V>> : Sequence<std::multimap<K, V>, std::pair<K, V>> {};
 template <class K, class V> struct Wire<std::unordered_map<K, V>> : Sequence<std::unordered_map<K, V>, std::pair<K, V>> {};
 
-// The most frequent ones are compiled once, in bridge.cpp.
+// The most frequent types are compiled once, in bridge.cpp.
 #define MFT_FREQUENT(how) \
   how struct Sequence<std::vector<int>, int>; \
   how struct Sequence<std::vector<float>, float>; \
@@ -110,11 +110,11 @@ template <class... T> struct Wire<std::tuple<T...>> {
     each(out, value, At<n + 1>());
   }
   static void put(Out& out, const Value& value) { each(out, value, At<0>()); }
-  static Value take(In& in) { return Value{Wire<T>::take(in)...}; }  // braces: from left to right
+  static Value take(In& in) { return Value{Wire<T>::take(in)...}; }  // braces evaluate from left to right
 };
 
 #if __has_include(<boost/any.hpp>)
-// The one type that says what it holds. What has no name here crosses as something that equals nothing.
+// The only type whose values carry a tag. A value of a type without a tag crosses as Opaque, which equals nothing.
 struct Opaque {};
 template <> struct Wire<boost::any> {
   template <class T> static bool tagged(Out& out, const boost::any& value, char tag) {
@@ -128,7 +128,7 @@ template <> struct Wire<boost::any> {
 };
 #endif
 
-// A function of the problem's signature: `ask` stands for it among the tests, `answer` calls it beside the answer.
+// A function of the problem's signature: `ask` takes its place in the judge, `answer` calls it in the candidate.
 template <class F> struct Function;
 template <class R, class... A> struct Function<R(A...)> {
   template <class T> using Plain = typename std::decay<T>::type;
@@ -165,12 +165,12 @@ template <class R, class... A> struct Function<R(A...)> {
   template <R (*function)(A...)> static void answer(In& in, Out& out) { answer_at(function, in, out, typename Counted<sizeof...(A)>::type()); }
 };
 
-// What a claim of the tests expects, and something else when this claim is the negative control.
-template <class T> typename std::enable_if<std::is_integral<T>::value, T>::type changed(T value, int way) {
-  return static_cast<T>(static_cast<unsigned long long>(value) * (1 + 2 * way) + way * 1000000007ll);  // 9 - 6 changes, too
+// Another value of the same type, for a negative control. `direction`: -1 smaller, 1 larger.
+template <class T> typename std::enable_if<std::is_integral<T>::value, T>::type changed(T value, int direction) {
+  return static_cast<T>(static_cast<unsigned long long>(value) * (1 + 2 * direction) + direction * 1000000007ll);  // the difference of two such values changes too
 }
-template <class T> typename std::enable_if<std::is_floating_point<T>::value, T>::type changed(T value, int way) {
-  return static_cast<T>(value + way * (1e18 + (value < 0 ? -2 : 2) * value));
+template <class T> typename std::enable_if<std::is_floating_point<T>::value, T>::type changed(T value, int direction) {
+  return static_cast<T>(value + direction * (1e18 + (value < 0 ? -2 : 2) * value));
 }
 inline bool changed(bool value, int) { return !value; }
 inline char changed(char value, int) { return static_cast<char>(value ^ 1); }
@@ -178,7 +178,7 @@ inline const char* changed(const char* value, int) { return (new std::string(std
 }  // namespace mft
 
 template <class T> T mft_expected(int claim, T value) {
-  int way = mft::change_of(claim);
-  return way ? mft::changed(value, way) : value;
+  int direction = mft::change_of(claim);
+  return direction ? mft::changed(value, direction) : value;
 }
 template <class T> bool mft_holds(int claim, T&& value) { return static_cast<bool>(value) != (mft::change_of(claim) != 0); }

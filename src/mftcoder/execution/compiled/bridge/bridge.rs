@@ -1,7 +1,7 @@
-//! Rust's half of what crosses between the tests' process and the answer's: plain values, questions, answers.
+//! What crosses between the judge and the candidate in Rust: plain values, questions, answers.
 //!
-//! Both halves are compiled from the problem's own signature, so values carry no types: a number is its bytes, a text or a container is
-//! its length and its items. Only `dyn Any` says what it holds. Everything that is read is bounded by the message it came in.
+//! Both are compiled from the problem's signature, so values carry no types: a number is its bytes, a string or a container is its
+//! length and its items. Only `dyn Any` carries a tag. Every read is bounded by its message.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, LinkedList, VecDeque};
@@ -36,12 +36,12 @@ impl<'a> In<'a> {
     }
     fn count(&mut self) -> usize {
         let count = u64::from_le_bytes(self.array()) as usize;
-        assert!(count <= self.left.len(), "a message is too short"); // every item is at least a byte
+        assert!(count <= self.left.len(), "a message is too short"); // every item takes at least a byte
         count
     }
 }
 
-/// A value's own way over the wire. A type without one does not compile.
+/// How values of a type are written. A type without an implementation does not compile.
 pub trait Wire {
     fn put(&self, out: &mut Vec<u8>);
 }
@@ -75,7 +75,7 @@ impl Take for char {
         char::from_u32(u32::take(from)).expect("no character")
     }
 }
-// Nothing takes a byte, so that a list of nothing is no longer than its message.
+// The unit takes a byte, so that a list of units is no longer than its message.
 impl Wire for () {
     fn put(&self, out: &mut Vec<u8>) {
         out.push(0)
@@ -104,7 +104,7 @@ impl Take for String {
     }
 }
 
-// What a reference points to lives as long as the process.
+// References that are read are 'static: what they point to is never freed.
 impl<T: Wire + ?Sized> Wire for &T {
     fn put(&self, out: &mut Vec<u8>) {
         (**self).put(out)
@@ -235,7 +235,7 @@ impl<T: Take, E: Take> Take for Result<T, E> {
     }
 }
 
-/// What crosses of a value that has no name in the list below.
+/// What a value of a type without a tag below crosses as.
 pub struct Opaque;
 
 type Anything = Box<dyn Any>;
@@ -287,7 +287,7 @@ fn receive() -> Option<(u8, Vec<u8>)> {
     Some((frame[0], frame.split_off(1)))
 }
 
-/// The tests' half: one question, its answer. Panics with what the answer panicked with.
+/// Judge: sends a question and returns its answer. Panics with the message that the candidate panicked with.
 pub fn ask(question: Vec<u8>) -> Vec<u8> {
     let reply = if send(b'q', &question) { receive() } else { None };
     match reply {
@@ -300,12 +300,12 @@ pub fn ask(question: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// The answer's half: answers questions until the tests hang up.
+/// Candidate: answers questions until the judge closes the socket.
 pub fn serve(answer: fn(&mut In, &mut Vec<u8>)) {
     while let Some((_, question)) = receive() {
         let mut out = Vec::new();
-        let went = catch_unwind(AssertUnwindSafe(|| answer(&mut In::new(&question), &mut out)));
-        match went {
+        let outcome = catch_unwind(AssertUnwindSafe(|| answer(&mut In::new(&question), &mut out)));
+        match outcome {
             Ok(()) => send(b'a', &out),
             Err(panic) => send(b'e', text_of(&*panic).as_bytes()),
         };
@@ -317,45 +317,45 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic").chars().take(400).collect()
 }
 
-static CHANGE: AtomicIsize = AtomicIsize::new(-1); // twice the number of the claim to change, and one more for upwards
-static MET: AtomicBool = AtomicBool::new(false);
+static CHANGE: AtomicIsize = AtomicIsize::new(-1); // 2 * claim to expect a smaller value, 2 * claim + 1 for a larger one
+static REACHED: AtomicBool = AtomicBool::new(false);
 static LOST: AtomicBool = AtomicBool::new(false);
 
-/// The tests' half: runs them once, says how it ended.
+/// Judge: runs the tests once and sends the verdict.
 pub fn judge(tests: &[fn()]) {
     let change = std::env::args().nth(1).and_then(|number| number.parse().ok()).unwrap_or(-1);
     CHANGE.store(change, SeqCst);
     std::panic::set_hook(Box::new(|_| {}));
-    let went = catch_unwind(AssertUnwindSafe(|| tests.iter().for_each(|test| test())));
-    let verdict = match went {
+    let outcome = catch_unwind(AssertUnwindSafe(|| tests.iter().for_each(|test| test())));
+    let verdict = match outcome {
         Err(panic) => format!("failed {}", text_of(&*panic)),
         Ok(()) if LOST.load(SeqCst) => "failed the answer has gone".to_string(),
-        Ok(()) if change >= 0 && !MET.load(SeqCst) => "void".to_string(),
+        Ok(()) if change >= 0 && !REACHED.load(SeqCst) => "void".to_string(),
         Ok(()) => "passed".to_string(),
     };
     send(b'v', verdict.as_bytes());
 }
 
-/// How what this claim expects is changed: -1 downwards, 1 upwards, 0 not at all.
+/// How the expected value of this claim is changed: -1 smaller, 1 larger, 0 unchanged.
 fn change_of(claim: isize) -> i8 {
     let change = CHANGE.load(SeqCst);
     if change < 0 || change / 2 != claim {
         return 0;
     }
-    MET.store(true, SeqCst);
+    REACHED.store(true, SeqCst);
     if change % 2 == 1 { 1 } else { -1 }
 }
 
-/// What a claim of the tests expects, and something else when this claim is the negative control.
+/// A value that a claim can expect, and another value of its type for a negative control.
 pub trait Expected: Sized {
-    fn changed(self, way: i8) -> Self;
+    fn changed(self, direction: i8) -> Self;
 }
 macro_rules! integers { ($($t:ty),*) => { $(impl Expected for $t {
-    fn changed(self, way: i8) -> $t { let far = (1_000_000_007_i64 as $t).wrapping_add(self).wrapping_add(self); if way > 0 { self.wrapping_add(far) } else { self.wrapping_sub(far) } }
+    fn changed(self, direction: i8) -> $t { let far = (1_000_000_007_i64 as $t).wrapping_add(self).wrapping_add(self); if direction > 0 { self.wrapping_add(far) } else { self.wrapping_sub(far) } }
 })* } }
 integers!(i8, i16, i32, i64, i128, isize, u8, u16, u32, u64, u128, usize);
 macro_rules! floats { ($($t:ty),*) => { $(impl Expected for $t {
-    fn changed(self, way: i8) -> $t { self + way as $t * (1e18 + 2.0 * self.abs()) }
+    fn changed(self, direction: i8) -> $t { self + direction as $t * (1e18 + 2.0 * self.abs()) }
 })* } }
 floats!(f32, f64);
 impl Expected for bool {
@@ -376,7 +376,7 @@ impl Expected for &'static str {
 pub fn mft_expected<T: Expected>(claim: isize, value: T) -> T {
     match change_of(claim) {
         0 => value,
-        way => value.changed(way),
+        direction => value.changed(direction),
     }
 }
 pub fn mft_holds(claim: isize, value: bool) -> bool {

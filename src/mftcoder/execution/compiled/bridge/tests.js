@@ -1,6 +1,6 @@
-// The trusted half of a JavaScript run: executes tests, one program's after another's, each in a fresh context, and asks the
-// answer's process for every value (relay.py carries the frames). Tests, expected values, console.assert and JSON.stringify are this
-// process's own; an answer sends plain data and can replace nothing here.
+// The trusted process of a JavaScript run: it executes the tests of one program after another, each in a new context, and asks the
+// candidate's process for every value (relay.py passes the frames on). An answer sends plain data and can replace nothing here:
+// neither tests nor expected values, neither console.assert nor JSON.stringify.
 "use strict";
 const fs = require("fs"), vm = require("vm");
 const WIRE = 3;
@@ -27,34 +27,12 @@ function send(kind, text) {
   for (let done = 0; done < data.length; ) done += fs.writeSync(WIRE, data, done);
 }
 
-// Runs inside each program's context, so that its values are of the tests' own Array, Map and Object.
+// Evaluated inside each program's context, so that decoded values are of the tests' own Array, Map and Object.
 const BRIDGE = `(transport) => {
-  const encode = (value) => {
-    if (value === null || typeof value === "boolean" || typeof value === "string") return value;
-    if (typeof value === "number") return Number.isFinite(value) && !Object.is(value, -0) ? value : { type: "number", value: Object.is(value, -0) ? "-0" : String(value) };
-    if (typeof value === "undefined") return { type: "undefined" };
-    if (typeof value === "bigint") return { type: "bigint", value: String(value) };
-    if (Array.isArray(value)) return { type: "array", value: Array.from(value, encode) };
-    if (value instanceof Map) return { type: "map", value: Array.from(value, ([key, item]) => [encode(key), encode(item)]) };
-    if (value instanceof Set) return { type: "set", value: Array.from(value, encode) };
-    if (value instanceof Date) return { type: "date", value: value.getTime() };
-    if (typeof value === "object") return { type: "object", value: Object.entries(value).map(([key, item]) => [key, encode(item)]) };
-    throw new TypeError("the tests pass a " + typeof value + ", which cannot cross to the candidate's process");
-  };
-  const decode = (wire) => {
-    if (wire === null || typeof wire !== "object") return wire;
-    switch (wire.type) {
-      case "number": return Number(wire.value);
-      case "undefined": return undefined;
-      case "bigint": return BigInt(wire.value);
-      case "array": return wire.value.map(decode);
-      case "map": return new Map(wire.value.map(([key, item]) => [decode(key), decode(item)]));
-      case "set": return new Set(wire.value.map(decode));
-      case "date": return new Date(wire.value);
-      case "object": return Object.fromEntries(wire.value.map(([key, item]) => [key, decode(item)]));
-      default: return Symbol("a value that did not cross");
-    }
-  };
+  const { encode, decode } = (${fs.readFileSync(`${__dirname}/values.js`, "utf8")})(
+    (value) => { if (typeof value !== "object") throw new TypeError("the tests pass a " + typeof value + ", which cannot cross to the candidate's process"); },
+    () => Symbol("a value that did not cross"),
+  );
   const copyBack = (here, there) => {
     if (Array.isArray(here) && Array.isArray(there)) { here.length = 0; for (const item of there) here.push(item); }
     else if (here && there && typeof here === "object" && Object.getPrototypeOf(here) === Object.prototype) {
@@ -81,21 +59,21 @@ function ask(question) {
   return frame.kind === "a" ? frame.body : JSON.stringify({ error: frame.body });
 }
 
-// What a claim of the tests expects, and something else when this claim is the negative control.
-const changed = (value, way) => {
+// Another value of the same type, for a negative control. `direction`: -1 smaller, 1 larger.
+const changed = (value, direction) => {
   switch (typeof value) {
-    case "number": return value + way * (1e18 + 2 * Math.abs(value));
-    case "bigint": return value + BigInt(way) * 10n ** 18n;
+    case "number": return value + direction * (1e18 + 2 * Math.abs(value));
+    case "bigint": return value + BigInt(direction) * 10n ** 18n;
     case "boolean": return !value;
     default: return value + "?";
   }
 };
 
 function check(program) {
-  let failure = null, met = program.change < 0;
-  const wayOf = (claim) => {  // -1 downwards, 1 upwards, 0 not at all
+  let failure = null, reached = program.change < 0;
+  const directionOf = (claim) => {  // -1 smaller, 1 larger, 0 unchanged
     if (program.change < 0 || program.change >> 1 !== claim) return 0;
-    met = true;
+    reached = true;
     return program.change % 2 ? 1 : -1;
   };
   const loaded = JSON.parse(ask(JSON.stringify({ name: null })));
@@ -105,14 +83,14 @@ function check(program) {
     assert: (condition, ...message) => { if (!condition) failure = failure || "assertion failed " + message.join(" "); },
     log() {}, error() {}, warn() {}, info() {},
   };
-  context.mft_expected = (claim, value) => { const way = wayOf(claim); return way ? changed(value, way) : value; };
-  context.mft_holds = (claim, value) => Boolean(value) !== (wayOf(claim) !== 0);
+  context.mft_expected = (claim, value) => { const direction = directionOf(claim); return direction ? changed(value, direction) : value; };
+  context.mft_holds = (claim, value) => Boolean(value) !== (directionOf(claim) !== 0);
   context.__ask = vm.runInContext(BRIDGE, context)(ask);
   vm.runInContext(`const ${program.entry_point} = __ask(${JSON.stringify(program.entry_point)}); delete globalThis.__ask;`, context);
   if (program.helpers) vm.runInContext(program.helpers, context);
   vm.runInContext(program.tests, context);
   if (failure) throw new Failed(failure);
-  return met ? "passed" : "void";
+  return reached ? "passed" : "void";
 }
 
 for (;;) {

@@ -9,7 +9,7 @@ import java.util.Arrays;
 import java.util.HashMap;
 import java.util.Map;
 
-/** The answer's process: holds its classes, and answers questions until the tests hang up. */
+/** The candidate's process: holds the answer's classes, and replies to questions until the judge closes the socket. */
 public final class Answer {
     private final Classes classes;
     private final Map<Integer, Object> instances = new HashMap<>();
@@ -48,7 +48,7 @@ public final class Answer {
         }
     }
 
-    /** The result, and the arguments as they are now if the call has changed them. */
+    /** The result, followed by the arguments if the call changed them. */
     private byte[] to(byte[] question) throws Throwable {
         Object[] parts = Values.decode(question);  // class, method, instance, arguments...
         Object[] given = Arrays.copyOfRange(parts, 3, parts.length);

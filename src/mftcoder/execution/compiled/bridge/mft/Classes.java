@@ -8,7 +8,7 @@ import java.io.IOException;
 import java.util.HashMap;
 import java.util.Map;
 
-/** Compiled classes, from a bundle: a count, then each one's name, length and bytes. */
+/** Loads compiled classes from a bundle: their count, then the name, length and bytes of each. */
 final class Classes extends ClassLoader {
     private final Map<String, byte[]> classes = new HashMap<>();
 

@@ -3,7 +3,7 @@ package mft;
 import java.util.*;
 import java.util.stream.*;
 
-/** Loads what most answers load, for the archive that their virtual machines start from. */
+/** Loads the classes that most answers load, so that the archive of a candidate's virtual machine contains them. */
 final class Rehearsal {
     private Rehearsal() { }
 

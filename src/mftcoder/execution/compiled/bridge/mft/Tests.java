@@ -16,8 +16,8 @@ import java.util.*;
 import javax.tools.*;
 
 /**
- * The tests' process: compiles, runs tests, and asks for what they ask. One serves many programs, so its compiler is warm. It holds
- * no class of an answer: the sources of answers are compiled here, and only the tests' classes are ever loaded.
+ * The judge's process: compiles answers and tests, runs tests, and asks the candidate for values. It serves many programs, so its
+ * compiler is warm. Answers are compiled here but never loaded; only the tests' classes are.
  */
 public final class Tests {
     private static final int KEPT = 16;
@@ -47,20 +47,20 @@ public final class Tests {
         }
     }
 
-    /** Sends `k` and the classes, or `x` and the compiler's words. */
+    /** Sends `k` and the classes, or `x` and the compiler's messages. */
     private static void compileAnswer(String source) throws IOException {
-        StringWriter words = new StringWriter();
+        StringWriter messages = new StringWriter();
         byte[] bundle = null;
         try {
-            bundle = compile("Solution", source, words);
+            bundle = compile("Solution", source, messages);
         } catch (OutOfMemoryError | StackOverflowError error) {
-            words.append(error.toString());
+            messages.append(error.toString());
         }
-        wire.send(bundle == null ? 'x' : 'k', bundle == null ? words.toString().getBytes(StandardCharsets.UTF_8) : bundle);
+        wire.send(bundle == null ? 'x' : 'k', bundle == null ? messages.toString().getBytes(StandardCharsets.UTF_8) : bundle);
     }
 
     /** The classes of one source as a bundle; null if it does not compile. */
-    private static byte[] compile(String name, String source, StringWriter words) throws IOException {
+    private static byte[] compile(String name, String source, StringWriter messages) throws IOException {
         Map<String, ByteArrayOutputStream> made = new HashMap<>();
         var files = new ForwardingJavaFileManager<>(COMPILER.getStandardFileManager(null, null, StandardCharsets.UTF_8)) {
             @Override public JavaFileObject getJavaFileForOutput(Location place, String type, JavaFileObject.Kind kind, FileObject sibling) {
@@ -75,30 +75,30 @@ public final class Tests {
             @Override public CharSequence getCharContent(boolean lenient) { return source; }
         };
         List<String> options = List.of("-proc:none", "-nowarn", "-XDuseUnsharedTable=true");
-        if (!COMPILER.getTask(words, files, null, options, null, List.of(unit)).call()) return null;
+        if (!COMPILER.getTask(messages, files, null, options, null, List.of(unit)).call()) return null;
         Map<String, byte[]> classes = new HashMap<>();
         made.forEach((type, bytes) -> classes.put(type, bytes.toByteArray()));
         return Classes.bundle(classes);
     }
 
-    /** Sends `k` if these tests compile, or `x` and the compiler's words. */
+    /** Sends `k` if these tests compile, or `x` and the compiler's messages. */
     private static void prepare(String source) throws IOException {
-        StringWriter words = new StringWriter();
-        boolean compiles = TESTS.containsKey(source) || compiledTests(source, words) != null;
-        wire.send(compiles ? 'k' : 'x', words.toString().getBytes(StandardCharsets.UTF_8));
+        StringWriter messages = new StringWriter();
+        boolean compiles = TESTS.containsKey(source) || compiledTests(source, messages) != null;
+        wire.send(compiles ? 'k' : 'x', messages.toString().getBytes(StandardCharsets.UTF_8));
     }
 
-    private static byte[] compiledTests(String source, StringWriter words) throws IOException {
+    private static byte[] compiledTests(String source, StringWriter messages) throws IOException {
         byte[] tests = TESTS.get(source);
-        if (tests == null && (tests = compile("MftTests", source, words)) != null) TESTS.put(source, tests);
+        if (tests == null && (tests = compile("MftTests", source, messages)) != null) TESTS.put(source, tests);
         return tests;
     }
 
-    /** Runs tests that compile once and sends `v` and the verdict. A body is what to change in four bytes, then the source. */
+    /** Runs the tests once and sends `v` and the verdict. The body is `change` in four bytes, then the source. */
     private static void run(byte[] body) throws IOException {
         byte[] tests = compiledTests(new String(body, 4, body.length - 4, StandardCharsets.UTF_8), new StringWriter());
         Claims.change = ByteBuffer.wrap(body).order(ByteOrder.LITTLE_ENDIAN).getInt();
-        Claims.met = lost = false;
+        Claims.reached = lost = false;
         instances = new IdentityHashMap<>();
         wire.send('v', verdict(tests).getBytes(StandardCharsets.UTF_8));
     }
@@ -114,7 +114,7 @@ public final class Tests {
         } catch (ReflectiveOperationException | LinkageError error) {
             return "failed " + error;
         }
-        return lost ? "failed the answer has gone" : Claims.change >= 0 && !Claims.met ? "void" : "passed";
+        return lost ? "failed the answer has gone" : Claims.change >= 0 && !Claims.reached ? "void" : "passed";
     }
 
     /** What the answer's `type.method` returns for these arguments; `receiver` is null for a static method. */

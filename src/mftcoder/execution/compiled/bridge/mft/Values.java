@@ -13,8 +13,8 @@ import java.util.*;
 import java.util.regex.Pattern;
 
 /**
- * Values as bytes and back: numbers, texts and the library's own containers, each rebuilt from the library's own classes. Of a class of
- * the answer's own only what it holds as a list, a map or a set crosses; anything else arrives as an object that equals nothing.
+ * Values as bytes and back: numbers, strings and containers, decoded as classes of the Java library. An object of the answer's own class
+ * crosses as the list, map or set that it is; any other one arrives as an object that equals nothing.
  */
 final class Values {
     private static final Pattern ARRAY = Pattern.compile("\\[+([ZBCSIJFD]|Ljava\\.(lang\\.(String|Integer|Long|Double|Boolean|Character|Object|Number)|util\\.(List|Map|Set));)");
@@ -84,7 +84,7 @@ final class Values {
         return items;
     }
 
-    /** Which of the library's classes a container is of, or comes nearest to. */
+    /** The class of the Java library that a container is of, or is closest to. */
     private static void kind(DataOutputStream out, Object container) throws IOException {
         String name = container.getClass().getName();
         boolean fixed = name.equals("java.util.Arrays$ArrayList");
@@ -97,7 +97,7 @@ final class Values {
 
     private static int count(DataInputStream in) throws IOException {
         int count = in.readInt();
-        if (count < 0 || count > in.available()) throw new IOException("a message is too short");  // every item is at least a byte
+        if (count < 0 || count > in.available()) throw new IOException("a message is too short");  // every item takes at least a byte
         return count;
     }
 
@@ -170,7 +170,7 @@ final class Values {
         }
     }
 
-    /** Makes a container or an array of the tests hold what the answer has left in its copy. */
+    /** Copies into a container or an array of the tests what the candidate left in its copy. */
     @SuppressWarnings("unchecked")
     static void copyBack(Object here, Object there) {
         if (here instanceof List && there instanceof List<?> list) {

@@ -13,7 +13,7 @@ import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.Arrays;
 
-/** Frames on the socket to the worker, which is this process's standard input and output: Java can open no other descriptor. */
+/** Frames on the socket to the worker, which is stdin and stdout of this process: Java cannot open other descriptors. */
 final class Wire {
     static final int LARGEST = 64 << 20;
     private final DataInputStream in = new DataInputStream(new FileInputStream(FileDescriptor.in));
@@ -21,7 +21,7 @@ final class Wire {
 
     record Frame(char kind, byte[] body) { }
 
-    /** Takes the two streams from whatever else runs in this process: it has no input, and prints to the standard error. */
+    /** Takes both streams away from other code in this process: that code has no input, and prints to stderr. */
     Wire() {
         System.setIn(InputStream.nullInputStream());
         System.setOut(new PrintStream(new FileOutputStream(FileDescriptor.err), true));
@@ -32,7 +32,7 @@ final class Wire {
         out.write(frame.putInt(body.length + 1).put((byte) kind).put(body).array());
     }
 
-    /** The next frame; EOFException when the worker hangs up. */
+    /** The next frame; EOFException when the worker closes the socket. */
     Frame receive() throws IOException {
         int size = Integer.reverseBytes(in.readInt());
         if (size <= 0 || size > LARGEST) throw new EOFException();
