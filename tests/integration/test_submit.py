@@ -85,11 +85,11 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file is missing": (lambda folder: (folder / FIRST).unlink(), f"{FIRST}: is missing"),
     "a file of another model": (
         lambda folder: (folder / FIRST).rename(folder / f"generations_{TASKS[0]}_other.json"),
-        f"generations_{TASKS[0]}_other.json: is none of the 13 files",
+        f"generations_{TASKS[0]}_other.json: is not one of the 13 files",
     ),
     "a file too many": (
         lambda folder: (folder / "generations_humaneval_m.json").write_text("[]"),
-        "is none of the 13 files",
+        "is not one of the 13 files",
     ),
     "a folder in place of a file": (
         lambda folder: ((folder / FIRST).unlink(), (folder / FIRST).mkdir()),
@@ -97,7 +97,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no JSON": (lambda folder: (folder / FIRST).write_text("[["), f"{FIRST}: not valid JSON"),
     "not UTF-8": (lambda folder: (folder / FIRST).write_bytes(b'[["\xff"]]'), f"{FIRST}: not UTF-8"),
-    "an object": (lambda folder: (folder / FIRST).write_text("{}"), "a JSON list is expected, not an object"),
+    "an object": (lambda folder: (folder / FIRST).write_text("{}"), "expected a JSON list, found an object"),
     "too few problems": (rewrite(FIRST, lambda answers: answers[:-1]), "163 problems, but the benchmark has 164"),
     "too many problems": (rewrite(FIRST, lambda answers: [*answers, ["x"]]), "165 problems, but the benchmark has 164"),
     "two samples": (
@@ -107,19 +107,19 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no sample": (rewrite(FIRST, lambda answers: [[], *answers[1:]]), "problem 0: no sample"),
     "a text for a list": (
         rewrite(FIRST, lambda answers: ["a", *answers[1:]]),
-        "problem 0: a list of samples is expected, not a text",
+        "problem 0: expected a list of samples, found a string",
     ),
     "a number for a text": (
         rewrite(FIRST, lambda answers: [[1], *answers[1:]]),
-        "problem 0, sample 0: text is expected, not a number",
+        "problem 0, sample 0: expected a string, found a number",
     ),
     "null for a text": (
         rewrite(FIRST, lambda answers: [[None], *answers[1:]]),
-        "problem 0, sample 0: text is expected, not null",
+        "problem 0, sample 0: expected a string, found null",
     ),
     "not greedy": (
         lambda folder: (folder / f"settings_{TASKS[0]}_m.json").write_text('{"sampling": {"temperature": 0.8}}'),
-        "temperature is 0.8; answers must be greedy (0)",
+        "temperature is 0.8; the contest requires greedy decoding (0)",
     ),
     "settings without sampling": (
         lambda folder: (folder / f"settings_{TASKS[0]}_m.json").write_text('{"sampling": [0]}'),
@@ -160,11 +160,11 @@ def test_the_folders_name_must_be_the_models(folder: Path):
         (rewrite(FIRST, lambda answers: [[""]] * 164), "164 of 164 answers are empty"),
         (
             rewrite(FIRST, lambda answers: [*answers[:3], ["\ud800"], *answers[4:]]),
-            "problem 3: the answer holds half a",
+            "problem 3: the answer contains half a",
         ),
         (
             lambda folder: (folder / f"settings_{TASKS[0]}_m.json").unlink(),
-            "nothing shows that it was generated greedily",
+            "so greedy decoding cannot be checked",
         ),
     ],
 )
@@ -188,14 +188,14 @@ def repack(folder: Path, path: Path, rename: Callable[[str], str | None] = lambd
     [
         (
             lambda name: name.removeprefix("generations_m/"),
-            "must hold one folder generations_MODEL; these are not in it",
+            "must contain one folder generations_MODEL; these files are outside of it",
         ),
-        (lambda name: name.replace("generations_m/", "__MACOSX/") if "mbpp" in name else name, "not in it: __MACOSX/"),
-        (lambda name: f"x/{name}", "must hold one folder"),
-        (lambda name: f"../{name}", "must hold one folder"),
+        (lambda name: name.replace("generations_m/", "__MACOSX/") if "mbpp" in name else name, "outside of it: __MACOSX/"),
+        (lambda name: f"x/{name}", "must contain one folder"),
+        (lambda name: f"../{name}", "must contain one folder"),
         (lambda name: name.replace("generations_m/", "answers/"), "must be named generations_MODEL"),
         (lambda name: None if "mbpp" in name else name, "generations_mbpp_m.json: is missing"),
-        (lambda name: name.replace("mbpp", "mbpq"), "is none of the 13 files"),
+        (lambda name: name.replace("mbpp", "mbpq"), "is not one of the 13 files"),
     ],
 )
 def test_each_kind_of_wrong_zip_is_named(folder: Path, tmp_path: Path, rename: Callable, message: str):
@@ -231,7 +231,7 @@ def test_a_file_that_unpacks_to_hundreds_of_megabytes_is_not_read(folder: Path, 
     path.write_bytes(content)
     problems = submit("--check", path)[1]
     assert len(problems) == 1
-    assert problems[0].endswith("_m.json: has more than 256 MiB, which no answers need")
+    assert problems[0].endswith("_m.json: is larger than 256 MiB")
 
 
 def test_a_zip_of_another_kind_is_named(folder: Path, tmp_path: Path):

@@ -1,8 +1,7 @@
-"""Programs made of answers, in a child process with limits: to a parser, too, an answer is hostile input.
+"""Make programs from answers in a child process with limits, because an answer is hostile input for a parser too.
 
-Goes in: a benchmark and its answers. Comes out: for each answer its program, or a result where no program can be made of it. An
-answer that is too long, or that uses up its share of time or memory while it is read, fails alone. How an answer becomes a
-program is the benchmark family's to know; nothing is run here.
+An answer that is too long, or takes too much time or memory while it is parsed, fails alone. How an answer becomes a program is
+left to the benchmark's family; no program runs here.
 """
 
 import os
@@ -20,7 +19,7 @@ from mftcoder.execution.isolation import kernel
 from mftcoder.execution.pool import MAX_ANSWER_CHARS
 from mftcoder.execution.sandbox import ExecutionResult, Program
 
-_SECONDS = 2.0  # of the processor, for one answer
+_SECONDS = 2.0  # of CPU time, for one answer
 _MEMORY_MB = 512
 
 Assembled = Program | ExecutionResult
@@ -28,18 +27,18 @@ _TOO_LONG = ExecutionResult("failed", stderr=f"the answer is longer than {MAX_AN
 _TOO_COSTLY = ExecutionResult(
     "failed", stderr=f"reading the answer took more than {_SECONDS:g} seconds or {_MEMORY_MB} MB"
 )
-_OWN = {"own": "tests"}  # stands for a text of the problem's own, which need not cross
+_OWN_TESTS = {"own": "tests"}  # replaces the problem's tests, which the parent has already
 
 
 def assemble_all(benchmark: Benchmark, answers: Mapping[str, tuple[Problem, str]]) -> dict[str, Assembled]:
-    """Key to program, for answers by key."""
+    """Key -> the answer's program, or the result of an answer from which no program can be made."""
     found: dict[str, Assembled] = {key: _TOO_LONG for key, (_, text) in answers.items() if len(text) > MAX_ANSWER_CHARS}
     waiting = [(key, *answer) for key, answer in answers.items() if key not in found]
     while waiting:
         for (key, problem, _), record in zip(waiting, _records(benchmark, waiting), strict=False):
             found[key] = _assembled(record, problem)
         waiting = [item for item in waiting if item[0] not in found]
-        if waiting:  # the child has ended over the first of those that are left
+        if waiting:  # the child ended while it parsed the first of these
             found[waiting.pop(0)[0]] = _TOO_COSTLY
     return {key: found[key] for key in answers}
 
@@ -51,12 +50,12 @@ def _assembled(record: dict[str, Any], problem: Problem) -> Assembled:
         raise RuntimeError(f"{problem.id}: {record['bug']}")
     if "failed" in record:
         return ExecutionResult("failed", stderr=record["failed"])
-    files = {role: problem.tests if text == _OWN else text for role, text in record["files"].items()}
+    files = {role: problem.tests if text == _OWN_TESTS else text for role, text in record["files"].items()}
     return Program(record["language"], files)
 
 
 def _records(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]]) -> Iterator[dict[str, Any]]:
-    """What the child sends, a record an answer, until it has done all or ends over one."""
+    """One record per answer, until the child has parsed all or ends while it parses one."""
     with _child(benchmark, items) as channel:
         for _ in items:
             try:
@@ -67,24 +66,24 @@ def _records(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]]) ->
 
 @contextmanager
 def _child(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]]) -> Iterator[Channel]:
-    """The channel to a child that puts these answers together, in order."""
-    here, there = pair()
+    """The channel to a child that makes programs from these answers, in order."""
+    ours, theirs = pair()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of threads; the child uses nothing that they may hold
+        warnings.simplefilter("ignore")  # Python warns about threads; the child uses nothing that they may lock
         child = os.fork()
     if child == 0:
-        _finish(benchmark, items, there)
-    there.close()
-    with here:
+        _run_child(benchmark, items, theirs)
+    theirs.close()
+    with ours:
         try:
-            yield Channel(here)
+            yield Channel(ours)
         finally:
-            here.close()  # a child that writes ends with that
+            ours.close()  # a child that still writes ends because of that
             os.waitpid(child, 0)
 
 
-def _finish(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]], end: socket.socket) -> None:
-    """The child: never returns, and runs none of the parent's clean-up."""
+def _run_child(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]], end: socket.socket) -> None:
+    """The child's work. Never returns, and runs none of the parent's clean-up."""
     try:
         if kernel.is_supported():
             kernel.die_with_parent()
@@ -108,6 +107,6 @@ def _record(benchmark: Benchmark, problem: Problem, answer: str) -> dict[str, An
             benchmark.program(problem, "")
         except Exception:
             return {"bug": f"{type(error).__name__}: {error}"}
-        return {"failed": f"no program can be made of the answer: {type(error).__name__}"}
-    own = {role: _OWN if text is problem.tests else text for role, text in program.files.items()}
-    return {"language": program.language, "files": own}
+        return {"failed": f"no program can be made from the answer: {type(error).__name__}"}
+    files = {role: _OWN_TESTS if text is problem.tests else text for role, text in program.files.items()}
+    return {"language": program.language, "files": files}

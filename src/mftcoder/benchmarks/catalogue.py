@@ -1,21 +1,19 @@
-"""Every benchmark by name. `load("humaneval", Path("data"))` is a Benchmark; `tasks()` lists the names.
+"""Every benchmark by name: `load("humaneval", Path("data"))` is a Benchmark, `tasks()` lists the names.
 
-Goes in: a task's name and a data folder. Comes out: the benchmark, or an error that says what exists. The families' own
-tables are listed in `registry.BENCHMARKS`; each maps task names to loaders.
+Each family has a table of its tasks; `registry.BENCHMARKS` lists the tables.
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from mftcoder.benchmarks.problem import Benchmark
-from mftcoder.benchmarks.task import Task
+from mftcoder.benchmarks.problem import Benchmark, Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.registry import BENCHMARKS, did_you_mean
 
 
 def all_tasks() -> dict[str, Task]:
-    """Task name to task, for every family."""
+    """Task name -> task, of all families."""
     found: dict[str, Task] = {}
     for family in BENCHMARKS.names():
         table: Mapping[str, Task] = BENCHMARKS.load(family)
@@ -29,7 +27,7 @@ def tasks() -> list[str]:
 
 
 def load(task: str, data_dir: Path | None = None, limit: int | None = None) -> Benchmark:
-    """The benchmark `task`, its first `limit` problems; BenchmarkError for an unknown name or missing data."""
+    """The benchmark `task` with its first `limit` problems (None: all). BenchmarkError for an unknown name or missing data."""
     known = all_tasks()
     if task not in known:
         close = difflib.get_close_matches(task, known, n=1)
@@ -41,7 +39,7 @@ def load(task: str, data_dir: Path | None = None, limit: int | None = None) -> B
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Task names with groups replaced by their tasks, each once, in order."""
+    """Task names, with groups replaced by their tasks; without duplicates, in order."""
     expanded = [task for name in names for task in GROUPS.get(name, (name,))]
     return list(dict.fromkeys(expanded))
 
@@ -55,4 +53,4 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "exam": ("exam-complete", "exam-write", "exam-repair", "exam-test"),
 }
-"""Names for several tasks. qwen-competition: 13 tasks, 2,468 problems. exam: of your own code, from `mft data mine --exam`."""
+"""Group name -> tasks. qwen-competition: 13 tasks, 2,468 problems. exam: made of your own code by `mft data mine --exam`."""

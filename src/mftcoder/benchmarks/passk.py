@@ -1,7 +1,6 @@
-"""pass@k: the chance that at least one of k samples is right, estimated without bias, with a confidence interval.
+"""pass@k: the probability that at least one of k samples passes, with a confidence interval.
 
-Goes in: for each problem, how many samples were drawn and how many passed. Comes out: `PassAtK`. Pure arithmetic.
-Estimator: Chen et al. 2021 (arXiv:2107.03374), 1 - C(n-c, k) / C(n, k), averaged over problems.
+The unbiased estimator of Chen et al. 2021 (arXiv:2107.03374): 1 - C(n-c, k) / C(n, k), averaged over problems.
 """
 
 import math
@@ -11,24 +10,24 @@ from dataclasses import dataclass
 _Z = 1.959963984540054  # two-sided 95%
 
 INTERVAL = "95% Wilson score interval over the problems"
-"""Of the mean over problems. For one sample a problem and k = 1 it is the usual interval of a share; for more samples each
-problem's value lies between 0 and 1, its variance is at most that of a yes or no, and the interval is on the safe side."""
+"""Of the mean over problems. With one sample per problem and k = 1 it is the usual interval of a proportion. With more samples, each
+problem's value lies between 0 and 1 and its variance is at most that of a yes or no, so the interval is rather too wide."""
 
 
 @dataclass(frozen=True)
 class PassAtK:
-    """A score between 0 and 1 with its interval."""
+    """A score between 0 and 1, with its interval."""
 
     k: int
     value: float
     low: float
     high: float
     problems: int
-    samples_per_problem: float  # mean
+    samples_per_problem: float  # the mean
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """For one problem: 10 samples, 3 passed, k = 1 -> 0.3. ValueError if there are fewer samples than k."""
+    """pass@k of one problem: 10 samples, 3 passed, k = 1 -> 0.3. ValueError if there are fewer than k samples."""
     if not 0 <= passed <= samples or not 1 <= k <= samples:
         raise ValueError(f"pass@{k} of {passed} passes in {samples} samples")
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
@@ -43,7 +42,7 @@ def wilson(mean: float, count: int) -> tuple[float, float]:
 
 
 def estimate(samples: Sequence[int], passed: Sequence[int], k: int) -> PassAtK:
-    """pass@k over problems; `samples[i]` and `passed[i]` belong to problem i, and every problem has at least k samples."""
+    """pass@k over problems. `samples[i]` and `passed[i]` belong to problem i; every problem needs at least k samples."""
     values = [pass_at_k(n, c, k) for n, c in zip(samples, passed, strict=True)]
     mean = math.fsum(values) / len(values)
     low, high = wilson(mean, len(values))

@@ -1,7 +1,8 @@
-"""Published ways to generate, by name: which tasks, how each is put to the model, and the settings that all share.
+"""Published settings for generation, by name: the tasks, the prompt format of each, and the settings of all.
 
-`qwen-competition` is the Qwen (Code) contest's launch_generate_codeqwen.sh (codefuse-ai/MFTCoder, branch codeqwen_competition): its harness
-puts a line break behind every prompt, asks HumanEvalPack in plain text and MBPP in ChatML, and counts the prompt's tokens in the limit.
+`qwen-competition` is launch_generate_codeqwen.sh of the Qwen (Code) contest (codefuse-ai/MFTCoder, branch codeqwen_competition). Its
+harness puts a line break after every prompt, asks HumanEvalPack in plain text and MBPP in ChatML, and counts the prompt's tokens in
+the limit.
 """
 
 import shlex
@@ -14,17 +15,17 @@ from mftcoder.benchmarks.problem import Asking
 
 @dataclass(frozen=True)
 class Preset:
-    """Greedy, one answer a problem; the rest as said."""
+    """Greedy decoding, one sample per problem, and these settings."""
 
     name: str
     tasks: tuple[str, ...]
-    asking: Callable[[str, str], Asking]  # task and system message -> how it is asked
-    max_length: int  # tokens of prompt and answer together
+    asking: Callable[[str, str], Asking]  # from the task and the system message
+    max_length: int  # tokens of prompt and completion together
     end_token: str
     dtype: str
 
     def lines(self, system: str, **chosen: object) -> Iterator[str]:
-        """What the preset stands for, as the options that one would type; `chosen` are the values of its own options."""
+        """The preset as command line options, for the console. `chosen` are the options that all its tasks share."""
         yield f"preset {self.name}: {len(self.tasks)} tasks, {sum(all_tasks()[task].problems for task in self.tasks):,} problems"
         groups: dict[str, list[str]] = {}
         for task in self.tasks:
@@ -54,11 +55,11 @@ def _options(asking: Asking) -> str:
 
 
 def _shared(tasks: list[str]) -> str:
-    """`humanevalsynthesize-*, humanevalfixtests-*` for tasks that differ in the language only."""
+    """`humanevalsynthesize-*, humanevalfixtests-*` for tasks that differ only in the language."""
     return ", ".join(dict.fromkeys(f"{task.partition('-')[0]}-*" if "-" in task else task for task in tasks))
 
 
 def _quoted(text: str) -> str:
-    """As bash reads it: `$'a\\nb'`."""
+    """Quoted for bash: `$'a\\nb'`."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
     return f"$'{escaped}'" if escaped != text else shlex.quote(text)

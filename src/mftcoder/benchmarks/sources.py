@@ -1,8 +1,4 @@
-"""Where a benchmark's rows come from: a local folder, or the Hugging Face Hub.
-
-Goes in: a relative file name and a Hub data set. Comes out: rows (dicts) and one line that says which file they were, with its
-checksum. Reads only; what rows mean is each family's.
-"""
+"""Where a benchmark's records come from: a local folder, or the Hugging Face Hub. What they mean is left to the families."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,12 +9,12 @@ from typing import Any
 from mftcoder.errors import BenchmarkError, DataError
 from mftcoder.jsonl import open_for_reading, read_jsonl
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set of the Hub: a split of a configuration, or, where `file` is given, one JSON Lines file of its repository."""
+    """A dataset of the Hub: a split of a configuration, or if `file` is given, one JSON Lines file of its repository."""
 
     repository: str
     configuration: str | None = None
@@ -28,38 +24,34 @@ class HubData:
 
 @dataclass(frozen=True)
 class Source:
-    """The two places rows can come from. `path` is relative to the data folder, without `.gz`."""
+    """The two places that records can come from. `path` is relative to the data folder, without `.gz`."""
 
     path: str
     hub: HubData | None = None
 
     def local_file(self, data_dir: Path) -> Path | None:
-        """The file under `data_dir`: the folder of all data, its parent, or the benchmark's own folder."""
+        """The file under `data_dir`, which may be the folder of all data, its parent, or the benchmark's own folder."""
         relative = Path(self.path)
         places = (data_dir / relative, data_dir / "data" / relative, *_tails(data_dir, relative))
         return next((path for place in places for path in (_with_gz(place), place) if path.is_file()), None)
 
-    def rows(self, name: str, data_dir: Path | None) -> tuple[list[Row], str]:
-        """The rows and where they are from; BenchmarkError that says what to do if there are none."""
+    def records(self, name: str, data_dir: Path | None) -> tuple[list[Record], str]:
+        """The records, and the file's name with its checksum. BenchmarkError with a remedy if there are none."""
         if data_dir is None:
-            return self._hub_rows(name)
+            return self._hub_records(name)
         found = self.local_file(data_dir)
         if found is None:
             raise BenchmarkError(f"{name}: no {self.path}[.gz] under {data_dir}")
-        return local_rows(found)
+        return local_records(found)
 
-    def _hub_rows(self, name: str) -> tuple[list[Row], str]:
+    def _hub_records(self, name: str) -> tuple[list[Record], str]:
         if self.hub is None:
             raise BenchmarkError(f"{name}: not on the Hub; give the folder that holds {self.path}[.gz] with --data-dir")
         try:
             return _download_file(self.hub) if self.hub.file else _download_split(self.hub)
         except ImportError as error:
             raise BenchmarkError(f"{name}: {error}. Install mftcoder[hub], or give --data-dir.") from error
-        except (
-            OSError,
-            ValueError,
-            RuntimeError,
-        ) as error:  # what the Hub's libraries raise for network, name and cache
+        except (OSError, ValueError, RuntimeError) as error:  # the Hub's libraries: for the network, a name, the cache
             reason = str(error).strip().splitlines()
             raise BenchmarkError(
                 f"{name}: {self.hub.repository} could not be loaded from the Hub: "
@@ -68,20 +60,20 @@ class Source:
             ) from error
 
 
-def local_rows(path: Path) -> tuple[list[Row], str]:
-    """The rows of a JSON Lines file, and `path (sha256 ...)`."""
+def local_records(path: Path) -> tuple[list[Record], str]:
+    """The records of a JSON Lines file, and `name (sha256 ...)`."""
     if not path.is_file():
         raise BenchmarkError(f"{path}: no such file")
-    rows = [row for _, row in read_jsonl(path)]
+    records = [record for _, record in read_jsonl(path)]
     with open_for_reading(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    if not rows:
+    if not records:
         raise DataError(f"{path}: no problems in this file")
-    return rows, f"{path.name} (sha256 {digest[:16]})"
+    return records, f"{path.name} (sha256 {digest[:16]})"
 
 
 def _tails(data_dir: Path, relative: Path) -> Sequence[Path]:
-    """`data_dir` may be a folder on the way to the file: try what is left of the path behind each of its parts."""
+    """The file if `data_dir` is one of the folders on its relative path: `a/b/c` -> `b/c` and `c` under `data_dir`."""
     parts = relative.parts
     return [data_dir.joinpath(*parts[start:]) for start in range(1, len(parts))]
 
@@ -90,19 +82,18 @@ def _with_gz(path: Path) -> Path:
     return path.with_name(path.name + ".gz")
 
 
-def _download_file(hub: HubData) -> tuple[list[Row], str]:
+def _download_file(hub: HubData) -> tuple[list[Record], str]:
     import huggingface_hub
 
     path = huggingface_hub.hf_hub_download(hub.repository, hub.file or "", repo_type="dataset")
-    rows, origin = local_rows(Path(path))
-    return rows, f"{hub.repository}: {origin}"
+    records, origin = local_records(Path(path))
+    return records, f"{hub.repository}: {origin}"
 
 
-def _download_split(hub: HubData) -> tuple[list[Row], str]:
+def _download_split(hub: HubData) -> tuple[list[Record], str]:
     import datasets
 
     data = datasets.load_dataset(hub.repository, hub.configuration, split=hub.split)
     fingerprint = getattr(data, "_fingerprint", "unknown")
-    return [
-        dict(row) for row in data
-    ], f"{hub.repository} {hub.configuration or ''} {hub.split} (fingerprint {fingerprint})"
+    origin = f"{hub.repository} {hub.configuration or ''} {hub.split} (fingerprint {fingerprint})"
+    return [dict(record) for record in data], origin

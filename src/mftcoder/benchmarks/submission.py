@@ -1,7 +1,6 @@
-"""A submission to the qwen-competition leaderboard: thirteen generations files of one model, checked, packed and scored.
+"""Check and pack a submission to the qwen-competition leaderboard: thirteen generations files of one model.
 
-Goes in: a folder `generations_{model}` or its zip. Comes out: what would have it refused, what is odd about it, and the zip.
-Problem counts are the benchmarks' own (catalogue.py), so no data is needed to check.
+The number of problems of each task comes from catalogue.py, so checking needs no data.
 """
 
 import json
@@ -34,16 +33,16 @@ BASELINE: Mapping[str, float] = {
 
 @dataclass
 class Review:
-    """What a look at a submission has found."""
+    """What the check of a submission found."""
 
     model: str = ""
-    problems: list[str] = field(default_factory=list)  # each would have it refused
+    problems: list[str] = field(default_factory=list)  # reasons why the leaderboard would reject it
     warnings: list[str] = field(default_factory=list)
-    contents: dict[str, bytes] = field(default_factory=dict)  # file name -> bytes, of the thirteen
+    contents: dict[str, bytes] = field(default_factory=dict)  # file name -> content, of the thirteen files
 
 
 def wanted_files(model: str) -> dict[str, str]:
-    """File name to task, for the thirteen."""
+    """File name -> task, of the thirteen files."""
     return {f"generations_{task}_{model}.json": task for task in GROUPS[GROUP]}
 
 
@@ -54,14 +53,14 @@ def model_of_folder(name: str) -> str | None:
 
 
 def review_folder(folder: Path) -> Review:
-    """Check a folder with all that lies in it."""
+    """Check a folder and every file in it."""
     review = _named(folder.resolve().name)
     if not review.model:
         return review
     for path in sorted(folder.iterdir()):
         if path.name not in wanted_files(review.model):
             if path.name.startswith(FOLDER_PREFIX):
-                review.problems.append(f"{path.name}: is none of the {len(wanted_files(review.model))} files")
+                review.problems.append(f"{path.name}: is not one of the {len(wanted_files(review.model))} files")
         elif path.is_file():
             review.contents[path.name] = path.read_bytes()
         else:
@@ -96,8 +95,8 @@ def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> Non
     top = max(tops, key=lambda name: (name.startswith(FOLDER_PREFIX), tops.count(name)), default="")
     strays = [str(name) for name in names if len(name.parts) != 2 or name.parts[0] != top or ".." in name.parts]
     if strays or not names:
-        what = f"these are not in it: {_shortened(strays)}" if names else "it is empty"
-        review.problems.append(f"{path.name}: must hold one folder {top or 'generations_MODEL'}; {what}")
+        what = f"these files are outside of it: {_shortened(strays)}" if names else "it is empty"
+        review.problems.append(f"{path.name}: must contain one folder {top or 'generations_MODEL'}; {what}")
         return
     named = _named(top)
     review.model, review.problems = named.model, named.problems
@@ -106,11 +105,11 @@ def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> Non
         if entry.is_dir():
             continue
         if name not in wanted_files(review.model):
-            review.problems.append(f"{entry.filename}: is none of the {len(wanted_files(review.model))} files")
+            review.problems.append(f"{entry.filename}: is not one of the {len(wanted_files(review.model))} files")
         elif name in review.contents:
-            review.problems.append(f"{entry.filename}: is there twice")
+            review.problems.append(f"{entry.filename}: appears twice")
         elif entry.file_size > MAX_FILE_BYTES:
-            review.problems.append(f"{entry.filename}: has more than {MAX_FILE_BYTES >> 20} MiB, which no answers need")
+            review.problems.append(f"{entry.filename}: is larger than {MAX_FILE_BYTES >> 20} MiB")
         else:
             review.contents[name] = archive.read(entry)
     _check_contents(review)
@@ -119,11 +118,10 @@ def _review_archive(review: Review, path: Path, archive: zipfile.ZipFile) -> Non
 def _named(folder: str) -> Review:
     model = model_of_folder(folder)
     if model is None:
-        return Review(
-            problems=[
-                f"{folder}: the folder must be named generations_MODEL, of letters, digits, dots, dashes and lines"
-            ]
+        rule = (
+            "the folder must be named generations_MODEL; MODEL may have letters, digits, dots, dashes and underscores"
         )
+        return Review(problems=[f"{folder}: {rule}"])
     return Review(model)
 
 
@@ -165,20 +163,24 @@ def _odd_answers(texts: list[str]) -> list[str]:
     odd = [f"{empty} of {len(texts)} answers are empty"] if empty else []
     halves = [number for number, text in enumerate(texts) if any("\ud800" <= letter <= "\udfff" for letter in text)]
     if halves:
-        odd.append(f"problem {halves[0]}: the answer holds half a character, so no file of code can be written of it")
+        odd.append(
+            f"problem {halves[0]}: the answer contains half a character (a surrogate), so it cannot be a source file"
+        )
     return odd + ([f"{count} answers are identical: {text[:40]!r}"] if count > 1 else [])
 
 
 def _check_settings(review: Review, folder: Path) -> None:
-    """The settings that `mft generate` writes beside each file say whether it was greedy."""
+    """Check the settings that `mft generate` writes beside each file: decoding must be greedy."""
     for name in review.contents:
         path = folder / name.replace("generations_", "settings_", 1)
         if not path.is_file():
-            review.warnings.append(f"{name}: no {path.name} beside it, so nothing shows that it was generated greedily")
+            review.warnings.append(f"{name}: {path.name} is missing, so greedy decoding cannot be checked")
             continue
         temperature = _temperature(path)
         if temperature != 0:
-            review.problems.append(f"{path.name}: temperature is {temperature}; answers must be greedy (0)")
+            review.problems.append(
+                f"{path.name}: temperature is {temperature}; the contest requires greedy decoding (0)"
+            )
 
 
 def _temperature(path: Path) -> Any:
@@ -197,7 +199,7 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def pack(review: Review, path: Path) -> None:
-    """Write the zip: `generations_{model}/` with the thirteen files, the same bytes for the same answers."""
+    """Write the zip: `generations_{model}/` with the thirteen files. The same answers give the same bytes."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(review.contents):
             entry = zipfile.ZipInfo(f"{FOLDER_PREFIX}{review.model}/{name}", (1980, 1, 1, 0, 0, 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mftcoder.benchmarks.catalogue import GROUPS, all_tasks
-from mftcoder.benchmarks.task import Task
+from mftcoder.benchmarks.problem import Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.languages import LANGUAGES
 from mftcoder.reporting.terminal import print_list, print_table

@@ -1,1 +1,1 @@
-"""From what a model wrote to code."""
+"""From a completion to an answer, and from an answer to the parts of a program."""

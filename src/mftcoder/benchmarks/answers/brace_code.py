@@ -1,7 +1,6 @@
 """Answers in C++, Go, Java, JavaScript and Rust: from a problem and an answer to the parts of a program.
 
-Goes in: a problem whose `fields` hold its declaration, and an answer however it was written. Comes out: `Program`s with the roles
-that execution's language modules ask for. As for Python, an answer is placed, never repaired.
+As in Python, an answer is put into its place but never repaired.
 """
 
 import re
@@ -15,12 +14,12 @@ from mftcoder.execution.sandbox import Program
 
 @dataclass(frozen=True)
 class Syntax:
-    """What placing an answer needs to know of a language."""
+    """The syntax of a language, as far as it matters for placing an answer."""
 
     title: str
-    definition: str  # of a function; {name} stands for its name
-    imports: str  # a line that brings names in
-    open_blocks: int = 1  # braces open where a completion begins
+    definition: str  # a pattern for the definition of function {name}
+    imports: str  # a pattern for a line that imports names
+    open_blocks: int = 1  # braces that are open where a completion begins
     stop: tuple[str, ...] = ()
 
 
@@ -44,7 +43,7 @@ SYNTAX: Mapping[str, Syntax] = {
     ),
     "rust": Syntax("Rust", r"\bfn\s+{name}\b", r"^\s*use .*;"),
 }
-"""Stop words are the reference harness's: only Go has any beside the closed block."""
+"""Stop words are those of the reference harness: only Go has any besides the end of the block."""
 
 _ANY_NAME = r"(\w+)"
 
@@ -55,28 +54,28 @@ def names_defined(code: str, language: str) -> list[str]:
 
 
 def entry_name(declaration: str, entry_point: str, language: str) -> str:
-    """The function under test: the entry point, or, where the data misspells it, the last function declared."""
+    """The function under test: the entry point, or the last function of the declaration if the data misspells it."""
     defined = names_defined(declaration, language)
     return entry_point if entry_point in defined or not defined else defined[-1]
 
 
 def before_entry(declaration: str, name: str, language: str) -> str:
-    """What stands before the function under test: imports and helpers."""
+    """The code before the function under test: imports and helpers."""
     heads = list(re.finditer(SYNTAX[language].definition.format(name=re.escape(name)), declaration, re.MULTILINE))
     return declaration[: heads[-1].start()] if heads else ""
 
 
 _GIVEN = re.compile(r"poly|encode_?cyclic|encode_?shift", re.IGNORECASE)
-"""Helpers that three of HumanEval's problems give beside the function they ask for. Some of its translations hold them in the reference only."""
+"""Helpers that three problems of HumanEval define themselves. In some translations only the reference defines them."""
 
 
 def function_asked_for(defined: Iterable[str], tests: str) -> str | None:
-    """The first of these functions that the tests call and the problem does not give."""
+    """The first of these functions that the tests call and the problem does not define itself."""
     return next((name for name in defined if re.search(rf"\b{name}\(", tests) and not _GIVEN.fullmatch(name)), None)
 
 
 def up_to_its_body(code: str, name: str, language: str) -> str:
-    """`code` with the function `name` moved to its end and cut off at its body, as a declaration is."""
+    """`code` as a declaration: the function `name` is moved to its end and cut off where its body begins."""
     heads = list(re.finditer(SYNTAX[language].definition.format(name=re.escape(name)), code, re.MULTILINE))
     if not heads:
         return code
@@ -84,29 +83,28 @@ def up_to_its_body(code: str, name: str, language: str) -> str:
     opening = code.index("{", heads[-1].start()) + 1
     after = code[opening + len(cut_after_block(code[opening:]) or code[opening:]) :]
     if language == "java":
-        after = after[: after.rfind("}")]  # its class is left open, too
+        after = after[: after.rfind("}")]  # leave its class open too
     return f"{code[:start]}{after.rstrip()}\n{code[start:opening]}\n"
 
 
 def trusted_declaration(problem: Problem) -> str:
-    """The data's own text up to the function under test: the helpers that tests use come from it, never from an answer."""
+    """The data's text up to the function under test: helpers that tests use come from it, never from an answer."""
     prompt = str(problem.fields.get("prompt", ""))
     if problem.language == "go" and problem.entry_point in names_defined(prompt, "go"):
-        return prompt  # Go's declarations are the function's head alone
+        return prompt  # Go's declarations contain only the function's head
     return str(problem.fields["declaration"])
 
 
 def assemble(problem: Problem, answer: str) -> str:
-    """The candidate's source: a completion behind the prompt, a whole function behind the imports and helpers it lacks."""
+    """The candidate's source: a completion after the prompt, or a whole function after the imports and helpers that it lacks."""
     code, language = _unfenced(problem, answer), problem.language
     name = problem.entry_point
     if language == "cpp":
-        code = code.split("int main")[0]  # as the reference harness: the tests bring their own
+        code = code.split("int main")[0]  # as in the reference harness: the tests have their own main
     whole = re.search(SYNTAX[language].definition.format(name=re.escape(name)), code, re.MULTILINE)
-    closes_the_prompts = (
-        cut_after_block(code, single_quotes=language == "js") is not None
-    )  # more braces closed than opened: it goes on from the prompt
-    if closes_the_prompts or not (whole or (language == "java" and re.search(r"\bclass\s+Solution\b", code))):
+    # Code that closes more braces than it opens continues the prompt.
+    continues_prompt = cut_after_block(code, single_quotes=language == "js") is not None
+    if continues_prompt or not (whole or (language == "java" and re.search(r"\bclass\s+Solution\b", code))):
         return problem.prompt + code
     if language == "java":
         return _whole_java(problem, code)
@@ -130,17 +128,17 @@ def _whole_java(problem: Problem, code: str) -> str:
 
 
 def _unfenced(problem: Problem, answer: str) -> str:
-    """The fenced code, if fences are what the answer has. Only JavaScript can hold three backticks in code, and hardly does."""
+    """The fenced code if the answer has fences. In code, three backticks can occur in JavaScript only, and rarely do."""
     if "```" not in answer:
         return answer
     before = answer.partition("```")[0]
     if answer.count("```") == 1 and "}" in before:
-        return before  # the model closed a fence that the prompt had opened
+        return before  # the model closed a fence that the prompt opened
     return best_block(answer, problem.entry_point) or before
 
 
 def answer_in(problem: Problem, text: str, mode: PromptMode) -> str:
-    """The answer within what a model wrote: fenced code of a chat, else the prompt and the block that the text completes."""
+    """The answer in a completion: in chat mode the fenced code, else the prompt and the text up to the end of its block."""
     if mode == "chat":
         return best_block(text, problem.entry_point) or text
     syntax = SYNTAX[problem.language]
@@ -152,7 +150,7 @@ def answer_in(problem: Problem, text: str, mode: PromptMode) -> str:
 
 
 def _closed_java(body: str) -> str:
-    """A class that the token limit or a main method left open, closed as the reference harness closes it."""
+    """A class without its end (because of the token limit or a main method), closed as in the reference harness."""
     start = body.find("public static void main")
     code = body[:start] + "}" if start >= 0 else body
     code = code[: code.rfind("}")] + "}" if "}" in code else code
@@ -163,13 +161,13 @@ _ENUM = re.compile(r"(?:#\[derive\([^)]*\)\]\s*)?(?:pub\s+)?enum\s+(\w+)\s*(?:<[
 
 
 def _types_of(problem: Problem) -> list[str]:
-    """Rust's types that the tests name and the reference defines, as it does."""
+    """Rust enums that the tests use, as the reference defines them."""
     found = _ENUM.finditer(problem.reference)
     return [match.group() for match in found if re.search(rf"\b{match.group(1)}\b", problem.tests)]
 
 
 def brace_program(problem: Problem, candidate: str) -> Program:
-    """The parts that the language's module asks for."""
+    """The program, with the roles that the language's module in execution/compiled needs."""
     fields, name = problem.fields, problem.entry_point
     files = {
         "candidate": candidate,

@@ -1,13 +1,10 @@
-"""The code within what a model wrote: fenced blocks, stop words, the first complete block.
-
-Goes in: text. Comes out: text. Nothing here repairs code; it only decides where the answer begins and ends.
-"""
+"""The code in a completion: fenced blocks, stop words, the first complete block. Finds where it begins and ends; repairs nothing."""
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-# Possessive, so that a line without an end costs its length and not the square of it.
+# Possessive quantifiers, so that a long line costs linear and not quadratic time.
 _FENCE = re.compile(r"^[ \t]*+```[ \t]*+([\w+#.-]*+)[^\n]*+\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE)
 
 
@@ -18,12 +15,12 @@ def cut_at_stop_words(text: str, stop: Iterable[str]) -> str:
 
 
 def fenced_blocks(text: str) -> list[str]:
-    """The contents of ``` blocks in order; a last one that is not closed counts, for the token limit may have cut it."""
+    """The contents of ``` blocks, in order. The last one may lack its end, because the token limit may have cut it off."""
     return [match.group(2) for match in _FENCE.finditer(text)]
 
 
 def best_block(text: str, name: str) -> str | None:
-    """The first fenced block that mentions `name`, else the first one; None without any."""
+    """The first fenced block that mentions `name`, else the first one; None if there is none."""
     blocks = fenced_blocks(text)
     return next(
         (block for block in blocks if re.search(rf"\b{re.escape(name)}\b", block)), blocks[0] if blocks else None
@@ -31,9 +28,9 @@ def best_block(text: str, name: str) -> str | None:
 
 
 def first_code(text: str, stop: Sequence[str]) -> str:
-    """The Python code in an answer, as the Qwen contest finds it: the first fenced block, else from the first `def` on.
+    """The Python code in an answer as the Qwen contest's harness finds it: the first fenced block, else from the first `def` on.
 
-    Its generation ends with the first stop word, wherever that stands; what follows is not read.
+    That harness ends generation at the first stop word, wherever it is, so text after it is ignored.
     """
     ends = [(position, position + len(word)) for word in stop if (position := text.find(word)) >= 0]
     written = text[: min(ends)[1]] if ends else text
@@ -43,7 +40,7 @@ def first_code(text: str, stop: Sequence[str]) -> str:
 
 
 def _first_block(lines: Sequence[str]) -> Iterator[str]:
-    """The lines between the first that begins with a fence and the next that ends with one."""
+    """The lines after the first line that begins with a fence, up to the next that ends with one."""
     inside = itertools.dropwhile(lambda line: not line.startswith("```"), lines)
     for line in itertools.islice(inside, 1, None):
         if line.rstrip().endswith("```"):
@@ -53,16 +50,16 @@ def _first_block(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _first_functions(lines: Sequence[str]) -> Iterator[str]:
-    """From the first `def` in the first column up to a line there that defines nothing."""
+    """The lines from the first unindented `def` up to the next unindented line that is not a `def`."""
     functions = itertools.dropwhile(lambda line: not line.startswith("def "), lines)
     return itertools.takewhile(lambda line: not line[:1].strip() or line.startswith("def"), functions)
 
 
 def cut_after_block(text: str, depth: int = 1, *, single_quotes: bool = False) -> str | None:
-    """`text` up to the brace that closes the `depth` blocks it began inside of; None if that brace is not there.
+    """`text` up to the brace that closes the `depth` blocks that are open at its start; None if there is no such brace.
 
     Braces in strings, characters and comments do not count: `return "}"; }` ends at the second one. `single_quotes` is for
-    JavaScript, where they hold whole strings: `'//'` opens no comment.
+    JavaScript, where single quotes enclose strings: `'//'` is not a comment.
     """
     for match in (_BRACES_OF_JAVASCRIPT if single_quotes else _BRACES).finditer(text):
         if match.group() in "{}":
@@ -73,13 +70,13 @@ def cut_after_block(text: str, depth: int = 1, *, single_quotes: bool = False) -
 
 
 def closes_block(lines: str, depth: int = 1, *, single_quotes: bool = False) -> bool:
-    """Whether whole lines close those blocks, whatever comes next: no string of several lines is open before the brace."""
+    """True if these lines close the blocks whatever follows: no string over several lines is open before the brace."""
     block = cut_after_block(lines, depth, single_quotes=single_quotes)
     pattern = _BRACES_OF_JAVASCRIPT if single_quotes else _BRACES
     return block is not None and not re.search(r"[\"`]", pattern.sub("", block))
 
 
 _COMMENTS_AND_TEXTS = r"//[^\n]*|/\*.*?(?:\*/|\Z)" r"|\"(?:\\.|[^\"\\\n])*\"" r"|`(?:\\.|[^`\\])*`"
-_CHARACTER = r"'(?:\\(?:u\{?[0-9a-fA-F]+\}?|x[0-9a-fA-F]{2}|.)|[^'\\\n])'"  # Rust's lifetimes have one quote
+_CHARACTER = r"'(?:\\(?:u\{?[0-9a-fA-F]+\}?|x[0-9a-fA-F]{2}|.)|[^'\\\n])'"  # a lifetime in Rust has one quote
 _BRACES = re.compile(rf"{_COMMENTS_AND_TEXTS}|{_CHARACTER}|[{{}}]", re.DOTALL)
 _BRACES_OF_JAVASCRIPT = re.compile(rf"{_COMMENTS_AND_TEXTS}|'(?:\\.|[^'\\\n])*'|[{{}}]", re.DOTALL)

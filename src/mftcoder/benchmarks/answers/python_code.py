@@ -1,7 +1,6 @@
-"""Python answers and Python tests: from a row of data and an answer to the two halves of a program.
+"""Answers in Python: from a problem and an answer to a program with the roles `candidate`, `tests` and `entry_point`.
 
-Goes in: prompt, answer, tests as text. Comes out: `Program`s with the roles `candidate`, `tests` and `entry_point`. The tests' half gets the
-prompt's own helpers (imports, functions beside the entry point), so that nothing the tests rely on comes from the candidate.
+The tests get the prompt's own helpers (imports, other functions), so that nothing that they need comes from the candidate.
 """
 
 import ast
@@ -18,24 +17,24 @@ from mftcoder.errors import BenchmarkError
 from mftcoder.execution.sandbox import Program
 
 STOP_WORDS: tuple[str, ...] = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint(", "\nif __name__", "\n```", "\nassert ")
-"""Where a completion of a function body ends: at the next thing in the first column."""
+"""Where the completion of a function body ends: at the next unindented statement."""
 
-# The import header of the reference harness for HumanEvalPack; numpy's lines only where the code speaks of numpy, because
-# they cost more than most programs and bind nothing else.
+# The import header of the reference harness for HumanEvalPack. The lines for numpy are added only if the code mentions it, because
+# importing numpy takes longer than most programs.
 IMPORT_HEADER = (
     "import math, re, sys, copy, datetime, itertools, collections, heapq, statistics, functools, hashlib, string\n"
     "from typing import *\nfrom collections import *\n"
 )
 
 HEADER_NOTE = "the reference harness's imports (numpy where the code names it)"
-"""What a result says of this header."""
+"""The name of this header in a result."""
 
 _NUMPY = re.compile(r"\b(?:np|numpy)\b")
 _FUTURE = re.compile(r"^from __future__ import .*", re.MULTILINE)
 
 
 def with_import_header(code: str) -> str:
-    """`code` behind the header. A `from __future__` line stays in front, where it must be."""
+    """The header, then `code`. A `from __future__` line stays first, as Python requires."""
     numpy = "import numpy\nimport numpy as np\n" if _NUMPY.search(code) else ""
     future = "".join(f"{line}\n" for line in _FUTURE.findall(code))
     return future + IMPORT_HEADER + numpy + _FUTURE.sub("", code)
@@ -53,11 +52,11 @@ def is_valid(code: str) -> bool:
 
 
 def assemble(prompt: str, answer: str, entry_point: str) -> str:
-    """The candidate's program: the prompt and the answer, however the answer was written.
+    """The candidate's program: the prompt and the answer.
 
-    A bare completion or a whole function goes behind the prompt, as openai/human-eval runs it (a whole function then takes the
-    place of the prompt's stub and finds its imports). An answer that repeats the prompt stands alone. Fences are taken off only
-    where the text is no Python as it is; nothing else is repaired, so a wrong answer stays wrong.
+    A completion or a whole function comes after the prompt, as in openai/human-eval (a whole function then replaces the prompt's stub
+    and finds its imports). An answer that repeats the prompt is taken alone. Fences are removed only if the text is not valid Python
+    with them. Nothing else is repaired, so a wrong answer stays wrong.
     """
     if answer.startswith(prompt.strip()):
         return answer
@@ -66,14 +65,14 @@ def assemble(prompt: str, answer: str, entry_point: str) -> str:
         return whole
     before = answer.partition("```")[0]
     if answer.count("```") == 1 and before.strip() and is_valid(prompt + before):
-        return prompt + before  # the model wrote on behind the prompt's own fence and closed it
+        return prompt + before  # the model continued inside the prompt's fence and closed it
     block = best_block(answer, entry_point) or before
     separate = block if block.startswith(prompt.strip()) else prompt + "\n" + block
     return separate if is_valid(separate) or not is_valid(block) else block
 
 
 def answer_in(problem: Problem, text: str, mode: PromptMode) -> str:
-    """The answer within what the model wrote: the fenced code of a chat, or prompt and completion up to a stop word."""
+    """The answer in a completion: in chat mode the fenced code, else the prompt and the text up to a stop word."""
     if mode == "chat":
         block = best_block(text, problem.entry_point)
         return text if block is None else block
@@ -81,24 +80,24 @@ def answer_in(problem: Problem, text: str, mode: PromptMode) -> str:
 
 
 def cut_at_first_column(body: str) -> str:
-    """A function body's lines up to the first that stands in the first column."""
+    """The lines of a function body up to the first unindented one."""
     kept = itertools.takewhile(lambda line: not line.strip() or line[0] in " \t", body.split("\n"))
     return "\n".join(kept)
 
 
 def functions_of(code: str) -> list[str]:
-    """The names of its functions in the first column, in order."""
+    """The names of its unindented functions, in order."""
     return re.findall(r"^def\s+(\w+)", code, re.MULTILINE)
 
 
 def last_function(declaration: str) -> str:
-    """The function that a declaration ends with."""
+    """The name of the last function of a declaration."""
     return (functions_of(declaration) or [""])[-1]
 
 
 @functools.lru_cache(maxsize=2048)
 def helpers_of(prompt: str, entry_point: str) -> str:
-    """The prompt's imports and functions without the entry point: what tests may use beside it."""
+    """The prompt's imports and functions except the entry point: tests may use them."""
     for text in (prompt, prompt + "\n    pass\n", prompt + "pass\n"):
         try:
             with warnings.catch_warnings():
@@ -117,9 +116,9 @@ def python_program(problem: Problem, candidate: str) -> Program:
 
 
 def with_imports(benchmark: Benchmark, imports: Literal["none", "reference"]) -> Benchmark:
-    """The benchmark with its candidates behind the reference harness's imports, or behind none.
+    """The benchmark with the reference harness's imports before each candidate, or with none.
 
-    BenchmarkError for one that is no Python or has a header of its own: there the choice is part of the benchmark.
+    BenchmarkError if the benchmark is not in Python or has a header of its own, which is then part of the benchmark.
     """
     family, header = benchmark.family, benchmark.family.notes["header"]
     if header != "none" or any(problem.language != "python" for problem in benchmark.problems):

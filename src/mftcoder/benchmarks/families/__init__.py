@@ -1,1 +1,1 @@
-"""One family of exams a file."""
+"""One file per family of benchmarks."""

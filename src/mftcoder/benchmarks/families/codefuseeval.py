@@ -1,8 +1,8 @@
-"""CodeFuseEval (CodeFuse, 2023): completion in six languages, text to code, both with Chinese instructions too, and translation.
+"""CodeFuseEval (CodeFuse, 2023): completion in six languages, text to code, both also with Chinese instructions, and translation.
 
-Its rows are HumanEval-X's and MBPP's with other prompts and, for translation, other tests. A row's Chinese instruction is one sentence:
-it stands as a comment over the declaration (`codefuseeval-instruction-LANGUAGE-cn`) or in the place of MBPP's sentence. The prompts of
-humaneval_python_cn, with Chinese docstrings, end without a line break, so one is put before the answer.
+Its records are those of HumanEval-X and MBPP with other prompts and, for translation, other tests. A record's Chinese instruction is
+one sentence: it becomes a comment above the declaration (`codefuseeval-instruction-LANGUAGE-cn`) or replaces MBPP's sentence. The
+prompts of humaneval_python_cn, with Chinese docstrings, lack their final line break, so one is added.
 """
 
 import re
@@ -17,9 +17,8 @@ from mftcoder.benchmarks.answers.brace_code import SYNTAX
 from mftcoder.benchmarks.answers.extraction import best_block, cut_at_stop_words
 from mftcoder.benchmarks.families import humanevalx, mbpp
 from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
 from mftcoder.benchmarks.sources import HubData, Source
-from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 _REPOSITORY = "codefuse-ai/CodeFuseEval"
@@ -32,7 +31,7 @@ _TRANSLATIONS = {
     ("python", "cpp"): 588,
     ("python", "java"): 650,
 }
-"""Source and target, with the number of problems."""
+"""(source, target) -> number of problems."""
 
 
 def _source(folder: str, name: str) -> Source:
@@ -47,26 +46,28 @@ def load_completion(variant: str, data_dir: Path | None) -> Benchmark:
     """`codefuseeval-completion-{language}` or `-python-cn`."""
     language = variant.removesuffix("-cn")
     name = f"codefuseeval-completion-{variant}"
-    rows, origin = _completion_source(variant).rows(name, data_dir)
+    records, origin = _completion_source(variant).records(name, data_dir)
     problems = []
-    for row in rows:
-        prompt = row["prompt"] if row["prompt"].endswith("\n") or language != "python" else row["prompt"] + "\n"
-        problems.append(humanevalx.problem_of(row, language, prompt))
+    for record in records:
+        prompt = (
+            record["prompt"] if record["prompt"].endswith("\n") or language != "python" else record["prompt"] + "\n"
+        )
+        problems.append(humanevalx.problem_of(record, language, prompt))
     return Benchmark(name, tuple(problems), humanevalx.family(language, "CodeFuseEval"), origin)
 
 
-def _instruction_prompt(row: Mapping[str, Any], language: str) -> str:
-    """The declaration under its Chinese sentence: a docstring in Python, a comment over the function elsewhere."""
-    declaration = row["declaration"]
-    sentence = [line.strip() for line in row["prompt_text_chinese"].strip().splitlines()]
+def _instruction_prompt(record: Mapping[str, Any], language: str) -> str:
+    """The declaration with its Chinese sentence: as a docstring in Python, else as a comment above the function."""
+    declaration = record["declaration"]
+    sentence = [line.strip() for line in record["prompt_text_chinese"].strip().splitlines()]
     if language == "python":
-        signature = declaration.rstrip().rstrip('" \n')  # that of Python/142 ends in a stray quote
+        signature = declaration.rstrip().rstrip('" \n')  # Python/142 has a stray quote at the end
         return "\n    ".join([signature, '"""', *sentence, '"""\n'])
     name = brace_code.entry_name(declaration, "", language)
     head = brace_code.before_entry(declaration, name, language)
     function = declaration[len(head) :].lstrip("\n")
-    if language == "go":  # its declaration lacks imports and helpers, which the prompt has
-        head = _LAST_COMMENT.sub("\n", brace_code.before_entry(row["prompt"], name, language))
+    if language == "go":  # Go's declarations lack the imports and helpers of the prompt
+        head = _LAST_COMMENT.sub("\n", brace_code.before_entry(record["prompt"], name, language))
     indent = function[: len(function) - len(function.lstrip())]
     return head + "".join(f"{indent}// {line}\n" for line in sentence) + function
 
@@ -85,22 +86,24 @@ def _ask_in_chinese(problem: Problem, mode: PromptMode) -> str:
 def load_instructions(language: str, data_dir: Path | None) -> Benchmark:
     """`codefuseeval-instruction-{language}-cn`."""
     name = f"codefuseeval-instruction-{language}-cn"
-    rows, origin = _completion_source(language).rows(name, data_dir)
-    problems = [humanevalx.problem_of(row, language, _instruction_prompt(row, language)) for row in rows]
+    records, origin = _completion_source(language).records(name, data_dir)
+    problems = [humanevalx.problem_of(record, language, _instruction_prompt(record, language)) for record in records]
     family = replace(humanevalx.family(language, "CodeFuseEval"), prompt=_ask_in_chinese)
     return Benchmark(name, tuple(problems), family, origin)
 
 
 _TESTS_WISH = {"en": "Your code should satisfy these tests:", "cn": "你的代码必须能够通过这些测试用例:"}
-"""Between sentence and tests, without a blank, as CodeFuseEval's own generation script has it."""
+"""Between sentence and tests, without a space, as in CodeFuseEval's own generation script."""
 
 
-def _text_problem(row: Mapping[str, Any], sentence: str) -> Problem:
-    tests = "\n".join([row["test_setup"] or "", *row["test"]]) + "\n"
-    entry = mbpp.entry_point_of(row["canonical_solution"], row["test"][0])
-    prompt = f'"""\n{sentence}\n{row["test"][0]}\n"""\n'
-    fields = {**row, "text": sentence, "test_list": row["test"]}
-    return Problem(row["task_id"], "python", prompt, tests, entry, mbpp.STOP_WORDS, row["canonical_solution"], fields)
+def _text_problem(record: Mapping[str, Any], sentence: str) -> Problem:
+    tests = "\n".join([record["test_setup"] or "", *record["test"]]) + "\n"
+    entry = mbpp.entry_point_of(record["canonical_solution"], record["test"][0])
+    prompt = f'"""\n{sentence}\n{record["test"][0]}\n"""\n'
+    fields = {**record, "text": sentence, "test_list": record["test"]}
+    return Problem(
+        record["task_id"], "python", prompt, tests, entry, mbpp.STOP_WORDS, record["canonical_solution"], fields
+    )
 
 
 def _text_prompt(speech: str, problem: Problem, mode: PromptMode) -> str:
@@ -113,31 +116,38 @@ def _text_prompt(speech: str, problem: Problem, mode: PromptMode) -> str:
 
 
 def load_text(speech: str, data_dir: Path | None) -> Benchmark:
-    """`codefuseeval-mbpp_x` and `codefuseeval-mbpp_x-cn`: a sentence, in English or Chinese, and tests."""
+    """`codefuseeval-mbpp_x` and `codefuseeval-mbpp_x-cn`: a sentence in English or Chinese, and tests."""
     name, field = (
         ("codefuseeval-mbpp_x", "prompt") if speech == "en" else ("codefuseeval-mbpp_x-cn", "prompt_text_chinese")
     )
-    rows, origin = _source("nl2code", "mbpp_x").rows(name, data_dir)
+    records, origin = _source("nl2code", "mbpp_x").records(name, data_dir)
     family = replace(mbpp.FAMILY, prompt=partial(_text_prompt, speech))
-    return Benchmark(name, tuple(_text_problem(row, row[field].strip()) for row in rows), family, origin)
+    return Benchmark(name, tuple(_text_problem(record, record[field].strip()) for record in records), family, origin)
 
 
-def _translation_problem(row: Mapping[str, Any], language: str) -> Problem:
-    """The wanted signature is the reference's, for the tests call it by its name and types. So are helpers that the tests call."""
-    reference, tests = row["canonical_solution"], row["test"]
+def _translation_problem(record: Mapping[str, Any], language: str) -> Problem:
+    """The problem with the reference's signature and helpers, because the tests call functions by those names and types."""
+    reference, tests = record["canonical_solution"], record["test"]
     if language == "python":
         names = python_code.functions_of(reference)
         entry = brace_code.function_asked_for(names, tests) or names[-1]
         if any(re.search(rf"\b{name}\(", tests) for name in names if name != entry):
             tests = python_code.helpers_of(reference, entry) + tests
         return Problem(
-            row["task_id"], language, row["prompt"], tests, entry, (), reference, {**row, "declaration": reference}
+            record["task_id"],
+            language,
+            record["prompt"],
+            tests,
+            entry,
+            (),
+            reference,
+            {**record, "declaration": reference},
         )
     entry = brace_code.function_asked_for(brace_code.names_defined(reference, language), tests) or str(
-        row["func_title"]
+        record["func_title"]
     )
-    fields = {**row, "declaration": brace_code.up_to_its_body(reference, entry, language)}
-    return Problem(row["task_id"], language, row["prompt"], tests, entry, (), reference, fields)
+    fields = {**record, "declaration": brace_code.up_to_its_body(reference, entry, language)}
+    return Problem(record["task_id"], language, record["prompt"], tests, entry, (), reference, fields)
 
 
 def _translation_prompt(source: str, problem: Problem, mode: PromptMode) -> str:
@@ -162,10 +172,10 @@ def _translation_program(problem: Problem, answer: str) -> Program:
 def load_translation(source: str, target: str, data_dir: Path | None) -> Benchmark:
     """`codefuseeval-translation-{source}-{target}`."""
     name = f"codefuseeval-translation-{source}-{target}"
-    rows, origin = _source("code_trans", f"codeTrans_{source}_to_{target}").rows(name, data_dir)
+    records, origin = _source("code_trans", f"codeTrans_{source}_to_{target}").records(name, data_dir)
     notes = {"header": HEADERS[target], "test set": "CodeFuseEval", "assembly": "answer, tests"}
     family = Family(partial(_translation_prompt, source), _translation_answer, _translation_program, notes)
-    return Benchmark(name, tuple(_translation_problem(row, target) for row in rows), family, origin)
+    return Benchmark(name, tuple(_translation_problem(record, target) for record in records), family, origin)
 
 
 _LICENCE = "Apache-2.0"

@@ -1,9 +1,9 @@
 """An exam of the user's own code, as `mft data mine --exam` writes it: complete, write and repair functions, and write tests.
 
-Goes in: `exam.jsonl`, a problem a line: HumanEval's fields, with `kind`, `instruction` (what a chat asks), `context` (the code of its
-module that the function needs), `buggy` (repair) or `mutants` (test). A function passes if it answers the recorded calls as the
-user's own does. A test passes if it holds for the user's function and fails for one of its mutants. It is read as data: asserts
-that call the function with literals; nothing that a model wrote is run among the tests.
+`exam.jsonl` has one problem per line: HumanEval's fields, `kind`, `instruction` (for chat mode), `context` (what the function needs
+of its module), and `buggy` (repair) or `mutants` (test). A function passes if it returns what the user's function returned for the
+recorded calls. A test passes if it holds for the user's function and fails for at least one mutant. Tests are parsed as data
+(asserts that call the function with literals), so no code of the model runs in the judge.
 """
 
 import ast
@@ -15,31 +15,30 @@ from typing import Any
 
 from mftcoder.benchmarks.answers import python_code
 from mftcoder.benchmarks.answers.extraction import best_block, cut_at_stop_words
-from mftcoder.benchmarks.problem import FENCE, Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.problem import FENCE, Benchmark, Family, Problem, PromptMode, Task
 from mftcoder.benchmarks.sources import Source
-from mftcoder.benchmarks.task import Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.sandbox import Program
 
 KINDS = ("complete", "write", "repair", "test")
-SECONDS = 5.0  # of the processor, for all calls of a problem
-MAX_TEST_CHARS = 20_000  # of an answer that is read as a test
+SECONDS = 5.0  # of CPU time, for all calls of a problem
+MAX_TEST_CHARS = 20_000  # of an answer that is parsed as a test
 _FIELDS = ("task_id", "kind", "instruction", "prompt", "entry_point", "canonical_solution", "test", "context")
 FILE = "exam.jsonl"
 _SOURCE = Source(FILE)
 
 
-def problem_of(row: Mapping[str, Any]) -> Problem:
-    """A row of an exam."""
+def problem_of(record: Mapping[str, Any]) -> Problem:
+    """The problem of a record."""
     return Problem(
-        id=str(row["task_id"]),
+        id=str(record["task_id"]),
         language="python",
-        prompt=row["prompt"],
-        tests=row["test"],
-        entry_point=row["entry_point"],
-        stop=("\n```", "\ndef ", "\nclass ") if row["kind"] == "test" else python_code.STOP_WORDS,
-        reference=row["canonical_solution"],
-        fields=row,
+        prompt=record["prompt"],
+        tests=record["test"],
+        entry_point=record["entry_point"],
+        stop=("\n```", "\ndef ", "\nclass ") if record["kind"] == "test" else python_code.STOP_WORDS,
+        reference=record["canonical_solution"],
+        fields=record,
     )
 
 
@@ -59,17 +58,17 @@ def _extract(kind: str, problem: Problem, text: str, mode: PromptMode) -> str:
 
 
 def _stop(problem: Problem, mode: PromptMode) -> tuple[str, ...]:
-    """In a chat the first block that is closed is the answer."""
+    """In chat mode the first fenced block is the answer, so its end is the stop word."""
     return (f"\n{FENCE}\n",) if mode == "chat" else problem.stop
 
 
 def solution(problem: Problem) -> str:
-    """The user's own code as an answer."""
+    """An answer made of the user's own code."""
     return problem.reference if problem.fields["kind"] == "test" else problem.prompt + problem.reference
 
 
 def worthless(problem: Problem) -> list[str]:
-    """Answers that a fair problem fails: nothing, the code that was given with `pass` behind it, the bug as it was."""
+    """Answers that must fail a fair problem: an empty one, the given code with `pass` as its body, the unrepaired bug."""
     kind = problem.fields["kind"]
     if kind == "test":
         return [""]
@@ -79,7 +78,7 @@ def worthless(problem: Problem) -> list[str]:
 
 
 def program_of_function(problem: Problem, answer: str) -> Program:
-    """The code of its module that the function needs, the answer behind it, and the recorded calls."""
+    """The context, then the answer, as the candidate; the recorded calls as the tests."""
     block = best_block(answer, problem.entry_point)
     code = answer if block is None else block
     if not re.search(rf"^(async\s+)?def\s+{re.escape(problem.entry_point)}\b", code, re.MULTILINE):
@@ -89,7 +88,7 @@ def program_of_function(problem: Problem, answer: str) -> Program:
 
 
 def program_of_test(problem: Problem, answer: str) -> Program:
-    """The user's function and its mutants as the candidate; the answer's asserts must hold for the first and not for all."""
+    """The user's function and its mutants as the candidate; the answer's asserts, which must fail for a mutant, as the tests."""
     block = best_block(answer, problem.entry_point)
     asserts = literal_asserts(answer if block is None else block, problem.entry_point)
     programs = [problem.fields["context"] + code for code in (f"{problem.prompt}\n", *problem.fields["mutants"])]
@@ -133,8 +132,10 @@ assert _caught, "holds for every mutant as well"
 
 
 def literal_asserts(code: str, name: str) -> list[str]:
-    """The asserts of a test, at its top and in its test functions. [] if there is none, or if one is no comparison of calls of
-    `name` and literals; all else (imports, the function itself) is passed over."""
+    """The asserts of a test, at its top level and in its test functions; other statements are ignored.
+
+    [] if there is none, or if one contains anything but literals and calls of `name`.
+    """
     try:
         statements = list(_asserts(ast.parse(code if len(code) <= MAX_TEST_CHARS else "").body))
         texts = [f"assert {ast.unparse(node.test)}" for node in statements]
@@ -154,7 +155,7 @@ def _asserts(statements: Iterable[ast.stmt]) -> Iterator[ast.Assert]:
 
 
 def _is_readable(node: ast.expr, name: str) -> bool:
-    """True for an expression that runs nothing but calls of `name`: literals, calls, comparisons, `not`, `and`, `or`."""
+    """True for an expression of literals, calls of `name`, comparisons, `not`, `and` and `or`."""
     if isinstance(node, ast.Call):
         is_name = isinstance(node.func, ast.Name) and node.func.id == name
         return is_name and all(_is_readable(part, name) for part in _parts(node))
@@ -184,24 +185,24 @@ def _family(kind: str) -> Family:
     return Family(partial(_prompt, kind), partial(_extract, kind), program, notes, SECONDS, _stop)
 
 
-def benchmark_of(kind: str, rows: Iterable[Mapping[str, Any]], origin: str) -> Benchmark:
-    """The problems of one kind; BenchmarkError for a row that lacks a field."""
+def benchmark_of(kind: str, records: Iterable[Mapping[str, Any]], origin: str) -> Benchmark:
+    """The problems of one kind; BenchmarkError for a record that lacks a field."""
     chosen = []
-    for number, row in enumerate(rows, start=1):
-        missing = [field for field in _FIELDS if field not in row]
-        missing += ["mutants"] if row.get("kind") == "test" and not row.get("mutants") else []
+    for number, record in enumerate(records, start=1):
+        missing = [field for field in _FIELDS if field not in record]
+        missing += ["mutants"] if record.get("kind") == "test" and not record.get("mutants") else []
         if missing:
             raise BenchmarkError(
                 f"{origin}: problem {number} lacks {', '.join(missing)}. `mft data mine --exam` writes it"
             )
-        chosen += [problem_of(row)] if row["kind"] == kind else []
+        chosen += [problem_of(record)] if record["kind"] == kind else []
     return Benchmark(f"exam-{kind}", tuple(chosen), _family(kind), origin)
 
 
 def load(kind: str, data_dir: Path | None) -> Benchmark:
     """`exam-{kind}`, from the folder that `mft data mine --exam` wrote."""
-    rows, origin = _SOURCE.rows(f"exam-{kind}", data_dir)
-    benchmark = benchmark_of(kind, rows, origin)
+    records, origin = _SOURCE.records(f"exam-{kind}", data_dir)
+    benchmark = benchmark_of(kind, records, origin)
     if not benchmark.problems:
         raise BenchmarkError(f"exam-{kind}: {origin} has no problem of kind '{kind}'")
     return benchmark

@@ -1,7 +1,7 @@
-"""HumanEval (Chen et al. 2021, arXiv:2107.03374): 164 Python functions from signature and docstring.
+"""HumanEval (Chen et al. 2021, arXiv:2107.03374): complete 164 Python functions from signature and docstring.
 
-Assembled as openai/human-eval does: prompt + completion + tests + `check(entry_point)`, with no import header. Also the
-project's own small benchmark, which has the same format.
+Programs are assembled as in openai/human-eval: prompt + completion + tests + `check(entry_point)`, without an import header. The
+project's own small benchmark (`mini`) has the same format.
 """
 
 from collections.abc import Mapping
@@ -10,24 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks.answers import python_code
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
-from mftcoder.benchmarks.sources import HubData, Source, local_rows
-from mftcoder.benchmarks.task import Task
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
+from mftcoder.benchmarks.sources import HubData, Source, local_records
 from mftcoder.execution.sandbox import Program
 
 
-def problem_of(row: Mapping[str, Any]) -> Problem:
-    """A row in HumanEval's format."""
-    entry_point = row["entry_point"]
+def problem_of(record: Mapping[str, Any]) -> Problem:
+    """The problem of a record in HumanEval's format."""
+    entry_point = record["entry_point"]
     return Problem(
-        id=str(row["task_id"]),
+        id=str(record["task_id"]),
         language="python",
-        prompt=row["prompt"],
-        tests=f"{python_code.helpers_of(row['prompt'], entry_point)}{row['test']}\ncheck({entry_point})\n",
+        prompt=record["prompt"],
+        tests=f"{python_code.helpers_of(record['prompt'], entry_point)}{record['test']}\ncheck({entry_point})\n",
         entry_point=entry_point,
         stop=python_code.STOP_WORDS,
-        reference=row["canonical_solution"],
-        fields=row,
+        reference=record["canonical_solution"],
+        fields=record,
     )
 
 
@@ -58,14 +57,14 @@ _SOURCE = Source("humaneval/HumanEval.jsonl", HubData("openai/openai_humaneval")
 
 def load_humaneval(data_dir: Path | None) -> Benchmark:
     """HumanEval from `data_dir` or the Hub."""
-    rows, origin = _SOURCE.rows("humaneval", data_dir)
-    return Benchmark("humaneval", tuple(map(problem_of, rows)), FAMILY, origin)
+    records, origin = _SOURCE.records("humaneval", data_dir)
+    return Benchmark("humaneval", tuple(map(problem_of, records)), FAMILY, origin)
 
 
 def load_mini(data_dir: Path | None) -> Benchmark:
-    """The project's own problems, which come with the package."""
-    rows, origin = local_rows(Path(str(files("mftcoder.benchmarks.families") / "mini.jsonl")))
-    return Benchmark("mini", tuple(map(problem_of, rows)), FAMILY, origin)
+    """The project's own problems, which are part of the package."""
+    records, origin = local_records(Path(str(files("mftcoder.benchmarks.families") / "mini.jsonl")))
+    return Benchmark("mini", tuple(map(problem_of, records)), FAMILY, origin)
 
 
 HUMANEVAL = {"humaneval": Task(load_humaneval, "python", 164, "MIT", _SOURCE)}

@@ -1,7 +1,7 @@
 """HumanEvalPack (Muennighoff et al. 2023, arXiv:2308.07124): write, repair and explain 164 functions in six languages.
 
-Prompts are those of the reference harness's `instruct` format, to the character. Four kinds of task are judged by tests;
-explaindescribe only produces texts, which explainsynthesize then turns into code.
+Prompts are exactly those of the reference harness in its `instruct` format. Four kinds of task have tests; explaindescribe only
+produces descriptions, from which explainsynthesize then writes code.
 """
 
 from collections.abc import Mapping
@@ -13,9 +13,8 @@ from typing import Any
 from mftcoder.benchmarks.answers import brace_code, python_code
 from mftcoder.benchmarks.answers.brace_code import SYNTAX
 from mftcoder.benchmarks.answers.extraction import closes_block
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
 from mftcoder.benchmarks.sources import HubData, Source
-from mftcoder.benchmarks.task import Task
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.sandbox import Program
 from mftcoder.jsonl import read_json
@@ -26,7 +25,7 @@ _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.
 _PYTHON_STOP: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\nassert")
 
 SECONDS = {"go": 20.0, "rust": 30.0}
-"""Time limits other than 10 s: Go's are the reference harness's, and debug builds of Rust are slow (Rust/32 runs 100 searches)."""
+"""Time limits other than 10 s. Go's is that of the reference harness; debug builds of Rust are slow (Rust/32 runs 100 searches)."""
 
 HEADERS = {
     "python": python_code.HEADER_NOTE,
@@ -38,38 +37,36 @@ HEADERS = {
 }
 
 
-def problem_of(row: Mapping[str, Any], language: str, kind: str) -> Problem:
-    """A row, with the code that an answer goes on from as its prompt."""
-    base = row["declaration"] if kind in ("fixtests", "explaindescribe", "explainsynthesize") else row["prompt"]
-    if base is not row["prompt"] and language == "rust":
-        base = "fn main(){}\n" + base  # as the reference harness
-    entry = row["entry_point"]
+def problem_of(record: Mapping[str, Any], language: str, kind: str) -> Problem:
+    """The problem of a record, with the code that an answer continues as its prompt."""
+    base = record["declaration"] if kind in ("fixtests", "explaindescribe", "explainsynthesize") else record["prompt"]
+    if base is not record["prompt"] and language == "rust":
+        base = "fn main(){}\n" + base  # as in the reference harness
+    entry = record["entry_point"]
     if language == "python":
-        tests, stop = python_code.helpers_of(row["prompt"], entry) + row["test"], _PYTHON_STOP
+        tests, stop = python_code.helpers_of(record["prompt"], entry) + record["test"], _PYTHON_STOP
     else:
-        entry = brace_code.entry_name(row["declaration"], entry, language)
-        tests, stop = row["test"], SYNTAX[language].stop
-    return Problem(row["task_id"], language, base, tests, entry, stop, row["canonical_solution"], row)
+        entry = brace_code.entry_name(record["declaration"], entry, language)
+        tests, stop = record["test"], SYNTAX[language].stop
+    return Problem(record["task_id"], language, base, tests, entry, stop, record["canonical_solution"], record)
 
 
 def _request(problem: Problem, kind: str) -> str:
-    """The instruction, with what it is about before it."""
-    row = problem.fields
+    """The instruction, after the code or text that it is about."""
+    record = problem.fields
     if kind == "synthesize":
-        return str(row["instruction"]).strip()
+        return str(record["instruction"]).strip()
     if kind == "explaindescribe":
-        length = len(row["docstring"])
+        length = len(record["docstring"])
         wish = f"Provide a concise natural language description of the code using at most {length} characters."
-        return f"{problem.prompt}{row['canonical_solution']}\n{wish}"
+        return f"{problem.prompt}{record['canonical_solution']}\n{wish}"
     if kind == "explainsynthesize":
-        if "description" not in row:
-            raise BenchmarkError("humanevalexplainsynthesize: give the descriptions that explaindescribe has produced")
-        return (
-            f"{row['description']}\nWrite functional code in {_TITLES[problem.language]} according to the description."
-        )
-    code = problem.prompt + row["buggy_solution"]
-    tests = f"\n{row['test']}" if kind == "fixtests" else ""
-    return f"{code}{tests}\nFix bugs in {row['entry_point']}."
+        if "description" not in record:
+            raise BenchmarkError("humanevalexplainsynthesize: give the descriptions that explaindescribe produced")
+        return f"{record['description']}\nWrite functional code in {_TITLES[problem.language]} according to the description."
+    code = problem.prompt + record["buggy_solution"]
+    tests = f"\n{record['test']}" if kind == "fixtests" else ""
+    return f"{code}{tests}\nFix bugs in {record['entry_point']}."
 
 
 def _prompt(kind: str, problem: Problem, mode: PromptMode) -> str:
@@ -95,14 +92,14 @@ def _extract(kind: str, problem: Problem, text: str, mode: PromptMode) -> str:
 
 
 def _is_whole(problem: Problem, text: str) -> bool:
-    """Whether the function has ended: something stands in Python's first column, or the block is closed. `text` is whole lines."""
+    """True if the function has ended: an unindented line in Python, the end of the block elsewhere. `text` is complete lines."""
     if problem.language == "python":
         return python_code.cut_at_first_column(text) != text
     return closes_block(text, SYNTAX[problem.language].open_blocks, single_quotes=problem.language == "js")
 
 
 def _description(problem: Problem, text: str) -> str:
-    """At most as long as the docstring, without lines copied from the solution."""
+    """The description in a completion: at most as long as the docstring, without lines copied from the solution."""
     description = text.strip()[: len(problem.fields["docstring"])].rstrip()
     for line in map(str.strip, problem.reference.split("\n")):
         if len(line) > 20:
@@ -113,7 +110,7 @@ def _description(problem: Problem, text: str) -> str:
 def _program(kind: str, problem: Problem, answer: str) -> Program:
     if kind == "explaindescribe":
         raise BenchmarkError(
-            "humanevalexplaindescribe has no tests: generate humanevalexplainsynthesize from its descriptions, and score that"
+            "humanevalexplaindescribe has no tests. Generate humanevalexplainsynthesize from its descriptions and score that"
         )
     if problem.language != "python":
         return brace_code.brace_program(problem, brace_code.assemble(problem, answer))
@@ -144,15 +141,17 @@ def _source(language: str) -> Source:
 def load(kind: str, language: str, data_dir: Path | None) -> Benchmark:
     """`humaneval{kind}-{language}`."""
     name = f"humaneval{kind}-{language}"
-    rows, origin = _source(language).rows(name, data_dir)
-    return Benchmark(name, tuple(problem_of(row, language, kind) for row in rows), _family(kind, language), origin)
+    records, origin = _source(language).records(name, data_dir)
+    return Benchmark(
+        name, tuple(problem_of(record, language, kind) for record in records), _family(kind, language), origin
+    )
 
 
 def with_descriptions(benchmark: Benchmark, path: Path) -> Benchmark:
     """An explainsynthesize benchmark with the first description of each problem from an explaindescribe generations file."""
     content = read_json(path)
     if not isinstance(content, list) or len(content) < len(benchmark.problems):
-        raise BenchmarkError(f"{path}: a list of {len(benchmark.problems)} lists of descriptions is expected")
+        raise BenchmarkError(f"{path}: expected a list of {len(benchmark.problems)} lists of descriptions")
     problems = tuple(
         replace(problem, fields={**problem.fields, "description": texts[0] if texts else ""})
         for problem, texts in zip(benchmark.problems, content, strict=False)

@@ -1,7 +1,7 @@
-"""HumanEval-X (Zheng et al. 2023, arXiv:2303.17568): 164 functions in six languages, to write and to translate.
+"""HumanEval-X (Zheng et al. 2023, arXiv:2303.17568): write or translate 164 functions in six languages.
 
-`humanevalx-{language}` writes, `humanevalx-{source}-{target}` translates: the source's declaration and solution are given, the
-target's declaration is completed. Also CodeFuseEval's code completion, which has the same rows with other prompts.
+The task of `humanevalx-{language}` is to write a function. For `humanevalx-{source}-{target}` the source's declaration and solution
+are given, and the target's declaration is completed. CodeFuseEval's code completion has the same records with other prompts.
 """
 
 import re
@@ -13,32 +13,33 @@ from typing import Any
 from mftcoder.benchmarks.answers import brace_code, python_code
 from mftcoder.benchmarks.answers.brace_code import SYNTAX
 from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, SECONDS
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
 from mftcoder.benchmarks.sources import HubData, Source
-from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
 
 
-def problem_of(row: Mapping[str, Any], language: str, prompt: str) -> Problem:
-    """A row of HumanEval-X. It names no entry point: that is the last function of the declaration."""
-    declaration = row["declaration"]
+def problem_of(record: Mapping[str, Any], language: str, prompt: str) -> Problem:
+    """The problem of a record. Records name no entry point: it is the last function of the declaration."""
+    declaration = record["declaration"]
     if language == "rust":
-        return _rust_problem(row, prompt)
+        return _rust_problem(record, prompt)
     if language == "python":
         entry = python_code.last_function(declaration)
-        tests, stop = python_code.helpers_of(declaration, entry) + row["test"], python_code.STOP_WORDS
+        tests, stop = python_code.helpers_of(declaration, entry) + record["test"], python_code.STOP_WORDS
     else:
         entry = brace_code.entry_name(declaration, "", language)
-        tests, stop = row["test"], SYNTAX[language].stop
-    return Problem(row["task_id"], language, prompt, tests, entry, stop, row["canonical_solution"], row)
+        tests, stop = record["test"], SYNTAX[language].stop
+    return Problem(record["task_id"], language, prompt, tests, entry, stop, record["canonical_solution"], record)
 
 
-def _rust_problem(row: Mapping[str, Any], prompt: str) -> Problem:
-    """A Rust row. Its prompt may be the text alone, its test commented out, its function or a helper of it defined in its solution."""
-    declaration, solution = row["declaration"], row["canonical_solution"]
-    tests = row["test"].strip().removeprefix("/*").removesuffix("*/")
+def _rust_problem(record: Mapping[str, Any], prompt: str) -> Problem:
+    """The problem of a record in Rust: its prompt may lack the declaration, its tests may be commented out, and its solution may
+    define the function under test or a helper.
+    """
+    declaration, solution = record["declaration"], record["canonical_solution"]
+    tests = record["test"].strip().removeprefix("/*").removesuffix("*/")
     declared = brace_code.names_defined(declaration, "rust")
     if declared[-1] not in brace_code.names_defined(prompt, "rust"):
         prompt = f"{prompt}{declaration}"
@@ -46,8 +47,8 @@ def _rust_problem(row: Mapping[str, Any], prompt: str) -> Problem:
     entry = brace_code.function_asked_for(defined, tests) or declared[-1]
     if entry not in declared or any(re.search(rf"\b{name}\(", tests) for name in defined if name != entry):
         declaration = brace_code.up_to_its_body(declaration + solution, entry, "rust")
-    fields = {**row, "declaration": declaration}
-    return Problem(row["task_id"], "rust", prompt, tests, entry, SYNTAX["rust"].stop, solution, fields)
+    fields = {**record, "declaration": declaration}
+    return Problem(record["task_id"], "rust", prompt, tests, entry, SYNTAX["rust"].stop, solution, fields)
 
 
 def _prompt(problem: Problem, mode: PromptMode) -> str:
@@ -71,7 +72,7 @@ def _program(problem: Problem, answer: str) -> Program:
 
 
 def family(language: str, test_set: str) -> Family:
-    """Prompted, read and judged alike in all rows of this shape."""
+    """The family of all records in this format."""
     notes = {"header": HEADERS[language], "test set": test_set, "assembly": "prompt, answer, tests"}
     return Family(_prompt, _extract, _program, notes, SECONDS.get(language, 10.0))
 
@@ -81,27 +82,27 @@ def _source(language: str) -> Source:
     return Source(f"humanevalx/{language}.jsonl", hub)
 
 
-def _rows(name: str, language: str, data_dir: Path | None) -> tuple[Sequence[Mapping[str, Any]], str]:
-    return _source(language).rows(name, data_dir)
+def _records(name: str, language: str, data_dir: Path | None) -> tuple[Sequence[Mapping[str, Any]], str]:
+    return _source(language).records(name, data_dir)
 
 
 def load_writing(language: str, data_dir: Path | None) -> Benchmark:
     """`humanevalx-{language}`."""
     name = f"humanevalx-{language}"
-    rows, origin = _rows(name, language, data_dir)
-    problems = tuple(problem_of(row, language, row["prompt"]) for row in rows)
+    records, origin = _records(name, language, data_dir)
+    problems = tuple(problem_of(record, language, record["prompt"]) for record in records)
     return Benchmark(name, problems, family(language, "HumanEval-X"), origin)
 
 
 def load_translation(source: str, target: str, data_dir: Path | None) -> Benchmark:
     """`humanevalx-{source}-{target}`."""
     name = f"humanevalx-{source}-{target}"
-    given, _ = _rows(name, source, data_dir)
-    wanted, origin = _rows(name, target, data_dir)
+    given, _ = _records(name, source, data_dir)
+    wanted, origin = _records(name, target, data_dir)
     problems = []
-    for before, row in zip(given, wanted, strict=True):
+    for before, record in zip(given, wanted, strict=True):
         text = f"code translation\n{_TITLES[source]}:\n{before['declaration']}{before['canonical_solution']}\n{_TITLES[target]}:\n"
-        problems.append(problem_of({**row, "source": text}, target, row["declaration"]))
+        problems.append(problem_of({**record, "source": text}, target, record["declaration"]))
     return Benchmark(name, tuple(problems), family(target, "HumanEval-X"), origin)
 
 

@@ -1,7 +1,7 @@
-"""MBPP (Austin et al. 2021, arXiv:2108.07732): 500 Python functions from a sentence and a test (task_id 11 to 510).
+"""MBPP (Austin et al. 2021, arXiv:2108.07732): write 500 Python functions from a sentence and a test (task_id 11 to 510).
 
-The set-up code runs behind the candidate and before the asserts, because tasks 367 and 927 build objects of a class that the
-solution defines. The challenge tests, which 11 rows have, are not run, as in the paper.
+The set-up code runs after the candidate and before the asserts, because tasks 367 and 927 build objects of a class that the
+solution defines. The challenge tests of 11 records are not run, as in the paper.
 """
 
 import re
@@ -11,29 +11,28 @@ from typing import Any
 
 from mftcoder.benchmarks.answers import python_code
 from mftcoder.benchmarks.answers.extraction import best_block, cut_at_stop_words, first_code
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
 from mftcoder.benchmarks.sources import HubData, Source
-from mftcoder.benchmarks.task import Task
 from mftcoder.execution.sandbox import Program
 
 _TEST_SPLIT = range(11, 511)
 STOP_WORDS = ("\nassert", "\nprint(", '\n"""', "\n```", "\nif __name__")
 ANSWER_STOP_WORDS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/")
-"""Of an answer to an instruction: those of the Qwen contest's harness, which looks for a fenced block."""
+"""For an answer to an instruction: those of the Qwen contest's harness, which looks for a fenced block."""
 
 
-def problem_of(row: Mapping[str, Any]) -> Problem:
-    """A row in MBPP's format. The reference harness's prompt: a docstring of the text and the first test."""
-    first_test = row["test_list"][0]
+def problem_of(record: Mapping[str, Any]) -> Problem:
+    """The problem of a record. Its prompt is that of the reference harness: a docstring of the text and the first test."""
+    first_test = record["test_list"][0]
     return Problem(
-        id=str(row["task_id"]),
+        id=str(record["task_id"]),
         language="python",
-        prompt=f'"""\n{row["text"]}\n{first_test}\n"""\n',
-        tests="\n".join([row.get("test_setup_code") or "", *row["test_list"]]) + "\n",
-        entry_point=entry_point_of(row["code"], first_test),
+        prompt=f'"""\n{record["text"]}\n{first_test}\n"""\n',
+        tests="\n".join([record.get("test_setup_code") or "", *record["test_list"]]) + "\n",
+        entry_point=entry_point_of(record["code"], first_test),
         stop=STOP_WORDS,
-        reference=row["code"],
-        fields=row,
+        reference=record["code"],
+        fields=record,
     )
 
 
@@ -50,7 +49,7 @@ def _prompt(problem: Problem, mode: PromptMode) -> str:
 
 
 def extract(problem: Problem, text: str, mode: PromptMode) -> str:
-    """The answer within what a model wrote."""
+    """The answer in a completion."""
     if mode == "chat":
         return best_block(text, problem.entry_point) or text
     if mode == "instruct":
@@ -64,7 +63,7 @@ def stop_words(problem: Problem, mode: PromptMode) -> tuple[str, ...]:
 
 
 def program(problem: Problem, answer: str) -> Program:
-    """The answer behind the prompt's docstring, with the tests."""
+    """The prompt's docstring and the answer, with the tests."""
     return python_code.python_program(problem, python_code.assemble(problem.prompt, answer, problem.entry_point))
 
 
@@ -83,8 +82,8 @@ _SOURCE = Source("mbpp/mbpp.jsonl", HubData("google-research-datasets/mbpp", "fu
 
 def load_mbpp(data_dir: Path | None) -> Benchmark:
     """The test split from `data_dir` or the Hub."""
-    rows, origin = _SOURCE.rows("mbpp", data_dir)
-    chosen = [row for row in rows if int(row["task_id"]) in _TEST_SPLIT]
+    records, origin = _SOURCE.records("mbpp", data_dir)
+    chosen = [record for record in records if int(record["task_id"]) in _TEST_SPLIT]
     return Benchmark("mbpp", tuple(map(problem_of, chosen)), FAMILY, origin)
 
 
