@@ -1,13 +1,14 @@
-"""`python docs/generate.py`: write the pages of docs/ that are made from the code. `--check` only says which are out of date.
+"""`python docs/generate.py`: write the pages of docs/ that are made from the code. `--check` only names those that are out of date.
 
-Goes in: the config's schema, with the sentence under each field, and the table of model families. Comes out: docs/configuration.md,
-docs/models.md. A unit test holds the pages to the code.
+docs/configuration.md comes from the config's fields, docs/models.md from the table of model families. A unit test compares the pages
+with the code.
 """
 
 import sys
 from pathlib import Path
 from typing import Any
 
+from mftcoder.config.balancer import options_type
 from mftcoder.config.compat.mftcoder_json import REFUSED
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.schema import RunConfig
@@ -23,7 +24,7 @@ NAMES = {
     ("balancer", "name"): BALANCERS.names(),
     ("backend", "name"): BACKENDS.names(),
 }
-"""Fields that hold the name of something registered."""
+"""Fields that hold a registered name."""
 
 INTRODUCTION = """# Configuration
 
@@ -199,8 +200,25 @@ def configuration() -> str:
             plain.append(row(name, field, schema["$defs"], required=name in schema.get("required", ())))
         else:
             sections.append(part("tasks.<name>" if name == "tasks" else name, section, schema["$defs"]))
+        if name == "balancer":
+            sections += balancers()
     top = table(plain, "field")
     return "\n".join([INTRODUCTION, "## Top level\n", top, *sections, published()])
+
+
+def balancers() -> list[str]:
+    """The options of each balancer, from its own file."""
+    names = BALANCERS.names()
+    without = [name for name in names if len(options_type(name).model_fields) == 1]
+    tables = [options_of(name) for name in names if name not in without]
+    return [*tables, f"No options: {', '.join(f'`{name}`' for name in without)}.\n"]
+
+
+def options_of(name: str) -> str:
+    """One balancer: its sentence and a table of its options."""
+    fields = options_type(name).model_json_schema()["properties"]
+    rows = [row(key, field, {}, required=False) for key, field in fields.items() if key != "name"]
+    return f"### `{name}`\n\n{BALANCERS.load(name).__doc__}\n\n{table(rows, 'option')}"
 
 
 def part(name: str, section: dict[str, Any], definitions: dict[str, Any]) -> str:
@@ -235,7 +253,7 @@ def table(rows: list[str], first: str) -> str:
 
 def row(name: str, field: dict[str, Any], definitions: dict[str, Any], *, required: bool) -> str:
     """One field: name, values, default, sentence."""
-    default = "required" if required else code(field.get("default"))
+    default = "required" if required else field.get("computed") or code(field.get("default"))
     meaning = " ".join(field.get("description", "").split())
     cells = (f"`{name}`", values(field, definitions), default, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -24,7 +24,9 @@ import numpy as np
 
 from mftcoder.balancing.base import Float, RunFacts, TaskBalancer, TaskLosses
 from mftcoder.balancing.build import build_balancer
-from mftcoder.config.balancer import BalancerConfig
+from mftcoder.balancing.methods.coba import CobaOptions
+from mftcoder.balancing.methods.famo import FamoOptions
+from mftcoder.config.balancer import BalancerConfig, read_balancer
 
 COLUMNS = ("compromise", "short", "worst", "spread", "regression", "rows")
 SETTINGS = {
@@ -50,20 +52,20 @@ def methods(steps: int) -> dict[str, BalancerConfig]:
     short = {"warmup_steps": steps // 30, "window": max(4, steps // 15)}
     long = {"warmup_steps": steps // 30, "window": max(4, steps // 6)}
     return {
-        "uniform": BalancerConfig(),
-        "coba, window T/15": BalancerConfig(name="coba", **short),
-        "coba, window T/6": BalancerConfig(name="coba", **long),
-        "coba, every 10 steps": BalancerConfig(name="coba", update_interval=10),
-        "coba released, T/6": BalancerConfig(name="coba", variant="released", **long),
-        "famo": BalancerConfig(name="famo"),
-        "famo released": BalancerConfig(name="famo", variant="released"),
-        "famo released, validation": BalancerConfig(name="famo", variant="released", signal="validation"),
-        "dwa": BalancerConfig(name="dwa"),
-        "lbtw": BalancerConfig(name="lbtw"),
-        "uncertainty": BalancerConfig(name="uncertainty"),
-        "random": BalancerConfig(name="random"),
-        "selfpaced": BalancerConfig(name="selfpaced"),
-        "pace": BalancerConfig(name="pace"),
+        "uniform": read_balancer("uniform"),
+        "coba, window T/15": CobaOptions(**short),
+        "coba, window T/6": CobaOptions(**long),
+        "coba, every 10 steps": CobaOptions(update_interval=10),
+        "coba released, T/6": CobaOptions(variant="released", **long),
+        "famo": read_balancer("famo"),
+        "famo released": FamoOptions(variant="released"),
+        "famo released, validation": FamoOptions(variant="released", signal="validation"),
+        "dwa": read_balancer("dwa"),
+        "lbtw": read_balancer("lbtw"),
+        "uncertainty": read_balancer("uncertainty"),
+        "random": read_balancer("random"),
+        "selfpaced": read_balancer("selfpaced"),
+        "pace": read_balancer("pace"),
     }
 
 

@@ -1,7 +1,6 @@
-"""Names to implementations: explicit tables of "module:attribute", imported on first use; third parties add theirs by entry point.
+"""Names to implementations: tables of "module:attribute", imported on first use. Other packages add theirs by entry point.
 
-Goes in: a name from a config or the command line. Comes out: the object, or an error that lists what exists. The tables stand
-here, and hold strings only, so that config can check a name without importing what it names.
+The tables hold strings only. So the config can check a name without importing what it names.
 """
 
 import difflib
@@ -16,7 +15,7 @@ from mftcoder.errors import ConfigError
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'coba'?` for a near miss, else ` Known: a, b, c.`; starts with a space, fits behind a sentence."""
+    """` Did you mean 'coba'?` for a near miss, else ` Known: a, b, c.` Starts with a space, to follow a sentence."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
@@ -24,13 +23,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 @functools.cache
 def _entry_points(group: str) -> dict[str, str]:
-    """Name to target of what other packages registered; finding out reads the metadata of all packages."""
+    """Name -> target of what other packages registered. Reads the metadata of all installed packages."""
     return {point.name: point.value for point in importlib.metadata.entry_points(group=group)}
 
 
 @dataclass(frozen=True)
 class Registry:
-    """One kind of extension. `table` maps a name to "module:attribute"; entry points of group `mftcoder.<kind>` come on top."""
+    """One kind of extension: `table` maps a name to "module:attribute"; entry points of the group `mftcoder.<kind>` add to it."""
 
     kind: str
     table: Mapping[str, str]
@@ -48,7 +47,15 @@ class Registry:
         if name not in targets:
             raise ConfigError(f"unknown {self.kind} '{name}'.{did_you_mean(name, targets)}")
         module, _, attribute = targets[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            if name in self.table:
+                raise
+            raise ConfigError(
+                f"{self.kind} '{name}': {targets[name]}, which another package registers, cannot be imported: {error}. "
+                "Update or remove that package."
+            ) from error
 
 
 BALANCERS = Registry(

@@ -1,10 +1,9 @@
-"""The types every balancer speaks: losses per task in, weights per task out.
+"""The types that all balancers share: losses per task in, weights per task out.
 
-After each optimizer step that is `due(step)` the loop measures what `validation_rows(step)` and `needs_gradients(step)` name
-(nothing, for most methods) and hands it to `observe`, together with the train losses summed since the observation before; the
-weights it gives hold until the next one. A task that is absent from a step keeps no weight in it, or keeps its share unused:
-`loss.absent_task` says which. K is the number of tasks, in the order of the config; numpy only, and nothing here knows a model
-or a file.
+After each optimizer step that is `due(step)`, the loop measures what `validation_rows(step)` and `gradient_layer(step)` ask for
+(nothing, for most methods). It passes that to `observe`, together with the train losses summed since the last observation. The weights
+that `observe` returns hold until the next one. What happens to the weight of a task that is absent from a step is
+`loss.absent_task`. K is the number of tasks, in the order of the config. numpy only.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """Summed token losses of each task over a step or a validation pass, with what they were summed over."""
+    """Summed token losses of each task over a step or a validation pass, with the numbers of tokens and samples."""
 
     loss_sum: Float  # [K] sum of the trained tokens' cross entropy, in nats
     tokens: Int  # [K] trained tokens
@@ -36,7 +35,7 @@ class TaskLosses:
 
     @staticmethod
     def zeros(num_tasks: int) -> "TaskLosses":
-        """Nothing seen yet."""
+        """The sums before the first step."""
         return TaskLosses(np.zeros(num_tasks), np.zeros(num_tasks, np.int64), np.zeros(num_tasks, np.int64))
 
 
@@ -51,19 +50,19 @@ class TaskWeights:
         if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
             raise ValueError(f"task weights must be finite, non-negative and not all zero, not {values}")
         total = values.sum()
-        # Dividing again would move the last bit, and a resumed run reads what was divided before.
+        # A second division could change the last bit. A resumed run reads weights that were divided before.
         object.__setattr__(self, "values", values if abs(total - 1) < 1e-12 else values / total)
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a balancer may know about the run before its first step."""
+    """What a balancer knows about the run before its first step."""
 
-    weights: Float  # [K] the configured task weights; every method keeps them as a factor on its own
+    weights: Float  # [K] the configured task weights; every method multiplies its own weights with them
     seed: int
     total_steps: int  # optimizer steps of the whole run
     rows_per_step: int  # rows of one optimizer step, over its micro-batches and ranks
-    fresh_steps: Int  # [K] the first so many steps meet each sample of the task for the first time
+    fresh_steps: Int  # [K] number of first steps in which each sample of the task is new to the model
     validation_rows: Int  # [K] rows of each task's validation set
 
     @property
@@ -74,70 +73,74 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """One row of one task's validation set, to be measured without gradients. Rows are counted per task, from 0."""
+    """One row of one task's validation set, to be measured without gradients. Rows of a task are counted from 0."""
 
     task: int
     row: int
 
 
 class TaskBalancer(Protocol):
-    """Chooses the task weights from what the losses do. One file a method in this folder, one row in `registry.BALANCERS`.
+    """Chooses the task weights from the losses. Each method is one file in `methods/` and one line in `registry.BALANCERS`.
 
-    Built as `Method(config, facts)` with a `BalancerConfig` and the `RunFacts`. Steps are counted from 1.
+    A method is built as `Method(options, facts)`. The class attribute `options_type` names its options, a subclass of
+    `BalancerConfig`; a method without options leaves it out and gets a `BalancerConfig`. Steps are counted from 1.
     """
 
     needs_validation: bool  # whether every task must have validation rows
 
     @property
     def signals(self) -> dict[str, Float]:
-        """What the method measured, by name, [K] each (slopes, logits, ...): for the logs, nan where unknown."""
+        """What the method measured (slopes, logits, ...), by name, [K] each, nan where unknown. For the logs."""
         ...
 
     def due(self, step: int) -> bool:
-        """Whether `observe` is called after optimizer step `step`. Between due steps nothing waits for the device."""
+        """Whether `observe` is called after optimizer step `step`. On a GPU only due steps wait for the device."""
         ...
 
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
-        """The rows to measure after the due step `step`; often empty."""
+        """The rows to measure after the due step `step`; () for none."""
         ...
 
-    def needs_gradients(self, step: int) -> bool:
-        """Whether `observe` wants the norm of each task's gradient on the last shared layer after the due step `step`."""
+    def gradient_layer(self, step: int) -> int | None:
+        """The decoder layer on which to measure each task's gradient norm after the due step `step` (-1: the last); None for none.
+
+        A method that ever names a layer has `reads_gradients = True` in its options.
+        """
         ...
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
-        """The weights from the next step on, after the due step `step` was done.
+        """The weights from the next step on. Called after each due step.
 
-        `train` sums the steps since the last observation; `validation` sums the rows of `validation_rows(step)`, None if there
-        were none; `gradient_norms` [K] are the norms of the unweighted mean task losses' gradients (nan for an absent task),
-        measured on the validation rows if there are any, else on rows of the step; None unless `needs_gradients(step)`.
+        `train` sums the steps since the last observation. `validation` sums the rows of `validation_rows(step)`; None without such
+        rows. `gradient_norms` [K] are the gradient norms of the unweighted mean task losses, nan for an absent task. They are
+        measured on the validation rows if there are any, else on rows of the step; None if `gradient_layer(step)` is None.
         """
         ...
 
     def evaluated(self, step: int, losses: TaskLosses) -> None:
-        """Hear of the run's own validation after `step`, of all rows: measured anyway, at no cost to the method."""
+        """Receive the losses of the run's own validation after `step` (of all rows), which is measured anyway."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `observe` depends on, as JSON-able values; floats survive JSON exactly."""
+        """All that `observe` depends on, as values that JSON can hold. JSON keeps floats exactly."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` to the last bit."""
+        """Restore `state_dict()`. The next weights are equal to the last bit."""
         ...
 
 
-class DeafToEvaluations:
-    """What a method answers that takes its signal elsewhere than from the run's own validation."""
+class IgnoresEvaluations:
+    """Base of methods that do not use the run's own validation."""
 
     def evaluated(self, step: int, losses: TaskLosses) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class Passive(DeafToEvaluations):
-    """What a method answers that measures nothing of its own: no validation rows, no gradients, no signals."""
+class Passive(IgnoresEvaluations):
+    """Base of methods that measure nothing: no validation rows, no gradients, no signals."""
 
     needs_validation = False
 
@@ -150,18 +153,28 @@ class Passive(DeafToEvaluations):
         """None."""
         return ()
 
-    def needs_gradients(self, step: int) -> bool:
-        """Never."""
-        return False
+    def gradient_layer(self, step: int) -> int | None:
+        """None."""
+        return None
+
+
+def check_window(window: int | None, warmup_steps: int | None, update_interval: int | None = None) -> None:
+    """ValueError for a window shorter than the warm-up, or (with `update_interval`) shorter than two updates."""
+    if window is None:
+        return
+    if warmup_steps is not None and window < warmup_steps:
+        raise ValueError(f"window ({window}) is shorter than warmup_steps ({warmup_steps}); make it at least as long")
+    if update_interval is not None and window < 2 * update_interval:
+        raise ValueError(f"window ({window}) holds fewer than two updates; make it at least {2 * update_interval}")
 
 
 def weighted(facts: RunFacts, values: Float) -> TaskWeights:
-    """The configured weights times a method's own factors, normalised."""
+    """The configured weights times the factors of a method, normalized to sum 1."""
     return TaskWeights(facts.weights * values)
 
 
 def stratified_rows(facts: RunFacts, first: int, count: int) -> tuple[ValidationRow, ...]:
-    """`count` rows of every task that has any, from row `first` on, starting again at a task's end: no task is ever missing."""
+    """`count` rows of every task with validation rows, from row `first` on. After a task's last row comes its first one again."""
     return tuple(
         ValidationRow(task, (first + offset) % int(rows))
         for task, rows in enumerate(facts.validation_rows)
@@ -171,7 +184,7 @@ def stratified_rows(facts: RunFacts, first: int, count: int) -> tuple[Validation
 
 
 def latest(previous: Float, now: Float) -> Float:
-    """`now`, with a task that is absent (nan) or not finite keeping its `previous` value."""
+    """`now`, but the `previous` value of a task whose value is nan (absent) or infinite."""
     return np.where(np.isfinite(now), now, previous)
 
 
@@ -187,10 +200,10 @@ def jacobian_product(probabilities: Float, vector: Float) -> Float:
 
 
 def as_lists(**arrays: Float | Int | None) -> dict[str, Any]:
-    """Arrays as JSON-able lists; None stays None."""
+    """Arrays as lists, which JSON can hold; None stays None."""
     return {name: None if array is None else array.tolist() for name, array in arrays.items()}
 
 
 def as_array(value: Any) -> Float:
-    """What `as_lists` wrote, as float64."""
+    """A list of `as_lists` as a float64 array."""
     return np.asarray(value, np.float64)

@@ -1,13 +1,13 @@
-"""From the balancer section of a config to a balancer that is ready to observe; every misfit is an error before any model is loaded."""
+"""From the balancer section of a config to a balancer. Reports what does not fit before a model is loaded."""
 
 from mftcoder.balancing.base import RunFacts, TaskBalancer
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.config.balancer import BalancerConfig
 from mftcoder.errors import ConfigError
 from mftcoder.registry import BALANCERS
 
 
 def build_balancer(config: BalancerConfig, facts: RunFacts, task_names: tuple[str, ...]) -> TaskBalancer:
-    """The method `config.name`. ConfigError names each task without validation rows if the method needs them."""
+    """The method `config.name`. ConfigError names every task without validation rows if the method needs them."""
     balancer: TaskBalancer = BALANCERS.load(config.name)(config, facts)
     missing = [name for name, rows in zip(task_names, facts.validation_rows, strict=True) if rows == 0]
     if balancer.needs_validation and missing:

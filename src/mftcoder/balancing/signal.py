@@ -1,26 +1,46 @@
-"""Which losses a method looks at: the training steps' own, or a few validation rows of every task.
+"""The losses that a method looks at: those of the training steps, or of a few validation rows of every task.
 
-The published methods were proposed on train losses; the CoBa paper also runs FAMO, LBTW and GradNorm on validation losses (its
-starred rows). With `signal: validation` the same `val_batches` rows of each task are measured at every update: these methods
-compare a loss with an earlier one, and the same rows compare without the noise of different ones. CoBa has its own rule.
+The methods were published for train losses. The CoBa paper also runs FAMO, LBTW and GradNorm on validation losses (its starred rows).
+With `signal: validation` the same `val_batches` rows of each task are measured at every update. These methods compare a loss with an
+earlier one, and different rows would add noise to the comparison.
 """
 
-from mftcoder.balancing.base import DeafToEvaluations, Float, RunFacts, TaskLosses, ValidationRow, stratified_rows
-from mftcoder.config.schema import BalancerConfig
+from typing import Literal
+
+from pydantic import model_validator
+
+from mftcoder.balancing.base import Float, IgnoresEvaluations, RunFacts, TaskLosses, ValidationRow, stratified_rows
+from mftcoder.config.balancer import BalancerConfig, computed
+from mftcoder.config.section import PositiveInt
 
 
-class LossReader(DeafToEvaluations):
-    """The measuring half of the protocol for methods that need one mean loss per task at each update; they inherit it."""
+class SignalOptions(BalancerConfig):
+    """Options that every such method has."""
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts, *, default_interval: int = 1):
+    signal: Literal["train", "validation"] = "train"
+    """Losses the method looks at: those of the training steps, or of val_batches validation rows of each task."""
+    val_batches: PositiveInt | None = computed("1 with signal: validation")
+    """Validation rows of each task measured at an update, the same rows each time."""
+
+    @model_validator(mode="after")
+    def _validation_is_read(self) -> "SignalOptions":
+        if self.val_batches is not None and self.signal != "validation":
+            raise ValueError("val_batches is for signal: validation")
+        return self
+
+
+class LossReader(IgnoresEvaluations):
+    """Base of methods that need one mean loss per task at each update, every `interval` steps."""
+
+    def __init__(self, config: SignalOptions, facts: RunFacts, *, interval: int):
         self.facts = facts
         self.needs_validation = config.signal == "validation"
-        self._interval = config.update_interval or default_interval
+        self._interval = interval
         self._rows = stratified_rows(facts, 0, config.val_batches or 1) if self.needs_validation else ()
 
     @property
     def signals(self) -> dict[str, Float]:
-        """Nothing beside the losses themselves."""
+        """None."""
         return {}
 
     def due(self, step: int) -> bool:
@@ -31,12 +51,12 @@ class LossReader(DeafToEvaluations):
         """The same rows each time, or none."""
         return self._rows
 
-    def needs_gradients(self, step: int) -> bool:
-        """Never."""
-        return False
+    def gradient_layer(self, step: int) -> int | None:
+        """None."""
+        return None
 
     def measured(self, train: TaskLosses, validation: TaskLosses | None) -> Float:
-        """Mean token loss [K] of the chosen signal; nan for an absent task."""
+        """Mean token loss [K] of the signal; nan for an absent task."""
         if not self.needs_validation:
             return train.mean
         assert validation is not None, "the loop measures the rows that validation_rows names"

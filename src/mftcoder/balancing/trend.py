@@ -1,16 +1,17 @@
 """Level and slope of one task's held-out loss, with their variances, from scattered noisy measurements: a Kalman filter.
 
-State: level f, slope s, the level f_0 at the first measurement, and an effect a_r for each validation row r. Between measurements
-dt apart (in the caller's unit of time) f <- f + s dt and s walks at random; f_0 stands still, and later measurements still correct it
-(a fixed-point smoother), so the drop f_0 - f is known with its variance, however noisy the first measurement was. Three kinds of measurement:
+The state is the level f, the slope s, the level f_0 at the first measurement, and an effect a_r for each validation row r. Between
+measurements dt apart (in the caller's unit of time) f <- f + s dt, and s follows a random walk. f_0 is constant, and later measurements
+still correct it (a fixed-point smoother). So the drop f_0 - f is known with its variance even if the first measurement was noisy.
+There are three kinds of measurement:
 
     fresh train loss       y = f + noise,           variance v / samples: v from squared differences of successive measurements
     validation row r       y = f + a_r + noise,     variance from this filter's own prediction errors on rows seen before
     whole validation set   as one more row, with a variance of its own
 
-A row is compared with what the same row gave earlier, so that how hard it is does not enter the slope: a few rows measured now
-and then say more about the slope than a large set measured once. The random walk is scaled so that the filter forgets over a third
-of `window` at the noise of the train losses. numpy only; knows nothing of tasks or weights.
+A row is compared with earlier losses of the same row, so the difficulty of a row does not change the slope. A few rows measured
+repeatedly tell more about the slope than a large set measured once. The random walk is scaled such that the filter forgets over a third
+of `window` at the noise of the train losses.
 """
 
 from typing import Any
@@ -22,46 +23,48 @@ from mftcoder.balancing.base import Float, as_array
 LEVEL, SLOPE, FIRST_LEVEL, FIRST_ROW = 0, 1, 2, 3
 MEMORY = 1 / 3  # of the window
 NOISE_MEMORY = 50  # successive differences that the noise estimate averages over
-FIRST_NOISE = 0.3  # standard deviation of a one-sample loss that is assumed at first, as a share of the first loss ...
-FIRST_NOISE_COUNTS = 3  # ... and counts for so many differences: one small difference must not make the filter sure
+FIRST_NOISE = 0.3  # first estimate of the standard deviation of a one-sample loss, as a fraction of the first loss ...
+FIRST_NOISE_COUNTS = 3  # ... and its weight, in differences: one small difference must not make the filter certain
 ROW_NOISE_RATE = 0.1
-FIRST_REPEATED_NOISE = 0.1  # variance on samples measured before, as a share of that on new ones: at first ...
-LEAST_REPEATED_NOISE = 0.01  # ... and at least
-SMALLEST_NOISE = 1e-10  # of the first loss squared: keeps the filter regular on losses without noise
+FIRST_REPEATED_NOISE = (
+    0.1  # variance on samples measured before, as a fraction of that on new samples: first estimate ...
+)
+LEAST_REPEATED_NOISE = 0.01  # ... and lower limit
+SMALLEST_NOISE = 1e-10  # of the first loss squared; keeps the filter regular if the losses have no noise
 
 
 class LossTrend:
     """Filtered level, slope and drop since the start; unknown (nan) before the first measurement."""
 
     def __init__(self, num_rows: int, window: float):
-        effects = num_rows + 1  # the last is that of the whole validation set
+        effects = num_rows + 1  # the last one belongs to the whole validation set
         self._window = window
         self._mean = np.full(FIRST_ROW + effects, np.nan)
         self._covariance = np.zeros((FIRST_ROW + effects, FIRST_ROW + effects))
         self._time = np.nan
-        self._scale = np.nan  # first loss: sets the prior's size
-        self._last = (np.nan, np.nan)  # last train loss and its samples
+        self._scale = np.nan  # the first loss, which scales the prior
+        self._last = (np.nan, np.nan)  # last train loss and its number of samples
         self._noise = np.nan  # variance of a one-sample train loss
         self._differences = FIRST_NOISE_COUNTS
         self._last_time = np.nan  # of a train loss
-        self._samples = 1.0  # typical samples of a train loss
+        self._samples = 1.0  # number of samples of the last train loss
         self._spacing = np.nan  # time between train measurements
         self._row_noise, self._set_noise = np.nan, np.nan
         self._seen_rows = np.zeros(effects)
 
     @property
     def known(self) -> bool:
-        """Whether there was a train loss or a validation of the whole set."""
+        """Whether a train loss or a validation of the whole set was added."""
         return bool(np.isfinite(self._scale))
 
     @property
     def level(self) -> float:
-        """Held-out loss now, in nats."""
+        """The held-out loss at the current time, in nats."""
         return float(self._mean[LEVEL])
 
     @property
     def slope(self) -> float:
-        """Its change in a unit of time."""
+        """Change of the level per unit of time."""
         return float(self._mean[SLOPE])
 
     @property
@@ -74,7 +77,7 @@ class LossTrend:
         """Variance of `drop`."""
         covariance = self._covariance
         found = covariance[FIRST_LEVEL, FIRST_LEVEL] + covariance[LEVEL, LEVEL] - 2 * covariance[FIRST_LEVEL, LEVEL]
-        return max(0.0, float(found))  # rounding may leave a little below 0
+        return max(0.0, float(found))  # rounding can make it slightly negative
 
     @property
     def level_variance(self) -> float:
@@ -87,7 +90,7 @@ class LossTrend:
         return float(self._covariance[SLOPE, SLOPE])
 
     def add_train_loss(self, time: float, loss: float, samples: int) -> None:
-        """A mean loss over `samples` samples that had not been trained on."""
+        """Add a mean loss over `samples` samples that were not trained on before."""
         if self.known:
             self._learn_noise(loss, samples)
             self._spacing = time - self._last_time
@@ -100,18 +103,18 @@ class LossTrend:
         self._last_time, self._last = time, (loss, float(samples))
 
     def add_row_loss(self, time: float, row: int, loss: float) -> None:
-        """The mean loss of one validation row; left out before any other measurement."""
+        """Add the mean loss of one validation row; ignored before the first measurement of another kind."""
         if self.known:
             self._row_noise = self._add_effect(time, row, loss, self._row_noise, self._samples)
 
     def add_set_loss(self, time: float, loss: float, samples: int) -> None:
-        """The mean loss of the whole validation set, over `samples` samples."""
+        """Add the mean loss of the whole validation set, over `samples` samples."""
         if not self.known:
             self._start(time, loss)
         self._set_noise = self._add_effect(time, len(self._seen_rows) - 1, loss, self._set_noise, samples)
 
     def _add_effect(self, time: float, row: int, loss: float, noise: float, samples: float) -> float:
-        """Fold in a measurement with an effect of its own; the noise of its kind as it is known then."""
+        """Add a measurement that has an effect of its own. Returns the new noise estimate of its kind."""
         self.advance(time)
         selector = self._selector(row)
         if not np.isfinite(noise):
@@ -125,7 +128,7 @@ class LossTrend:
         return noise
 
     def advance(self, time: float) -> None:
-        """Predict to `time`: the level follows the slope, and both grow less certain."""
+        """Predict the state at `time`: the level follows the slope, and both variances grow."""
         elapsed = time - self._time
         if not self.known or elapsed <= 0:
             return
@@ -142,7 +145,7 @@ class LossTrend:
         self._time = time
 
     def _start(self, time: float, loss: float) -> None:
-        """Believe that the level is near the first loss: the first level and the level are one and the same now."""
+        """Set the prior: the level is near the first loss, and the first level equals the level."""
         self._time, self._scale = time, abs(loss)
         self._noise = (FIRST_NOISE * self._scale) ** 2
         self._mean[:] = 0.0
@@ -154,7 +157,7 @@ class LossTrend:
         self._covariance[LEVEL, FIRST_LEVEL] = self._covariance[FIRST_LEVEL, LEVEL] = deviations[LEVEL] ** 2
 
     def _learn_noise(self, loss: float, samples: int) -> None:
-        """Half the squared difference of neighbours is the noise's variance, whatever the (slow) trend."""
+        """Update the noise variance: half the squared difference of successive losses, where the slow trend hardly counts."""
         last, last_samples = self._last
         if not np.isfinite(last):
             return
@@ -173,7 +176,7 @@ class LossTrend:
         return selector
 
     def _update(self, selector: Float, measured: float, noise: float) -> float:
-        """Fold in one measurement; returns the prediction error."""
+        """Add one measurement. Returns the prediction error."""
         spread = self._covariance @ selector
         error = measured - float(selector @ self._mean)
         gain = spread / (float(selector @ spread) + noise)
@@ -182,12 +185,12 @@ class LossTrend:
         return error
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as JSON-able values."""
+        """Everything but the window, as values that JSON can hold."""
         values = {name.removeprefix("_"): value for name, value in vars(self).items() if name != "_window"}
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         for name, value in state.items():
             setattr(self, f"_{name}", as_array(value) if isinstance(value, list) and name != "last" else value)
         self._last = tuple(state["last"])

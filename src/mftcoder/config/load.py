@@ -173,7 +173,8 @@ def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError.collect(problem_lines(error, raw, origin=origin, suggest=suggest)) from error
+        lines = problem_lines(error, raw, origin=origin, suggest=lambda location: suggest(location, raw))
+        raise ConfigError.collect(lines) from error
     except RecursionError as error:
         raise ConfigError(f"{origin}: nested too deeply") from error
 

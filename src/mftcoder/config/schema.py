@@ -8,10 +8,10 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from mftcoder.config.backend import BackendConfig
-from mftcoder.config.balancer import BalancerConfig
+from mftcoder.config.balancer import BalancerConfig, read_balancer
 from mftcoder.config.data import DataConfig, TaskConfig
 from mftcoder.config.section import (
     Fraction,
@@ -192,7 +192,7 @@ class TrainConfig(Section):
 
 
 def _named(value: Any) -> Any:
-    """`balancer: coba` is `balancer: {name: coba}`."""
+    """`backend: ddp` is `backend: {name: ddp}`."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -223,7 +223,7 @@ class RunConfig(Section):
     """From records to rows."""
     loss: LossConfig = LossConfig()
     """The objective."""
-    balancer: Annotated[BalancerConfig, BeforeValidator(_named)] = BalancerConfig()
+    balancer: Annotated[SerializeAsAny[BalancerConfig], BeforeValidator(read_balancer)] = BalancerConfig()
     """Task weights over time."""
     train: TrainConfig = TrainConfig()
     """The loop."""
@@ -338,8 +338,8 @@ class RunConfig(Section):
                 "train.early_stopping_patience: counts validations without a better metric",
             ),
             (
-                self.balancer.name == "coba" and self.balancer.variant == "released",
-                "balancer.variant: released divides by the losses of the validation before the first step",
+                self.balancer.first_validation_user is not None,
+                f"balancer.{self.balancer.first_validation_user}",
             ),
         ]
         problems = [

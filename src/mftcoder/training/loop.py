@@ -145,12 +145,9 @@ class TrainingRun:
         asked = balancer.validation_rows(step)
         held_out = self.validation_loader.subset([row.task for row in asked], [row.row for row in asked])
         losses = validate(self.model, held_out.micro_batches, held_out.counts, self.backend) if asked else None
-        norms = None
-        if balancer.needs_gradients(step):
-            layer = self.config.balancer.layer
-            norms = gradient_norms(
-                self.model, held_out if asked else data, self.backend, layer=-1 if layer is None else layer
-            )
+        norms, layer = None, balancer.gradient_layer(step)
+        if layer is not None:
+            norms = gradient_norms(self.model, held_out if asked else data, self.backend, layer=layer)
         weights = balancer.observe(step, self.unobserved.peek(), losses, norms)
         self.unobserved.clear()
         self.progress.weights = weights.values.tolist()

@@ -8,24 +8,35 @@ import pytest
 
 from mftcoder.balancing.base import RunFacts, TaskBalancer, TaskLosses, TaskWeights
 from mftcoder.balancing.build import build_balancer
-from mftcoder.config.balancer import OPTIONS, BalancerConfig
+from mftcoder.config.balancer import BalancerConfig, option_names, options_type, read_balancer
 from mftcoder.errors import ConfigError
 from mftcoder.registry import BALANCERS
 
 NAMES = BALANCERS.names()
-STARRED = [name for name, options in OPTIONS.items() if "signal" in options]
-CONFIGS = [BalancerConfig(name=name) for name in NAMES] + [
-    *(BalancerConfig(name=name, signal="validation") for name in STARRED),
-    BalancerConfig(name="coba", variant="released"),
-    BalancerConfig(name="coba", update_interval=3, val_batches=2),
-    BalancerConfig(name="famo", variant="released"),
-    BalancerConfig(name="selfpaced", update_interval=3, val_batches=2),
+STARRED = [name for name in NAMES if "signal" in option_names(name)]
+CONFIGS: list[BalancerConfig] = [
+    read_balancer(section)
+    for section in (
+        *({"name": name} for name in NAMES),
+        *({"name": name, "signal": "validation"} for name in STARRED),
+        {"name": "coba", "variant": "released"},
+        {"name": "coba", "update_interval": 3, "val_batches": 2},
+        {"name": "famo", "variant": "released"},
+        {"name": "selfpaced", "update_interval": 3, "val_batches": 2},
+    )
 ]
-READERS = [config for config in CONFIGS if config.reads_validation]
+
+
+def reads_validation(config: BalancerConfig) -> bool:
+    """Whether the method measures validation rows of every task at each update."""
+    return config.name in ("coba", "selfpaced") or getattr(config, "signal", "train") == "validation"
+
+
+READERS = [config for config in CONFIGS if reads_validation(config)]
 
 
 def described(config: BalancerConfig) -> str:
-    return " ".join(f"{key}={value}" for key, value in config.model_dump(exclude_none=True).items())
+    return " ".join(f"{key}={value}" for key, value in config.model_dump(exclude_defaults=True).items()) or config.name
 
 
 TASKS = 4
@@ -57,7 +68,9 @@ def drive(
         asked = {row.task for row in rows}
         held_out = np.where([task in asked for task in range(TASKS)], np.nan_to_num(history[step - 1], nan=0.9), np.nan)
         norms = (
-            np.where(np.isnan(history[step - 1]), np.nan, 1.0 + step % 3) if balancer.needs_gradients(step) else None
+            np.where(np.isnan(history[step - 1]), np.nan, 1.0 + step % 3)
+            if balancer.gradient_layer(step) is not None
+            else None
         )
         weights = balancer.observe(step, summed, losses(held_out) if rows else None, norms)
         given.append(weights.values)
@@ -132,7 +145,7 @@ def test_the_order_of_the_tasks_does_not_matter(config: BalancerConfig, facts: C
     history = noisy(60, absent=False)
     back = [3, 2, 1, 0]
     run = facts(
-        TASKS, validation_rows=np.full(TASKS, 6 if config.reads_validation else 0)
+        TASKS, validation_rows=np.full(TASKS, 6 if reads_validation(config) else 0)
     )  # pace asks for them in turn
     forward = drive(build_balancer(config, run, tuple("abcd")), history, losses)
     reverse = drive(build_balancer(config, run, tuple("abcd")), history[:, back], losses)
@@ -155,4 +168,17 @@ def test_asks_for_validation_rows_that_exist(config: BalancerConfig, facts: Call
     balancer = build_balancer(config, run, tuple("abcd"))
     asked = [row for step in range(1, 200) if balancer.due(step) for row in balancer.validation_rows(step)]
     assert all(0 <= row.row < run.validation_rows[row.task] for row in asked)
-    assert bool(asked) == (config.reads_validation or config.name == "pace")
+    assert bool(asked) == (reads_validation(config) or config.name == "pace")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_have_the_methods_own_name(name: str) -> None:
+    assert options_type(name)().name == name
+
+
+@every_method
+def test_only_a_method_that_says_so_reads_gradients(config: BalancerConfig, facts: Callable) -> None:
+    """Backends and memory plans ask the options, before there is a balancer."""
+    balancer = build_balancer(config, facts(TASKS), tuple("abcd"))
+    layers = {balancer.gradient_layer(step) for step in range(1, 50) if balancer.due(step)}
+    assert bool(layers - {None}) == config.reads_gradients

@@ -6,20 +6,19 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 
-from mftcoder.balancing.methods.dwa import DwaBalancer
-from mftcoder.balancing.methods.famo import FamoBalancer
-from mftcoder.balancing.methods.gradnorm import GradNormBalancer
-from mftcoder.balancing.methods.lbtw import LbtwBalancer
-from mftcoder.balancing.methods.random_weighting import RandomBalancer
-from mftcoder.balancing.methods.uncertainty import UncertaintyBalancer
-from mftcoder.config.balancer import BalancerConfig
+from mftcoder.balancing.methods.dwa import DwaBalancer, DwaOptions
+from mftcoder.balancing.methods.famo import FamoBalancer, FamoOptions
+from mftcoder.balancing.methods.gradnorm import GradNormBalancer, GradNormOptions
+from mftcoder.balancing.methods.lbtw import LbtwBalancer, LbtwOptions
+from mftcoder.balancing.methods.random_weighting import RandomBalancer, RandomOptions
+from mftcoder.balancing.methods.uncertainty import UncertaintyBalancer, UncertaintyOptions
 
 NAN = float("nan")
 
 
 def test_famo_follows_algorithm_1(facts: Callable, losses: Callable) -> None:
     beta, gamma = 0.5, 0.01
-    balancer = FamoBalancer(BalancerConfig(name="famo", learning_rate=beta, weight_decay=gamma), facts(2))
+    balancer = FamoBalancer(FamoOptions(learning_rate=beta, weight_decay=gamma), facts(2))
     weights = [
         balancer.observe(step, losses(means), None).values
         for step, means in enumerate([[2, 1], [1, 0.9], [0.8, 0.9]], 1)
@@ -39,7 +38,7 @@ def test_famo_follows_algorithm_1(facts: Callable, losses: Callable) -> None:
 
 
 def test_released_famo_takes_adam_steps_on_the_logits(facts: Callable, losses: Callable) -> None:
-    balancer = FamoBalancer(BalancerConfig(name="famo", variant="released"), facts(2))
+    balancer = FamoBalancer(FamoOptions(variant="released"), facts(2))
     balancer.observe(1, losses([2, 1]), None)
     balancer.observe(2, losses([1.9, 1]), None)
     # The gradients so far are (0, g): Adam's mean over the root of its mean square, both corrected for their start.
@@ -49,7 +48,7 @@ def test_released_famo_takes_adam_steps_on_the_logits(facts: Callable, losses: C
 
 
 def test_dwa_weighs_by_the_ratio_of_the_last_two_periods(facts: Callable, losses: Callable) -> None:
-    balancer = DwaBalancer(BalancerConfig(name="dwa", update_interval=5, temperature=2.0), facts(2))
+    balancer = DwaBalancer(DwaOptions(update_interval=5, temperature=2.0), facts(2))
     first = balancer.observe(5, losses([2.0, 1.0]), None).values
     second = balancer.observe(10, losses([1.0, 0.9]), None).values
     third = balancer.observe(15, losses([0.9, 0.9]), None).values
@@ -59,7 +58,7 @@ def test_dwa_weighs_by_the_ratio_of_the_last_two_periods(facts: Callable, losses
 
 
 def test_lbtw_weighs_by_a_power_of_the_loss_ratio(facts: Callable, losses: Callable) -> None:
-    balancer = LbtwBalancer(BalancerConfig(name="lbtw"), facts(2))
+    balancer = LbtwBalancer(LbtwOptions(), facts(2))
     first = balancer.observe(1, losses([2.0, 1.0]), None).values
     second = balancer.observe(2, losses([0.5, 0.81]), None).values
     third = balancer.observe(3, losses([NAN, 0.64]), None).values
@@ -69,7 +68,7 @@ def test_lbtw_weighs_by_a_power_of_the_loss_ratio(facts: Callable, losses: Calla
 
 
 def test_lbtw_takes_its_reference_anew_after_the_window(facts: Callable, losses: Callable) -> None:
-    balancer = LbtwBalancer(BalancerConfig(name="lbtw", window=2), facts(2))
+    balancer = LbtwBalancer(LbtwOptions(window=2), facts(2))
     weights = [
         balancer.observe(step, losses(means), None).values for step, means in enumerate([[4, 1], [1, 1], [1, 1]], 1)
     ]
@@ -78,7 +77,7 @@ def test_lbtw_takes_its_reference_anew_after_the_window(facts: Callable, losses:
 
 
 def test_gradnorm_moves_weights_towards_the_target_norms(facts: Callable, losses: Callable) -> None:
-    balancer = GradNormBalancer(BalancerConfig(name="gradnorm", alpha=1.5, learning_rate=0.1), facts(2))
+    balancer = GradNormBalancer(GradNormOptions(alpha=1.5, learning_rate=0.1), facts(2))
     balancer.observe(10, losses([2.0, 1.0]), None, np.array([1.0, 1.0]))  # norms on target: sign 0, nothing moves
     weights = balancer.observe(20, losses([1.0, 0.8]), None, np.array([3.0, 1.0])).values
     # Ratios (0.5, 0.8), mean 0.65; targets 2 * (0.5/0.65)^1.5 < 3 and 2 * (0.8/0.65)^1.5 > 1: signs +, -.
@@ -87,13 +86,13 @@ def test_gradnorm_moves_weights_towards_the_target_norms(facts: Callable, losses
 
 
 def test_gradnorm_leaves_an_absent_task_alone(facts: Callable, losses: Callable) -> None:
-    balancer = GradNormBalancer(BalancerConfig(name="gradnorm"), facts(3))
+    balancer = GradNormBalancer(GradNormOptions(), facts(3))
     weights = balancer.observe(10, losses([1.0, NAN, 2.0]), None, np.array([2.0, NAN, 1.0])).values
     assert weights[0] < weights[1] < weights[2]
 
 
 def test_uncertainty_descends_on_the_log_variances(facts: Callable, losses: Callable) -> None:
-    balancer = UncertaintyBalancer(BalancerConfig(name="uncertainty", learning_rate=0.1), facts(2))
+    balancer = UncertaintyBalancer(UncertaintyOptions(learning_rate=0.1), facts(2))
     balancer.observe(1, losses([2.0, 0.5]), None)
     weights = balancer.observe(2, losses([1.0, NAN]), None).values
     s = np.array([-0.1 * (0.5 - 2.0), 0.0])
@@ -102,14 +101,14 @@ def test_uncertainty_descends_on_the_log_variances(facts: Callable, losses: Call
 
 
 def test_uncertainty_settles_at_the_inverse_of_twice_the_loss(facts: Callable, losses: Callable) -> None:
-    balancer = UncertaintyBalancer(BalancerConfig(name="uncertainty", learning_rate=0.2), facts(2))
+    balancer = UncertaintyBalancer(UncertaintyOptions(learning_rate=0.2), facts(2))
     for step in range(1, 300):
         weights = balancer.observe(step, losses([2.0, 0.5]), None).values
     np.testing.assert_allclose(weights, [0.2, 0.8], atol=1e-6)
 
 
 def test_random_weights_depend_on_seed_and_step_only(facts: Callable, losses: Callable) -> None:
-    config = BalancerConfig(name="random")
+    config = RandomOptions()
     here = [RandomBalancer(config, facts(3)).observe(step, losses([1, 2, 3]), None).values for step in (5, 6)]
     again = RandomBalancer(config, facts(3)).observe(5, losses([9, 9, 9]), None).values
     other = RandomBalancer(config, facts(3, seed=4)).observe(5, losses([1, 2, 3]), None).values

@@ -2,9 +2,10 @@
 
     r_k(t - 1) = L_k(t - 1) / L_k(t - 2),        w_k(t) = K exp(r_k / T) / sum_j exp(r_j / T),        w_k = 1 for t = 1, 2
 
-where L_k(t) is the mean loss of period t: a task whose loss falls more slowly gains. `temperature` is T (2). A period is an epoch
-in the paper; here it is `update_interval` steps, a twentieth of the run unless given, because fine-tuning has few epochs, and
-its mean is over the period's tokens. A task absent from a whole period keeps its last mean.
+where L_k(t) is the mean loss of period t and T is `temperature`. A task whose loss falls more slowly gains weight.
+
+Choices made here: a period is `update_interval` steps, because fine-tuning has few epochs (in the paper it is an epoch). Its mean is
+taken over the period's tokens. A task that is absent from a whole period keeps its last mean.
 """
 
 from typing import Any
@@ -22,16 +23,29 @@ from mftcoder.balancing.base import (
     softmax,
     weighted,
 )
-from mftcoder.balancing.signal import LossReader
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.balancing.signal import LossReader, SignalOptions
+from mftcoder.config.balancer import computed
+from mftcoder.config.section import PositiveFloat, PositiveInt
+
+
+class DwaOptions(SignalOptions):
+    """Options of DWA."""
+
+    name: str = "dwa"
+    update_interval: PositiveInt | None = computed("a 20th of the run")
+    """Optimizer steps of a period; the weights change after each."""
+    temperature: PositiveFloat = 2.0
+    """T: a large value makes the weights more equal."""
 
 
 class DwaBalancer(LossReader):
     """More weight to tasks whose loss falls more slowly from period to period."""
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts):
-        super().__init__(config, facts, default_interval=max(1, facts.total_steps // 20))
-        self._temperature = config.temperature or 2.0
+    options_type = DwaOptions
+
+    def __init__(self, config: DwaOptions, facts: RunFacts):
+        super().__init__(config, facts, interval=config.update_interval or max(1, facts.total_steps // 20))
+        self._temperature = config.temperature
         self._before, self._last = np.full((2, facts.num_tasks), np.nan)
 
     @property
@@ -42,7 +56,7 @@ class DwaBalancer(LossReader):
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
-        """Softmax over the tasks of loss ratio / T; equal until two periods are known."""
+        """Softmax of loss ratio / T over the tasks. The weights are equal until two periods are known."""
         self._before, self._last = self._last, latest(self._last, self.measured(train, validation))
         ratios = np.nan_to_num(self._last / self._before, nan=1.0)
         return weighted(self.facts, softmax(ratios / self._temperature))
@@ -52,5 +66,5 @@ class DwaBalancer(LossReader):
         return as_lists(before=self._before, last=self._last)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         self._before, self._last = as_array(state["before"]), as_array(state["last"])

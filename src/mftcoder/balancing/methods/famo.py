@@ -1,21 +1,21 @@
 """FAMO: Fast Adaptive Multitask Optimization (Liu, Feng, Stone, Liu 2023, arXiv 2306.03792, algorithm 1).
 
-With logits xi, z = softmax(xi) and losses l, the step taken follows the weights c z_k / l_k, c = (sum_k z_k / l_k)^-1, which is
-the direction that lowers all log losses at the same rate. After it
+With logits xi, z = softmax(xi) and losses l, a step uses the weights c z_k / l_k, c = (sum_k z_k / l_k)^-1. This is the direction
+that lowers all log losses at the same rate. After the step
 
     delta_k = log l_k(t) - log l_k(t + 1)
     xi <- xi - beta (J delta + gamma xi),        J the Jacobian of softmax at the z that made the step
 
-so a task whose log loss fell more than the others' loses weight. `learning_rate` is beta (0.025), `weight_decay` gamma (0.001).
+so a task whose log loss fell more than the others' loses weight. beta is `learning_rate`, gamma is `weight_decay`.
 
-`variant: released` takes the step on xi with Adam at beta 0.025 and L2 decay 0.01, as the authors' code does; the plain step is
-three orders of magnitude smaller on language-model losses, where the log loss of a step moves by about 1e-3.
+`variant: released` updates xi with Adam, as the authors' code does. The plain step is three orders of magnitude smaller on
+language-model losses, where the log loss changes by about 1e-3 in a step.
 
-Decided here: l(t) and l(t + 1) are the losses of two successive observations, not of one batch before and after the step, which
-would cost a second forward pass; an absent task keeps its last loss, so its delta is 0.
+Choices made here: l(t) and l(t + 1) are the losses of two successive observations. The paper takes one batch before and after the
+step, which costs a second forward pass. An absent task keeps its last loss, so its delta is 0.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,20 +31,37 @@ from mftcoder.balancing.base import (
     softmax,
     weighted,
 )
-from mftcoder.balancing.signal import LossReader
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.balancing.signal import LossReader, SignalOptions
+from mftcoder.config.balancer import computed
+from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt
 
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 SMALLEST_LOSS = 1e-8  # keeps the logarithm finite for a solved task
 
 
+class FamoOptions(SignalOptions):
+    """Options of FAMO."""
+
+    name: str = "famo"
+    update_interval: PositiveInt = 1
+    """Optimizer steps between updates of the weights."""
+    learning_rate: PositiveFloat = 0.025
+    """beta: step size of the logits."""
+    weight_decay: NonNegativeFloat | None = computed("0.001; 0.01 with variant: released")
+    """gamma: decay of the logits."""
+    variant: Literal["paper", "released"] = "paper"
+    """The formulas of the paper, or the arithmetic of the authors' code."""
+
+
 class FamoBalancer(LossReader):
     """Lowers all tasks' log losses at the same rate."""
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts):
-        super().__init__(config, facts)
+    options_type = FamoOptions
+
+    def __init__(self, config: FamoOptions, facts: RunFacts):
+        super().__init__(config, facts, interval=config.update_interval)
         self._adam = config.variant == "released"
-        self._rate = config.learning_rate or 0.025
+        self._rate = config.learning_rate
         self._decay = config.weight_decay if config.weight_decay is not None else (0.01 if self._adam else 0.001)
         self._logits = np.zeros(facts.num_tasks)
         self._losses = np.full(facts.num_tasks, np.nan)
@@ -66,7 +83,9 @@ class FamoBalancer(LossReader):
         self._updates += 1
         self._logits = self._logits - self._rate * (self._adam_direction(gradient) if self._adam else gradient)
         self._losses = losses
-        typical = losses[np.isfinite(losses)].mean() if np.isfinite(losses).any() else 1.0  # for a task not met yet
+        typical = (
+            losses[np.isfinite(losses)].mean() if np.isfinite(losses).any() else 1.0
+        )  # stands in for a task without a loss yet
         return weighted(self.facts, softmax(self._logits) / np.where(np.isfinite(losses), losses, typical))
 
     def _adam_direction(self, gradient: Float) -> Float:
@@ -82,11 +101,11 @@ class FamoBalancer(LossReader):
         return mean / (np.sqrt(square) + ADAM_EPSILON)
 
     def state_dict(self) -> dict[str, Any]:
-        """Logits, last losses, Adam's moments."""
+        """Logits, last losses, moments of Adam."""
         arrays = as_lists(logits=self._logits, losses=self._losses, moments=self._moments)
         return {**arrays, "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         self._logits, self._losses = as_array(state["logits"]), as_array(state["losses"])
         self._moments, self._updates = as_array(state["moments"]), state["updates"]

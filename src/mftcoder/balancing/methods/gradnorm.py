@@ -5,10 +5,11 @@ r_k = (L_k / L_k(0)) / mean_j (L_j / L_j(0)), the weights follow the gradient of
 
     L_grad = sum_k | G_k - mean_j G_j * r_k^alpha |        (the second term held constant)
 
-that is w_k <- w_k - learning_rate * sign(G_k - target_k) * g_k, and are scaled back to sum K. `alpha` is 1.5, `learning_rate`
-0.025 unless given. Decided here: the last shared layer is the last decoder layer (its trained weights); the step on w is plain
-gradient descent; a weight is kept at or above 1e-3; the norms are measured every `update_interval` steps (10), because they cost
-a backward pass through the head per task; an absent task keeps its weight and its last ratio.
+that is w_k <- w_k - learning_rate * sign(G_k - target_k) * g_k. They are then scaled back to sum K.
+
+Choices made here: the shared layer is the decoder layer `layer`, of which the trained weights count. The step on w is plain gradient
+descent. A weight stays at or above 1e-3. The norms are measured only every `update_interval` steps, because they cost a backward pass
+through the head for each task. An absent task keeps its weight and its last ratio.
 """
 
 from typing import Any
@@ -16,19 +17,38 @@ from typing import Any
 import numpy as np
 
 from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, latest, weighted
-from mftcoder.balancing.signal import LossReader
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.balancing.signal import LossReader, SignalOptions
+from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt
 
 SMALLEST_WEIGHT = 1e-3
 
 
-class GradNormBalancer(LossReader):
-    """Equal gradient norms on the last shared layer, pulled towards the tasks that train more slowly."""
+class GradNormOptions(SignalOptions):
+    """Options of GradNorm."""
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts):
-        super().__init__(config, facts, default_interval=10)
-        self._alpha = 1.5 if config.alpha is None else config.alpha
-        self._rate = config.learning_rate or 0.025
+    reads_gradients = True
+
+    name: str = "gradnorm"
+    update_interval: PositiveInt = 10
+    """Optimizer steps between updates of the weights."""
+    alpha: NonNegativeFloat = 1.5
+    """Strength of the pull towards tasks that train more slowly; 0 gives equal gradient norms."""
+    learning_rate: PositiveFloat = 0.025
+    """Step size of the weights."""
+    layer: int = -1
+    """Decoder layer whose gradients are compared; -1 is the last."""
+
+
+class GradNormBalancer(LossReader):
+    """Equal gradient norms on one shared layer, with more for the tasks that train more slowly."""
+
+    options_type = GradNormOptions
+
+    def __init__(self, config: GradNormOptions, facts: RunFacts):
+        super().__init__(config, facts, interval=config.update_interval)
+        self._alpha = config.alpha
+        self._rate = config.learning_rate
+        self._layer = config.layer
         self._weights = np.ones(facts.num_tasks)
         self._first, self._last, self._norms = np.full((3, facts.num_tasks), np.nan)
 
@@ -37,15 +57,15 @@ class GradNormBalancer(LossReader):
         """The last measured gradient norms."""
         return {"gradient_norm": self._norms.copy()}
 
-    def needs_gradients(self, step: int) -> bool:
-        """At every update."""
-        return True
+    def gradient_layer(self, step: int) -> int | None:
+        """`layer`, at every update."""
+        return self._layer
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
         """One gradient step on the weights of the tasks whose norm is known."""
-        assert gradient_norms is not None, "the loop measures what needs_gradients asks for"
+        assert gradient_norms is not None, "the loop measures at gradient_layer"
         now = self.measured(train, validation)
         self._first, self._last = latest(now, self._first), latest(self._last, now)
         self._norms = latest(self._norms, gradient_norms)
@@ -68,6 +88,6 @@ class GradNormBalancer(LossReader):
         return as_lists(weights=self._weights, first=self._first, last=self._last, norms=self._norms)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         self._weights, self._first = as_array(state["weights"]), as_array(state["first"])
         self._last, self._norms = as_array(state["last"]), as_array(state["norms"])

@@ -2,9 +2,9 @@
 
     w_k(t) = (L_k(t) / L_k(0))^alpha
 
-so a task whose loss has fallen little keeps its weight and a fast one loses it; `alpha` is 0.5 unless given. L_k(0) is the first
-loss that is seen of the task, and is taken anew every `window` steps if that is given (the paper does so at each epoch's first
-batch). An absent task keeps its last ratio.
+A task whose loss has fallen little keeps its weight, a task whose loss has fallen much loses weight. L_k(0) is the first loss of the
+task that is measured. With `window` it is measured again every so many steps (in the paper, at the first batch of each epoch). An
+absent task keeps its last ratio.
 """
 
 from typing import Any
@@ -12,16 +12,30 @@ from typing import Any
 import numpy as np
 
 from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, latest, weighted
-from mftcoder.balancing.signal import LossReader
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.balancing.signal import LossReader, SignalOptions
+from mftcoder.config.section import NonNegativeFloat, PositiveInt
+
+
+class LbtwOptions(SignalOptions):
+    """Options of LBTW."""
+
+    name: str = "lbtw"
+    update_interval: PositiveInt = 1
+    """Optimizer steps between updates of the weights."""
+    alpha: NonNegativeFloat = 0.5
+    """Exponent of the loss ratio; 0 gives equal weights."""
+    window: PositiveInt | None = None
+    """Optimizer steps after which L(0) is measured again; null for never."""
 
 
 class LbtwBalancer(LossReader):
     """Weight by how much of its first loss a task still has."""
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts):
-        super().__init__(config, facts)
-        self._alpha = 0.5 if config.alpha is None else config.alpha
+    options_type = LbtwOptions
+
+    def __init__(self, config: LbtwOptions, facts: RunFacts):
+        super().__init__(config, facts, interval=config.update_interval)
+        self._alpha = config.alpha
         self._renewal = config.window
         self._reference, self._last = np.full((2, facts.num_tasks), np.nan)
         self._renewed_at = 0
@@ -44,10 +58,10 @@ class LbtwBalancer(LossReader):
         return weighted(self.facts, np.maximum(ratios, 1e-8) ** self._alpha)
 
     def state_dict(self) -> dict[str, Any]:
-        """Reference and last losses, and when the reference was taken."""
+        """Reference losses, last losses, and the step at which the reference was measured."""
         return {**as_lists(reference=self._reference, last=self._last), "renewed_at": self._renewed_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         self._reference, self._last = as_array(state["reference"]), as_array(state["last"])
         self._renewed_at = state["renewed_at"]

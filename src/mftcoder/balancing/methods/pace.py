@@ -1,40 +1,42 @@
-"""Pace: every task to its best at the same step, without a validation pass (this project's own method).
+"""Pace: bring every task to its best at the same step, without a validation pass (this project's own method).
 
-How near a task is to its best shows in its speed: with D_k the largest drop of its held-out loss so far, but at most its level now (what
-falls by nats when a model is trained from scratch says nothing about the rest), and s_k its slope now,
+A task's speed shows how near the task is to its best. D_k is the largest drop of its held-out loss so far, but at most its loss now:
+training from scratch lowers a loss by several nats at first, and that says nothing about the rest. s_k is its slope now.
 
     q_k(t) = -s_k(t) / (D_k(t) / t)                     speed now over mean speed since the start
 
-For a loss that decays exponentially with x time constants behind it q = x / (e^x - 1): 1 at the start, 0 at the minimum, negative
-beyond, whatever the loss's height. Tasks with equal q stay equally near their best and reach q = 0 together. So the weights push
-towards the mean pace m (weighted by confidence and by the weights themselves):
+For a loss that decays exponentially, q = x / (e^x - 1) after x time constants: 1 at the start, 0 at the minimum, negative after it,
+whatever the height of the loss. Tasks with equal q stay equally near their best and reach q = 0 together. So the weights push q
+towards the mean m (weighted by confidence and by the weights themselves):
 
     z_k = gain (q_k - m) / max(|m|, 1/4)
     w_k = (1 - floor) softmax_k( c_k z_k ) + floor / K,      c_k = 1 / (1 + var(z_k) / 4)
 
-The confidence c_k is what a prior of standard deviation 2 for z_k leaves of it (empirical Bayes): a difference that may be noise moves no
-weight, and a task whose slope is not known keeps an ordinary one. A task that is past its best has q < 0 and falls towards
-the floor; a task that is still far from it gains what the others lose. The floor is high, since a task that is hardly trained is
-forgotten, and one that has all the weight makes the others' gradients rare.
+The confidence c_k is the shrinkage of z_k by a prior of standard deviation 2 (empirical Bayes). A difference that can be noise moves
+no weight. A task whose slope is unknown keeps its configured weight. A task that is past its best has q < 0 and falls towards the
+floor; a task that is far from its best gains what the others lose. The floor is high for two reasons: a task that is hardly trained is
+forgotten, and a task with all of the weight makes the gradients of the others rare.
 
-Where s_k comes from, in the order of cost:
-- Train losses of samples that the model has not seen yet are unbiased held-out losses and cost nothing: all of the first epoch.
-- The run's own validations (`train.eval_steps`) are measured anyway.
-- Beside them single rows of a small validation set (`val_rows` a task: 4) are measured in turn, so many that they
-  take `val_share` (1.5%) of the run's compute: a forward pass of a row is taken to cost half of a trained row.
-All go into one Kalman filter a task (`trend.py`), which gives slope, level and drop with their variances. The drop counts from the
-validation before the first step, where the run has one, else from what the first train losses together say: one noisy first batch
-must not set the scale of the whole run. Without any measurement the variances grow and the weights return to the configured ones. The filter's time is the logarithm of the step (t + T/50 for a run of T steps): losses
-fall fast at first and ever more slowly, and are far straighter in it.
+s_k comes from three sources, in the order of their cost:
+- Train losses of samples that the model has not seen yet. They are unbiased held-out losses and cost nothing. The whole first epoch
+  consists of them.
+- The run's own validations (`train.eval_steps`), which are measured anyway.
+- Single rows of a small validation set (`val_rows` a task), measured in turn. Their number is such that they take `val_share` of the
+  run's compute, where a forward pass of a row counts as half of a trained row.
 
-`window` (two thirds of the run) is how far back the filter looks at the end of the run, at step t then over t window / T steps; `warmup_steps` (a tenth of the run) how long the configured
-weights are kept, `gain` 4, `floor` 0.2, `update_interval` a three-hundredth of the run, so that a GPU is seldom waited for.
-The defaults were chosen on simulated tasks (fast, slow, over-fitting, flat, with noise, forgotten where the weight is low), see docs/balancing.md.
+One Kalman filter a task (`trend.py`) joins the three and gives slope, level and drop with their variances. The drop is counted from the
+validation before the first step if the run has one, else from the first train losses together: one noisy first batch must not set the
+scale of the whole run. Without measurements the variances grow and the weights return to the configured ones. The filter's time is the
+logarithm of the step (of t + T/50 for a run of T steps), because losses fall fast at first and then more and more slowly.
+
+At step t of T the filter looks back over t window / T steps. The defaults were chosen on simulated tasks (fast, slow, over-fitting,
+flat, noisy, forgotten at a low weight); see docs/balancing.md.
 """
 
 from typing import Any
 
 import numpy as np
+from pydantic import model_validator
 
 from mftcoder.balancing.base import (
     Float,
@@ -44,43 +46,70 @@ from mftcoder.balancing.base import (
     ValidationRow,
     as_array,
     as_lists,
+    check_window,
     softmax,
     weighted,
 )
 from mftcoder.balancing.trend import LossTrend
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.config.balancer import BalancerConfig, computed
+from mftcoder.config.section import Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
-TRAINED_ROW_COST = 2  # forward passes at least: LoRA spares part of the backward pass
+TRAINED_ROW_COST = 2  # in forward passes, at least: LoRA needs only part of the backward pass
 LONGEST_WINDOW = 0.99  # of the run
-FIRST_TIME = 50  # the share 1 / 50 of the run passes before the logarithm of time takes hold
-FASTEST = 2.0  # |q| is cut here: only noise gets beyond
-PRIOR = 2.0  # standard deviation of z that is believed in before anything is measured
-SLOWEST_MEAN = 0.25  # below this mean pace differences are no longer taken relative to it
+FIRST_TIME = 50  # time is nearly linear over the first 1 / 50 of the run, then logarithmic
+FASTEST = 2.0  # |q| is cut here; only noise makes it larger
+PRIOR = 2.0  # standard deviation of z before anything is measured
+SLOWEST_MEAN = 0.25  # differences are taken relative to the mean pace, or to this where the mean is smaller
+
+
+class PaceOptions(BalancerConfig):
+    """Options of Pace."""
+
+    name: str = "pace"
+    update_interval: PositiveInt | None = computed("a 300th of the run")
+    """Optimizer steps between updates of the weights. At each one a GPU has to be waited for."""
+    warmup_steps: NonNegativeInt | None = computed("a 10th of the run")
+    """First optimizer steps, which use the configured weights."""
+    window: PositiveInt | None = computed("two thirds of the run")
+    """Optimizer steps that the filters look back at the end of the run; before it in proportion."""
+    gain: PositiveFloat = 4.0
+    """How strongly the weights follow the differences in pace."""
+    floor: Fraction = 0.2
+    """Smallest weight of a task, as a fraction of its configured weight."""
+    val_share: Fraction = 0.015
+    """Fraction of the run's compute spent on validation rows; with 0 only train losses of unseen samples and the run's validations count."""
+    val_rows: PositiveInt = 4
+    """Validation rows of each task that are measured in turn."""
+
+    @model_validator(mode="after")
+    def _window_fits(self) -> "PaceOptions":
+        check_window(self.window, self.warmup_steps)
+        return self
 
 
 class PaceBalancer:
-    """Equal pace towards each task's best, from losses that are at hand and a trickle of validation rows."""
+    """Equal pace towards each task's best, from losses that the run has anyway and a few validation rows."""
 
+    options_type = PaceOptions
     needs_validation = False
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts):
+    def __init__(self, config: PaceOptions, facts: RunFacts):
         self._facts = facts
         self._interval = config.update_interval or max(1, facts.total_steps // 300)
         self._warmup = facts.total_steps // 10 if config.warmup_steps is None else config.warmup_steps
-        self._gain = config.gain or 4.0
-        self._floor = 0.2 if config.floor is None else config.floor
-        share = 0.015 if config.val_share is None else config.val_share
-        self._rows_a_step = share * TRAINED_ROW_COST * facts.rows_per_step
-        self._rows = np.minimum(facts.validation_rows, config.val_rows or 4)
+        self._gain = config.gain
+        self._floor = config.floor
+        self._rows_a_step = config.val_share * TRAINED_ROW_COST * facts.rows_per_step
+        self._rows = np.minimum(facts.validation_rows, config.val_rows)
         window = min((config.window or 2 * facts.total_steps / 3) / facts.total_steps, LONGEST_WINDOW)
         self._trends = [LossTrend(int(rows), float(-np.log1p(-window))) for rows in self._rows]
-        self._time_unit = 1.0  # steps in a unit of the filters' time, now
+        self._time_unit = 1.0  # steps in a unit of the filters' time at this step
         self._factors = np.ones(facts.num_tasks)  # what the configured weights are multiplied by
         self._drop, self._pace, self._confidence = np.zeros((3, facts.num_tasks))
 
     @property
     def signals(self) -> dict[str, Float]:
-        """Filtered loss, slope a step with its standard deviation, pace q and confidence c."""
+        """Filtered loss, slope per step and its standard deviation, pace q, confidence c: [K] each."""
         return {
             "level": self._of_trends("level"),
             "slope": self._of_trends("slope") / self._time_unit,
@@ -94,7 +123,7 @@ class PaceBalancer:
         return step % self._interval == 0
 
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
-        """The rows that have come due since the last observation, at most one a task: tasks in turn, then rows in turn."""
+        """The rows due since the last observation, at most one a task. Tasks take turns, and so do the rows of a task."""
         tasks = np.flatnonzero(self._rows)
         if not len(tasks):
             return ()
@@ -103,14 +132,14 @@ class PaceBalancer:
         chosen = [(int(tasks[turn % len(tasks)]), turn // len(tasks)) for turn in turns]
         return tuple(ValidationRow(task, lap % int(self._rows[task])) for task, lap in chosen)
 
-    def needs_gradients(self, step: int) -> bool:
-        """Never."""
-        return False
+    def gradient_layer(self, step: int) -> int | None:
+        """None."""
+        return None
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
-        """Fold the measurements into the filters; from the end of the warm-up on, weigh by pace."""
+        """Add the measurements to the filters. After the warm-up, compute the weights from the paces."""
         self._measure(step, train, validation)
         self._time_unit = step + self._facts.total_steps / FIRST_TIME
         if step >= self._warmup and any(trend.known for trend in self._trends):
@@ -129,7 +158,7 @@ class PaceBalancer:
                     self._trends[row.task].add_row_loss(time, row.row, float(validation.mean[row.task]))
 
     def _time(self, step: int) -> float:
-        """The filters' time: the logarithm of the step, without its pole."""
+        """The filters' time: log(1 + 50 step / T), finite at step 0."""
         return float(np.log1p(step * FIRST_TIME / self._facts.total_steps))
 
     def _new_factors(self, step: int) -> Float:
@@ -137,8 +166,8 @@ class PaceBalancer:
         self._drop = np.fmax(self._drop, self._of_trends("drop"))
         gain = np.fmin(self._drop, self._of_trends("level"))
         drop = np.sqrt(np.where(known, gain**2 + self._of_trends("drop_variance"), 0.0))
-        measured = drop > 0  # a task that was measured once has no drop yet, and so no pace
-        # of a slope of 1, over the mean speed
+        measured = drop > 0  # a task that was measured once has no drop yet, so it has no pace
+        # 1 / (mean speed since the start)
         speed = np.divide(step / self._time_unit, drop, out=np.zeros_like(drop), where=measured)
         pace = np.where(measured, -self._of_trends("slope") * speed, 0.0)
         variance = np.where(measured, self._of_trends("slope_variance") * speed**2, np.inf)
@@ -149,27 +178,27 @@ class PaceBalancer:
         return (1 - self._floor) * softmax(ahead) * len(ahead) + self._floor
 
     def _mean_pace(self, variance: Float, scale: float) -> float:
-        """m, and the confidences that it is weighted with, where differences are taken relative to `scale`."""
+        """The mean pace m when differences are taken relative to `scale`; sets the confidences it is weighted with."""
         self._confidence = 1 / (1 + variance * (self._gain / (PRIOR * scale)) ** 2)
-        say = np.maximum(self._confidence, np.finfo(np.float64).tiny) * self._factors
-        return float(say @ self._pace / say.sum())
+        trust = np.maximum(self._confidence, np.finfo(np.float64).tiny) * self._factors
+        return float(trust @ self._pace / trust.sum())
 
     def _of_trends(self, name: str) -> Float:
         return np.array([getattr(trend, name) if trend.known else np.nan for trend in self._trends])
 
     def evaluated(self, step: int, losses: TaskLosses) -> None:
-        """Take the run's own validation into the filters."""
+        """Add the run's own validation to the filters."""
         for trend, loss, samples in zip(self._trends, losses.mean, losses.samples, strict=True):
             if np.isfinite(loss):
                 trend.add_set_loss(self._time(step), float(loss), int(samples))
 
     def state_dict(self) -> dict[str, Any]:
-        """The filters, the drops, and the factors in force."""
+        """The filters, the drops, the current factors, paces and confidences."""
         arrays = as_lists(factors=self._factors, drop=self._drop, pace=self._pace, confidence=self._confidence)
         return {**arrays, "trends": [trend.state_dict() for trend in self._trends]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         for name in ("factors", "drop", "pace", "confidence"):
             setattr(self, f"_{name}", as_array(state[name]))
         for trend, saved in zip(self._trends, state["trends"], strict=True):

@@ -4,9 +4,11 @@ With s_k = log sigma_k^2 the objective is sum_k exp(-s_k) L_k + s_k / 2, so the 
 
     s_k <- s_k - learning_rate * (1/2 - exp(-s_k) L_k)
 
-Left alone s_k settles at log(2 L_k), a weight of 1 / (2 L_k). Decided here: s starts at 0 and is learnt by plain gradient descent
-at `learning_rate` 0.025 beside the model's own optimizer; the weights are normalised to sum 1, so that the method chooses the
-proportions and the learning rate schedule the size of the step. An absent task keeps its s.
+At a constant loss s_k settles at log(2 L_k), which is a weight of 1 / (2 L_k).
+
+Choices made here: s starts at 0 and is learned by plain gradient descent, apart from the model's own optimizer. The weights are
+normalized to sum 1, so the method sets the proportions and the learning rate schedule sets the size of the step. An absent task
+keeps its s.
 """
 
 from typing import Any
@@ -14,16 +16,28 @@ from typing import Any
 import numpy as np
 
 from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, weighted
-from mftcoder.balancing.signal import LossReader
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.balancing.signal import LossReader, SignalOptions
+from mftcoder.config.section import PositiveFloat, PositiveInt
+
+
+class UncertaintyOptions(SignalOptions):
+    """Options of uncertainty weighting."""
+
+    name: str = "uncertainty"
+    update_interval: PositiveInt = 1
+    """Optimizer steps between updates of the weights."""
+    learning_rate: PositiveFloat = 0.025
+    """Step size of the log variances s."""
 
 
 class UncertaintyBalancer(LossReader):
     """Learns a noise level for each task and weights by its inverse."""
 
-    def __init__(self, config: BalancerConfig, facts: RunFacts):
-        super().__init__(config, facts)
-        self._rate = config.learning_rate or 0.025
+    options_type = UncertaintyOptions
+
+    def __init__(self, config: UncertaintyOptions, facts: RunFacts):
+        super().__init__(config, facts, interval=config.update_interval)
+        self._rate = config.learning_rate
         self._log_variance = np.zeros(facts.num_tasks)
 
     @property
@@ -44,5 +58,5 @@ class UncertaintyBalancer(LossReader):
         return as_lists(log_variance=self._log_variance)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore `state_dict()`."""
         self._log_variance = as_array(state["log_variance"])

@@ -1,13 +1,13 @@
-"""Fixed weights: what the config says, whatever the losses do."""
+"""Fixed weights: those of the config, whatever the losses do."""
 
 from typing import Any
 
 from mftcoder.balancing.base import Float, Passive, RunFacts, TaskLosses, TaskWeights
-from mftcoder.config.schema import BalancerConfig
+from mftcoder.config.balancer import BalancerConfig
 
 
 class UniformBalancer(Passive):
-    """Keeps the configured task weights (all equal unless told otherwise)."""
+    """Keeps the configured task weights (default: all equal)."""
 
     def __init__(self, config: BalancerConfig, facts: RunFacts):
         self._weights = TaskWeights(facts.weights)
@@ -23,8 +23,8 @@ class UniformBalancer(Passive):
         return self._weights
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to remember."""
+        """Nothing: the weights never change."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to go on from."""
+        """Nothing to restore."""

@@ -5,7 +5,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from mftcoder.config import schema
-from mftcoder.registry import did_you_mean
+from mftcoder.config.balancer import option_names, suggest_option
+from mftcoder.registry import BALANCERS, did_you_mean
 
 ALIASES: dict[str, str] = {
     # model
@@ -90,12 +91,14 @@ ALIASES: dict[str, str] = {
 }
 
 
-def suggest(location: tuple[Any, ...]) -> str:
-    """What the user may have meant by the unknown key at `location`; starts with a space.
+def suggest(location: tuple[Any, ...], raw: dict[str, Any]) -> str:
+    """What the user may have meant by the unknown key at `location` of the config `raw`; starts with a space.
 
     A field of another section is named with its section: `train.lr` -> `train.learning_rate`, `learning_rate` -> the same.
     """
     key = str(location[-1])
+    if location[:-1] == ("balancer",):
+        return suggest_option(key, raw["balancer"])
     siblings = _fields_beside(location)
     if key in ALIASES and key not in siblings:
         return f" Did you mean '{ALIASES[key]}'?"
@@ -107,8 +110,9 @@ def suggest(location: tuple[Any, ...]) -> str:
 
 
 def all_fields() -> list[str]:
-    """Every field as a dotted path, tasks' fields as `tasks.<name>.field`."""
-    paths = []
+    """Every field as a dotted path, tasks' fields as `tasks.<name>.field`; of balancers' options those of this package's methods."""
+    options = dict.fromkeys(option for method in BALANCERS.table for option in option_names(method))
+    paths = [f"balancer.{option}" for option in options]
     for name, field in schema.RunConfig.model_fields.items():
         section = _section_of(field.annotation)
         prefix = f"{name}.<name>" if name == "tasks" else name

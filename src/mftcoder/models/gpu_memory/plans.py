@@ -301,7 +301,7 @@ def _moved_to_host(config: RunConfig, ranks: int) -> list[dict[str, Any]]:
         train.torch_compile is True
         or train.fp8_recipe
         or train.master_weights != "float32"
-        or config.balancer.name == "gradnorm"
+        or config.balancer.reads_gradients
         or config.model.quantization == "8bit"
     )
     return [] if refused or ranks > 1 else [{"name": "fsdp2", "offload": "all"}]

@@ -50,7 +50,10 @@ class _ZeroBackend(ProcessGroup):
         refused = [
             (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
-            (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
+            (
+                config.balancer.reads_gradients,
+                f"balancer.name: {config.balancer.name} compares gradients of a whole layer",
+            ),
             (config.train.torch_compile is True, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
             (
                 config.model.quantization == "4bit-fp8",

@@ -53,7 +53,10 @@ class Fsdp2Backend(ProcessGroup):
         refused = [
             (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
-            (config.balancer.name == "gradnorm", "balancer.name: gradnorm compares gradients of a whole layer"),
+            (
+                config.balancer.reads_gradients,
+                f"balancer.name: {config.balancer.name} compares gradients of a whole layer",
+            ),
             (
                 config.model.quantization == "8bit",
                 "model.quantization: 8-bit weights lose their scales when they are cut",

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mftcoder.balancing.methods.coba import CobaBalancer, least_squares_slope
-from mftcoder.config.balancer import BalancerConfig
+from mftcoder.balancing.methods.coba import CobaBalancer, CobaOptions, least_squares_slope
 
 STEPS, WARMUP, WINDOW, TAU = 24, 4, 9, 5.0
 TIME = np.arange(1, STEPS + 1)
@@ -23,7 +22,7 @@ BEFORE = np.array([2.5, 2.2, 1.1, 1.4])  # the whole validation set before the f
 
 
 def run(facts: Callable, losses: Callable, history: np.ndarray, **options: object) -> np.ndarray:
-    config = BalancerConfig(name="coba", **{"warmup_steps": WARMUP, "window": WINDOW, **options})
+    config = CobaOptions(**{"warmup_steps": WARMUP, "window": WINDOW, **options})
     balancer = CobaBalancer(config, facts(history.shape[1]))
     balancer.evaluated(0, losses(BEFORE[: history.shape[1]]))
     steps = [step for step in range(1, len(history) + 1) if balancer.due(step)]
@@ -101,7 +100,7 @@ def test_slope_of_a_line_is_its_slope() -> None:
 
 
 def test_rows_go_round_the_validation_set_and_no_task_is_missing(facts: Callable) -> None:
-    balancer = CobaBalancer(BalancerConfig(name="coba", val_batches=2), facts(3, validation_rows=np.array([5, 2, 1])))
+    balancer = CobaBalancer(CobaOptions(val_batches=2), facts(3, validation_rows=np.array([5, 2, 1])))
     asked = [[(row.task, row.row) for row in balancer.validation_rows(step)] for step in (1, 2, 3)]
     assert asked[0] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
     assert asked[1] == [(0, 2), (0, 3), (1, 0), (1, 1), (2, 0)]
@@ -109,7 +108,7 @@ def test_rows_go_round_the_validation_set_and_no_task_is_missing(facts: Callable
 
 
 def test_an_interval_of_ten_measures_every_tenth_step(facts: Callable) -> None:
-    balancer = CobaBalancer(BalancerConfig(name="coba", update_interval=10, window=40), facts(2))
+    balancer = CobaBalancer(CobaOptions(update_interval=10, window=40), facts(2))
     assert [step for step in range(1, 40) if balancer.due(step)] == [1, 11, 21, 31]
     assert [balancer.validation_rows(step)[0].row for step in (1, 11, 21)] == [0, 1, 2]
 

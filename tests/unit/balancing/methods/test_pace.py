@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mftcoder.balancing.base import RunFacts, TaskBalancer, TaskLosses
-from mftcoder.balancing.methods.coba import CobaBalancer
-from mftcoder.balancing.methods.pace import PaceBalancer
+from mftcoder.balancing.methods.coba import CobaBalancer, CobaOptions
+from mftcoder.balancing.methods.pace import PaceBalancer, PaceOptions
 from mftcoder.balancing.methods.uniform import UniformBalancer
 from mftcoder.balancing.trend import LossTrend
 from mftcoder.config.balancer import BalancerConfig
@@ -62,7 +62,7 @@ def test_validation_rows_stay_within_their_share_of_the_compute(
     facts: Callable, rows_per_step: int, steps: int
 ) -> None:
     run = facts(5, total_steps=steps, rows_per_step=rows_per_step)
-    balancer = PaceBalancer(BalancerConfig(name="pace"), run)
+    balancer = PaceBalancer(PaceOptions(), run)
     asked = [row for step in range(1, steps + 1) if balancer.due(step) for row in balancer.validation_rows(step)]
     share = len(asked) / 2 / (rows_per_step * steps)
     assert 0 < share <= 0.015
@@ -73,7 +73,7 @@ def test_validation_rows_stay_within_their_share_of_the_compute(
 
 
 def test_val_share_zero_needs_no_validation_rows(facts: Callable) -> None:
-    balancer = PaceBalancer(BalancerConfig(name="pace", val_share=0.0), facts(3, validation_rows=np.zeros(3, int)))
+    balancer = PaceBalancer(PaceOptions(val_share=0.0), facts(3, validation_rows=np.zeros(3, int)))
     assert not any(balancer.validation_rows(step) for step in range(1, 100))
 
 
@@ -82,7 +82,7 @@ def test_a_task_that_was_measured_once_keeps_its_configured_weight(
     facts: Callable, losses: Callable, first_seen: int
 ) -> None:
     """Without the run's validations, right after the warm-up: nothing says yet how fast the task falls."""
-    balancer = PaceBalancer(BalancerConfig(name="pace", warmup_steps=0, val_share=0.0), facts(2))
+    balancer = PaceBalancer(PaceOptions(warmup_steps=0, val_share=0.0), facts(2))
     for step in range(1, first_seen + 1):
         weights = balancer.observe(step, losses([np.nan, 2.0 if step == first_seen else np.nan]), None)
     assert weights.values == pytest.approx([0.5, 0.5])
@@ -92,7 +92,7 @@ def test_a_task_that_was_measured_once_keeps_its_configured_weight(
 
 def test_losses_of_samples_seen_before_are_not_looked_at(facts: Callable, losses: Callable) -> None:
     run = facts(2, fresh_steps=np.array([20, 20]))
-    balancer = PaceBalancer(BalancerConfig(name="pace"), run)
+    balancer = PaceBalancer(PaceOptions(), run)
     for step in range(1, 21):
         balancer.observe(step, losses([2.0 - 0.01 * step, 1.5]), None)
     level, slope = balancer.signals["level"], balancer.signals["slope"]
@@ -105,7 +105,7 @@ def test_losses_of_samples_seen_before_are_not_looked_at(facts: Callable, losses
 def test_the_runs_own_validation_is_taken_in(facts: Callable, losses: Callable) -> None:
     """Train losses end with the first epoch; what says later that a task is past its best is the validation."""
     run = facts(2, total_steps=400, fresh_steps=np.full(2, 40), validation_rows=np.zeros(2, int))
-    deaf, hearing = (PaceBalancer(BalancerConfig(name="pace", update_interval=1), run) for _ in range(2))
+    deaf, hearing = (PaceBalancer(PaceOptions(update_interval=1), run) for _ in range(2))
     for step in range(1, 401):
         means = np.array([3.0 - np.log(step) / 4, 3.0 - np.log(step) / 4])
         deaf_weights, weights = (balancer.observe(step, losses(means), None).values for balancer in (deaf, hearing))
@@ -119,7 +119,7 @@ def test_the_runs_own_validation_is_taken_in(facts: Callable, losses: Callable) 
 def mean_weight(facts: Callable, losses: Callable, first_error: float, *, validated: bool) -> float:
     """Mean weight of task 0, after the warm-up, of two tasks alike but for the first batch of task 0."""
     run = facts(2, total_steps=200, fresh_steps=np.full(2, 200), validation_rows=np.zeros(2, int))
-    balancer, rng, weights = PaceBalancer(BalancerConfig(name="pace"), run), np.random.default_rng(0), []
+    balancer, rng, weights = PaceBalancer(PaceOptions(), run), np.random.default_rng(0), []
     for step in range(201):
         truth = np.full(2, 1 + 0.8 * np.exp(-3 * step / 200))
         noise = 0.15 * rng.choice([-1, 1], 2) if step > 1 else np.array([first_error, 0.0])
@@ -164,7 +164,7 @@ def test_a_validation_before_the_first_step_is_where_the_drop_begins() -> None:
 
 def test_a_task_past_its_best_falls_to_the_floor_and_a_slow_one_gains(facts: Callable, losses: Callable) -> None:
     run = facts(3, total_steps=200, fresh_steps=np.full(3, 200))
-    balancer = PaceBalancer(BalancerConfig(name="pace", floor=0.03), run)
+    balancer = PaceBalancer(PaceOptions(floor=0.03), run)
     time = np.arange(1, 201)
     turning = 1.5 - np.minimum(time, 80) / 100 + np.maximum(time - 80, 0) / 200  # best at step 80
     curves = np.stack([turning, 2.0 - time / 300, 2.0 - time / 300], axis=1)
@@ -178,7 +178,7 @@ def test_weights_return_to_the_configured_ones_when_nothing_is_known_any_more(
     facts: Callable, losses: Callable
 ) -> None:
     run = facts(2, total_steps=4000, fresh_steps=np.full(2, 500), validation_rows=np.zeros(2, int))
-    balancer = PaceBalancer(BalancerConfig(name="pace", update_interval=1, window=600), run)
+    balancer = PaceBalancer(PaceOptions(update_interval=1, window=600), run)
     rng = np.random.default_rng(0)
     for step in range(1, 4001):
         means = np.array([1.0 + np.exp(-step / 100), 2.5 - np.log(step) / 4]) + 0.02 * rng.standard_normal(2)
@@ -230,8 +230,8 @@ def test_brings_simulated_tasks_to_their_best_together() -> None:
     found = {}
     for name, make in {
         "uniform": lambda run: UniformBalancer(BalancerConfig(), run),
-        "coba": lambda run: CobaBalancer(BalancerConfig(name="coba", warmup_steps=10, window=50), run),
-        "pace": lambda run: PaceBalancer(BalancerConfig(name="pace"), run),
+        "coba": lambda run: CobaBalancer(CobaOptions(warmup_steps=10, window=50), run),
+        "pace": lambda run: PaceBalancer(PaceOptions(), run),
     }.items():
         found[name] = np.mean([regret(simulate(make, seed)) for seed in range(8)])
     assert found["pace"] < 0.5 * found["uniform"]

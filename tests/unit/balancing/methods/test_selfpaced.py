@@ -6,13 +6,12 @@ from math import exp
 import numpy as np
 import pytest
 
-from mftcoder.balancing.methods.selfpaced import SelfPacedBalancer
-from mftcoder.config.balancer import BalancerConfig
+from mftcoder.balancing.methods.selfpaced import SelfPacedBalancer, SelfPacedOptions
 
 
 def run(facts: Callable, losses: Callable, history: np.ndarray, **options: object) -> np.ndarray:
     """The weights after each update; `history` [steps, K] are the validation losses."""
-    config = BalancerConfig(name="selfpaced", **options)  # type: ignore[arg-type]
+    config = SelfPacedOptions(**options)  # type: ignore[arg-type]
     balancer = SelfPacedBalancer(config, facts(history.shape[1], total_steps=len(history)))
     steps = [step for step in range(1, len(history) + 1) if balancer.due(step)]
     return np.stack([balancer.observe(step, losses([1.0] * 2), losses(history[step - 1])).values for step in steps])
@@ -62,8 +61,6 @@ def test_a_loss_that_is_not_finite_is_left_out_of_the_line(facts: Callable, loss
 
 
 def test_rows_go_round_the_validation_set(facts: Callable) -> None:
-    balancer = SelfPacedBalancer(
-        BalancerConfig(name="selfpaced", update_interval=2), facts(2, validation_rows=np.array([3, 1]))
-    )
+    balancer = SelfPacedBalancer(SelfPacedOptions(update_interval=2), facts(2, validation_rows=np.array([3, 1])))
     asked = [[(row.task, row.row) for row in balancer.validation_rows(step)] for step in (2, 4, 6, 8)]
     assert asked == [[(0, 0), (1, 0)], [(0, 1), (1, 0)], [(0, 2), (1, 0)], [(0, 0), (1, 0)]]

@@ -9,6 +9,7 @@ import torch
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import CheckpointError
+from mftcoder.registry import BALANCERS
 from mftcoder.training.checkpoints.checkpoint import (
     FREE_FIELDS,
     CheckpointStore,
@@ -131,6 +132,25 @@ def test_a_field_that_the_checkpoints_version_did_not_have_counts_as_its_default
     other = RunConfig.model_validate({**raw, "train": {"torch_compile": True}}).model_dump(mode="json")
     assert differing_fields(saved, same) == []
     assert differing_fields(saved, other) == ["train.torch_compile: 'auto' -> True"]
+
+
+OLD_OPTIONS = "signal val_batches update_interval warmup_steps window tau variant temperature alpha learning_rate weight_decay layer gain floor"
+"""Options that the balancer section of every run folder held, null where not given, before each method had its own."""
+
+
+@pytest.mark.parametrize("name", BALANCERS.names())
+def test_a_run_goes_on_whose_checkpoint_holds_null_for_options_of_other_balancers(name: str) -> None:
+    raw = {"model": "m", "tasks": {"a": "data/a"}, "output_dir": "out"}
+    now = RunConfig.model_validate({**raw, "balancer": name}).model_dump(mode="json")
+    saved = {
+        **now,
+        "balancer": {**dict.fromkeys(OLD_OPTIONS.split()), "val_share": None, "val_rows": None, "name": name},
+    }
+    assert differing_fields(saved, now) == lasting_changes(saved, now) == []
+    given = {**saved, "balancer": {**saved["balancer"], "update_interval": 7}}
+    if name != "uniform":
+        default = now["balancer"]["update_interval"]
+        assert differing_fields(given, now) == [f"balancer.update_interval: 7 -> {default!r}"]
 
 
 def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
