@@ -25,6 +25,11 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores: tests wait for processes and timeouts about a third of the time."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A slow test says why it is."""
     unexplained = {item.name for item in items for mark in item.iter_markers("slow") if not mark.kwargs.get("reason")}
