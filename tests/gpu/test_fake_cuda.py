@@ -22,8 +22,10 @@ from mftcoder.config.schema import BackendConfig, TrainConfig
 from mftcoder.kernels import attention, cross_entropy
 from mftcoder.models.layers.adapters import trainable_parameters
 from mftcoder.training.backends.base import LocalBackend
+from mftcoder.training.backends.ddp import SummedGradients
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective, token_coefficients
+from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.step import train_step
 from tests.gpu.small import WEIGHTS, language_model, samples, step_data
 
@@ -151,9 +153,17 @@ def test_a_backward_pass_gives_every_trained_weight_a_gradient_of_its_kind(
         assert (weight.grad.shape, weight.grad.dtype, weight.grad.device.type) == (weight.shape, weight.dtype, "meta")
 
 
+class Sent:
+    """A sum over ranks under way; this process is the only rank."""
+
+    def wait(self) -> None:
+        """Over."""
+
+
+@pytest.mark.parametrize("ranks", ["alone", "ddp"])
 @pytest.mark.parametrize(("adapter", "quantization"), MODES, ids=NAMES)
 def test_a_whole_step_over_micro_batches_fits_together(
-    small_llama: Path, adapter: str, quantization: str | None, monkeypatch: pytest.MonkeyPatch
+    small_llama: Path, adapter: str, quantization: str | None, ranks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Updated by torch's fused AdamW, which knows no meta tensors by itself but whose kernel does."""
     torch_optimizer = importlib.import_module("torch.optim.optimizer")
@@ -161,7 +171,11 @@ def test_a_whole_step_over_micro_batches_fits_together(
     model = moved_model(small_llama, adapter, quantization, lambda tensor: tensor.to("meta"))
     backend = LocalBackend(BackendConfig(device="cpu"))
     backend.device = torch.device("meta")
-    optimizer = backend.optimizer(trainable_parameters(model.module), TrainConfig())
+    named, summed = list(trainable_parameters(model.module)), None
+    if ranks == "ddp":
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda values, **_: Sent())
+        summed = SummedGradients([weight for _, weight in named], lambda _, collective: collective(), overlap=True)
+    optimizer = MasterAdamW(named, TrainConfig(), gradients=summed)
     for seed in range(2):
         result = train_step(model, step_data(samples(seed), 2), WEIGHTS, Objective(), optimizer, 1e-3, backend)
     with pytest.raises(TypeError, match="meta"):

@@ -145,6 +145,9 @@ class TrainConfig(Section):
     what else lies between matrix products and attention; a number between 0 and 1: that share of the layers wholly, the others
     selectively; true: all layers. auto: on a GPU the first of these that has room by an estimate (`mft validate` prints it), on the
     CPU false. What is computed stays the same."""
+    sync_each_batch: Literal["auto"] | bool = "auto"
+    """fsdp2: sum gradients over ranks after each micro-batch (true), or once a step (false), which sends less but holds the gradients of the
+    whole model on every rank. auto: on a GPU once a step if there is room by an estimate (`mft validate` prints it), on the CPU once a step."""
     torch_compile: Literal["auto"] | bool = "auto"
     """Compile the decoder layers: faster after a minute of compiling. auto: on a GPU that holds the whole model, where it can be done."""
     deterministic: bool = False
@@ -302,6 +305,20 @@ class RunConfig(Section):
         if self.model.dtype != "bfloat16":
             raise ValueError(
                 "train.master_weights: stochastic_rounding is for bfloat16 weights; float32 ones need no copy. Set float32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_can_wait(self) -> "RunConfig":
+        backend, chosen = self.backend, self.train.sync_each_batch
+        if chosen != "auto" and backend.name != "fsdp2":
+            raise ValueError(
+                f"train.sync_each_batch: is for backend fsdp2; {backend.name} leaves no choice. Leave it out"
+            )
+        if chosen is False and backend.reduce_dtype != "float32":
+            raise ValueError(
+                f"train.sync_each_batch: false would add micro-batches up in {backend.reduce_dtype}. Set "
+                "backend.reduce_dtype: float32, or leave train.sync_each_batch out"
             )
         return self
 

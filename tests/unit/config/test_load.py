@@ -159,6 +159,15 @@ def test_an_override_of_a_task_that_does_not_exist_names_it() -> None:
     assert raw["tasks"] == [{"name": "tests", "path": "data", "weight": 2}]
 
 
+def test_a_choice_of_when_to_sum_gradients_is_refused_where_it_would_do_nothing_or_lose_digits(tmp_path: Path) -> None:
+    chosen = "train: {sync_each_batch: false}\n"
+    (problem,) = problems_of(write(tmp_path, MINIMAL + chosen + "backend: ddp\n"))
+    assert "train.sync_each_batch: is for backend fsdp2; ddp leaves no choice" in problem
+    (problem,) = problems_of(write(tmp_path, MINIMAL + chosen + "backend: {name: fsdp2, reduce_dtype: bfloat16}\n"))
+    assert "train.sync_each_batch: false would add micro-batches up in bfloat16" in problem
+    assert load_config(write(tmp_path, MINIMAL + chosen + "backend: fsdp2\n")).train.sync_each_batch is False
+
+
 def test_what_cannot_run_slices_of_rows_is_refused_together(tmp_path: Path) -> None:
     text = MINIMAL.replace("some/model", "{model_name_or_path: some/model, attn_implementation: eager}")
     text += "backend: {name: local, context_parallel_size: 2}\ntrain: {torch_compile: true}\n"

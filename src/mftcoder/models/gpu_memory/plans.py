@@ -1,9 +1,10 @@
 """How much memory a run takes, and the fastest way to train that a device has room for.
 
 Goes in: the run config, a model as shapes, the device's memory. Comes out: bytes a part, and plans from the fastest to the
-smallest: recompute nothing, norms and SwiGLU, a share of the layers, all; then moments in 8 bits, then the host's memory. Activations
-are counted on the model's own code (`activations.py`); the rest is arithmetic. Two numbers are assumptions and were not measured on a GPU: what CUDA itself takes
-and what the allocator cannot use (RUNTIME, FRAGMENTATION).
+smallest: recompute nothing, norms and SwiGLU, a share of the layers, all; then moments in 8 bits, then the host's memory. Where shares
+of gradients can be summed over ranks once a step or in each micro-batch, each way to recompute comes with both. Activations are
+counted on the model's own code (`activations.py`); the rest is arithmetic. Two numbers are assumptions and were not measured
+on a GPU: what CUDA itself takes and what the allocator cannot use (RUNTIME, FRAGMENTATION).
 """
 
 import importlib.util
@@ -32,7 +33,13 @@ SETTINGS = (False, "selective", 0.25, 0.5, 0.75, True)
 """What `train.gradient_checkpointing: auto` tries, the fastest first."""
 MOVED = ("optimizer", "all")
 """Values of backend.offload with masters and moments in the host's memory."""
-CHOSEN = (("train", "gradient_checkpointing"), ("train", "optim"), ("backend", "name"), ("backend", "offload"))
+CHOSEN = (
+    ("train", "gradient_checkpointing"),
+    ("train", "sync_each_batch"),
+    ("train", "optim"),
+    ("backend", "name"),
+    ("backend", "offload"),
+)
 """Fields that tell plans apart."""
 
 
@@ -100,6 +107,8 @@ class MemoryPlan:
 def in_words(config: RunConfig) -> str:
     """What a config without open choices does for memory."""
     words = [str(Recomputation.of(config.train.gradient_checkpointing))]
+    if _gradients_can_wait(config) and config.train.sync_each_batch != "auto":
+        words += [f"sum gradients {'in each micro-batch' if config.train.sync_each_batch else 'once a step'}"]
     words += ["moments in 8 bits"] if config.train.optim == "adamw_8bit" else []
     offload = {"optimizer": "masters and moments", "all": "weights and moments"}.get(config.backend.offload)
     return ", ".join([*words, f"{offload} in the host's memory"] if offload else words)
@@ -166,12 +175,13 @@ def estimate_memory(config: RunConfig, model: PlannedModel, device_type: str, ra
     offload = config.backend.offload
     gathers = offload == "all" and config.backend.name == "fsdp2"  # layer by layer, there and back
     masters = _master_bytes(config) * count.trainable // shards
+    gradients = _gradients_in_passing(model) if gathers else count.trainable * (4 if exact else as_made) // shards
     moments = (2 if train.optim == "adamw_8bit" else 8) * count.trainable // shards
     return MemoryEstimate(
         weights=weights,
         masters=0 if offload in MOVED else masters,
         moments=0 if offload in MOVED else moments,
-        gradients=_gradients_in_passing(model) if gathers else count.trainable * (4 if exact else as_made) // shards,
+        gradients=gradients + _waiting_gradients(config, count),
         activations=model.activations.kept(Recomputation.of(train.gradient_checkpointing)),
         working=model.activations.one_layer,
         head=_head_bytes(config, model, device_type),
@@ -195,6 +205,17 @@ def _master_bytes(config: RunConfig) -> int:
     """A trained weight's float32 copy; float32 weights and the shares of fsdp2 are their own."""
     own = config.model.dtype == "float32" or config.backend.name == "fsdp2"
     return 0 if own or config.train.master_weights == "stochastic_rounding" else 4
+
+
+def _waiting_gradients(config: RunConfig, count: ParameterCount) -> int:
+    """Those of the whole model on each rank, in float32, if shares are summed over ranks once a step."""
+    return 4 * count.trainable if _gradients_can_wait(config) and config.train.sync_each_batch is False else 0
+
+
+def _gradients_can_wait(config: RunConfig) -> bool:
+    """Whether there is a choice when gradients are summed over ranks, and waiting adds up in float32."""
+    backend, several = config.backend, config.train.gradient_accumulation_steps > 1
+    return several and backend.name == "fsdp2" and backend.reduce_dtype == "float32"
 
 
 def _gradients_in_passing(model: PlannedModel) -> int:
@@ -275,7 +296,12 @@ def choices(config: RunConfig, ranks: int = 1) -> list[RunConfig]:
     # DeepSpeed gathers weights inside a layer, which recomputing parts of it was not shown to repeat rightly.
     offered = (False, True) if backend.name.startswith("deepspeed") else SETTINGS
     settings = offered if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
-    found = [_with(plain, train={"gradient_checkpointing": setting}) for setting in settings]
+    waits = train.sync_each_batch == "auto" and _gradients_can_wait(config)
+    found = [
+        _with(plain, train={"gradient_checkpointing": setting, "sync_each_batch": each})
+        for setting in settings
+        for each in ((False, True) if waits else (train.sync_each_batch,))
+    ]
     least = found[-1]
     if train.optim == "auto" and train.master_weights == "float32" and backend.name in ("auto", "local", "ddp"):
         found.append(_with(least, train={"optim": "adamw_8bit"}))

@@ -182,17 +182,24 @@ def own_share(whole: Tensor, like: DTensor) -> Tensor:
 
 
 class _ShardedGradients:
-    """This rank's shares of the gradients. FSDP2 sums each layer's over ranks while the backward pass goes on to the next one."""
+    """This rank's shares of the gradients. FSDP2 sums each layer's over ranks while the backward pass goes on to the next one.
 
-    def __init__(self, parameters: list[Any]):
-        self._parameters = parameters
+    It does so in each pass, or in a step's last pass alone: until then each rank adds up whole gradients in float32.
+    """
+
+    def __init__(self, root: Any, parameters: list[Any], *, each_pass: bool):
+        self._root, self._parameters, self._each_pass = root, parameters, each_pass
+        self._summed = True
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
         """Autograd, with FSDP2's hooks."""
+        self._summed = last or self._each_pass
+        self._root.set_requires_gradient_sync(self._summed)
         objective.backward()
 
     def sum_over_ranks(self) -> None:
-        """Each pass has."""
+        """The last pass has."""
+        assert self._summed, "no pass was said to be the last"
 
     def take(self) -> list[Tensor | None]:
         """The shares since the last call."""
@@ -216,7 +223,7 @@ class ShardedAdamW:
         self._adamw = MasterAdamW(
             zip(names, self._shares, strict=True),
             config,
-            gradients=_ShardedGradients(self._parameters),
+            gradients=_ShardedGradients(backend._root, self._parameters, each_pass=config.sync_each_batch is not False),
             whole_norm=self._whole_norm,
         )
         in_order = sorted(zip(names, self._parameters, strict=True), key=lambda pair: not decays(*pair))

@@ -230,6 +230,7 @@ FREE_FIELDS = frozenset(
         "train.resume_from_checkpoint",
         "train.async_save",
         "train.gradient_checkpointing",
+        "train.sync_each_batch",
         "train.save_format",
         "train.save_steps",
         "train.save_strategy",

@@ -209,6 +209,40 @@ def test_sharding_divides_weights_gradients_and_moments() -> None:
     assert one.weights - eight.weights == pytest.approx(7 / 8 * 4 * model.count.total, rel=0.01)
 
 
+def test_gradients_wait_for_the_end_of_a_step_where_there_is_room_for_all_of_them() -> None:
+    """7.6 billion weights over eight devices: 30 GB more on each. LoRA's hardly count."""
+    sections: dict[str, Any] = {
+        "backend": {"name": "fsdp2", "offload": "none"},
+        "train": {"gradient_accumulation_steps": 4, "gradient_checkpointing": True},
+    }
+    full = run_config(adapter={"type": "full"}, **sections)
+    model = plan_model(full, QWEN_7B)
+    once, each = memory_plans(full, model, "cuda", ranks=8)
+    assert [plan.config.train.sync_each_batch for plan in (once, each)] == [False, True]
+    assert once.memory.gradients - each.memory.gradients == 4 * model.count.trainable
+    assert each.memory.total < 80 * USABLE * GIB
+    assert str(once) == "recompute all layers, sum gradients once a step"
+    assert not_faster_than([once.config, each.config], each.config.model_dump(mode="json")) == [each.config]
+    lora = run_config(**sections)
+    once, each = memory_plans(lora, plan_model(lora, QWEN_7B), "cuda", ranks=8)
+    assert 0 < once.memory.total - each.memory.total < 0.05 * each.memory.total
+
+
+@pytest.mark.parametrize(
+    ("backend", "train"),
+    [
+        ({"name": "fsdp2", "reduce_dtype": "bfloat16"}, {"gradient_accumulation_steps": 4}),  # would add up in bfloat16
+        ({"name": "fsdp2"}, {"gradient_accumulation_steps": 1}),
+        ({"name": "ddp"}, {"gradient_accumulation_steps": 4}),
+        ({"name": "fsdp2"}, {"gradient_accumulation_steps": 4, "sync_each_batch": True}),
+    ],
+)
+def test_there_is_no_choice_of_when_to_sum_gradients(backend: dict[str, Any], train: dict[str, Any]) -> None:
+    given = {"gradient_checkpointing": True, "optim": "adamw"}
+    config = run_config(backend={"offload": "none", **backend}, train={**given, **train})
+    assert memory.choices(config) == [config]
+
+
 def test_deepspeed_is_not_offered_what_it_was_not_shown_to_repeat() -> None:
     config = run_config(backend={"name": "deepspeed_zero3"})
     found = [

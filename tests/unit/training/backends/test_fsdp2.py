@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.data.batches.loader import PackedBatch
@@ -105,6 +106,50 @@ def test_steps_on_shares_are_those_of_one_device(ask: Ask, tiny_llama_dir: Path)
     assert state["masters"] == expected["masters"] == []
     torch.testing.assert_close(state["adamw"]["state"], expected["adamw"]["state"], atol=1e-5, rtol=1e-4)
     assert state["adamw"]["param_groups"] == expected["adamw"]["param_groups"]
+
+
+class Sums(TorchDispatchMode):
+    """Counts the sums of shares over ranks that start inside it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "reduce_scatter" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def steps_of_three_passes(
+    backend: Fsdp2Backend, folder: Path, dtype: torch.dtype, each: bool | str
+) -> tuple[list[list[int]], list[float], dict[str, Tensor]]:
+    """Of two steps: the sums in each of their passes, their norms, and the weights after them."""
+    config = CONFIG.model_copy(update={"sync_each_batch": each})
+    model = model_in(folder, dtype)
+    backend.place(model, config)
+    optimizer = backend.optimizer(model.module.named_parameters(), config)
+    counts, norms = [], []
+    for rate in RATES:
+        in_passes = []
+        for number in range(3):
+            loss = objective(model, backend.rank + number)
+            with Sums() as sums:
+                optimizer.backward(loss, last=number == 2)
+            in_passes.append(sums.count)
+        optimizer.sum_gradients()
+        norms.append(float(optimizer.step(rate)))
+        counts.append(in_passes)
+    return counts, norms, backend.whole_weights(model.module) or {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_that_are_summed_once_a_step_are_the_same(ask: Ask, tiny_llama_dir: Path, dtype: torch.dtype) -> None:
+    """All in the last pass, a message a layer and one for the rest; bfloat16 gradients add up in float32 until then."""
+    counts, norms, weights = ask(steps_of_three_passes, tiny_llama_dir, dtype, False)[0]
+    each, expected, same = ask(steps_of_three_passes, tiny_llama_dir, dtype, True)[0]
+    messages = each[0][0]
+    assert messages > 2 and each == [[messages] * 3] * 2 and counts == [[0, 0, messages]] * 2
+    assert norms == pytest.approx(expected, rel=1e-6)
+    for name, weight in same.items():
+        torch.testing.assert_close(weights[name], weight, atol=1e-6 if dtype == torch.float32 else 1e-3, rtol=0)
 
 
 def test_shares_of_a_bfloat16_model_are_float32_masters(ask: Ask, tiny_llama_dir: Path) -> None:
