@@ -48,7 +48,7 @@ MODELS = """# Models
 This page is made from the code by `make docs`.
 
 `model.model_name_or_path` is a Hub id, a folder in Hugging Face layout, or a `.gguf` file. `mft validate` checks it without loading
-a weight: the architecture, the weight files (missing, cut short, pickled only), the name and shape of every tensor against the
+a weight: the architecture, the weight files (missing, truncated, pickled only), the name and shape of every tensor against the
 model of `config.json` (of a Hub id: once its weights are fetched), the tokenizer and its EOS token, and that the vocabulary fits the embedding. Tensors that the model does not
 have are named. Python code that comes with a model is run only with `model.trust_remote_code: true`, pickled weights are read only
 with `model.use_safetensors: false`, and then nothing but plain tensors is taken from them. A weight that no file holds is an error,
@@ -142,7 +142,7 @@ that trained. `mft generate RUN` answers with the merged weights, with
 
 Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits or fp8 (use
 4 bits), `4bit-fp8` with dropout, DoRA, `peft_forward` or chosen layers (their products would be in bfloat16), a base whose files are
-quantised already (give the original; LoRA and full training without `quantization` want it, too), a machine without bitsandbytes
+already quantized (give the original; LoRA and full training without `quantization` want it, too), a machine without bitsandbytes
 (fp8 does not need it).
 
 ## Full fine-tuning in fp8

@@ -1,7 +1,6 @@
-"""The cache: where things made once are kept, and keys that follow the content of what they were made of.
+"""The cache folder, and keys for its entries that depend on the content of files.
 
-Goes in: bytes and files. Comes out: a key. A large file is read in full once: its hash is remembered for as long as its size, times,
-inode and both ends stay the same. Knows nothing of what the files hold.
+A large file is read in full once: its hash is remembered as long as its size, times, inode and both ends stay the same.
 """
 
 import contextlib
@@ -17,20 +16,21 @@ from mftcoder.errors import DataError
 from mftcoder.jsonl import read_json, write_json
 
 REMEMBERED_FROM = 1 << 24
-"""Bytes from which on a file's hash is remembered; a smaller one is hashed again each time."""
+"""Bytes from which a file's hash is remembered; a smaller file is hashed again each time."""
 END = 1 << 16
+"""Bytes at both ends of a file that are compared."""
 
 
 def cache_root(configured: str | None = None) -> Path:
-    """The cache folder: as configured, else $MFTCODER_CACHE, else ~/.cache/mftcoder."""
+    """The cache folder: the configured one, else $MFTCODER_CACHE, else ~/.cache/mftcoder."""
     chosen = configured or os.environ.get("MFTCODER_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "mftcoder"
 
 
 def key(*parts: str | bytes | Path | ModuleType) -> str:
-    """64 bits over texts, over the content of files and over the source of the modules that use them, in this order.
+    """64 bits over these parts in order: texts, the content of files, and the source code of modules.
 
-    A changed module makes a new key, so that a mended conversion does not leave its old results in use.
+    A changed module gives a new key, so that a corrected conversion does not use its old results.
     """
     digest = xxhash.xxh3_64()
     for part in parts:
@@ -58,7 +58,7 @@ def content_hash(path: Path) -> str:
         known = _read_note(note)
         if known.get("state") != state:
             known = {"path": str(path.resolve()), "state": state, "sha256": _hash(path)}
-            with contextlib.suppress(OSError):  # a cache that can only be read: the file is read again next time
+            with contextlib.suppress(OSError):  # a read-only cache: the file is hashed again next time
                 write_json(note, known)
         return str(known["sha256"])
     except OSError as error:
@@ -71,7 +71,7 @@ def _hash(path: Path) -> str:
 
 
 def _state(path: Path) -> list[int | str]:
-    """What changes with the content: a change moves the ctime, which a program cannot set back; the ends are looked at all the same."""
+    """Values that change with the content. The ctime is enough, since programs cannot set it; the ends are a second check."""
     stat = path.stat()
     with path.open("rb") as file:
         head = file.read(END)

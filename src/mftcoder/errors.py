@@ -1,4 +1,4 @@
-"""Every exception a user can meet, and nothing else.
+"""Every exception a user can meet, and how the text of a foreign one is quoted.
 
     MftError                 a user's mistake: one line a problem, exit code 2, no traceback
     ├── ConfigError          a config file, an override, a field
@@ -19,6 +19,11 @@ from collections.abc import Iterable
 
 REQUEUE_CODE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again."""
+
+
+def reason(error: BaseException) -> str:
+    """What an error of another library says, on one line of at most 300 characters; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class MftError(Exception):

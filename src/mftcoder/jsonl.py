@@ -1,8 +1,4 @@
-"""JSON and JSON Lines files: streamed in with path and line for every error, written out atomically.
-
-Comes out: bytes lines with their numbers, parsed objects, whole JSON files. Knows nothing of what the objects mean. A parse
-error says `path:line: what`; a file appears under its name only when it is complete.
-"""
+"""JSON and JSON Lines files: read as streams with `path:line: what` for every error, and written atomically."""
 
 import gzip
 import json
@@ -19,12 +15,12 @@ import orjson
 
 from mftcoder.errors import DataError
 
-_UNREADABLE = (OSError, EOFError, zlib.error)  # also of a file whose name ends in .gz and that is none
+_UNREADABLE = (OSError, EOFError, zlib.error)  # the last two come from damaged .gz files
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not.
+    """A temporary path beside `path` that replaces it if the block succeeds, and is removed if it fails.
 
     The file is flushed to disk before the rename, so a crash leaves either the old file or the new one.
     """
@@ -40,9 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name, flushed to disk, when the block ends well, and is removed when not.
+    """A temporary folder beside `path` that is flushed and renamed to it if the block succeeds, and removed if it fails.
 
-    If `path` has come into being meanwhile (another process made it), that one stays.
+    If another process has made `path` in the meantime, that folder stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -75,12 +71,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write one JSON document, indented, atomically. Floats survive exactly."""
+    """Write one JSON document, indented, atomically. Floats keep their exact value."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=True) + "\n")
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write one record a line (gzipped if the name ends in .gz), atomically; returns how many."""
+    """Write one record per line (gzipped if the name ends in .gz), atomically; returns their number."""
     count = 0
     with atomic_path(path) as temporary, open_for_writing(temporary, compressed=path.suffix == ".gz") as file:
         for record in records:
@@ -90,7 +86,7 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
 
 
 def open_for_writing(path: Path, *, compressed: bool) -> IO[bytes]:
-    """A binary file; gzip with a fixed time stamp, so that equal content gives equal bytes."""
+    """A binary file. A gzip file gets a fixed time stamp, so that equal content gives equal bytes."""
     return gzip.GzipFile(path, "wb", mtime=0) if compressed else path.open("wb")  # type: ignore[return-value]
 
 
@@ -100,7 +96,7 @@ def open_for_reading(path: Path) -> IO[bytes]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """`(line number from 1, line without its end)`; blank lines are passed over, a BOM and CRLF are taken off."""
+    """`(line number from 1, line)` without blank lines, line ends (LF or CRLF) and a BOM."""
     try:
         with open_for_reading(path) as file:
             for number, line in enumerate(file, start=1):
@@ -113,7 +109,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """`(line number, object)` for each line; DataError `path:line: what` at the first that does not parse."""
+    """`(line number, object)` for each line; DataError `path:line: what` at the first invalid line."""
     for number, line in read_lines(path):
         try:
             yield number, orjson.loads(line)
@@ -122,7 +118,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_json(path: Path) -> Any:
-    """One JSON document, decompressed if its name ends in .gz; DataError with the path if it is missing or broken."""
+    """One JSON document, decompressed if its name ends in .gz; DataError with the path if it is missing or invalid."""
     try:
         with open_for_reading(path) as file:
             return json.load(file)
@@ -132,6 +128,16 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON: nested too deeply") from error
     except (*_UNREADABLE, ValueError) as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for json.loads: DataError for an object with a doubled key, instead of keeping its last value."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise DataError(f"key '{key}' appears twice. Keep one of them.")
+        seen.add(key)
+    return dict(pairs)
 
 
 def first_bytes(path: Path, count: int) -> bytes:

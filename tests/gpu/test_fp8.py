@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mftcoder.kernels.linear.fp8 import fp8_product, lack_of_fp8, round_rows, round_rows_in_torch, round_weight
-from mftcoder.models.layers.fp8_training import multiply_in_fp8
+from mftcoder.models.layers.fp8 import multiply_in_fp8
 from tests.gpu.small import language_model, samples, step_data, train
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")

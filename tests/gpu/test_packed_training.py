@@ -127,7 +127,7 @@ def test_float32_and_older_gpus_take_another_attention(
     choose_attention(model, candidates(torch.device("cuda")), PROBES, said.append)
     assert model.attn_implementation == "segments"
     (line,) = said
-    reason = "takes bfloat16, not float32" if device.type == "cuda" else "needs a GPU of compute capability 8.0"
+    reason = "needs bfloat16, not float32" if device.type == "cuda" else "needs a GPU of compute capability 8.0"
     assert "attention 'varlen' does not fit, trying 'segments'" in line and reason in line
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
     problem = varlen_problem(torch.bfloat16, 64, 64, 0.0, torch.device("cuda"))

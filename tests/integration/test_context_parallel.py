@@ -108,7 +108,7 @@ def test_rows_that_cannot_be_shared_are_refused_with_the_numbers(
     config = load_config(write_config(tmp_path, tiny_llama_dir, write_tasks(tmp_path / "data", 4)))
     share = {"backend": config.backend.model_copy(update={"context_parallel_size": 3})}
     with pytest.raises(
-        ModelError, match=r"its 4 attention heads cannot be dealt out evenly to 3 ranks. Set it to 2, 4"
+        ModelError, match=r"its 4 attention heads cannot be divided evenly among 3 ranks. Set it to 2, 4"
     ):
         train(config.model_copy(update=share))
     monkeypatch.setenv("RANK", "1")  # not the first, which looks at the model

@@ -64,13 +64,13 @@ BAD_LINES = {
     ),
     "missing content": (CHAT % b'{"role": "human"}, {"role": "bot", "content": "b"}', "b.jsonl:1: message 1: 'content' is missing\n"),
     "content that is no text": (CHAT % b'{"role": "bot", "content": 1}', "b.jsonl:1: message 1: 'content' is a number, not a text\n"),
-    "no assistant": (CHAT % b'{"role": "human", "content": "a"}', "b.jsonl:1: there is no assistant message: nothing to train on\n"),
+    "no assistant": (CHAT % b'{"role": "human", "content": "a"}', "b.jsonl:1: it has no assistant message: nothing to train on\n"),
     "empty content": (CHAT % b'{"role": "bot", "content": ""}', "b.jsonl:1: message 1: content is empty\n"),
-    "a doubled key": (b'{"text": "a", "text": "b"}\n', "b.jsonl:1: key 'text' stands there twice. Keep one of them.\n"),
+    "a doubled key": (b'{"text": "a", "text": "b"}\n', "b.jsonl:1: key 'text' appears twice. Keep one of them.\n"),
     "invalid UTF-8": (LINE + b'{"text": "\xff\xfe"}\n', "b.jsonl:2: not valid JSON: byte 11 is not UTF-8. Save the file as UTF-8.\n"),
     "UTF-16": ('{"text": "a"}\n'.encode("utf-16"), "b.jsonl:1: not valid JSON: byte 1 is not UTF-8. Save the file as UTF-8.\n"),
     "a truncated last line": (LINE + LINE[:40], "b.jsonl:2: not valid JSON: "),
-    "another dialect": (b'{"query": "a", "reply": "b"}\n', "b.jsonl:1: no known dialect: its fields are 'query', 'reply'. Known: "),
+    "another dialect": (b'{"query": "a", "reply": "b"}\n', "b.jsonl:1: unknown dialect: the record has the fields 'query', 'reply'. Known: "),
     "no object": (b'["a"]\n', "b.jsonl:1: a record is a JSON object, not a list\n"),
     "an empty file": (b"", "b.jsonl: is empty. Remove it, or set data.on_error=skip.\n"),
     "a file of blank lines": (b"\n \r\n", "b.jsonl: is empty. Remove it, or set data.on_error=skip.\n"),
@@ -148,11 +148,11 @@ def test_a_task_without_examples_is_named(folder: Path, run: Run) -> None:
     (folder / "a.jsonl").rename(folder / "a.json")
     assert run("prepare")[::2] == (
         2,
-        f"error: {folder}: task 'sums': no .jsonl or .jsonl.gz file in it (1 other files)\n",
+        f"error: {folder}: task 'sums': it holds no .jsonl or .jsonl.gz file (1 other files)\n",
     )
     (folder / "b.jsonl").write_bytes(b'{"text": 1}\n')
     code, _, err = run("prepare", "data.on_error=skip")
-    assert (code, err) == (2, f"error: {folder}: task 'sums': no example to train on (1 skipped)\n")
+    assert (code, err) == (2, f"error: {folder}: task 'sums': no sample to train on (1 skipped)\n")
 
 
 def test_a_path_that_is_not_there_is_named(folder: Path, run: Run) -> None:

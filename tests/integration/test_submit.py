@@ -190,7 +190,10 @@ def repack(folder: Path, path: Path, rename: Callable[[str], str | None] = lambd
             lambda name: name.removeprefix("generations_m/"),
             "must contain one folder generations_MODEL; these files are outside of it",
         ),
-        (lambda name: name.replace("generations_m/", "__MACOSX/") if "mbpp" in name else name, "outside of it: __MACOSX/"),
+        (
+            lambda name: name.replace("generations_m/", "__MACOSX/") if "mbpp" in name else name,
+            "outside of it: __MACOSX/",
+        ),
         (lambda name: f"x/{name}", "must contain one folder"),
         (lambda name: f"../{name}", "must contain one folder"),
         (lambda name: name.replace("generations_m/", "answers/"), "must be named generations_MODEL"),

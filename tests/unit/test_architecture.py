@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "mftcoder"
 FILES = sorted(SOURCE.rglob("*.py"))
-LEAVES = {"errors", "registry", "jsonl", "processes", "cache"}
+LEAVES = {"errors", "registry", "jsonl", "processes", "cache", "hub", "progress_bar"}
 ROOMS = {
     "data",
     "curation",
@@ -29,7 +29,7 @@ BETWEEN_ROOMS = {
     "curation": {"data", "execution"},
 }
 TORCH_FREE = [
-    "cli", "errors", "registry", "jsonl", "processes", "cache", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
+    "cli", "errors", "registry", "jsonl", "processes", "cache", "hub", "progress_bar", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
     "data.records", "data.rendering", "data.prepared", "data.batches.packing", "data.batches.mixture",
     "app.data", "app.scoring.evaluate", "app.scoring.submit", "app.results.verify", "app.results.report", "app.demo", "app.training.convert_config",
     "reporting",

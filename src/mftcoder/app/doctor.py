@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mftcoder import __version__
-from mftcoder.errors import ExecutionError
+from mftcoder import __version__, hub
+from mftcoder.errors import ExecutionError, reason
 from mftcoder.execution.pool import Pool, open_pool
-from mftcoder.models.files import hub
+from mftcoder.models.files import download
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +61,8 @@ def _safely(area: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Fin
     try:
         yield from examine()
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        yield Finding(area, "examination", "lack", "failed", reason, "please report this line")
+        found = f"{type(error).__name__}: {reason(error)}"
+        yield Finding(area, "examination", "lack", "failed", found, "please report this line")
 
 
 def _software() -> Iterator[Finding]:
@@ -232,7 +232,7 @@ def _first_line(command: list[str]) -> str:
 def _room() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield Finding("room", "memory", "ok", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free")
-    for name, folder in (("disk here", Path()), ("disk of the cache", hub.models_cache().parent)):
+    for name, folder in (("disk here", Path()), ("disk of the cache", download.models_cache().parent)):
         free = shutil.disk_usage(_existing(folder)).free / GIB
         value = f"{free:.1f} GiB free ({folder.resolve()})"
         if free >= 5:
@@ -247,7 +247,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _network() -> Iterator[Finding]:
-    if hub.hub_answers(timeout_seconds=2.0):
+    if hub.is_reachable(timeout_seconds=2.0):
         yield Finding("network", "Hub", "ok", os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     else:
         meaning = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.errors import BenchmarkError, DataError
+from mftcoder.hub import hub_errors
 from mftcoder.jsonl import open_for_reading, read_jsonl
 
 Record = Mapping[str, Any]
@@ -47,17 +48,9 @@ class Source:
     def _hub_records(self, name: str) -> tuple[list[Record], str]:
         if self.hub is None:
             raise BenchmarkError(f"{name}: not on the Hub; give the folder that holds {self.path}[.gz] with --data-dir")
-        try:
+        advice = f"Check the network, or give the folder that holds {self.path}[.gz] with --data-dir."
+        with hub_errors(f"{name}: no --data-dir for {self.hub.repository}", advice=advice, kind=BenchmarkError):
             return _download_file(self.hub) if self.hub.file else _download_split(self.hub)
-        except ImportError as error:
-            raise BenchmarkError(f"{name}: {error}. Install mftcoder[hub], or give --data-dir.") from error
-        except (OSError, ValueError, RuntimeError) as error:  # the Hub's libraries: for the network, a name, the cache
-            reason = str(error).strip().splitlines()
-            raise BenchmarkError(
-                f"{name}: {self.hub.repository} could not be loaded from the Hub: "
-                f"{reason[0] if reason else type(error).__name__}. Check the network, or give the folder that holds "
-                f"{self.path}[.gz] with --data-dir."
-            ) from error
 
 
 def local_records(path: Path) -> tuple[list[Record], str]:

@@ -20,7 +20,8 @@ from mftcoder.config.compat.aliases import suggest
 from mftcoder.config.compat.mftcoder_json import Converted
 from mftcoder.config.problems import kind_of, one_line, problem_lines, shown
 from mftcoder.config.schema import RunConfig
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, DataError
+from mftcoder.jsonl import unique_keys
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -73,7 +74,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def _parse_text(text: str, path: Path) -> Any:
     if path.suffix == ".json":
         try:
-            return json.loads(text, object_pairs_hook=lambda pairs: _no_doubles(pairs, path))
+            return json.loads(text, object_pairs_hook=unique_keys)
+        except DataError as error:
+            raise ConfigError(one_line(f"{path}: {error}")) from error
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
         except RecursionError as error:
@@ -109,14 +112,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _no_doubles(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    doubled = sorted({key for key in keys if keys.count(key) > 1})
-    if doubled:
-        raise ConfigError(one_line(f"{path}: key '{doubled[0]}' stands there twice"))
-    return dict(pairs)
 
 
 def parse_yaml(text: str, *, origin: str) -> Any:

@@ -1,1 +1,1 @@
-"""From JSONL records to tensors: dialects, templates, tokens, rows, mixture. Torch-free but for the loader."""
+"""From JSONL records to tensors: dialects, templates, tokens, rows, mixture. Only the loader needs torch."""

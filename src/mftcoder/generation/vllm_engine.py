@@ -11,7 +11,7 @@ from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
-from mftcoder.errors import GenerationError
+from mftcoder.errors import GenerationError, reason
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts, without_room
 
@@ -45,8 +45,9 @@ class VllmEngine:
                 disable_log_stats=True,
             ).llm_engine
         except (ValueError, RuntimeError) as error:  # its own process has printed why
-            reason = str(error).strip().splitlines()[0][:300]
-            raise GenerationError(f"{folder}: vLLM cannot open it: {reason}. Use --engine transformers") from error
+            raise GenerationError(
+                f"{folder}: vLLM cannot open it: {reason(error)}. Use --engine transformers"
+            ) from error
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
@@ -66,8 +67,8 @@ class VllmEngine:
             for output in self.engine.step():
                 if output.finished:
                     prompt, answer = found[int(output.request_id)].prompt, output.outputs[0]
-                    reason: FinishReason = "length" if answer.finish_reason == "length" else "stop"
-                    yield Completion(prompt.problem_id, prompt.sample, answer.text, reason, len(answer.token_ids))
+                    ended: FinishReason = "length" if answer.finish_reason == "length" else "stop"
+                    yield Completion(prompt.problem_id, prompt.sample, answer.text, ended, len(answer.token_ids))
 
     def _parameters(self, item: TokenPrompt) -> SamplingParams:
         return SamplingParams(

@@ -1,9 +1,9 @@
 """AdamW over many weights in one pass: each gradient, master, moment and weight is read once and written once.
 
-torch's fused AdamW updates one tensor type; with bfloat16 weights over float32 masters it needs a float32 copy of each gradient, a
-pass for clipping and a pass that rounds the weights: 52 bytes of traffic a parameter where 30 suffice. On a GPU one launch serves all
-weights (`adamw_triton`); the plain-torch twin below defines what it computes. Both decide on the device whether a step changes
-anything, so the host never waits. Decoupled weight decay: arXiv 1711.05101.
+torch's fused AdamW updates tensors of one dtype. With bfloat16 weights over float32 masters, it needs a float32 copy of each gradient,
+a pass for clipping and a pass that rounds the weights: 52 bytes of traffic per parameter, where 30 suffice. On a GPU, one launch
+updates all weights (`adamw_triton`); the plain-torch twin below defines the result. Both decide on the device whether a step is
+skipped, so the host never waits. Decoupled weight decay: arXiv 1711.05101.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """AdamW on a GPU: one launch for all weights. The plain-torch twin is `adamw_in_torch` in adamw.py.
 
-A table of addresses tells each program which piece of which weight is its own. Gradients get new addresses each step, so the
-host sends their column anew: a few kilobytes, from pinned memory, without waiting.
+A table of addresses assigns each program a piece of one weight. Gradients have new addresses in each step, so the host sends their
+column again: a few kilobytes, from pinned memory, without waiting.
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ class OnePassAdamW:
 def _pieces(
     tensors: Sequence[AdamWTensors], members: list[int], device: torch.device
 ) -> list[tuple[Tensor, Tensor, bool]]:
-    """(owner, first element, whether it is a whole block) of each piece of these weights; a weight's rest comes apart."""
+    """(owner, first element, whether it is a whole block) of each piece of these weights; incomplete blocks are separate."""
     sizes = torch.tensor([tensors[index].weight.numel() for index in members])
     owners = torch.tensor(members)
     whole, rest = sizes // BLOCK, sizes % BLOCK > 0
@@ -120,7 +120,7 @@ def _adamw(  # type: ignore[no-untyped-def]
     gradient_type: tl.constexpr, master_type: tl.constexpr, weight_type: tl.constexpr,
     has_copy: tl.constexpr, whole: tl.constexpr, aligned: tl.constexpr, stochastic: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """One program a piece of `block` elements of one weight."""
+    """One program per piece of `block` elements of one weight."""
     owner = tl.load(owners + tl.program_id(0))
     row = table + owner.to(tl.int64) * 6
     if tl.load(row) == 0 or tl.load(skip) != 0:
@@ -135,7 +135,7 @@ def _adamw(  # type: ignore[no-untyped-def]
         first_moment = tl.multiple_of(first_moment, 16)
         second_moment = tl.multiple_of(second_moment, 16)
     place = tl.multiple_of(tl.load(starts + tl.program_id(0)), block) + tl.arange(0, block)
-    inside = None if whole else place < tl.load(row + 5)  # no mask, or vectors are read element by element
+    inside = None if whole else place < tl.load(row + 5)  # with a mask, vectors would be read element by element
     g = tl.load(gradient + place, mask=inside).to(tl.float32) * tl.load(scale)
     p = tl.load(master + place, mask=inside).to(tl.float32)
     m = tl.load(first_moment + place, mask=inside)

@@ -1,11 +1,10 @@
-"""Attention inside packed rows: each sample sees itself only, and no mask is ever built.
+"""Attention inside packed rows: each sample sees only itself, without a mask. The result equals attention over each sample alone.
 
-Goes in: query, key, value of rows that hold several samples, and where the samples begin. Comes out: what attention over each
-sample alone would give. Two implementations are registered with transformers' AttentionInterface: `segments` (any device: a loop
-over samples with causal SDPA, two to three times faster than a masked SDPA on a CPU) and `varlen` (CUDA: FlashAttention over
-cumulative lengths, from torch itself). Where the samples begin travels as keyword arguments through the model's forward; a
-model that does not hand them down fails loudly here instead of letting samples see each other. Both also attend over rows of
-which each rank of a group holds a slice (`context_group`).
+Two implementations are registered with transformers' AttentionInterface: `segments` (any device: a loop over samples with causal
+SDPA, on a CPU two to three times faster than a masked SDPA) and `varlen` (CUDA: torch's FlashAttention over cumulative lengths).
+The sample boundaries are passed as keyword arguments through the model's forward. If a model does not pass them on, an error is
+raised here, and samples never see each other. Both implementations also work for rows of which each rank of a group holds a slice
+(`context_group`).
 """
 
 import functools
@@ -25,13 +24,13 @@ from transformers import AttentionInterface
 from mftcoder.kernels.context_group import ContextGroup
 
 _LONGEST_BY_PRODUCTS = 512
-# From torch 2.12 on; before, the kernel takes grouped heads as they are.
-_MUST_BE_TOLD_OF_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+# From torch 2.12; earlier kernels accept grouped heads without the argument.
+_HAS_ENABLE_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
 class SampleLayout:
-    """Where samples begin in a batch of rows, counted on the host so that the device never waits for it."""
+    """The lengths of the samples in a batch of rows, computed on the host so that the device never waits."""
 
     lengths: tuple[tuple[int, ...], ...]  # per row; each row's sum is L
 
@@ -48,9 +47,9 @@ class SampleLayout:
         return SampleLayout(tuple(rows))
 
     def keywords(self, implementation: str, device: torch.device, *, compiled: bool = False) -> dict[str, Any]:
-        """Keyword arguments for the model's forward under `implementation`; empty where position_ids say it all.
+        """Keyword arguments of the model's forward for `implementation`; empty where position_ids are enough.
 
-        `compiled`: as a tensor, whose values a compiled layer does not depend on.
+        `compiled` gives a tensor, so that a compiled layer does not depend on the values.
         """
         if implementation == "segments" and compiled:
             return {"segment_bounds": torch.tensor([0, *itertools.accumulate(itertools.chain(*self.lengths))])}
@@ -64,9 +63,8 @@ class SampleLayout:
         """The batch as one long row; the number of entries is rounded up so that compiled layers see few shapes."""
         flat = [length for row in self.lengths for length in row]
         total = sum(flat)
-        longest = min(
-            total, 1 << (max(flat) - 1).bit_length()
-        )  # the kernel starts blocks for so many; few values, few graphs
+        # The kernel starts blocks for this length. Rounding up to a power of two keeps the number of compiled graphs small.
+        longest = min(total, 1 << (max(flat) - 1).bit_length())
         ends = torch.tensor(flat, dtype=torch.int32).cumsum(0, dtype=torch.int32)
         bounds = F.pad(ends, (1, (-len(flat)) % 64), value=total)
         bounds[0] = 0
@@ -81,7 +79,7 @@ class SampleLayout:
 
 
 def _over_slices(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tuple[Tensor, None]]:
-    """`attend` for rows of which this rank holds a slice: it is given whole rows and a share of the heads."""
+    """`attend` for rows of which this rank holds a slice: it gets whole rows and a part of the heads."""
 
     @functools.wraps(attend)
     def attention(
@@ -98,12 +96,12 @@ def _over_slices(attend: Callable[..., tuple[Tensor, None]]) -> Callable[..., tu
             return attend(module, query, key, value, attention_mask, **keywords)
         if query.shape[1] % context_group.size:
             raise ValueError(
-                f"{query.shape[1]} attention heads cannot be dealt out evenly to {context_group.size} ranks"
+                f"{query.shape[1]} attention heads cannot be divided evenly among {context_group.size} ranks"
             )
         repeated = (context_group.repeated(heads) for heads in (key, value))
-        rows = context_group.trade(query, *repeated)  # [B, H / size, L, D]
+        rows = context_group.exchange(query, *repeated)  # [B, H / size, L, D]
         attended, _ = attend(module, *rows, attention_mask, **keywords)
-        return context_group.trade(attended)[0], None
+        return context_group.exchange(attended)[0], None
 
     return attention
 
@@ -129,7 +127,7 @@ def segments_attention(
             raise ValueError("compiled layers have no attention dropout on this device: set train.torch_compile: false")
         return _segments(query, key, value, segment_bounds, scaling, sliding_window), None
     if segment_lengths is None:
-        raise ValueError(f"{type(module).__name__} does not hand segment_lengths down to its attention")
+        raise ValueError(f"{type(module).__name__} does not pass segment_lengths to its attention")
     rows = []
     for row, lengths in enumerate(segment_lengths):
         parts = [
@@ -149,7 +147,7 @@ def segments_attention(
 def _segments(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scaling: float | None, sliding_window: int | None
 ) -> Tensor:
-    """One row as a compiler sees it: a call that it does not look into, whatever the samples. Returns [1, L, H, Dv]."""
+    """One row as an operator that a compiler does not trace, so that samples do not matter. Returns [1, L, H, Dv]."""
     lengths = (tuple(bounds.diff().tolist()),)
     return segments_attention(
         nn.Identity(), query, key, value, None, scaling=scaling, segment_lengths=lengths, sliding_window=sliding_window
@@ -172,7 +170,7 @@ def _segments_backward(
     scaling: float | None,
     sliding_window: int | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, key and value, written out sample by sample; attends once more, since nothing but the inputs was kept."""
+    """Gradients of query, key and value, sample by sample. It computes attention again, because only the inputs were saved."""
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     found = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
     for start, end in itertools.pairwise(bounds.tolist()):
@@ -186,7 +184,7 @@ def _segments_backward(
 def _attention_gradients(
     q: Tensor, k: Tensor, v: Tensor, outer: Tensor, scale: float, window: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of softmax(scale q k^T) v over one sample: dS = P (dP - sum(P dP)); float32. outer [1, H, T, Dv]."""
+    """Gradients of softmax(scale q k^T) v over one sample: dS = P (dP - sum(P dP)); float32. outer [1, H, T, Dv]."""
     heads, groups, length = q.shape[1], k.shape[1], q.shape[2]
     q, outer = (x[0].float().unflatten(0, (groups, heads // groups)) for x in (q, outer))  # [G, H / G, T, D]
     k, v = (x[0].float()[:, None] for x in (k, v))  # the query heads of a group share its keys
@@ -220,7 +218,7 @@ _segments.register_autograd(_segments_gradients, setup_context=_keep_inputs)
 def _causal(
     q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: float, sliding_window: int | None
 ) -> Tensor:
-    """SDPA over one sample [1, H, T, D], banded if the sample outgrows the window."""
+    """SDPA over one sample [1, H, T, D], with a band mask if the sample is longer than the window."""
     length = q.shape[2]
     if _products_are_faster(q, dropout) and (sliding_window is None or length <= sliding_window):
         return _causal_by_products(q, k, v, scaling)
@@ -235,7 +233,7 @@ def _causal(
 
 
 def _products_are_faster(q: Tensor, dropout: float) -> bool:
-    """On a CPU in bfloat16 torch's fused attention takes two to three times as long as plain products, up to 512 positions."""
+    """True on a CPU in bfloat16 up to 512 positions, where torch's fused attention takes two to three times as long."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= _LONGEST_BY_PRODUCTS and not dropout
 
 
@@ -270,18 +268,18 @@ def varlen_attention(
     sliding_window: int | None = None,
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
-    """The same through torch's variable-length FlashAttention; returns [B, L, H, Dv]. ValueError for what it cannot carry."""
+    """The same by torch's variable-length FlashAttention; returns [B, L, H, Dv]. ValueError for unsupported inputs."""
     _refuse(unsupported, attention_mask)
     if cu_seq_lens_q is None or max_length_q is None:
-        raise ValueError(f"{type(module).__name__} does not hand cu_seq_lens_q down to its attention")
+        raise ValueError(f"{type(module).__name__} does not pass cu_seq_lens_q to its attention")
     problem = varlen_problem(query.dtype, query.shape[3], value.shape[3], dropout, query.device)
     if problem:
         raise ValueError(problem)
     batch, heads, length, size = query.shape
     groups, value_size = key.shape[1], value.shape[3]
     scaling = size**-0.5 if scaling is None else scaling
-    value = F.pad(value, (0, size - value_size))  # the kernel knows one head size
-    grouped: dict[str, Any] = {"enable_gqa": True} if _MUST_BE_TOLD_OF_GROUPS and groups != heads else {}
+    value = F.pad(value, (0, size - value_size))  # the kernel needs one head size
+    grouped: dict[str, Any] = {"enable_gqa": True} if _HAS_ENABLE_GQA and groups != heads else {}
     q, k, v = (x.transpose(1, 2).reshape(batch * length, x.shape[1], size) for x in (query, key, value))
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     out = varlen_attn(
@@ -292,35 +290,35 @@ def varlen_attention(
 
 
 def varlen_problem(dtype: torch.dtype, size: int, value_size: int, dropout: float, device: torch.device) -> str | None:
-    """Why FlashAttention cannot carry heads of this format and size on this device, if it cannot."""
+    """Why FlashAttention does not support heads of this dtype and size on this device; None if it does."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
         return "varlen attention needs a GPU of compute capability 8.0 or more"
     if dtype not in (torch.bfloat16, torch.float16):
-        return f"varlen attention takes bfloat16, not {str(dtype).removeprefix('torch.')}"
+        return f"varlen attention needs bfloat16, not {str(dtype).removeprefix('torch.')}"
     if size % 8 or size > 256 or value_size > size:
-        return f"varlen attention takes heads of 8, 16, ... 256 numbers, not of {size} with values of {value_size}"
-    return f"varlen attention has no dropout, and this model trains with {dropout:g}" if dropout else None
+        return f"varlen attention needs heads of 8, 16, ... 256 numbers, not of {size} with values of {value_size}"
+    return f"varlen attention has no dropout, but this model trains with {dropout:g}" if dropout else None
 
 
 def _refuse(unsupported: dict[str, Any], attention_mask: Tensor | None) -> None:
-    """Say no to what would change the result if it were ignored."""
+    """ValueError for arguments that would change the result but are not supported."""
     if attention_mask is not None:
         raise ValueError("packed attention takes no mask")
     for name in ("softcap", "s_aux", "position_bias", "head_mask"):
         if unsupported.get(name) is not None:
-            raise ValueError(f"packed attention does not know {name}")
+            raise ValueError(f"packed attention does not support {name}")
 
 
 def register() -> None:
-    """Make `attn_implementation="segments"` and `"varlen"` known to transformers; harmless when called again."""
+    """Register `attn_implementation="segments"` and `"varlen"` with transformers; it may be called again."""
     AttentionInterface.register("segments", segments_attention)
     AttentionInterface.register("varlen", varlen_attention)
 
 
 def candidates(device: torch.device, *, slices: bool = False) -> tuple[str, ...]:
-    """What `auto` tries on this device, best first; each is verified on the model before it is used.
+    """The implementations that `auto` tries on this device, best first; each is verified on the model before use.
 
-    `slices`: those that attend over slices of rows.
+    `slices` gives only those that support slices of rows.
     """
     packed = ("varlen", "segments") if device.type == "cuda" else ("segments",)
     return packed if slices else (*packed, "sdpa", "eager")

@@ -1,9 +1,8 @@
-"""Rows shared by a group of ranks: each rank holds a slice of their positions, and attention trades positions for heads.
+"""Rows shared by a group of ranks: each rank holds a slice of the positions, and attention exchanges positions for heads.
 
-Goes in: tensors of this rank's slice. Comes out: in front of attention all positions of the rows for a share of the heads, and
-behind it this rank's positions for all heads (DeepSpeed-Ulysses, arXiv 2309.14509). Whatever else a decoder does it does to one
-position at a time, so it runs on the slice alone. Each exchange is its own transpose: gradients go back the way their values
-came, and summed over the ranks of the group they are those of the whole rows. Knows no model and no samples.
+Before attention, a rank gets all positions of the rows for a part of the heads; after attention, it gets its own positions for all
+heads (DeepSpeed-Ulysses, arXiv 2309.14509). All other parts of a decoder treat each position alone, so they run on the slice. The
+backward pass of an exchange is the reverse exchange; summed over the ranks of the group, gradients are those of the whole rows.
 """
 
 import math
@@ -23,16 +22,16 @@ def _unnamed(name: str, collective: Callable[[], object]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ContextGroup:
-    """The ranks that run the same rows. Of L positions each has ceil(L / size), the last one filled up with zeros."""
+    """The ranks that run the same rows. Each has ceil(L / size) of L positions; the last slice is padded with zeros."""
 
     size: int = 1
     index: int = 0
     ranks: dist.ProcessGroup | None = None
     run: Callable[[str, Callable[[], object]], None] = _unnamed
-    """Runs a collective, given its name for messages."""
+    """Runs a collective; its name is for messages."""
 
     def padded(self, values: Tensor) -> Tensor:
-        """[B, L] with zeros at the end, so that all slices are of one length. A position 0 is a sample of its own."""
+        """[B, L] with zeros at the end, so that all slices have one length. Each padded position 0 is a sample of its own."""
         return F.pad(values, (0, -values.shape[1] % self.size))
 
     def own(self, values: Tensor) -> Tensor:
@@ -40,10 +39,10 @@ class ContextGroup:
         return self.padded(values).chunk(self.size, dim=1)[self.index]
 
     def keywords(self) -> dict[str, Any]:
-        """Keyword arguments for the model's forward, which attention finds the group by."""
+        """Keyword arguments of the model's forward that pass the group to attention."""
         return {"context_group": self} if self.size > 1 else {}
 
-    def trade(self, *tensors: Tensor) -> list[Tensor]:
+    def exchange(self, *tensors: Tensor) -> list[Tensor]:
         """Each [B, n * size, m, D] -> [B, n, m * size, D], in one message: heads for positions, or positions for heads."""
         parts = [tensor.unflatten(1, (self.size, -1)).transpose(0, 1) for tensor in tensors]  # [size, B, n, m, D]
         flat = [part.flatten(1) for part in parts]
@@ -54,18 +53,18 @@ class ContextGroup:
         ]
 
     def repeated(self, heads: Tensor) -> Tensor:
-        """Key or value heads [B, G, l, D], each repeated as often as makes their number a multiple of the group's size."""
+        """Key or value heads [B, G, l, D], repeated until their number is a multiple of the group's size."""
         times = self.size // math.gcd(heads.shape[1], self.size)
         return heads if times == 1 else heads.repeat_interleave(times, dim=1)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Each rank's values [T, ...], one after the other [size * T, ...], on every rank."""
+        """The values [T, ...] of all ranks, concatenated [size * T, ...], on every rank."""
         if self.size == 1:
             return values
         return self._exchanged(values.expand(self.size, *values.shape).contiguous()).flatten(0, 1)
 
     def whole_rows(self, values: Tensor) -> Tensor:
-        """The slices [B, l, ...] of all ranks put together [B, l * size, ...]."""
+        """The slices [B, l, ...] of all ranks, joined to whole rows [B, l * size, ...]."""
         if self.size == 1:
             return values
         return self.gather(values).unflatten(0, (self.size, -1)).transpose(0, 1).flatten(1, 2)
@@ -82,18 +81,18 @@ class ContextGroup:
         return exchanged
 
     def all_to_all(self, parts: Tensor) -> Tensor:
-        """Part r [size, ...] goes to rank r of the group; what came from rank r is part r."""
+        """Send part r [size, ...] to rank r of the group; part r of the result comes from rank r."""
         received = torch.empty_like(parts)
         self.run("exchanging slices of rows", lambda: dist.all_to_all_single(received, parts, group=self.ranks))
         return received
 
 
 ALONE = ContextGroup()
-"""The group of a rank that runs its rows whole."""
+"""The group of a rank that runs whole rows."""
 
 
 class _Exchange(torch.autograd.Function):
-    """all_to_all with the gradient that it has: all_to_all."""
+    """all_to_all with its gradient, which is all_to_all, too."""
 
     @staticmethod
     def forward(ctx: Any, parts: Tensor, group: ContextGroup) -> Tensor:
@@ -103,5 +102,5 @@ class _Exchange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Back where they came from."""
+        """Send the gradients back to the ranks of their values."""
         return ctx.group.all_to_all(grads[0].contiguous()), None

@@ -1,9 +1,8 @@
-"""Weighted cross entropy of the output layer, in chunks: the logits of a long row never exist whole.
+"""Weighted cross entropy of the output layer, in chunks, so that the logits of a long row are never in memory at once.
 
-Goes in: hidden states of the trained positions, the head, their targets and each token's coefficient. Comes out: the weighted
-sum of losses, differentiable, and each token's loss. Because a step's tokens are counted before its first forward, the
-coefficients are known in time and the gradients are made in the forward pass: one product with the head fewer than
-recomputing them. Under `no_grad` (validation, the first pass of a focal loss) only the losses are made. Knows nothing of tasks.
+The tokens of a step are counted before its first forward pass, so each token's coefficient is known and the gradients are computed in
+the forward pass. That saves one product with the head, compared with recomputation. Under `no_grad` (validation, the first pass
+of a focal loss) only the losses are computed.
 """
 
 from typing import Any
@@ -22,8 +21,8 @@ def weighted_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """`(sum_i coefficients_i * loss_i, losses [N])`; hidden [N, H], targets and coefficients [N]; losses are detached.
 
-    `logits = softcap * tanh(scale * head(hidden) / softcap)`, without the tanh where softcap is None. A plain linear head takes
-    the fused path, any other module (an adapter on the head, a quantised head) the checkpointed one.
+    `logits = softcap * tanh(scale * head(hidden) / softcap)`, without the tanh if softcap is None. A plain linear head takes
+    the fused path, any other module (an adapter on the head, a quantized head) the checkpointed one.
     """
     if type(head) is nn.Linear and head.bias is None and softcap is None and scale == 1.0:
         if torch.is_grad_enabled():
@@ -39,7 +38,7 @@ def weighted_cross_entropy(
 
 
 def _plain_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Losses [N], one product a chunk and nothing for a gradient."""
+    """Losses [N], with one product per chunk and no gradients."""
     losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
     for part in _chunks(hidden.shape[0], weight.shape[0], hidden.device):
         logits = hidden[part] @ weight.T
@@ -61,7 +60,7 @@ def _vocabulary(head: nn.Module) -> int:
 
 
 def _chunks(rows: int, vocabulary: int, device: torch.device) -> list[slice]:
-    """Slices of as many rows as CHUNK_BYTES of float32 logits hold."""
+    """Slices of rows whose float32 logits fit in CHUNK_BYTES."""
     size = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cpu"]) // (4 * vocabulary))
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
@@ -93,7 +92,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
         """hidden [N, H], weight [V, H] -> scalar, [N]."""
-        with_hidden, with_weight = ctx.needs_input_grad[:2]  # whatever the grad mode: the caller looks at that
+        with_hidden, with_weight = ctx.needs_input_grad[:2]  # the caller has checked the grad mode
         losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if with_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if with_weight else None
@@ -123,7 +122,7 @@ class _FusedLinearCrossEntropy(torch.autograd.Function):
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """`total += left @ right` in float32, without the product in memory where the device can: total [V, H], left [V, N], right [N, H]."""
+    """`total += left @ right` in float32: total [V, H], left [V, N], right [N, H]. Where possible, the product is not stored."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     elif left.is_cuda:

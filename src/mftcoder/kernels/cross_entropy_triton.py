@@ -1,7 +1,6 @@
 """The weighted cross entropy of a chunk of logits on a GPU, in place and in two passes over memory.
 
-Goes in: logits [N, V] of any float type, targets, coefficients. Comes out: the losses; the logits are overwritten with the
-gradient `coefficient * (softmax - onehot)`. The plain-torch twin is `slope_in_torch` in cross_entropy.py.
+The plain-torch twin is `slope_in_torch` in cross_entropy.py.
 """
 
 import torch
@@ -13,7 +12,7 @@ BLOCK = 4096
 
 
 def slope_in_place(logits: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
-    """Losses float32 [N]; `logits` become their own gradient."""
+    """Losses float32 [N]; `logits` [N, V] are overwritten with their gradient `coefficient * (softmax - onehot)`."""
     rows, vocabulary = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     if rows:
@@ -23,7 +22,7 @@ def slope_in_place(logits: Tensor, targets: Tensor, coefficients: Tensor) -> Ten
 
 @triton.jit
 def _slope(logits, targets, coefficients, losses, stride, vocabulary, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One program a row: online log-sum-exp, then the gradient over the same memory."""
+    """One program per row: online log-sum-exp, then the gradient over the same memory."""
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride
     target = tl.load(targets + row)
@@ -35,7 +34,7 @@ def _slope(logits, targets, coefficients, losses, stride, vocabulary, block: tl.
         x = tl.load(base + column, mask=column < vocabulary, other=float("-inf")).to(tl.float32)
         higher = tl.maximum(peak, tl.max(x))
         total = total * tl.exp(peak - higher) + tl.sum(tl.exp(x - higher))
-        # Read with its block: a load of its own could come after another warp has overwritten it.
+        # Read with its block, because another warp could overwrite it before a separate load.
         picked += tl.sum(tl.where(column == target, x, 0.0))
         peak = higher
     log_sum = peak + tl.log(total)

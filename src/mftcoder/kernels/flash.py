@@ -1,9 +1,9 @@
-"""FlashAttention 3 and 4 in place of 2, behind torch's own variable-length attention.
+"""Use FlashAttention 3 or 4 instead of 2 in torch's variable-length attention, after a trial.
 
-Goes in: a GPU and the heads of a model. Comes out: the version that attends from then on in this process. torch brings
-FlashAttention 2; newer versions are packages of their own, which torch runs once they are activated. One is kept only if it gives what
-FlashAttention 2 gives on packed samples with the model's own heads, forward and backward. Activating replaces the kernels behind
-torch's other attention on CUDA too, where they refuse dropout: only a model that attends with `varlen` may ask for it.
+torch contains FlashAttention 2. Newer versions are separate packages, which torch runs once they are activated. A version is kept only
+if its results equal those of FlashAttention 2 on packed samples with the model's own heads, forward and backward. Activation also
+replaces the kernels of torch's other attention on CUDA, where they refuse dropout, so only a model with `varlen` attention may
+activate them.
 """
 
 import importlib.util
@@ -20,13 +20,12 @@ from torch.nn.attention import (
     restore_flash_attention_impl,
 )
 
+from mftcoder.errors import reason
 from mftcoder.kernels.attention import SampleLayout, varlen_attention
 
-LENGTHS = (129, 1, 200, 54)  # of the trial's samples: more and less than a block of the kernels
-SHORT_WINDOW = 64  # positions: shorter than some of them
-APART = (
-    0.02  # largest distance of a result from FlashAttention 2's, as a share of its size; rounding to bfloat16 is 0.004
-)
+LENGTHS = (129, 1, 200, 54)  # of the trial's samples: longer and shorter than a block of the kernels
+SHORT_WINDOW = 64  # positions: shorter than some samples
+APART = 0.02  # largest relative distance of a result from FlashAttention 2's; rounding to bfloat16 gives 0.004
 COST = (
     "attention runs FlashAttention 2: the same results. It took 14% of a full step (1.5B, 8 x 4,096, one H200), and version 3 takes "
     "about half of its time by its paper (arXiv 2407.08608)"
@@ -38,13 +37,13 @@ class FlashVersion:
     """One of the versions that torch can activate."""
 
     number: int
-    majors: tuple[int, ...]  # compute capabilities that it has kernels for
-    module: str  # where torch looks for them
+    majors: tuple[int, ...]  # major compute capabilities with kernels
+    module: str  # the module that torch imports
     remedy: str
 
     @property
     def name(self) -> str:
-        """As torch calls it."""
+        """Its name in torch."""
         return f"FA{self.number}"
 
     def __str__(self) -> str:
@@ -55,12 +54,12 @@ VERSIONS = (
     FlashVersion(3, (9,), "flash_attn_interface", "build the folder `hopper` of github.com/Dao-AILab/flash-attention"),
     FlashVersion(4, (9, 10), "flash_attn.cute.interface", "pip install --pre flash-attn-4"),
 )
-"""The ones to try, best first on a GPU that both are for."""
+"""The versions to try, best first."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """What attention is asked for by a model's layers."""
+    """The attention heads of a model's layers."""
 
     queries: int
     keys: int
@@ -79,7 +78,7 @@ class Heads:
 
 
 def head_sizes(text_config: Any) -> tuple[int, int]:
-    """Numbers of a query and of a value."""
+    """The sizes of a query and of a value."""
     size = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
     value_size = getattr(text_config, "v_head_dim", None) or size
     if hasattr(text_config, "qk_nope_head_dim"):
@@ -88,7 +87,7 @@ def head_sizes(text_config: Any) -> tuple[int, int]:
 
 
 def versions_for(device: torch.device) -> list[FlashVersion]:
-    """Those newer than 2 that this GPU can run, installed or not."""
+    """The versions newer than 2 that this GPU can run, installed or not."""
     if device.type != "cuda" or torch.version.hip:
         return []
     major, _ = torch.cuda.get_device_capability(device)
@@ -96,20 +95,20 @@ def versions_for(device: torch.device) -> list[FlashVersion]:
 
 
 def lack_of(version: FlashVersion) -> str | None:
-    """What is missing for this version, if something is."""
+    """What is missing for this version; None if nothing is."""
     if version.name not in list_flash_attention_impls():
         return f"torch {torch.__version__} does not know it"
     try:
         found = importlib.util.find_spec(version.module) is not None
     except ModuleNotFoundError:
         found = False
-    except Exception as error:  # of the packages around the module, which are imported to find it
-        return f"{version.module} cannot be imported: {_first_line(error)}"
+    except Exception as error:  # from the parent packages, which are imported to find the module
+        return f"{version.module} cannot be imported: {reason(error)}"
     return None if found else f"{version.module} is not installed"
 
 
 def use_newest(device: torch.device, heads: Heads, say: Callable[[str], None]) -> FlashVersion | None:
-    """Activate the best version that is installed and proves itself; None for FlashAttention 2. `say` hears of each that did not."""
+    """Activate the best installed version that passes the trial; None for FlashAttention 2. `say` gets the failures."""
     use_torchs_own()
     installed = [version for version in versions_for(device) if lack_of(version) is None]
     expected = attend_on_trial(device, heads) if installed else {}
@@ -123,29 +122,29 @@ def use_newest(device: torch.device, heads: Heads, say: Callable[[str], None]) -
 
 
 def use_torchs_own() -> None:
-    """FlashAttention 2 again, whatever was activated."""
+    """Go back to FlashAttention 2."""
     if current_flash_attention_impl() is not None:
         restore_flash_attention_impl()
 
 
 def _problem(version: FlashVersion, device: torch.device, heads: Heads, expected: dict[str, Tensor]) -> str | None:
-    """Activate the version and try it: what goes wrong, whatever its package, its compiler or the driver raise."""
+    """Activate the version and try it; returns what goes wrong, whatever the package, its compiler or the driver raise."""
     try:
         activate_flash_attention_impl(version.name)
         found = attend_on_trial(device, heads)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        return f"{type(error).__name__}: {_first_line(error)}"
+        return f"{type(error).__name__}: {reason(error)}"
     for what, right in expected.items():
         apart = ((found[what].float() - right.float()).norm() / right.float().norm()).item()
         if not apart <= APART:
-            return f"its {what} is {apart:.2g} of its size apart from that of FlashAttention 2"
+            return f"its {what} has a relative distance of {apart:.2g} from that of FlashAttention 2"
     return None
 
 
 def attend_on_trial(device: torch.device, heads: Heads) -> dict[str, Tensor]:
-    """The result of attention over a few packed samples and its gradients, as training computes them; by what they are."""
+    """Attention over a few packed samples, and its gradients, computed as in training; by their names."""
     if heads.window is None:
         return _attend(device, heads, None)
     narrow = min(heads.window, SHORT_WINDOW)
@@ -172,7 +171,3 @@ def _attend(device: torch.device, heads: Heads, window: int | None) -> dict[str,
         gradients = torch.autograd.grad(attended, inputs, outer.transpose(1, 2))
     names = (f"gradient of the {what}" for what in ("queries", "keys", "values"))
     return {"result": attended.detach(), **dict(zip(names, gradients, strict=True))}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

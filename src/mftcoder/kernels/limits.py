@@ -1,7 +1,6 @@
-"""What a GPU, or what is installed beside it, cannot run of the fast path; what runs instead, and what to do about it.
+"""The parts of the fast path that a GPU or its software cannot run, what runs instead, and the remedy.
 
-Goes in: a device and what is known of the model. Comes out: a line a limit. Nothing here is an error: each has a slower way that
-gives the same results, and whoever takes it asks here first.
+These are not errors: each part has a slower alternative with the same results.
 """
 
 import functools
@@ -17,16 +16,17 @@ from typing import Any
 
 import torch
 
+from mftcoder.errors import reason
 from mftcoder.kernels.attention import varlen_problem
 from mftcoder.kernels.flash import head_sizes
 
 TENSOR_CORES_FOR_BF16 = (8, 0)  # compute capability; FlashAttention needs the same
-ALIGNED = 8  # 16 bytes of bfloat16: the row length that the fastest products want
+ALIGNED = 8  # 16 bytes of bfloat16: the fastest products need rows of a multiple of this
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One thing that is missing: `cost` says what runs instead and what that costs, `remedy` what to do, if anything."""
+    """One part that is missing. `cost` says what runs instead and what that costs; `remedy` what to do, if anything."""
 
     what: str
     lack: str
@@ -38,7 +38,7 @@ class Limit:
 
 
 def device_limits(device: torch.device) -> Iterator[Limit]:
-    """Of one GPU; of a CPU nothing, which has no fast path to miss."""
+    """The limits of one GPU; none for a CPU, which has no fast path."""
     if device.type != "cuda":
         return
     capability = torch.cuda.get_device_capability(device)
@@ -56,7 +56,7 @@ def device_limits(device: torch.device) -> Iterator[Limit]:
 
 
 def model_limits(device: torch.device, model_config: Any, dtype: torch.dtype) -> Iterator[Limit]:
-    """Of one model on one GPU: its head sizes and its vocabulary."""
+    """The limits of one model on one GPU, from its head sizes and its vocabulary."""
     if device.type != "cuda":
         return
     config = model_config.get_text_config()
@@ -72,7 +72,7 @@ def model_limits(device: torch.device, model_config: Any, dtype: torch.dtype) ->
 
 @functools.cache
 def lack_of_triton() -> str | None:
-    """Why Triton's kernels cannot run here, if they cannot: it compiles a piece of C for each of them when it first runs."""
+    """Why Triton's kernels cannot run here; None if they can. Triton compiles a piece of C for each kernel at its first run."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
@@ -86,20 +86,19 @@ def lack_of_triton() -> str | None:
 
 
 def _small_kernel_problem() -> str | None:
-    """What goes wrong when a kernel is built and run, whatever Triton, its compiler or the driver raise."""
+    """What goes wrong when a small kernel is compiled and run, whatever Triton, its compiler or the driver raise."""
     try:
         from mftcoder.kernels.cross_entropy_triton import slope_in_place
 
         logits, target = torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
         loss = slope_in_place(logits, target, torch.ones(1, device="cuda")).item()
     except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0][:200]
-        return f"a small kernel failed: {type(error).__name__}: {first}"
-    return None if abs(loss - math.log(2)) < 1e-3 else "a small kernel came out wrong"
+        return f"a small kernel failed: {type(error).__name__}: {reason(error)}"
+    return None if abs(loss - math.log(2)) < 1e-3 else "a small kernel gave a wrong result"
 
 
 def compile_problem(device: torch.device) -> str | None:
-    """Why layers cannot be compiled for this device, if they cannot."""
+    """Why layers cannot be compiled for this device; None if they can."""
     if device.type == "cuda":
         return lack_of_triton()
     found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")

@@ -1,8 +1,8 @@
-"""Rotary embeddings that choose their frequencies by length: in a packed row each sample gets those that it has alone.
+"""Rotary embeddings whose frequencies depend on the length: in a packed row, each sample gets the frequencies that it has alone.
 
-transformers gives a whole batch the frequencies of its longest position where the type is `longrope` or `dynamic`, so one long
-sample (or padding) would change every sample of its row. Goes in: a model, and where the samples of the next rows begin. Comes
-out: the model's own cosines and sines, computed for the samples of each length apart. Other types need nothing.
+For the types `longrope` and `dynamic`, transformers gives a whole batch the frequencies of its longest position, so one long sample
+(or padding) would change every sample of its row. Here the model's own cosines and sines are computed separately for the samples of
+each length. Other types need no change.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BY_LENGTH = {"longrope", "dynamic"}
 
 
 class RotaryBySample:
-    """Stands in front of one rotary embedding. `layout` says where the samples of the rows that it is shown begin."""
+    """Wraps one rotary embedding. `layout` must hold the sample lengths of the rows of the next forward pass."""
 
     def __init__(self, module: Any):
         self._module = module
@@ -28,15 +28,15 @@ class RotaryBySample:
 
     @staticmethod
     def of(model: nn.Module) -> "list[RotaryBySample]":
-        """Those of a model whose frequencies depend on the length, each made once; none for most."""
+        """Wrap each embedding of a model whose frequencies depend on the length, once; most models have none."""
         found = [module for module in model.modules() if set(_types(module).values()) & BY_LENGTH]
-        return [_in_front_of(module) or RotaryBySample(module) for module in found]
+        return [_wrapper_of(module) or RotaryBySample(module) for module in found]
 
     def forward(self, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> Any:
-        """What the embedding itself gives, cosines and sines [B, L, D], each sample as if alone."""
+        """The embedding's cosines and sines [B, L, D], for each sample as if it were alone."""
         lengths = [length for row in self.layout.lengths for length in row] if self.layout else []
         if sum(lengths) != position_ids.numel():
-            raise ValueError(f"{type(self._module).__name__} was not told where the samples of its rows begin")
+            raise ValueError(f"{type(self._module).__name__} did not get the sample lengths of its rows")
         groups = self._groups(lengths, layer_type)
         if len(groups) == 1:
             return self._alone(x, position_ids, layer_type)
@@ -48,14 +48,14 @@ class RotaryBySample:
         return tuple(_joined(part, places, position_ids.shape) for part in zip(*parts, strict=True))
 
     def _groups(self, lengths: list[int], layer_type: str | None) -> list[np.ndarray]:
-        """Places in the flat rows of samples that share frequencies: the short ones, then those of each longer length."""
+        """Places in the flat rows of samples with the same frequencies: the short ones, then those of each longer length."""
         threshold = _threshold(self._module, layer_type)
         of_sample = [length if length > threshold else 0 for length in lengths]
         of_position = np.repeat(of_sample, lengths)
         return [np.flatnonzero(of_position == key) for key in sorted(set(of_sample))]
 
     def _alone(self, x: Tensor, position_ids: Tensor, layer_type: str | None) -> Any:
-        """The embedding as if these were the first positions that it sees: `dynamic` keeps what it has grown to."""
+        """The embedding of these positions, with `dynamic` reset: it keeps the frequencies of the longest row it has seen."""
         module, which = self._module, () if layer_type is None else (layer_type,)
         if _types(module)[layer_type] == "dynamic":
             prefix = "" if layer_type is None else f"{layer_type}_"
@@ -65,13 +65,13 @@ class RotaryBySample:
         return self._own(x, position_ids, *which)
 
 
-def _in_front_of(module: Any) -> RotaryBySample | None:
+def _wrapper_of(module: Any) -> RotaryBySample | None:
     already = getattr(module.forward, "__self__", None)
     return already if isinstance(already, RotaryBySample) else None
 
 
 def _types(module: Any) -> dict[str | None, str]:
-    """Kinds of rotary embedding of a module by the kind of layers, None if they are all alike; empty for other modules."""
+    """The types of a rotary module by kind of layer (the key is None if there is only one); empty for other modules."""
     rope_type = getattr(module, "rope_type", None)
     if isinstance(rope_type, dict):
         return dict(rope_type)
@@ -79,7 +79,7 @@ def _types(module: Any) -> dict[str | None, str]:
 
 
 def _threshold(module: Any, layer_type: str | None) -> int:
-    """Up to this many positions a sample has the usual frequencies."""
+    """The largest length of a sample with the usual frequencies."""
     kind = _types(module)[layer_type]
     if kind == "longrope":
         parameters = module.config.rope_parameters
@@ -88,7 +88,7 @@ def _threshold(module: Any, layer_type: str | None) -> int:
 
 
 def _joined(parts: Any, places: list[Tensor], shape: torch.Size) -> Tensor:
-    """[1, n, D] of each group, put back where they belong: [B, L, D]."""
+    """The parts [1, n, D] of the groups, put back in their places: [B, L, D]."""
     first = parts[0]
     whole = first.new_empty(1, shape.numel(), *first.shape[2:])
     for part, place in zip(parts, places, strict=True):

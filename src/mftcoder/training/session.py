@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mftcoder.errors import ConfigError, TrainingError
+from mftcoder.errors import ConfigError, TrainingError, reason
 
 HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # how torch says it, as a plain RuntimeError
 
@@ -48,11 +48,10 @@ def device_memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError of a GPU is one
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        if not isinstance(error, torch.OutOfMemoryError) and HOST_IS_FULL not in first:
+        if not isinstance(error, torch.OutOfMemoryError) and HOST_IS_FULL not in str(error):
             raise
         raise TrainingError(
-            f"the device ran out of memory: {first} Try train.gradient_checkpointing=true, a smaller "
+            f"the device ran out of memory: {reason(error)} Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length; "
             "`mft validate` estimates what a run takes."
         ) from error

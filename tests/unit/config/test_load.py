@@ -108,7 +108,7 @@ def test_a_file_that_is_no_config_is_answered_in_a_line(tmp_path: Path, text: st
     ("text", "expected"),
     [
         ('{"model": "a",}', "FILE:1: not valid JSON: "),
-        ('{"model": "a", "model": "b"}', "FILE: key 'model' stands there twice"),
+        ('{"model": "a", "model": "b"}', "FILE: key 'model' appears twice"),
         ("[" * 100_000, "FILE: nested too deeply"),
         ('{"model": ' + "9" * 5000 + "}", "FILE: not valid JSON: "),
     ],

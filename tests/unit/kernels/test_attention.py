@@ -67,7 +67,7 @@ def test_a_sliding_window_is_honoured() -> None:
 
 def test_a_model_that_hands_nothing_down_fails_instead_of_mixing_samples() -> None:
     ids, positions, _ = packed([3, 4])
-    with pytest.raises(ValueError, match="does not hand segment_lengths down"):
+    with pytest.raises(ValueError, match="does not pass segment_lengths to"):
         tiny()(input_ids=ids, position_ids=positions)
 
 
@@ -156,11 +156,11 @@ def test_what_a_compiled_layer_calls_has_the_values_and_gradients_of_the_loop_ov
         ((9, 0), torch.bfloat16, (64, 64), 0.0, None),
         ((8, 0), torch.float16, (192, 128), 0.0, None),
         ((7, 5), torch.bfloat16, (64, 64), 0.0, "needs a GPU of compute capability 8.0 or more"),
-        ((9, 0), torch.float32, (64, 64), 0.0, "takes bfloat16, not float32"),
+        ((9, 0), torch.float32, (64, 64), 0.0, "needs bfloat16, not float32"),
         ((9, 0), torch.bfloat16, (20, 20), 0.0, "not of 20 with values of 20"),
         ((9, 0), torch.bfloat16, (512, 512), 0.0, "not of 512 with values of 512"),
         ((9, 0), torch.bfloat16, (64, 128), 0.0, "not of 64 with values of 128"),
-        ((9, 0), torch.bfloat16, (64, 64), 0.1, "has no dropout, and this model trains with 0.1"),
+        ((9, 0), torch.bfloat16, (64, 64), 0.1, "has no dropout, but this model trains with 0.1"),
     ],
 )
 def test_varlen_says_what_it_cannot_carry(

@@ -22,5 +22,5 @@ def test_key_value_heads_are_repeated_as_little_as_deals_them_out(heads: int, si
 
 def test_query_heads_are_never_repeated() -> None:
     query = torch.zeros(1, 3, 4, 8)
-    with pytest.raises(ValueError, match="3 attention heads cannot be dealt out evenly to 2 ranks"):
+    with pytest.raises(ValueError, match="3 attention heads cannot be divided evenly among 2 ranks"):
         segments_attention(torch.nn.Identity(), query, query, query, None, context_group=ContextGroup(size=2))

@@ -93,7 +93,7 @@ def test_a_version_with_other_numbers_is_left_with_a_line(monkeypatch: pytest.Mo
     monkeypatch.setitem(_registry._FLASH_ATTENTION_IMPLS, "FA3", lambda: kernels)
     assert use_newest(GPU, HEADS, said.append) is None
     (line,) = said
-    assert "FlashAttention 3 is installed but not used: its gradient of the keys is 0.5 of its size apart" in line
+    assert "FlashAttention 3 is installed but not used: its gradient of the keys has a relative distance of 0.5" in line
     assert current_flash_attention_impl() is None and kernels.removed
 
 

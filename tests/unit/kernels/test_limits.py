@@ -95,7 +95,7 @@ def test_a_cpu_without_a_cpp_compiler_does_not_compile_layers(monkeypatch: pytes
         (LlamaConfig(vocab_size=32_000, hidden_size=512, num_attention_heads=8), torch.bfloat16, None),
         (LlamaConfig(vocab_size=50_257, hidden_size=512, num_attention_heads=8), torch.bfloat16, "vocabulary: 50,257"),
         (LlamaConfig(vocab_size=32_000, hidden_size=2400, num_attention_heads=8), torch.bfloat16, "heads of 8, 16, ... 256"),
-        (LlamaConfig(vocab_size=32_000, hidden_size=512, num_attention_heads=8), torch.float32, "takes bfloat16"),
+        (LlamaConfig(vocab_size=32_000, hidden_size=512, num_attention_heads=8), torch.float32, "needs bfloat16"),
     ],
 )  # fmt: skip
 def test_sizes_that_a_kernel_lacks_are_named(

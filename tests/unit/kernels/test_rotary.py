@@ -95,9 +95,9 @@ def test_frequencies_of_one_length_for_all_are_left_alone() -> None:
 def test_rows_of_which_nothing_is_known_are_refused() -> None:
     model = fresh("phi3 longrope")
     (rotary,) = RotaryBySample.of(model)
-    with pytest.raises(ValueError, match="Phi3RotaryEmbedding was not told where the samples of its rows begin"):
+    with pytest.raises(ValueError, match="Phi3RotaryEmbedding did not get the sample lengths of its rows"):
         model(input_ids=torch.arange(3, 23)[None])
     assert RotaryBySample.of(model) == [rotary]  # however often it is asked for
     rotary.layout = SampleLayout(((7,),))
-    with pytest.raises(ValueError, match="was not told"):
+    with pytest.raises(ValueError, match="did not get the sample lengths"):
         model(input_ids=torch.arange(3, 23)[None])

@@ -6,12 +6,10 @@ exam folder, functions are run in the sandbox: `exam.jsonl` is written there, an
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mftcoder.benchmarks.families import exam
@@ -24,6 +22,7 @@ from mftcoder.errors import DataError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import Limits, Program
 from mftcoder.jsonl import write_json, write_jsonl
+from mftcoder.progress_bar import progress_bar
 from mftcoder.registry import did_you_mean
 
 
@@ -45,7 +44,7 @@ def mine_data(
     source = folder or standard_library()
     _check(source, options)
     console = Console(stderr=True)
-    with _progress(f"reading {source}", console) as update:
+    with progress_bar(f"reading {source}", console, vanishes=True) as update:
         mined = mine(source, options, update)
     if not any(task.train for task in mined.tasks.values()):
         raise DataError(f"{source}: no function in it makes an example: {_most_common(mined.skips)}")
@@ -73,20 +72,11 @@ def _check(source: Path, options: MiningOptions) -> None:
         raise DataError(*problems)
 
 
-@contextmanager
-def _progress(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar, and what moves it: `update(done, total)`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
-
-
 def _examine(mined: Mined, options: MiningOptions, console: Console) -> list[Record]:
     """Run the functions, add to `mined` what that gives, and return the exam's problems."""
     done = itertools.count(1)
     with open_pool() as pool:
-        with _progress("running functions in the sandbox", console) as update:
+        with progress_bar("running functions in the sandbox", console, vanishes=True) as update:
             ran = run_functions(mined, options, pool, lambda: update(next(done), len(mined.standalone)))
         problems = fair_problems(ran.problems, pool, ran.skips)
     if not problems:

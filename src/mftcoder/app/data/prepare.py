@@ -12,7 +12,7 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.packing import plan_rows
 from mftcoder.data.prepared import store as stores
 from mftcoder.data.prepared.columns import TaskStatistics
-from mftcoder.data.prepared.progress import prepare_visibly
+from mftcoder.data.prepared.store import prepare_visibly
 
 _COLUMNS = {
     "samples": "samples",

@@ -17,8 +17,6 @@ from types import FrameType
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mftcoder import __version__
 from mftcoder.benchmarks.answers.generations import model_of, read_generations, task_of
@@ -35,6 +33,7 @@ from mftcoder.execution.isolation.container import container_engine
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
 from mftcoder.jsonl import write_json
+from mftcoder.progress_bar import progress_bar
 from mftcoder.reporting.terminal import print_table_with_names
 
 _GO_ON = "The same command goes on where this one was."
@@ -288,19 +287,11 @@ def _say_what_is_known(journal: Journal, known: int, total: int, console: Consol
 def _with_progress(
     results: Iterable[tuple[str, ExecutionResult]], total: int, done: int, console: Console, title: str
 ) -> Iterator[tuple[str, ExecutionResult]]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
     passed = 0
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(escape(title), total=total, completed=done, note="")
+    with progress_bar(title, console, total=total, done=done) as update:
         for count, (key, result) in enumerate(results, start=1):
             passed += result.status == "passed"
-            progress.update(bar, advance=1, note=f"{passed}/{count} pass")
+            update(done + count, note=f"{passed}/{count} pass")
             yield key, result
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mftcoder import __version__, cache
 from mftcoder.app.scoring.engine_choice import engine_name, open_engine
@@ -34,7 +33,8 @@ from mftcoder.generation.engine import Completion, Prompt, Sampling
 from mftcoder.generation.journal import GenerationJournal
 from mftcoder.jsonl import write_json
 from mftcoder.models.export.source import ModelSource, find_source
-from mftcoder.models.files.hub import PICKLED_WEIGHTS, SAFE_WEIGHTS
+from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
+from mftcoder.progress_bar import progress_bar
 from mftcoder.registry import did_you_mean
 from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
 
@@ -359,18 +359,10 @@ def _record(task: _Task, problem_id: str, completion: Completion) -> None:
 def _with_progress(
     completions: Iterator[Completion], total: int, waiting: int, console: Console
 ) -> Iterator[Completion]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
     tokens, begin = 0, time.monotonic()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("generate", total=total, completed=total - waiting, note="")
-        for completion in completions:
+    with progress_bar("generate", console, total=total, done=total - waiting) as update:
+        for done, completion in enumerate(completions, start=total - waiting + 1):
             tokens += completion.tokens
             rate = tokens / max(time.monotonic() - begin, 1e-9)
-            progress.update(bar, advance=1, note=f"{rate:,.0f} tokens/s")
+            update(done, note=f"{rate:,.0f} tokens/s")
             yield completion

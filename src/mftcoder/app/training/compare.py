@@ -151,7 +151,7 @@ def _check_validation(config: RunConfig) -> None:
 def budget(config: RunConfig) -> tuple[int, dict[str, int]]:
     """Steps of the mixed run, and for each task the steps in which a run of its own sees as many of its rows."""
     loader = TrainLoader(prepare_store(config), config)
-    shares = zip(config.task_names, loader.task_shares, strict=True)
+    shares = zip(config.task_names, loader.task_fractions, strict=True)
     return loader.total_steps, {name: max(1, round(share * loader.total_steps)) for name, share in shares if share}
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mftcoder.config.schema import RunConfig
+from mftcoder.errors import reason
 from mftcoder.models.gpu_memory.plans import (
     MOVED,
     MemoryPlan,
@@ -140,11 +141,11 @@ def first_that_runs(
         except torch.OutOfMemoryError as error:
             if following is None or not may_go_on():
                 raise
-            reason = str(error).splitlines()[0]
+            why = reason(error)
         _release_memory(device, oldest)
         warning = warning_of(following, plan)
         console.print(
-            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(reason)}). Starting it again with "
+            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(why)}). Starting it again with "
             f"'{in_words(following)}'" + (f". {warning}" if warning else ""),
             highlight=False,
             soft_wrap=True,

@@ -30,8 +30,7 @@ from mftcoder.balancing.build import build_balancer
 from mftcoder.config.load import dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
-from mftcoder.data.prepared.progress import prepare_visibly
-from mftcoder.data.prepared.store import Store
+from mftcoder.data.prepared.store import Store, prepare_visibly
 from mftcoder.errors import CheckpointError, Interrupted
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention, flash
@@ -39,13 +38,12 @@ from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.kernels.linear.fp8 import lack_of_fp8
 from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
 from mftcoder.models.layers.adapters import attach, restore, save_settings, save_weights, trainable_parameters
-from mftcoder.models.layers.fp8_training import check_recipe, multiply_in_fp8
+from mftcoder.models.layers.fp8 import check_recipe, multiply_in_fp8
 from mftcoder.models.layers.lora_forward import kept_by_peft
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading.load import DTYPES, load_model
-from mftcoder.models.loading.positions import check_positions
 from mftcoder.models.loading.resolve import resolve_model
-from mftcoder.models.loading.row_slices import check_row_slices
+from mftcoder.models.loading.suitability import check_positions, check_row_slices
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import (

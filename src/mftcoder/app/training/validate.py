@@ -20,8 +20,7 @@ from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.schema import IN_BITS, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
-from mftcoder.data.prepared.progress import prepare_visibly
-from mftcoder.data.prepared.store import Store
+from mftcoder.data.prepared.store import Store, prepare_visibly
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.kernels.limits import device_limits, model_limits
 from mftcoder.kernels.linear.fp8 import lack_of_fp8
@@ -36,12 +35,11 @@ from mftcoder.models.gpu_memory.plans import (
     next_card,
     plan_model,
 )
-from mftcoder.models.layers.fp8_training import check_recipe
+from mftcoder.models.layers.fp8 import check_recipe
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading.load import DTYPES
-from mftcoder.models.loading.positions import check_positions
 from mftcoder.models.loading.resolve import ParameterCount, ResolvedModel, resolve_model
-from mftcoder.models.loading.row_slices import check_row_slices
+from mftcoder.models.loading.suitability import check_positions, check_row_slices
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.process_group import launched_processes, pick_device
 from mftcoder.training.facts import check_metric, run_facts

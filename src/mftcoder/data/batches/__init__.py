@@ -1,1 +1,1 @@
-"""Which samples make a step."""
+"""From samples to the batches of a step: packing, mixture, loader."""

@@ -1,7 +1,7 @@
-"""Rows in mixture order -> PackedBatch tensors: the only part of this room that needs torch.
+"""The loader: rows in mixture order -> steps of PackedBatch tensors. The only part of `data` that needs torch.
 
-Goes in: a Store and a RunConfig. Comes out: steps of micro-batches with the counts of the whole step, which follow from the plan
-and need no communication. A step is a pure function of its number, so any number of worker processes gives the same steps.
+A step is a pure function of its number, so any number of worker processes gives the same steps. The counts of the whole step follow
+from the plan, without communication.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.data.prepared.store import Store
 from mftcoder.processes import main_module_hidden
 
-_ROUND_TO = 8  # rows as long as their batch's longest are rounded up to this: kernels like it, and it costs nothing
+_ROUND_TO = 8  # dynamic row lengths are rounded up to a multiple of this, which kernels run faster
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class PackedBatch:
     samples: Tensor  # [S, 2] (task, index in the task's samples) in order of appearance, without padding
 
     def pin_memory(self) -> Self:
-        """The same batch in page-locked memory, for copies that do not wait."""
+        """The same batch in page-locked memory, for asynchronous copies."""
         return type(self)(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})
 
 
 @dataclass(frozen=True)
 class StepCounts:
-    """What a whole step holds, over all ranks and micro-batches."""
+    """Counts of a whole step, over all ranks and micro-batches."""
 
     tokens: NDArray[np.int64]  # [K] trained tokens
     samples: NDArray[np.int64]  # [K] samples with at least one trained token
@@ -51,7 +51,7 @@ class StepCounts:
 
 @dataclass(frozen=True)
 class StepData:
-    """One rank's share of an optimizer step, and the counts of all of it."""
+    """One rank's micro-batches of an optimizer step, and the counts of the whole step."""
 
     micro_batches: tuple[PackedBatch, ...]
     counts: StepCounts
@@ -62,7 +62,7 @@ class StepData:
 
 
 class _Rows:
-    """The rows of every task: which samples each holds, how long it is, and the batch that a list of rows makes."""
+    """The rows of every task: the samples of each, its length, and batches of rows."""
 
     def __init__(self, samples: Sequence[TaskSamples], config: RunConfig):
         self.samples = tuple(samples)
@@ -74,11 +74,11 @@ class _Rows:
 
     @property
     def groups_by_length(self) -> bool:
-        """Whether rows are as long as their batch's longest, so that similar lengths belong together."""
+        """Whether a batch's rows are padded to its longest row only, so that rows of similar length should share a batch."""
         return self.data.packing == "none" and self.data.padding == "dynamic"
 
     def batch(self, tasks: Sequence[int], rows: Sequence[int]) -> PackedBatch:
-        """The batch of these rows; no rows give one row of padding, so that every rank has something to run."""
+        """The batch of these rows; without rows one row of padding, so that every rank runs a batch."""
         members = [
             [(task, int(index)) for index in self.plans[task].row(row)] for task, row in zip(tasks, rows, strict=True)
         ]
@@ -98,7 +98,7 @@ class _Rows:
         return min(-(-longest // _ROUND_TO) * _ROUND_TO, self.data.max_length)
 
     def counts(self, tasks: Sequence[int], rows: Sequence[int]) -> StepCounts:
-        """Trained tokens, samples and positions of these rows, from the plan."""
+        """Trained tokens, samples and positions of these rows."""
         tokens = np.zeros(len(self.samples), np.int64)
         samples = np.zeros(len(self.samples), np.int64)
         positions = 0
@@ -118,13 +118,13 @@ class _Steps(Dataset[StepData]):
 
     def __getitem__(self, step: int) -> StepData:
         tasks, rows = (values.tolist() for values in self.plan.step(step))
-        shares = self.plan.share(len(tasks), self.rank)
-        batches = tuple(self.rows.batch(tasks[share], rows[share]) for share in shares)
+        slices = self.plan.micro_batches(len(tasks), self.rank)
+        batches = tuple(self.rows.batch(tasks[part], rows[part]) for part in slices)
         return StepData(batches, self.rows.counts(tasks, rows))
 
 
 class TrainLoader:
-    """The steps of a run for one rank, from any step on."""
+    """The steps of a run for one rank, starting at any step."""
 
     def __init__(
         self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1, step_rows: int | None = None
@@ -155,23 +155,23 @@ class TrainLoader:
         self._workers = train.dataloader_num_workers
         self._pin = config.backend.device != "cpu" and torch.cuda.is_available()
         self.total_steps = plan.total_steps
-        """Optimizer steps of the run: max_steps, or as many as num_train_epochs take."""
+        """Optimizer steps of the run: max_steps, or the number that num_train_epochs take."""
         self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
-        """Steps of one pass over the data; not a whole number in general."""
-        self.task_shares = tuple(float(share) for share in mixture.shares)
-        """Each task's share of the rows of the run, sum 1."""
-        drawn = zip(mixture.row_counts, mixture.shares, strict=True)
-        self.fresh_steps = tuple(int(count / (share * plan.step_rows)) if share else 0 for count, share in drawn)
-        """Per task the number of first steps in which each of its rows comes up for the first time."""
+        """Steps of one pass over the data; in general not a whole number."""
+        self.task_fractions = tuple(float(fraction) for fraction in mixture.fractions)
+        """Each task's fraction of the rows of the run, sum 1."""
+        drawn = zip(mixture.row_counts, mixture.fractions, strict=True)
+        self.fresh_steps = tuple(int(count / (part * plan.step_rows)) if part else 0 for count, part in drawn)
+        """Per task the number of steps at the beginning that repeat none of its rows."""
         trained = [int(samples.trained_tokens.sum()) for samples in rows.samples]
-        share_of = zip(trained, mixture.row_counts, mixture.shares, strict=True)
+        by_task = zip(trained, mixture.row_counts, mixture.fractions, strict=True)
         self.expected_tokens = np.array(
-            [tokens / max(count, 1) * float(share) * plan.step_rows for tokens, count, share in share_of]
+            [tokens / max(count, 1) * float(part) * plan.step_rows for tokens, count, part in by_task]
         )
-        """Per task the mean number of its trained tokens in a step [K]."""
+        """Per task the mean number of trained tokens in a step [K]."""
 
     def origin(self, task: int, sample: int) -> str:
-        """Where a training sample comes from, as `path:line`."""
+        """The `path:line` of a training sample."""
         return self._steps.rows.samples[task].sample(sample).origin
 
     def step(self, number: int) -> StepData:
@@ -179,7 +179,7 @@ class TrainLoader:
         return self._steps[number]
 
     def steps(self, start_step: int = 0) -> Iterator[StepData]:
-        """The steps from `start_step` to the end, each made in a thread while the one before runs; the same for any number of workers."""
+        """The steps from `start_step` to the end. Each is made in a thread while the step before runs."""
         numbers = range(start_step, self.total_steps)
         made = self._by_workers(numbers) if self._workers else map(self.step, numbers)
         yield from _one_ahead(data.pin_memory() if self._pin else data for data in made)
@@ -190,9 +190,9 @@ class TrainLoader:
             batch_size=None,
             sampler=numbers,
             num_workers=self._workers,
-            # Worker processes start afresh: a fork of a process with threads or a device open may hang.
+            # A fork of a process with threads or an open device may hang.
             multiprocessing_context="spawn",
-            # A generator of its own, or making a loader would draw from the run's random numbers.
+            # Without its own generator, the DataLoader would draw from the run's random numbers.
             generator=torch.Generator(),
         )
         with main_module_hidden():
@@ -200,7 +200,7 @@ class TrainLoader:
 
 
 def _one_ahead(items: Iterator[StepData]) -> Iterator[StepData]:
-    """The items, each asked for in a thread while the one before is in use."""
+    """The items; each is made in a thread while the one before is in use."""
     with ThreadPoolExecutor(1, "next-step", initializer=_use_this_device, initargs=(_device_index(),)) as thread:
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -213,15 +213,15 @@ def _device_index() -> int | None:
 
 
 def _use_this_device(index: int | None) -> None:
-    """Each thread starts on the first GPU, where pinning memory would open a second context."""
+    """Select the GPU of the main thread: a new thread starts on the first GPU, where pinning memory would open a context."""
     if index is not None:
         torch.cuda.set_device(index)
 
 
 class ValidationLoader:
-    """All validation samples, packed and padded as in training, complete: no last batch is dropped.
+    """All validation samples, packed and padded as in training; the last batch is not dropped.
 
-    Rows go by turns to ranks; every rank has as many batches, a last one maybe of nothing but padding.
+    Rows go to the ranks in turn. Every rank has the same number of batches; a last one may be only padding.
     """
 
     def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
@@ -236,7 +236,7 @@ class ValidationLoader:
         self.counts = self._rows.counts(tasks.tolist(), rows.tolist())
         """Trained tokens and samples of the whole set, over all ranks."""
         self.rows_of_task = tuple(len(plan) for plan in self._rows.plans)
-        """Rows of each task; with packing a row holds several samples."""
+        """Rows of each task; with packing, a row holds several samples."""
         mine = np.arange(rank, len(tasks), world_size)
         self._batches = [
             (tasks[mine[start : start + size]].tolist(), rows[mine[start : start + size]].tolist())
@@ -244,14 +244,15 @@ class ValidationLoader:
         ]
 
     def subset(self, tasks: Sequence[int], rows: Sequence[int]) -> StepData:
-        """This rank's share of some rows of the set, and the counts of all of them; every rank has as many batches."""
+        """This rank's batches of some rows of the set, and the counts of all these rows. Every rank has as many batches."""
         stride = self._size * self._world_size
-        shares = [
+        batches_of_rows = [
             range(start + self._rank, min(start + stride, len(rows)), self._world_size)
             for start in range(0, len(rows), stride)
         ]
         batches = tuple(
-            self._rows.batch([tasks[index] for index in share], [rows[index] for index in share]) for share in shares
+            self._rows.batch([tasks[index] for index in indices], [rows[index] for index in indices])
+            for indices in batches_of_rows
         )
         return StepData(batches, self._rows.counts(tasks, rows))
 

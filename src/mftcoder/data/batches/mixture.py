@@ -1,7 +1,7 @@
-"""Which row of which task comes next: a seeded, endless stream that any position can be read from. Pure arithmetic.
+"""The mixture: a seeded, endless stream of (task, row) that can be read at any position. Pure arithmetic.
 
-Goes in: row counts and a sampling mode. Comes out: (task, row) for any range of positions, with nothing replayed and no state
-but the position. Knows no samples, no tensors, no ranks (`StepPlan` deals a step's rows to ranks and micro-batches).
+The stream has no state but the position, so nothing is replayed after a restart. `StepPlan` assigns its rows to steps, ranks and
+micro-batches.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ Sampling = Literal["proportional", "uniform", "temperature", "weights"]
 Integers = NDArray[np.int64]
 
 
-def shares(
+def task_fractions(
     row_counts: Sequence[int], sampling: Sampling, temperature: float, weights: Sequence[float]
 ) -> tuple[Fraction, ...]:
-    """Each task's share of the stream [K], sum 1; a task without rows has none. Proportional shares are exact fractions."""
+    """Each task's exact fraction of the stream [K], sum 1; 0 for a task without rows."""
     raw = {
         "proportional": lambda: [Fraction(count) for count in row_counts],
         "uniform": lambda: [Fraction(1) for _ in row_counts],
@@ -30,15 +30,15 @@ def shares(
     present = [value if count else Fraction(0) for value, count in zip(raw, row_counts, strict=True)]
     total = sum(present)
     if not total:
-        raise ValueError("no task has rows and a share above 0")
+        raise ValueError("no task has rows and a sampling weight above 0")
     return tuple(value / total for value in present)
 
 
 class Mixture:
-    """The stream comes in cycles. In each cycle a task's rows are spread evenly over it, at places moved by chance.
+    """A stream of cycles. Within a cycle, the rows of each task are spread evenly, with random offsets.
 
-    Proportional: a cycle is an epoch, and has every row exactly once, in another order each time. Otherwise each task goes
-    through its own shuffled epochs, and after any number of cycles its count is within one row of its exact share.
+    With proportional sampling, a cycle is an epoch: every row exactly once, in a new order each time. Otherwise each task has
+    shuffled epochs of its own, and after any number of cycles its count is within one row of its exact fraction.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Mixture:
     ):
         self.row_counts = tuple(row_counts)
         self.seed = seed
-        self.shares = shares(row_counts, sampling, temperature, weights)
+        self.fractions = task_fractions(row_counts, sampling, temperature, weights)
         self.epoch_rows = sum(self.row_counts)
         """Rows of a pass over the data: the sum over tasks, in every sampling mode."""
-        # At least four rows of the rarest task a cycle, so that its count never has to step back.
-        rarest = min(share for share in self.shares if share)
+        # At least four rows of the rarest task per cycle, so that its cumulative count never decreases.
+        rarest = min(fraction for fraction in self.fractions if fraction)
         self.cycle_rows = self.epoch_rows if sampling == "proportional" else max(self.epoch_rows, -int(-4 // rarest))
         self._cycle = lru_cache(maxsize=2)(self._make_cycle)
         self._order = lru_cache(maxsize=2 * len(self.row_counts))(self._make_order)
@@ -92,8 +92,8 @@ class Mixture:
         return tasks[order], rows[order]
 
     def _drawn(self, cycles: int) -> list[int]:
-        """Rows drawn from each task [K] in the first `cycles` cycles: whole shares, the rest to the largest remainders."""
-        exact = [share * cycles * self.cycle_rows for share in self.shares]
+        """Rows drawn from each task [K] in the first `cycles` cycles; the largest remainders are rounded up."""
+        exact = [fraction * cycles * self.cycle_rows for fraction in self.fractions]
         drawn = [int(value) for value in exact]
         by_remainder = sorted(range(len(exact)), key=lambda task: drawn[task] - exact[task])
         for task in by_remainder[: cycles * self.cycle_rows - sum(drawn)]:
@@ -101,7 +101,7 @@ class Mixture:
         return drawn
 
     def _rows(self, task: int, start: int, stop: int) -> Integers:
-        """The rows at positions start..stop of a task's own endless stream of shuffled epochs."""
+        """The rows at positions start..stop of one task's endless stream of shuffled epochs."""
         parts = [np.empty(0, np.int64)]
         while start < stop:
             epoch, offset = divmod(start, self.row_counts[task])
@@ -116,10 +116,10 @@ class Mixture:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How the stream is cut into optimizer steps, and a step into the rows of each rank's micro-batches.
+    """How the stream is cut into optimizer steps, and a step into the micro-batches of each rank.
 
     Step s has the rows `[s * G, (s + 1) * G)` of the stream, G = batch_size * accumulation * world_size; the last step may
-    have fewer. A step of n rows is cut into chunks of as equal size as can be: micro-batch m of rank r is chunk
+    have fewer. A step of n rows is cut into chunks of nearly equal size: micro-batch m of rank r is chunk
     `m * world_size + r`. All ranks have the same number of micro-batches; a chunk is empty only if n < world_size.
     """
 
@@ -129,9 +129,9 @@ class StepPlan:
     world_size: int
     total_rows: int
     lengths: tuple[NDArray[np.int32], ...] | None = None
-    """Per task the length of each row, to group rows of similar length; None leaves the stream's order."""
+    """Per task the length of each row, to group rows of similar length; None keeps the order of the stream."""
     fixed_step_rows: int | None = None
-    """G of a run that began on another number of ranks: its steps stay the same, in more or fewer micro-batches."""
+    """G of a run that started on another number of ranks: its steps keep their rows, in more or fewer micro-batches."""
 
     @property
     def step_rows(self) -> int:
@@ -144,16 +144,16 @@ class StepPlan:
         return -(-self.total_rows // self.step_rows)
 
     def step(self, step: int) -> tuple[Integers, Integers]:
-        """Tasks and rows of one step over all ranks [n], in the order in which they are cut into chunks."""
+        """Tasks and rows of one step over all ranks [n], in the order of the chunks."""
         if self.lengths is None:
             return self.mixture.take(step * self.step_rows, min((step + 1) * self.step_rows, self.total_rows))
         return self._grouped_step(step, self.lengths)
 
     def _grouped_step(self, step: int, lengths: tuple[NDArray[np.int32], ...]) -> tuple[Integers, Integers]:
-        """Sort a window of the stream by length, cut it into chunks of batch_size, deal these to the window's steps by chance.
+        """Sort a window of the stream by length, cut it into chunks of batch_size, and assign these to its steps at random.
 
-        The window is one step if that has at least eight chunks, else as many whole steps as give eight: a step's set of rows
-        is then that of its chunks, every row of the stream still in exactly one step.
+        The window is one step if that has at least eight chunks, otherwise as many steps as give eight. Every row of the stream
+        stays in exactly one step.
         """
         chunks_a_step = -(-self.step_rows // self.batch_size)
         window_steps = -(-8 // chunks_a_step)
@@ -173,12 +173,9 @@ class StepPlan:
         chosen = order[within * self.step_rows : (within + 1) * self.step_rows]
         return tasks[chosen], rows[chosen]
 
-    def share(self, num_rows: int, rank: int) -> list[slice]:
-        """The chunks of a step of `num_rows` rows that are one rank's micro-batches, in order."""
-        micro_batches = -(-num_rows // (self.batch_size * self.world_size))
-        chunks = micro_batches * self.world_size
+    def micro_batches(self, num_rows: int, rank: int) -> list[slice]:
+        """One rank's micro-batches of a step of `num_rows` rows, as slices of the step."""
+        count = -(-num_rows // (self.batch_size * self.world_size))
+        chunks = count * self.world_size
         edges = [num_rows * chunk // chunks for chunk in range(chunks + 1)]
-        return [
-            slice(edges[m * self.world_size + rank], edges[m * self.world_size + rank + 1])
-            for m in range(micro_batches)
-        ]
+        return [slice(edges[m * self.world_size + rank], edges[m * self.world_size + rank + 1]) for m in range(count)]

@@ -1,7 +1,7 @@
 """TokenizedSamples -> PackedRows: which samples share a row, and how a row is laid out. Pure numpy.
 
-A plan comes from lengths alone; a row is put together when it is needed. Samples of a row never see each other: positions
-restart with each, and the attention keeps to `segment_lengths`. Reads no file, knows no tensor.
+The plan needs only the lengths; a row is assembled when it is needed. Samples of a row never see each other: positions restart
+with each sample, and attention stays inside `segment_lengths`.
 """
 
 from collections import defaultdict
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from mftcoder.data.rendering.tokenization import IGNORED, TokenizedSample
 
 PADDING_TOKEN = 0
-"""Input id of padding. Any id does: padding is a segment of its own, and nothing is trained on it."""
+"""Input id of padding. Any id would do: padding is a segment of its own without trained tokens."""
 PADDING_TASK = -1
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """R rows of N samples in all: row r holds samples `members[offsets[r]:offsets[r + 1]]`, in that order."""
+    """N samples in R rows: row r holds the samples `members[offsets[r]:offsets[r + 1]]`, in that order."""
 
     offsets: NDArray[np.int64]  # [R + 1]
     members: NDArray[np.int64]  # [N]
@@ -34,30 +34,30 @@ class RowPlan:
         return self.members[self.offsets[index] : self.offsets[index + 1]]
 
     def fill(self, lengths: NDArray[np.integer], row_length: int) -> float:
-        """The share of all positions that samples take, 0..1; 0 without rows."""
+        """The fraction of all positions that samples fill, 0..1; 0 without rows."""
         return float(lengths.sum(dtype=np.int64) / (len(self) * row_length)) if len(self) else 0.0
 
     def sums(self, values: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Per row [R] the sum of a per-sample value: lengths give the filled positions, trained tokens the targets."""
+        """Per row [R] the sum of a per-sample value, for example of lengths or of trained tokens."""
         totals = np.concatenate([[0], np.cumsum(values[self.members], dtype=np.int64)])
         return totals[self.offsets[1:]] - totals[self.offsets[:-1]]
 
 
 def plan_rows(lengths: NDArray[np.integer], packing: Literal["best_fit", "none"], row_length: int) -> RowPlan:
-    """The rows of samples of these lengths, as data.packing says."""
+    """The rows of samples of these lengths; `packing` is the setting data.packing."""
     return pack_best_fit(lengths, row_length) if packing == "best_fit" else one_per_row(len(lengths))
 
 
 def one_per_row(num_samples: int) -> RowPlan:
-    """Each sample its own row, in order."""
+    """One row per sample, in order."""
     return RowPlan(np.arange(num_samples + 1, dtype=np.int64), np.arange(num_samples, dtype=np.int64))
 
 
 def pack_best_fit(lengths: NDArray[np.integer], row_length: int) -> RowPlan:
-    """Best-fit decreasing: the longest first, each into the fullest row that still has room. Lengths must be 1..row_length.
+    """Best-fit decreasing: longest first, each into the fullest row that it fits into. Lengths must be 1..row_length.
 
-    Samples of equal length are placed together, so the work grows with the number of different lengths rather than with
-    the number of samples. [5, 3, 2, 4, 2] into rows of 8 -> rows {5, 3} and {4, 2, 2}.
+    Samples of equal length are placed together, so the work grows with the number of different lengths, not of samples.
+    [5, 3, 2, 4, 2] into rows of 8 -> rows {5, 3} and {4, 2, 2}.
     """
     if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= row_length:
         raise ValueError(f"lengths must lie in 1..{row_length}")
@@ -74,56 +74,57 @@ def pack_best_fit(lengths: NDArray[np.integer], row_length: int) -> RowPlan:
 
 
 class _OpenRows:
-    """Rows by the room they have left. Equal rows are interchangeable, so they are moved many at a time."""
+    """Rows by their free positions. Rows with the same number are interchangeable, so they are moved many at a time."""
 
     def __init__(self, row_length: int):
         self.row_length = row_length
         self.count = 0
-        self.by_room: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
-        self.rooms = 0  # bit r is set while some row has room r
+        self.by_space: defaultdict[int, list[NDArray[np.int64]]] = defaultdict(list)
+        self.spaces = 0  # bit n is set while some row has n free positions
 
     def place(self, length: int, count: int) -> NDArray[np.int64]:
         """The rows [count] that take `count` samples of this length, in order."""
         placed: list[NDArray[np.int64]] = []
         while count:
-            rows, room = self._tightest(length, count)
-            per_row = min(room // length, count)
+            rows, space = self._tightest(length, count)
+            per_row = min(space // length, count)
             full = min(len(rows), count // per_row)
             placed.append(np.repeat(rows[:full], per_row))
-            self._keep(rows[:full], room - per_row * length)
-            self._keep(rows[full:], room)
+            self._keep(rows[:full], space - per_row * length)
+            self._keep(rows[full:], space)
             count -= full * per_row
         return np.concatenate(placed)
 
     def _tightest(self, length: int, count: int) -> tuple[NDArray[np.int64], int]:
-        fitting = self.rooms >> length
+        """The rows with the fewest free positions that still fit `length`, and that number; new rows if there are none."""
+        fitting = self.spaces >> length
         if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            self.rooms &= ~(1 << room)
-            return np.concatenate(self.by_room.pop(room)), room
+            space = length + (fitting & -fitting).bit_length() - 1
+            self.spaces &= ~(1 << space)
+            return np.concatenate(self.by_space.pop(space)), space
         new = -(-count // (self.row_length // length))
         self.count += new
         return np.arange(self.count - new, self.count, dtype=np.int64), self.row_length
 
-    def _keep(self, rows: NDArray[np.int64], room: int) -> None:
-        if len(rows) and room:
-            self.by_room[room].append(rows)
-            self.rooms |= 1 << room
+    def _keep(self, rows: NDArray[np.int64], space: int) -> None:
+        if len(rows) and space:
+            self.by_space[space].append(rows)
+            self.spaces |= 1 << space
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """One row of L positions: S segments one after another; padding at the end, if any, is a segment of its own."""
+    """One row of L positions: S segments in sequence; padding at the end, if any, is a segment of its own."""
 
     input_ids: NDArray[np.int32]  # [L]
-    targets: NDArray[np.int32]  # [L] -100 where nothing is trained
+    targets: NDArray[np.int32]  # [L] -100 where no token is trained
     position_ids: NDArray[np.int32]  # [L] 0 starts a segment
     task_ids: NDArray[np.int16]  # [L] -1 on padding
     segment_lengths: NDArray[np.int32]  # [S]
 
 
 def assemble(samples: Sequence[TokenizedSample], row_length: int) -> PackedRow:
-    """Lay samples one behind the other and fill up with padding; ValueError if they do not fit."""
+    """Concatenate samples and fill the row with padding; ValueError if they do not fit."""
     lengths = [len(sample.input_ids) for sample in samples]
     used = sum(lengths)
     if used > row_length:

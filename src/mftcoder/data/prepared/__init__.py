@@ -1,1 +1,1 @@
-"""All samples tokenized once, on disk, in bounded memory."""
+"""All samples, tokenized once and stored on disk, in bounded memory."""

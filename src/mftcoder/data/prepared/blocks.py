@@ -1,7 +1,6 @@
-"""Raw lines -> rows of tokens, flags, hashes and line numbers. This is what the worker processes run.
+"""A block of raw lines -> a block file of tokenized samples and a BlockReport. This is what the worker processes run.
 
-Goes in: one Block of lines. Comes out: a block file, under its name only when complete (so a killed run goes on with the
-blocks it has), and a short BlockReport. Needs no torch.
+A block file gets its name only when it is complete, so that a killed run can continue with the finished blocks.
 """
 
 import os
@@ -33,9 +32,9 @@ _BATCH_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True)
 class BlockRows:
-    """N samples in the order of their lines. A trained token is stored as its complement (~id), so ids and flags are one array."""
+    """N samples in the order of their lines. A trained token is stored as ~id, so ids and flags share one array."""
 
-    tokens: NDArray[np.int32]  # all samples' tokens, one behind the other: T + 1 of each
+    tokens: NDArray[np.int32]  # the tokens of all samples, concatenated: T + 1 of each
     sizes: NDArray[np.int32]  # [N] T + 1
     trained: NDArray[np.int32]  # [N] trained targets
     hashes: NDArray[np.uint64]  # [N] of the conversation's content
@@ -44,7 +43,7 @@ class BlockRows:
     cut: NDArray[np.uint8]  # [N] WHOLE, TRUNCATED or SPLIT
 
     def save(self, path: Path) -> None:
-        """Write all arrays into one file that appears complete or not at all."""
+        """Write all arrays into one file, atomically."""
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             np.savez(file, **self.__dict__)
@@ -52,14 +51,14 @@ class BlockRows:
 
     @classmethod
     def load(cls, path: Path) -> "BlockRows":
-        """The rows of a block file."""
+        """The samples of a block file."""
         with np.load(path) as arrays:
             return cls(**arrays)
 
 
 @dataclass
 class BlockReport:
-    """What became of a block's lines. `errors` are the first problems as `path:line: what`, `problems` counts them all."""
+    """Counts for a block's lines. `errors` are the first problems as `path:line: what`, `problems` counts all of them."""
 
     records: int = 0
     tokens: int = 0
@@ -69,15 +68,15 @@ class BlockReport:
     errors: list[str] = field(default_factory=list)
 
     def note(self, origin: str, problems: Sequence[str]) -> None:
-        """Count problems and list them, as long as the list is not longer than anyone reads."""
+        """Count problems, and list them up to MAX_LISTED."""
         self.problems += len(problems)
-        room = MAX_LISTED - len(self.errors)
-        self.errors += [f"{origin}: {problem}" for problem in problems[:room]] if room > 0 else []
+        left = max(0, MAX_LISTED - len(self.errors))
+        self.errors += [f"{origin}: {problem}" for problem in problems[:left]]
 
 
 @dataclass(frozen=True)
 class BlockJob:
-    """One block and all a worker must know about it. Without `rows_path` its records are only checked."""
+    """One block and what a worker needs to tokenize it. Without `rows_path` its records are only checked."""
 
     block: Block
     path: str
@@ -87,7 +86,7 @@ class BlockJob:
 
     @property
     def report_path(self) -> Path | None:
-        """Where the report is kept; written after the rows, so it vouches for them."""
+        """Path of the report. It is written after the samples, so it proves that they are complete."""
         return self.rows_path.with_suffix(".json") if self.rows_path else None
 
 
@@ -99,17 +98,17 @@ class _Rendered:
 
 
 class BlockMaker:
-    """Tokenizer, template and limits, loaded once a process."""
+    """Tokenizer, template and limits, loaded once per process."""
 
     def __init__(self, tokenizer_name: str, config: DataConfig):
-        # One thread a process: the processes are the parallelism, and forks of this process get no warning.
+        # The processes are the parallelism: one thread in each, which also avoids a warning in forks of this process.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.tokenizer = load_tokenizer(tokenizer_name)
         self.template = load_template(config, self.tokenizer)
         self.config = config
 
     def run(self, job: BlockJob) -> BlockReport:
-        """Make one block file, or take the one an earlier run has finished."""
+        """Make one block file, or reuse one that an earlier run finished."""
         earlier = _read_report(job)
         if earlier is not None:
             return earlier
@@ -126,7 +125,7 @@ class BlockMaker:
         return report
 
     def _batches(self, job: BlockJob, report: BlockReport) -> Iterator[list[tuple[int, Conversation]]]:
-        """The valid conversations with their lines, about a million characters at a time, so that memory stays small."""
+        """The valid conversations with their line numbers, about a million characters at a time to bound the memory."""
         batch: list[tuple[int, Conversation]] = []
         size = 0
         for number, conversation in _conversations(job, report):
@@ -219,7 +218,7 @@ _TYPES = {
 
 
 def join(parts: Sequence[BlockRows]) -> BlockRows:
-    """Rows one behind the other; no parts give no rows."""
+    """The samples of all parts, concatenated."""
     empty: dict[str, NDArray] = {name: np.empty(0, kind) for name, kind in _TYPES.items()}
     return BlockRows(
         **{name: np.concatenate([empty[name], *(getattr(part, name) for part in parts)]) for name in _TYPES}
@@ -230,7 +229,7 @@ _maker: BlockMaker | None = None
 
 
 def start_worker(tokenizer_name: str, config: DataConfig) -> None:
-    """Make this process a worker: it leaves Ctrl-C to its parent, and does not outlive it."""
+    """Make this process a worker: it ignores Ctrl-C, which its parent handles, and ends with its parent."""
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()

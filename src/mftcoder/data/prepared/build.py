@@ -1,7 +1,7 @@
-"""Files -> block files -> a store folder: the work behind `store.prepare`, on all cores and in bounded memory.
+"""Files -> block files -> a store folder, on all cores and in bounded memory.
 
-One process reads, workers tokenise a few megabytes at a time, and the merge runs through the finished blocks in order. The
-store appears by one rename; a killed run leaves its finished blocks, and the next one takes them up.
+One process reads, workers tokenize a few megabytes at a time, and the merge reads the finished blocks in order. The store gets
+its name by one rename. A killed run leaves its finished blocks, and the next run reuses them.
 """
 
 import os
@@ -24,13 +24,13 @@ from mftcoder.data.records.files import BLOCK_BYTES, SourceFile, TaskSources, re
 from mftcoder.errors import DataError
 from mftcoder.processes import main_module_hidden
 
-_AT_THE_END = 1 << 62  # problems of a file as a whole come after those of its lines
-_SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process has started
+_AT_THE_END = 1 << 62  # problems of a whole file come after those of its lines
+_SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process would have started
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far preparing is: bytes of the input files read and tokenised, records and tokens so far."""
+class PrepareCounts:
+    """How far the preparation is: bytes of the input files read and tokenized, records and tokens so far."""
 
     bytes_done: int
     bytes_total: int
@@ -38,7 +38,7 @@ class Progress:
     tokens: int
 
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[PrepareCounts], None]
 
 
 _Waiting = dict[Future[BlockReport], "_Block"]
@@ -46,7 +46,7 @@ _Waiting = dict[Future[BlockReport], "_Block"]
 
 @dataclass(frozen=True)
 class _Place:
-    """Which file of which task a block belongs to; `number` counts the files of all tasks."""
+    """The file and task that a block belongs to; `number` counts the files of all tasks."""
 
     number: int
     task: int
@@ -59,8 +59,8 @@ class _Place:
 
 
 def build(config: RunConfig, sources: list[TaskSources], folder: Path, on_progress: OnProgress | None) -> None:
-    """Make the store at `folder`. DataError with all bad records (up to data.max_errors); nothing is then left at `folder`."""
-    work = folder.with_name(f".{folder.name}-{BLOCK_BYTES}.work")  # blocks of another size are other blocks
+    """Make the store at `folder`. DataError lists all bad records (up to data.max_errors); then there is no `folder`."""
+    work = folder.with_name(f".{folder.name}-{BLOCK_BYTES}.work")  # blocks of another size cannot be reused
     try:
         work.mkdir(parents=True, exist_ok=True)
         _build_in(work, config, sources, on_progress).rename(folder)
@@ -85,7 +85,7 @@ def _build_in(work: Path, config: RunConfig, sources: list[TaskSources], on_prog
 
 @dataclass(frozen=True)
 class _Block:
-    """A block under way: its number in its file, and the bytes of all input up to its end."""
+    """A block that is being tokenized: its number in its file, and the bytes of all input up to its end."""
 
     place: _Place
     index: int
@@ -123,7 +123,7 @@ class _Builder:
 
     @contextmanager
     def _executor(self) -> Iterator[Callable[[BlockJob], Future[BlockReport]]]:
-        """A way to run jobs: in worker processes, or right here if there is little to do."""
+        """A function that runs jobs: in worker processes, or in this process if there is little to do."""
         model = self.config.model
         tokenizer = model.tokenizer_name_or_path or model.model_name_or_path
         compressed = any(place.source.path.suffix == ".gz" for place in self.places)
@@ -138,14 +138,14 @@ class _Builder:
             yield lambda job: _submit(pool, job)
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that tokenises was killed (out of memory?). Type the same command again to go on with "
-                f"what is finished, perhaps with data.num_proc={max(1, self.processes // 2)}."
+                "a tokenizing process was killed (out of memory?). Type the same command again to continue with the "
+                f"finished blocks, perhaps with data.num_proc={max(1, self.processes // 2)}."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _read_file(self, place: _Place, submit: Callable, waiting: _Waiting) -> bool:
-        """Hand out the blocks of one file; true if so many errors were found that reading stops."""
+        """Submit the blocks of one file; true if reading stops because of too many errors."""
         task = self.config.tasks[place.task]
         tally = self.tallies[place.task]
         problems_before = self.problems
@@ -169,13 +169,13 @@ class _Builder:
         return False
 
     def _collect(self, waiting: _Waiting, *, all_of_them: bool = False) -> None:
-        """Take in finished reports; wait while more than two blocks a process are under way, which bounds the memory."""
+        """Count finished reports. To bound the memory, wait while more than two blocks per process are running."""
         while waiting and (all_of_them or len(waiting) >= 2 * self.processes):
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                self._take(waiting.pop(future), future.result())
+                self._count(waiting.pop(future), future.result())
 
-    def _take(self, block: _Block, report: BlockReport) -> None:
+    def _count(self, block: _Block, report: BlockReport) -> None:
         place = block.place
         total = self.tallies[place.task].report
         if place.split == "train":
@@ -187,26 +187,26 @@ class _Builder:
         if self.on_progress:
             records = sum(tally.report.records for tally in self.tallies)
             tokens = sum(tally.report.tokens for tally in self.tallies)
-            self.bytes_done = max(self.bytes_done, block.bytes_read)  # blocks do not finish in their order
-            self.on_progress(Progress(self.bytes_done, self.bytes_total, records, tokens))
+            self.bytes_done = max(self.bytes_done, block.bytes_read)  # blocks finish in any order
+            self.on_progress(PrepareCounts(self.bytes_done, self.bytes_total, records, tokens))
 
     def _note(self, place: _Place, block: int, errors: Sequence[str], problems: int) -> None:
         self.problems += problems
-        room = max(0, MAX_LISTED - len(self.errors))
-        self.errors += [(place.number, block, error) for error in errors[:room]]
+        left = max(0, MAX_LISTED - len(self.errors))
+        self.errors += [(place.number, block, error) for error in errors[:left]]
         total = self.tallies[place.task].report
         total.problems += problems
         total.errors += errors[: max(0, MAX_LISTED - len(total.errors))]
 
     def _only_checks(self) -> bool:
-        """After the first error nothing will be stored, so the rest is read for its errors only."""
+        """Whether the store is already refused, so that the rest is only read for more errors."""
         return self.problems > 0 and self.config.data.on_error == "fail"
 
     def _refuse_errors(self, stopped: bool) -> None:
         if not self._only_checks():
             return
-        shutil.rmtree(self.work)  # mended files have another fingerprint
-        # Blocks finish in any order; people read files from the top.
+        shutil.rmtree(self.work)  # corrected files will have another fingerprint
+        # Blocks finish in any order; errors are listed in the order of the files.
         in_order = sorted(self.errors, key=lambda error: error[:2])
         problems = [problem for *_, problem in in_order[: self.config.data.max_errors]]
         more = self.problems - len(problems)
@@ -216,7 +216,7 @@ class _Builder:
 
 
 def _submit(pool: ProcessPoolExecutor, job: BlockJob) -> Future[BlockReport]:
-    with main_module_hidden():  # the pool starts its processes as jobs come in
+    with main_module_hidden():  # the pool starts processes when jobs arrive
         return pool.submit(run_job, job)
 
 
@@ -231,7 +231,7 @@ def _done(report: BlockReport) -> Future[BlockReport]:
 
 
 def _meta_json(statistics: list[TaskStatistics], skipped: list[str]) -> bytes:
-    """The content of meta.json, whose presence says that a store is complete."""
+    """The content of meta.json. Its presence marks a complete store."""
     return orjson.dumps(
         {"statistics": [asdict(counts) for counts in statistics], "skipped": skipped}, option=orjson.OPT_INDENT_2
     )

@@ -1,16 +1,14 @@
-"""The samples of one task and split as memory-mapped columns, and what was counted when they were made.
-
-Read only: `merging.py` writes the columns, `store.py` knows which folder is whose.
-"""
+"""The samples of one task and split as memory-mapped columns: their reader, their writer, and the counts."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mftcoder.data.prepared.blocks import SPLIT, TRUNCATED, BlockRows
 from mftcoder.data.rendering.tokenization import TokenizedSample, Tokens, to_sample
 
 Split = Literal["train", "validation"]
@@ -25,20 +23,20 @@ COLUMNS: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class TaskStatistics:
-    """Counts of one task. A sample is what one row position range holds; a record is one line of input."""
+    """Counts of one task. A record is one line of input; it becomes one sample, several (split) or none."""
 
     records: int = 0
     """Valid records in the training files."""
     samples: int = 0
     """Samples to train on."""
     tokens: int = 0
-    """Their input positions."""
+    """Input positions of the training samples."""
     trained_tokens: int = 0
-    """Their positions with a target."""
+    """Trained tokens of the training samples."""
     validation_samples: int = 0
     """Samples held out or given for validation."""
     validation_tokens: int = 0
-    """Their positions with a target."""
+    """Trained tokens of the validation samples."""
     truncated: int = 0
     """Samples cut at max_length."""
     split: int = 0
@@ -48,9 +46,9 @@ class TaskStatistics:
     untrained: int = 0
     """Records left out because no trained token is within max_length."""
     skipped: int = 0
-    """Problems passed over with data.on_error: skip."""
+    """Problems skipped with data.on_error: skip."""
     duplicates: int = 0
-    """Training records whose content stands in the task more than once, beyond the first."""
+    """Training records with the content of an earlier record of the task."""
     overlap: int = 0
     """Training records left out because their content is in a validation set."""
     unused: int = 0
@@ -59,7 +57,7 @@ class TaskStatistics:
 
 @dataclass(frozen=True)
 class TaskSamples:
-    """The N samples of one task and split, read from disk when asked for. Travels to other processes by its path."""
+    """The N samples of one task and split, read from disk on demand. Pickling sends the path, not the samples."""
 
     folder: Path
     task: int
@@ -82,7 +80,7 @@ class TaskSamples:
 
     @property
     def trained_tokens(self) -> NDArray[np.int32]:
-        """Positions with a target of each sample [N]; at least 1."""
+        """Trained tokens of each sample [N]; at least 1."""
         return self._columns["trained"]
 
     def sample(self, index: int) -> TokenizedSample:
@@ -97,3 +95,39 @@ class TaskSamples:
 
 def _map(path: Path, kind: type[np.generic]) -> NDArray:
     return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, kind)
+
+
+class ColumnWriter:
+    """Writes the columns of one task and split by appending, and counts."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.samples = self.tokens = self.trained = self.truncated = self.split = self._end = 0
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True)
+        self._files = {name: (self.folder / name).open("wb") for name in COLUMNS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, rows: BlockRows, chosen: NDArray[np.bool_], file: int) -> None:
+        """Append the samples of a block that are `chosen` [N]; `file` is the number of their file in the task."""
+        sizes = rows.sizes[chosen].astype(np.int64)
+        columns: dict[str, NDArray] = {
+            "tokens": rows.tokens[np.repeat(chosen, rows.sizes)],
+            "ends": self._end + np.cumsum(sizes),
+            "trained": rows.trained[chosen],
+            "files": np.full(len(sizes), file),
+            "lines": rows.lines[chosen],
+        }
+        for name, values in columns.items():
+            self._files[name].write(np.ascontiguousarray(values, COLUMNS[name]).data)
+        self._end += int(sizes.sum())
+        self.samples += len(sizes)
+        self.tokens += int(sizes.sum()) - len(sizes)
+        self.trained += int(rows.trained[chosen].sum())
+        self.truncated += int((rows.cut[chosen] == TRUNCATED).sum())
+        self.split += int((rows.cut[chosen] == SPLIT).sum())

@@ -1,31 +1,30 @@
-"""Block files -> the arrays of a store: which records train, which validate, and in what order they lie.
+"""Which records train and which validate: block files -> the columns of a store.
 
-Goes in: the block files of each task in file order. Comes out: folders of columns, and the counts. The choice looks at content
-hashes only, so it is the same for any file order and any number of processes; one block is in memory at a time.
+The choice depends on content hashes only, so it is the same for any order of files and any number of processes. One block is in
+memory at a time.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mftcoder.config.data import DataConfig, TaskConfig
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.prepared.blocks import SPLIT, TRUNCATED, BlockReport, BlockRows
-from mftcoder.data.prepared.columns import COLUMNS, Split, TaskStatistics
+from mftcoder.data.prepared.blocks import BlockReport, BlockRows
+from mftcoder.data.prepared.columns import ColumnWriter, Split, TaskStatistics
 from mftcoder.errors import DataError
 
 Hashes = NDArray[np.uint64]
-_SAMPLING, _HOLDING_OUT = 1, 2  # salts: what max_samples leaves out says nothing about what is held out
+_SAMPLING, _HOLDING_OUT = 1, 2  # salts that make the choices of max_samples and of val_size independent
 
 
 @dataclass
 class Tally:
-    """Reports of one task's blocks, added up; the block files of each split in order, each with its file's index."""
+    """The sum of the reports of one task's blocks; the block files of each split in order, each with its file's index."""
 
     report: BlockReport = field(default_factory=BlockReport)
     blocks: dict[Split, list[tuple[int, Path]]] = field(default_factory=lambda: {"train": [], "validation": []})
@@ -65,11 +64,11 @@ def _nothing_left(task: TaskConfig, counts: TaskStatistics) -> str:
         for name in ("skipped", "dropped", "untrained", "overlap", "unused")
         if getattr(counts, name)
     ]
-    return f"{task.path or 'files'}: task '{task.name}': no example to train on ({', '.join(reasons) or 'no record'})"
+    return f"{task.path or 'files'}: task '{task.name}': no sample to train on ({', '.join(reasons) or 'no record'})"
 
 
 def rank(hashes: Hashes, salt: int) -> Hashes:
-    """An order of contents that is random but fixed (splitmix64 of the hash)."""
+    """A pseudo-random rank of each content (splitmix64 of the hash)."""
     with np.errstate(over="ignore"):
         mixed = hashes + np.uint64(0x9E3779B97F4A7C15) * np.uint64(salt)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -77,11 +76,11 @@ def rank(hashes: Hashes, salt: int) -> Hashes:
         return mixed ^ (mixed >> np.uint64(31))
 
 
-def choose_held_out(contents: Hashes, share: float, most: int | None) -> Hashes:
-    """The held-out ones among distinct contents, sorted: the share, at least one and never all, chosen by rank."""
-    if share == 0 or len(contents) < 2:
+def choose_held_out(contents: Hashes, fraction: float, most: int | None) -> Hashes:
+    """The held-out ones among distinct contents, sorted: this fraction, at least one and never all, chosen by rank."""
+    if fraction == 0 or len(contents) < 2:
         return contents[:0]
-    number = min(max(round(share * len(contents)), 1), len(contents) - 1, most or len(contents))
+    number = min(max(round(fraction * len(contents)), 1), len(contents) - 1, most or len(contents))
     ranks = rank(contents, _HOLDING_OUT)
     return np.sort(contents[np.argpartition(ranks, number - 1)[:number]])
 
@@ -117,10 +116,10 @@ def _merge_task(
 ) -> TaskStatistics:
     assigner = SplitAssigner(choice, barred, task.max_samples)
     with ExitStack() as stack:
-        train = stack.enter_context(_Columns(target / f"{index}-train"))
-        validation = stack.enter_context(_Columns(target / f"{index}-validation"))
+        train = stack.enter_context(ColumnWriter(target / f"{index}-train"))
+        validation = stack.enter_context(ColumnWriter(target / f"{index}-validation"))
         for file, rows in _load(tally.blocks["train"]):
-            to_train, to_validate = assigner.sort(rows)
+            to_train, to_validate = assigner.assign(rows)
             train.add(rows, to_train, file)
             validation.add(rows, to_validate, file)
         for file, rows in _load(tally.blocks["validation"]):
@@ -150,16 +149,16 @@ def _load(blocks: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, BlockRows]]
 
 
 class SplitAssigner:
-    """Runs through a task's records in order and sends each to training, to validation or nowhere, and counts."""
+    """Assigns a task's records, in their order, to training, to validation or to neither, and counts."""
 
     def __init__(self, choice: _Choice, barred: Hashes, max_samples: int | None):
         self.choice, self.barred = choice, barred
-        self.room = max_samples if max_samples is not None else 2**62
+        self.records_left = max_samples if max_samples is not None else 2**62
         self.seen = np.zeros(len(choice.held_out), bool)
         self.overlap = 0
         self.unused = 0
 
-    def sort(self, rows: BlockRows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def assign(self, rows: BlockRows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Per sample [N]: whether it trains, whether it validates."""
         used = self._within_max_samples(rows)
         validates = np.zeros(len(used), bool) if self.choice.given is not None else self.first_held_out(rows, used)
@@ -169,13 +168,13 @@ class SplitAssigner:
 
     def _within_max_samples(self, rows: BlockRows) -> NDArray[np.bool_]:
         records = rank(rows.hashes[rows.starts_record], _SAMPLING) <= self.choice.highest_rank
-        records &= np.cumsum(records) <= self.room
-        self.room -= int(records.sum())
+        records &= np.cumsum(records) <= self.records_left
+        self.records_left -= int(records.sum())
         self.unused += int((~records).sum())
         return records[np.cumsum(rows.starts_record) - 1]
 
     def first_held_out(self, rows: BlockRows, used: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Per sample [N]: whether its record is the first in the task with a held-out content."""
+        """Per sample [N]: whether its record is the first of the task with a content that is held out."""
         starts = np.flatnonzero(rows.starts_record)
         records = np.zeros(len(starts), bool)
         found = np.flatnonzero(used[starts] & np.isin(rows.hashes[starts], self.choice.held_out))
@@ -184,39 +183,3 @@ class SplitAssigner:
             records[record] = not self.seen[position]
             self.seen[position] = True
         return records[np.cumsum(rows.starts_record) - 1]
-
-
-class _Columns:
-    """The columns of one task and split, written by appending; counts what it takes in."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.samples = self.tokens = self.trained = self.truncated = self.split = self._end = 0
-
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True)
-        self._files = {name: (self.folder / name).open("wb") for name in COLUMNS}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def add(self, rows: BlockRows, chosen: NDArray[np.bool_], file: int) -> None:
-        """Append the chosen samples [N] of a block of the task's file number `file`."""
-        sizes = rows.sizes[chosen].astype(np.int64)
-        columns: dict[str, NDArray] = {
-            "tokens": rows.tokens[np.repeat(chosen, rows.sizes)],
-            "ends": self._end + np.cumsum(sizes),
-            "trained": rows.trained[chosen],
-            "files": np.full(len(sizes), file),
-            "lines": rows.lines[chosen],
-        }
-        for name, values in columns.items():
-            self._files[name].write(np.ascontiguousarray(values, COLUMNS[name]).data)
-        self._end += int(sizes.sum())
-        self.samples += len(sizes)
-        self.tokens += int(sizes.sum()) - len(sizes)
-        self.trained += int(rows.trained[chosen].sum())
-        self.truncated += int((rows.cut[chosen] == TRUNCATED).sum())
-        self.split += int((rows.cut[chosen] == SPLIT).sum())

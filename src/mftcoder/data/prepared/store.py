@@ -1,7 +1,6 @@
-"""The memory-mapped samples of every task, keyed by a fingerprint of all that shaped them.
+"""The store: all samples of a config, made once and found again by a fingerprint of everything that shaped them.
 
-Goes in: a RunConfig. Comes out: a Store, made once (`building.py`, `merging.py`) and found again as long as files, template,
-tokenizer, lengths and split are the same. Holds samples, not rows: packing is planned from the lengths, in no time.
+It holds samples, not rows: packing is planned from the lengths, which takes a second for a million samples.
 """
 
 import fcntl
@@ -13,32 +12,32 @@ from pathlib import Path
 
 import orjson
 import xxhash
+from rich.console import Console
 
 from mftcoder.cache import cache_root
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.prepared.build import OnProgress, Progress, build
+from mftcoder.data.prepared.build import OnProgress, PrepareCounts, build
 from mftcoder.data.prepared.columns import TaskSamples, TaskStatistics
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.data.rendering.templates import load_template
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
-
-__all__ = ["OnProgress", "Progress", "Store", "TaskSamples", "TaskStatistics", "prepare"]
+from mftcoder.progress_bar import progress_bar
 
 STORE_VERSION = 1
-"""Raised whenever the same input would give other samples or other files: old stores are then not found."""
+"""Raise it when the same input gives other samples or other files, so that old stores are not found."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """All samples of a run. `statistics` has one entry a task, in their order."""
+    """All samples of a config. `statistics` has one entry per task, in their order."""
 
     folder: Path
     fingerprint: str
     tasks: tuple[str, ...]
     statistics: tuple[TaskStatistics, ...]
     skipped: tuple[str, ...]
-    """The problems passed over with data.on_error: skip, as `path:line: what`."""
+    """The problems skipped with data.on_error: skip, as `path:line: what`."""
     training_paths: tuple[tuple[str, ...], ...]
     validation_paths: tuple[tuple[str, ...], ...]
 
@@ -47,14 +46,14 @@ class Store:
         return TaskSamples(self.folder / f"{task}-train", task, self.training_paths[task])
 
     def validation(self, task: int) -> TaskSamples:
-        """The validation samples of one task, by its index; maybe none."""
+        """The validation samples of one task, by its index; there may be none."""
         return TaskSamples(self.folder / f"{task}-validation", task, self.validation_paths[task])
 
 
 def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Store:
-    """The store of a config: an existing one if nothing that shaped it has changed, else tokenised now, on all cores.
+    """The store of a config: an existing one if its fingerprint is the same, otherwise made now on all cores.
 
-    Several processes may call this at once: one works, the others wait. DataError lists bad records of all files.
+    Several processes may call this at once: one works, the others wait. DataError lists the bad records of all files.
     """
     cache = cache_root(config.data.cache_dir)
     tokenizer = load_tokenizer(config.model.tokenizer_name_or_path or config.model.model_name_or_path)
@@ -67,8 +66,22 @@ def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Stor
     return _open(config, sources, folder, fingerprint)
 
 
+def prepare_visibly(config: RunConfig) -> Store:
+    """The store of a config, as `prepare`; on a terminal with a progress bar while it is made."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return prepare(config)
+    with progress_bar("tokenizing", console, in_bytes=True, vanishes=True) as update:
+
+        def show(counts: PrepareCounts) -> None:
+            note = f"{counts.records:,} records, {counts.tokens:,} tokens"
+            update(counts.bytes_done, counts.bytes_total, note)
+
+        return prepare(config, on_progress=show)
+
+
 def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[TaskSources]) -> str:
-    """128 bits over everything that shapes the samples; the folders in which the files lie are not part of it."""
+    """128 bits over everything that shapes the samples. The folders of the files are not part of it."""
     data, template = config.data, load_template(config.data, tokenizer)
     shaped_by = {
         "version": STORE_VERSION,
@@ -93,7 +106,7 @@ def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[Tas
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Only one process at a time; a killed holder lets go by itself."""
+    """Only one process at a time; the lock of a killed process is released by the system."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)

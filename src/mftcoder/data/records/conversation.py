@@ -1,8 +1,4 @@
-"""What an example is, and what makes one invalid.
-
-Goes in: messages that a dialect found in a record. Comes out: a Conversation that every template can render, or a DataError
-that lists all that is wrong with it. Knows no file format, no template and no tokenizer.
-"""
+"""What a conversation is, and what makes one invalid. File formats, templates and tokenizers are others' work."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +18,7 @@ ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "gpt": "assistant",
 }
-"""The spellings of a role in data files. `text` has none: it is the one message of a plain text record."""
+"""The spellings of a role in data files. `text` has none: it is the only message of a plain text record."""
 KNOWN_ROLES = "system, human/user, bot/assistant"
 
 
@@ -39,8 +35,8 @@ class Message:
 class Conversation:
     """One valid example of a task. `origin` is `path:line`; `id` is the record's own id, or empty.
 
-    Either a chat (an optional system message, then at least one user or assistant message, at least one of them from the
-    assistant) or exactly one message of role `text`.
+    It is either a chat (an optional system message, then user and assistant messages, at least one from the assistant) or
+    exactly one message of role `text`.
     """
 
     id: str
@@ -50,16 +46,16 @@ class Conversation:
 
     @property
     def is_text(self) -> bool:
-        """Whether this is a plain text, rendered as it stands and trained on every token."""
+        """Whether this is a plain text, which is rendered unchanged and trained on every token."""
         return self.messages[0].role == "text"
 
     @property
     def content_hash(self) -> int:
-        """64 bits over roles and contents; equal for equal conversations wherever they stand."""
+        """64 bits over roles and contents; equal for equal conversations in any file."""
         return content_hash(self.messages)
 
     def training_last_only(self) -> "Conversation":
-        """The same conversation with no assistant turn trained but the last one (if that one is)."""
+        """The same conversation, trained on its last assistant turn at most."""
         last = max(index for index, message in enumerate(self.messages) if message.role in ("assistant", "text"))
         kept = tuple(
             replace(message, trained=message.trained and index == last) for index, message in enumerate(self.messages)
@@ -68,7 +64,7 @@ class Conversation:
 
 
 def content_hash(messages: Sequence[Message]) -> int:
-    """64-bit hash of roles and contents; lengths are hashed too, so no two splits of a text collide."""
+    """64-bit hash of roles and contents. Lengths are hashed too, so that two splits of one text do not collide."""
     digest = xxhash.xxh3_64()
     for message in messages:
         content = message.content.encode()
@@ -80,7 +76,7 @@ def content_hash(messages: Sequence[Message]) -> int:
 def find_problems(messages: Sequence[Message]) -> Iterator[str]:
     """Everything that makes these messages unusable, one sentence each; messages are numbered from 1."""
     if not messages:
-        yield "there is no message in it"
+        yield "it has no message"
         return
     for number, message in enumerate(messages, start=1):
         if message.role not in get_args(Role):
@@ -88,18 +84,18 @@ def find_problems(messages: Sequence[Message]) -> Iterator[str]:
         if not message.content.strip():
             yield f"message {number}: content is empty"
         if message.role == "system" and number > 1:
-            yield f"message {number}: a system message stands first or not at all"
+            yield f"message {number}: a system message must be the first message"
         if message.trained and message.role in ("system", "user"):
             yield f"message {number}: only assistant messages can be trained, not one of role '{message.role}'"
     roles = {message.role for message in messages}
     if not roles & {"assistant", "text"}:
-        yield "there is no assistant message: nothing to train on"
+        yield "it has no assistant message: nothing to train on"
     if "text" in roles and len(messages) > 1:
-        yield "a plain text is one message"
+        yield "a plain text must be a single message"
 
 
 def make_conversation(messages: Sequence[Message], *, id: str, task: str, origin: str) -> Conversation:
-    """A valid Conversation; an empty system message is left out. DataError lists every problem (without the origin)."""
+    """A valid Conversation without an empty system message. DataError lists every problem (without the origin)."""
     kept = tuple(message for message in messages if message.role != "system" or message.content.strip())
     problems = list(find_problems(kept))
     if problems:

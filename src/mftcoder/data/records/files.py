@@ -1,8 +1,4 @@
-"""Which files a task is made of, what identifies their content, and their raw lines in blocks.
-
-Goes in: the paths of a task. Comes out: an ordered list of files, a content hash for each (remembered by its stat, so an
-unchanged file costs one stat), and blocks of whole lines with their numbers. Knows nothing of records.
-"""
+"""The files of a task, the hashes of their content, and their raw lines in blocks. Other modules parse the lines."""
 
 import gzip
 import os
@@ -18,9 +14,9 @@ import orjson
 import xxhash
 
 from mftcoder.config.data import TaskConfig
-from mftcoder.data.records.hub_dataset import fetch_dataset
 from mftcoder.errors import DataError
-from mftcoder.jsonl import atomic_path
+from mftcoder.hub import hub_errors
+from mftcoder.jsonl import atomic_path, write_jsonl
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 BLOCK_BYTES = 4 << 20
@@ -46,7 +42,7 @@ class TaskSources:
 
 
 def find_sources(tasks: Sequence[TaskConfig], cache: Path) -> list[TaskSources]:
-    """The files of every task; DataError with all that are missing or of the wrong kind."""
+    """The files of every task; DataError lists all that are missing or of the wrong kind."""
     identities = _Identities(cache / "identities.json")
     problems: list[str] = []
     found = []
@@ -80,12 +76,26 @@ def _expand(given: str, task: str, cache: Path) -> list[tuple[Path, str]]:
     if path.exists():
         raise DataError(f"{given}: task '{task}': is neither a file nor a folder")
     if given.count("/") == 1 and not given.startswith((".", "~", "/")) and not given.endswith(ENDINGS):
-        return [(fetch_dataset(given, cache), given)]
+        return [(_hub_dataset(given, cache), given)]
     raise DataError(f"{given}: task '{task}': no such file or folder")
 
 
+def _hub_dataset(identifier: str, cache: Path) -> Path:
+    """The `train` split of a dataset on the Hub as a .jsonl.gz file in the cache, one for each revision."""
+    advice = "Give a folder, a .jsonl file, or the id of a dataset on the Hub."
+    with hub_errors(f"{identifier}: no such file or folder", advice=advice, kind=DataError):
+        import datasets  # slow to import, and an extra
+        from huggingface_hub import HfApi
+
+        revision = HfApi().dataset_info(identifier).sha or "main"
+        target = cache / "hub" / identifier.replace("/", "--") / revision / "train.jsonl.gz"
+        if not target.exists():
+            write_jsonl(target, datasets.load_dataset(identifier, split="train", streaming=True, revision=revision))
+    return target
+
+
 def _files_below(folder: Path, task: str) -> list[tuple[Path, str]]:
-    """Data files below a folder, by name. Links are followed; a folder met twice (a loop) is read once; hidden ones are not."""
+    """Data files below a folder, sorted by name. Links are followed, each folder is read once, hidden files are skipped."""
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
     others = 0
@@ -100,7 +110,7 @@ def _files_below(folder: Path, task: str) -> list[tuple[Path, str]]:
         others += len(files) - len(data)
         found += [Path(here) / name for name in data]
     if not found:
-        raise DataError(f"{folder}: task '{task}': no .jsonl or .jsonl.gz file in it ({others} other files)")
+        raise DataError(f"{folder}: task '{task}': it holds no .jsonl or .jsonl.gz file ({others} other files)")
     missing = [path for path in found if not path.is_file()]
     if missing:
         raise DataError(*(f"{path}: task '{task}': is a broken link or not a file" for path in missing))
@@ -108,7 +118,7 @@ def _files_below(folder: Path, task: str) -> list[tuple[Path, str]]:
 
 
 class _Identities:
-    """Content hashes by path, remembered with the stat they were made under."""
+    """Content hashes by path, stored with the stat of the file, so that an unchanged file is not read again."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -119,7 +129,7 @@ class _Identities:
             self.known = {}
 
     def describe(self, files: Sequence[tuple[Path, str]]) -> tuple[SourceFile, ...]:
-        """Sizes and content hashes, read again only where the stat has changed."""
+        """Sizes and content hashes. A file is read again only if its stat has changed."""
         return tuple(SourceFile(path, name, path.stat().st_size, self._digest(path)) for path, name in files)
 
     def _digest(self, path: Path) -> str:
@@ -129,14 +139,14 @@ class _Identities:
         if self.known.get(key, [None])[0] == mark:
             return self.known[key][1]
         digest = _hash_file(path)
-        # A file written within the clock's grain of its hash could change again under the same stat: not remembered.
+        # A file that was written less than two seconds ago could change again without a change of its stat.
         if time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > 2_000_000_000:
             self.known[key] = [mark, digest]
             self.changed = True
         return digest
 
     def save(self) -> None:
-        """Write what was learnt, atomically."""
+        """Write new hashes, atomically."""
         if self.changed:
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(orjson.dumps(self.known))
@@ -155,14 +165,14 @@ def _hash_file(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of one file. `read` counts the bytes of the file (compressed, if it is) up to the block's end."""
+    """Whole lines of one file. `read` counts the bytes of the (compressed) file up to the end of the block."""
 
     first_line: int
     data: bytes
     read: int
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """`(number, line)` with the line's end cut off, blank lines passed over."""
+        """`(number, line)` without line ends and blank lines."""
         for number, line in enumerate(self.data.split(b"\n"), start=self.first_line):
             content = line.strip(b" \t\r")
             if content:
@@ -174,7 +184,7 @@ def _decompressed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes
 
 
 def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
-    """The file's lines in blocks of about `block_bytes`; a BOM is taken off. DataError if it cannot be read."""
+    """The file's lines in blocks of about `block_bytes`, without a BOM. DataError if the file cannot be read."""
     try:
         with file.path.open("rb") as raw, _decompressed(raw, file.path) as stream:
             first_line = 1

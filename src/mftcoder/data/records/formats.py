@@ -1,8 +1,8 @@
-"""Raw record -> Conversation, one small function a dialect.
+"""Records -> conversations, one small function per dialect.
 
-A dialect takes the parsed JSON object and returns its messages; it raises DataError with all that is wrong, without file and
-line (the caller knows those). Fields a dialect does not know are kept in the file and ignored here. New dialects: one function
-here (or in a package of one's own), one line in `registry.FORMATS`.
+A dialect takes the parsed JSON object and returns its messages. It raises DataError with all problems, without file and line:
+the caller adds those. It ignores fields that it does not know. To add a dialect, write one function here (or in your own
+package) and one line in `registry.FORMATS`.
 """
 
 import json
@@ -15,6 +15,7 @@ import orjson
 
 from mftcoder.data.records.conversation import KNOWN_ROLES, ROLES, Conversation, Message, make_conversation
 from mftcoder.errors import DataError
+from mftcoder.jsonl import unique_keys
 from mftcoder.registry import FORMATS
 
 Record = Mapping[str, Any]
@@ -29,7 +30,7 @@ PAIRS = (
     ("instruction", "response"),
     ("input", "output"),
 )
-"""Names that a question and its answer have in prompt_completion; all but the first are the published MFTCoder's."""
+"""The field names of a question and its answer in prompt_completion; all but the first come from the published MFTCoder."""
 FIELDS = [
     ("chat_rounds", ("chat_rounds",)),
     ("messages", ("messages",)),
@@ -48,7 +49,7 @@ def detect(record: Record) -> str:
             return name
     found = ", ".join(f"'{key}'" for key in list(record)[:6]) or "none"
     wanted = "; ".join(" + ".join(fields) for _, fields in FIELDS)
-    raise DataError(f"no known dialect: its fields are {found}. Known: {wanted}.")
+    raise DataError(f"unknown dialect: the record has the fields {found}. Known: {wanted}.")
 
 
 def read_record(line: bytes, *, format: str, task: str, origin: str) -> Conversation:
@@ -69,16 +70,16 @@ _COLON = re.compile(rb'"\s*:')
 
 
 def parse_object(line: bytes) -> dict[str, Any]:
-    """The JSON object on a line. A key that stands twice in an object is an error that names it."""
+    """The JSON object on a line; DataError if an object has a key twice."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {_reason(line, error)}") from error
     if not isinstance(record, dict):
         raise DataError(f"a record is a JSON object, not {_kind(record)}")
-    # Every pair has a quote and a colon, so equally many of them as keys rule doubles out; else the slower parser looks.
+    # Every pair has a quote and a colon. As many of these as keys: no key is doubled. Otherwise the slower parser decides.
     if len(_COLON.findall(line)) != _count_keys(record):
-        _refuse_doubles(line)
+        _refuse_doubled_keys(line)
     return record
 
 
@@ -96,30 +97,22 @@ def _count_keys(value: Any) -> int:
     return sum(map(_count_keys, value)) if isinstance(value, list) else 0
 
 
-def _refuse_doubles(line: bytes) -> None:
+def _refuse_doubled_keys(line: bytes) -> None:
     try:
-        json.loads(line, object_pairs_hook=_unique)
+        json.loads(line, object_pairs_hook=unique_keys)
     except RecursionError as error:
-        raise DataError("not usable: nested too deeply") from error
+        raise DataError("not valid JSON: nested too deeply") from error
     except ValueError as error:
         raise DataError(f"not valid JSON: {error}") from error
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) < len(keys):
-        doubled = next(key for index, key in enumerate(keys) if key in keys[:index])
-        raise DataError(f"key '{doubled}' stands there twice. Keep one of them.")
-    return dict(pairs)
-
-
 def chat_rounds(record: Record) -> list[Message]:
-    """`{"chat_rounds": [{"role": "human", "content": ...}, {"role": "bot", "content": ...}]}`: CodeFuse's own."""
+    """`{"chat_rounds": [{"role": "human", "content": ...}, {"role": "bot", "content": ...}]}`: CodeFuse's dialect."""
     return _turns(record, "chat_rounds", role="role", content="content")
 
 
 def messages(record: Record) -> list[Message]:
-    """`{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ..., "train": false}]}`: OpenAI's."""
+    """`{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ..., "train": false}]}`: OpenAI's dialect."""
     return _turns(record, "messages", role="role", content="content")
 
 
@@ -145,7 +138,7 @@ def prompt_completion(record: Record) -> list[Message]:
 
 
 def text(record: Record) -> list[Message]:
-    """`{"text": ...}`: plain text, no chat around it, every token trained."""
+    """`{"text": ...}`: plain text without a chat template, trained on every token."""
     (content,) = _texts(record, "text")
     return [Message("text", content, True)]
 
@@ -156,7 +149,7 @@ def _system(record: Record) -> list[Message]:
 
 
 def _turns(record: Record, field: str, *, role: str, content: str) -> list[Message]:
-    """The messages of a list of turns, with every problem of every turn in one DataError."""
+    """The messages of a list of turns; DataError lists every problem of every turn."""
     turns = record.get(field)
     if not isinstance(turns, list):
         raise DataError(f"'{field}' is missing" if field not in record else f"'{field}' is {_kind(turns)}, not a list")

@@ -1,1 +1,1 @@
-"""From a conversation to text and ids, with what is trained."""
+"""From a conversation to text and token ids, and which of them are trained."""

@@ -1,9 +1,9 @@
-"""The tokenizer's own chat template: rendered as the transformers library does, with the trained spans found exactly.
+"""The tokenizer's own chat template: rendered as the transformers library renders it, with exact trained spans.
 
-The template is rendered once a sequence of roles with marks in place of the contents; what stands between the marks are
-its fixed texts. Each conversation is then rendered for real and laid over those fixed texts: if every character is accounted
-for the spans are exact, otherwise the template rewrites contents and the conversation is refused. Templates with
-`{% generation %}` say themselves what is trained. Knows no token ids and needs no transformers.
+For each sequence of roles, the template is rendered once with marks in place of the contents. The text between the marks is
+fixed. Each conversation is then rendered with its contents and matched against the fixed text. If every character matches, the
+spans are exact. Otherwise the template rewrites contents, and the conversation is refused. A template with `{% generation %}`
+states by itself what is trained.
 """
 
 import json
@@ -23,7 +23,7 @@ from mftcoder.data.records.conversation import Message
 from mftcoder.data.rendering.segment import Segment, merge
 from mftcoder.errors import ConfigError, DataError
 
-# Private-use characters only: no template cuts, strips or replaces them, no sane text holds these sequences.
+# Private-use characters only: templates do not strip or replace them, and real text does not hold these sequences.
 _CONTENT_PATTERN = re.compile("\ue0f0([\ue000-\ue00f]+)\ue0f1")
 _OPEN, _CLOSE = "\ue0f3\ue0f4(", ")\ue0f4\ue0f3"
 _REMEDY = "Use data.chat_template: chatml, or mark the trained text with {% generation %} in the template."
@@ -38,7 +38,7 @@ def _index(mark: str) -> int:
 
 
 class _Generation(Extension):
-    """`{% generation %} ... {% endgeneration %}`: its body, between marks when `mark_generation` is set."""
+    """`{% generation %} ... {% endgeneration %}`: renders its body, between marks if `mark_generation` is set."""
 
     tags = {"generation"}
 
@@ -76,9 +76,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 @dataclass(frozen=True)
 class _Skeleton:
-    """What a template writes around n contents: `fixed[0] content[order[0]] fixed[1] ... fixed[n]`.
+    """The text that a template writes around n contents: `fixed[0] content[order[0]] fixed[1] ... fixed[n]`.
 
-    `lead[m]` characters before the content of assistant message m, and `tail[m]` after it, belong to the trained turn.
+    `lead[m]` characters before the content of assistant message m, and `tail[m]` after it, are trained too.
     """
 
     fixed: tuple[str, ...]
@@ -89,7 +89,7 @@ class _Skeleton:
 
 @dataclass
 class JinjaTemplate:
-    """A Jinja chat template with the special tokens it may name, and the tokens that may end a turn."""
+    """A Jinja chat template, the special tokens that it may use, and the tokens that may end a turn."""
 
     source: str
     special_tokens: Mapping[str, str]
@@ -112,22 +112,22 @@ class JinjaTemplate:
         return trained[-1].rpartition("a")[2].strip() if trained else self.eos
 
     def as_jinja(self) -> str:
-        """The template itself."""
+        """The template's source."""
         return self.source
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The chat so far and the template's generation prompt."""
+        """The chat so far, followed by the template's generation prompt."""
         return self._render([(message.role, message.content) for message in messages], add_generation_prompt=True)
 
     def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
-        """The whole chat; DataError if the template refuses it, or rewrites contents so that spans cannot be found."""
+        """The segments of the chat; DataError if the template refuses it, or rewrites contents so that spans are unknown."""
         if self._has_generation:
             return self._render_by_tags(messages)
         text = self._render([(message.role, message.content) for message in messages])
         roles = tuple(message.role for message in messages)
         if roles not in self._skeletons:
             self._skeletons[roles] = self._find_skeleton(roles)
-        return merge(_lay_over(text, self._skeletons[roles], messages))
+        return merge(_match(text, self._skeletons[roles], messages))
 
     def _render(self, turns: Sequence[tuple[str, str]], *, add_generation_prompt: bool = False, **extra: Any) -> str:
         chat = [{"role": role, "content": content} for role, content in turns]
@@ -161,7 +161,9 @@ class JinjaTemplate:
         fixed, order = tuple(pieces[::2]), tuple(map(_index, pieces[1::2]))
         lost = [index + 1 for index, role in enumerate(roles) if role == "assistant" and order.count(index) != 1]
         if lost:
-            raise DataError(f"message {lost[0]}: the tokenizer's template does not write its content once. {_REMEDY}")
+            raise DataError(
+                f"message {lost[0]}: the tokenizer's template does not write its content exactly once. {_REMEDY}"
+            )
         lead, tail = {}, {}
         for slot, index in enumerate(order):
             if roles[index] == "assistant":
@@ -171,32 +173,32 @@ class JinjaTemplate:
         return _Skeleton(fixed, order, lead, tail)
 
     def _end_length(self, following: str, index: int) -> int:
-        """How much of the fixed text after an answer is its end: a special token, with blanks before it if there are any."""
+        """Characters of the fixed text after an answer that end it: whitespace, if any, and a special token."""
         rest = following.lstrip()
         ends = [token for token in self.end_tokens if rest.startswith(token)]
         if not ends:
-            raise DataError(f"message {index + 1}: the tokenizer's template has no EOS token behind it. {_REMEDY}")
+            raise DataError(f"message {index + 1}: the tokenizer's template writes no EOS token after it. {_REMEDY}")
         return len(following) - len(rest) + max(map(len, ends))
 
 
 def _beyond_prompt(prompt: list[str], pieces: list[str]) -> int:
-    """Characters of the fixed text before an answer that the generation prompt does not give: the model has to write them."""
+    """Characters of the fixed text before an answer that are not in the generation prompt: the model has to write them."""
     if len(prompt) != len(pieces) or prompt[:-1] != pieces[:-1] or not pieces[-1].startswith(prompt[-1]):
         return 0
     return len(pieces[-1]) - len(prompt[-1])
 
 
-def _lay_over(text: str, skeleton: _Skeleton, messages: Sequence[Message]) -> list[Segment]:
-    """Cut `text` along the skeleton's fixed texts; DataError at the first content that is not there as it was given."""
+def _match(text: str, skeleton: _Skeleton, messages: Sequence[Message]) -> list[Segment]:
+    """Cut `text` along the skeleton's fixed texts; DataError at the first content that the template changed."""
     segments: list[Segment] = []
     position, cut = 0, 0
     if not text.startswith(skeleton.fixed[0]):
-        raise DataError(f"the tokenizer's template writes another opening for this conversation. {_REMEDY}")
+        raise DataError(f"the tokenizer's template writes a different beginning for this conversation. {_REMEDY}")
     for slot, index in enumerate(skeleton.order):
         position += len(skeleton.fixed[slot])
         following = skeleton.fixed[slot + 1]
         last = slot + 1 == len(skeleton.order)
-        written = _as_written(text, position, messages[index].content, following, last)
+        written = _written_length(text, position, messages[index].content, following, last)
         if written is None:
             raise DataError(f"message {index + 1}: the tokenizer's template rewrites its content. {_REMEDY}")
         if messages[index].trained:
@@ -207,8 +209,8 @@ def _lay_over(text: str, skeleton: _Skeleton, messages: Sequence[Message]) -> li
     return [*segments, Segment(text[cut:], False)]
 
 
-def _as_written(text: str, position: int, content: str, following: str, last: bool) -> int | None:
-    """Length of the content as it stands at `position`, whole or with its blanks cut, with `following` right behind it."""
+def _written_length(text: str, position: int, content: str, following: str, last: bool) -> int | None:
+    """Length of the content at `position`, whole or stripped of whitespace, if `following` comes right after it."""
     for candidate in (content, content.strip(), content.lstrip(), content.rstrip()):
         end = position + len(candidate)
         fits = text.startswith(candidate, position) and text.startswith(following, end)

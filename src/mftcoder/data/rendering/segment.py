@@ -1,4 +1,4 @@
-"""Segment: a piece of rendered text that is trained as a whole or not at all. No template, no tokenizer."""
+"""Segment: a piece of rendered text that is trained as a whole or not at all."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,17 +6,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Text of a rendered conversation; `trained` holds for all of it."""
+    """A piece of a rendered conversation; `trained` applies to all of it."""
 
     text: str
     trained: bool
 
 
 def merge(segments: Iterable[Segment]) -> list[Segment]:
-    """The same text in as few segments as possible: empty ones gone, neighbours of equal `trained` joined.
-
-    An assistant turn right behind another trained one stays one segment.
-    """
+    """The same text in as few segments as possible: without empty ones, and with neighbours of equal `trained` joined."""
     merged: list[Segment] = []
     for segment in segments:
         if merged and merged[-1].trained == segment.trained:

@@ -1,7 +1,7 @@
-"""Conversation -> Segments: the exact text a model sees, and which of it is trained. The same row renders prompts for generation.
+"""Chat templates: the exact text that a model sees in training and in generation, and which of it is trained.
 
-A row is either a table of markers or the tokenizer's own Jinja template (`jinja_template.py`). Trained are the content of
-each trained assistant message and the EOS token behind it, nothing else. Knows no token ids.
+A template is either a table of markers or the tokenizer's own Jinja template (`jinja_template.py`). The content of a trained
+assistant message and the EOS token after it are trained, nothing else.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,17 +20,17 @@ TrainOn = Literal["assistant", "last_assistant", "all"]
 
 
 class Template(Protocol):
-    """A way to write a chat down. `end` is the text that ends an assistant turn: generation stops there."""
+    """Renders a chat as text. `end` is the text that ends an assistant turn: generation stops there."""
 
     @property
     def end(self) -> str: ...
 
     def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
-        """The whole chat; DataError if it cannot be written exactly."""
+        """The segments of the whole chat; DataError if the trained text cannot be located exactly."""
         ...
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The chat so far and the opening of the assistant's next turn: what generation starts from."""
+        """The chat so far and the beginning of the assistant's next turn: the prompt of a generation."""
         ...
 
     def as_jinja(self) -> str:
@@ -40,7 +40,7 @@ class Template(Protocol):
 
 @dataclass(frozen=True)
 class MarkerTemplate:
-    """Texts around the contents: `system` + content + `after_system`, and so on; an assistant turn ends with `end`."""
+    """The text around the contents: `system` + content + `after_system`, and so on. An assistant turn ends with `end`."""
 
     system: str
     user: str
@@ -96,12 +96,12 @@ def _mftcoder(tokenizer: Tokenizer) -> MarkerTemplate:
 
 
 def _mftcoder_v03(tokenizer: Tokenizer) -> MarkerTemplate:
-    """As the published code of versions 0.3 to 0.5 trains it: a line break behind every content, the answer included."""
+    """The template of the published versions 0.3 to 0.5: a line break after every content, also after an answer."""
     return _lines("<s>system\n", "<s>human\n", "<s>bot\n", tokenizer.eos_token, "\n")
 
 
 def _lines(system: str, user: str, assistant: str, eos: str, after: str) -> MarkerTemplate:
-    """Markers, and `after` behind each content and behind the EOS token."""
+    """Markers, with `after` after each content and after the EOS token."""
     return MarkerTemplate(system, user, assistant, after + eos, after_system=after, after_user=after, after_end=after)
 
 
@@ -126,7 +126,7 @@ TEMPLATES = {
 
 
 def load_template(config: DataConfig, tokenizer: Tokenizer) -> Template:
-    """The template a config names: its role_markers, a row of TEMPLATES, or the tokenizer's own (`auto`)."""
+    """The template of a config: its role_markers, a row of TEMPLATES, or the tokenizer's own (`auto`)."""
     if config.role_markers is not None:
         markers = config.role_markers
         return _lines(markers.system, markers.user, markers.assistant, tokenizer.eos_token, markers.after_content)
@@ -151,9 +151,9 @@ def load_template(config: DataConfig, tokenizer: Tokenizer) -> Template:
 def render(
     conversation: Conversation, template: Template, tokenizer: Tokenizer, train_on: TrainOn = "assistant"
 ) -> list[Segment]:
-    """The segments of one conversation, neighbours of equal `trained` joined; DataError if its trained text cannot be told apart.
+    """The segments of one conversation, neighbours of equal `trained` joined; DataError if trained text cannot be located.
 
-    A plain text is itself and the EOS token, behind the tokenizer's BOS token if it sets one, all trained.
+    A plain text is rendered as BOS (if the tokenizer adds one), text and EOS; text and EOS are trained.
     """
     if conversation.is_text:
         text = conversation.messages[0].content

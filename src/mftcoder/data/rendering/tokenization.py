@@ -1,8 +1,6 @@
-"""Segments -> TokenizedSample. The one-token shift happens here and nowhere else.
+"""Segments -> TokenizedSample. The shift by one token happens here and nowhere else.
 
-Goes in: segments of rendered text. Comes out: int32 input ids and targets. The prompt's tokens are exactly those that
-inference makes of the prompt: a token never reaches over the border between prompt and answer. Knows no template and no file
-format; needs the tokenizers library, not torch.
+No token crosses the border between prompt and answer, so the prompt has the same tokens as in generation.
 """
 
 import re
@@ -19,7 +17,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 __all__ = ["IGNORED", "TokenizedSample", "Tokenizer", "Tokens", "encode_segments", "fit", "load_tokenizer", "to_sample"]
 
 IGNORED = -100
-"""The target of a position at which nothing is trained."""
+"""The target of a position that is not trained."""
 
 _MAX_CHARACTERS = 1 << 19
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
@@ -29,7 +27,7 @@ OverLength = Literal["truncate", "drop", "split"]
 
 @dataclass(frozen=True)
 class TokenizedSample:
-    """T positions of one task: at position t the model reads `input_ids[t]` and is trained on `targets[t]`, or on nothing (-100)."""
+    """T positions of one task: at position t the model reads `input_ids[t]` and is trained on `targets[t]`, unless that is -100."""
 
     task: int
     input_ids: NDArray[np.int32]  # [T]
@@ -39,25 +37,25 @@ class TokenizedSample:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A whole rendered text: its ids [n], and which of them are trained when they come up as targets [n]."""
+    """A whole rendered text: its ids [n], and which of them are trained as targets [n]."""
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
 
 
 def encode_segments(tokenizer: Tokenizer, conversations: Sequence[Sequence[Segment]]) -> list[Tokens]:
-    """Tokens of many rendered conversations. Segments are encoded apart, so no token straddles the border of an answer."""
+    """Tokens of many rendered conversations. Segments are encoded separately, so no token crosses the border of an answer."""
     bounded = [[piece for segment in segments for piece in _bounded(segment)] for segments in conversations]
-    if not tokenizer.encodes_pieces_alike:
+    if not tokenizer.encodes_piecewise:
         return [_encode_whole(tokenizer, segments) for segments in bounded]
     ids = iter(_encode_batches(tokenizer, [segment.text for segments in bounded for segment in segments]))
     return [_join([(next(ids), segment.trained) for segment in segments]) for segments in bounded]
 
 
 def _bounded(segment: Segment) -> Iterator[Segment]:
-    """The segment, or if it is very long pieces of it, cut where a line break stands between two visible characters.
+    """The segment; a very long one in pieces, cut after a line break that stands between two visible characters.
 
-    No tokenizer we know has a token across such a place; only a text without one is cut anywhere.
+    Known tokenizers have no token across such a place. A text without such a place is cut anywhere.
     """
     start, text = 0, segment.text
     while len(text) - start > _MAX_CHARACTERS:
@@ -69,7 +67,7 @@ def _bounded(segment: Segment) -> Iterator[Segment]:
 
 
 def _encode_batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
-    """Ids of each text, a bounded number of characters at a time: encodings take some 400 bytes a token while they live."""
+    """Ids of each text, in batches of bounded size, because the library's encodings take about 400 bytes per token."""
     start = 0
     while start < len(texts):
         stop, size = start + 1, len(texts[start])
@@ -86,9 +84,9 @@ def _join(pieces: Sequence[tuple[NDArray[np.int32], bool]]) -> Tokens:
 
 
 def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
-    """For tokenizers that put a blank before a first word: encode the text up to each border, and take what is new.
+    """For tokenizers that put a space before the first word: encode the text up to each border, and keep the new tokens.
 
-    Where a token would reach over the border, the next segment is encoded by itself, without that blank.
+    Where a token would cross the border, the next segment is encoded separately, without that space.
     """
     pieces: list[tuple[NDArray[np.int32], bool]] = []
     done: list[int] = []
@@ -96,14 +94,14 @@ def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
     for segment in segments:
         text += segment.text
         upto = tokenizer.encode(text) if len(text) <= _MAX_CHARACTERS or not done else []
-        ids = upto[len(done) :] if upto[: len(done)] == done else _encode_behind(tokenizer, segment.text)
+        ids = upto[len(done) :] if upto[: len(done)] == done else _encode_inside(tokenizer, segment.text)
         pieces.append((np.asarray(ids, np.int32), segment.trained))
         done = done + ids
     return _join(pieces)
 
 
-def _encode_behind(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The text's tokens as they are in the middle of a line: encoded behind a character that does not grow into them."""
+def _encode_inside(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The text's tokens as they are inside a longer text: encoded after a character that does not merge with it."""
     for anchor in ("\n", ".", "x"):
         before, both = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
         if both[: len(before)] == before:
@@ -113,7 +111,7 @@ def _encode_behind(tokenizer: Tokenizer, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What became of one tokenised conversation: its pieces (one, or several if split, or none) and why."""
+    """The pieces of one tokenized conversation (one; several if it was split; or none), and what was done to it."""
 
     pieces: tuple[Tokens, ...]
     truncated: bool = False
@@ -125,7 +123,7 @@ class Fitted:
 def fit(tokens: Tokens, max_length: int, over_length: OverLength) -> Fitted:
     """Cut a conversation to at most `max_length` positions, that is `max_length + 1` tokens.
 
-    Positions behind the last trained target teach nothing and are left out. A piece with no trained target is no piece.
+    Positions after the last trained target are left out, and so are pieces without a trained target.
     """
     length = _last_trained(tokens, 0, len(tokens.ids) - 1)
     if length == 0:
@@ -142,17 +140,17 @@ def fit(tokens: Tokens, max_length: int, over_length: OverLength) -> Fitted:
 
 
 def _last_trained(tokens: Tokens, start: int, stop: int) -> int:
-    """One behind the last position in start..stop whose target is trained; `start` if there is none."""
+    """The end of start..stop after its last position with a trained target; `start` if there is none."""
     found = np.flatnonzero(tokens.trained[start + 1 : stop + 1])
     return start + int(found[-1]) + 1 if len(found) else start
 
 
 def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
-    """Positions start..stop: their tokens and the last one's target."""
+    """Positions start..stop: their tokens and the target of the last one."""
     return Tokens(tokens.ids[start : stop + 1], tokens.trained[start : stop + 1])
 
 
 def to_sample(tokens: Tokens, *, task: int, origin: str) -> TokenizedSample:
-    """The shift by one: [7, 8, 9] with 8 and 9 trained -> input_ids [7, 8], targets [8, 9]."""
+    """Shift by one: [7, 8, 9] with 8 and 9 trained -> input_ids [7, 8], targets [8, 9]."""
     targets = np.where(tokens.trained[1:], tokens.ids[1:], np.int32(IGNORED)).astype(np.int32)
     return TokenizedSample(task, tokens.ids[:-1].astype(np.int32), targets, origin)

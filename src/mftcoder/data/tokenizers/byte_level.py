@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers out of their tables: the vocabulary, the merges, and how text is cut into words before it is merged.
+"""Byte-level BPE tokenizers from their tables: a vocabulary, merges, and a rule that splits text into words before merging.
 
-The tables of a model do not say how text is cut, and another cut gives other tokens. So the ways are named here, with the names of
-llama.cpp's `tokenizer.ggml.pre`, and each model says which one is its own. The patterns are those of the published tokenizer.json files.
+A model's tables do not hold the splitting rule, and another rule gives other tokens. The rules are named here as in llama.cpp's
+`tokenizer.ggml.pre`, with the patterns of the published tokenizer.json files; each model says which one it uses.
 """
 
 import re
@@ -18,9 +18,9 @@ from mftcoder.jsonl import read_json
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-SYMBOLS_AND_BLANKS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-QWEN2 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{SYMBOLS_AND_BLANKS}"
-LLAMA3 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{SYMBOLS_AND_BLANKS}"
+SYMBOLS_AND_WHITESPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN2 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}|{SYMBOLS_AND_WHITESPACE}"
+LLAMA3 = rf"{CONTRACTIONS}|{WORDS}|\p{{N}}{{1,3}}|{SYMBOLS_AND_WHITESPACE}"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 CASED = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+TAIL|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*TAIL"
 SYMBOLS_AND_SLASHES = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,15 +32,14 @@ DIGIT = pre_tokenizers.Digits(individual_digits=True)
 
 @dataclass(frozen=True)
 class Splitting:
-    """How one kind of vocabulary wants its text."""
+    """The splitting rule of one kind of vocabulary."""
 
-    steps: tuple[
-        str | pre_tokenizers.PreTokenizer, ...
-    ] = ()  # patterns and pre-tokenizers, each cuts what the last left
-    gpt2_words: bool = False  # ByteLevel's own pattern at last
-    composed: bool = False  # Unicode's form NFC first
+    steps: tuple[str | pre_tokenizers.PreTokenizer, ...] = ()
+    """Patterns and pre-tokenizers; each splits the pieces of the one before."""
+    gpt2_words: bool = False  # ByteLevel's own pattern comes last
+    composed: bool = False  # text is first normalized to Unicode's form NFC
     ignore_merges: bool = False  # a word that is in the vocabulary is one token, whatever the merges say
-    adds_bos: bool = False  # where the file does not say it
+    adds_bos: bool = False  # the default where the file does not say it
 
 
 SPLITTINGS = {
@@ -70,13 +69,13 @@ FAMILIES = {
     "qwen3": "qwen2",
     "qwen3_moe": "qwen2",
 }
-"""model_type of a folder with vocab.json and merges.txt to its splitting."""
+"""model_type of a folder with vocab.json and merges.txt to its splitting rule."""
 MOST_UNMADE = 0.05
-"""Share of a vocabulary that may be no merge's result; in published ones only special tokens are none."""
+"""Largest fraction of a vocabulary that no merge makes; in published vocabularies these are only special tokens."""
 
 RARE_BYTES = frozenset({*range(0x20), 0x7F, 0xC0, 0xC1, *range(0xF1, 0x100)} - {*b"\t\n\r"})
 """Control characters, bytes that UTF-8 never uses, and the first bytes of characters from U+40000 on. A published vocabulary may lack
-some of them, because the text that it was made from had none: SmolLM2's lacks 21."""
+some of them, because they did not occur in the text that it was made from: SmolLM2's lacks 21."""
 
 
 def byte_letters() -> dict[int, str]:
@@ -94,14 +93,14 @@ def build(
     added: Iterable[AddedToken] = (),
     bos: str = "",
 ) -> tokenizers.Tokenizer:
-    """The tokenizer of these tables. `added` tokens stand in the vocabulary or get the ids behind it; `bos` opens every text.
+    """The tokenizer of these tables. `added` tokens are in the vocabulary or get the ids after it; `bos` begins every text.
 
-    ValueError if a byte that text is made of is no token: such text would vanish.
+    ValueError if a byte of ordinary text has no token: such text would be lost.
     """
     lacking = [byte for byte, letter in byte_letters().items() if letter not in vocabulary and byte not in RARE_BYTES]
     if lacking:
         raise ValueError(
-            f"its vocabulary lacks {len(lacking)} of the {256 - len(RARE_BYTES)} bytes that text is made of, so a part of every text "
+            f"its vocabulary lacks {len(lacking)} of the {256 - len(RARE_BYTES)} bytes of ordinary text, so a part of every text "
             "would be lost"
         )
     backend = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges), ignore_merges=splitting.ignore_merges))
@@ -116,17 +115,17 @@ def build(
     backend.decoder = decoders.ByteLevel()
     add_tokens(backend, added)
     if bos:
-        open_with(backend, bos)
+        begin_with(backend, bos)
     return backend
 
 
 def add_tokens(backend: tokenizers.Tokenizer, added: Iterable[AddedToken]) -> None:
-    """Tokens that are found in a text before it is cut, in this order."""
+    """Add tokens that are found in a text before it is split, in this order."""
     for token in added:
         (backend.add_special_tokens if token.special else backend.add_tokens)([token])
 
 
-def open_with(backend: tokenizers.Tokenizer, bos: str) -> None:
+def begin_with(backend: tokenizers.Tokenizer, bos: str) -> None:
     """Put the BOS token before every text that is encoded with special tokens."""
     number = backend.token_to_id(bos)
     backend.post_processor = processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, number)])
@@ -136,13 +135,13 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 def token_texts(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The named tokens of a tokenizer_config.json, each a text or an object with its `content`."""
+    """The named tokens of a tokenizer_config.json, where each is a string or an object with its `content`."""
     texts = {name: token_text(settings.get(name)) for name in NAMES}
     return {name: text for name, text in texts.items() if text}
 
 
 def token_text(value: Any) -> str:
-    """The text of a token; empty if it is none."""
+    """The text of a token; empty if there is none."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""
@@ -151,23 +150,23 @@ def token_text(value: Any) -> str:
 def read_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """The tokenizer of a folder with vocab.json and merges.txt, and its named tokens.
 
-    ModelError if its family's way of cutting text is not known here.
+    ModelError if the splitting rule of its family is unknown.
     """
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     family = config.get("model_type")
     if family not in FAMILIES:
-        code = "is Python code of its own, which is not run" if "auto_map" in settings else "is not known here"
+        why = "is in its own Python code, which is not run" if "auto_map" in settings else "is unknown"
         raise ModelError(
-            f"{folder}: has vocab.json but no tokenizer.json, and how a model of type '{family}' cuts text {code}. Set "
+            f"{folder}: has vocab.json but no tokenizer.json, and the splitting rule of model type '{family}' {why}. Set "
             "model.tokenizer_name_or_path to a folder with the same tokenizer in its fast form (tokenizer.json)"
         )
     if not (folder / "merges.txt").is_file():
         raise ModelError(
-            f"{folder}: has vocab.json but no merges.txt, so the tokenizer is not whole. Download it again"
+            f"{folder}: has vocab.json but no merges.txt, so the tokenizer is incomplete. Download it again"
         )
     vocabulary = read_json(folder / "vocab.json")
     if not isinstance(vocabulary, dict) or len(set(map(str, vocabulary.values()))) != len(vocabulary):
-        raise ModelError(f"{folder / 'vocab.json'}: is no table of tokens with an id each. Download it again")
+        raise ModelError(f"{folder / 'vocab.json'}: is not a table of tokens with one id each. Download it again")
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [(a, b) for line in lines if line and not line.startswith("#version") for a, b in [line.split(" ", 1)]]
     by_id = {number: token for token, number in vocabulary.items()}
@@ -177,6 +176,6 @@ def read_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[tokenizers.T
     unmade = [token for token in vocabulary if len(token) > 1 and token not in made and not re.match("<.*>$", token)]
     if len(unmade) > MOST_UNMADE * len(vocabulary):
         raise ModelError(
-            f"{folder / 'merges.txt'}: makes none of {len(unmade):,} tokens of vocab.json. Download it again"
+            f"{folder / 'merges.txt'}: lacks the merges of {len(unmade):,} tokens of vocab.json. Download it again"
         )
     return build(vocabulary, merges, SPLITTINGS[FAMILIES[family]]), named

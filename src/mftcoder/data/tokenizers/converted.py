@@ -1,7 +1,7 @@
 """A tokenizer.json for folders and files that have none, made once in the cache.
 
-Goes in: a .gguf file, or a folder with qwen.tiktoken, tokenizer.model, or vocab.json and merges.txt. Comes out: a folder with tokenizer.json,
-its settings and its chat template, keyed by the content of what it was made of. Python code that comes with a tokenizer is never run.
+The sources are a .gguf file, or a folder with qwen.tiktoken, tokenizer.model, or vocab.json and merges.txt. The cached folder has
+tokenizer.json, its settings and its chat template. Python code that comes with a tokenizer is never run.
 """
 
 import json
@@ -15,27 +15,24 @@ import tokenizers
 from tokenizers import AddedToken
 
 from mftcoder import cache
-from mftcoder.data.tokenizers import byte_level
-from mftcoder.data.tokenizers import gguf as gguf_tokenizer
-from mftcoder.data.tokenizers import qwen as qwen_tokenizer
-from mftcoder.data.tokenizers import sentencepiece as sentencepiece_tokenizer
-from mftcoder.errors import MftError, ModelError
+from mftcoder.data.tokenizers import byte_level, gguf, qwen, sentencepiece
+from mftcoder.errors import MftError, ModelError, reason
 from mftcoder.jsonl import atomic_folder, read_json, write_json
 
-MADE_BY = (byte_level, gguf_tokenizer, qwen_tokenizer, sentencepiece_tokenizer)
-"""The modules that shape a converted tokenizer; a change in one makes it anew."""
+MADE_BY = (byte_level, gguf, qwen, sentencepiece)
+"""The modules that shape a converted tokenizer; after a change in one of them it is made again."""
 
-TABLES = (qwen_tokenizer.FILE, "tokenizer.model", "vocab.json")
+TABLES = (qwen.FILE, "tokenizer.model", "vocab.json")
 SETTINGS = ("special_tokens_map.json", "tokenizer_config.json")
 KEPT = ("tokenizer.model", "chat_template.jinja", "chat_template.json", "generation_config.json")
 
 
 def folder_of(source: Path) -> Path:
-    """The folder of the tokenizer that was made of `source`. ModelError if it is of no kind that is known here, or broken."""
+    """The folder of the tokenizer that is made from `source`. ModelError if its kind is unknown, or if it is damaged."""
     is_gguf = source.is_file()
     if not is_gguf and not any((source / table).is_file() for table in TABLES):
         raise ModelError(
-            f"{source}: there is no tokenizer in it (no tokenizer.json, no tokenizer.model). "
+            f"{source}: it holds no tokenizer (no tokenizer.json, no tokenizer.model). "
             "Copy the tokenizer's files there, or set model.tokenizer_name_or_path."
         )
     target = cache.cache_root() / "tokenizers" / _key(source)
@@ -46,8 +43,7 @@ def folder_of(source: Path) -> Path:
         except (MftError, OSError):
             raise
         except Exception as error:  # tables that contradict each other; the tokenizers library raises plain Exception
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{source}: its tokenizer cannot be read, it may be damaged: {reason}") from error
+            raise ModelError(f"{source}: its tokenizer cannot be read, it may be damaged: {reason(error)}") from error
     return target
 
 
@@ -55,16 +51,16 @@ def _key(source: Path) -> str:
     made_by = (sys.modules[__name__], *MADE_BY)
     if source.is_file():
         return cache.key(*made_by, cache.content_hash(source))
-    patterns = ("*token*", "*.json", "*.txt", "*.jinja", qwen_tokenizer.FILE)
+    patterns = ("*token*", "*.json", "*.txt", "*.jinja", qwen.FILE)
     files = {path for pattern in patterns for path in source.glob(pattern) if path.is_file()}
     return cache.key(*made_by, *sorted(path for path in files if not path.name.endswith(".index.json")))
 
 
 def _write(source: Path, folder: Path) -> None:
     if source.is_file():
-        gguf_tokenizer.write_tokenizer(source, folder)
-    elif (source / qwen_tokenizer.FILE).is_file():
-        qwen_tokenizer.write_tokenizer(source / qwen_tokenizer.FILE, folder)
+        gguf.write_tokenizer(source, folder)
+    elif (source / qwen.FILE).is_file():
+        qwen.write_tokenizer(source / qwen.FILE, folder)
     else:
         _write_tables(source, folder)
 
@@ -73,7 +69,7 @@ def _write_tables(source: Path, folder: Path) -> None:
     settings: dict[str, Any] = {}
     for name in SETTINGS:
         settings |= read_json(source / name) if (source / name).is_file() else {}
-    reader = sentencepiece_tokenizer if (source / "tokenizer.model").is_file() else byte_level
+    reader = sentencepiece if (source / "tokenizer.model").is_file() else byte_level
     backend, named = reader.read_folder(source, settings)
     _add_tokens(backend, _added_tokens(source, settings, named), source)
     backend.save(str(folder / "tokenizer.json"))
@@ -87,7 +83,7 @@ def _write_tables(source: Path, folder: Path) -> None:
 def _added_tokens(
     source: Path, settings: Mapping[str, Any], named: Mapping[str, str]
 ) -> list[tuple[int | None, AddedToken]]:
-    """Tokens beside the tables with the ids that the folder gives them, by ascending id; those without one last."""
+    """Tokens outside the tables with the ids that the folder gives them, by ascending id; those without an id come last."""
     more = map(byte_level.token_text, settings.get("additional_special_tokens") or ())
     found: dict[str, tuple[int | None, AddedToken]] = {
         text: (None, AddedToken(text, normalized=False, special=True)) for text in (*named.values(), *more)
@@ -110,6 +106,6 @@ def _add_tokens(backend: tokenizers.Tokenizer, added: list[tuple[int | None, Add
         given = backend.token_to_id(token.content)
         if number is not None and given != number:
             raise ModelError(
-                f"{source}: its added token {json.dumps(token.content)} has the id {number}, and would get {given}. Set "
+                f"{source}: its added token {json.dumps(token.content)} has the id {number}, but would get {given}. Set "
                 "model.tokenizer_name_or_path to a folder with the same tokenizer as tokenizer.json"
             )

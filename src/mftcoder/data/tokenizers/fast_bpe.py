@@ -1,9 +1,8 @@
-"""A faster way to the same tokens: words of ASCII texts are looked up instead of cut and merged again.
+"""The same tokens faster: the words of ASCII texts are looked up instead of being merged again.
 
-Byte-level BPE tokenizers spend most of their time on cutting a text into words, with bookkeeping for every character that
-training has no use for. For ASCII text their cutting patterns can be run by `re`, and the ids of each word remembered. Where that
-is not certain to give the same tokens (another kind of tokenizer, other characters, special flags) there is no WordEncoder,
-or it passes the text on to the tokenizer.
+Byte-level BPE tokenizers spend most of their time on splitting a text into words, with bookkeeping per character that training
+does not need. For ASCII text, `re` can run their patterns, and the ids of each word are remembered. Where the result could differ
+(another kind of tokenizer, other characters, special flags), there is no WordEncoder, or it passes the text to the tokenizer.
 """
 
 import json
@@ -17,7 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""How `ByteLevel(use_regex=True)` cuts words (tokenizers, pre_tokenizers/byte_level.rs)."""
+"""The pattern of `ByteLevel(use_regex=True)` (tokenizers, pre_tokenizers/byte_level.rs)."""
 _ASCII_CLASSES = {"L": "a-zA-Z", "N": "0-9"}
 _HARMLESS_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD"}  # ASCII is its own normal form
 _MAX_WORDS = 200_000
@@ -29,7 +28,7 @@ _PROBES = (
 
 
 class _Ids(dict[str, tuple[int, ...]]):
-    """Word -> ids; an unknown word is encoded by the tokenizer's own model."""
+    """Word -> ids; a new word is encoded by the tokenizer's own model."""
 
     def __init__(self, model: Any):
         self.model = model
@@ -44,18 +43,18 @@ class _Ids(dict[str, tuple[int, ...]]):
 
 
 class WordEncoder:
-    """Encodes texts to the very ids that `backend.encode_batch_fast` gives. Made by `of`, which knows when that holds."""
+    """Encodes texts to the same ids as `backend.encode_batch_fast`. Made by `of`, which checks that this holds."""
 
     def __init__(self, backend: tokenizers.Tokenizer, cut: Callable[[str], list[str]], added: dict[str, int]):
         self._backend, self._cut, self._added = backend, cut, {token: (number,) for token, number in added.items()}
-        # The longest token wins where several start, as in the tokenizer's own search.
+        # Where several tokens start, the longest wins, as in the tokenizer's own search.
         longest_first = sorted(added, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, longest_first))})").split if added else lambda text: [text]
         self._ids = _Ids(backend.model)
 
     @classmethod
     def of(cls, backend: tokenizers.Tokenizer) -> "WordEncoder | None":
-        """The encoder for this tokenizer, or None if it is not of a kind whose words can be cut here."""
+        """The encoder for this tokenizer, or None if this module cannot split text as the tokenizer does."""
         description = json.loads(backend.to_str())
         cut = _cutter(description["pre_tokenizer"])
         added = backend.get_added_tokens_decoder()
@@ -107,7 +106,7 @@ def _is_harmless(normalizer: dict[str, Any] | None) -> bool:
 
 
 def _cutter(pre_tokenizer: dict[str, Any] | None) -> Callable[[str], list[str]] | None:
-    """A function that cuts an ASCII text into the words that the pre-tokenizer gives; None if it has a step unknown here."""
+    """A function that splits an ASCII text into the pre-tokenizer's words; None if it has an unknown step."""
     steps = [] if pre_tokenizer is None else [pre_tokenizer]
     if steps and steps[0]["type"] == "Sequence":
         steps = steps[0]["pretokenizers"]
@@ -124,12 +123,12 @@ def _cutter(pre_tokenizer: dict[str, Any] | None) -> Callable[[str], list[str]] 
 
 
 def _found_or_cut(words: list[str], splits: Sequence[Callable[[str], list[str]]], text: str) -> list[str]:
-    """The matches of a single pattern, if they leave no gap; what lies between matches is a word too."""
+    """The matches of a single pattern, if they leave no gap; otherwise the text between matches is a word, too."""
     return words if sum(map(len, words)) == len(text) else _cut_by(splits, text)
 
 
 def _cut_by(splits: Sequence[Callable[[str], list[str]]], text: str) -> list[str]:
-    """Step by step: what a pattern matches and what lies between is cut further by the next one."""
+    """Step by step: the next pattern splits both the matches of a pattern and the text between them."""
     words = [text]
     for split in splits:
         words = [part for word in words for part in split(word) if part]
@@ -137,7 +136,7 @@ def _cut_by(splits: Sequence[Callable[[str], list[str]]], text: str) -> list[str
 
 
 def _step_pattern(step: dict[str, Any]) -> str | None:
-    """The pattern by which a step cuts, in `re`'s words; empty if it does not cut, None if it is unknown here."""
+    """The pattern of a step in the syntax of `re`; empty if the step does not split, None if it is unknown."""
     if step["type"] == "ByteLevel":
         return _for_ascii(GPT2_PATTERN) if step.get("use_regex", True) else ""
     if step["type"] == "Digits":
@@ -148,7 +147,7 @@ def _step_pattern(step: dict[str, Any]) -> str | None:
 
 
 def _for_ascii(pattern: str) -> str | None:
-    r"""The pattern with `\p{L}` and `\p{N}` spelled out for ASCII; None if it has other properties, groups or backslashes."""
+    r"""The pattern with `\p{L}` and `\p{N}` written out for ASCII; None if it has other properties, groups or backslashes."""
     spelled, inside = "", False
     for piece in re.findall(r"\\p\{\w+\}|\\.|.", pattern, re.DOTALL):
         if piece.startswith("\\p"):
@@ -165,7 +164,7 @@ def _for_ascii(pattern: str) -> str | None:
 
 
 def _byte_characters() -> dict[int, int]:
-    """How byte-level tokenizers write the bytes of ASCII: visible ones as themselves, the others from U+0100 on."""
+    """The characters of the ASCII bytes in byte-level tokenizers: visible ones stay, the others start at U+0100."""
     hidden = [code for code in range(128) if not 33 <= code <= 126]
     return {code: 256 + index for index, code in enumerate(hidden)}
 

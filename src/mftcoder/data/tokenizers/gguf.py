@@ -1,7 +1,6 @@
-"""The tokenizer of a .gguf file as tokenizer.json: its tables, cut and merged as the file's `tokenizer.ggml.pre` says.
+"""The tokenizer of a .gguf file as tokenizer.json. The file's `tokenizer.ggml.pre` names the splitting rule.
 
-Goes in: the file. Comes out: a folder with tokenizer.json and its settings. What the file does not say, or says in a way that is not
-known here, is an error: with another cut of the text a model gets other tokens than it was trained on.
+A missing or unknown rule is an error: with another rule a model would get other tokens than it was trained on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,8 +11,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from mftcoder.data.tokenizers import byte_level
-from mftcoder.data.tokenizers import sentencepiece as sentencepiece_tokenizer
+from mftcoder.data.tokenizers import byte_level, sentencepiece
 from mftcoder.data.tokenizers.sentencepiece import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Pieces
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import write_json, write_text
@@ -29,7 +27,7 @@ _OPEN: dict[Path, Any] = {}
 def opened_gguf(file: Path) -> Iterator[Any]:
     """The gguf package's reader: `fields` (metadata) and `tensors`. ModelError if the package is missing or the file is broken.
 
-    Parsing a large vocabulary takes seconds, so whoever opens the same file inside the block gets the same reader.
+    Parsing a large vocabulary takes seconds, so opening the same file again inside the block gives the same reader.
     """
     if file in _OPEN:
         yield _OPEN[file]
@@ -49,9 +47,9 @@ def _reader(file: Path) -> Any:
     try:
         reader = gguf.GGUFReader(file)
     except Exception as error:  # the reader raises what numpy raises on a short or foreign file
-        raise ModelError(f"{file}: is not a GGUF file, or is cut short: {error}") from error
+        raise ModelError(f"{file}: is not a GGUF file, or is truncated: {error}") from error
     if reader.byte_order != "I":
-        raise ModelError(f"{file}: has the byte order of another machine; turn it round with gguf-convert-endian")
+        raise ModelError(f"{file}: has the byte order of another machine; convert it with gguf-convert-endian")
     return reader
 
 
@@ -65,10 +63,10 @@ def write_tokenizer(file: Path, folder: Path) -> None:
         values = {key: field.contents() for key, field in fields.items()}
     kind = values.get("model")
     if kind not in BUILDERS:
-        what = f"its tokenizer is of the kind '{kind}', which is not read" if kind else "there is no tokenizer in it"
+        what = f"its tokenizer is of the unsupported kind '{kind}'" if kind else "it holds no tokenizer"
         raise ModelError(f"{file}: {what}. {ADVICE}")
     if len(set(values["tokens"])) != len(values["tokens"]):
-        raise ModelError(f"{file}: a token stands twice in its vocabulary. {ADVICE}")
+        raise ModelError(f"{file}: its vocabulary holds a token twice. {ADVICE}")
     named = {
         name: values["tokens"][values[f"{key}_token_id"]]
         for name, key in SETTINGS.items()
@@ -82,13 +80,13 @@ def write_tokenizer(file: Path, folder: Path) -> None:
 
 
 def _byte_level(values: Mapping[str, Any], file: Path, named: Mapping[str, str]) -> tokenizers.Tokenizer:
-    way = values.get("pre", "")
-    if way not in byte_level.SPLITTINGS:
-        what = f"cuts text in the way '{way}' (tokenizer.ggml.pre), which is not known here" if way else (
-            "does not say how it cuts text (no tokenizer.ggml.pre), as files of before May 2024 do not"
+    rule = values.get("pre", "")
+    if rule not in byte_level.SPLITTINGS:
+        what = f"has the unknown splitting rule '{rule}' (tokenizer.ggml.pre)" if rule else (
+            "does not name its splitting rule (no tokenizer.ggml.pre), like all files from before May 2024"
         )  # fmt: skip
         raise ModelError(f"{file}: its tokenizer {what}. {ADVICE}")
-    splitting = byte_level.SPLITTINGS[way]
+    splitting = byte_level.SPLITTINGS[rule]
     tokens = values["tokens"]
     kinds = values.get("token_type") or [NORMAL] * len(tokens)
     special = {token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL} | set(named.values())
@@ -104,26 +102,26 @@ def _byte_level(values: Mapping[str, Any], file: Path, named: Mapping[str, str])
 
 
 def _sentencepiece(values: Mapping[str, Any], file: Path, named: Mapping[str, str]) -> tokenizers.Tokenizer:
-    """ModelError where scores do not order the merges: then the file was not made of a sentencepiece model."""
+    """ModelError if the scores do not order the merges: then the file was not made from a sentencepiece model."""
     tokens, scores = values["tokens"], values.get("scores") or []
     kinds = values.get("token_type") or []
     ordinary = [
         score for token, score, kind in zip(tokens, scores, kinds, strict=False) if kind == NORMAL and len(token) > 1
     ]
     if len(scores) != len(tokens) or len(kinds) != len(tokens) or len(set(ordinary)) != len(ordinary):
-        raise ModelError(f"{file}: the scores of its tokenizer do not say in which order pieces are merged. {ADVICE}")
+        raise ModelError(f"{file}: the scores of its tokenizer do not give the order of its merges. {ADVICE}")
     pieces = Pieces(
         tokens,
         scores,
         [UNKNOWN if token == named.get("unk_token") else kind for token, kind in zip(tokens, kinds, strict=True)],
-        blank_first=values.get("add_space_prefix", True),
-        one_blank=values.get("remove_extra_whitespaces", False),
+        space_first=values.get("add_space_prefix", True),
+        single_spaces=values.get("remove_extra_whitespaces", False),
     )
     if "precompiled_charsmap" in values:
-        raise ModelError(f"{file}: its tokenizer changes characters by a table, which is not read. {ADVICE}")
-    backend = sentencepiece_tokenizer.build(pieces)
+        raise ModelError(f"{file}: its tokenizer normalizes text by a table, which is not supported. {ADVICE}")
+    backend = sentencepiece.build(pieces)
     if values.get("add_bos_token", True) and "bos_token" in named:
-        byte_level.open_with(backend, named["bos_token"])
+        byte_level.begin_with(backend, named["bos_token"])
     return backend
 
 

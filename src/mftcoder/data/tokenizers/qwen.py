@@ -1,7 +1,7 @@
-"""The first Qwen's tokenizer, a table of byte sequences with their ranks, as tokenizer.json. Its Python code is not run.
+"""The tokenizer of the first Qwen as tokenizer.json. Its Python code is not run.
 
-Goes in: `qwen.tiktoken` (a line each: the bytes in base64, the rank). Comes out: a folder with tokenizer.json and its settings. The
-pattern, the normal form and the special tokens behind the last rank are those of the published tokenization_qwen.py.
+`qwen.tiktoken` has one byte sequence (in base64) and its rank per line. The pattern, the normal form and the special tokens after
+the last rank are those of the published tokenization_qwen.py.
 """
 
 import base64
@@ -35,7 +35,7 @@ def write_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _check_end(source: Path, ranks: int) -> None:
-    """ModelError if the model's EOS token is none of those behind the ranks: in a file cut short they have other ids."""
+    """ModelError if the model's EOS token is not one of those after the ranks: in a truncated file they have other ids."""
     beside = source.with_name("generation_config.json")
     settings = read_json(beside) if beside.is_file() else {}
     end = settings.get("eos_token_id") if isinstance(settings, dict) else None
@@ -54,14 +54,14 @@ def _read(source: Path) -> dict[bytes, int]:
         except ValueError as error:
             raise ModelError(f"{source}:{number}: is not 'base64 rank'") from error
     if sorted(ranks.values()) != list(range(len(ranks))):  # the special tokens follow the last rank
-        raise ModelError(f"{source}: its ranks are not 0, 1, 2 and so on, each once. Download it again")
+        raise ModelError(f"{source}: its ranks are not 0, 1, 2, ... without gaps. Download it again")
     return ranks
 
 
 def _vocabulary_and_merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """BPE's tables. Two neighbours are joined if the whole is in the table, the lowest rank first: every cut of every entry.
+    """BPE's tables. The merges are every cut of every entry into two entries, lowest rank first.
 
-    `{a: 0, b: 1, c: 2, ab: 3, abc: 4}` -> merges (a, b), (ab, c); bc is no entry, so (a, bc) is none either.
+    `{a: 0, b: 1, c: 2, ab: 3, abc: 4}` -> merges (a, b), (ab, c); not (a, bc), because bc is not an entry.
     """
     merges = [
         (rank, token[:cut], token[cut:])
@@ -70,11 +70,11 @@ def _vocabulary_and_merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], lis
         if token[:cut] in ranks and token[cut:] in ranks
     ]
     merges.sort(key=lambda merge: (merge[0], ranks[merge[1]], ranks[merge[2]]))
-    return {_shown(token): rank for token, rank in ranks.items()}, [(_shown(a), _shown(b)) for _, a, b in merges]
+    return {_letters(token): rank for token, rank in ranks.items()}, [(_letters(a), _letters(b)) for _, a, b in merges]
 
 
 _LETTERS = byte_level.byte_letters()
 
 
-def _shown(token: bytes) -> str:
+def _letters(token: bytes) -> str:
     return "".join(_LETTERS[byte] for byte in token)

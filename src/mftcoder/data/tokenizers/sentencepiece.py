@@ -1,8 +1,8 @@
-"""A sentencepiece model (tokenizer.model) as tokenizer.json, giving the ids that the sentencepiece library gives.
+"""A sentencepiece model (tokenizer.model) as tokenizer.json, with the same ids as the sentencepiece library.
 
-Goes in: the pieces with their scores and kinds, out of a tokenizer.model or a .gguf file. Comes out: a byte-pair tokenizer whose merges
-are the cuts of the pieces, best score first. A tokenizer.model is read through the sentencepiece library, and what was made of it is
-compared with the library on real text and on its own pieces before anybody uses it: a difference is an error.
+The result is a byte-pair tokenizer whose merges are the cuts of the pieces, best score first. The pieces come from a
+tokenizer.model, read by the sentencepiece library, or from a .gguf file. A converted tokenizer.model is compared with the library
+on real text and on its own pieces; a difference is an error.
 """
 
 import importlib
@@ -16,22 +16,23 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from mftcoder.data.tokenizers.byte_level import add_tokens, open_with, token_texts
+from mftcoder.data.tokenizers.byte_level import add_tokens, begin_with, token_texts
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Kinds of pieces, with the numbers of sentencepiece and GGUF."""
 
-BLANK = "\u2581"
+SPACE = "\u2581"
+"""The visible character that stands for a space in pieces."""
 FAMILIES = ("llama", "mistral", "mixtral", "phi3", "gemma", "gemma2", "gemma3", "gemma3_text", "baichuan", "chatglm")
-"""model_type of the folders whose tokenizer.model is read."""
+"""model_type of the folders whose tokenizer.model is supported."""
 
 CLASSES = {
     "LlamaTokenizer": "llama", "CodeLlamaTokenizer": "llama", "GemmaTokenizer": "gemma", "BaichuanTokenizer": "baichuan",
     "BaiChuanTokenizer": "baichuan", "ChatGLMTokenizer": "chatglm",
 }  # fmt: skip
-"""tokenizer_class to the family, for folders without config.json."""
+"""tokenizer_class to the family, for folders without a config.json."""
 
 CHATGLM_COMMANDS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 CHATGLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -55,8 +56,8 @@ class Pieces:
     texts: Sequence[str]
     scores: Sequence[float]
     kinds: Sequence[int]
-    blank_first: bool  # a blank is put before the text
-    one_blank: bool = False  # runs of blanks become one, outer ones vanish
+    space_first: bool  # a space is put before the text
+    single_spaces: bool = False  # several spaces become one, leading and trailing ones are removed
     normal_form: bytes = b""  # sentencepiece's compiled table of characters
 
     def of_kind(self, *kinds: int) -> list[str]:
@@ -64,11 +65,11 @@ class Pieces:
         return [text for text, kind in zip(self.texts, self.kinds, strict=True) if kind in kinds]
 
 
-def build(pieces: Pieces, *, blank_after_special: bool = True) -> tokenizers.Tokenizer:
-    """The tokenizer of these pieces. `blank_after_special`: the first blank also comes behind each special token.
+def build(pieces: Pieces, *, space_after_special: bool = True) -> tokenizers.Tokenizer:
+    """The tokenizer of these pieces. With `space_after_special`, a space is also put after each special token.
 
-    That is how the library encodes the parts of a text one by one, and what `legacy: true` means in tokenizer_config.json. Without
-    it a text that begins with a blank gets no other one, as in the published tokenizer.json of Mistral 0.3.
+    That is `legacy: true` in tokenizer_config.json, and the library's result for the parts of a text one by one. Without it, a
+    text that begins with a space gets no second one, as in the published tokenizer.json of Mistral 0.3.
     """
     vocabulary = {text: number for number, text in enumerate(pieces.texts)}
     unknown = next(iter(pieces.of_kind(UNKNOWN)), None)
@@ -77,39 +78,39 @@ def build(pieces: Pieces, *, blank_after_special: bool = True) -> tokenizers.Tok
     steps: list[normalizers.Normalizer] = []
     if pieces.normal_form:
         steps.append(normalizers.Precompiled(pieces.normal_form))
-    if pieces.one_blank:
+    if pieces.single_spaces:
         steps += [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
     own = pieces.of_kind(USER_DEFINED)
-    if pieces.blank_first and blank_after_special:
-        steps.append(_blank_before_all_but(own) if own else normalizers.Prepend(BLANK))
-    if pieces.blank_first and not blank_after_special:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=BLANK, prepend_scheme="first", split=False)
+    if pieces.space_first and space_after_special:
+        steps.append(_space_before_all_but(own) if own else normalizers.Prepend(SPACE))
+    if pieces.space_first and not space_after_special:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False)
     else:
-        steps.append(normalizers.Replace(" ", BLANK))
+        steps.append(normalizers.Replace(" ", SPACE))
     if steps:
         backend.normalizer = normalizers.Sequence(steps)
-    strip = [decoders.Strip(" ", 1, 0)] if pieces.blank_first else []
+    strip = [decoders.Strip(" ", 1, 0)] if pieces.space_first else []
     backend.decoder = decoders.Sequence(
-        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     special = [AddedToken(text, normalized=False, special=True) for text in pieces.of_kind(UNKNOWN, CONTROL)]
-    # Sentencepiece finds its user's pieces in the prepared text, where blanks are signs already.
+    # Sentencepiece looks for user-defined pieces in the normalized text, where spaces are already SPACE.
     prepared = bool(steps) and backend.pre_tokenizer is None
     own_tokens = [AddedToken(text, normalized=prepared) for text in own]
     add_tokens(backend, [*special, *own_tokens])
     return backend
 
 
-def _blank_before_all_but(pieces: Sequence[str]) -> normalizers.Normalizer:
-    """A blank before every text but these, which the tokenizer prepares in the same way before it looks for them."""
+def _space_before_all_but(pieces: Sequence[str]) -> normalizers.Normalizer:
+    """Put a space before every text except these pieces, because the tokenizer normalizes them before it looks for them."""
     alone = "|".join(re.escape(piece) for piece in pieces)
-    return normalizers.Replace(tokenizers.Regex(rf"\A(?=[\s\S])(?!(?:{alone})\z)"), BLANK)
+    return normalizers.Replace(tokenizers.Regex(rf"\A(?=[\s\S])(?!(?:{alone})\z)"), SPACE)
 
 
 def merges(pieces: Pieces) -> list[tuple[str, str]]:
-    """Every cut of every piece into two pieces, the best score first: `ab` 0, `abc` -1 -> (a, b), (ab, c).
+    """Every cut of every piece into two pieces, best score first: `ab` 0, `abc` -1 -> (a, b), (ab, c).
 
-    Sentencepiece joins the leftmost of equally good pairs, so that it grows what stands on the left: hence the longest left part first.
+    Of equally good pairs sentencepiece joins the leftmost, which makes the left part longer; so the longest left part comes first.
     """
     scores = {
         text: score
@@ -128,14 +129,14 @@ def merges(pieces: Pieces) -> list[tuple[str, str]]:
 def read_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     """The tokenizer of a folder with tokenizer.model, and its named tokens (eos_token, ...).
 
-    ModelError if its family is not known here, or if it would give an id that the library does not give.
+    ModelError if its family is unknown, or if it would give other ids than the library.
     """
     file = folder / "tokenizer.model"
     family = _family(folder, settings)
     if family not in FAMILIES:
-        code = "is Python code of its own, which is not run" if "auto_map" in settings else "is not known here"
+        why = "are in its own Python code, which is not run" if "auto_map" in settings else "are unknown"
         raise ModelError(
-            f"{file}: how a model of type '{family}' uses it {code}. Set model.tokenizer_name_or_path to a folder with the same "
+            f"{file}: the rules of model type '{family}' {why}. Set model.tokenizer_name_or_path to a folder with the same "
             "tokenizer in its fast form (tokenizer.json)"
         )
     processor, pieces = _load(file)
@@ -150,10 +151,10 @@ def read_folder(folder: Path, settings: Mapping[str, Any]) -> tuple[tokenizers.T
         pieces = _with_commands(pieces, folder)
         named |= {"pad_token": named["unk_token"]}
     legacy = bool(settings.get("legacy", True))
-    backend = build(pieces, blank_after_special=legacy)
+    backend = build(pieces, space_after_special=legacy)
     compare(backend, processor, pieces, file, legacy=legacy)
     if settings.get("add_bos_token", family != "chatglm") and "bos_token" in named:
-        open_with(backend, named["bos_token"])
+        begin_with(backend, named["bos_token"])
     return backend, named
 
 
@@ -180,10 +181,10 @@ def _load(file: Path) -> tuple[Any, Pieces]:
         processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
         assert model.pieces
     except Exception as error:  # protobuf and sentencepiece raise errors of their own
-        raise ModelError(f"{file}: is not a sentencepiece model, or is cut short. Download it again") from error
+        raise ModelError(f"{file}: is not a sentencepiece model, or is truncated. Download it again") from error
     if model.trainer_spec.model_type != formats.TrainerSpec.BPE or model.trainer_spec.treat_whitespace_as_suffix:
         raise ModelError(
-            f"{file}: is not a byte-pair model, which the known families have. Set model.tokenizer_name_or_path to a folder with "
+            f"{file}: is not a byte-pair model, as in all supported families. Set model.tokenizer_name_or_path to a folder with "
             "the same tokenizer as tokenizer.json"
         )
     spec = model.normalizer_spec
@@ -191,19 +192,19 @@ def _load(file: Path) -> tuple[Any, Pieces]:
         [piece.piece for piece in model.pieces],
         [piece.score for piece in model.pieces],
         [piece.type for piece in model.pieces],
-        blank_first=spec.add_dummy_prefix,
-        one_blank=spec.remove_extra_whitespaces,
+        space_first=spec.add_dummy_prefix,
+        single_spaces=spec.remove_extra_whitespaces,
         normal_form=spec.precompiled_charsmap,
     )
     return processor, pieces
 
 
 def _with_commands(pieces: Pieces, folder: Path) -> Pieces:
-    """ChatGLM's own tokens behind the pieces. [gMASK] and its like are never read out of a text, the roles of ChatGLM3 are."""
+    """The pieces, then ChatGLM's own tokens. Encoding a text never gives [gMASK] and the like, but it gives ChatGLM3's roles."""
     code = folder / "tokenization_chatglm.py"
     if not code.is_file():
         raise ModelError(
-            f"{folder}: has no tokenization_chatglm.py, which says whether <|user|> is a token (it is read, never run). Download it, too"
+            f"{folder}: has no tokenization_chatglm.py, which tells whether <|user|> is a token (it is read, never run). Download it, too"
         )
     roles = CHATGLM3_ROLES if "<|user|>" in code.read_text(encoding="utf-8", errors="replace") else ()
     known = set(pieces.texts)
@@ -217,7 +218,7 @@ def _with_commands(pieces: Pieces, folder: Path) -> Pieces:
 
 
 def compare(backend: tokenizers.Tokenizer, processor: Any, pieces: Pieces, file: Path, *, legacy: bool) -> None:
-    """ModelError if a probe gets other ids than from the sentencepiece library, which knows no special tokens inside a text."""
+    """ModelError if a probe gets other ids than from the sentencepiece library, which finds no special tokens in a text."""
     special = pieces.of_kind(UNKNOWN, CONTROL)
     probes = [
         text
@@ -227,14 +228,14 @@ def compare(backend: tokenizers.Tokenizer, processor: Any, pieces: Pieces, file:
     wrong = [text for text in probes if backend.encode(text, add_special_tokens=False).ids != processor.encode(text)]
     if wrong:
         raise ModelError(
-            f"{file}: as a fast tokenizer it would give other ids than sentencepiece on {len(wrong)} of {len(probes)} texts "
-            f"({wrong[0][:40]!r} for one). Set model.tokenizer_name_or_path to a folder with the same tokenizer as tokenizer.json"
+            f"{file}: as a fast tokenizer it would give other ids than sentencepiece on {len(wrong)} of {len(probes)} texts, "
+            f"for example {wrong[0][:40]!r}. Set model.tokenizer_name_or_path to a folder with the same tokenizer as tokenizer.json"
         )
 
 
 def _own_probes(pieces: Pieces, count: int = 400) -> Iterator[str]:
-    """Lines of the vocabulary's own pieces in a fixed random order."""
-    ordinary = [text.replace(BLANK, " ") for text in pieces.of_kind(NORMAL, USER_DEFINED)]
+    """Texts of the vocabulary's own pieces in a fixed random order."""
+    ordinary = [text.replace(SPACE, " ") for text in pieces.of_kind(NORMAL, USER_DEFINED)]
     choose = random.Random(0)
     for _ in range(count if ordinary else 0):
         yield "".join(choose.choices(ordinary, k=12))

@@ -1,7 +1,7 @@
-"""Tokenizer, and where it comes from: a local folder, the Hub or a GGUF file.
+"""Load a tokenizer from a local folder, the Hub or a GGUF file.
 
-Reads tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and config.json. Where there is no
-tokenizer.json (sentencepiece models, GGUF files), `converted_tokenizer` makes one, once.
+It is described by tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and config.json. Where there
+is no tokenizer.json (sentencepiece models, GGUF files), `converted.py` makes one, once.
 """
 
 import json
@@ -16,11 +16,11 @@ import tokenizers
 import xxhash
 from numpy.typing import NDArray
 
-from mftcoder.data.tokenizers import converted as converted_tokenizer
-from mftcoder.data.tokenizers import qwen as qwen_tokenizer
+from mftcoder.data.tokenizers import converted, qwen
 from mftcoder.data.tokenizers.byte_level import token_texts
 from mftcoder.data.tokenizers.fast_bpe import WordEncoder
 from mftcoder.errors import DataError, ModelError
+from mftcoder.hub import download_snapshot, hub_errors
 from mftcoder.jsonl import read_json
 
 FILES = (
@@ -34,16 +34,16 @@ FILES = (
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
-    qwen_tokenizer.FILE,
+    qwen.FILE,
 )
 
-READ_ONCE = ("added_tokens.json", "tokenization_*.py")
-"""Files that only the making of a tokenizer.json looks at."""
+CONVERSION_FILES = ("added_tokens.json", "tokenization_*.py")
+"""Files that are needed only to make a tokenizer.json."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer and what its files say about it. `fingerprint` is a hash of those files."""
+    """A tokenizer with the settings in its files. `fingerprint` is a hash of those files."""
 
     name: str
     folder: str
@@ -51,7 +51,7 @@ class Tokenizer:
     eos_token: str
     bos_token: str
     pad_token: str
-    named_tokens: dict[str, str]  # eos_token, bos_token, ... as chat templates name them
+    named_tokens: dict[str, str]  # eos_token, bos_token, ...: the names in chat templates
     special_tokens: frozenset[str]
     chat_template: str | None
     fingerprint: str
@@ -78,22 +78,22 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id, added tokens included: the embedding must have as many rows."""
+        """The largest id plus one, added tokens included: the embedding must have at least as many rows."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether the tokenizer itself puts its BOS token before a text."""
+        """Whether the tokenizer itself puts the BOS token before a text."""
         return bool(self.bos_token) and self.backend.encode("").ids[:1] == [self.bos_id]
 
     @cached_property
-    def encodes_pieces_alike(self) -> bool:
-        """Whether a text may be encoded piece by piece: true of byte-level tokenizers, false where a first word gets a blank."""
+    def encodes_piecewise(self) -> bool:
+        """Whether a text may be encoded piece by piece: true for byte-level tokenizers, false where a first word gets a space."""
         probes = [(f"{self.eos_token}", "ab"), ("x\n", "ab c"), (f"x{self.eos_token}\n", "def f")]
         return all(self.encode(a + b) == self.encode(a) + self.encode(b) for a, b in probes)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered text; nothing is added to it."""
+        """Token ids of a rendered text, without added special tokens."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     @cached_property
@@ -101,7 +101,7 @@ class Tokenizer:
         return WordEncoder.of(self.backend)
 
     def encode_batch(self, texts: Sequence[str]) -> Iterator[NDArray[np.int32]]:
-        """Token ids of many rendered texts, in order; the same as `encode` gives, faster."""
+        """Token ids of many rendered texts, in order: the same ids as from `encode`, but faster."""
         if self._words is not None:
             yield from self._words.encode(texts)
             return
@@ -117,12 +117,14 @@ def load_tokenizer(model_name_or_path: str) -> Tokenizer:
     """The tokenizer of a folder, a Hub id or a .gguf file; ModelError if there is none, or if it has no EOS token."""
     folder = _find_folder(model_name_or_path)
     if not (folder / "tokenizer.json").is_file():
-        folder = converted_tokenizer.folder_of(folder)
+        folder = converted.folder_of(folder)
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises plain Exception, and a panic of its Rust code is not even one
+    except (
+        BaseException
+    ) as error:  # the library raises plain Exception; a panic of its Rust code is only a BaseException
         raise ModelError(f"{folder / 'tokenizer.json'}: not a tokenizer: {error}") from error
     backend.no_truncation()
     backend.no_padding()
@@ -137,13 +139,8 @@ def _find_folder(name: str) -> Path:
         raise ModelError(f"{name}: is a file; give a model folder, a Hub id or a .gguf file")
     if name.count("/") > 1 or name.startswith((".", "~", "/")) or path.suffix == ".gguf":
         raise ModelError(f"{name}: no such folder")
-    from huggingface_hub import snapshot_download  # slow to import, and not needed for a local folder
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES, *READ_ONCE]))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{name}: no such folder, and the Hub did not give its tokenizer: {reason}") from error
+    with hub_errors(f"{name}: no such folder", advice="Give a folder, a .gguf file or a Hub id", kind=ModelError):
+        return download_snapshot(name, [*FILES, *CONVERSION_FILES])
 
 
 def _describe(backend: tokenizers.Tokenizer, folder: Path, name: str) -> Tokenizer:
@@ -187,7 +184,7 @@ def _if_known(backend: tokenizers.Tokenizer, token: str) -> str:
 
 
 def _eos_by_id(backend: tokenizers.Tokenizer, folder: Path) -> dict[str, str]:
-    """The EOS token that the model's config names by its id, if it does."""
+    """The EOS token whose id is in the model's config, if there is one."""
     for file in ("generation_config.json", "config.json"):
         value = _read(folder / file).get("eos_token_id")
         first = value[0] if isinstance(value, list) and value else value
@@ -209,7 +206,7 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
 
 
 def _fingerprint(folder: Path) -> str:
-    """Hash of all that shapes tokens and text: the tokenizer as it is and the settings beside it."""
+    """Hash of everything that shapes tokens and text: the tokenizer and its settings."""
     digest = xxhash.xxh3_128()
     for file in FILES:
         path = folder / file

@@ -1,9 +1,8 @@
-"""Matrix products in 8-bit floats (e4m3, arXiv 2209.05433): rounding, and the product with a weight that is held so.
+"""Matrix products in 8-bit floats (e4m3, arXiv 2209.05433): rounding, and the product of rows with a weight in e4m3.
 
-Goes in: rows in bfloat16 or float32, a weight in e4m3. Comes out: rows W^T or rows W in the format of the rows. Each row has a
-scale of its own and the weight has one; all are powers of two, so that scaling is exact and a held weight is a bfloat16
-number. GPUs with e4m3 products (compute capability 8.9 and above) multiply so; elsewhere the same rounded numbers are
-multiplied in the format of the rows: the same result but for the order of the sums, at no gain in speed.
+Each row has its own scale and the weight has one. All scales are powers of two, so that scaling is exact and a weight in e4m3 is
+exact in bfloat16. GPUs with e4m3 products (compute capability 8.9 and above) use them. Elsewhere the same rounded numbers are
+multiplied in the dtype of the rows: the same result except for the order of the sums, without a gain in speed.
 """
 
 import functools
@@ -13,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-E4M3 = torch.float8_e4m3fn
-LARGEST = 256.0  # what a row's or a weight's largest number stays below once it is scaled; e4m3 ends at 448
-CAPABILITY = (8, 9)  # the first with e4m3 products
-GPUS_WITH_FP8 = "compute capability 8.9 or newer (RTX 40 and 50, L4, L40S, H100, H200, B200)"
-MULTIPLE = 16  # of a weight's rows and columns: what these products need
+from mftcoder.errors import reason
 
-# Bits of a float32. Magnitudes are compared as whole numbers: a nan is then the largest, and no instruction is used next to
-# which Triton stores wrong bytes (https://github.com/triton-lang/triton/issues/11111).
+E4M3 = torch.float8_e4m3fn
+LARGEST = 256.0  # the upper bound of scaled numbers; e4m3 ends at 448
+CAPABILITY = (8, 9)  # the first compute capability with e4m3 products
+GPUS_WITH_FP8 = "compute capability 8.9 or newer (RTX 40 and 50, L4, L40S, H100, H200, B200)"
+MULTIPLE = 16  # the rows and columns of a weight must be multiples of this
+
+# Bits of a float32. Magnitudes are compared as integers: a nan is then the largest, and this avoids an instruction that makes
+# Triton store wrong bytes (https://github.com/triton-lang/triton/issues/11111).
 MAGNITUDE, EXPONENT = 0x7FFFFFFF, 0x7F800000
 TINY = 27 << 23  # 2^-100: the magnitude below which a row is zero
 
@@ -34,14 +35,14 @@ torch.library.define(
 def round_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [N, n] in e4m3, and their scales float32 [N, 1]. A row that is not finite becomes nan."""
     if not rows.is_cuda or (torch.compiler.is_compiling() and _compiles_e4m3(rows.device)):
-        return round_rows_in_torch(rows)  # which a compiler fuses with what made the rows
+        return round_rows_in_torch(rows)  # a compiler fuses it with the operation that computes the rows
     rounded, scales = torch.ops.mftcoder.round_rows(rows)
     return rounded, scales
 
 
 @torch.compiler.assume_constant_result
 def _compiles_e4m3(device: torch.device) -> bool:
-    """Whether Triton has e4m3 on a CUDA device. For older GPUs compiling it is an error."""
+    """Whether Triton supports e4m3 on a CUDA device; on older GPUs, compiling it is an error."""
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
@@ -63,7 +64,7 @@ def _magnitudes(numbers: Tensor) -> Tensor:
 
 
 def _scale(largest: Tensor) -> Tensor:
-    """The power of two that brings numbers of magnitudes up to `largest` below LARGEST."""
+    """The power of two that scales numbers of magnitudes up to `largest` to below LARGEST."""
     power = (largest.clamp_min(TINY) & EXPONENT).view(torch.float32)  # <= the largest number < 2 power
     return power * (2.0 / LARGEST)
 
@@ -78,7 +79,7 @@ def fp8_product(
 ) -> Tensor:
     """rows W^T + bias [N, out] in `dtype`, or rows W [N, in] if `transposed`.
 
-    `rounded` are the rows of `round_rows` and their scales; `held` are W's bytes [out, in], in any format, and W's scale.
+    `rounded` are rows and scales from `round_rows`; `held` are W's bytes [out, in], viewed as any dtype, and W's scale.
     """
     product: Tensor = torch.ops.mftcoder.fp8_product(*rounded, *held, bias, dtype, transposed)
     return product
@@ -87,7 +88,7 @@ def fp8_product(
 def multiply_fp8(
     rows: Tensor, scales: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype, transposed: bool
 ) -> Tensor:
-    """The product with a weight [out, in] in e4m3, on whatever device this is."""
+    """The product with a weight [out, in] in e4m3, on any device."""
     if dtype == torch.bfloat16 and lack_of_fp8(rows.device) is None:
         return _multiply_on_gpu(rows, scales, weight, scale, transposed)
     left, right = rows.to(dtype) * scales.to(dtype), weight.to(dtype) * scale.to(dtype)  # exact
@@ -95,16 +96,16 @@ def multiply_fp8(
 
 
 def _multiply_on_gpu(rows: Tensor, scales: Tensor, weight: Tensor, scale: Tensor, transposed: bool) -> Tensor:
-    """The tensor cores read both factors along the dimension that is summed over: rows W needs W^T in memory."""
+    """The tensor cores read both factors along the summed dimension, so rows W needs W^T in memory."""
     from mftcoder.kernels.linear.fp8_triton import transposed_bytes
 
     right = transposed_bytes(weight) if transposed else weight
-    fast = not transposed  # sums in reduced precision: for the forward pass only, as torchao does
+    fast = not transposed  # sums in reduced precision, only in the forward pass, as in torchao
     return scaled_product(rows, scales, right, scale, by_rows=_scales_rows(rows.device), fast=fast)
 
 
 def scaled_product(rows: Tensor, scales: Tensor, right: Tensor, scale: Tensor, *, by_rows: bool, fast: bool) -> Tensor:
-    """torch's product rows right^T [N, out] in bfloat16, scaled row by row inside it (`by_rows`) or after it: the same numbers."""
+    """torch's product rows right^T [N, out] in bfloat16; rows are scaled inside it (`by_rows`) or after it, which is the same."""
     options: dict[str, Any] = {"out_dtype": torch.bfloat16, "use_fast_accum": fast}
     if by_rows:
         every = scale.expand(1, right.shape[0]).contiguous()
@@ -115,31 +116,29 @@ def scaled_product(rows: Tensor, scales: Tensor, right: Tensor, scale: Tensor, *
 
 @functools.cache
 def _scales_rows(device: torch.device) -> bool:
-    """Whether cuBLAS scales rows inside its product: on Hopper, from CUDA 12.9. torch's other kernels for it are slow without fast sums."""
+    """Whether cuBLAS scales rows inside its product: on Hopper from CUDA 12.9. torch's other kernels are slow without fast sums."""
     version = tuple(int(part) for part in (torch.version.cuda or "0.0").split(".")[:2])
     return torch.cuda.get_device_capability(device)[0] == 9 and version >= (12, 9)
 
 
 @functools.cache
 def lack_of_fp8(device: torch.device) -> str | None:
-    """Why this device does not multiply e4m3 itself; None if it does, which a small product shows once."""
+    """Why this device does not multiply e4m3 itself; None if it does, which a small product verifies once."""
     if device.type != "cuda":
-        return f"a CPU has no products in fp8; NVIDIA GPUs of {GPUS_WITH_FP8} have"
+        return f"a CPU has no fp8 products; they need an NVIDIA GPU of {GPUS_WITH_FP8}"
     if torch.version.hip is not None:
-        return "AMD's fp8 is another one than NVIDIA's"
+        return "AMD's fp8 differs from NVIDIA's"
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     if capability < CAPABILITY:
         return f"{name} has compute capability {capability[0]}.{capability[1]}; products in fp8 need {GPUS_WITH_FP8}"
     try:
-        return None if _multiplies_rightly(device) else f"{name}: a small product in fp8 came out wrong"
-    except Exception as error:  # whatever torch, Triton or the driver raise: the emulation takes over
-        return (
-            f"{name}: a small product in fp8 failed: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-        )
+        return None if _multiplies_correctly(device) else f"{name}: a small fp8 product gave a wrong result"
+    except Exception as error:  # from torch, Triton or the driver: the emulation is used instead
+        return f"{name}: a small fp8 product failed: {type(error).__name__}: {reason(error)}"
 
 
-def _multiplies_rightly(device: torch.device) -> bool:
-    """Whether rounding on the device equals its twin, and products of small whole numbers are exact in both directions."""
+def _multiplies_correctly(device: torch.device) -> bool:
+    """Whether rounding on the device equals its twin, and products of small integers are exact in both directions."""
     from mftcoder.kernels.linear.fp8_triton import round_rows_on_gpu
 
     rows = torch.arange(32 * 64, device=device, dtype=torch.bfloat16).view(32, 64).remainder_(13) - 6

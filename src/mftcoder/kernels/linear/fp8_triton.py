@@ -1,8 +1,4 @@
-"""Rounding rows to e4m3 and transposing bytes on a GPU, each in one launch.
-
-Goes in: rows in bfloat16 or float32, or a weight in e4m3. Comes out: what `round_rows_in_torch` gives, bit for bit, or the
-weight's transpose. A compiled layer fuses the rounding with what makes the rows instead.
-"""
+"""Rounding rows to e4m3, bit for bit as `round_rows_in_torch`, and transposing bytes on a GPU, each in one launch."""
 
 import torch
 import triton
@@ -10,11 +6,11 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2048  # columns of a row that are read at once
-TILE = 64  # a square of bytes that is transposed at once
+TILE = 64  # side of the square of bytes that is transposed at once
 
 
 def round_rows_on_gpu(rows: Tensor, *, tiny: int, largest: float) -> tuple[Tensor, Tensor]:
-    """Rows [N, n] in e4m3, below `largest` once they are scaled, and their scales float32 [N, 1].
+    """Rows [N, n] in e4m3, scaled to below `largest`, and their scales float32 [N, 1].
 
     `tiny` is the magnitude, as the bits of a float32, below which a row is zero.
     """
@@ -39,7 +35,7 @@ def transposed_bytes(weight: Tensor) -> Tensor:
 
 @triton.jit
 def _round(rows, rounded, scales, stride, tiny, largest, width: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One program a row: its largest magnitude (as bits, see fp8.py), then the row by the power of two that belongs to it."""
+    """One program per row: its largest magnitude (as bits, see fp8.py), then the row divided by its power of two."""
     row = tl.program_id(0).to(tl.int64)
     peak = tl.zeros([block], tl.int32)
     for start in range(0, width, block):
@@ -49,7 +45,7 @@ def _round(rows, rounded, scales, stride, tiny, largest, width: tl.constexpr, bl
     top = tl.maximum(tl.max(peak), tiny)
     power = (top & 0x7F800000).to(tl.float32, bitcast=True)
     tl.store(scales + row, power * (2.0 / largest))
-    inverse = tl.div_rn(largest * 0.5, power)  # exact, like all of this: powers of two
+    inverse = tl.div_rn(largest * 0.5, power)  # exact, because these are powers of two
     for start in range(0, width, block):
         column = start + tl.arange(0, block)
         inside = column < width
@@ -59,7 +55,7 @@ def _round(rows, rounded, scales, stride, tiny, largest, width: tl.constexpr, bl
 
 @triton.jit
 def _transpose(source, target, rows, columns, tile: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One program a square: read along the rows of one, written along the rows of the other."""
+    """One program per square: read along the rows of the source, written along the rows of the target."""
     row = tl.program_id(0) * tile + tl.arange(0, tile)
     column = tl.program_id(1) * tile + tl.arange(0, tile)
     inside = (row < rows)[:, None] & (column < columns)[None, :]

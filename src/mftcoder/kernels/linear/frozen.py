@@ -1,9 +1,8 @@
-"""Products with a weight that does not train: y = x W^T and dx = dy W, however W is held.
+"""Products with a weight that does not train: y = x W^T and dx = dy W, for each representation of W.
 
-Goes in: rows in the model's dtype and what holds the weight. Comes out: rows in the same format. Four ways: `plain` (the
-weight itself), `fp8` (e4m3, both factors rounded: `fp8.py`), `nf4` (4 bits of bitsandbytes, unpacked for the one product) and
-`nf4_fp8` (unpacked and rounded to e4m3). Each product with a held weight is one operator, so that a compiler neither
-keeps an unpacked weight for the backward pass nor shares it between the passes.
+The representations are `plain` (the weight itself), `fp8` (e4m3, both factors rounded: `fp8.py`), `nf4` (4 bits of bitsandbytes,
+unpacked for each product) and `nf4_fp8` (unpacked and rounded to e4m3). Each product with a quantized weight is one operator, so that
+a compiler neither saves an unpacked weight for the backward pass nor shares it between the passes.
 """
 
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from mftcoder.kernels.linear.fp8 import fp8_product, round_rows
 from mftcoder.kernels.linear.nf4 import nf4_fp8_product, nf4_product, nf4_product_back
 
 Read = tuple[Tensor, ...]
-"""Rows as products take them: themselves, or in e4m3 with a scale each."""
+"""The rows as input of the products: themselves, or in e4m3 with one scale per row."""
 
 
 @dataclass(frozen=True)
 class FrozenWeight:
-    """A weight [out, in] as it is held, and its layer's bias."""
+    """A weight [out, in] in its representation, and its layer's bias."""
 
     how: str  # a key of PRODUCTS
     tensors: tuple[Tensor, ...]
@@ -31,18 +30,18 @@ class FrozenWeight:
 
 
 class FrozenProduct(Protocol):
-    """One way to hold a weight."""
+    """The products for one representation of a weight."""
 
     def read(self, rows: Tensor) -> Read:
-        """What all products of these rows [N, n] share."""
+        """The rows [N, n] as input that all their products share."""
         ...
 
     def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """x W^T + bias [N, out], in memory of its own."""
+        """x W^T + bias [N, out], in new memory."""
         ...
 
     def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
-        """dy W [N, in], plus `into` if there is one, which may be overwritten."""
+        """dy W [N, in], plus `into` if given; `into` may be overwritten."""
         ...
 
 
@@ -60,7 +59,7 @@ def _add_product_shapes(into: Tensor, left: Tensor, right: Tensor, scale: float)
 
 
 def add_product_(into: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
-    """`into += scale * left @ right`, in place. An operator of its own: a compiler makes of addmm_ a copy and an addmm."""
+    """`into += scale * left @ right`, in place. It is an operator, because a compiler turns addmm_ into a copy and an addmm."""
     torch.ops.mftcoder.add_product_(into, left, right, scale)
     return into
 
@@ -92,7 +91,7 @@ class _Fp8:
 
 
 class _Nf4:
-    """What `nf4.py` unpacks, multiplied in the model's dtype."""
+    """The weight that `nf4.py` unpacks, multiplied in the model's dtype."""
 
     def read(self, rows: Tensor) -> Read:
         return (rows,)
@@ -105,7 +104,7 @@ class _Nf4:
 
 
 class _Nf4Fp8:
-    """The same, multiplied as `_Fp8` does."""
+    """The unpacked weight, multiplied as in `_Fp8`."""
 
     def read(self, rows: Tensor) -> Read:
         return round_rows(rows)
@@ -120,6 +119,6 @@ class _Nf4Fp8:
 PRODUCTS: dict[str, FrozenProduct] = {"plain": _Plain(), "fp8": _Fp8(), "nf4": _Nf4(), "nf4_fp8": _Nf4Fp8()}
 
 
-# Not in place: torch 2.11's compiler loses the gradients of a function whose tensors an operator of torch changes in place.
+# Not in place: torch 2.11's compiler loses the gradients of a function if an operator of torch changes its tensors in place.
 def _sum(into: Tensor | None, product: Tensor) -> Tensor:
     return product if into is None else into + product

@@ -1,11 +1,10 @@
-"""Linear layers with low-rank additions, computed as one function for a group of layers that read the same input.
+"""Linear layers with LoRA weights, computed as one function for a group of layers with the same input.
 
     y_i = x W_i^T + b_i + s (x A_i^T) B_i^T                                                    (LoRA, arXiv 2106.09685)
 
-Goes in: the input rows, and for each layer its trained A and B and its frozen weight. Comes out: each layer's rows,
-differentiable in x, A and B. The group needs one product with all its A, each addition is accumulated in the memory of the
-frozen product, and the backward pass keeps x once. How a frozen weight is held and multiplied is a row of `frozen.PRODUCTS`.
-Knows no model: `models/layers/lora_forward.py` finds the groups.
+The outputs are differentiable in x, A and B. A group needs one product with all its A, the LoRA product is added in the memory of the
+frozen product, and x is saved once for the backward pass. `frozen.PRODUCTS` multiplies with the frozen weights, and
+`models/layers/lora_forward.py` finds the groups.
 """
 
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ class LoraWeights:
 
 
 def lora_linear(x: Tensor, layers: Sequence[LoraWeights], scale: float) -> tuple[Tensor, ...]:
-    """Each layer's output [..., out] of the input x [..., in] that they share. All hold their weights in the same way."""
+    """Each layer's output [..., out] for their common input x [..., in]. All weights have the same representation."""
     how = layers[0].frozen.how
     assert all(layer.frozen.how == how for layer in layers)
     tensors = [t for layer in layers for t in (layer.a, layer.b, layer.frozen.bias, *layer.frozen.tensors)]
@@ -43,7 +42,7 @@ def _by_layer(tensors: Sequence[Any], count: int) -> list[Sequence[Any]]:
 
 
 class _LoraGroup(torch.autograd.Function):
-    """The group's outputs, and all gradients from one visit of the backward pass."""
+    """The outputs of a group, and all its gradients in one node of the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, how: str, scale: float, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -56,7 +55,7 @@ class _LoraGroup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Any, ...]:
-        """None for the layers whose output nobody used: their weights get no gradient, as with a layer that did not run."""
+        """A layer whose output was not used gets no gradients, like a layer that did not run."""
         x, inner, *tensors = ctx.saved_tensors
         layers = _by_layer(tensors, ctx.count)
         slope_x, slopes_a, slopes_b = group_backward(
@@ -68,7 +67,7 @@ class _LoraGroup(torch.autograd.Function):
 
 
 def group_forward(x: Tensor, how: str, scale: float, layers: list[Sequence[Any]]) -> tuple[list[Tensor], Tensor]:
-    """Outputs [N, out_i] and the inner products x A^T [N, sum of ranks] that the backward pass needs."""
+    """Outputs [N, out_i], and x A^T [N, sum of LoRA ranks], which the backward pass needs."""
     product = PRODUCTS[how]
     inner = x @ torch.cat([a for a, *_ in layers]).t()
     read = product.read(x)
@@ -92,7 +91,7 @@ def group_backward(
     *,
     with_x: bool,
 ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
-    """Gradients of x, of each A and of each B. Each upstream gradient enters three products and nothing else."""
+    """Gradients of x, of each A and of each B. Each upstream gradient is used in three products only."""
     product = PRODUCTS[how]
     slope_x: Tensor | None = None
     slopes_b: list[Tensor | None] = []

@@ -1,7 +1,7 @@
-"""Products with a weight that bitsandbytes holds in 4 bits: unpacked for one product, then let go.
+"""Products with a 4-bit weight of bitsandbytes, which is unpacked for each product and then freed.
 
-Goes in: rows and the tensors of a `Linear4bit` with double quantisation. Comes out: x W^T or dy W, in the model's dtype
-or multiplied in e4m3. The bits, their meaning and the unpacking are bitsandbytes' own; only its matrix product is not used.
+The weight is that of a `Linear4bit` with double quantization. bitsandbytes packs and unpacks it; the products are computed here, in
+the model's dtype or in e4m3.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def nf4_product(rows: Tensor, held: Sequence[Tensor], bias: Tensor | None) -> Te
 
 
 def nf4_product_back(rows: Tensor, held: Sequence[Tensor], into: Tensor | None) -> Tensor:
-    """rows W, added to `into` in place if there is one."""
+    """rows W, added to `into` in place if it is given."""
     if into is None:
         product: Tensor = torch.ops.mftcoder.nf4_product(rows, *held, None, True)
         return product
@@ -53,7 +53,7 @@ def nf4_fp8_product(
 
 
 def held_tensors(packed: Tensor, state: Any) -> tuple[Tensor, ...]:
-    """`held` of a weight and bitsandbytes' QuantState of it."""
+    """`held` for a packed weight and its QuantState of bitsandbytes."""
     return packed, state.absmax, state.state2.absmax, state.state2.code, state.offset
 
 
@@ -68,7 +68,7 @@ def is_known(state: Any) -> bool:
 
 
 def _matrix(rows: Tensor, held: Sequence[Tensor], transposed: bool, dtype: torch.dtype) -> Tensor:
-    """The weight [out, in], or its transpose [in, out] in the layout that rows W takes."""
+    """The weight [out, in]; if `transposed`, viewed by the width of the rows that are multiplied with W."""
     import bitsandbytes.functional as bits
 
     packed, absmax, nested_absmax, code, offset = held

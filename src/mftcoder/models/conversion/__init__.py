@@ -1,1 +1,1 @@
-"""Model families and file formats that transformers does not hold."""
+"""Model families and file formats that transformers does not support."""

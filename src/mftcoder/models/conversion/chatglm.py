@@ -1,11 +1,13 @@
-"""ChatGLM2, ChatGLM3 and CodeGeeX2 (and GLM-4 in that layout) as GLM: the fused projection is cut in three, the rest is renamed.
+"""ChatGLM2, ChatGLM3 and CodeGeeX2 (and GLM-4 in that layout) as GLM: the fused projection is split in three, the rest is renamed.
 
-Original: `query_key_value` gives all query heads, then the key groups, then the value groups, with biases (without groups: q, k and
-v of the first head, then of the second); the first half of each head is rotated, neighbours against each other;
-`dense_4h_to_h(silu(a) * b)` with a and b the halves of `dense_h_to_4h`; RMSNorm before attention and before the feed-forward part.
-That is GLM's function. Two meanings of `rope_ratio` were published under the same model type: ChatGLM2-32k divides positions by it,
-ChatGLM3-32k and GLM-4 multiply the base 10000 by it. The text of the modeling file says which. ChatGLM (the first) is another
-architecture, with positions in two dimensions: refused.
+In the original, `query_key_value` gives all query heads, then the key groups, then the value groups, with biases (without groups:
+q, k and v of the first head, then of the second). Neighbours in the first half of each head are rotated against each other. The
+feed-forward part is `dense_4h_to_h(silu(a) * b)`, with a and b the halves of `dense_h_to_4h`. There is an RMSNorm before attention
+and before the feed-forward part. GLM computes the same.
+
+`rope_ratio` was published with two meanings under one model type: ChatGLM2-32k divides positions by it, ChatGLM3-32k and GLM-4
+multiply the base 10000 by it. The text of the modeling file decides. The first ChatGLM is refused: its positions have two
+dimensions.
 """
 
 import math
@@ -41,7 +43,7 @@ _EXPECTED = {
 }
 
 
-def recipe(raw: Config, folder: Path) -> Recipe:
+def chatglm(raw: Config, folder: Path) -> Recipe:
     """The conversion of this checkpoint. ValueError with the reason if it cannot be exact."""
     return Recipe("chatglm", _config(raw, folder), partial(_tensors, raw=raw))
 
@@ -49,11 +51,11 @@ def recipe(raw: Config, folder: Path) -> Recipe:
 def _config(raw: Config, folder: Path) -> dict[str, Any]:
     if "padded_vocab_size" not in raw:
         raise ValueError(
-            "ChatGLM (the first) has positions in two dimensions, which no native architecture has; take ChatGLM2 or 3"
+            "the positions of the first ChatGLM have two dimensions, as in no native architecture; use ChatGLM2 or 3"
         )
     odd = [what for key, (usual, what) in _EXPECTED.items() if raw.get(key, usual) != usual]
     if odd:
-        raise ValueError(f"this ChatGLM has {' and '.join(odd)}, which GLM has not")
+        raise ValueError(f"this ChatGLM has {' and '.join(odd)}, which GLM does not have")
     heads = raw["num_attention_heads"]
     return {
         "architectures": ["GlmForCausalLM"],
@@ -78,7 +80,7 @@ def _config(raw: Config, folder: Path) -> dict[str, Any]:
 
 
 def _rotary(raw: Config, folder: Path) -> dict[str, Any]:
-    """The base and the scaling of positions, which `rope_ratio` means in the one or in the other way."""
+    """The rotary base and the scaling of positions, by either meaning of `rope_ratio`."""
     ratio = raw.get("rope_ratio", 1)
     if not 0 < ratio < math.inf:
         raise ValueError(f"its rope_ratio is {ratio}")
@@ -89,7 +91,7 @@ def _rotary(raw: Config, folder: Path) -> dict[str, Any]:
     if bool(divides) == bool(multiplies):
         raise ValueError(
             f"its rope_ratio of {ratio} divides positions in ChatGLM2 and multiplies the rotary base in ChatGLM3, and no "
-            f"modeling file in {folder} says which. Put the model's modeling_chatglm.py there (it is read, never run)"
+            f"modeling file in {folder} tells which. Put the model's modeling_chatglm.py there (it is read, never run)"
         )
     if divides:
         return {"rope_theta": 10000.0, "rope_scaling": {"rope_type": "linear", "factor": float(ratio)}}
@@ -110,7 +112,7 @@ def _tensors(name: str, tensor: Tensor, *, raw: Config) -> dict[str, Tensor]:
 
 
 def _cut(joined: Tensor, raw: Config) -> tuple[Tensor, ...]:
-    """Queries, keys and values out of the rows of the fused projection."""
+    """Queries, keys and values from the rows of the fused projection."""
     heads, size = raw["num_attention_heads"], raw["kv_channels"]
     if not raw.get("multi_query_attention"):
         return tuple(part.flatten(0, 1) for part in joined.unflatten(0, (heads, 3, size)).unbind(1))

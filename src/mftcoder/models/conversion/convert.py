@@ -1,8 +1,8 @@
-"""Checkpoints of families that transformers does not hold become checkpoints of families it does, once, in the cache.
+"""Convert checkpoints of families that transformers does not support into families that it supports, once, in the cache.
 
-Goes in: a folder in the original layout (config.json and weights; its Python code is read where it decides something, never run).
-Comes out: a native folder that computes the same function, so that packing, adapters, merging and generation need to know nothing of
-it. What cannot be converted exactly is refused with the reason, before a weight is read. One module a family; the formulas are in each.
+The native folder computes the same function, so packing, adapters, merging and generation need no special cases. Python code of the
+original is read where it decides something, but never run. What cannot be converted exactly is refused with the reason, before a
+weight is read. The recipe of each family, with its formulas, is in a module beside this one.
 """
 
 import importlib
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,9 +21,9 @@ from transformers import AutoConfig
 from mftcoder import cache
 from mftcoder.data.tokenizers.converted import MADE_BY
 from mftcoder.data.tokenizers.tokenizer import FILES, load_tokenizer
-from mftcoder.errors import MftError, ModelError
+from mftcoder.errors import MftError, ModelError, reason
 from mftcoder.jsonl import atomic_folder, read_json, write_json
-from mftcoder.models.files import hub
+from mftcoder.models.files import download
 from mftcoder.models.files.weights import (
     COMPUTED,
     INDEX,
@@ -39,16 +38,16 @@ from mftcoder.models.files.weights import (
 
 Config = Mapping[str, Any]
 Native = Callable[[str, Tensor], Mapping[str, Tensor]]
-"""Name and value of an original tensor -> the native ones. KeyError if the family has no such tensor."""
+"""Name and value of an original tensor -> the native tensors. KeyError if the family has no such tensor."""
 
 FAMILIES = {
-    "qwen": "mftcoder.models.conversion.qwen1",
-    "baichuan": "mftcoder.models.conversion.baichuan",
-    "chatglm": "mftcoder.models.conversion.chatglm",
-    "aquila": "mftcoder.models.conversion.aquila",
+    "qwen": "mftcoder.models.conversion.qwen1:qwen",
+    "baichuan": "mftcoder.models.conversion.to_llama:baichuan",
+    "chatglm": "mftcoder.models.conversion.chatglm:chatglm",
+    "aquila": "mftcoder.models.conversion.to_llama:aquila",
 }
-"""model_type of the original checkpoint to the module with `recipe(config, folder)`, which raises ValueError with the reason if
-the model cannot be converted exactly."""
+"""model_type of the original checkpoint to "module:function"; the function makes the recipe from a config and its folder. It raises
+ValueError with the reason if the model cannot be converted exactly."""
 
 SHARD_BYTES = 4 * 2**30
 SETTINGS = ("config.json", "generation_config.json")
@@ -56,10 +55,10 @@ SETTINGS = ("config.json", "generation_config.json")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one checkpoint becomes a native one."""
+    """How to convert one checkpoint."""
 
-    family: str  # of the original, for messages
-    config: dict[str, Any]  # of the native model
+    family: str  # the original's, for messages
+    config: dict[str, Any]  # the native model's
     tensors: Native
 
 
@@ -70,14 +69,15 @@ def needs_conversion(folder: Path) -> bool:
 
 
 def converted(folder: Path, *, name: str, pickled: bool) -> Path:
-    """The native folder of an original one, made on first use. ModelError if that is impossible, or its weights are pickled only."""
+    """The native folder of an original one, made on first use. ModelError if that is impossible."""
     raw = read_json(folder / "config.json")
     family = raw["model_type"]
-    module = importlib.import_module(FAMILIES[family])
-    recipe = _recipe(module, raw, folder, name)
+    module_name, _, function = FAMILIES[family].partition(":")
+    module = importlib.import_module(module_name)
+    recipe = _recipe(getattr(module, function), raw, folder, name)
     files = weight_files(folder, allow_pickled=pickled)
     beside = [path for pattern in ("*token*", "*.json", "*.py", "*.jinja") for path in sorted(folder.glob(pattern))]
-    target = hub.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *MADE_BY, *files, *beside)}"
+    target = download.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *MADE_BY, *files, *beside)}"
     if not (target / "config.json").is_file():
         tensors = all_tensors(files).values()
         check_conversion(tensors, recipe, where=folder)
@@ -87,9 +87,9 @@ def converted(folder: Path, *, name: str, pickled: bool) -> Path:
     return target
 
 
-def _recipe(module: ModuleType, raw: Config, folder: Path, name: str) -> Recipe:
+def _recipe(make: Callable[[Config, Path], Recipe], raw: Config, folder: Path, name: str) -> Recipe:
     try:
-        recipe: Recipe = module.recipe(raw, folder)
+        recipe = make(raw, folder)
     except KeyError as error:
         raise ModelError(
             f"{folder / 'config.json'}: has no {error}, which a {raw['model_type']} model needs"
@@ -103,7 +103,7 @@ def _recipe(module: ModuleType, raw: Config, folder: Path, name: str) -> Recipe:
 
 
 def check_conversion(tensors: Iterable[StoredTensor], recipe: Recipe, *, where: Path) -> None:
-    """Convert names and shapes only. ModelError if a tensor is unknown, or if what comes out is not the model of the config."""
+    """Convert names and shapes only. ModelError if a tensor is unknown, or if the result does not match the native config."""
     shapes: dict[str, tuple[int, ...]] = {}
     for tensor in tensors:
         parts = _parts(tensor, torch.empty(tensor.shape, device="meta"), recipe)
@@ -112,14 +112,12 @@ def check_conversion(tensors: Iterable[StoredTensor], recipe: Recipe, *, where: 
     try:
         config = AutoConfig.for_model(values.pop("model_type"), **values)
     except Exception as error:  # transformers checks the values of a config in many ways
-        raise ModelError(
-            f"{where}: no model can be made of its config: {' '.join(str(error).split())[:200]}"
-        ) from error
+        raise ModelError(f"{where}: no model can be made of its config: {reason(error)}") from error
     fitting = fit(meta_model(config, where=where), shapes, where=where)
     if fitting.problems:
         raise ModelError(*fitting.problems)
     if fitting.unused:
-        raise ModelError(f"{where}: holds {listed(fitting.unused)}, which the model of its config has no place for")
+        raise ModelError(f"{where}: holds {listed(fitting.unused)}, which the model of its config does not have")
 
 
 def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, Tensor]:
@@ -139,7 +137,7 @@ def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, 
 
 
 def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Convert tensor by tensor into safetensors files, at most one of them in memory; the config beside them."""
+    """Convert tensor by tensor into safetensors files, with at most one file in memory, and write the config."""
     shard: dict[str, Tensor] = {}
     weight_map: dict[str, str] = {}
     total = 0
@@ -166,7 +164,7 @@ def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path, *, 
 
 
 def _copy_settings(folder: Path, out: Path) -> None:
-    """The generation config, and the fast tokenizer where there is one or one can be made; without it the user must name another."""
+    """Copy the generation config, and the fast tokenizer if there is one or one can be made."""
     if (folder / "generation_config.json").is_file():
         write_json(out / "generation_config.json", read_json(folder / "generation_config.json"))
     try:

@@ -1,8 +1,7 @@
-"""A .gguf file becomes an ordinary model folder: dequantised once into the cache, weights as safetensors, tokenizer.json.
+"""Convert a .gguf file into an ordinary model folder, once, in the cache.
 
-The folder is keyed by the file's content and appears under its name only when complete. Everything after this sees a folder.
-Weights keep their format if the file holds plain ones; blocks of 2 to 8 bits become bfloat16, which is finer than they are.
-What the file says of the model is read by `gguf_architectures`, of the tokenizer by `data.gguf_tokenizer`.
+The folder has the dequantized weights as safetensors and a tokenizer.json. Plain weights keep their dtype; blocks of 2 to 8 bits
+become bfloat16, which loses nothing. `gguf_architectures` reads the model's metadata, `data.tokenizers.gguf` the tokenizer.
 """
 
 import functools
@@ -23,7 +22,7 @@ from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import MftError, ModelError
 from mftcoder.jsonl import atomic_folder, write_json
 from mftcoder.models.conversion import convert, gguf_architectures
-from mftcoder.models.files import hub
+from mftcoder.models.files import download
 from mftcoder.models.files.weights import StoredTensor
 
 TABLES = tuple(f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
@@ -35,7 +34,7 @@ def folder_of(file: Path) -> Path:
     if not file.is_file():
         raise ModelError(f"{file}: no such file; give a model folder, a .gguf file or a Hub id")
     made_by = (sys.modules[__name__], gguf_architectures, convert, *MADE_BY)
-    folder = hub.models_cache() / f"{file.stem}-{cache.key(cache.content_hash(file), *made_by)}"
+    folder = download.models_cache() / f"{file.stem}-{cache.key(cache.content_hash(file), *made_by)}"
     if not (folder / "config.json").is_file():
         with atomic_folder(folder) as temporary:
             convert_file(file, temporary)
@@ -48,7 +47,7 @@ def convert_file(file: Path, out: Path) -> None:
         _convert(file, reader, out)
         try:
             shutil.copytree(load_tokenizer(str(file)).folder, out, dirs_exist_ok=True)
-        except MftError:  # said when somebody asks for the tokenizer; another one may be named in the config
+        except MftError:  # the config may name another tokenizer; loading this one repeats the error
             return
 
 
@@ -85,14 +84,14 @@ def _read(file: Path, tensor: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 def _usual_dtype(reader: Any) -> torch.dtype:
-    """The format of most matrices of the file; bfloat16 for quantised ones."""
+    """The dtype of most matrices of the file; bfloat16 for quantized ones."""
     kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
     most = kinds.most_common(1)[0][0] if kinds else "F32"
     return PLAIN.get(most, torch.bfloat16)
 
 
 def _write_generation_config(values: dict[str, Any], out: Path) -> None:
-    """The tokens that end a text: the end of a text, of a turn, of a message."""
+    """Write the ids of the tokens that end a text, a turn or a message."""
     ends = {values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")} - {None}
     if ends:
         write_json(out / "generation_config.json", {"eos_token_id": sorted(ends)})

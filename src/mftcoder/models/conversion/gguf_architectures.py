@@ -1,8 +1,7 @@
-"""The architectures of .gguf files in Hugging Face's terms: config out of metadata, names and layout of the tensors.
+"""The architectures of .gguf files in Hugging Face's terms: configs from metadata, names and layouts of the tensors.
 
-Goes in: the metadata and the tensors of one file. Comes out: the recipe of its conversion. A metadata key that is not understood here
-may change what the model computes, so it is refused, and so is a tensor without a place. Names and layouts are those that
-llama.cpp's convert_hf_to_gguf.py writes: Llama's queries and keys have the two halves of each head interleaved, Gemma's norms hold
+An unknown metadata key may change what the model computes, so it is refused; so is an unknown tensor. Names and layouts are those of
+llama.cpp's convert_hf_to_gguf.py: Llama's queries and keys have the two halves of each head interleaved, Gemma's norms hold
 w + 1, GPT-2's matrices are transposed, experts are stacked.
 """
 
@@ -20,11 +19,11 @@ from mftcoder.models.files.weights import StoredTensor, listed
 
 Tensors = Mapping[str, StoredTensor]
 HARMLESS = ("vocab_size", "rope.scaling.finetuned", "tensor_data_layout", "expert_gating_func")
-"""Keys that change nothing here: the embedding has the vocabulary's size; softmax is checked where there are experts."""
+"""Keys that need no check: the embedding gives the vocabulary's size, and softmax is checked with the experts."""
 
 
 class Metadata:
-    """The keys of one architecture. Remembers which were read."""
+    """The metadata of one architecture. It remembers which keys were read."""
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = values
@@ -32,19 +31,19 @@ class Metadata:
         self._read: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of `<architecture>.<name>`; a list of equal values is that value. ValueError for nan, inf and less than 0."""
+        """The value of `<architecture>.<name>`; a list of equal values counts as one. ValueError for nan, inf and values below 0."""
         self._read.add(name)
         value = self.values.get(f"{self.architecture}.{name}", default)
         if isinstance(value, list):
             if len(set(value)) != 1:
-                raise ValueError(f"its metadata gives each layer another {name}, which is not supported")
+                raise ValueError(f"its layers differ in {name}, which is not supported")
             value = value[0]
         if isinstance(value, (int, float)) and not 0 <= value < math.inf:
             raise ValueError(f"its metadata gives {self.architecture}.{name} as {value}")
         return value
 
     def need(self, name: str, default: Any = None) -> Any:
-        """The value, a number above 0, or ValueError."""
+        """The value as `get`; ValueError if it is not a number above 0."""
         value = self.get(name, default)
         if value is None:
             raise ValueError(f"its metadata has no {self.architecture}.{name}")
@@ -53,7 +52,7 @@ class Metadata:
         return value
 
     def unread(self) -> list[str]:
-        """Keys of the architecture that nothing asked for."""
+        """Keys of the architecture that were not read."""
         prefix = f"{self.architecture}."
         names = [key.removeprefix(prefix) for key in self.values if key.startswith(prefix)]
         return sorted(name for name in names if name not in self._read and name not in HARMLESS)
@@ -61,10 +60,10 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one `general.architecture` is read."""
+    """How to read one `general.architecture`."""
 
     config: Callable[[Metadata, Tensors], dict[str, Any]]
-    inner: Mapping[str, str]  # blk.N.<key> -> <layers>.N.<value>; "{expert}" takes a stack apart
+    inner: Mapping[str, str]  # blk.N.<key> -> <layers>.N.<value>; "{expert}" splits a stack of experts
     outer: Mapping[str, str]
     layers: str = "model.layers"
     positions: tuple[str, ...] = (
@@ -78,13 +77,13 @@ def recipe(values: Mapping[str, Any], tensors: Tensors) -> Recipe:
     metadata = Metadata(values)
     architecture = ARCHITECTURES.get(metadata.architecture)
     if values.get("general.type", "model") != "model":
-        raise ValueError(f"its general.type is '{values['general.type']}'; only whole models are read")
+        raise ValueError(f"its general.type is '{values['general.type']}'; only whole models are supported")
     if values.get("split.count", 0) > 1:
         raise ValueError(f"is one of {values['split.count']} parts; join them with llama-gguf-split --merge")
     if architecture is None:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(
-            f"architecture '{metadata.architecture}' is not read from .gguf files (known: {known}). Give the original folder"
+            f"architecture '{metadata.architecture}' is not supported in .gguf files (known: {known}). Give the original folder"
         )
     config = {**architecture.config(metadata, tensors), **_token_ids(values)}
     if unread := metadata.unread():
@@ -115,11 +114,11 @@ def _token_ids(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decoder(metadata: Metadata, tensors: Tensors, *, eps: str = "layer_norm_rms_epsilon") -> dict[str, Any]:
-    """What all decoders have. ValueError where keys and values of a head have other sizes, or only a part of it is rotated."""
+    """The config values of all decoders. ValueError if keys and values of a head differ in size."""
     hidden, heads = metadata.need("embedding_length"), metadata.need("attention.head_count")
     size = metadata.need("attention.key_length", hidden // heads)
     if metadata.get("attention.value_length", size) != size:
-        raise ValueError("its values have another head size than its keys, which is not supported")
+        raise ValueError("its values and keys have different head sizes, which is not supported")
     return {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
@@ -135,7 +134,7 @@ def _decoder(metadata: Metadata, tensors: Tensors, *, eps: str = "layer_norm_rms
 
 
 def _rotary(metadata: Metadata, tensors: Tensors, size: int) -> dict[str, Any]:
-    """Base and scaling of rotary positions over whole heads of `size`."""
+    """Base and scaling of rotary positions over whole heads of `size`; ValueError if only a part of each head is rotated."""
     if metadata.get("rope.dimension_count", size) != size:
         raise ValueError("only a part of each head is rotated, which is not supported for this architecture")
     base = float(metadata.need("rope.freq_base", 10000.0))
@@ -157,7 +156,7 @@ def _scaling(metadata: Metadata, tensors: Tensors, base: float, size: int) -> di
         betas = {key: metadata.get(f"rope.scaling.yarn_{key}") for key in ("beta_fast", "beta_slow")}
         yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
         if not original:
-            raise ValueError("it scales rotary positions by yarn and does not say from which context length")
+            raise ValueError("it scales rotary positions by yarn without an original context length")
         return {**yarn, **{key: beta for key, beta in betas.items() if beta is not None}} if scaled else None
     if kind not in ("linear", "none"):
         raise ValueError(f"it scales rotary positions by '{kind}', which is not supported for this architecture")
@@ -165,7 +164,7 @@ def _scaling(metadata: Metadata, tensors: Tensors, base: float, size: int) -> di
 
 
 def _check_yarn(metadata: Metadata) -> None:
-    """Only yarn as published: other factors of the attention are applied differently by transformers and by llama.cpp."""
+    """ValueError unless yarn is used as published: transformers and llama.cpp apply other attention factors differently."""
     published = {"yarn_ext_factor": 1.0, "yarn_attn_factor": 1.0, "attn_factor": 1.0, "yarn_log_multiplier": 0.0}
     for name, usual in published.items():
         if not math.isclose(metadata.get(f"rope.scaling.{name}", usual), usual, abs_tol=1e-6):
@@ -173,9 +172,9 @@ def _check_yarn(metadata: Metadata) -> None:
 
 
 def _llama3(divisors: list[float], base: float, size: int, original: int) -> dict[str, Any] | None:
-    """Llama 3.1's scaling out of what each frequency is divided by: 1 for short waves, the factor for long ones, between them a mix.
+    """Llama 3.1's scaling from the divisor of each frequency: 1 for short waves, the factor for long ones, a mix in between.
 
-    Waves are short below original / 4 and long above original / 1; of other bounds nothing is known, so they are refused.
+    Waves are short below original / 4 and long above original / 1; other bounds are refused.
     """
     low, high = 1.0, 4.0
     waves = [2 * math.pi * base ** (2 * index / size) for index in range(size // 2)]
@@ -188,7 +187,7 @@ def _llama3(divisors: list[float], base: float, size: int, original: int) -> dic
         factor = 1.0
     else:
         factor = (1 - smooth[-1]) / (1 / divisors[-1] - smooth[-1])
-    expected = [1 / ((1 - share) / factor + share) for share in smooth]
+    expected = [1 / ((1 - part) / factor + part) for part in smooth]
     if not all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(divisors, expected, strict=True)):
         raise ValueError("its rope_freqs scale rotary positions in a way that is not Llama 3.1's")
     if factor == 1:
@@ -224,14 +223,14 @@ def _qwen(metadata: Metadata, tensors: Tensors, *, model_type: str, name: str) -
 def _qwen_experts(
     metadata: Metadata, tensors: Tensors, *, model_type: str, name: str, normalised: bool
 ) -> dict[str, Any]:
-    """Widths of experts come from their tensors: not all files state them."""
+    """The widths of experts come from their tensors, because not all files state them."""
     widths = {"moe_intermediate_size": tensors["blk.0.ffn_gate_exps.weight"].shape[1]}
     if "blk.0.ffn_gate_shexp.weight" in tensors:
         widths["shared_expert_intermediate_size"] = tensors["blk.0.ffn_gate_shexp.weight"].shape[0]
     for key in ("expert_feed_forward_length", "expert_shared_feed_forward_length"):
         metadata.get(key)
     if metadata.values.get(f"{metadata.architecture}.expert_gating_func", 1) != 1:
-        raise ValueError("its router is no softmax, which is not supported")
+        raise ValueError("its router is not a softmax, which is not supported")
     counts = {"num_experts": metadata.need("expert_count"), "num_experts_per_tok": metadata.need("expert_used_count")}
     router = {"norm_topk_prob": bool(metadata.get("expert_weights_norm", normalised)), "decoder_sparse_step": 1}
     return {
@@ -276,7 +275,7 @@ def _phi3(metadata: Metadata, tensors: Tensors) -> dict[str, Any]:
 
 
 GEMMA_27B = {"gemma2": 46, "gemma3": 62}
-"""Layers of the size whose queries are scaled by hidden size / heads; the others' by the head size. No key of the file says it."""
+"""Layers of the 27B models. They scale queries by hidden size / heads, the others by the head size; no metadata key tells which."""
 
 
 def _gemma(metadata: Metadata, tensors: Tensors, *, name: str) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Qwen (the first) as Qwen2: the fused projection is cut in three, the rest is renamed.
+"""The first Qwen as Qwen2: the fused projection is split in three, the rest is renamed.
 
-Original: `c_attn` gives q, k, v one behind the other, with biases; rotary positions over the whole head, its halves rotated
-against each other; `c_proj(w1(x) * silu(w2(x)))`; RMSNorm. That is Qwen2's function with `w2` as gate and `w1` as up. Beyond
-`seq_length` tokens the original stretches its rotary base and scales queries by a logarithm, which Qwen2 does not: the native
-model ends there, and is exact up to there.
+In the original, `c_attn` gives q, k and v in sequence, with biases. Rotary positions cover the whole head and rotate its halves
+against each other. The feed-forward part is `c_proj(w1(x) * silu(w2(x)))`, with RMSNorm. Qwen2 computes the same, with `w2` as gate
+and `w1` as up. Beyond `seq_length` tokens the original changes its rotary base and scales queries by a logarithm; Qwen2 does not, so
+the native model is exact up to there and ends there.
 """
 
 import re
@@ -30,16 +30,16 @@ _INNER = {
 }
 
 
-def recipe(raw: Config, folder: Path) -> Recipe:
+def qwen(raw: Config, folder: Path) -> Recipe:
     """The conversion of this checkpoint. ValueError with the reason if it cannot be exact."""
     return Recipe("qwen", _config(raw), _tensors)
 
 
 def _config(raw: Config) -> dict[str, Any]:
     if not raw.get("no_bias", True):
-        raise ValueError("this Qwen has biases in its feed-forward layers, which Qwen2 has not")
+        raise ValueError("this Qwen has biases in its feed-forward layers, which Qwen2 does not have")
     if raw.get("rotary_pct", 1.0) != 1.0:
-        raise ValueError("this Qwen rotates a part of each head only, which Qwen2 does not")
+        raise ValueError("this Qwen rotates only a part of each head, which Qwen2 does not do")
     heads = raw["num_attention_heads"]
     return {
         "architectures": ["Qwen2ForCausalLM"],

@@ -1,1 +1,1 @@
-"""A trained model on disk: found, merged, written."""
+"""Find a trained model on disk, merge its adapter, and write it as a folder."""

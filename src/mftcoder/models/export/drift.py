@@ -1,7 +1,7 @@
-"""How far a merged model predicts from the adapter over the quantised base that it was trained on.
+"""How much the predictions of a merged model differ from those of the adapter over the quantized base.
 
-Goes in: the two models, one after the other. Comes out: their losses on a few fixed lines of code and prose, and how their
-next-token distributions differ there. The merge adds to the base's original weights, which the adapter never saw.
+The merge adds to the base's original weights, but the adapter was trained over quantized ones. The drift is measured on a few fixed
+lines of code and prose.
 """
 
 from dataclasses import dataclass
@@ -38,14 +38,14 @@ class Drift:
     """What the merge changed."""
 
     tokens: int
-    trained_loss: float  # mean token loss over the quantised base
+    trained_loss: float  # mean token loss over the quantized base
     merged_loss: float
     divergence: float  # mean KL(trained || merged) of the next token, nats
-    changed: float  # share of positions whose most probable token is another
+    changed: float  # fraction of positions whose most probable token differs
 
     @property
     def is_large(self) -> bool:
-        """Whether a reader should know before using the merged model."""
+        """Whether the user should be warned."""
         return self.divergence > TOLERATED
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ def predictions(model: Any, tokenizer: Tokenizer) -> list[Tensor]:
 
 
 def measure_drift(trained: list[Tensor], merged: list[Tensor], tokenizer: Tokenizer) -> Drift:
-    """How the merged model's `predictions` lie to the trained one's."""
+    """The drift between the `predictions` of the trained and the merged model."""
     targets = torch.cat([torch.tensor(tokenizer.encode(text)[1:]) for text in TEXTS])
     before, after = (torch.cat([text[:-1] for text in found]) for found in (trained, merged))  # [N, V]
     return Drift(

@@ -1,7 +1,6 @@
-"""A complete model folder in Hugging Face layout: weights, config, generation config, tokenizer, chat template.
+"""Write a complete model folder in Hugging Face layout: weights, config, generation config, tokenizer, chat template.
 
-Goes in: a model source and an empty folder. Comes out: everything that stock transformers, vLLM or a converter needs to load it
-and to render chats as in training. The model card and the checksums are the export's.
+transformers, vLLM and converters can load it and render chats as in training. The export command adds model card and checksums.
 """
 
 import json
@@ -31,7 +30,7 @@ def write_model_folder(
 ) -> None:
     """Write `source` into `out`, its adapter merged. `chat_template` is Jinja; `end` is the text that ends an answer.
 
-    `as_trained`: into the base as 4 or 8 bits held it while the adapter trained, instead of its original weights.
+    `as_trained` merges into the quantized values of the base that the adapter was trained over, not into its original weights.
     """
     _write_weights(source, out, dtype, held_base(source) if as_trained else unchanged)
     _write_config(source.weights, out, dtype)
@@ -43,11 +42,13 @@ def write_model_folder(
 
 
 def held_base(source: ModelSource) -> Change:
-    """The base's weights as the run's bits held them. ModelError if there were none, or its files cannot be read tensor by tensor."""
+    """The base's weights as the run's quantization represented them. ModelError without one, or if files cannot be streamed."""
     if source.quantization is None or source.adapter is None:
         raise ModelError(f"{source.name}: was not trained over a base in 4 or 8 bits; leave out --as-trained")
     if not weight_sources(source.weights) or reaches_experts(source.adapter):
-        raise ModelError(f"{source.weights}: pickled weights and fused experts merge into the original weights only")
+        raise ModelError(
+            f"{source.weights}: pickled weights and fused experts can only be merged into the original weights"
+        )
     trusted = {"trust_remote_code": source.trust_remote_code}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights, **trusted), **trusted)
@@ -72,7 +73,7 @@ def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype, change: C
             # Pickled weights and fused experts cannot be read tensor by tensor.
             model = source.load(device="cpu", dtype=torch.float32)
             if _as_in_memory(source):
-                model._weight_conversions = None  # noted while reading: none needed. Back to files, the family's are
+                model._weight_conversions = None  # from reading these files; saving then uses the family's conversions
             model.save_pretrained(temporary)
             weights, adapter = Path(temporary), None
         if adapter is not None:
@@ -82,7 +83,7 @@ def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype, change: C
 
 
 def _as_in_memory(source: ModelSource) -> bool:
-    """Whether files that ranks wrote share by share have names that the model's family has in memory only."""
+    """Whether the weights have the model's names in memory: so they do if ranks wrote shards of a converted family."""
     checkpoint = source.checkpoint if source.adapter is None else None
     sharded = checkpoint is not None and (checkpoint / "optimizer" / "shares").is_dir()
     family = read_json(source.weights / "config.json").get("model_type")
@@ -91,8 +92,8 @@ def _as_in_memory(source: ModelSource) -> bool:
 
 def _write_config(weights: Path, out: Path, dtype: torch.dtype) -> None:
     config = read_json(weights / "config.json")
-    for passing in ("_name_or_path", "torch_dtype", "quantization_config"):
-        config.pop(passing, None)
+    for key in ("_name_or_path", "torch_dtype", "quantization_config"):
+        config.pop(key, None)
     write_json(out / "config.json", {**config, "dtype": str(dtype).removeprefix("torch."), "use_cache": True})
 
 
@@ -115,7 +116,7 @@ def end_ids(tokenizer: Tokenizer, end: str) -> set[int]:
 
 
 def write_tokenizer(tokenizer: Tokenizer, out: Path, *, chat_template: str) -> None:
-    """Copy the tokenizer's files; the chat template stands in chat_template.jinja alone, so that nothing contradicts it."""
+    """Copy the tokenizer's files. The chat template is only in chat_template.jinja, so that no second one contradicts it."""
     for name in FILES:
         path = Path(tokenizer.folder) / name
         if path.is_file() and name not in NOT_TOKENIZER:

@@ -1,7 +1,6 @@
-"""A LoRA adapter merged into its base: shard by shard, computed in float32, written in the asked format.
+"""Merge a LoRA adapter into its base: file by file, computed in float32, written in the requested dtype.
 
-Goes in: the base's folder, a peft folder, an empty folder. Comes out: weight files (and their index) whose logits equal the
-adapter model's. At most one output shard is in memory. Config and tokenizer are the export's business.
+The logits equal the adapter model's. At most one output file is in memory. `folder.py` writes config and tokenizer.
 
     W' = W + s B A                                   s = alpha / r, or alpha / sqrt(r) for rsLoRA   (arXiv 2106.09685, 2312.03732)
     W' = m (W + s B A) / |W + s B A|                 DoRA, the norm taken over each output's inputs  (arXiv 2402.09353)
@@ -52,11 +51,11 @@ class Update:
 
 
 Change = Callable[[str, Tensor], Tensor]
-"""What is done to a weight, given its name, before an update is added."""
+"""Changes a weight, given its name, before an update is added."""
 
 
 def unchanged(name: str, weight: Tensor) -> Tensor:
-    """The weight."""
+    """The weight itself."""
     return weight
 
 
@@ -69,14 +68,14 @@ def merge(
     change: Change = unchanged,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write the merged weights of `base` and `adapter` into `out`. ModelError if an addition finds no weight in the base."""
+    """Write the merged weights of `base` and `adapter` into `out`. ModelError if the base lacks a weight of the adapter."""
     sources = weight_sources(base)
     updates = match(read_updates(adapter), sources, base=str(base), adapter=adapter)
     write_weights(sources, out, dtype=dtype, updates=updates, change=change, shard_bytes=shard_bytes)
 
 
 def read_updates(adapter: Path) -> dict[str, Update]:
-    """The additions of a peft folder, by module path (`model.layers.0.self_attn.q_proj`)."""
+    """The updates of a peft folder, by module path (`model.layers.0.self_attn.q_proj`)."""
     config = read_json(adapter / ADAPTER_CONFIG)
     with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
         tensors = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -111,14 +110,14 @@ def weight_sources(folder: Path) -> dict[str, Path]:
 
 
 def match(updates: dict[str, Update], names: Container[str], *, base: str, adapter: Path) -> dict[str, Update]:
-    """Updates by the base's tensor names; a checkpoint may leave out the outermost module (`transformer.h.0` is `h.0`)."""
+    """Updates by the base's tensor names. A checkpoint may omit the outermost module (`h.0` for `transformer.h.0`)."""
     matched = {}
     for module, update in updates.items():
         candidates = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
         name = next((candidate for candidate in candidates if candidate in names), None)
         if name is None:
             raise ModelError(
-                f"{adapter}: {module}: has no weight of that name in {base}; it belongs to another base model"
+                f"{adapter}: {module}: {base} has no weight of that name; the adapter belongs to another base model"
             )
         matched[name] = update
     return matched
@@ -133,14 +132,14 @@ def write_weights(
     change: Change = unchanged,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Copy weights into `out` as safetensors shards of at most `shard_bytes`, cast to `dtype`, with `updates` merged in."""
+    """Write weights into `out` as safetensors files of at most `shard_bytes`, cast to `dtype`, with `updates` merged in."""
     shards = _plan(sources, dtype, shard_bytes)
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     names = names if len(shards) > 1 else ["model.safetensors"]
     for file_name, shard in zip(names, shards, strict=True):
         tensors = {name: _cast(_merged(name, sources[name], updates or {}, change), dtype) for name in shard}
         save_file(tensors, out / file_name, metadata={"format": "pt"})
-        (out / file_name).chmod(0o644)  # safetensors leaves files readable for their owner alone
+        (out / file_name).chmod(0o644)  # safetensors makes files that only their owner can read
     if len(shards) > 1:
         weight_map = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
         total = sum(size for shard in shards for size in shard.values())
@@ -148,7 +147,7 @@ def write_weights(
 
 
 def _plan(sources: dict[str, Path], dtype: torch.dtype, shard_bytes: int) -> list[dict[str, int]]:
-    """Shards of tensor names with their bytes, in the base's order."""
+    """Tensor names with their bytes, one table per file, in the base's order."""
     shards: list[dict[str, int]] = [{}]
     for name, size in _sizes(sources, dtype):
         if shards[-1] and sum(shards[-1].values()) + size > shard_bytes:

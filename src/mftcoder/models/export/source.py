@@ -1,7 +1,7 @@
-"""What a user means by a model to run or to export: a run folder, a model folder, a .gguf file or a Hub id.
+"""The model that a user names, to run or to export: a run folder, a model folder, a .gguf file or a Hub id.
 
-Comes out: where its weights, its adapter and its tokenizer lie, and on request the model in memory with the adapter merged into
-it, exactly as the export writes it. Knows no template and no benchmark.
+A ModelSource has the paths of its weights, adapter and tokenizer. It loads the model with the adapter merged, exactly as the export
+writes it.
 """
 
 from dataclasses import dataclass
@@ -23,33 +23,35 @@ from mftcoder.models.loading.resolve import local_folder
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model on disk, not loaded."""
+    """A model on disk that is not loaded."""
 
-    name: str  # the folder's or the run's name, for file names
+    name: str  # of the folder or the run, for file names
     weights: Path  # folder with config.json and weights
-    adapter: Path | None  # peft folder that belongs on top
+    adapter: Path | None  # peft folder of an adapter over the weights
     tokenizer: Tokenizer
     run: RunConfig | None = None
     checkpoint: Path | None = None
     trust_remote_code: bool = False
 
     def dtype(self, wanted: str | None = None) -> torch.dtype:
-        """The asked dtype; else the run's; else the files' own, where it is one of ours; else bfloat16."""
+        """The requested dtype; else the run's; else the files' own, if it is supported; else bfloat16."""
         stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
         return DTYPES.get(wanted or str(stored), torch.bfloat16)
 
     @property
     def quantization(self) -> str | None:
-        """The bits that the run's base was held in while the adapter trained; None for whole weights."""
+        """The quantization of the base while the adapter trained; None for unquantized weights."""
         return self.run.model.quantization if self.run and self.adapter else None
 
     def load(self, *, device: torch.device | str, dtype: torch.dtype, as_trained: bool = False) -> Any:
-        """The model on `device`, ready to generate, the adapter merged into the weights of the base's original precision.
+        """The model on `device`, ready to generate, with the adapter merged into the base's original weights.
 
-        `as_trained` leaves the adapter beside a base held in the run's bits. ModelError if the run had no such base.
+        `as_trained` keeps the adapter unmerged over the base with the run's quantization. ModelError if there was none.
         """
         if as_trained and not self.quantization:
-            raise ModelError(f"{self.name}: was not trained over a base in 4 or 8 bits, so there is none to load")
+            raise ModelError(
+                f"{self.name}: was not trained over a base in 4 or 8 bits, so it cannot be loaded that way"
+            )
         safe = self.run.model.use_safetensors if self.run else True
         model = load_folder(
             self.weights,
@@ -65,7 +67,7 @@ class ModelSource:
 
 
 def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool = False) -> ModelSource:
-    """The source behind what a user typed. ModelError or CheckpointError if there is none."""
+    """The source that a user named. ModelError or CheckpointError if there is none."""
     path = Path(model).expanduser()
     if (path / "checkpoints").is_dir() or (path / "config.yaml").is_file():
         return open_run(path, checkpoint)
@@ -75,7 +77,7 @@ def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool
 
 
 def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
-    """The model of a training run. `checkpoint` is best, latest, or the name of a folder below `checkpoints`."""
+    """The model of a run folder. `checkpoint` is best, latest, or the name of a folder below `checkpoints`."""
     if not (run / "config.yaml").is_file():
         raise CheckpointError(
             f"{run}: is not a run folder: it has no config.yaml. Give the output_dir of a training run"
@@ -99,12 +101,12 @@ def open_run(run: Path, checkpoint: str = "best") -> ModelSource:
 
 
 def _tokenizer_of(model: str, folder: Path) -> Tokenizer:
-    """The tokenizer in a model's native folder; where none could be put, what the user named, whose error says why."""
+    """The tokenizer in a model's native folder; if it has none, the user's own path, whose error gives the reason."""
     return load_tokenizer(str(folder) if (folder / "tokenizer.json").is_file() else model)
 
 
 def find_checkpoint(run: Path, wanted: str) -> Path:
-    """The checkpoint folder that `best`, `latest` or a folder's name means; without a best one, the latest."""
+    """The checkpoint folder for `best`, `latest` or a folder's name; the latest if there is no best."""
     folder = run / "checkpoints"
     known = sorted(path.name for path in folder.glob("step-*") if path.is_dir())
     if not known:
@@ -122,9 +124,9 @@ def _pointed(pointer: Path) -> str | None:
 
 
 def merged_in_memory(model: Any, adapter: Path) -> Any:
-    """A loaded model with a LoRA adapter added to its own weights: in float32, rounded once, as the streaming merge does.
+    """A loaded model with a LoRA adapter added to its weights: in float32, rounded once, as in the streaming merge.
 
-    Additions to fused experts are merged by peft, in the model's own dtype.
+    Updates of fused experts are merged by peft, in the model's own dtype.
     """
     if reaches_experts(adapter):
         return load_adapter(model, adapter).merge_and_unload()

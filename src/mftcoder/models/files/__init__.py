@@ -1,1 +1,1 @@
-"""The files of a model: fetched, checked, listed with checksums."""
+"""The files of a model: downloaded, checked, listed with checksums."""

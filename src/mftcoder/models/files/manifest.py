@@ -1,7 +1,6 @@
-"""Checksums of a folder: MANIFEST.md5 and MANIFEST.sha256, written at export and verified wherever the folder arrives.
+"""The checksums of a folder: MANIFEST.md5 and MANIFEST.sha256, written at export, verified after a copy.
 
-The files are in the format of `md5sum` and `sha256sum` (digest, two spaces, path), so `md5sum -c MANIFEST.md5` works without
-this project. Reads every byte; changes nothing but the two files.
+They have the format of `md5sum` and `sha256sum` (digest, two spaces, path), so `md5sum -c MANIFEST.md5` works without this project.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ def write_manifests(folder: Path) -> None:
 
 
 def verify(folder: Path) -> list[str]:
-    """One line for each file that is changed, missing or not listed; empty if all is well. ModelError without a manifest."""
+    """One line for each file that is changed, missing or not listed. ModelError without a manifest."""
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such folder")
     listed = {algorithm: _read(folder / name) for algorithm, name in MANIFESTS.items() if (folder / name).is_file()}
@@ -56,7 +55,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """Both digests in one reading."""
+    """Both digests, from reading the file once."""
     hashes = {algorithm: hashlib.new(algorithm, usedforsecurity=False) for algorithm in MANIFESTS}
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

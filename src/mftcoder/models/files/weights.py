@@ -1,8 +1,7 @@
-"""The weight files of a model folder by their headers: which ones are read, what they hold, whether that is what the model needs.
+"""The weight files of a model folder: which are read, which tensors they hold, and whether these fit the model.
 
-Goes in: a folder, transformers' config. Comes out: names and shapes, and one line for each that is missing, has another shape or
-cannot be read. No weight is read for that: the model and the tensors are on the meta device. Of pickled files only plain tensors
-are taken, nothing in them is run.
+Only headers are read: the model and the tensors are on the meta device. From pickled files only plain tensors are taken; no code in
+them is run.
 """
 
 import copy
@@ -21,23 +20,23 @@ from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging as transformers_logging
 
-from mftcoder.errors import ModelError
+from mftcoder.errors import ModelError, reason
 from mftcoder.jsonl import read_json
-from mftcoder.models.files import hub
+from mftcoder.models.files.download import PICKLED_WEIGHTS
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED_WHOLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias", ".logn_tensor")
-"""Ends of names of tensors in old checkpoints that a model computes by itself."""
+"""Suffixes of tensors in old checkpoints that the model computes by itself."""
 SHOWN = 3
 MOST_LAYERS = 10_000
-"""A damaged config may say more, and building them would fill the memory."""
+"""A config with more layers is damaged, and building them would fill the memory."""
 Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, not read yet."""
+    """A tensor in a file that is not read yet."""
 
     path: Path
     name: str
@@ -47,9 +46,9 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a checkpoint fit a model."""
+    """How well the tensors of a checkpoint fit a model."""
 
-    problems: tuple[str, ...]  # weights that are missing or have another shape
+    problems: tuple[str, ...]  # weights that are missing or have the wrong shape
     unused: tuple[str, ...]  # tensors that the model does not have
 
 
@@ -68,25 +67,25 @@ def _indexed(index: Path) -> list[Path]:
     raw = read_json(index)
     named = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(named, dict) or not named or not all(isinstance(name, str) for name in named.values()):
-        raise ModelError(f"{index}: names no weight file (no weight_map in it). Download it again")
+        raise ModelError(f"{index}: names no weight file (it has no weight_map). Download it again")
     files = [index.parent / name for name in sorted(set(named.values()))]
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise ModelError(*(f"{path}: is missing; {index.name} names it. Download it again" for path in missing))
     if not isinstance(raw.get("metadata"), dict):
-        raise ModelError(f'{index}: has no "metadata", which transformers asks for. Add "metadata": {{}} to it')
+        raise ModelError(f'{index}: has no "metadata", which transformers requires. Add "metadata": {{}} to it')
     return files
 
 
 def _no_weights(folder: Path, *, allow_pickled: bool) -> str:
-    pickled = [path.name for pattern in hub.PICKLED_WEIGHTS for path in sorted(folder.glob(pattern))]
+    pickled = [path.name for pattern in PICKLED_WEIGHTS for path in sorted(folder.glob(pattern))]
     loose = sorted(path.name for path in folder.glob("*.safetensors"))
     if loose:
         return f"{folder}: has weights ({loose[0]}) but no {INDEX} that lists them. Download it, too"
     if pickled and not allow_pickled:
         return (
-            f"{folder}: has only pickled weights ({pickled[0]}), which can run code when loaded. Take a safetensors version, "
-            "or set model.use_safetensors: false if you know where they come from"
+            f"{folder}: has only pickled weights ({pickled[0]}), which can run code when loaded. Use a safetensors version, "
+            "or set model.use_safetensors: false if you trust their source"
         )
     if pickled:
         return f"{folder}: has neither {PICKLED_WHOLE} nor {PICKLED_INDEX}, so its pickled weights cannot be read"
@@ -94,12 +93,12 @@ def _no_weights(folder: Path, *, allow_pickled: bool) -> str:
 
 
 def stored_tensors(path: Path) -> list[StoredTensor]:
-    """What a .safetensors file or a pickled one holds. ModelError if it is damaged, or holds more than tensors."""
+    """The tensors of a .safetensors or pickled file. ModelError if it is damaged, or holds more than tensors."""
     return list(_safe_tensors(path) if path.suffix == ".safetensors" else _pickled_tensors(path))
 
 
 def all_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Name -> tensor over all files. ModelError with a line for each file that cannot be read, or holds what another one holds."""
+    """Name -> tensor over all files. ModelError with a line for each file that cannot be read, or repeats a tensor."""
     found: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for path in files:
@@ -111,7 +110,7 @@ def all_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
         if twice := [tensor.name for tensor in tensors if tensor.name in found]:
             first = found[twice[0]].path.name
             problems.append(
-                f"{path}: holds {listed(twice)}, which {first} holds too. Which one is meant cannot be known: keep one"
+                f"{path}: holds {listed(twice)}, which {first} also holds. Keep one of them: it is unknown which is right"
             )
         found |= {tensor.name: tensor for tensor in tensors}
     if problems:
@@ -130,7 +129,7 @@ def _safe_tensors(path: Path) -> Iterator[StoredTensor]:
                 shape = tuple(file.get_slice(name).get_shape())
                 yield StoredTensor(path, name, shape, functools.partial(read, name))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: is damaged or cut short ({error}). Download it again") from error
+        raise ModelError(f"{path}: is damaged or truncated ({error}). Download it again") from error
 
 
 def _pickled_tensors(path: Path) -> Iterator[StoredTensor]:
@@ -148,34 +147,33 @@ def _unpickle(path: Path, device: str) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise ModelError(
-                f"{path}: holds Python objects beside its weights, which could run code, so it is not read. Take a "
+                f"{path}: holds Python objects beside its weights. They could run code, so it is not read. Use a "
                 "safetensors version of the model"
             ) from error
-        raise ModelError(f"{path}: is damaged or cut short. Download it again") from error
+        raise ModelError(f"{path}: is damaged or truncated. Download it again") from error
     except Exception as error:  # a damaged file ends in errors of zipfile, pickle and torch
-        raise ModelError(f"{path}: is damaged or cut short. Download it again") from error
+        raise ModelError(f"{path}: is damaged or truncated. Download it again") from error
     if not isinstance(held, dict):
         raise ModelError(f"{path}: holds a {type(held).__name__}, not a table of weights")
     return held
 
 
 def meta_model(model_config: Any, *, where: Path | str, trust_remote_code: bool = False) -> Any:
-    """The model of a config without any weights in memory. ModelError if the config's values do not make one."""
+    """The model of a config on the meta device, without weights in memory. ModelError if the config is not usable."""
     layers = getattr(model_config.get_text_config(), "num_hidden_layers", None)
     if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise ModelError(f"{where}: no model can be made from these values: {layers:.3g} layers are more than any has")
+        raise ModelError(f"{where}: no model can be made from these values: {layers:.3g} layers are too many")
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever a model's constructor runs into with values that do not fit
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{where}: no model can be made from these values: {reason}") from error
+    except Exception as error:  # constructors raise many kinds for inconsistent values
+        raise ModelError(f"{where}: no model can be made from these values: {reason(error)}") from error
 
 
 def fit(model: Any, shapes: Shapes, *, where: Path) -> Fit:
-    """Compare names and shapes with `model`, of the meta device; other layouts than today's are matched as transformers loads them."""
+    """Compare names and shapes with `model` (on the meta device); transformers' loader matches layouts that differ."""
     if getattr(model.config, "quantization_config", None):
-        return Fit((), ())  # packed weights have other names and shapes, which only their library knows
+        return Fit((), ())  # quantized weights have other names and shapes, which only their library knows
     saved = revert_weight_conversion(model, model.state_dict())
     needed = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if shapes == needed:
@@ -193,10 +191,10 @@ def fit(model: Any, shapes: Shapes, *, where: Path) -> Fit:
             )
     except Exception as error:
         if not type(model).__module__.startswith("transformers."):
-            return Fit((), ())  # a model's own code may load in its own way; the loader then names what is missing
+            return Fit((), ())  # the model's own code may load differently; the loader then names what is missing
         if not isinstance(error, RuntimeError):
             raise
-        # Tensors that are stacked while loading (experts) do not go together.
+        # Tensors that are stacked while loading (experts) do not match each other.
         wrong = {name: (shapes[name], needed[name]) for name in needed.keys() & shapes.keys()}
         return Fit(_problems(where, needed.keys() - shapes.keys(), wrong), _unused(shapes.keys() - needed.keys()))
     wrong = {name: (stored, shape) for name, stored, shape in info["mismatched_keys"]}
@@ -219,14 +217,14 @@ def _problems(
             "the model again"
         )
     for name, (stored, needed) in sorted(wrong.items())[:SHOWN]:
-        lines.append(f"{where}: {name} is {_size(stored)} in the files, and {_size(needed)} by config.json")
+        lines.append(f"{where}: {name} is {_size(stored)} in the files, but {_size(needed)} by config.json")
     if len(wrong) > SHOWN:
-        lines.append(f"{where}: {len(wrong) - SHOWN} more weights have another shape than by config.json")
+        lines.append(f"{where}: {len(wrong) - SHOWN} more weights do not have the shape given by config.json")
     return tuple(lines)
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are: `a, b, c and 4 more`."""
+    """The first few names and the number of others: `a, b, c and 4 more`."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -237,7 +235,7 @@ def _size(shape: Sequence[int]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own report of the same, and its progress bar."""
+    """Turn off transformers' own report of mismatches and its progress bar."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,1 +1,1 @@
-"""Layers that take the place of a model's own."""
+"""Layers that replace a model's own: LoRA, 4 and 8 bits, fp8."""

@@ -1,11 +1,10 @@
-"""Which weights train: all of them, or low-rank additions through peft.
+"""Which weights train: all of them, or LoRA weights through peft.
 
-Goes in: a base model and the adapter section. Comes out: the model with `requires_grad` set and, for lora, additions in the
-base's own dtype over a base that stays as it is. peft owns them, `lora_forward.py` computes them. Saves and loads adapters as
-peft folders that stock peft reads. Merging is `merge.py`'s.
+peft owns the LoRA weights, `lora_forward.py` computes them, and folders are saved and loaded in peft's format. `export/merge.py`
+merges them.
 
-The additions have the base's dtype, so that no forward pass casts. An update of 1e-4 of a weight is below bfloat16's step of
-4e-3 and would be lost: the optimizer keeps float32 copies (training/optimizer.py).
+LoRA weights have the base's dtype, so that no forward pass casts. An update of 1e-4 of a weight is below bfloat16's step of 4e-3 and
+would be lost, so the optimizer keeps float32 copies (training/optimizer.py).
 """
 
 import warnings
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from mftcoder.config.schema import AdapterConfig
-from mftcoder.errors import ModelError
+from mftcoder.errors import ModelError, reason
 from mftcoder.jsonl import read_json
 from mftcoder.models.layers.lora_forward import speed_up
 from mftcoder.models.layers.quantize import is_quantized, was_conv1d
@@ -32,18 +31,18 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def attach(model: Any, config: AdapterConfig, *, quantization: str | None = None) -> Any:
-    """The model that trains as `config` says. For lora a peft model around `model`, equal to it until the first step.
+    """The model that trains as `config` says. For lora, a peft model around `model` that is equal to it until the first step.
 
-    `quantization` says that the base's linear layers will be held in bits, where `model` is only its plan (on the meta device).
-    ModelError for additions that this model cannot have.
+    `quantization` is that of the base's linear layers, for a `model` on the meta device that is not quantized itself.
+    ModelError if this model cannot have these LoRA weights.
     """
     if config.type == "full":
         return model.requires_grad_(True)
     settings = lora_config(model, config, in_bits=quantization is not None or is_quantized(model))
     with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5.23 for an attribute it has renamed.
+        # peft 0.21 reads an attribute that transformers 5.23 has renamed.
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-        # For fused experts peft sets the ranks itself, applies them, and then misses them among the modules.
+        # For fused experts, peft sets and applies the ranks itself, and then does not find them among the modules.
         warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
         try:
             adapted: Any = get_peft_model(model, settings, autocast_adapter_dtype=False)
@@ -53,15 +52,15 @@ def attach(model: Any, config: AdapterConfig, *, quantization: str | None = None
 
 
 def _ready(adapted: Any, model: Any, *, peft_forward: bool = False) -> Any:
-    """A peft model as it trains: additions in the products' format, plain layers with the faster forward."""
-    adapted = _in_the_products_format(adapted, model)
+    """A peft model ready to train: LoRA weights in the base's dtype, plain layers with the faster forward."""
+    adapted = _cast_to_base(adapted, model)
     if not peft_forward:
         speed_up(adapted)
     return adapted
 
 
-def _in_the_products_format(adapted: Any, model: Any) -> Any:
-    """Over packed 8-bit weights peft makes additions in float32; they get the format that the base computes in."""
+def _cast_to_base(adapted: Any, model: Any) -> Any:
+    """Cast the LoRA weights that peft makes in float32 over 8-bit weights to the dtype that the base computes in."""
     if is_quantized(model):
         for name, parameter in adapted.named_parameters():
             if "lora_" in name:
@@ -74,7 +73,7 @@ def lora_config(model: Any, config: AdapterConfig, *, in_bits: bool = False) -> 
     settings = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # peft says int, and divides
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]  # annotated as int, but only divided
         lora_dropout=config.lora_dropout,
         target_modules=_targets(model, config.lora_target),
         use_rslora=config.use_rslora,
@@ -85,8 +84,8 @@ def lora_config(model: Any, config: AdapterConfig, *, in_bits: bool = False) -> 
     overlooked = _overlooked_layers(model, config.lora_target)
     if overlooked and in_bits:
         raise ModelError(
-            f"adapter.lora_target: {overlooked[0]} has the name of a fused expert, and peft adds to such a layer only where its "
-            "weight is whole. Name other layers (the attention's, for example), or remove model.quantization"
+            f"adapter.lora_target: {overlooked[0]} has the name of a fused expert, and peft adapts such a layer only if its "
+            "weight is not quantized. Name other layers (the attention's, for example), or remove model.quantization"
         )
     if overlooked:
         settings.target_parameters = [f"{path}.weight" for path in overlooked]
@@ -96,9 +95,9 @@ def lora_config(model: Any, config: AdapterConfig, *, in_bits: bool = False) -> 
 
 
 def _overlooked_layers(model: Any, wanted: tuple[str, ...]) -> list[str]:
-    """Linear layers that are wanted and that peft would leave out: it looks for their names among fused experts only.
+    """Wanted linear layers that peft would leave out, because it looks for their names only among fused experts.
 
-    DeepSeek's dense layers and shared experts, for example (https://github.com/huggingface/peft/issues/3711).
+    For example DeepSeek's dense layers and shared experts (https://github.com/huggingface/peft/issues/3711).
     """
     head = model.get_output_embeddings()
     paths = [
@@ -113,11 +112,11 @@ def _overlooked_layers(model: Any, wanted: tuple[str, ...]) -> list[str]:
 
 
 def _is_for_experts(model: Any, target: str) -> bool:
-    """Whether peft looks for a target of this name among fused experts."""
+    """Whether peft looks for a target of this name only among fused experts."""
     settings = LoraConfig(target_modules=[target])
     try:
         convert_peft_config_for_transformers(settings, model, None)
-    except ValueError:  # one half of what is fused
+    except ValueError:  # the target is one of two fused weights
         return True
     return target not in (settings.target_modules or ())
 
@@ -135,7 +134,7 @@ def _targets(model: Any, wanted: tuple[str, ...]) -> str | list[str]:
     head = _tied_head(model)
     if head and any(_names(name, head) for name in wanted):
         problems.append(
-            f"adapter.lora_target: {head} shares its weight with the embedding in this model, so an addition to it could not "
+            f"adapter.lora_target: {head} shares its weight with the embedding in this model, so LoRA weights of it could not "
             "be merged; leave it out"
         )
     if problems:
@@ -166,31 +165,31 @@ def linear_names(model: Any) -> list[str]:
 
 
 def is_adapter_model(model: Any) -> bool:
-    """Whether peft's additions are attached."""
+    """Whether the model has peft's LoRA weights."""
     return isinstance(model, PeftModel)
 
 
 def trainable_parameters(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and weight of everything that trains, in the model's order."""
+    """Names and weights that train, in the model's order."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def reaches_experts(adapter: Path) -> bool:
-    """Whether a peft folder adds to fused expert weights, which no file holds under that name."""
+    """Whether a peft folder adapts fused expert weights, whose names are not in the base's files."""
     return bool(read_json(adapter / ADAPTER_CONFIG).get("target_parameters"))
 
 
 def save_adapter(model: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-    """Write the additions (or `weights` in their place) as a peft folder: adapter_config.json and adapter_model.safetensors."""
-    # "auto" would ask the Hub whether the vocabulary has changed; the embedding is no part of what trains here.
+    """Write the LoRA weights (or `weights` in their place) as a peft folder: adapter_config.json and adapter_model.safetensors."""
+    # "auto" would ask the Hub whether the vocabulary has changed; the embedding does not train here.
     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=weights)
     (folder / "README.md").unlink(missing_ok=True)  # an empty model card; the export writes the real one
 
 
 def save_weights(model: Any, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
-    """Write what trains: the additions as a peft folder, or the whole model in Hugging Face layout.
+    """Write what trains: the LoRA weights as a peft folder, or the whole model in Hugging Face layout.
 
-    `weights` are the whole ones by name, where the model itself holds only a share of each.
+    `weights` are the whole weights by name, if the model itself holds only shards.
     """
     if is_adapter_model(model):
         save_adapter(model, folder, weights)
@@ -199,14 +198,14 @@ def save_weights(model: Any, folder: Path, weights: dict[str, Tensor] | None = N
 
 
 def save_settings(model: Any, folder: Path) -> None:
-    """Write what stands beside the weights of a whole model in its folder."""
+    """Write the config and generation config of a whole model into its folder."""
     model.config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
 
 
 def restore(model: Any, folder: Path) -> None:
-    """Put the weights that `save_weights` wrote back into the same model, bit for bit. ModelError if they do not fit."""
+    """Load the weights that `save_weights` wrote into the same model, bit for bit. ModelError if they do not fit."""
     state: dict[str, Tensor] = {}
     try:
         for file in sorted(folder.glob("*.safetensors")):
@@ -215,18 +214,18 @@ def restore(model: Any, folder: Path) -> None:
             outcome: Any = set_peft_model_state_dict(model, state)
             unexpected = outcome.unexpected_keys
         else:
-            if not state.keys() <= model.state_dict().keys():  # files of another layout: an expert each, say
+            if not state.keys() <= model.state_dict().keys():  # another layout, for example one tensor per expert
                 state = type(model).from_pretrained(folder, dtype=model.dtype).state_dict()
             unexpected = model.load_state_dict(state, strict=False).unexpected_keys
             model.tie_weights()
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder}: does not fit this model: {' '.join(str(error).split())[:300]}") from error
+        raise ModelError(f"{folder}: does not fit this model: {reason(error)}") from error
     if not state or unexpected:
         raise ModelError(f"{folder}: does not fit this model: {', '.join(unexpected[:3]) or 'no weights'}")
 
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """`model` with the additions of a peft folder. ModelError if the folder is none, is damaged, or belongs to another base."""
+    """`model` with the adapter of a peft folder. ModelError if the folder is not one, is damaged, or fits another base."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: is not an adapter folder: {name} is missing")
@@ -235,8 +234,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
             warnings.simplefilter("always")
             adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=False)
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{folder}: does not fit this base model or is damaged: {reason[:300]}") from error
+        raise ModelError(f"{folder}: does not fit this base model or is damaged: {reason(error)}") from error
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ModelError(f"{folder}: does not fit this base model: {missing[0][:300]}")

@@ -1,9 +1,8 @@
-"""peft's LoRA layers with a faster forward: layers that read the same input are computed as one function (`kernels/linear/lora.py`).
+"""A faster forward for peft's LoRA layers: layers with the same input are computed as one function (`kernels/linear/lora.py`).
 
-Goes in: a peft model. Comes out: the same model; its parameters, their names and its files stay peft's. A layer whose case is
-plain (one active adapter without dropout, DoRA or bias, over a frozen linear layer) computes itself anew; every other layer
-keeps peft's forward, and `kept_by_peft` says why. A plain layer asks again at each call, so that merging, disabling and
-whatever else peft does at run time stays peft's business.
+Parameters, names and files stay peft's. The faster forward takes plain layers: one active adapter without dropout, DoRA or bias,
+over a frozen linear layer. Other layers keep peft's forward, and `kept_by_peft` gives the reasons. A layer is checked at each call,
+so that merging, disabling and other changes at run time work as in peft.
 """
 
 import functools
@@ -19,10 +18,10 @@ from transformers.pytorch_utils import Conv1D
 from mftcoder.kernels.linear import nf4
 from mftcoder.kernels.linear.frozen import FrozenWeight
 from mftcoder.kernels.linear.lora import LoraWeights, lora_linear
-from mftcoder.models.layers.fp8_linear import Fp8Linear
+from mftcoder.models.layers.fp8 import Fp8Linear
 
-# Layers of one module that published architectures call on the same tensor. A name that is missing here costs speed and nothing
-# else, and layers that are called on different tensors part when that is first seen.
+# Layers of one module that published architectures call on the same tensor. A missing name costs only speed, and layers that are
+# called on different tensors leave their group at the first such call.
 SAME_INPUT = (
     ("q_proj", "k_proj", "v_proj"),
     ("query", "key", "value"),
@@ -32,12 +31,12 @@ SAME_INPUT = (
     ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a"),
     ("in_proj_qkvz", "in_proj_ba"),
 )
-FEW_ROWS = 32  # of a 4-bit layer: fewer go through bitsandbytes' own product, which does not unpack the weight
+FEW_ROWS = 32  # below this, a 4-bit layer uses bitsandbytes' own product, which does not unpack the weight
 
 
 def speed_up(model: nn.Module) -> None:
     """Give every plain LoRA layer of a peft model the faster forward."""
-    # A compiled layer that is recomputed in the backward pass hands outputs over in its forward pass only, which is all we need.
+    # A compiled layer that is recomputed in the backward pass passes outputs to its group only in the forward pass, which is enough.
     torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
     for layer in _lora_layers(model):
         if why_peft(layer) is None:
@@ -53,7 +52,7 @@ def speed_up(model: nn.Module) -> None:
 
 
 def kept_by_peft(model: nn.Module) -> Iterator[str]:
-    """A line for each reason why layers compute with peft's own forward, with their number."""
+    """A line for each reason why layers keep peft's own forward, with their number."""
     reasons = Counter(why_peft(layer) for layer in _lora_layers(model))
     yield from (
         f"{count} LoRA layers keep peft's slower forward: {reason}" for reason, count in reasons.items() if reason
@@ -65,7 +64,7 @@ def _lora_layers(model: nn.Module) -> list[Any]:
 
 
 def why_peft(layer: Any) -> str | None:
-    """What of a LoRA layer, as it stands, is left to peft; None if its case is plain."""
+    """Why a LoRA layer keeps peft's forward; None if it is plain."""
     if not isinstance(layer, PlainLora) and type(layer) not in _plain_kinds():
         return f"{type(layer).__name__} over {type(layer.get_base_layer()).__name__}"
     names, base = list(layer.lora_A.keys()), layer.base_layer
@@ -94,12 +93,12 @@ def _plain_kinds() -> tuple[type, ...]:
 
 @functools.cache
 def _faster(kind: type) -> type:
-    """peft's class with the faster forward in front of its own."""
+    """A subclass of peft's class with the faster forward."""
     return type(f"Plain{kind.__name__}", (PlainLora, kind), {})
 
 
 def _how(base: Any) -> str | None:
-    """How a layer holds its weight: a key of frozen.PRODUCTS, or None where that is not known here."""
+    """How a layer holds its weight: a key of frozen.PRODUCTS, or None if it is unknown."""
     if type(base) is nn.Linear or type(base) is Conv1D:
         return "plain"
     if type(base) is Fp8Linear:
@@ -111,7 +110,7 @@ def _how(base: Any) -> str | None:
 
 
 def _quant_state(base: Any) -> Any:
-    """bitsandbytes' state of a 4-bit layer: the layer has it where an engine has replaced the weight."""
+    """bitsandbytes' state of a 4-bit layer; it is on the layer itself if an engine has replaced the weight."""
     return getattr(getattr(base, "weight", None), "quant_state", None) or getattr(base, "quant_state", None)
 
 
@@ -128,7 +127,7 @@ def _frozen(base: Any) -> FrozenWeight:
 
 
 class PlainLora:
-    """In front of a LoRA layer of peft: computes with its group where the case is plain, and as peft does elsewhere."""
+    """The faster forward of a LoRA layer: it computes with its group if the call is plain, otherwise as peft does."""
 
     group: "InputGroup"
     place: int  # in its group
@@ -140,12 +139,12 @@ class PlainLora:
         return self.group.output(self, x)
 
     def is_plain_for(self: Any, x: Tensor) -> bool:
-        """Whether this call can do without peft: nothing is switched, nothing is cast."""
+        """Whether this call needs nothing of peft: no adapter is disabled or merged, and nothing is cast."""
         if self.disable_adapters or self.merged or why_peft(self) is not None:
             return False
         a, _, base = self.parts()
         if x.dtype != a.weight.dtype or (not x.is_meta and torch.is_autocast_enabled(x.device.type)):
-            return False  # torch knows no autocast on meta tensors, and raises
+            return False  # asking for autocast raises on meta tensors
         return _how(base) != "nf4" or x.numel() >= FEW_ROWS * x.shape[-1]
 
     def parts(self: Any) -> tuple[nn.Linear, nn.Linear, Any]:
@@ -154,26 +153,26 @@ class PlainLora:
         return self.lora_A[name], self.lora_B[name], self.base_layer
 
     def weights(self) -> LoraWeights:
-        """What the kernel takes."""
+        """The layer's weights, for the kernel."""
         a, b, base = self.parts()
         return LoraWeights(a.weight, b.weight, _frozen(base))
 
     def scale(self: Any) -> float:
-        """Of the addition."""
+        """The factor of the LoRA product."""
         (name,) = self.lora_A.keys()
         return float(self.scaling[name])
 
     def common_facts(self: Any) -> tuple[Any, ...]:
-        """What the layers of a group must have in common."""
+        """Properties that the layers of a group must share."""
         a, _, base = self.parts()
         return self.in_features, self.scale(), _how(base), a.weight.dtype, a.weight.device
 
 
 class InputGroup:
-    """Layers that are called on the same tensor: the first call computes all of them, the others take what is theirs.
+    """Layers that are called on the same tensor: the first call computes all outputs, the other calls return theirs.
 
-    An output waits for a call with the very same tensor, with nothing changed in between; any other call computes anew. A layer
-    whose output is still waiting when the group is called on another tensor leaves the group: it reads something else.
+    A waiting output is returned only for the same tensor object and unchanged weights; any other call computes again. A layer
+    whose output still waits when the group is called on another tensor leaves the group, because it has another input.
     """
 
     def __init__(self, layers: Sequence[Any]):
@@ -215,7 +214,7 @@ class InputGroup:
         return lora_linear(x, [layer.weights() for layer in layers], layers[0].scale())
 
     def _let_go(self) -> None:
-        """Part from the layers whose outputs are waiting."""
+        """Remove the layers whose outputs are waiting from the group."""
         waited = [layer for layer in self.layers if self._waiting[layer.place] is not None]
         self.layers = [layer for layer in self.layers if self._waiting[layer.place] is None]
         self.__init__(self.layers)  # type: ignore[misc]
@@ -223,7 +222,7 @@ class InputGroup:
             InputGroup([layer])
 
     def _now(self, x: Tensor) -> tuple[Any, ...]:
-        """Changes whenever an output that waits would no longer be right. A compiler sees no changes in the midst of a layer."""
+        """A value that changes when a waiting output becomes outdated. Inside a compiled layer nothing changes."""
         if torch.compiler.is_compiling():
             return ()
         read = (x, *(part.weight for layer in self.layers for part in layer.parts()[:2]))

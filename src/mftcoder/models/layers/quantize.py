@@ -1,9 +1,7 @@
-"""A frozen base held in 4 or 8 bits while an addition to it trains: NF4 and LLM.int8 through bitsandbytes, e4m3 by ourselves.
+"""Quantize the frozen base below LoRA: NF4 and LLM.int8() through bitsandbytes, e4m3 by `fp8.py`.
 
-Goes in: how it is to be held and the dtype of the model. Comes out: what transformers needs to load the base that way,
-what it will weigh, what its weights are worth then, and the reasons why a base cannot be held so. 4 bits are NF4 with double
-quantisation (QLoRA, arXiv 2305.14314), 8 bits LLM.int8() (arXiv 2208.07339), fp8 is `fp8_linear.py`. Only linear layers are held
-in fewer bits: embedding, head, norms and fused experts keep their format.
+4 bits are NF4 with double quantization (QLoRA, arXiv 2305.14314), 8 bits are LLM.int8() (arXiv 2208.07339). Only linear layers are
+quantized: embedding, head, norms and fused experts keep their dtype.
 """
 
 import contextlib
@@ -22,32 +20,32 @@ from transformers.pytorch_utils import Conv1D
 from mftcoder.errors import ModelError
 from mftcoder.kernels.linear.fp8 import MULTIPLE, round_weight
 from mftcoder.kernels.linear.nf4 import BLOCK, BLOCKS_OF_SCALES
-from mftcoder.models.layers.fp8_linear import Fp8Linear, fits, hold_in_fp8, sizes_fit
+from mftcoder.models.layers.fp8 import Fp8Linear, fits, hold_in_fp8, sizes_fit
 
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * BLOCKS_OF_SCALES)
 BYTES_PER_WEIGHT = {"4bit": NF4_BYTES, "8bit": 1.0, "fp8": 1.0, "4bit-fp8": NF4_BYTES}
-IN_FP8 = ("fp8", "4bit-fp8")  # multiplied there
+IN_FP8 = ("fp8", "4bit-fp8")  # quantizations whose products are computed in fp8
 
 
 def quantization_problems(quantization: str | None, model_config: Any, *, name: str) -> Iterator[str]:
-    """Why the base `name` cannot be held in these bits on this machine, each with the way out. No base may be packed already.
+    """Why the base `name` cannot be quantized so on this machine, each with a remedy.
 
-    What is trained over packed weights fits no other, so it could not be merged.
+    The base itself must not be quantized: LoRA weights over it would not fit the original weights and could not be merged.
     """
     if quantization not in (None, "fp8") and importlib.util.find_spec("bitsandbytes") is None:
         yield (
             f"model.quantization: {quantization} needs bitsandbytes, which is not installed. Install it with: pip install "
-            "'mftcoder[qlora]', or remove the line to train LoRA over the whole weights"
+            "'mftcoder[qlora]', or remove the line to train LoRA over unquantized weights"
         )
     if getattr(model_config, "quantization_config", None) is not None:
         yield (
-            f"{name}: its weights are quantised already. Give the base model in its original precision, with model.quantization: "
+            f"{name}: its weights are already quantized. Give the base model in its original precision, with model.quantization: "
             f"{quantization or '4bit'} to train over fewer bits: the export merges into it"
         )
 
 
 def loader_options(quantization: str | None, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """What transformers' loader takes besides the folder; nothing for a base that is loaded whole."""
+    """Additional arguments of transformers' loader; none for a base that it loads unquantized."""
     if quantization in (None, "fp8"):
         return {}
     assert quantization is not None
@@ -55,7 +53,7 @@ def loader_options(quantization: str | None, dtype: torch.dtype, device: torch.d
 
 
 def _bitsandbytes(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """`dtype` is the format of the products and of what the packed bits lie in."""
+    """`dtype` is that of the products, and of the parameter that holds the packed bits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import bitsandbytes  # noqa: F401
@@ -71,10 +69,7 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def hold(model: Any, quantization: str, device: torch.device | str) -> None:
-    """Make of a model as transformers loaded it one whose layers are held and multiplied as `quantization` says.
-
-    ModelError if none of its layers can be.
-    """
+    """Finish the quantization of a model that transformers has loaded. ModelError if none of its layers is suitable."""
     if quantization == "fp8":
         names = list(quantizable_layers(model, quantization))
         if not names:
@@ -91,9 +86,9 @@ def hold(model: Any, quantization: str, device: torch.device | str) -> None:
 
 
 def keep_layout(model: Any) -> None:
-    """Forbid bitsandbytes to repack 4-bit weights in place, in a loaded model.
+    """Forbid bitsandbytes to repack the 4-bit weights of a loaded model in place.
 
-    On CPUs with avx512_bf16 its first forward pass without gradients changes their layout; training and saving then read them wrong.
+    On CPUs with avx512_bf16, its first forward pass without gradients changes their layout; training and saving then misread them.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -101,18 +96,18 @@ def keep_layout(model: Any) -> None:
 
 
 def is_quantized(model: Any) -> bool:
-    """Whether linear layers of a loaded model are held in fewer bits."""
+    """Whether linear layers of a loaded model are quantized."""
     in_bits = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
     return bool(in_bits) or any(isinstance(layer, Fp8Linear) for layer in model.modules())
 
 
 def was_conv1d(module: nn.Module) -> bool:
-    """Whether a layer is GPT-2's transposed linear layer, or stands in its place; the base's file keeps it as [in, out]."""
+    """Whether a layer is GPT-2's transposed linear layer, or replaces one; the base's file holds it as [in, out]."""
     return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
 
 
 def quantizable_layers(model: Any, quantization: str | None = None) -> dict[str, nn.Module]:
-    """Layers of a model in its original precision that fewer bits would hold, by name: the linear ones but the head."""
+    """The layers of an unquantized model that would be quantized, by name: the linear ones except the head."""
     head = model.get_output_embeddings()
     takes = fits if quantization == "fp8" else _is_linear
     return {name: layer for name, layer in model.named_modules() if takes(layer) and layer is not head}
@@ -123,13 +118,13 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def quantizable_weights(model: Any, quantization: str | None = None) -> int:
-    """How many weights those are."""
+    """The number of weights in these layers."""
     weights: list[Tensor] = [layer.weight for layer in quantizable_layers(model, quantization).values()]  # type: ignore[misc]
     return sum(weight.numel() for weight in weights)
 
 
 def as_held(weight: Tensor, quantization: str, dtype: torch.dtype) -> Tensor:
-    """What the bits that hold `weight` [out, in], read in `dtype`, stand for where they are multiplied."""
+    """The values of `weight` [out, in] in products after it was cast to `dtype` and quantized."""
     weight = weight.to(dtype)
     if quantization == "8bit":
         import bitsandbytes.functional as bits
@@ -147,10 +142,10 @@ def as_held(weight: Tensor, quantization: str, dtype: torch.dtype) -> Tensor:
     return weight
 
 
-def give_back_loading_memory(model: Any) -> None:
-    """Let go of what quantising left behind on the CPU: the mapped file, and the allocator's free pages.
+def free_loading_memory(model: Any) -> None:
+    """Free the memory that quantizing leaves behind on the CPU: the mapped file, and the allocator's free pages.
 
-    A run of hours would otherwise hold the whole base beside the packed one.
+    Otherwise the run would keep the unquantized base in memory, too.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if not getattr(tensor, "quant_state", None):

@@ -1,1 +1,1 @@
-"""From a name to a model that can be trained."""
+"""From a model's name to a loaded model that can be trained."""

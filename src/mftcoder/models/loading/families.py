@@ -1,7 +1,7 @@
-"""The families of models that are known to train, a row each. `docs/models.md` is made of it, and one test trains them all.
+"""The model families that are known to train, one row each. `docs/models.md` is made from it, and one test trains them all.
 
-A family that is not here may well train too: any causal language model that transformers holds can, if its packed forward equals
-its samples' own forwards, which is checked at the start of every run.
+Other families may train, too: any causal language model of transformers whose packed forward pass equals the separate forward
+passes of its samples. That is checked at the start of every run.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""A base model into memory: dtype, attention, device.
-
-Goes in: the model section. Comes out: a transformers model ready to train (no cache), the tokens that end a text. Checks that every weight of the model stood in the files. Attaches nothing: `adapters.py` does.
-"""
+"""Load a base model: dtype, attention, quantization, device. `adapters.py` attaches LoRA weights."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +9,9 @@ from transformers.utils import logging as transformers_logging
 
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
-from mftcoder.errors import ModelError
+from mftcoder.errors import ModelError, reason
 from mftcoder.models.files.weights import listed, meta_model
-from mftcoder.models.layers.quantize import give_back_loading_memory, hold, loader_options
+from mftcoder.models.layers.quantize import free_loading_memory, hold, loader_options
 from mftcoder.models.loading.resolve import (
     ResolvedModel,
     count_parameters,
@@ -67,9 +64,9 @@ def load_folder(
     model_config: Any = None,
     quantization: str | None = None,
 ) -> Any:
-    """A model folder on `device`, by default with the attention that transformers picks for it; `quantization` holds it in fewer bits.
+    """The model of a folder on `device`, by default with the attention that transformers chooses.
 
-    ModelError if a weight is missing or has another shape, or if the memory does not suffice.
+    ModelError if a weight is missing or has the wrong shape, or if the model does not fit on the device.
     """
     if model_config is None:
         model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
@@ -89,7 +86,7 @@ def load_folder(
             **loader_options(quantization, dtype, device),
         )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise ModelError(f"{folder}: cannot be loaded: {reason(error)}") from error
     model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
@@ -101,7 +98,7 @@ def load_folder(
     if quantization:
         hold(model, quantization, device)
     if quantization and torch.device(device).type == "cpu":
-        give_back_loading_memory(model)
+        free_loading_memory(model)
     if quantization in (None, "fp8"):
         _move(model, device, folder)
     return model.eval()
@@ -113,7 +110,7 @@ def _move(model: Any, device: torch.device | str, folder: Path) -> Any:
     except torch.OutOfMemoryError as error:
         gigabytes = sum(parameter.nbytes for parameter in model.parameters()) / 2**30
         raise ModelError(
-            f"{folder}: its {gigabytes:.1f} GiB of weights do not fit on {device}; take a smaller model"
+            f"{folder}: its {gigabytes:.1f} GiB of weights do not fit on {device}; use a smaller model"
         ) from error
 
 

@@ -1,7 +1,6 @@
-"""Which model a config means, and whether it can be trained: everything that is known before a weight is loaded.
+"""Find the model of a config and check whether it can be trained, without loading its weights.
 
-Goes in: the model section. Comes out: a local folder, its config, its size, and the tokenizer's folder; or a ModelError with
-all problems, each naming the path and what to do. Reads configs, tokenizers and the headers of weight files, no weights.
+Only configs, tokenizers and the headers of weight files are read. A ModelError lists all problems with their remedies.
 """
 
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
-from mftcoder.errors import MftError, ModelError
+from mftcoder.errors import MftError, ModelError, reason
 from mftcoder.jsonl import read_json
 from mftcoder.models.conversion import convert, gguf
-from mftcoder.models.files import hub
+from mftcoder.models.files import download
 from mftcoder.models.files.weights import Fit, all_tensors, fit, listed, meta_model, weight_files
 from mftcoder.models.layers.quantize import quantizable_weights, quantization_problems
 
@@ -28,30 +27,30 @@ class ResolvedModel:
     """A base model that exists, in a folder in Hugging Face layout."""
 
     name: str  # as the user wrote it
-    path: Path  # folder with config.json; for a Hub id the snapshot, perhaps without its weights yet
+    path: Path  # folder with config.json; for a Hub id the snapshot, which may not have its weights yet
     config: Any  # transformers' PretrainedConfig
     parameters: int  # weights, shared ones counted once
     unused: tuple[str, ...] = ()  # tensors of its files that the model does not have
 
     @property
     def unused_line(self) -> str:
-        """What a person should know of tensors that nobody reads; empty if there are none."""
+        """A warning about tensors of the files that the model does not have; empty if there are none."""
         if not self.unused:
             return ""
-        return f"{self.path}: the model has no place for {len(self.unused)} of the tensors in its files, which are not read: {listed(self.unused)}"
+        return f"{self.path}: its files hold {len(self.unused)} tensors that the model does not have; they are not read: {listed(self.unused)}"
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """How many weights a model has and how many of them are trained."""
+    """The number of weights of a model, and how many of them train."""
 
     total: int
     trainable: int
-    quantizable: int  # weights that model.quantization would hold in fewer bits
+    quantizable: int  # weights that model.quantization would quantize
 
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:
-    """The model that `config` means, checked without loading its weights. ModelError lists what is wrong with it."""
+    """The model of `config`, checked without loading its weights. ModelError lists all problems."""
     name = config.model_name_or_path
     path = local_folder(name, weights=False, pickled=not config.use_safetensors)
     model_config = read_model_config(path, name=name, trust_remote_code=config.trust_remote_code)
@@ -72,13 +71,13 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
 
 
 def folder_fit(path: Path, model: Any, *, allow_pickled: bool) -> Fit:
-    """How the weight files of a local folder fit the model of its config. ModelError if they cannot be read."""
+    """How well the weight files of a local folder fit the model of its config. ModelError if they cannot be read."""
     tensors = all_tensors(weight_files(path, allow_pickled=allow_pickled))
     return fit(model, {name: tensor.shape for name, tensor in tensors.items()}, where=path)
 
 
 def local_folder(name: str, *, weights: bool, pickled: bool = False) -> Path:
-    """The native folder behind a path, a .gguf file or a Hub id; what is not native is converted once into the cache."""
+    """The native folder for a path, a .gguf file or a Hub id; other formats are converted once into the cache."""
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return gguf.folder_of(path)
@@ -90,9 +89,9 @@ def local_folder(name: str, *, weights: bool, pickled: bool = False) -> Path:
         raise ModelError(f"{path}: is a file; give a model folder, a .gguf file or a Hub id")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"{path}: no such folder; give a model folder, a .gguf file or a Hub id")
-    fetched = hub.fetch(name, weights=weights, pickled=pickled)
+    fetched = download.fetch(name, weights=weights, pickled=pickled)
     if convert.needs_conversion(fetched):
-        whole = hub.fetch(name, weights=True, pickled=pickled)
+        whole = download.fetch(name, weights=True, pickled=pickled)
         return convert.converted(whole, name=name, pickled=pickled)
     return fetched
 
@@ -105,7 +104,7 @@ def _what_it_may_be(path: Path) -> str:
 
 
 def read_model_config(path: Path, *, name: str, trust_remote_code: bool) -> Any:
-    """transformers' config of the folder; ModelError for a broken one or one that is no causal language model."""
+    """transformers' config of the folder; ModelError if it is invalid or not that of a causal language model."""
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers checks the values of a config in many ways
@@ -113,7 +112,7 @@ def read_model_config(path: Path, *, name: str, trust_remote_code: bool) -> Any:
     remote = trust_remote_code and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if not remote and config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(
-            f"{name}: model type '{config.model_type}' is not a causal language model, which is what can be trained here"
+            f"{name}: model type '{config.model_type}' is not a causal language model; only those can be trained here"
         )
     return config
 
@@ -124,19 +123,18 @@ def _why_unreadable(path: Path, error: Exception, trust_remote_code: bool) -> st
         return "names no model_type, so it is not a transformers model; look at the folder, or download the model again"
     if "auto_map" in raw and not trust_remote_code:
         return (
-            f"model type '{raw['model_type']}' comes with Python code of its own. Set model.trust_remote_code: true to run it, "
-            "if you know its author"
+            f"model type '{raw['model_type']}' comes with its own Python code. Set model.trust_remote_code: true to run it, "
+            "if you trust its author"
         )
-    reason = " ".join(str(error).split())[:200]
     if "does not recognize this architecture" in str(error):
         return (
             f"unknown architecture '{raw['model_type']}'. A newer transformers may know it: pip install -U transformers"
         )
-    return f"cannot be used: {reason}"
+    return f"cannot be used: {reason(error)}"
 
 
 def tokenizer_problems(name: str, *, vocab_size: int) -> Iterator[str]:
-    """What is wrong with the tokenizer `name` (a folder, a Hub id) for a model whose embedding has `vocab_size` rows."""
+    """The problems of the tokenizer `name` (a folder or Hub id) with a model whose embedding has `vocab_size` rows."""
     try:
         tokenizer = load_tokenizer(name)
     except MftError as error:
@@ -156,7 +154,7 @@ def count_parameters(
     quantization: str | None = None,
     trust_remote_code: bool = False,
 ) -> ParameterCount:
-    """Weights in all and trained, from the config alone."""
+    """The number of weights, from the config alone."""
     return count_weights(
         *planned_model(model_config, adapter, quantization=quantization, trust_remote_code=trust_remote_code)
     )
@@ -165,9 +163,9 @@ def count_parameters(
 def planned_model(
     model_config: Any, adapter: AdapterConfig | None, *, quantization: str | None, trust_remote_code: bool
 ) -> tuple[Any, int]:
-    """`(the model that will train, weights that model.quantization would hold in fewer bits)`.
+    """`(the model that will train, the number of weights that model.quantization would quantize)`.
 
-    The model is built on the meta device, where nothing takes memory.
+    The model is built on the meta device, so its weights take no memory.
     """
     from mftcoder.models.layers.adapters import attach
 
@@ -182,7 +180,7 @@ def planned_model(
 
 
 def count_weights(model: Any, quantizable: int) -> ParameterCount:
-    """Weights of a model, shared ones counted once."""
+    """The number of weights of a model; shared ones count once."""
     sizes = {id(parameter): (parameter.numel(), parameter.requires_grad) for parameter in model.parameters()}
     return ParameterCount(
         total=sum(size for size, _ in sizes.values()),

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mftcoder.config.schema import BackendConfig
-from mftcoder.errors import ConfigError, MftError, TrainingError
+from mftcoder.errors import ConfigError, MftError, TrainingError, reason
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 
 Value = TypeVar("Value")
@@ -111,7 +111,7 @@ class ProcessGroup:
             )
         except (ValueError, RuntimeError) as error:
             raise TrainingError(
-                f"rank {self.rank}: the {self.world_size} processes did not find each other: {_first_line(error)}. Start "
+                f"rank {self.rank}: the {self.world_size} processes did not find each other: {reason(error)}. Start "
                 "them with mft train --nproc, torchrun or accelerate launch."
             ) from error
         self._store = dist.PrefixStore("mftcoder", store)
@@ -193,7 +193,7 @@ class ProcessGroup:
             collective()
         except RuntimeError as error:
             raise TrainingError(
-                f"rank {self.rank}: '{name}' (number {self._count}) failed: {self._missing()}. {_first_line(error)}"
+                f"rank {self.rank}: '{name}' (number {self._count}) failed: {self._missing()}. {reason(error)}"
             ) from error
 
     def _missing(self) -> str:
@@ -216,7 +216,3 @@ class ProcessGroup:
 
 def _as_text(value: object) -> str:
     return base64.b64encode(pickle.dumps(value)).decode()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mftcoder.data.prepared.columns import TaskSamples
-from mftcoder.errors import ModelError
+from mftcoder.errors import ModelError, reason
 from mftcoder.kernels.attention import SampleLayout
 from mftcoder.training.forward.language_model import LanguageModel
 
@@ -81,7 +81,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
         raise
     except CANNOT_RUN as error:
         raise ModelError(
-            f"{model.name} cannot run packed rows with attention '{implementation}': {_first_line(error)}"
+            f"{model.name} cannot run packed rows with attention '{implementation}': {reason(error)}"
         ) from error
     rounding = _rounding(model, packed.dtype)
     right, wrong = _references(model, row, rounding)
@@ -146,7 +146,7 @@ def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tenso
         except torch.OutOfMemoryError:
             raise
         except (ModelError, *CANNOT_RUN) as error:
-            problems.append(f"{implementation}: {_first_line(error)}")
+            problems.append(f"{implementation}: {reason(error)}")
     else:
         raise ModelError(
             f"{model.name} cannot be shown to keep packed samples apart, because its own attention does not "
@@ -192,7 +192,3 @@ def _distance(result: Tensor, right: Tensor, places: slice) -> float:
 def _rounding(model: LanguageModel, dtype: torch.dtype) -> float:
     """8-bit layers round their inputs too: a difference in the last place may move one by a step of 1/127."""
     return ROUNDING[torch.bfloat16 if getattr(model.causal_lm, "is_loaded_in_8bit", False) else dtype]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

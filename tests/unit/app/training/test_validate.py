@@ -46,7 +46,7 @@ def converted_family_with_a_missing_shard(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "a missing tensor": (weights_without_norm, f"model: its files lack 1 of the model's weights: {NORM}"),
-    "a truncated file": (cut_short, "model.safetensors: is damaged or cut short"),
+    "a truncated file": (cut_short, "model.safetensors: is damaged or truncated"),
     "an empty index": (empty_index, "model.safetensors.index.json: names no weight file"),
     "an index and a missing file": (converted_family_with_a_missing_shard, "model-00002-of-00002.safetensors: is missing"),
 }  # fmt: skip

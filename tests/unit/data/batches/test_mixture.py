@@ -112,7 +112,7 @@ def test_an_epoch_of_steps_and_ranks_has_every_row_once(
     seen: Counter[tuple[int, int]] = Counter()
     for step in range(plan.total_steps):
         tasks, rows = plan.step(step)
-        shares = [plan.share(len(tasks), rank) for rank in range(world_size)]
+        shares = [plan.micro_batches(len(tasks), rank) for rank in range(world_size)]
         assert len({len(share) for share in shares}) == 1, "all ranks run the same number of micro-batches"
         for part in (part for share in shares for part in share):
             assert part.stop - part.start <= batch_size
@@ -133,7 +133,7 @@ def test_grouping_makes_micro_batches_of_similar_length() -> None:
         for step in range(plan.total_steps):
             tasks, rows = plan.step(step)
             sizes = np.array([lengths[task][row] for task, row in zip(tasks, rows, strict=True)])
-            wasted += sum(int((sizes[part].max() - sizes[part]).sum()) for part in plan.share(len(tasks), 0))
+            wasted += sum(int((sizes[part].max() - sizes[part]).sum()) for part in plan.micro_batches(len(tasks), 0))
         return wasted
 
     assert padding(step_plan(grouped=True)) < 0.3 * padding(step_plan(grouped=False))

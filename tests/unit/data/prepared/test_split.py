@@ -153,8 +153,8 @@ def test_a_task_with_nothing_to_train_on_is_an_error_that_says_where_all_went(me
     with pytest.raises(DataError) as raised:
         merge(config, [[[Record(1), Record(2)]], [[]]], [[Record(1), Record(2)], []])
     assert raised.value.problems == (
-        "p: task 'a': no example to train on (2 overlap)",
-        "p: task 'b': no example to train on (no record)",
+        "p: task 'a': no sample to train on (2 overlap)",
+        "p: task 'b': no sample to train on (no record)",
     )
 
 

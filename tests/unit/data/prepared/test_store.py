@@ -16,8 +16,9 @@ import pytest
 from mftcoder.config.load import parse_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared import build as building
+from mftcoder.data.prepared.build import PrepareCounts
 from mftcoder.data.prepared.columns import TaskSamples
-from mftcoder.data.prepared.store import Progress, Store, prepare
+from mftcoder.data.prepared.store import Store, prepare
 from mftcoder.data.rendering.tokenization import IGNORED
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import DataError
@@ -153,7 +154,7 @@ def test_over_long_samples_are_counted(over_length: str, make_config: MakeConfig
 
 def test_an_unchanged_config_tokenises_nothing(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index) for index in range(9)]))})
-    seen: list[Progress] = []
+    seen: list[PrepareCounts] = []
     first = prepare(config, on_progress=seen.append)
     assert seen[-1].bytes_done == seen[-1].bytes_total and seen[-1].records == 9
     seen.clear()
@@ -214,9 +215,9 @@ def test_finished_blocks_are_taken_up_again(
     monkeypatch.setattr(building, "BLOCK_BYTES", 2000)
     path = str(make_jsonl("a.jsonl", [pair(index) for index in range(300)]))
     config = make_config({"a": path})
-    calls: list[Progress] = []
+    calls: list[PrepareCounts] = []
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: PrepareCounts) -> None:
         calls.append(progress)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -226,7 +227,7 @@ def test_finished_blocks_are_taken_up_again(
     finished = {block: block.stat().st_mtime_ns for block in tmp_path.rglob("*.npz")}
     assert len(finished) >= 4 and not list(tmp_path.rglob("meta.json"))
 
-    def check(progress: Progress) -> None:
+    def check(progress: PrepareCounts) -> None:
         assert {block: block.stat().st_mtime_ns for block in finished} == finished
 
     resumed = prepare(config, on_progress=check)
@@ -242,7 +243,7 @@ def test_a_kill_leaves_no_store_and_no_process_and_the_next_run_finishes(
     script = tmp_path / "run.py"
     script.write_text(
         "import os, signal, sys\nfrom pathlib import Path\nfrom mftcoder.config.schema import RunConfig\n"
-        "from mftcoder.data import building, store\n"
+        "from mftcoder.data.prepared import build as building, store\n"
         "def die(progress):\n    if len(list(Path(sys.argv[2]).rglob('*.npz'))) >= 5:\n"
         "        print(Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text(), flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -273,7 +274,7 @@ def test_a_script_without_a_main_guard_can_prepare(
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index, 20) for index in range(200)]))}, num_proc=2)
     script = tmp_path / "no_guard.py"
     script.write_text(
-        "import sys\nfrom mftcoder.config.schema import RunConfig\nfrom mftcoder.data import building, store\n"
+        "import sys\nfrom mftcoder.config.schema import RunConfig\nfrom mftcoder.data.prepared import build as building, store\n"
         "building.BLOCK_BYTES, building._SMALL_INPUT = 10_000, 0\n"
         "print(store.prepare(RunConfig.model_validate_json(sys.argv[1])).statistics[0].records)\n"
     )

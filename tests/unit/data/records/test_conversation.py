@@ -24,10 +24,10 @@ def test_every_problem_of_a_conversation_is_found() -> None:
     ]
     assert list(find_problems(broken)) == [
         "message 1: content is empty",
-        "message 2: a system message stands first or not at all",
+        "message 2: a system message must be the first message",
         "message 3: only assistant messages can be trained, not one of role 'user'",
         "message 4: role 'robot' is unknown. Known roles: system, human/user, bot/assistant.",
-        "there is no assistant message: nothing to train on",
+        "it has no assistant message: nothing to train on",
     ]
 
 

@@ -138,9 +138,9 @@ def test_generation_tags_say_what_is_trained_even_of_rewritten_contents(tokenize
     ("source", "problem"),
     [
         (TAGGED.replace("{% generation %}", "").replace("{% endgeneration %}", ""), "message 4: .* rewrites its content"),
-        (LLAMA_2.replace(" + eos_token", ""), "message [24]: .* has no EOS token behind it"),
+        (LLAMA_2.replace(" + eos_token", ""), "message [24]: .* writes no EOS token after it"),
         ("{% for m in messages %}{{ m.content | replace('1', 'one') }}<|im_end|>{% endfor %}", "message 1: .* rewrites its content"),
-        ("{% for m in messages %}{{ m.content ~ m.content }}<|im_end|>{% endfor %}", "message 2: .* does not write its content once"),
+        ("{% for m in messages %}{{ m.content ~ m.content }}<|im_end|>{% endfor %}", "message 2: .* does not write its content exactly once"),
         ("{{ raise_exception('no chats today') }}", "refuses this conversation: no chats today"),
         ("{{ messages[9].content.missing() }}", "refuses this conversation"),
         ("{{ messages + 1 }}", "fails on this conversation"),

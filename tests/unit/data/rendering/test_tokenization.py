@@ -22,7 +22,7 @@ def byte_level(tiny_tokenizer_dir: Path) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def metaspace(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    """Like Llama 2's: a text's first word gets a blank in front."""
+    """Like Llama 2's tokenizer: it puts a space before the first word."""
     folder = tmp_path_factory.mktemp("metaspace")
     backend = tokenizers.Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -97,8 +97,8 @@ def test_in_a_chat_the_tokens_are_those_of_the_whole_text(byte_level: Tokenizer)
     assert tokens.ids.tolist() == byte_level.encode("".join(turns))
 
 
-def test_a_blank_that_a_tokenizer_puts_before_a_first_word_does_not_enter_an_answer(metaspace: Tokenizer) -> None:
-    assert not metaspace.encodes_pieces_alike
+def test_a_space_that_a_tokenizer_puts_before_the_first_word_does_not_enter_an_answer(metaspace: Tokenizer) -> None:
+    assert not metaspace.encodes_piecewise
     tokens = tokens_of(metaspace, ("sum of\n", False), ("return a</s>", True), ("\n", False), ("return b</s>", True))
     assert tokens.ids.tolist() == metaspace.encode("sum of\nreturn a</s>\nreturn b</s>")
 
@@ -156,7 +156,7 @@ def changed(folder: Path, target: Path, **settings: object) -> str:
 def test_a_tokenizer_says_what_it_is(byte_level: Tokenizer) -> None:
     assert byte_level.backend.id_to_token(byte_level.eos_id) == byte_level.eos_token == "<|im_end|>"
     assert byte_level.vocab_size == byte_level.backend.get_vocab_size(with_added_tokens=True)
-    assert not byte_level.adds_bos and byte_level.encodes_pieces_alike
+    assert not byte_level.adds_bos and byte_level.encodes_piecewise
 
 
 def test_the_fingerprint_follows_the_files(tiny_tokenizer_dir: Path, tmp_path: Path, byte_level: Tokenizer) -> None:
@@ -190,7 +190,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(tiny_tokenizer_dir: Path, t
 def test_a_folder_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         load_tokenizer(str(tmp_path / "nowhere"))
-    with pytest.raises(ModelError, match="there is no tokenizer in it"):
+    with pytest.raises(ModelError, match="it holds no tokenizer"):
         load_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelError, match="not a tokenizer"):

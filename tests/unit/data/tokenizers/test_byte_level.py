@@ -1,4 +1,4 @@
-"""Folders with vocab.json and merges.txt are cut as their family cuts text, or refused."""
+"""Folders with vocab.json and merges.txt are split as their family splits text, or refused."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_special_tokens_of_the_settings_are_found_in_a_text(tmp_path: Path) -> N
 
 def test_a_family_whose_cut_is_not_known_is_refused(tmp_path: Path) -> None:
     write_tables(tmp_path, {"model_type": "borg", "eos_token_id": 12})
-    message = r"how a model of type 'borg' cuts text is not known here. Set model.tokenizer_name_or_path"
+    message = r"the splitting rule of model type 'borg' is unknown. Set model.tokenizer_name_or_path"
     with pytest.raises(ModelError, match=message):
         load_tokenizer(str(tmp_path))
 
@@ -59,9 +59,13 @@ def test_merges_of_another_vocabulary_are_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("merges.txt", "", r"merges.txt: makes none of 22 tokens of vocab.json"),
-        ("vocab.json", json.dumps(dict.fromkeys(VOCABULARY, 0)), "vocab.json: is no table of tokens with an id each"),
-        ("vocab.json", "[]", "vocab.json: is no table of tokens with an id each"),
+        ("merges.txt", "", r"merges.txt: lacks the merges of 22 tokens of vocab.json"),
+        (
+            "vocab.json",
+            json.dumps(dict.fromkeys(VOCABULARY, 0)),
+            "vocab.json: is not a table of tokens with one id each",
+        ),
+        ("vocab.json", "[]", "vocab.json: is not a table of tokens with one id each"),
         ("vocab.json", json.dumps({"ab": 0, "a": 1, "b": 2, "12": 3, "1": 4, "2": 5}), "lacks 205 of the 209 bytes"),
     ],
 )

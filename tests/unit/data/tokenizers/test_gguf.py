@@ -131,12 +131,12 @@ def test_a_vocabulary_without_an_endoftext_token_has_the_size_it_has(tmp_path: P
 @pytest.mark.parametrize(
     ("pre", "message"),
     [
-        ("borg", r"in the way 'borg' \(tokenizer.ggml.pre\), which is not known"),
-        ("default", "in the way 'default'"),
-        (None, "does not say how it cuts text"),
+        ("borg", r"has the unknown splitting rule 'borg' \(tokenizer.ggml.pre\)"),
+        ("default", "has the unknown splitting rule 'default'"),
+        (None, "does not name its splitting rule"),
     ],
 )
-def test_an_unknown_way_of_cutting_is_refused_with_a_way_out(tmp_path: Path, pre: str | None, message: str) -> None:
+def test_an_unknown_splitting_rule_is_refused_with_a_remedy(tmp_path: Path, pre: str | None, message: str) -> None:
     path = write_bpe(tmp_path / "tiny.gguf", trained(GPT2, composed=False), pre=pre)
     with pytest.raises(ModelError, match=rf"tiny.gguf: its tokenizer .*{message}.*Set model.tokenizer_name_or_path"):
         load_tokenizer(str(path))
@@ -155,13 +155,13 @@ def test_tables_that_contradict_each_other_are_one_line(tmp_path: Path, more: di
 def test_a_kind_of_tokenizer_that_is_not_read_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
     writer.add_tokenizer_model("t5")
-    with pytest.raises(ModelError, match="its tokenizer is of the kind 't5', which is not read"):
+    with pytest.raises(ModelError, match="its tokenizer is of the unsupported kind 't5'"):
         load_tokenizer(str(finished(writer, tmp_path / "tiny.gguf")))
 
 
 def test_a_file_without_a_tokenizer_says_so(tmp_path: Path) -> None:
     path = finished(gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama"), tmp_path / "tiny.gguf")
-    with pytest.raises(ModelError, match=r"tiny.gguf: there is no tokenizer in it. Set model.tokenizer_name_or_path"):
+    with pytest.raises(ModelError, match=r"tiny.gguf: it holds no tokenizer. Set model.tokenizer_name_or_path"):
         load_tokenizer(str(path))
 
 
@@ -209,5 +209,5 @@ def test_a_sentencepiece_vocabulary_gives_the_librarys_ids(tmp_path: Path) -> No
 
 def test_scores_that_do_not_order_the_merges_are_refused(tmp_path: Path) -> None:
     path, _ = write_sentencepiece(tmp_path / "tiny.gguf", lambda scores: [-1000.0] * len(scores))
-    with pytest.raises(ModelError, match="the scores of its tokenizer do not say in which order pieces are merged"):
+    with pytest.raises(ModelError, match="the scores of its tokenizer do not give the order of its merges"):
         load_tokenizer(str(path))

@@ -114,7 +114,7 @@ def test_without_a_config_the_class_of_the_tokenizer_tells_the_family(tmp_path: 
     assert tokenizer.chat_template == "{{ x }}"
 
 
-def test_added_tokens_keep_their_ids_and_their_blanks(tmp_path: Path, corpus: Path) -> None:
+def test_added_tokens_keep_their_ids_and_their_whitespace(tmp_path: Path, corpus: Path) -> None:
     write_family(tmp_path, corpus, "phi3")
     added = {
         "800": {"content": "<|end|>", "special": True, "rstrip": True},
@@ -129,12 +129,12 @@ def test_added_tokens_keep_their_ids_and_their_blanks(tmp_path: Path, corpus: Pa
 def test_an_added_token_that_cannot_have_its_id_is_refused(tmp_path: Path, corpus: Path) -> None:
     write_family(tmp_path, corpus, "llama")
     (tmp_path / "added_tokens.json").write_text('{"<|tag|>": 900}')
-    with pytest.raises(ModelError, match=r'its added token "<\|tag\|>" has the id 900, and would get 800'):
+    with pytest.raises(ModelError, match=r'its added token "<\|tag\|>" has the id 900, but would get 800'):
         load_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize(("legacy", "behind_the_token"), [(True, "▁b"), (False, "b")])
-def test_the_blank_behind_a_special_token_is_as_the_settings_say(
+def test_the_space_after_a_special_token_follows_the_settings(
     tmp_path: Path, corpus: Path, legacy: bool, behind_the_token: str
 ) -> None:
     write_family(tmp_path, corpus, "llama")
@@ -152,7 +152,7 @@ def test_chatglm_reads_its_roles_out_of_a_text_and_its_commands_never(tmp_path: 
     (tmp_path / "tokenization_chatglm.py").write_text("special = ['sop']")
     assert load_tokenizer(str(tmp_path)).encode("<|user|>") == processor.encode("<|user|>")
     (tmp_path / "tokenization_chatglm.py").unlink()
-    with pytest.raises(ModelError, match=r"which says whether <\|user\|> is a token"):
+    with pytest.raises(ModelError, match=r"which tells whether <\|user\|> is a token"):
         load_tokenizer(str(tmp_path))
 
 
@@ -164,8 +164,8 @@ def test_a_changed_model_in_the_same_folder_is_read_anew(tmp_path: Path, corpus:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  # training options, config.json, message
-    "an unknown family": ({}, {"model_type": "internlm"}, "how a model of type 'internlm' uses it is not known here"),
-    "no family": ({}, {}, "how a model of type 'None' uses it is not known here"),
+    "an unknown family": ({}, {"model_type": "internlm"}, "the rules of model type 'internlm' are unknown"),
+    "no family": ({}, {}, "the rules of model type 'None' are unknown"),
     "another kind of model": ({"model_type": "unigram", "vocab_size": 400}, {"model_type": "llama"}, "is not a byte-pair model"),
 }  # fmt: skip
 
@@ -179,13 +179,13 @@ def test_the_rest_is_refused_with_a_way_out(tmp_path: Path, corpus: Path, case: 
         load_tokenizer(str(tmp_path))
 
 
-def test_python_code_that_nobody_knows_is_named_as_such(tmp_path: Path, corpus: Path) -> None:
+def test_unknown_python_code_is_named(tmp_path: Path, corpus: Path) -> None:
     write_model(tmp_path, corpus)
     (tmp_path / "config.json").write_text('{"model_type": "internlm"}')
     (tmp_path / "tokenizer_config.json").write_text(
         '{"auto_map": {"AutoTokenizer": ["tokenization_internlm.X", null]}}'
     )
-    with pytest.raises(ModelError, match="is Python code of its own, which is not run"):
+    with pytest.raises(ModelError, match="are in its own Python code, which is not run"):
         load_tokenizer(str(tmp_path))
 
 
@@ -207,7 +207,7 @@ def test_a_vocabulary_that_cannot_be_made_exact_is_refused(tmp_path: Path, corpu
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ModelError, match=r"tokenizer.model: is not a sentencepiece model, or is cut short") as caught:
+    with pytest.raises(ModelError, match=r"tokenizer.model: is not a sentencepiece model, or is truncated") as caught:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(caught.value)
 

@@ -335,7 +335,7 @@ BROKEN: dict[str, tuple[str, Callable[[dict[str, Any], Weights], object]]] = {
         lambda config, weights: (weights.pop("transformer.h.1.attn.c_attn.bias"), weights.pop("transformer.h.1.ln_2.weight")),
     ),
     "a weight has another shape": (
-        "model.norm.weight is 31 in the files, and 32 by config.json",
+        "model.norm.weight is 31 in the files, but 32 by config.json",
         lambda config, weights: weights.update({"transformer.ln_f.weight": torch.ones(31)}),
     ),
     "a weight cannot be cut": (
@@ -527,7 +527,7 @@ def test_a_broken_tokenizer_is_named_when_the_model_is_loaded(tmp_path: Path) ->
     pytest.importorskip("sentencepiece")
     original = write_folder(tmp_path / "original", SMALL, small_baichuan_weights())
     (original / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(ModelError, match="is not a sentencepiece model, or is cut short"):
+    with pytest.raises(ModelError, match="is not a sentencepiece model, or is truncated"):
         load_model(ModelConfig(model_name_or_path=str(original)), attn_implementation="sdpa", device="cpu")
 
 

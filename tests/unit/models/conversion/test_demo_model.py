@@ -39,14 +39,14 @@ def test_without_a_hub_the_model_comes_out_of_the_package_once(tmp_path: Path) -
     folder = smollm2_folder(said.append)
     assert (folder / "tokenizer.json").is_file()
     assert (folder / "model.safetensors").is_file()
-    assert "No Hub answers" in said[0]
+    assert "The Hub does not answer" in said[0]
     said.clear()
     assert smollm2_folder(said.append) == folder
     assert said == []
 
 
 def test_no_source_at_all_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="neither the Hub nor PyPI gives it"):
+    with pytest.raises(ModelError, match="neither the Hub nor PyPI provides it"):
         smollm2_folder(lambda line: None)
 
 

@@ -157,6 +157,6 @@ def test_a_file_cut_short_is_named_and_leaves_nothing_in_the_cache(tmp_path: Pat
     path = tmp_path / "tiny.gguf"
     write_gguf(path, quantised=False)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ModelError, match=r"tiny.gguf: is not a GGUF file, or is cut short"):
+    with pytest.raises(ModelError, match=r"tiny.gguf: is not a GGUF file, or is truncated"):
         resolve_model(ModelConfig(model_name_or_path=str(path)))
     assert not list((tmp_path / "cache" / "models").iterdir())

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mftcoder.errors import ModelError
 from mftcoder.models.conversion.gguf import folder_of
-from mftcoder.models.files.hub import models_cache
+from mftcoder.models.files.download import models_cache
 from mftcoder.models.loading.load import load_folder
 
 VOCABULARY = 64
@@ -258,10 +258,10 @@ REFUSED: dict[str, tuple[str, Keys, Tensors, Callable[[Tensors], object]]] = {
     "a key that may change the function": (r"holds attention.scale, which may change", {"attention.scale": 0.5}, {}, nothing),
     "a window": (r"holds attention.sliding_window, which may change", {"attention.sliding_window": 8}, {}, nothing),
     "a part of each head": ("only a part of each head is rotated", {"rope.dimension_count": 4}, {}, nothing),
-    "values of another size": ("another head size than its keys", {"attention.key_length": 8, "attention.value_length": 4}, {}, nothing),
+    "values of another size": ("its values and keys have different head sizes", {"attention.key_length": 8, "attention.value_length": 4}, {}, nothing),
     "an unknown scaling": ("scales rotary positions by 'longrope'", {"rope.scaling.type": "longrope"}, {}, nothing),
     "yarn with a factor of its own": ("yarn with a yarn_attn_factor of its own", {**YARN, "rope.scaling.yarn_attn_factor": 2.0}, {}, nothing),
-    "yarn from nowhere": ("does not say from which context length", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, {}, nothing),
+    "yarn from nowhere": ("scales rotary positions by yarn without an original context length", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}, {}, nothing),
     "another rope_freqs": ("not Llama 3.1's", {}, rope_freqs(MIXED), nothing),
     "rope_freqs of another length": ("has 3 values for 4 frequencies", {}, rope_freqs([1.0, 2.0, 3.0]), nothing),
     "two scalings": ("scales rotary positions twice", LINEAR, rope_freqs([2.0, 2.0, 2.0, 2.0]), nothing),
@@ -279,7 +279,7 @@ REFUSED: dict[str, tuple[str, Keys, Tensors, Callable[[Tensors], object]]] = {
     "another family's positions": ("holds a weight rope_factors_long.weight", {}, {"rope_factors_long.weight": torch.ones(4)}, nothing),
     "rope_freqs of zero": ("its rope_freqs hold a value that is not above 0", {}, rope_freqs([1.0, 1.0, 1.0, 0.0]), nothing),
     "a part of a model": ("is one of 3 parts; join them", {"split.count": 3}, {}, nothing),
-    "an adapter": ("its general.type is 'adapter'; only whole models are read", {"general.type": "adapter"}, {}, nothing),
+    "an adapter": ("its general.type is 'adapter'; only whole models are supported", {"general.type": "adapter"}, {}, nothing),
 }  # fmt: skip
 
 
@@ -299,7 +299,9 @@ def test_an_architecture_that_is_not_read_names_those_that_are(tmp_path: Path) -
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelError, match=r"architecture 'falcon' is not read from .gguf files \(known: llama, qwen2,"):
+    with pytest.raises(
+        ModelError, match=r"architecture 'falcon' is not supported in .gguf files \(known: llama, qwen2,"
+    ):
         folder_of(tmp_path / "tiny.gguf")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mftcoder.kernels.linear.fp8 import round_rows
-from mftcoder.models.layers.fp8_linear import Fp8Linear
+from mftcoder.models.layers.fp8 import Fp8Linear
 
 
 @pytest.mark.parametrize("biased", [False, True])

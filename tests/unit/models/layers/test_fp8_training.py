@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from mftcoder.config.load import parse_config
 from mftcoder.errors import ConfigError, ModelError
 from mftcoder.models.layers.adapters import restore, save_weights
-from mftcoder.models.layers.fp8_training import check_recipe, multiply_in_fp8
+from mftcoder.models.layers.fp8 import check_recipe, multiply_in_fp8
 
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="no torchao")
 RECIPES = ["tensorwise", "rowwise"]

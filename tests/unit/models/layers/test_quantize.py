@@ -216,5 +216,5 @@ def test_a_base_that_is_quantised_already_is_refused(tiny_llama_dir: Path, tmp_p
     load(tiny_llama_dir, "4bit").save_pretrained(tmp_path)
     for file in tiny_llama_dir.glob("tokenizer*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ModelError, match=r"are quantised already. Give the base model in its original precision"):
+    with pytest.raises(ModelError, match=r"are already quantized. Give the base model in its original precision"):
         resolve_model(ModelConfig(model_name_or_path=str(tmp_path), quantization="4bit"))

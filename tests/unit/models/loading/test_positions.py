@@ -8,8 +8,8 @@ import pytest
 from transformers import AutoConfig
 
 from mftcoder.errors import ModelError
-from mftcoder.models.loading.positions import check_positions
 from mftcoder.models.loading.resolve import ResolvedModel
+from mftcoder.models.loading.suitability import check_positions
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1,
@@ -55,7 +55,7 @@ def test_a_table_of_positions_ends(architecture: str, fields: dict[str, Any]) ->
     small = model(architecture, **fields)
     assert check_positions(small, 64) is None
     with pytest.raises(
-        ModelError, match=r"data.max_length: 65: tiny has a table of 64 positions and no more. Set .* to 64 or less"
+        ModelError, match=r"data.max_length: 65: tiny has a table of only 64 positions. Set .* to 64 or less"
     ):
         check_positions(small, 65)
 

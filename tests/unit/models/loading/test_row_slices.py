@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from mftcoder.errors import ModelError
 from mftcoder.models.loading.resolve import ResolvedModel
-from mftcoder.models.loading.row_slices import check_row_slices
+from mftcoder.models.loading.suitability import check_row_slices
 
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 1e4}
 
@@ -28,7 +28,7 @@ def test_rows_of_models_that_only_attend_can_be_shared(architecture: str) -> Non
 @pytest.mark.parametrize(
     ("architecture", "fields", "reason"),
     [
-        ("llama", {"num_attention_heads": 9, "hidden_size": 72}, "its 9 attention heads cannot be dealt out evenly to 2 ranks. Set it to 3, 9"),
+        ("llama", {"num_attention_heads": 9, "hidden_size": 72}, "its 9 attention heads cannot be divided evenly among 2 ranks. Set it to 3, 9"),
         ("jamba", {}, "by other means than attention"),
         ("lfm2", {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}, r"by other means than attention \(conv\)"),
         ("llama4_text", {}, r"\(chunked_attention\)"),
