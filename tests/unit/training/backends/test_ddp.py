@@ -16,6 +16,7 @@ from mftcoder.config.schema import TrainConfig
 from mftcoder.data.batches.loader import StepData
 from mftcoder.training.backends import ddp as ddp_backend
 from mftcoder.training.backends.ddp import DdpBackend
+from mftcoder.training.forward.gradient_norms import gradient_norms
 from mftcoder.training.losses.objective import Objective
 from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.step import train_step
@@ -149,6 +150,25 @@ def test_sums_start_while_the_last_pass_of_a_step_still_runs(ask: Ask) -> None:
     assert sum(start < last_pass[0] for start in starts) == 2  # the head's and that of the upper layer's last product
     assert sum(start < first_of_lower_layer for start in starts) > len(starts) / 3
     assert len(starts) - 3 <= sum(start < last_pass[-1] for start in starts)
+
+
+def steps_with_passes_between(backend: DdpBackend, between: bool) -> dict[str, Tensor]:
+    """Two steps; GradNorm's passes before the second, and a step's own forward pass for the focal factors in both."""
+    model = language_model()
+    with mock.patch.object(ddp_backend, "BUCKET_BYTES", 1 << 12):
+        optimizer = backend.optimizer(model.module.named_parameters(), CONFIG)
+    data = step_data(samples(), 4)
+    own = StepData(data.micro_batches[2 * backend.rank :][:2], data.counts)
+    for _ in range(2):
+        train_step(model, own, WEIGHTS, Objective(focal="task"), optimizer, 0.1, backend)
+        if between:
+            assert np.isfinite(gradient_norms(model, own, backend, layer=-1)).all()
+    return {name: weight.detach() for name, weight in model.module.named_parameters()}
+
+
+def test_passes_beside_a_step_add_nothing_to_its_gradients(ask: Ask) -> None:
+    with_them, without = ask(steps_with_passes_between, True)[0], ask(steps_with_passes_between, False)[0]
+    torch.testing.assert_close(with_them, without, rtol=0, atol=0)
 
 
 class Whole:
