@@ -9,7 +9,7 @@ hardness, and forty validations. Prints one Markdown table a setting, means over
     compromise   distance from a task's own best at the step with the lowest mean loss, as a share of what the task can gain
     short        the same distance from the best that the task could reach in this world
     worst        `short` of the worst task
-    spread       distance between the first and the last task's best step, as a share of the run
+    spread       distance between the first and the last task's best step, as a fraction of the run
     regression   distance from the own best at the end of the run
     rows         validation rows measured, as a share of the rows trained
 

@@ -28,5 +28,5 @@ def test_page_and_markdown_are_written_with_scores_named_or_found(tmp_path: Path
 def test_a_folder_that_is_no_run_ends_with_exit_code_2(tmp_path: Path) -> None:
     done = mft("report", str(tmp_path), "--out", str(tmp_path / "page.html"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: {tmp_path}: no run folder: it has no metrics.jsonl")
+    assert done.stderr.startswith(f"error: {tmp_path}: is not a run folder: it has no metrics.jsonl")
     assert not (tmp_path / "page.html").exists()

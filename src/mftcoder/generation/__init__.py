@@ -1,1 +1,1 @@
-"""Prompts in, completions out: the engine protocol and one file an engine."""
+"""From prompts to completions: the engine protocol, and one file per engine."""

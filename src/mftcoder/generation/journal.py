@@ -1,8 +1,8 @@
-"""The journal of a generation: every completion as it comes, so that a killed run goes on where it was.
+"""The journal of a generation: each completion is written when it is ready, so that a killed run can continue. Torch-free.
 
-Comes out: `completions_{task}_{model}.jsonl`, a line of settings, then a line a sample with the raw text, the answer found in it
-and why it ended. It counts only for the very same settings; a line cut short by a crash is dropped and made again. Of several
-processes each but the first writes a file of its own beside it, `...rank1.jsonl`; the first takes them in at the end. Torch-free.
+`completions_{task}_{model}.jsonl` has a line of settings, then one line per sample with the raw text, the answer in it, and why it
+ended. It is used only for the same settings; a line truncated by a crash is generated again. With several processes, each except the
+first writes its own file, `...rank1.jsonl`, and the first merges them at the end.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ Key = tuple[str, int]  # problem, sample
 
 
 class GenerationJournal:
-    """An append-only JSON Lines file. `answers` has what all processes had done when it was opened; a context manager."""
+    """An append-only JSON Lines file. `answers` starts with those of all processes at the time of opening."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0):
         self.path = path.with_suffix(f".rank{rank}.jsonl") if rank else path
@@ -34,7 +34,7 @@ class GenerationJournal:
             self.answers |= _answers(_read(other, self.settings))
         if rank:
             self.answers |= _answers(_read(path, self.settings))
-        self._write(rows)  # also drops a line that a crash left half written
+        self._write(rows)  # also removes a line that a crash truncated
 
     def __enter__(self) -> "GenerationJournal":
         return self
@@ -52,12 +52,12 @@ class GenerationJournal:
             self._file.flush()
         except OSError as error:
             raise GenerationError(
-                f"{self.path}: {error.strerror}. What is done is kept; make room and type the same command again"
+                f"{self.path}: {error.strerror}. Finished answers are kept; free some space and type the same command again"
             ) from error
         self.answers[completion.problem_id, completion.sample] = answer
 
-    def take_in_others(self) -> None:
-        """Move what the other processes wrote into the first one's journal, once all of them are done."""
+    def merge_others(self) -> None:
+        """Move the lines of the other processes into the first one's journal, after all of them are done."""
         rows = {(row["problem_id"], row["sample"]): row for row in _read(self.path, self.settings)}
         theirs = [other for other in self._other_files() if _is_of(other, self.settings)]
         for other in theirs:
@@ -73,7 +73,7 @@ class GenerationJournal:
         self._file = self._held()
 
     def _held(self) -> BinaryIO:
-        """The file, open for appending and for this process alone: what is written beside a rewrite would be lost."""
+        """The file, opened for appending and locked: the lines of a second writer would be lost at a rewrite."""
         try:
             file = self.path.open("ab")
         except OSError as error:
@@ -96,7 +96,7 @@ def _answers(rows: list[dict[str, Any]]) -> dict[Key, str]:
 
 
 def _is_of(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a file is a journal made with these settings, and not that of a model whose name ends like a rank's."""
+    """Whether a file is a journal with these settings. A model's name could end like that of a rank's file."""
     return _lines(path)[:1] == [{"settings": settings}]
 
 
@@ -110,5 +110,5 @@ def _lines(path: Path) -> list[Any]:
     try:
         rows.extend(row for _, row in read_jsonl(path))
     except (DataError, FileNotFoundError):
-        pass  # a line cut short by a crash: the rows before it stand
+        pass  # a line truncated by a crash: the lines before it are valid
     return rows

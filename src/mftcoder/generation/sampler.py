@@ -1,7 +1,7 @@
-"""Logits to next tokens: greedy, or drawn with a random stream of each row's own.
+"""Logits -> next tokens: greedy, or sampled with a separate random stream for each row.
 
-A row draws one number in [0, 1) a token from a stream seeded by run seed, problem and sample, and takes the token at that point
-of the cumulative distribution: which rows share a batch, and in what order, plays no part.
+For each token, a row draws one number in [0, 1) from a stream seeded by run seed, problem and sample, and takes the token at that
+point of the cumulative distribution. So the other rows of a batch and their order do not matter.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.prompt_tokens import sample_seed
 
-LIKELIEST = 256  # top-p rarely reaches past these, and finding them is cheaper than sorting the vocabulary
+MOST_PROBABLE = 256  # enough for top-p in most cases, and cheaper to find than sorting the vocabulary
 
 
 def random_stream(prompt: Prompt, seed: int) -> np.random.Generator:
-    """The stream of one sample; the same for the same seed, problem and sample anywhere."""
+    """The random stream of one sample; it depends only on seed, problem and sample."""
     return np.random.default_rng(sample_seed(prompt, seed))
 
 
@@ -30,7 +30,7 @@ def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.
     probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
     if sampling.top_p >= 1:
         return _at(probabilities, draws).tolist()
-    likely, ids = probabilities.topk(min(LIKELIEST, probabilities.shape[-1]), dim=-1)
+    likely, ids = probabilities.topk(min(MOST_PROBABLE, probabilities.shape[-1]), dim=-1)
     if (likely.sum(dim=-1) < sampling.top_p).any():
         likely, ids = probabilities.sort(dim=-1, descending=True)
     before = likely.cumsum(dim=-1) - likely
@@ -39,7 +39,7 @@ def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.
 
 
 def _at(weights: Tensor, draws: Tensor) -> Tensor:
-    """Per row the index at which the running sum passes `draw * total`; never one of weight 0."""
+    """Per row the index where the running sum exceeds `draw * total`; never one of weight 0."""
     running = weights.cumsum(dim=-1)
     index = torch.searchsorted(running, (draws * running[:, -1])[:, None], right=True)[:, 0]
     last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(dim=-1)

@@ -1,7 +1,7 @@
-"""The key-value cache of a batch whose rows come and go: allocated once, written in place, compacted when a row ends.
+"""The key-value cache of a batch whose rows change: allocated once, written in place, compacted when a row ends.
 
-Rows are right-aligned: all of them end at the same column, shorter ones begin later and are masked before that. A row that
-ends gives its slot to the last row; a new one is prefilled apart and copied in. Knows tensors, no texts.
+Rows are right-aligned: all end at the same column; shorter ones start later and are masked before their start. When a row ends, the
+last row moves into its slot. A new row is prefilled separately and copied in.
 
     column      0    1    2    3    4    5          length 6, rows 2
     row 0       .    a0   a1   a2   a3   a4
@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class SlotLayer(DynamicLayer):
-    """One layer's keys and values [rows, heads, capacity, size] of which `table.rows` and `table.length` are in use."""
+    """One layer's keys and values [rows, heads, capacity, size]; `table.rows` rows and `table.length` columns are in use."""
 
     keys: Any
     values: Any
@@ -28,7 +28,7 @@ class SlotLayer(DynamicLayer):
         self.table = table
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate for the shapes of the first states seen."""
+        """Allocate memory for the shapes of the first states."""
         rows, capacity = self.table.max_rows, self.table.capacity
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = key_states.new_zeros(rows, key_states.shape[1], capacity, key_states.shape[3])
@@ -36,7 +36,7 @@ class SlotLayer(DynamicLayer):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the states [rows, heads, 1, size] at column `length`; returns all that is in use, as views."""
+        """Write the states [rows, heads, 1, size] at column `length`; returns views of everything in use."""
         rows, begin = self.table.rows, self.table.length
         end = begin + key_states.shape[2]
         self.keys[:rows, :, begin:end] = key_states
@@ -49,14 +49,14 @@ class SlotLayer(DynamicLayer):
 
 
 class SlotTable:
-    """All layers' slots, with where each row starts."""
+    """The slots of all layers, and the first column of each row."""
 
     def __init__(self, *, max_rows: int, capacity: int, device: torch.device):
         self.max_rows = max_rows
         self.capacity = capacity
         self.device = device
         self.length = 0
-        self.starts: list[int] = []  # per row, the first column that is its own
+        self.starts: list[int] = []  # first column of each row
         self.cache = Cache(layer_class_to_replicate=partial(SlotLayer, self))  # type: ignore[arg-type]
 
     @property
@@ -65,7 +65,7 @@ class SlotTable:
         return len(self.starts)
 
     def mask(self) -> Tensor:
-        """Which columns each row sees, the one written next included: int64 [rows, length + 1]."""
+        """The columns that each row sees, including the one written next: int64 [rows, length + 1]."""
         starts = torch.tensor(self.starts, device=self.device)
         return (torch.arange(self.length + 1, device=self.device) >= starts[:, None]).long()
 
@@ -74,7 +74,7 @@ class SlotTable:
         return torch.tensor([[self.length - start] for start in self.starts], device=self.device)
 
     def add(self, prefilled: Cache, lengths: Sequence[int]) -> None:
-        """Take in rows whose states were computed apart, right-aligned; `lengths` are their tokens, none above `length`."""
+        """Add right-aligned rows whose states were computed separately; `lengths` are their tokens, none above `length`."""
         width = max(lengths)
         if not self.rows:
             self.length = width

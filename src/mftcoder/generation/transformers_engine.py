@@ -1,7 +1,6 @@
 """Completions from a transformers model: a batch that is kept full, longest prompts first.
 
-Goes in: a loaded model, its tokenizer, sampling settings. Comes out: completions as they get ready. A row ends at an EOS token,
-a stop word, or the token limit, and the next prompt takes its place at once. Knows no benchmark and no file.
+A row ends at an EOS token, a stop word, or the token limit. The next prompt then takes its place at once.
 """
 
 from collections import deque
@@ -16,20 +15,20 @@ from transformers.cache_utils import DynamicCache
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
-from mftcoder.generation.prompt_tokens import TokenPrompt, token_prompts, without_room
+from mftcoder.generation.prompt_tokens import TokenPrompt, split_by_limit, token_prompts
 from mftcoder.generation.sampler import next_tokens, random_stream
 from mftcoder.generation.slots import SlotTable
 
-PREFILL_TOKENS = 8192  # prompt tokens of one forward pass: bounds its memory
-GAP = 64  # columns to spare, so that the cache is moved left at most once in as many steps
+PREFILL_TOKENS = 8192  # prompt tokens of one forward pass, which bounds its memory
+GAP = 64  # spare columns, so that the cache is moved left at most once in as many steps
 
 
 @dataclass
 class Draft:
-    """A completion in the making."""
+    """A completion that is being generated."""
 
     prompt: Prompt
-    ids: list[int]  # of the prompt
+    ids: list[int]  # the prompt's tokens
     limit: int  # tokens that may be generated
     stream: np.random.Generator
     tokens: list[int] = field(default_factory=list)
@@ -48,7 +47,7 @@ class TransformersEngine:
         batch_size: int = 16,
         add_special_tokens: bool = True,
     ):
-        """`end_ids` end a text; `add_special_tokens` lets the tokenizer put its BOS token before a prompt (not for chats)."""
+        """`end_ids` are tokens that end a text. `add_special_tokens` puts the BOS token before a prompt (not for chats)."""
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = sampling
@@ -59,10 +58,10 @@ class TransformersEngine:
         self.max_positions = int(positions) if positions else 1 << 30
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
-        """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
-        able, full = without_room(self._tokenized(prompts))
+        """One completion for each prompt, when it is ready. GenerationError lists prompts that are too long for the model."""
+        possible, full = split_by_limit(self._tokenized(prompts))
         yield from full
-        waiting = deque(sorted(map(self._draft, able), key=lambda draft: -len(draft.ids)))
+        waiting = deque(sorted(map(self._draft, possible), key=lambda draft: -len(draft.ids)))
         if not waiting:
             return
         capacity = max(len(draft.ids) + draft.limit for draft in waiting) + GAP
@@ -84,7 +83,7 @@ class TransformersEngine:
         return Draft(item.prompt, item.ids, item.limit, random_stream(item.prompt, self.sampling.seed))
 
     def _admit(self, waiting: deque[Draft], free: int, table: SlotTable) -> list[Draft]:
-        """Read prompts into free slots, as many as one forward pass may have; draws their first tokens."""
+        """Prefill prompts into free slots, as many as one forward pass may have, and choose their first tokens."""
         table.close_gap(GAP)
         longest = len(waiting[0].ids)
         if table.rows and longest > table.length:
@@ -98,7 +97,7 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, DynamicCache]:
-        """Logits of each prompt's next token [rows, vocabulary], and the states of all of them, right-aligned."""
+        """Logits of each prompt's next token [rows, vocabulary], and the cache of all prompts, right-aligned."""
         width = max(map(len, prompts))
         padded = [[self.tokenizer.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
         seen = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -116,7 +115,7 @@ class TransformersEngine:
 
     @torch.no_grad()
     def _step(self, active: list[Draft], table: SlotTable) -> None:
-        """One more token for every row."""
+        """Generate one more token for every row."""
         if table.length == table.capacity:
             table.close_gap(1)
         output = self.model(
@@ -135,7 +134,7 @@ class TransformersEngine:
             draft.tokens.append(token)
 
     def _collect(self, active: list[Draft], table: SlotTable) -> Iterator[Completion]:
-        """Take the rows that are done out of the batch."""
+        """Remove finished rows from the batch and yield their completions."""
         for row in range(len(active) - 1, -1, -1):
             completion = self._finished(active[row])
             if completion is not None:
@@ -158,9 +157,9 @@ class TransformersEngine:
         return Completion(draft.prompt.problem_id, draft.prompt.sample, text[:cut], reason, len(draft.tokens))
 
     def _may_stop(self, draft: Draft) -> bool:
-        """Whether the last token ends a line and the prompt has a test for that, or the last tokens hold a stop word.
+        """A quick check on the last tokens: whether a line ends that `is_whole` must see, or a stop word may be in the text.
 
-        A token has at least one byte, so the window is long enough.
+        Each token has at least one byte, so a window of as many tokens as the longest stop word has bytes is enough.
         """
         if draft.prompt.is_whole and "\n" in self._decode(draft.tokens[-1:]):
             return True
@@ -175,6 +174,6 @@ class TransformersEngine:
 
 
 def _is_whole(prompt: Prompt, text: str) -> bool:
-    """Whether the complete lines of `text` are enough for the prompt."""
+    """Whether the complete lines of `text` satisfy the prompt's `is_whole`."""
     lines, line_break, _ = text.rpartition("\n")
     return bool(prompt.is_whole and line_break and prompt.is_whole(lines + line_break))

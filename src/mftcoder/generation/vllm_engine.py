@@ -1,7 +1,7 @@
-"""Completions from vLLM, where it is installed: continuous batching over paged attention, for many prompts on a GPU.
+"""Completions from vLLM: continuous batching over paged attention, for many prompts on a GPU.
 
-Goes in: a folder of whole weights, its tokenizer, sampling settings. Comes out: completions as they get ready. The prompts' token
-ids are ours, so the model reads what it reads in the transformers engine; rounding differs, and with it a token that is all but tied.
+The prompts are tokenized by us, so the model reads the same tokens as in the transformers engine. Rounding differs, so a nearly tied
+token can be chosen differently.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from vllm.sampling_params import RequestOutputKind
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError, reason
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
-from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, token_prompts, without_room
+from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, split_by_limit, token_prompts
 
 
 class VllmEngine:
@@ -31,7 +31,7 @@ class VllmEngine:
         add_special_tokens: bool = True,
         trust_remote_code: bool = False,
     ):
-        """`dtype` is bfloat16 or float32; the rest is as in TransformersEngine."""
+        """`folder` holds unquantized weights, `dtype` is bfloat16 or float32; the rest is as in TransformersEngine."""
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.end_ids = list(end_ids)
@@ -44,14 +44,14 @@ class VllmEngine:
                 trust_remote_code=trust_remote_code,
                 disable_log_stats=True,
             ).llm_engine
-        except (ValueError, RuntimeError) as error:  # its own process has printed why
+        except (ValueError, RuntimeError) as error:  # vLLM's own process has printed the details
             raise GenerationError(
                 f"{folder}: vLLM cannot open it: {reason(error)}. Use --engine transformers"
             ) from error
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
-        """One completion for each prompt, as they get ready. GenerationError for prompts the model has no room for."""
-        found, full = without_room(
+        """One completion for each prompt, when it is ready. GenerationError lists prompts that are too long for the model."""
+        found, full = split_by_limit(
             token_prompts(
                 prompts,
                 self.tokenizer,

@@ -1,1 +1,1 @@
-"""Run folders and scores -> one HTML page and its Markdown twin. Torch-free."""
+"""Reports: run folders and scores -> one HTML page and the same in Markdown. Torch-free."""

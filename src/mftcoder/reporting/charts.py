@@ -1,7 +1,7 @@
-"""Curves of runs -> small inline SVG charts that take their colours from the page: text from `currentColor`, lines from variables.
+"""Small inline SVG charts of runs. Their colours come from the page: text uses `currentColor`, lines use variables.
 
-Each chart is a picture of its own, so that a page can lay them out in as many columns as the screen is wide. Training curves of
-many steps are averaged into at most MAX_POINTS points. Colours are Okabe and Ito's, and lines differ in dashes too.
+Each chart is a separate picture, so that the page chooses the number of columns. Long training curves are averaged to at most
+MAX_POINTS points. Lines differ in colour and in dashes.
 """
 
 import html
@@ -46,7 +46,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture, its title and what is drawn in it: `series` names the lines in the order of their colours."""
+    """One picture and its title; `series` has the names of the lines in the order of their colours."""
 
     title: str
     svg: str
@@ -65,7 +65,7 @@ class Line:
 
 
 def loss_charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """A chart a task: each run's validation loss with dots, its training loss faint behind."""
+    """One chart per task: each run's validation loss with dots, its training loss faint behind it."""
     charts = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         lines = []
@@ -77,7 +77,7 @@ def loss_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """A chart a run: the weight of each task over the steps. None for a run whose weights never moved."""
+    """One chart per run: the weight of each task over the steps. None for a run with constant weights."""
     charts = []
     for run in runs:
         lines = [
@@ -90,7 +90,7 @@ def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def slope_charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """A chart a run: the slope of each task's held-out loss as its balancer saw it. None for methods without slopes."""
+    """One chart per run: the slope of each task's loss that its balancer measured. None for methods without slopes."""
     charts = []
     for run in runs:
         lines = [
@@ -103,12 +103,12 @@ def slope_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def weighted_tasks(run: RunRecord) -> list[str]:
-    """The tasks that weights were recorded for."""
+    """The tasks with recorded weights."""
     return list(dict.fromkeys(task for record in run.train for task in record.get("weights") or {}))
 
 
 def speed_charts(runs: Sequence[RunRecord]) -> list[Chart]:
-    """Throughput, learning rate and gradient norm, a line a run."""
+    """Throughput, learning rate and gradient norm, with one line per run."""
     kinds = [
         ("tokens a second", "tokens_per_second"),
         ("learning rate", "learning_rate"),
@@ -123,14 +123,14 @@ def speed_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def thinned(points: Points) -> Points:
-    """At most MAX_POINTS points: the mean step and mean value of each stretch of equally many."""
+    """At most MAX_POINTS points: the mean step and mean value of groups of consecutive points."""
     size = -(-len(points) // MAX_POINTS) or 1
     stretches = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in stretches]
 
 
 def minima_chart(runs: Sequence[RunRecord]) -> list[Chart]:
-    """A row a run, a mark a task at the step of its lowest validation loss: the closer together, the better in balance."""
+    """One row per run, with a mark per task at the step of its lowest validation loss. Marks close together mean balance."""
     tasks = list(dict.fromkeys(task for run in runs for task in run.tasks))
     if len(tasks) < 2 or not any(len(run.validation) > 1 for run in runs):
         return []
@@ -138,7 +138,7 @@ def minima_chart(runs: Sequence[RunRecord]) -> list[Chart]:
     def paint(axes: Axes) -> None:
         for row, run in enumerate(runs):
             for slot, task in enumerate(tasks):
-                # Apart in height, so that equal steps do not hide each other.
+                # Different heights, so that marks at equal steps do not hide each other.
                 height = row + 0.5 * (slot / (len(tasks) - 1) - 0.5)
                 color, mark = SERIES_COLORS[slot % len(SERIES_COLORS)], MARKS[slot % len(MARKS)]
                 step = lowest(series(run.validation, "losses", task))
@@ -159,7 +159,7 @@ def lowest(points: Points) -> float | None:
 
 
 def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool = False) -> Chart:
-    """The lines over the steps. Lines without points are left out of the picture, not of the legend."""
+    """The lines over the steps. Lines without points are in the legend only."""
 
     def paint(axes: Axes) -> None:
         for line in lines:
@@ -175,7 +175,7 @@ def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool 
 
 
 def _chart(title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None]) -> Chart:
-    """What `paint` draws, over steps, as SVG."""
+    """An SVG of what `paint` draws, over steps."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
@@ -208,14 +208,12 @@ def tick(value: float) -> str:
 
 
 def themed(svg: str, description: str) -> str:
-    """The picture without file header, scaled by the page, in the page's colours and font, with a text for screen readers."""
+    """The picture without its file header, in the page's size, colours and font, with a description for screen readers."""
     inner = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     inner = inner.replace(INK, "currentColor")
     for number, color in enumerate(SERIES_COLORS, start=1):
         inner = inner.replace(color, f"var(--series-{number})")
-    inner = re.sub(
-        r'<g id="[^"]*"', "<g", inner
-    )  # ids of groups repeat from picture to picture; nothing refers to them
+    inner = re.sub(r'<g id="[^"]*"', "<g", inner)  # ids of groups repeat between pictures, and nothing refers to them
     inner = re.sub(r"; font-family: [^;\"]*", "", inner)
     size = f'<svg width="100%" role="img" aria-label="{html.escape(description)}"'
     inner = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', rf"{size} \1", inner, count=1)

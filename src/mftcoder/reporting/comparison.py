@@ -1,8 +1,7 @@
-"""Runs of several methods on the same tasks -> how well each method kept the tasks in balance, in numbers.
+"""Compare methods on the same tasks: how well each kept the tasks in balance, in numbers.
 
-Goes in: run records, a run a method and seed, and for each task and seed a run on that task alone (the reference). Comes out:
-an Outcome a run and a MethodResult a method. Losses are validation losses; "best" is the lowest a task reached at any
-validation, "kept" its loss in the one checkpoint with the lowest mean over tasks, which is what a user takes home.
+There is one run per method and seed, and as a reference one run on each task alone per seed. Losses are validation losses. "Best" is
+a task's lowest loss at any validation; "kept" is its loss in the checkpoint with the lowest mean over tasks, which a user would keep.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +11,12 @@ from statistics import fmean, stdev
 from mftcoder.errors import DataError
 from mftcoder.reporting.run_folder import RunRecord, series
 
-WARM_UP_STEPS = 3  # first steps of a run, left out of its speed: caches and compilers are cold
+WARM_UP_STEPS = 3  # first steps of a run, excluded from its speed because caches and compilers are cold
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run came to."""
+    """The numbers of one run."""
 
     seed: int
     steps: int
@@ -26,29 +25,29 @@ class Outcome:
     kept_step: float
     kept: dict[str, float]
     last: dict[str, float]
-    seconds_per_step: float  # the balancer's work in it, validation not
-    balancing_share: float  # of those seconds, spent measuring and choosing weights
+    seconds_per_step: float  # with the balancer's work, without validation
+    balancing_share: float  # the fraction of these seconds spent on measuring and choosing weights
 
     @property
     def spread(self) -> float:
-        """How far apart the tasks' best steps lie, as a share of the run."""
+        """The distance between the first and the last best step of the tasks, as a fraction of the run."""
         steps = self.best_step.values()
         return (max(steps) - min(steps)) / self.steps
 
     @property
     def regression(self) -> float:
-        """Mean over tasks of how far the last loss is above the task's best, relative."""
+        """Mean over tasks of the relative distance of the last loss above the task's best."""
         return fmean(self.last[task] / self.best[task] - 1 for task in self.best)
 
     @property
     def compromise(self) -> float:
-        """Mean over tasks of how far the kept loss is above the task's best, relative: what one checkpoint for all costs."""
+        """Mean over tasks of the relative distance of the kept loss above the task's best: the cost of one checkpoint for all."""
         return fmean(self.kept[task] / self.best[task] - 1 for task in self.best)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its standard deviation, None with one seed."""
+    """A mean over seeds and its standard deviation (None with one seed)."""
 
     mean: float
     deviation: float | None
@@ -56,7 +55,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method over its seeds. Losses relative to the task trained alone: -0.02 is 2% lower than alone."""
+    """One method over its seeds. Losses are relative to the task trained alone: -0.02 is 2% lower than alone."""
 
     name: str
     seeds: int
@@ -72,7 +71,7 @@ class MethodResult:
 
 
 def outcome_of(run: RunRecord, seed: int) -> Outcome:
-    """DataError if the run was never validated or trained."""
+    """The outcome of one run; DataError if it was never validated or trained."""
     curves = {task: series(run.validation, "losses", task) for task in run.tasks}
     mean = series(run.validation, "loss")
     timed = series(run.train, "seconds")
@@ -97,7 +96,7 @@ def outcome_of(run: RunRecord, seed: int) -> Outcome:
 
 
 def compare(methods: dict[str, list[Outcome]], alone: dict[tuple[str, int], float]) -> list[MethodResult]:
-    """A result a method. `alone` maps (task, seed) to the best loss of the task trained by itself; may be empty."""
+    """One result per method. `alone` maps (task, seed) to the best loss of the task trained by itself; it may be empty."""
     ranks = _ranks(methods)
     uniform = {outcome.seed: outcome.seconds_per_step for outcome in methods.get("uniform", [])}
     return [
@@ -125,7 +124,7 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def _ranks(methods: dict[str, list[Outcome]]) -> dict[tuple[str, int], float]:
-    """(method, seed) -> mean over tasks of its place by best loss among the methods of that seed; ties share their places."""
+    """(method, seed) -> mean over tasks of its place by best loss among the methods of that seed; ties get the mean place."""
     places = {}
     for seed in {outcome.seed for outcomes in methods.values() for outcome in outcomes}:
         best = {name: o.best for name, outcomes in methods.items() for o in outcomes if o.seed == seed}

@@ -1,4 +1,4 @@
-"""A comparison of methods as one page: tables and pictures, in HTML and Markdown. Computes nothing: `comparison.py` does."""
+"""A comparison of methods as one page of tables and charts, in HTML and Markdown. `comparison.py` computes the numbers."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -15,9 +15,9 @@ READING = (
     "checkpoint with the lowest mean over tasks. Against alone: relative to the best of the task trained by itself on the same "
     "number of its rows, same seed; below 0 is better than alone.",
     "Rank: mean place by best loss over tasks and seeds. Spread: distance between the first and the last task's best step, as a "
-    "share of the run. Compromise: how far the kept losses are above each task's best. Regression: the same for the last losses. "
-    "Step time: against uniform, balancing included, validation not; on a busy machine it is noisy, and the share of the "
-    "step time that was measured to go into balancing is the safer figure. Means over seeds ± standard deviation.",
+    "fraction of the run. Compromise: how far the kept losses are above each task's best. Regression: the same for the last losses. "
+    "Step time: relative to uniform, with balancing, without validation. On a busy machine it is noisy; the fraction of the step "
+    "time that was measured for balancing is more reliable. Means over seeds ± standard deviation.",
 )
 
 
@@ -27,7 +27,7 @@ def render_comparison(
     alone: dict[str, float],
     command: str,
 ) -> Pages:
-    """The page of these results; `runs` holds each method's runs in the order of the seeds, `alone` each task's reference."""
+    """The page of these results. `runs` has each method's runs in the order of the seeds, `alone` each task's reference."""
     first = [method_runs[0] for method_runs in runs.values()]
     everything = [run for method_runs in runs.values() for run in method_runs]
     parts = [
@@ -36,23 +36,23 @@ def render_comparison(
         Part("Kept loss of each task against training it alone", (), tasks_table(results, "kept")),
         Part(
             "When each task was at its best",
-            ("Marks close together are what balancing is for.",),
+            ("Balancing should bring the marks close together.",),
             None,
             tuple(charts.minima_chart(everything)),
         ),
         Part(
             "Validation losses",
-            ("Means over seeds. The level line is the best of the task trained alone.",),
+            ("Means over seeds. The horizontal line is the best loss of the task trained alone.",),
             None,
             tuple(_loss_charts(runs, alone)),
         ),
-        Part("Weights", ("Of the first seed.",), None, tuple(charts.weight_charts(first))),
+        Part("Weights", ("Task weights of the first seed.",), None, tuple(charts.weight_charts(first))),
     ]
     return render_parts("Comparison of balancers", "mft compare", parts, first)
 
 
 def methods_table(results: Sequence[MethodResult]) -> Table:
-    """A row a method, the numbers that say how well it balances and what it costs."""
+    """One row per method, with the numbers of its balance and its cost."""
     columns: dict[str, Callable[[MethodResult], str]] = {
         "method": lambda r: r.name,
         "seeds": lambda r: str(r.seeds),
@@ -70,7 +70,7 @@ def methods_table(results: Sequence[MethodResult]) -> Table:
 
 
 def tasks_table(results: Sequence[MethodResult], which: str) -> Table:
-    """A row a task, a column a method: how far its best or kept loss is from training it alone."""
+    """One row per task, one column per method: the best or kept loss relative to training the task alone."""
     found = {r.name: r.best_against_alone if which == "best" else r.kept_against_alone for r in results}
     tasks = list(dict.fromkeys(task for estimates in found.values() for task in estimates))
     rows = tuple((task, *(_percent(estimates[task], sign=True) for estimates in found.values())) for task in tasks)

@@ -1,4 +1,4 @@
-"""Runs and scores -> the text of report.html (one file, no outside links, light and dark) and of report.md. Writes nothing."""
+"""Runs and scores -> the text of report.html (one file, no external links, light and dark) and of report.md."""
 
 import textwrap
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from mftcoder.reporting.tables import Table
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote, and whether it passed."""
+    """A model's answer, and whether it passed."""
 
     model: str
     text: str
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A problem as a model was asked, and two models' answers."""
+    """A problem's prompt and the answers of two models."""
 
     task: str
     problem: str
@@ -37,7 +37,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the page: a title, what may be said about it, its table, its charts, and questions with their answers."""
+    """One part of the page: title, notes, table, charts, and questions with their answers."""
 
     title: str
     notes: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Pages:
-    """The two texts."""
+    """The two versions of a page."""
 
     html: str
     markdown: str
@@ -60,13 +60,13 @@ def render(
     changes: Sequence[Change] = (),
     questions: Sequence[Question] = (),
 ) -> Pages:
-    """The report of these runs, side by side, of these scores, and of what changed from one model to another."""
+    """The report: runs side by side, scores, and the changes from one model to another."""
     parts = _parts(runs, scores, changes, questions)
     return render_parts(" · ".join(run.name for run in runs), "Training report", parts, runs)
 
 
 def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequence[RunRecord]) -> Pages:
-    """A page of these parts, with the configurations and versions of the runs at its end. Empty parts are left out."""
+    """A page of these parts, with the configs and versions of the runs at its end. Empty parts are left out."""
     environment = Environment(
         loader=PackageLoader("mftcoder.reporting", "templates"),
         autoescape=lambda name: bool(name and name.startswith("report.html")),
@@ -115,7 +115,7 @@ def _parts(
 
 def _answers_part(task: str, questions: Sequence[Question]) -> Part:
     note = (
-        "The first problem that was gained, the first that was lost and the first that stayed as it was, where there are such, "
+        "The first problem that was gained, the first that was lost and the first that did not change, as far as there are any, "
         "then the next of each."
     )
     return Part(

@@ -1,7 +1,7 @@
-"""Two models' metrics on the same problems -> what changed, problem by problem, and whether that is more than chance.
+"""Compare two models problem by problem: what changed, and whether that is more than chance.
 
-Goes in: metrics files of `mft evaluate`, the first of a task being the "before". Comes out: a `Change` for each later file of the task.
-Only problems answered once by each model can be compared so; knows nothing of how they were judged.
+The first metrics file of a task is the "before"; each later file of the task gives a `Change`. Only problems with one answer per
+model can be compared in this way.
 """
 
 import itertools
@@ -17,22 +17,22 @@ _Z = 1.959963984540054  # two-sided 95%
 LEVEL = 0.05
 SHOWN = 3  # problems of a task whose answers the report shows
 METHODS = (
-    "Each problem is compared with itself: gained are those that only the second model solves, lost those that only the first does. "
-    "p: exact McNemar test (two-sided), after Holm's correction for the number of comparisons; a change counts as more than chance "
-    "below 0.05. Interval of the change: 95%, Agresti and Min (2005)."
+    "Each problem is compared with itself: gained are those that only the second model solves, lost those that only the first solves. "
+    "p: exact McNemar test (two-sided), with Holm's correction for the number of comparisons; below 0.05 a change counts as more than "
+    "chance. Interval of the change: 95%, Agresti and Min (2005)."
 )
 
 
 @dataclass(frozen=True)
 class Change:
-    """What a second model solves of a task's problems, beside a first. Shares are between 0 and 1."""
+    """What two models solve of a task's problems. Fractions are between 0 and 1."""
 
     task: str
     models: tuple[str, str]
-    passed: tuple[tuple[bool, bool], ...]  # a problem: by the first, by the second
-    problems: tuple[str, ...]  # their ids
-    paths: tuple[Path, Path]  # of the metrics files
-    p: float = 1.0  # corrected for all comparisons made
+    passed: tuple[tuple[bool, bool], ...]  # per problem: by the first, by the second model
+    problems: tuple[str, ...]  # the problems' ids
+    paths: tuple[Path, Path]  # the metrics files
+    p: float = 1.0  # corrected for the number of comparisons
 
     @property
     def before(self) -> int:
@@ -46,7 +46,7 @@ class Change:
 
     @property
     def shown(self) -> list[int]:
-        """Three problems to look at: the first that was gained, the first lost and the first that stayed, then the next of each."""
+        """Three problems to show: the first gained, the first lost and the first unchanged one, then the next of each."""
         gained, lost = self.gained, self.lost
         stayed = [number for number in range(len(self.passed)) if number not in {*gained, *lost}]
         rounds = itertools.zip_longest(gained, lost, stayed)
@@ -64,7 +64,7 @@ class Change:
 
     @property
     def value(self) -> float:
-        """The change of the share that is solved."""
+        """The change of the fraction of solved problems."""
         return (self.after - self.before) / len(self.passed)
 
     @property
@@ -74,7 +74,7 @@ class Change:
 
     @property
     def is_more_than_chance(self) -> bool:
-        """Whether so uneven a change would be rare if the two models were equally good."""
+        """Whether such an uneven change would be rare if the two models were equally good."""
         return self.p < LEVEL
 
     @property
@@ -82,13 +82,13 @@ class Change:
         """`exam-repair: 10 of 130 problems before, 31 after: +16 points (95% interval +9 to +23), more than chance (p = 0.0002).`"""
         low, high = (100 * bound for bound in self.interval)
         how = f"{100 * self.value:+.0f} points (95% interval {low:+.0f} to {high:+.0f})"
-        verdict = "more than chance" if self.is_more_than_chance else "no more than chance may give"
+        verdict = "more than chance" if self.is_more_than_chance else "possible by chance"
         count = f"{self.before} of {len(self.passed)} problems before, {self.after} after"
         return f"{self.task}: {count}: {how}, {verdict} ({p_text(self.p)})."
 
 
 def read_changes(paths: Sequence[Path]) -> list[Change]:
-    """A change for every metrics file that is not the first of its task and has the same problems, answered once each."""
+    """A change for every metrics file after the first of its task, if both have the same problems with one answer each."""
     first: dict[str, tuple[Path, dict[str, Any]]] = {}
     changes = []
     for path in dict.fromkeys(paths):
@@ -106,7 +106,7 @@ def read_changes(paths: Sequence[Path]) -> list[Change]:
 
 
 def _is_paired(metrics: Any) -> bool:
-    """Whether the file says of each problem how its one answer ended."""
+    """Whether the file has the status of one answer for each problem."""
     rows = metrics.get("problems") if isinstance(metrics, dict) and {"task", "model"} <= metrics.keys() else None
     return isinstance(rows, list) and bool(rows) and all(map(_is_paired_row, rows))
 
@@ -116,8 +116,8 @@ def _is_paired_row(row: Any) -> bool:
 
 
 def corrected(changes: Sequence[Change]) -> list[Change]:
-    """The changes with the p of each, corrected after Holm (1979): of m values the smallest times m, the next times m - 1, and so on,
-    none below the one before it."""
+    """The changes with their p, corrected by Holm's method (1979): of m values the smallest times m, the next times m - 1, and so
+    on, each at least as large as the one before."""
     raw = [mcnemar(len(change.gained), len(change.lost)) for change in changes]
     found, highest = list(changes), 0.0
     for rank, number in enumerate(sorted(range(len(raw)), key=raw.__getitem__)):
@@ -127,15 +127,15 @@ def corrected(changes: Sequence[Change]) -> list[Change]:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The chance of a split at least as uneven if a change were as likely to be a gain as a loss: 5 and 0 -> 2/32 = 0.0625."""
+    """The probability of a split at least as uneven if gains and losses were equally likely: 5 and 0 -> 2/32 = 0.0625."""
     total = gained + lost
     tail = sum(math.comb(total, count) for count in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**total)
 
 
 def difference_interval(gained: int, lost: int, problems: int) -> tuple[float, float]:
-    """The 95% interval of the difference of two shares of the same problems: Wald's, with half a problem added to each of the four
-    outcomes (Agresti and Min 2005, Statistics in Medicine 24)."""
+    """The 95% interval of the difference of two fractions of the same problems: Wald's interval with half a problem added to each of
+    the four outcomes (Agresti and Min 2005, Statistics in Medicine 24)."""
     more, less, count = gained + 0.5, lost + 0.5, problems + 2
     value = (more - less) / count
     spread = _Z * math.sqrt(more + less - (more - less) ** 2 / count) / count

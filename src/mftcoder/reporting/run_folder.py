@@ -1,6 +1,6 @@
-"""A run folder, read: what `mft train` left there, as one frozen value. A run that still goes on, or broke off, reads as well.
+"""Read a run folder of `mft train`, also while the run goes on or after it was killed.
 
-Only metrics.jsonl must be there; a missing config, summary or data file leaves its part of the report empty.
+Only metrics.jsonl is required; a missing config, summary or data file leaves its part of the report empty.
 """
 
 import json
@@ -18,14 +18,14 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything the report says about one run."""
+    """Everything that a report needs from one run folder."""
 
     name: str
     folder: Path
     train: tuple[Record, ...]
     validation: tuple[Record, ...]
-    balance: tuple[Record, ...]  # what a balancer saw and chose; none with fixed weights
-    torn_lines: int  # of metrics.jsonl that did not parse; a killed run may leave one
+    balance: tuple[Record, ...]  # a balancer's inputs and weights; none with fixed weights
+    torn_lines: int  # invalid lines of metrics.jsonl; a killed run may leave one
     config: str
     versions: dict[str, Any]
     data: dict[str, Any]
@@ -34,7 +34,7 @@ class RunRecord:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks' names in the order they were first recorded in."""
+        """The tasks' names in the order of their first records."""
         names: dict[str, None] = {}
         for record in (*self.validation, *self.train):
             names.update(dict.fromkeys(record.get("losses") or {}))
@@ -42,10 +42,10 @@ class RunRecord:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """The run in `folder`; DataError if it is none."""
+    """The run in `folder`; DataError if it is not a run folder."""
     metrics = folder / "metrics.jsonl"
     if not metrics.is_file():
-        what = "no such folder" if not folder.exists() else "no run folder: it has no metrics.jsonl"
+        what = "no such folder" if not folder.exists() else "is not a run folder: it has no metrics.jsonl"
         raise DataError(f"{folder}: {what}. Give the output_dir of a training run")
     records, torn = _records(metrics)
     config = folder / "config.yaml"
@@ -65,7 +65,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
 
 
 def read_runs(folders: list[Path]) -> list[RunRecord]:
-    """Several runs; those whose folders share a name are told apart by their whole paths. All problems at once."""
+    """Several runs; those with equal folder names get their whole paths as names. DataError lists all problems."""
     problems: list[str] = []
     runs = []
     names = [folder.resolve().name for folder in folders]
@@ -86,7 +86,7 @@ def number(value: Any) -> float | None:
 
 
 def series(records: tuple[Record, ...], *keys: str) -> list[tuple[float, float]]:
-    """`(step, value)` of the records that hold a number at `keys`: `series(run.train, "losses", "tests")`."""
+    """`(step, value)` of the records with a number at `keys`: `series(run.train, "losses", "tests")`."""
     points = []
     for record in records:
         value: Any = record
@@ -120,7 +120,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _checkpoints(folder: Path) -> tuple[str, ...]:
-    """Names of the checkpoint folders, in the order of their steps; hidden ones are being written."""
+    """Names of the checkpoint folders, in the order of their steps, without hidden ones, which are still being written."""
     if not folder.is_dir():
         return ()
     names = [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]

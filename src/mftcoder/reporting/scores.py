@@ -1,7 +1,4 @@
-"""metrics_<task>_<model>.json files, as `mft evaluate` writes them -> scores in a table's order, each beside the first of its task.
-
-Reads the k, the value and the interval of every pass@k. Knows nothing of how they were computed.
-"""
+"""Read the scores in metrics_<task>_<model>.json files of `mft evaluate`: the k, value and interval of every pass@k."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from mftcoder.reporting.run_folder import number
 
 @dataclass(frozen=True)
 class Score:
-    """One model's pass@k on one benchmark, as shares between 0 and 1."""
+    """One model's pass@k on one benchmark, as fractions between 0 and 1."""
 
     task: str
     model: str
@@ -24,17 +21,17 @@ class Score:
     low: float | None
     high: float | None
     problems: int | None
-    change: float | None = None  # against the first model of the same task and k
+    change: float | None = None  # relative to the first model of the same task and k
 
 
 def find_metrics(folder: Path) -> list[Path]:
-    """The metrics files in a run folder or one or two folders below it."""
+    """The metrics files in a run folder, or one or two levels below it."""
     found = [path for pattern in ("", "*/", "*/*/") for path in folder.glob(f"{pattern}metrics_*.json")]
     return sorted(found)
 
 
 def read_scores(paths: list[Path]) -> list[Score]:
-    """All scores: by task, and within a task in the order of the files, so the first file of a task is its "before"."""
+    """All scores by task, within a task in the order of the files, so that the first file of a task is its "before"."""
     scores: list[Score] = []
     problems: list[str] = []
     for path in dict.fromkeys(paths):
@@ -59,7 +56,7 @@ def _scores_of(path: Path) -> list[Score]:
     metrics = read_json(path)
     table = metrics.get("scores", metrics) if isinstance(metrics, dict) else None
     if not isinstance(table, dict) or not any(_k_of(key) for key in table):
-        raise DataError(f"{path}: no pass@k in it; give a metrics file that mft evaluate wrote")
+        raise DataError(f"{path}: it holds no pass@k; give a metrics file that mft evaluate wrote")
     task, model = _names(path, metrics)
     found = []
     for key, raw in table.items():
@@ -73,7 +70,7 @@ def _scores_of(path: Path) -> list[Score]:
 
 
 def _names(path: Path, metrics: dict[str, Any]) -> tuple[str, str]:
-    """Task and model, as the file says or else its name."""
+    """Task and model from the content of the file, or else from its name."""
     parts = path.stem.removeprefix("metrics_").partition("_")
     return str(metrics.get("task") or parts[0]), Path(str(metrics.get("model") or parts[2] or "model")).name
 

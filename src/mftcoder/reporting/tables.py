@@ -1,4 +1,4 @@
-"""What the report says in numbers: runs and scores -> tables of finished texts, the same for HTML and Markdown."""
+"""The tables of a report as formatted text, the same for HTML and Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ DATA_COLUMNS = {
     "skipped": "skipped",
     "duplicates": "duplicates",
 }
-"""Statistics in the order of the table; others follow under their own names."""
+"""Statistics in the order of the table; others come after them under their own names."""
 ALWAYS_SHOWN = ("samples", "trained_tokens", "validation_samples", "truncated", "dropped")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Column titles, rows of texts, and how many columns at the left are names (the others are numbers)."""
+    """Column titles, rows of texts, and the number of columns at the left that are names (the others are numbers)."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -39,7 +39,7 @@ class Table:
 
 
 def runs_table(runs: Sequence[RunRecord]) -> Table:
-    """A row a run: how long, how fast, why it ended."""
+    """One row per run: its length, its speed, and why it ended."""
     rows = []
     for run in runs:
         seconds = number(run.summary.get("seconds")) or sum(value for _, value in series(run.train, "seconds"))
@@ -62,7 +62,7 @@ def runs_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def loss_table(runs: Sequence[RunRecord]) -> Table:
-    """A row a task and run: validation loss before, after and best, and the step of the best."""
+    """One row per task and run: validation loss before, after and best, and the step of the best."""
     rows = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         for run in runs:
@@ -77,7 +77,7 @@ def loss_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def data_table(runs: Sequence[RunRecord]) -> Table:
-    """A row a task and run: what the store holds of it. Columns of zeros are left out, but for those everyone asks about."""
+    """One row per task and run: its counts in the store. Columns of zeros are left out, except ALWAYS_SHOWN."""
     entries = [
         (task, run.name, statistics)
         for run in runs
@@ -95,7 +95,7 @@ def data_table(runs: Sequence[RunRecord]) -> Table:
 
 
 def scores_table(scores: Sequence[Score]) -> Table:
-    """A row a model: pass@k, its 95% interval, and the change against the first model of the same benchmark."""
+    """One row per model: pass@k, its 95% interval, and the change from the first model of the same benchmark."""
     rows = []
     for score in scores:
         known = score.low is not None and score.high is not None
@@ -108,7 +108,7 @@ def scores_table(scores: Sequence[Score]) -> Table:
 
 
 def changes_table(changes: Sequence[Change]) -> Table:
-    """A row a task: what each of two models solves, what was gained and lost, and whether that is more than chance."""
+    """One row per task: what each of two models solves, what was gained and lost, and whether that is more than chance."""
     rows = []
     for change in changes:
         count = len(change.passed)
@@ -132,14 +132,14 @@ def changes_table(changes: Sequence[Change]) -> Table:
 
 
 def versions_table(runs: Sequence[RunRecord]) -> Table:
-    """A row a package, a column a run."""
+    """One row per package, one column per run."""
     packages = dict.fromkeys(package for run in runs for package in run.versions)
     rows = tuple((package, *(_version(run.versions.get(package)) for run in runs)) for package in packages)
     return Table(("package", *(run.name for run in runs)), rows, names=1 + len(runs))
 
 
 def constant_weights(runs: Sequence[RunRecord]) -> list[str]:
-    """A sentence for each run whose task weights never moved."""
+    """A sentence for each run with constant task weights."""
     sentences = []
     for run in runs:
         weights = {
@@ -147,12 +147,12 @@ def constant_weights(runs: Sequence[RunRecord]) -> list[str]:
         }
         if weights and all(len(values) <= 1 for values in weights.values()):
             held = ", ".join(f"{task} {min(values):.3g}" for task, values in weights.items() if values)
-            sentences.append(f"{run.name}: the weights stayed where they were: {held}.")
+            sentences.append(f"{run.name}: the weights did not change: {held}.")
     return sentences
 
 
 def minima_spread(runs: Sequence[RunRecord]) -> list[str]:
-    """A sentence for each run that was validated more than once: how far apart its tasks' best steps lie."""
+    """A sentence for each run with several validations: the distance between its tasks' best steps."""
     sentences = []
     for run in runs:
         found = [lowest(series(run.validation, "losses", task)) for task in run.tasks]
@@ -196,7 +196,7 @@ def _version(value: Any) -> str:
 
 
 def _without_lone_run(table: Table, runs: Sequence[RunRecord]) -> Table:
-    """With one run its name in every row says nothing."""
+    """The table without the column of run names if there is only one run."""
     if len(runs) > 1:
         return table
     return Table((table.columns[0], *table.columns[2:]), tuple((row[0], *row[2:]) for row in table.rows), names=1)

@@ -1,7 +1,4 @@
-"""Tables on a terminal: one line a row, at 80 columns too. Long names stand below the table, under the letter that the rows have.
-
-Goes in: titles and rows of plain text. Comes out: lines on a console. What fits is decided here and nowhere else.
-"""
+"""Tables of plain text on a terminal: one line per row, also at 80 columns. Long names are listed below the table by a letter."""
 
 import string
 from collections.abc import Collection, Iterable, Sequence
@@ -16,7 +13,7 @@ Row = Sequence[str]
 def print_table(console: Console, titles: Row, rows: Sequence[Row], *, numbers: Collection[str] = ()) -> None:
     """Print the rows, each on one line; `numbers` are the titles whose cells are right-justified.
 
-    A terminal that is too narrow wraps the lines: a number cut short would be worse.
+    A terminal that is too narrow wraps the lines, because a truncated number would be worse.
     """
     gap = "  " if _width(titles, rows, 2) <= console.width else " "
     widths = _widths(titles, rows)
@@ -31,7 +28,7 @@ def print_table(console: Console, titles: Row, rows: Sequence[Row], *, numbers: 
 def print_table_with_names(
     console: Console, titles: Row, rows: Sequence[Row], name: str, *, numbers: Collection[str] = ()
 ) -> None:
-    """Print the rows; where the names of column `name` do not fit, each row has a letter and the names stand below."""
+    """Print the rows. If the names of column `name` do not fit, each row has a letter, and the names are listed below."""
     place = list(titles).index(name)
     if _width(titles, rows, 1) <= console.width:
         print_table(console, titles, rows, numbers=numbers)
@@ -50,8 +47,8 @@ def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:
 
 
 def _justified(cell: str, width: int, right: bool) -> str:
-    blanks = " " * (width - cell_len(cell))
-    return blanks + cell if right else cell + blanks
+    spaces = " " * (width - cell_len(cell))
+    return spaces + cell if right else cell + spaces
 
 
 def _widths(titles: Row, rows: Sequence[Row]) -> list[int]:
@@ -63,5 +60,5 @@ def _width(titles: Row, rows: Sequence[Row], gap: int) -> int:
 
 
 def _letters() -> list[str]:
-    """a, b, ..., z, aa, ab, ...: as many as anybody will want."""
+    """a, b, ..., z, aa, ab, ..., zz."""
     return ["".join(pair) for pair in product(["", *string.ascii_lowercase], string.ascii_lowercase)]

@@ -85,7 +85,7 @@ def test_the_first_process_takes_the_others_files_in(path: Path) -> None:
     with GenerationJournal(path, SETTINGS) as journal:
         journal.add(completion(0), "answer 0")
         written(path, range(2, 3), rank=2)  # while the first one is at work
-        journal.take_in_others()
+        journal.merge_others()
         assert journal.answers == expected(range(3))
         journal.add(completion(3), "answer 3")  # it goes on in the file that has all
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -96,7 +96,7 @@ def test_a_journal_of_other_settings_is_neither_taken_in_nor_removed(path: Path)
     """It may be that of a model whose name ends like a rank's file."""
     other = written(path, range(5, 6), rank=1, settings={**SETTINGS, "seed": 1})
     with GenerationJournal(path, SETTINGS) as journal:
-        journal.take_in_others()
+        journal.merge_others()
         assert journal.answers == {}
     assert other.read_text().count("\n") == 2
 
@@ -106,7 +106,7 @@ def test_a_full_disk_is_a_line_that_says_what_is_kept(path: Path) -> None:
         journal.add(completion(0), "answer 0")
         journal._file.close()
         journal._file = full
-        with pytest.raises(GenerationError, match=r"No space left on device\. What is done is kept; make room"):
+        with pytest.raises(GenerationError, match=r"No space left on device\. Finished answers are kept; free some space"):
             journal.add(completion(1), "answer 1")
     assert answers(path) == expected(range(1))
 

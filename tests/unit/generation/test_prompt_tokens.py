@@ -7,7 +7,7 @@ import pytest
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Prompt, Sampling
-from mftcoder.generation.prompt_tokens import sample_seed, token_prompts, without_room
+from mftcoder.generation.prompt_tokens import sample_seed, split_by_limit, token_prompts
 
 TEXTS = ("def f(x):\n", "x", "class Config:\n    name: str\n")
 
@@ -51,12 +51,12 @@ def test_a_length_for_prompt_and_answer_together_leaves_the_rest_and_never_less_
     assert [limits(tokenizer, TEXTS[0], max_length=size + extra)[0] for extra in (2, 0, -1)] == [2, 0, 0]
 
 
-def test_prompts_without_room_get_an_empty_answer_that_says_so(tokenizer: Tokenizer) -> None:
+def test_prompts_that_fill_max_length_get_an_empty_completion(tokenizer: Tokenizer) -> None:
     size = length(tokenizer, TEXTS[1])
     found = token_prompts(
         prompts(*TEXTS), tokenizer, Sampling(max_length=size + 1), positions=100, add_special_tokens=False
     )
-    able, completions = without_room(found)
+    able, completions = split_by_limit(found)
     assert [item.prompt.problem_id for item in able] == ["p/1"]
     assert [(c.problem_id, c.text, c.finish_reason, c.tokens) for c in completions] == [
         ("p/0", "", "length", 0),
@@ -69,7 +69,7 @@ def test_every_prompt_that_the_model_has_no_positions_for_is_named(tokenizer: To
     with pytest.raises(GenerationError) as raised:
         limits(tokenizer, TEXTS[0], "x", "", positions=size)
     assert raised.value.problems == (
-        f"p/0: the prompt has {size} tokens, the model room for {size}",
+        f"p/0: the prompt has {size} tokens, the model only {size} positions",
         "p/2: the prompt is empty",
     )
 

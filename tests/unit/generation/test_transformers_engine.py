@@ -138,7 +138,7 @@ def test_prompts_too_long_for_the_model_are_all_named(model: Any, tokenizer: Tok
     with pytest.raises(GenerationError) as caught:
         completions(model, tokenizer, long)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["a", "c"]
-    assert "the model room for 512" in str(caught.value)
+    assert "the model only 512 positions" in str(caught.value)
 
 
 def test_no_prompts_give_no_completions(model: Any, tokenizer: Tokenizer) -> None:

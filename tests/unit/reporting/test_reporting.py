@@ -123,7 +123,7 @@ def test_files_without_scores_are_named_together(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_scores(wrong)
     assert [problem.split(": ")[1] for problem in caught.value.problems] == [
-        "no pass@k in it; give a metrics file that mft evaluate wrote",
+        "it holds no pass@k; give a metrics file that mft evaluate wrote",
         "no such file",
     ]
 
@@ -151,7 +151,7 @@ def test_each_task_and_each_moving_balance_has_a_chart(tmp_path: Path) -> None:
     runs = read_runs([write_run(tmp_path / "still"), write_run(tmp_path / "moving", weights=(0.7, 0.3))])
     assert [chart.title for chart in charts.loss_charts(runs)] == ["tests", "repair"]
     assert [chart.title for chart in charts.weight_charts(runs)] == ["moving"]
-    assert tables.constant_weights(runs) == ["still: the weights stayed where they were: tests 0.5, repair 0.5."]
+    assert tables.constant_weights(runs) == ["still: the weights did not change: tests 0.5, repair 0.5."]
 
 
 def test_the_balance_picture_shows_where_each_task_is_best(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def _device(name: str) -> str:
 
 
 def _write(task: _Task, console: Console) -> Path:
-    task.journal.take_in_others()
+    task.journal.merge_others()
     path = task.write()
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return path
