@@ -7,6 +7,7 @@ same bits in all three, because the same operations run on the same numbers.
 """
 
 import functools
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,8 +88,11 @@ def _recomputing(
 
 
 def _keep_products() -> Any:
+    kept = _Kept()
     # torch's own check refuses every change of a kept result; `_Kept` refuses those that would be wrong.
-    return create_selective_checkpoint_contexts(_Kept(), allow_cache_entry_mutation=True)
+    contexts = create_selective_checkpoint_contexts(kept, allow_cache_entry_mutation=True)
+    kept.results = contexts[0].storage
+    return contexts
 
 
 class _Kept:
@@ -98,12 +102,29 @@ class _Kept:
     is right as long as nothing that is recomputed has read the result before the change; RuntimeError otherwise.
     """
 
+    results: Any
+    """What torch keeps, by operation."""
+
     def __init__(self) -> None:
         self._kept: set[int] = set()
         self._read: set[int] = set()
+        self._unseen: Any = None  # the operation whose result was not there yet
+        self._answers: dict[Any, deque[CheckpointPolicy]] = defaultdict(deque)
 
     def __call__(self, context: Any, operation: Any, *inputs: Any, **keywords: Any) -> CheckpointPolicy:
-        """Called after the operation has run."""
+        """Newer torch calls it after the operation has run. torch 2.11 calls it before, and once more when it recomputes."""
+        if context.is_recompute:
+            return self._answers[operation].popleft() if self._answers[operation] else CheckpointPolicy.MUST_SAVE
+        answer = self._answer(context, operation, inputs, keywords)
+        self._answers[operation].append(answer)
+        return answer
+
+    def _answer(
+        self, context: Any, operation: Any, inputs: Sequence[Any], keywords: dict[str, Any]
+    ) -> CheckpointPolicy:
+        if self._unseen is not None:
+            self._kept |= _storages([wrapped.val for wrapped in tree_leaves(self.results[self._unseen][-1])])
+            self._unseen = None
         keeps = _is_kept(operation, inputs, keywords)
         changed = _changed(operation, inputs) & self._kept
         if changed & self._read:
@@ -111,11 +132,14 @@ class _Kept:
                 f"{operation} changes a result that was used before, which cannot be recomputed selectively. Set "
                 "train.gradient_checkpointing: true"
             )
-        if keeps or changed:
+        if not keeps and not changed:
+            self._read |= _storages((inputs, keywords)) & self._kept
+            return CheckpointPolicy.PREFER_RECOMPUTE
+        if hasattr(context, "op_output"):
             self._kept |= _storages(context.op_output)
-            return CheckpointPolicy.MUST_SAVE
-        self._read |= _storages((inputs, keywords)) & self._kept
-        return CheckpointPolicy.PREFER_RECOMPUTE
+        else:
+            self._unseen = operation
+        return CheckpointPolicy.MUST_SAVE
 
 
 def _is_kept(operation: Any, inputs: Sequence[Any], keywords: dict[str, Any]) -> bool:
