@@ -12,6 +12,7 @@ from mftcoder.config.balancer import options_type
 from mftcoder.config.compat.mftcoder_json import REFUSED
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.schema import RunConfig
+from mftcoder.data.rendering.templates import TEMPLATES
 from mftcoder.data.tokenizers.byte_level import SPLITTINGS
 from mftcoder.models.conversion.gguf_architectures import ARCHITECTURES
 from mftcoder.models.loading.families import FAMILIES
@@ -21,6 +22,7 @@ DOCS = Path(__file__).parent
 
 NAMES = {
     ("tasks.<name>", "format"): ["auto", *FORMATS.names()],
+    ("data", "chat_template"): ["auto", *TEMPLATES],
     ("balancer", "name"): BALANCERS.names(),
     ("backend", "name"): BACKENDS.names(),
 }

@@ -75,7 +75,7 @@ class DataConfig(Section):
     """From records to rows: template, lengths, packing, validation, sampling."""
 
     chat_template: str = "auto"
-    """mftcoder, mftcoder-v0.3, codefuse-codellama, chatml, or auto: the tokenizer's own template."""
+    """How a conversation becomes text. auto is the tokenizer's own template; docs/data.md shows the others."""
     role_markers: RoleMarkers | None = None
     """A template of one's own: marker, content, marker, content, EOS token. Replaces chat_template."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"

@@ -81,7 +81,9 @@ def test_rendered_text_and_trained_spans_are_those_of_the_golden_file(name: str,
         "prompt": template.render_prompt((SYSTEM, *TURNS[:3])),
     }
     found = "".join(f"=== {title}\n{text}\n=== end\n" for title, text in parts.items())
-    assert found == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+    golden = GOLDEN / f"{name}.txt"
+    assert golden.is_file(), f"read this text, mark by mark, and save it as {golden} if it is right:\n{found}"
+    assert found == golden.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -147,10 +147,9 @@ def test_a_run_goes_on_whose_checkpoint_holds_null_for_options_of_other_balancer
         "balancer": {**dict.fromkeys(OLD_OPTIONS.split()), "val_share": None, "val_rows": None, "name": name},
     }
     assert differing_fields(saved, now) == lasting_changes(saved, now) == []
-    given = {**saved, "balancer": {**saved["balancer"], "update_interval": 7}}
-    if name != "uniform":
-        default = now["balancer"]["update_interval"]
-        assert differing_fields(given, now) == [f"balancer.update_interval: 7 -> {default!r}"]
+    if name == "coba":
+        other = {**saved, "balancer": {**saved["balancer"], "tau": 7.0}}
+        assert differing_fields(other, now) == ["balancer.tau: 7.0 -> 5.0"]
 
 
 def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
