@@ -6,6 +6,7 @@ the command itself and read its records. Both see the same samples; so do the pe
 
 import gc
 import json
+import logging
 import os
 import signal
 import sys
@@ -276,21 +277,22 @@ def measured(
 
 def run_steps(spec: Spec) -> dict[str, Any]:
     """Bare steps of the run that `mft train` would make of the config: by the first of its memory plans that fits."""
-    from rich.console import Console
-
     from mftcoder.app.training.plan_choice import carrier, plans_of
     from mftcoder.config.schema import RunConfig
+    from mftcoder.log import LOGGER
     from mftcoder.models.gpu_memory.plans import in_words
     from mftcoder.registry import BACKENDS
 
-    config, console = RunConfig.model_validate(run_config(spec)), Console(file=sys.stderr)
+    config = RunConfig.model_validate(run_config(spec))
+    LOGGER.addHandler(logging.StreamHandler(sys.stderr))
+    LOGGER.setLevel(logging.INFO)
     backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
-    plans = plans_of(config, backend, None, console)
+    plans = plans_of(config, backend, None)
     for plan in plans:
         try:
             with carrier(backend, plan) as engine:
-                return {**time_steps(spec, config, plan, engine, console), "plan": in_words(plan)}
+                return {**time_steps(spec, config, plan, engine), "plan": in_words(plan)}
         except torch.OutOfMemoryError:
             if plan is plans[-1]:
                 raise
@@ -301,18 +303,19 @@ def run_steps(spec: Spec) -> dict[str, Any]:
     raise AssertionError("there is a plan")
 
 
-def time_steps(spec: Spec, config: Any, plan: Any, backend: Any, console: Any) -> dict[str, Any]:
+def time_steps(spec: Spec, config: Any, plan: Any, backend: Any) -> dict[str, Any]:
     """The steps of one plan, over batches that were made before."""
     from torch.nn.attention import current_flash_attention_impl
 
     from mftcoder.app.training.train import _build
     from mftcoder.balancing.base import TaskWeights
     from mftcoder.data.prepared.store import prepare as prepare_store
+    from mftcoder.training.metrics import Callbacks
     from mftcoder.training.session import StopRequest
     from mftcoder.training.step import train_step
 
     device = torch.device(spec.device)
-    run = _build(config, plan, prepare_store(config), backend, None, console, StopRequest())
+    run = _build(config, plan, prepare_store(config), backend, None, StopRequest(), Callbacks())
     run.metrics.__exit__()  # these steps write no records
     count = WARMUP + spec.steps
     batches = [run.train_loader.step(number) for number in range(count + 3)]

@@ -14,9 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
-from mftcoder.app.scoring.evaluate import EvaluateOptions, evaluate
+from mftcoder.app.scoring.evaluate import evaluate
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.benchmarks.problem import Problem
 
@@ -57,10 +55,8 @@ def score(task: str, kind: str, arguments: argparse.Namespace) -> dict:
         benchmark = load(task, Path(arguments.data_dir))
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([[answer(problem, kind, task)] for problem in benchmark.problems]))
-        options = EvaluateOptions(
-            task, Path(arguments.data_dir), out, sandbox=arguments.sandbox, workers=arguments.workers
-        )
-        evaluate([path], options, Console(stderr=True, quiet=True), table=False)
+        where = {"data_dir": arguments.data_dir, "out": out}
+        evaluate(path, task=task, sandbox=arguments.sandbox, workers=arguments.workers, **where)
     return json.loads(metrics.read_text())
 
 

@@ -1,6 +1,7 @@
 """What many tests share: a small real tokenizer, and data files written from plain values."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -68,6 +69,19 @@ def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """The lines that verbs have told since the last call, one under another."""
+    caplog.set_level(logging.INFO, "mftcoder")
+
+    def lines() -> str:
+        told = "\n".join(caplog.messages)
+        caplog.clear()
+        return told
+
+    return lines
 
 
 @pytest.fixture

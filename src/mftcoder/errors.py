@@ -15,7 +15,8 @@
 Anything else that reaches the command line is a bug of ours: traceback, exit code 1. Broken invariants are `assert` or `ValueError`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 REQUEUE_CODE = 75
 """EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again."""
@@ -83,8 +84,9 @@ class UnjudgedError(Exception):
 
     exit_code = 1
 
-    def __init__(self, *problems: str):
+    def __init__(self, *problems: str, scores: Sequence[Any] = ()):
         self.problems = problems
+        self.scores = scores  # of all files, those that were judged too
         super().__init__("\n".join(problems))
 
 
@@ -92,6 +94,6 @@ class Interrupted(Exception):  # noqa: N818  # an end that was asked for, not an
     """The user (or the scheduler) stopped the run; `hint` says how to go on, `requeue` that it was the scheduler."""
 
     def __init__(self, hint: str, *, requeue: bool = False):
-        self.hint = hint
+        self.hint, self.requeue = hint, requeue
         self.exit_code = REQUEUE_CODE if requeue else 130
         super().__init__(hint)

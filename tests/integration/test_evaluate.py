@@ -303,8 +303,8 @@ def site_packages():
 def test_an_evaluation_imports_no_torch(tmp_path):
     path = write_answers(tmp_path, "mini_m", [row["canonical_solution"] for row in rows(MINI)])
     script = (
-        "import sys\nfrom pathlib import Path\nfrom mftcoder.app.scoring.evaluate import EvaluateOptions, evaluate\n"
-        f"evaluate([Path({str(path)!r})], EvaluateOptions(limit=None))\n"
+        "import sys\nfrom pathlib import Path\nfrom mftcoder.app.scoring.evaluate import evaluate\n"
+        f"assert evaluate([Path({str(path)!r})], limit=None).rows()[0]['value'] == 1.0\n"
         "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from mftcoder.app.scoring.options import GenerateOptions
+
 PATH = click.Path(path_type=Path)
 LARGEST = 2**31 - 1
 COUNT = click.IntRange(1, LARGEST)
@@ -68,7 +70,7 @@ data_dir = click.option(
 )
 checkpoint = click.option(
     "--checkpoint",
-    default="best",
+    default=GenerateOptions.checkpoint,
     show_default=True,
     help="Checkpoint of the run folder: best, latest or a name such as step-00000020.",
 )

@@ -5,7 +5,6 @@ only the machine can tell (files, tokenizer) is `mft validate`'s.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
@@ -22,16 +21,18 @@ from mftcoder.config.problems import kind_of, one_line, problem_lines, shown
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError, DataError
 from mftcoder.jsonl import unique_keys
+from mftcoder.log import warn
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that `path` describes, with overrides applied in order. ConfigError lists all problems with field paths.
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that the file `path` describes, with overrides applied in order. ConfigError lists all problems with field paths.
 
-    What a reader should know about a converted config is printed to stderr, a line each.
+    What a reader should know about a converted config is logged, a line each.
     """
+    path = Path(path)
     loaded = read_config(path, overrides)
     for warning in loaded.warnings:
-        print(f"warning: {path}: {warning}", file=sys.stderr)
+        warn(f"warning: {path}: {warning}")
     return parse_config(loaded.nested, origin=str(path))
 
 
@@ -172,6 +173,14 @@ def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:
         raise ConfigError.collect(lines) from error
     except RecursionError as error:
         raise ConfigError(f"{origin}: nested too deeply") from error
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The same run with some fields changed: `train.learning_rate=1e-4`. ConfigError lists all problems."""
+    raw = config.model_dump(mode="json")
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_config(raw, origin="config")
 
 
 def dump_yaml(config: RunConfig) -> str:

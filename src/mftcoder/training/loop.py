@@ -16,6 +16,7 @@ from mftcoder.balancing.base import TaskBalancer, TaskWeights
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import StepData, TrainLoader, ValidationLoader
 from mftcoder.errors import TrainingError
+from mftcoder.log import say
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import Progress
 from mftcoder.training.checkpoints.writer import CheckpointWriter
@@ -129,7 +130,7 @@ class TrainingRun:
                 "as they were. Look at that sample, lower train.learning_rate, or set train.on_nonfinite: skip."
             )
         self.progress.dropped_steps += 1
-        self.metrics.say(f"step {step} dropped ({self.progress.dropped_steps} so far): {problem}")
+        say(f"step {step} dropped ({self.progress.dropped_steps} so far): {problem}")
 
     def _due(self, strategy: str, every: int) -> bool:
         """Whether something with this strategy falls on the step just done; the last step counts unless it is `no`."""

@@ -7,57 +7,69 @@ are taken off again, so that the file reads as one uninterrupted run.
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mftcoder.balancing.base import TaskLosses, TaskWeights
 from mftcoder.config.schema import RunConfig
 from mftcoder.jsonl import write_text
+from mftcoder.log import OnProgress, no_progress, say, say_progress
 from mftcoder.training.step import StepResult
 
 Record = dict[str, Any]
 
 
+def ignore(_: object) -> None:
+    """The callback of somebody who does not watch."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """What a run calls on rank 0, in the order in which things happen."""
+
+    on_step: Callable[[Record], object] = ignore  # with the record of a logged step
+    on_validation: Callable[[Record], object] = ignore
+    on_checkpoint: Callable[[Path], object] = ignore  # with the folder, once it is on disk
+    on_progress: OnProgress = no_progress
+
+
 class MetricsLog:
     """Writes records; closed by `with`."""
 
-    def __init__(self, config: RunConfig, *, total_steps: int, resumed_step: int, console: Console):
+    def __init__(self, config: RunConfig, *, total_steps: int, resumed_step: int, callbacks: Callbacks):
         self._path = config.output_path / "metrics.jsonl"
-        self._tasks = config.task_names
         keep_until(self._path, resumed_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _tensorboard(config, resumed_step) if "tensorboard" in config.train.report_to else None
-        self._live = LiveConsole(console, self._tasks, total_steps=total_steps, resumed_step=resumed_step)
+        self._callbacks = callbacks
+        self._lines = RunLines(config.task_names, total_steps, callbacks.on_progress)
 
     def __enter__(self) -> "MetricsLog":
-        self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._live.stop()
         self._file.close()
         if self._board:
             self._board.close()
 
-    def say(self, text: str) -> None:
-        """A line on the console, above the progress bar."""
-        self._live.say(text)
-
     def log(self, record: Record) -> None:
         """One record, everywhere."""
         record = {**record, "time": time.time()}
-        self._file.write(json.dumps(finite(record)) + "\n")
+        plain = finite(record)
+        self._file.write(json.dumps(plain) + "\n")
         self._file.flush()
         if self._board:
             for name, value in scalars(record):
                 self._board.add_scalar(name, value, record["step"])
-        self._live.show(record)
+        self._lines.tell(record)
+        if record["kind"] == "train":
+            self._callbacks.on_step(plain)
+        elif record["kind"] == "validation":
+            self._callbacks.on_validation(plain)
 
 
 class NoLog:
@@ -69,20 +81,17 @@ class NoLog:
     def __exit__(self, *error: object) -> None:
         """Nothing to close."""
 
-    def say(self, text: str) -> None:
-        """Not here."""
-
     def log(self, record: Record) -> None:
         """Not here."""
 
 
 def open_log(
-    config: RunConfig, total_steps: int, *, resumed_step: int, console: Console, rank: int
+    config: RunConfig, total_steps: int, *, resumed_step: int, callbacks: Callbacks, rank: int
 ) -> MetricsLog | NoLog:
     """The log of the run on rank 0."""
     if rank:
         return NoLog()
-    return MetricsLog(config, total_steps=total_steps, resumed_step=resumed_step, console=console)
+    return MetricsLog(config, total_steps=total_steps, resumed_step=resumed_step, callbacks=callbacks)
 
 
 def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
@@ -188,50 +197,22 @@ def _tensorboard(config: RunConfig, resumed_step: int) -> Any:
     return SummaryWriter(folder, purge_step=resumed_step + 1 if resumed_step else None)
 
 
-class LiveConsole:
-    """A progress bar with the losses beside it where there is a terminal, a line a record elsewhere."""
+class RunLines:
+    """Tells the run as lines, one a step and one a validation, and how far it is."""
 
-    def __init__(self, console: Console, tasks: Sequence[str], *, total_steps: int, resumed_step: int):
-        self._console = console
-        self._tasks = tasks
-        self._total, self._resumed = total_steps, resumed_step
-        self._bar = Progress(
-            TextColumn("[bold]train"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = TaskID(0)
+    def __init__(self, tasks: Sequence[str], total_steps: int, on_progress: OnProgress):
+        self._tasks, self._total, self._on_progress = tasks, total_steps, on_progress
 
-    def start(self) -> None:
-        """Show the bar."""
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self._total, completed=self._resumed)
-
-    def stop(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.stop()
-
-    def say(self, text: str) -> None:
-        """A line above the bar."""
-        self._console.print(text, highlight=False, soft_wrap=True)
-
-    def show(self, record: Record) -> None:
-        """Move the bar; print validations always, train records where there is no bar."""
+    def tell(self, record: Record) -> None:
+        """A step moves the progress bar; its line is one that the bar repeats."""
         if record["kind"] == "train":
             speed = f"loss {record['loss']:.4f}  {record['tokens_per_second']:.0f} tokens/s"
-            self._bar.update(self._task, completed=record["step"], description=f"{speed}  {self._by_task(record)}")
-            if self._console.is_terminal:
-                return
-            self.say(f"step {record['step']}/{self._total}  {speed}  {self._by_task(record)}")
+            shown = f"{speed}  {self._by_task(record)}"
+            self._on_progress("train", record["step"], self._total, shown)
+            say_progress(f"step {record['step']}/{self._total}  {shown}")
         elif record["kind"] == "validation":
-            shown = "no validation data" if record["loss"] is None else f"loss {record['loss']:.4f}"
-            self.say(f"validation at step {record['step']}: {shown}  {self._by_task(record)}")
+            loss = "no validation data" if record["loss"] is None else f"loss {record['loss']:.4f}"
+            say(f"validation at step {record['step']}: {loss}  {self._by_task(record)}")
 
     def _by_task(self, record: Record) -> str:
         """`tests 1.234  docs 2.345`, with the weights behind them once they differ: `tests 1.234 ×0.31`."""

@@ -7,10 +7,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from mftcoder.app.scoring.evaluate import Score, print_scores
+from mftcoder.app.scoring.evaluate import Score
 from mftcoder.benchmarks.catalogue import all_tasks
 from mftcoder.benchmarks.passk import estimate
 from mftcoder.cli import cli
+from mftcoder.cli.scoring.evaluate import print_scores
 from mftcoder.execution.languages import LANGUAGES
 from mftcoder.reporting.terminal import print_table, print_table_with_names
 

@@ -7,10 +7,8 @@ exam folder, functions are run in the sandbox: `exam.jsonl` is written there, an
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from mftcoder.benchmarks.families import exam
 from mftcoder.curation.mining.exam import ASSERTS_TASK, run_functions
@@ -22,8 +20,16 @@ from mftcoder.errors import DataError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import Limits, Program
 from mftcoder.jsonl import write_json, write_jsonl
-from mftcoder.progress_bar import progress_bar
+from mftcoder.log import OnProgress, no_progress
 from mftcoder.registry import did_you_mean
+
+
+@dataclass(frozen=True)
+class MinedData:
+    """What was written: the examples of each task, and how many problems of each kind the exam has."""
+
+    mined: Mined
+    exam_kinds: Counter[str]
 
 
 def mine_data(
@@ -37,28 +43,22 @@ def mine_data(
     exam_dir: Path | None = None,
     exam_share: float = 0.2,
     seed: int = 42,
-) -> None:
-    """Mine `folder` (None: the running interpreter's standard library) into `out`, and print what came of it."""
+    on_progress: OnProgress = no_progress,
+) -> MinedData:
+    """Mine `folder` (None: the running interpreter's standard library) into `out`."""
     held_out = exam_share if exam_dir else 0.0
     options = MiningOptions(tuple(tasks or TASKS), max_per_task, valid_share, held_out, max_chars, seed)
     source = folder or standard_library()
     _check(source, options)
-    console = Console(stderr=True)
-    with progress_bar(f"reading {source}", console, vanishes=True) as update:
-        mined = mine(source, options, update)
+    mined = mine(source, options, lambda done, total: on_progress(f"reading {source}", done, total))
     if not any(task.train for task in mined.tasks.values()):
         raise DataError(f"{source}: no function in it makes an example: {_most_common(mined.skips)}")
-    problems = _examine(mined, options, console) if exam_dir else []
+    problems = _examine(mined, options, on_progress) if exam_dir else []
     if exam_dir:
         write_jsonl(exam_dir / exam.FILE, problems)
     kinds = Counter(problem["kind"] for problem in problems)
     _write(mined, source, out, options, kinds)
-    console.print(f"{mined.functions:,} functions of {mined.modules:,} modules -> {out}", soft_wrap=True)
-    console.print(_examples_table(mined))
-    if exam_dir:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        console.print(f"exam of modules held out -> {exam_dir}: {counts}", soft_wrap=True, highlight=False)
-    console.print("passed over:", _skips_table(mined))
+    return MinedData(mined, kinds)
 
 
 def _check(source: Path, options: MiningOptions) -> None:
@@ -72,12 +72,13 @@ def _check(source: Path, options: MiningOptions) -> None:
         raise DataError(*problems)
 
 
-def _examine(mined: Mined, options: MiningOptions, console: Console) -> list[Record]:
+def _examine(mined: Mined, options: MiningOptions, on_progress: OnProgress) -> list[Record]:
     """Run the functions, add to `mined` what that gives, and return the exam's problems."""
     done = itertools.count(1)
     with open_pool() as pool:
-        with progress_bar("running functions in the sandbox", console, vanishes=True) as update:
-            ran = run_functions(mined, options, pool, lambda: update(next(done), len(mined.standalone)))
+        ran = run_functions(
+            mined, options, pool, lambda: on_progress("running functions", next(done), len(mined.standalone))
+        )
         problems = fair_problems(ran.problems, pool, ran.skips)
     if not problems:
         raise DataError(f"--exam: no function of the modules held out can be examined: {_most_common(ran.skips)}")
@@ -129,25 +130,6 @@ def _write(mined: Mined, source: Path, out: Path, options: MiningOptions, exam_k
             "skipped": dict(mined.skips.most_common()),
         },
     )
-
-
-def _examples_table(mined: Mined) -> Table:
-    table = Table()
-    table.add_column("task")
-    table.add_column("train", justify="right")
-    table.add_column("valid", justify="right")
-    for name, task in mined.tasks.items():
-        table.add_row(name, f"{len(task.train):,}", f"{len(task.valid):,}")
-    return table
-
-
-def _skips_table(mined: Mined) -> Table:
-    table = Table()
-    table.add_column("count", justify="right")
-    table.add_column("reason")
-    for reason, count in mined.skips.most_common():
-        table.add_row(f"{count:,}", reason)
-    return table
 
 
 def _most_common(skips: Counter[str]) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from mftcoder import __version__
 from mftcoder.config.data import DataConfig
@@ -15,6 +14,7 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.rendering.templates import Template, load_template
 from mftcoder.errors import ConfigError, DataError, ModelError
 from mftcoder.jsonl import atomic_folder, read_json, write_text
+from mftcoder.log import say, warn
 from mftcoder.models.export.drift import Drift, measure_drift, predictions
 from mftcoder.models.export.folder import write_model_folder
 from mftcoder.models.export.source import ModelSource, open_run
@@ -23,26 +23,26 @@ from mftcoder.models.loading.load import DTYPES, load_folder
 
 
 def export(
-    run: Path,
-    out: Path,
+    run: str | Path,
+    out: str | Path,
     *,
     checkpoint: str = "best",
     dtype: str | None = None,
     compare: bool = True,
     as_trained: bool = False,
-) -> None:
-    """Write the model of `run` into the new folder `out`, in `dtype` (bfloat16, float32; default the run's own).
+) -> Path:
+    """Write the model of `run` into the new folder `out`, and return `out`; in `dtype` (bfloat16, float32; default the run's own).
 
     An adapter trained over a base in 4 or 8 bits is merged into the original weights, or, `as_trained`, into what the bits stood for;
     `compare` says what that changed.
     """
+    run, out = Path(run), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists already; give a new folder, or remove it first")
-    console = Console(stderr=True)
     source = open_run(run, checkpoint)
     assert source.run is not None
     template = _template(source, source.run.data)
-    console.print(f"exporting {source.checkpoint}", highlight=False, soft_wrap=True)
+    say(f"exporting {source.checkpoint}")
     try:
         with atomic_folder(out) as temporary:
             write_model_folder(
@@ -54,12 +54,13 @@ def export(
                 as_trained=as_trained,
             )
             drift = _drift(source, temporary) if compare and source.quantization else None
-            _say_drift(source, drift, console, as_trained=as_trained)
+            _say_drift(source, drift, as_trained=as_trained)
             write_text(temporary / "README.md", model_card(source, run, out.name, drift, as_trained=as_trained))
             write_manifests(temporary)
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
-    console.print(f"wrote {out}. Check it anywhere with: mft export --verify {out}", highlight=False, soft_wrap=True)
+    say(f"wrote {out}. Check it anywhere with: mft export --verify {out}")
+    return out
 
 
 def _drift(source: ModelSource, merged: Path) -> Drift:
@@ -72,17 +73,18 @@ def _drift(source: ModelSource, merged: Path) -> Drift:
     return measure_drift(before, predictions(model, source.tokenizer), source.tokenizer)
 
 
-def _say_drift(source: ModelSource, drift: Drift | None, console: Console, *, as_trained: bool) -> None:
+def _say_drift(source: ModelSource, drift: Drift | None, *, as_trained: bool) -> None:
     if drift is None:
         return
     base = f"what {source.quantization} held" if as_trained else "the original weights"
     line = f"merged into {base}, trained over {source.quantization}: {drift}"
-    if drift.is_large and not as_trained:
-        line = (
-            f"[yellow]warning:[/] {line}. The merged model is not quite the one that was trained: validate it, merge into the "
+    if not drift.is_large or as_trained:
+        say(line)
+    else:
+        warn(
+            f"warning: {line}. The merged model is not quite the one that was trained: validate it, merge into the "
             "base as it was held (mft export --as-trained), or train with whole weights (model.quantization: null)"
         )
-    console.print(line, highlight=False, soft_wrap=True)
 
 
 def _template(source: ModelSource, data: DataConfig) -> Template | None:

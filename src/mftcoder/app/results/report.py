@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import click
-
 from mftcoder.benchmarks.catalogue import all_tasks, load
 from mftcoder.benchmarks.problem import Asking
 from mftcoder.errors import DataError
@@ -35,7 +33,6 @@ def report(
     target = out or folders[0] / "report.html"
     write_text(target, pages.html)
     write_text(target.with_suffix(".md"), pages.markdown)
-    click.echo(f"{target}\n{target.with_suffix('.md')}")
     return target
 
 

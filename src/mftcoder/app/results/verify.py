@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
 from mftcoder.errors import ModelError
 from mftcoder.models.files.manifest import verify
 
 
 def verify_folder(folder: Path) -> None:
-    """Print that all is well; ModelError that names every bad file otherwise."""
+    """ModelError that names every file that is not as it was written."""
     problems = verify(folder)
     if problems:
         raise ModelError(*problems)
-    Console().print(f"{folder}: every file is as it was written", highlight=False, soft_wrap=True)

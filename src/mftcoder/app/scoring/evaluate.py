@@ -14,11 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
-
-from rich.console import Console
+from typing import Any
 
 from mftcoder import __version__
+from mftcoder.app.scoring.options import EvaluateOptions
 from mftcoder.benchmarks.answers.generations import model_of, read_generations, task_of
 from mftcoder.benchmarks.answers.python_code import with_imports
 from mftcoder.benchmarks.assembly import Assembled, assemble_all
@@ -32,27 +31,10 @@ from mftcoder.execution.isolation import container
 from mftcoder.execution.isolation.container import container_engine
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
-from mftcoder.jsonl import write_json
-from mftcoder.progress_bar import progress_bar
-from mftcoder.reporting.terminal import print_table_with_names
+from mftcoder.jsonl import read_json, write_json
+from mftcoder.log import OnProgress, no_progress, say, warn
 
 _GO_ON = "The same command goes on where this one was."
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """What the command line gives."""
-
-    task: str | None = None  # None: from the file's name
-    data_dir: Path | None = None
-    out: Path | None = None  # None: beside the generations file
-    k: tuple[int, ...] = (1,)
-    workers: int | None = None
-    timeout: float | None = None  # seconds a program; None: the benchmark's own
-    memory_mb: int = 1024
-    sandbox: str = "auto"
-    limit: int | None = None  # the first N problems
-    imports: Literal["none", "reference"] | None = None  # before a Python candidate; None: the benchmark's own
 
 
 @dataclass(frozen=True)
@@ -92,29 +74,30 @@ class _Work:
         return assemble_all(self.benchmark, answers)
 
 
-def evaluate(
-    paths: Sequence[Path], options: EvaluateOptions, console: Console | None = None, *, table: bool = True
-) -> list[Score]:
-    """Score every file and print a table; all files are read and checked before the first program runs.
+class Scores(list[Score]):
+    """What an evaluation gives: a Score a file."""
 
-    UnjudgedError at the end if a program could not be judged: its file has no score then.
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a score, ready for a DataFrame: task, model, k, value, low, high, problems, samples_per_problem."""
+        return [
+            {"task": score.task, "model": score.model, **asdict(estimated)}
+            for score in self
+            for estimated in score.scores
+        ]
+
+
+def evaluate(
+    files: str | Path | Sequence[str | Path], *, on_progress: OnProgress = no_progress, **options: Any
+) -> Scores:
+    """Score every generations file; all files are read and checked before the first program runs.
+
+    `options` are the fields of EvaluateOptions. UnjudgedError at the end if a program could not be judged: its file has no score
+    then; the error holds all scores.
     """
-    console = console or Console(stderr=True)
-    if options.sandbox == "container":
-        return _evaluate_in_container(paths, options)
-    work = [_prepare(path, options) for path in paths]
-    _refuse_equal_names(work)
-    languages = {problem.language for item in work for problem in item.benchmark.problems}
-    with _stopped_by_sigterm(), open_pool(options.sandbox, options.workers, languages) as pool:
-        console.print(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers", highlight=False)
-        if pool.level == "process":
-            console.print(
-                "warning: level process is the last resort; `mft doctor` says what a stronger one needs.",
-                style="yellow",
-            )
-        scores = [_evaluate_file(item, pool, options, console) for item in work]
-    if table:
-        print_scores(scores)
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    chosen = EvaluateOptions(**options)
+    inside = _evaluate_in_container if chosen.sandbox == "container" else _evaluate_here
+    scores = Scores(inside(paths, chosen, on_progress))
     problems = [
         f"{score.task} {score.model}: {score.unjudged} programs could not be judged, so there is no score; "
         f"{score.metrics_path} says which. Mend the machine; the same command runs only those again."
@@ -122,8 +105,19 @@ def evaluate(
         if score.unjudged
     ]
     if problems:
-        raise UnjudgedError(*problems)
+        raise UnjudgedError(*problems, scores=scores)
     return scores
+
+
+def _evaluate_here(paths: Sequence[Path], options: EvaluateOptions, on_progress: OnProgress) -> list[Score]:
+    work = [_prepare(path, options) for path in paths]
+    _refuse_equal_names(work)
+    languages = {problem.language for item in work for problem in item.benchmark.problems}
+    with _stopped_by_sigterm(), open_pool(options.sandbox, options.workers, languages) as pool:
+        say(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers")
+        if pool.level == "process":
+            warn("warning: level process is the last resort; `mft doctor` says what a stronger one needs.")
+        return [_evaluate_file(item, pool, options, on_progress) for item in work]
 
 
 @contextmanager
@@ -158,24 +152,35 @@ def _refuse_equal_names(work: Sequence[_Work]) -> None:
         raise MftError.collect(problems)
 
 
-def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions) -> list[Score]:
-    """The same command within a container, on files mounted read-only; it prints the scores itself."""
+def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions, _: OnProgress) -> list[Score]:
+    """The same command within a container, on files mounted read-only; its lines are told, its metrics files read."""
     engine = container_engine()
     if engine is None:
         raise ExecutionError(
             "sandbox level 'container' needs podman or docker; neither is here. --sandbox auto takes the next best level."
         )
     command = container_command(engine, paths, options)
-    done = subprocess.run(command, check=False)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as done:
+        for line in done.stderr or ():
+            say(line.rstrip())
     if done.returncode in (125, 127):  # the engine's own failures
         raise ExecutionError(f"{engine} could not run the image {container.IMAGE}. Build it with: {container.BUILD}")
-    if done.returncode == UnjudgedError.exit_code:
-        raise UnjudgedError("the evaluation in the container has no score; its lines stand above")
-    if done.returncode:
+    if done.returncode not in (0, UnjudgedError.exit_code):
         raise ExecutionError(
             f"the evaluation in the container ended with exit code {done.returncode}; its lines stand above"
         )
-    return []
+    return [_read_score(path, options) for path in paths]
+
+
+def _read_score(path: Path, options: EvaluateOptions) -> Score:
+    """The score in the metrics file that an evaluation of `path` has written."""
+    task = options.task or task_of(path, tasks())
+    assert task is not None, "the evaluation has found its task"
+    model = model_of(path, task)
+    metrics_path = (options.out or path.parent) / f"metrics_{task}_{model}.json"
+    record = read_json(metrics_path)
+    scores = tuple(PassAtK(**score) for score in record["scores"].values())
+    return Score(task, model, scores, metrics_path, record["programs"]["sandbox_error"])
 
 
 def container_command(engine: str, paths: Sequence[Path], options: EvaluateOptions) -> list[str]:
@@ -225,12 +230,12 @@ def _prepare(path: Path, options: EvaluateOptions) -> _Work:
     return _Work(path, benchmark, model_of(path, task), answers, limits, options.out or path.parent)
 
 
-def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, console: Console) -> Score:
+def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, on_progress: OnProgress) -> Score:
     settings = {"limits": asdict(work.limits), **_circumstances(work, pool), "mftcoder": __version__}
     try:
         programs = work.programs()
         with Journal(work.out / f"results_{work.name}.jsonl", settings) as journal:
-            results = _run(programs, journal, pool, work.limits, console, work.name)
+            results = _run(programs, journal, pool, work.limits, on_progress, work.name)
         scores, record = _metrics(work, results, pool, options.k)
         metrics_path = work.out / f"metrics_{work.name}.json"
         write_json(metrics_path, record)
@@ -242,7 +247,7 @@ def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, console: C
         ) from error
     if cheated := record["programs"]["cheated"]:
         what = f"{work.benchmark.name}, {work.model}: {cheated} answers"
-        console.print(f"{what} pass wrong tests too (cheated), and count as not passed.", style="yellow")
+        warn(f"{what} pass wrong tests too (cheated), and count as not passed.")
     return Score(work.benchmark.name, work.model, scores, metrics_path, record["programs"]["sandbox_error"])
 
 
@@ -252,47 +257,45 @@ def _circumstances(work: _Work, pool: Pool) -> dict[str, Any]:
 
 
 def _run(
-    assembled: dict[str, Assembled], journal: Journal, pool: Pool, limits: Limits, console: Console, title: str
+    assembled: dict[str, Assembled], journal: Journal, pool: Pool, limits: Limits, on_progress: OnProgress, title: str
 ) -> dict[str, ExecutionResult]:
     """All results; those the journal knows are not run again, and equal programs run once."""
     programs = {key: program for key, program in assembled.items() if isinstance(program, Program)}
     prints = {key: program.fingerprint for key, program in programs.items()}
     known = {key: journal.known[key, prints[key]] for key in programs if (key, prints[key]) in journal.known}
     results = known | {key: result for key, result in assembled.items() if isinstance(result, ExecutionResult)}
-    _say_what_is_known(journal, len(known), len(programs), console, title)
+    _say_what_is_known(journal, len(known), len(programs), title)
     equal: dict[str, list[str]] = {}
     for key in programs:
         if key not in results:
             equal.setdefault(prints[key], []).append(key)
     waiting = ((keys[0], programs[keys[0]]) for keys in equal.values())
     ran = ((key, result) for first, result in pool.run(waiting, limits) for key in equal[prints[first]])
-    for key, result in _with_progress(ran, len(assembled), len(results), console, title):
+    for key, result in _with_progress(ran, len(assembled), len(results), on_progress, title):
         results[key] = shortened(result)
         journal.add(key, prints[key], results[key])
     return results
 
 
-def _say_what_is_known(journal: Journal, known: int, total: int, console: Console, title: str) -> None:
+def _say_what_is_known(journal: Journal, known: int, total: int, title: str) -> None:
     if known:
-        console.print(f"{title}: {known} of {total} programs are already done", highlight=False, markup=False)
+        say(f"{title}: {known} of {total} programs are already done")
     if journal.refused:
-        console.print(
+        say(
             f"{title}: {journal.refused} results of {journal.path.name} were not written by this user's mft on this machine, "
-            "or were changed since: these programs run again",
-            highlight=False,
-            markup=False,
+            "or were changed since: these programs run again"
         )
 
 
 def _with_progress(
-    results: Iterable[tuple[str, ExecutionResult]], total: int, done: int, console: Console, title: str
+    results: Iterable[tuple[str, ExecutionResult]], total: int, done: int, on_progress: OnProgress, title: str
 ) -> Iterator[tuple[str, ExecutionResult]]:
     passed = 0
-    with progress_bar(title, console, total=total, done=done) as update:
-        for count, (key, result) in enumerate(results, start=1):
-            passed += result.status == "passed"
-            update(done + count, note=f"{passed}/{count} pass")
-            yield key, result
+    on_progress(title, done, total)
+    for count, (key, result) in enumerate(results, start=1):
+        passed += result.status == "passed"
+        on_progress(title, done + count, total, f"{passed}/{count} pass")
+        yield key, result
 
 
 def _metrics(
@@ -322,22 +325,3 @@ def _metrics(
         "problems": rows,
     }
     return scores, record
-
-
-def print_scores(scores: Sequence[Score]) -> None:
-    """A table on standard output, a row a score."""
-    rows = [
-        (
-            score.task,
-            score.model,
-            f"pass@{item.k}",
-            f"{item.value:.4f}",
-            f"{item.low:.3f}-{item.high:.3f}",
-            str(item.problems),
-            f"{item.samples_per_problem:g}",
-        )
-        for score in scores
-        for item in score.scores
-    ]
-    titles = ("task", "model", "score", "value", "95% interval", "size", "n")  # size: problems, n: samples a problem
-    print_table_with_names(Console(), titles, rows, "model", numbers=("value", "size", "n"))

@@ -8,99 +8,38 @@ a launcher started several processes, each answers its share, and the first puts
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rich.console import Console
+import xxhash
 
 from mftcoder import __version__, cache
 from mftcoder.app.scoring.engine_choice import engine_name, open_engine
+from mftcoder.app.scoring.options import GenerateOptions, preset_options
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.presets import PRESETS, Preset
-from mftcoder.benchmarks.problem import Asking, Benchmark, PromptMode
+from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
 from mftcoder.config.data import DataConfig
 from mftcoder.config.schema import BackendConfig
 from mftcoder.data.records.conversation import Message
 from mftcoder.data.rendering.templates import Template, load_template
 from mftcoder.errors import ConfigError, GenerationError, Interrupted
-from mftcoder.generation.engine import Completion, Prompt, Sampling
+from mftcoder.generation.engine import Completion, Prompt
 from mftcoder.generation.journal import GenerationJournal
 from mftcoder.jsonl import write_json
-from mftcoder.models.export.source import ModelSource, find_source
+from mftcoder.log import OnProgress, no_progress, say, warn
+from mftcoder.models.export.source import ModelSource, find_source, loaded_source
 from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
-from mftcoder.progress_bar import progress_bar
-from mftcoder.registry import did_you_mean
 from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
 
 _PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others' shares
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """What the command line gives."""
-
-    tasks: tuple[str, ...] = ()  # with a preset: its own, or some of them
-    data_dir: Path | None = None
-    out: Path | None = None  # None: the current folder; with a preset generations_NAME in it
-    name: str | None = None  # of the model, in file names; default from its folder
-    preset: str | None = None  # sets mode, prefix and suffix of each task
-    mode: PromptMode = "completion"
-    prefix: str = ""
-    suffix: str = ""
-    system: str = ""  # a system message, in mode chat
-    template: str | None = None  # of mode chat; default the run's, else the tokenizer's own
-    n_samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int = 512
-    max_length: int | None = None  # tokens of prompt and answer together
-    end_token: str | None = None  # ends an answer, beside the model's own
-    seed: int = 0
-    engine: str = "auto"
-    batch_size: int | None = None  # the engine's own
-    limit: int | None = None  # the first N problems
-    checkpoint: str = "best"
-    dtype: str | None = None
-    device: str = "auto"
-    trust_remote_code: bool = False
-    as_trained: bool = False  # the adapter over the base in the run's bits, instead of merged
-
-    @property
-    def sampling(self) -> Sampling:
-        """The engine's settings."""
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.max_length)
-
-    def asking(self, task: str) -> Asking:
-        """How this task is put to the model."""
-        if self.preset:
-            return PRESETS[self.preset].asking(task, self.system)
-        return Asking(self.mode, self.prefix, self.suffix)
-
-
-_SET_BY_PRESET = ("mode", "prefix", "suffix", "template", "n_samples", "temperature", "top_p", "max_new_tokens")
-
-
-def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
-    """The options of preset `name` with what the user typed: `given` may choose all that the preset leaves open."""
-    if name not in PRESETS:
-        raise ConfigError(f"--preset: unknown preset '{name}'.{did_you_mean(name, PRESETS)}")
-    preset = PRESETS[name]
-    tasks = expand(given.get("tasks") or preset.tasks)
-    problems = [
-        f"--{key.replace('_', '-')}: --preset {name} sets it; leave one out" for key in _SET_BY_PRESET if key in given
-    ]
-    problems += [f"--task {task}: is none of --preset {name}" for task in tasks if task not in preset.tasks]
-    if problems:
-        raise ConfigError(*problems)
-    chosen = {"max_length": preset.max_length, "end_token": preset.end_token, "dtype": preset.dtype, **given}
-    chosen |= {"tasks": tuple(tasks), "preset": name, "max_new_tokens": chosen["max_length"]}
-    return GenerateOptions(**chosen)
 
 
 @dataclass(frozen=True)
@@ -142,41 +81,111 @@ class _Share:
     wait_for_all: Callable[[], object] = bool
 
 
-def generate(model: str, options: GenerateOptions) -> list[Path]:
-    """Write the generations files of every task; returns their paths, in other processes than the first none.
+def generate(
+    model: Any,
+    tasks: str | Sequence[str] = (),
+    *,
+    tokenizer: Any = None,
+    preset: str | None = None,
+    on_progress: OnProgress = no_progress,
+    **options: Any,
+) -> list[Path]:
+    """Write a model's answers to `tasks` (benchmarks or groups): a generations file each, whose paths are returned.
 
-    Interrupted keeps what is done.
+    `model` is a model folder, a Hub id, a .gguf file, a run folder, or a model of transformers that is loaded already, with its
+    `tokenizer`. `options` are the fields of GenerateOptions. On other ranks than rank 0 no path is returned. Interrupted keeps what is done.
     """
+    named = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    chosen = preset_options(preset, {**options, "tasks": named}) if preset else GenerateOptions(named, **options)
+    _check_sampling(chosen)
+    with ExitStack() as stack:
+        if isinstance(model, str | Path):
+            if tokenizer is not None:
+                raise ConfigError("tokenizer: is for a model that is loaded already; a folder has its own")
+            source = find_source(str(model), checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
+        else:
+            _check_loaded(tokenizer, chosen)
+            source = stack.enter_context(_loaded(model, tokenizer, str(chosen.name)))
+        return _generate_on_all_ranks(source, chosen, on_progress)
+
+
+def _check_loaded(tokenizer: Any, options: GenerateOptions) -> None:
+    """ConfigError for what is missing beside a model that is loaded, and for options that come too late for it."""
+    problems = [] if options.name else ["name: a model that is loaded needs one, for the names of the files"]
+    if tokenizer is None:
+        problems.append("tokenizer: a model that is loaded needs its tokenizer")
+    late = ("checkpoint", "dtype", "device", "trust_remote_code", "as_trained")
+    usual = GenerateOptions()
+    problems += [
+        f"{name}: comes too late for a model that is loaded"
+        for name in late
+        if getattr(options, name) != getattr(usual, name)
+    ]
+    if options.engine not in ("auto", "transformers"):
+        problems.append(f"engine: {options.engine} loads its model itself; give a folder")
+    if problems:
+        raise ConfigError(*problems)
+
+
+@contextmanager
+def _loaded(model: Any, tokenizer: Any, name: str) -> Iterator[ModelSource]:
+    """The source of a loaded model, which is in evaluation mode as long."""
+    was_training = model.training
+    model.eval()
+    try:
+        with TemporaryDirectory() as folder:
+            yield loaded_source(model, tokenizer, name, Path(folder))
+    finally:
+        model.train(was_training)
+
+
+def _check_sampling(options: GenerateOptions) -> None:
+    """ConfigError for settings of sampling that greedy decoding does not follow."""
+    problems = []
+    if not options.tasks:
+        problems.append("--task: no benchmark is named, and no --preset")
+    if options.n_samples > 1 and options.temperature == 0:
+        problems.append("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
+    if options.top_p < 1 and options.temperature == 0:
+        problems.append("--top-p needs a --temperature above 0: greedy answers do not follow it")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _generate_on_all_ranks(source: ModelSource, options: GenerateOptions, on_progress: OnProgress) -> list[Path]:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", options.device):
         raise ConfigError(f"--device {options.device}: is none. Give auto, cpu, cuda or cuda:1")
     processes = launched_processes()
     if processes == 1:
-        return _generate(model, options, _Share(), options.device)
+        return _generate(source, options, _Share(), options.device, on_progress)
     kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
     group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
     with group.joined():
         share = _Share(group.rank, processes, group.run_on_rank0, lambda: group.share(True))
-        return _generate(model, options, share, str(group.device))
+        return _generate(source, options, share, str(group.device), on_progress)
 
 
-def _generate(model: str, options: GenerateOptions, share: _Share, device: str) -> list[Path]:
+def _generate(
+    source: ModelSource, options: GenerateOptions, share: _Share, device: str, on_progress: OnProgress
+) -> list[Path]:
     """What one process does."""
     rank, processes = share.rank, share.processes
-    console = Console(stderr=True, quiet=rank > 0)
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
-    source = find_source(model, checkpoint=options.checkpoint, trust_remote_code=options.trust_remote_code)
+    if source.loaded is not None:
+        device = str(source.loaded.device)
     _check_effect(source, options)
-    engine = engine_name(options.engine, source, device=options.device, as_trained=options.as_trained)
+    wanted = options.engine if source.loaded is None else "transformers"
+    engine = engine_name(wanted, source, device=options.device, as_trained=options.as_trained)
     template = _template(source, options) if options.mode == "chat" else None
     if options.preset:
-        _tell_preset(PRESETS[options.preset], source, options, console)
+        _tell_preset(PRESETS[options.preset], source, options)
     with ExitStack() as stack:
         tasks = [_open(benchmark, source, template, engine, options, share, stack) for benchmark in benchmarks]
         total = sum(len(task.prompts[rank::processes]) for task in tasks)
         waiting = [prompt for task in tasks for prompt in task.waiting(rank, processes)]
         try:
             if len(waiting) < total:
-                console.print(f"{total - len(waiting):,} of {total:,} samples are already done", highlight=False)
+                say(f"{total - len(waiting):,} of {total:,} samples are already done")
             if waiting:  # no model is loaded if nothing is
                 writer = open_engine(
                     engine,
@@ -189,7 +198,7 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
                     as_trained=options.as_trained,
                     end_token=options.end_token,
                 )
-                _answer(tasks, _with_progress(writer.generate(waiting), total, len(waiting), console), console)
+                _answer(tasks, _with_progress(writer.generate(waiting), total, len(waiting), on_progress))
         except KeyboardInterrupt as stop:
             raise Interrupted("What is done is kept; the same command goes on from there.") from stop
         except torch.OutOfMemoryError as error:
@@ -200,9 +209,9 @@ def _generate(model: str, options: GenerateOptions, share: _Share, device: str) 
         share.wait_for_all()
         if rank:
             return []
-        files = [_write(task, console) for task in tasks]
+        files = [_write(task) for task in tasks]
     if options.preset and len(files) == len(PRESETS[options.preset].tasks) and options.limit is None:
-        console.print(f"next: mft submit {files[0].parent}", highlight=False, soft_wrap=True)
+        say(f"next: mft submit {files[0].parent}")
     return files
 
 
@@ -221,8 +230,8 @@ def _check_effect(source: ModelSource, options: GenerateOptions) -> None:
         raise ConfigError(*problems)
 
 
-def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions, console: Console) -> None:
-    """Print what the preset stands for; ConfigError if a submission may not have this model's name."""
+def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions) -> None:
+    """Tell what the preset stands for; ConfigError if a submission may not have this model's name."""
     name = _file_name(source, options)
     if model_of_folder(f"{FOLDER_PREFIX}{name}") is None:
         raise ConfigError(
@@ -230,17 +239,17 @@ def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions, 
         )
     chosen = {"max_length": options.max_length, "end_token": options.end_token, "dtype": options.dtype}
     for line in preset.lines(options.system, **chosen):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(line)
 
 
 def _device(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _write(task: _Task, console: Console) -> Path:
+def _write(task: _Task) -> Path:
     task.journal.merge_others()
     path = task.write()
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    say(f"wrote {path}")
     return path
 
 
@@ -287,7 +296,7 @@ def _settings(
     return {
         "task": benchmark.name,
         "data": benchmark.source,
-        "model": str(source.weights),
+        "model": str(source.weights) if source.loaded is None else source.name,
         "weights": _weights_fingerprint(source),
         "dtype": str(source.dtype(options.dtype)).removeprefix("torch."),
         **({"base": source.quantization} if options.as_trained else {}),
@@ -317,8 +326,19 @@ _SHAPES_OUTPUT = (
 
 def _weights_fingerprint(source: ModelSource) -> str:
     """A hash of the content of weights, adapter and their configs; that of a large file is remembered."""
+    if source.loaded is not None:
+        return _tensors_fingerprint(source.loaded)
     folders = [folder for folder in (source.weights, source.adapter) if folder]
     return cache.key(*(path for folder in folders for name in _SHAPES_OUTPUT for path in sorted(folder.glob(name))))
+
+
+def _tensors_fingerprint(model: Any) -> str:
+    """A hash of the weights of a model in memory, and of its config."""
+    digest = xxhash.xxh3_128(model.config.to_json_string(use_diff=False).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tuple(weight.shape)}:{weight.dtype}:".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _prompts(
@@ -334,7 +354,7 @@ def _prompts(
             yield Prompt(problem.id, sample, text, stop, is_whole)
 
 
-def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], console: Console) -> None:
+def _answer(tasks: Sequence[_Task], completions: Iterator[Completion]) -> None:
     """Keep each completion as it comes, and say how many prompts had no room for an answer."""
     by_name = {task.benchmark.name: task for task in tasks}
     full: Counter[str] = Counter()
@@ -344,9 +364,7 @@ def _answer(tasks: Sequence[_Task], completions: Iterator[Completion], console: 
         full[name] += completion.tokens == 0
     for name, count in full.items():
         if count:
-            console.print(
-                f"warning: {name}: {count} prompts fill --max-length alone; their answers are empty", style="yellow"
-            )
+            warn(f"warning: {name}: {count} prompts fill --max-length alone; their answers are empty")
 
 
 def _record(task: _Task, problem_id: str, completion: Completion) -> None:
@@ -357,12 +375,11 @@ def _record(task: _Task, problem_id: str, completion: Completion) -> None:
 
 
 def _with_progress(
-    completions: Iterator[Completion], total: int, waiting: int, console: Console
+    completions: Iterator[Completion], total: int, waiting: int, on_progress: OnProgress
 ) -> Iterator[Completion]:
     tokens, begin = 0, time.monotonic()
-    with progress_bar("generate", console, total=total, done=total - waiting) as update:
-        for done, completion in enumerate(completions, start=total - waiting + 1):
-            tokens += completion.tokens
-            rate = tokens / max(time.monotonic() - begin, 1e-9)
-            update(done, note=f"{rate:,.0f} tokens/s")
-            yield completion
+    for done, completion in enumerate(completions, start=total - waiting + 1):
+        tokens += completion.tokens
+        rate = tokens / max(time.monotonic() - begin, 1e-9)
+        on_progress("generate", done, total, f"{rate:,.0f} tokens/s")
+        yield completion

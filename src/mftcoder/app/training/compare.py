@@ -6,7 +6,6 @@ started one resumes from its checkpoint. Writes compare.json, compare.md and com
 """
 
 import json
-import shlex
 import subprocess
 import sys
 import time
@@ -17,20 +16,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as ConsoleTable
-
-from mftcoder.config.load import dump_yaml, load_config
+from mftcoder.config.load import dump_yaml, load_config, with_overrides
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import prepare as prepare_store
 from mftcoder.errors import CheckpointError, ConfigError, Interrupted, MftError
 from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.log import say
 from mftcoder.processes import following_environment
-from mftcoder.reporting.comparison import Outcome, compare, outcome_of
-from mftcoder.reporting.comparison_page import methods_table, render_comparison
+from mftcoder.reporting.comparison import Estimate, MethodResult, Outcome, outcome_of
+from mftcoder.reporting.comparison import compare as compare_outcomes
+from mftcoder.reporting.comparison_page import render_comparison
 from mftcoder.reporting.run_folder import RunRecord, read_run
-from mftcoder.reporting.tables import Table
 from mftcoder.training.checkpoints.checkpoint import differing_fields
 
 EVERY_RUN = (
@@ -57,43 +54,60 @@ class PlannedRun:
         return self.config.output_path
 
 
-def compare_balancers(
-    config_path: Path,
-    overrides: Sequence[str],
-    balancers: Sequence[str],
-    seeds: Sequence[int],
+@dataclass(frozen=True)
+class Comparison:
+    """How several methods did on the same data."""
+
+    results: tuple[MethodResult, ...]
+    page: Path  # compare.html; compare.md and compare.json lie beside it
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a method, ready for a DataFrame: means over the seeds, and each task's losses against training it alone."""
+        return [_row(result) for result in self.results]
+
+
+def _row(result: MethodResult) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in vars(result).items():
+        if isinstance(value, dict):
+            row |= {f"{name}/{task}": estimated.mean for task, estimated in value.items()}
+        else:
+            row[name] = value.mean if isinstance(value, Estimate) else value
+    return row
+
+
+def compare(
+    config: RunConfig,
+    balancers: Sequence[str] = ("uniform", "coba", "pace"),
+    seeds: Sequence[int] = (0,),
     *,
-    alone: bool,
+    alone: bool = True,
     jobs: int = 1,
-) -> Path:
-    """Run what is missing, `jobs` runs at a time, write the comparison, print its table; returns the HTML file."""
-    base = load_config(config_path, overrides)
-    if base.train.eval_strategy == "no":
+    command: str | None = None,
+) -> Comparison:
+    """Train the same data under each balancer and seed, in the runs that are missing, `jobs` at a time; write the comparison.
+
+    A balancer may have options: `coba:update_interval=10`. `alone` trains each task by itself too. `command` is what the page
+    says it was made by.
+    """
+    if config.train.eval_strategy == "no":
         raise ConfigError("train.eval_strategy: a comparison needs validation; give steps or epoch")
-    planned = plan(config_path, base, overrides, balancers, seeds, alone=alone)
-    _check_validation(base)
-    console = Console()
+    planned = plan(config, balancers, seeds, alone=alone)
+    _check_validation(config)
     places = [f"{number}/{len(planned)}" for number in range(1, len(planned) + 1)]
     with ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(_run, run, console, place) for run, place in zip(planned, places, strict=True)]
+        started = [pool.submit(_run, run, place) for run, place in zip(planned, places, strict=True)]
         try:
             for future in started:
                 future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return _write(base, planned, console)
+    made_by = f"mftcoder.compare(config, {list(balancers)}, {list(seeds)}, alone={alone})"
+    return _write(config, planned, command or made_by)
 
 
-def plan(
-    config_path: Path,
-    base: RunConfig,
-    overrides: Sequence[str],
-    balancers: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    alone: bool,
-) -> list[PlannedRun]:
+def plan(base: RunConfig, balancers: Sequence[str], seeds: Sequence[int], *, alone: bool) -> list[PlannedRun]:
     """Every run, seeds outermost, so that a comparison cut short has whole seeds. ConfigError lists all misfits."""
     total_steps, steps_of_task = budget(base) if alone else (0, {})
     planned: list[PlannedRun] = []
@@ -101,9 +115,9 @@ def plan(
 
     def add(name: str, method: str | None, task: str | None, seed: int, own: Sequence[str]) -> None:
         folder = base.output_path / f"{name}-seed{seed}"
-        every = (*overrides, *EVERY_RUN, *own, f"train.seed={seed}", f"output_dir={json.dumps(str(folder))}")
+        every = (*EVERY_RUN, *own, f"train.seed={seed}", f"output_dir={json.dumps(str(folder))}")
         try:
-            planned.append(PlannedRun(name, method, task, seed, load_config(config_path, every)))
+            planned.append(PlannedRun(name, method, task, seed, with_overrides(base, every)))
         except MftError as error:
             problems.extend(error.problems)
 
@@ -173,26 +187,26 @@ def alone_overrides(config: RunConfig, task: str, steps: int, total_steps: int) 
     return own
 
 
-def _run(run: PlannedRun, console: Console, place: str) -> None:
+def _run(run: PlannedRun, place: str) -> None:
     """Train, or find it trained. The output goes to compare.log in the run's folder."""
     label = f"{place} {run.folder.name}"
     if _is_finished(run):
-        console.print(f"{label}: there already", highlight=False)
+        say(f"{label}: there already")
         return
     log, plan_file = run.folder / "compare.log", run.folder / "compare.yaml"
     write_text(plan_file, dump_yaml(run.config))
-    console.print(f"{label} ...", highlight=False)
+    say(f"{label} ...")
     started = time.perf_counter()
     with log.open("ab") as output:
         command = [sys.executable, "-m", "mftcoder", "train", str(plan_file)]
         environment = following_environment()
         code = subprocess.run(command, stdout=output, stderr=output, env=environment, check=False).returncode
     if code == 130:
-        raise Interrupted(f"Go on with: {shlex.join(['mft', *sys.argv[1:]])}")
+        raise Interrupted("Go on")
     if code:
         lines = log.read_text(errors="replace").strip().splitlines()[-3:]
         raise MftError(f"{run.folder.name} ended with exit code {code}; all of it is in {log}", *lines)
-    console.print(f"{label}: {time.perf_counter() - started:.0f} s", highlight=False)
+    say(f"{label}: {time.perf_counter() - started:.0f} s")
 
 
 def _is_finished(run: PlannedRun) -> bool:
@@ -209,7 +223,7 @@ def _is_finished(run: PlannedRun) -> bool:
     return bool(read_json(run.folder / "summary.json").get("stopped_because") == "max_steps")
 
 
-def _write(base: RunConfig, planned: Sequence[PlannedRun], console: Console) -> Path:
+def _write(base: RunConfig, planned: Sequence[PlannedRun], command: str) -> Comparison:
     runs: dict[str, list[RunRecord]] = {}
     outcomes: dict[str, list[Outcome]] = {}
     alone: dict[tuple[str, int], float] = {}
@@ -222,8 +236,7 @@ def _write(base: RunConfig, planned: Sequence[PlannedRun], console: Console) -> 
         else:
             assert run.task
             alone[run.task, run.seed] = outcome.best[run.task]
-    results = compare(outcomes, alone)
-    command = shlex.join(["mft", *sys.argv[1:]])
+    results = compare_outcomes(outcomes, alone)
     references = {task: fmean(loss for (of, _), loss in alone.items() if of == task) for task, _ in alone}
     pages = render_comparison(results, runs, references, command)
     target = base.output_path / "compare.html"
@@ -238,18 +251,4 @@ def _write(base: RunConfig, planned: Sequence[PlannedRun], console: Console) -> 
             "alone": [{"task": task, "seed": seed, "best": loss} for (task, seed), loss in alone.items()],
         },
     )
-    _print(methods_table(results), console)
-    console.print(f"{target}\n{target.with_suffix('.md')}\n{target.with_suffix('.json')}", highlight=False)
-    return target
-
-
-def _print(table: Table, console: Console) -> None:
-    """The table on its side: a column a method fits a terminal."""
-    shown = ConsoleTable()
-    shown.add_column("")
-    names, *measures = zip(*table.rows, strict=True)
-    for name in names:
-        shown.add_column(name, justify="right")
-    for title, values in zip(table.columns[1:], measures, strict=True):
-        shown.add_row(title, *values)
-    console.print(shown)
+    return Comparison(tuple(results), target)

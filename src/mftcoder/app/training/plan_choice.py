@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from rich.console import Console
-from rich.markup import escape
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import reason
+from mftcoder.log import say, warn
 from mftcoder.models.gpu_memory.plans import (
     MOVED,
     MemoryPlan,
@@ -40,7 +39,7 @@ WITH_OTHER_NUMBERS = "Moments in 8 bits train with other numbers than float32 on
 ON_THE_HOST = "What lies in the host's memory is fetched and updated there, which is slow; backend.offload: none keeps it on the device"
 
 
-def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, console: Console) -> list[RunConfig]:
+def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None) -> list[RunConfig]:
     """What `auto` may mean on this device, the fastest that has room first. A CPU's memory is not asked for.
 
     A run that goes on takes no faster plan than its checkpoint was made with, and the same optimizer.
@@ -55,7 +54,7 @@ def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None,
         return [option for option in options if not lack_of(option)]
     if len(options) == 1:
         return options
-    return _with_room(config, options, backend, console)
+    return _with_room(config, options, backend)
 
 
 def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
@@ -66,7 +65,7 @@ def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"optim": begun})})
 
 
-def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend, console: Console) -> list[RunConfig]:
+def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend) -> list[RunConfig]:
     """The options from the fastest on that fits a GPU by the estimate; says which it is and why."""
     model = plan_model(config, resolve_model(config.model).config)
     on_host = host_memory(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -78,7 +77,7 @@ def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend, co
     usable = [plan for plan in plans if not plan.lack] or plans[-1:]
     chosen = usable[-1] if fitting is None else plans[fitting]
     for line in filter(None, (model.by_formula, *_lines(plans, chosen, memory, config))):
-        console.print(f"memory: {line}", highlight=False, soft_wrap=True, markup=False)
+        say(f"memory: {line}")
     return [plan.config for plan in usable[usable.index(chosen) :]]
 
 
@@ -127,7 +126,6 @@ def first_that_runs(
     may_go_on: Callable[[], bool],
     step: int,
     device: torch.device,
-    console: Console,
 ) -> Outcome:
     """What `attempt` gives by the first plan whose first step fits the device.
 
@@ -144,11 +142,9 @@ def first_that_runs(
             why = reason(error)
         _release_memory(device, oldest)
         warning = warning_of(following, plan)
-        console.print(
-            f"[yellow]step {step} ran out of memory with '{in_words(plan)}' ({escape(why)}). Starting it again with "
-            f"'{in_words(following)}'" + (f". {warning}" if warning else ""),
-            highlight=False,
-            soft_wrap=True,
+        warn(
+            f"step {step} ran out of memory with '{in_words(plan)}' ({why}). Starting it again with "
+            f"'{in_words(following)}'" + (f". {warning}" if warning else "")
         )
     raise AssertionError("there is a plan")
 

@@ -7,21 +7,16 @@ versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the 
 import importlib.metadata
 import os
 import platform
-import shlex
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mftcoder import __version__
 from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
@@ -30,17 +25,19 @@ from mftcoder.balancing.build import build_balancer
 from mftcoder.config.load import dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
-from mftcoder.data.prepared.store import Store, prepare_visibly
-from mftcoder.errors import CheckpointError, Interrupted
+from mftcoder.data.prepared.store import Store, prepare_with_progress
+from mftcoder.errors import CheckpointError, Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention, flash
 from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
 from mftcoder.kernels.linear.fp8 import lack_of_fp8
+from mftcoder.log import OnProgress, no_progress, say, warn
 from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
 from mftcoder.models.layers.adapters import attach, restore, save_settings, save_weights, trainable_parameters
 from mftcoder.models.layers.fp8 import check_recipe, multiply_in_fp8
 from mftcoder.models.layers.lora_forward import kept_by_peft
 from mftcoder.models.layers.quantize import IN_FP8
+from mftcoder.models.loading import given
 from mftcoder.models.loading.load import DTYPES, load_model
 from mftcoder.models.loading.resolve import resolve_model
 from mftcoder.models.loading.suitability import check_positions, check_row_slices
@@ -63,7 +60,7 @@ from mftcoder.training.forward.isolation import attention_window, choose_attenti
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.losses.objective import Objective
-from mftcoder.training.metrics import open_log
+from mftcoder.training.metrics import Callbacks, Record, ignore, open_log
 from mftcoder.training.session import (
     StopRequest,
     compute_deterministically,
@@ -76,59 +73,112 @@ from mftcoder.training.step import LossWindow
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
 
 
-def train(config: RunConfig, *, allow_changes: bool = False) -> Summary:
-    """Train, or go on training. Interrupted after a clean save if a signal came in."""
+@dataclass(frozen=True)
+class TrainResult(Summary):
+    """How a run ended, and where its files are."""
+
+    run_dir: Path
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the best train.metric_for_best_model; None without a validation."""
+        return self.best["step"]  # type: ignore[return-value]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a task, ready for a DataFrame: its validation losses before, after, at the best step of the run, and its lowest."""
+        columns = {"before": "first", "after": "last", "best": "best", "lowest": "lowest", "lowest_step": "lowest_step"}
+        losses = self.validation
+        return [
+            {"task": task, **{column: losses.get(when, {}).get(task) for column, when in columns.items()}}
+            for task in losses.get("first", {})
+        ]
+
+
+def train(
+    config: RunConfig,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    allow_changes: bool = False,
+    on_step: Callable[[Record], object] = ignore,
+    on_validation: Callable[[Record], object] = ignore,
+    on_checkpoint: Callable[[Path], object] = ignore,
+    on_progress: OnProgress = no_progress,
+) -> TrainResult:
+    """Train, or resume a run: the same call resumes it.
+
+    `model` and `tokenizer` are those of transformers, loaded already; the model must have the weights of
+    `model.model_name_or_path`, unless all of them are trained, and is changed in place.
+
+    The callbacks run on rank 0, between steps: `on_step` gets the record of each step that train.logging_steps names,
+    `on_validation` that of each validation (both as metrics.jsonl has them), `on_checkpoint` the folder of each checkpoint once
+    it is on disk. What a callback raises ends the run. Interrupted, after a clean save, if a signal came in.
+    """
+    callbacks = Callbacks(on_step, on_validation, on_checkpoint, on_progress)
     if config.train.deterministic:
         compute_deterministically()
     backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
     first = backend.rank == 0
-    console = Console(quiet=not first)
-    if first:
-        _check_model(config, console)
+    if tokenizer is not None:
+        folder = config.output_path / "tokenizer"
+        named = config.model.model_copy(update={"tokenizer_name_or_path": str(folder)})
+        config = config.model_copy(update={"model": named})
+    if model is not None:
+        _check_given(model, config, backend)
     stop = StopRequest()
     with sole_user(config.output_path) if first else nullcontext(), backend.joined():
-        store = backend.run_on_rank0(lambda: prepare_visibly(config))
+        if tokenizer is not None:
+            backend.run_on_rank0(lambda: given.save_tokenizer(tokenizer, folder).name)
+        if first:
+            _check_model(config)
+        store = backend.run_on_rank0(lambda: prepare_with_progress(config, on_progress))
         checkpoint = backend.run_on_rank0(
-            lambda: _checkpoint_to_resume(config, store, backend, console, allow_changes=allow_changes)
+            lambda: _checkpoint_to_resume(config, store, backend, allow_changes=allow_changes)
         )
         with device_memory_errors():
-            summary = _train_with_first_that_runs(config, store, backend, checkpoint, console, stop)
+            summary = _train_with_first_that_runs(config, store, backend, checkpoint, stop, callbacks, model)
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
-        folder = _checkpoint_store(config, console).folder
+        folder = _checkpoint_store(config).folder
         saved = (
             f"Step {summary.steps} is saved in {folder}. Go on" if summary.steps else "No step was done. Start again"
         )
-        raise Interrupted(
-            f"{saved} with: {shlex.join(['mft', *sys.argv[1:]])}",
-            requeue=stop.signal != signal.SIGINT,
-        )
-    _print_outcome(config, summary, console)
-    return summary
+        raise Interrupted(saved, requeue=stop.signal != signal.SIGINT)
+    return TrainResult(**vars(summary), run_dir=config.output_path)
 
 
-def _check_model(config: RunConfig, console: Console) -> None:
+def _check_model(config: RunConfig) -> None:
     """Whether the model can do what is asked of it, before anything is loaded."""
     check_recipe(config.train.fp8_recipe)
     model = resolve_model(config.model)
     check_row_slices(model, config.backend.context_parallel_size)
     warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
     for line in filter(None, (warning, model.unused_line)):
-        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
+        warn(line)
 
 
-def _checkpoint_store(config: RunConfig, console: Console) -> CheckpointStore:
-    say = partial(console.print, highlight=False, soft_wrap=True)
+def _check_given(model: Any, config: RunConfig, backend: Backend) -> None:
+    """ModelError if a model that is given cannot be trained in place of the one that the config names."""
+    if backend.lockstep:
+        raise ModelError(
+            f"backend.name: {backend.config.name}: shares a model out while it loads it; give its name only"
+        )
+    given.check_settings(model, config.model)
+    if config.adapter.type != "full":
+        given.check_same_weights(model, config.model)
+
+
+def _checkpoint_store(config: RunConfig) -> CheckpointStore:
     return CheckpointStore(config.output_path / "checkpoints", save_total_limit=config.train.save_total_limit, say=say)
 
 
 def _checkpoint_to_resume(
-    config: RunConfig, store: Store, backend: Backend, console: Console, *, allow_changes: bool
+    config: RunConfig, store: Store, backend: Backend, *, allow_changes: bool
 ) -> Checkpoint | None:
     """The checkpoint to go on from, if there is one and it was made by this config and this data."""
-    checkpoints = _checkpoint_store(config, console)
+    checkpoints = _checkpoint_store(config)
     wanted = config.train.resume_from_checkpoint
     if wanted is False and not restarted():
         if checkpoints.all():
@@ -157,7 +207,7 @@ def _checkpoint_to_resume(
             *(f"{checkpoint.path}: made by another run: {change}" for change in changes),
             "Give --allow-changes to go on with the new values, or choose another output_dir.",
         )
-    console.print(f"going on from {checkpoint.path}", highlight=False, soft_wrap=True)
+    say(f"going on from {checkpoint.path}")
     return checkpoint
 
 
@@ -166,8 +216,9 @@ def _train_with_first_that_runs(
     store: Store,
     backend: Backend,
     checkpoint: Checkpoint | None,
-    console: Console,
     stop: StopRequest,
+    callbacks: Callbacks,
+    model: Any,
 ) -> Summary:
     """Train by the fastest plan that has room, and by the next one if its first step does not fit."""
     steps_taken = 0
@@ -175,7 +226,7 @@ def _train_with_first_that_runs(
     def attempt(plan: RunConfig) -> Summary:
         nonlocal steps_taken
         with carrier(backend, plan) as engine:
-            run = _build(config, plan, store, engine, deepcopy(checkpoint), console, stop)
+            run = _build(config, plan, store, engine, deepcopy(checkpoint), stop, callbacks, model)
             if backend.rank == 0:
                 _write_run_files(config, store)
             with run.metrics, run.checkpoints, stop.listening():
@@ -186,12 +237,13 @@ def _train_with_first_that_runs(
 
     alone = backend.world_size == 1 or not backend.lockstep  # else the other ranks are waiting inside a pass
     return first_that_runs(
-        plans_of(config, backend, checkpoint, console),
+        plans_of(config, backend, checkpoint)[
+            : None if model is None else 1
+        ],  # a model that is given is changed in place
         attempt,
         may_go_on=lambda: alone and not steps_taken,
         step=checkpoint.progress.step + 1 if checkpoint else 1,
         device=backend.device,
-        console=console,
     )
 
 
@@ -201,8 +253,9 @@ def _build(
     store: Store,
     backend: Backend,
     checkpoint: Checkpoint | None,
-    console: Console,
     stop: StopRequest,
+    callbacks: Callbacks,
+    base: Any = None,
 ) -> TrainingRun:
     """Everything the loop needs, standing where the checkpoint stood; `plan` is the config with its choices made."""
     ranks = {"rank": backend.data_rank, "world_size": backend.data_world_size}
@@ -213,11 +266,11 @@ def _build(
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
-    model = _load_trainable(plan, backend, checkpoint)
+    model = _load_trainable(plan, backend, checkpoint, base)
     for line in _slower_ways(config, model, backend.device):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-    _choose_attention(config, model, store, backend, console)
-    _compile_layers(config, model, backend, console)
+        say(line)
+    _choose_attention(config, model, store, backend)
+    _compile_layers(config, model, backend)
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
@@ -243,9 +296,9 @@ def _build(
         backend=backend,
         train_loader=train_loader,
         validation_loader=validation_loader,
-        checkpoints=CheckpointWriter(_checkpoint_store(config, console), backend, config.train, files),
+        checkpoints=CheckpointWriter(_checkpoint_store(config), backend, config.train, files, callbacks.on_checkpoint),
         metrics=open_log(
-            config, train_loader.total_steps, resumed_step=progress.step, console=console, rank=backend.rank
+            config, train_loader.total_steps, resumed_step=progress.step, callbacks=callbacks, rank=backend.rank
         ),
         progress=progress,
         should_stop=stop,
@@ -254,11 +307,12 @@ def _build(
     )
 
 
-def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None) -> LanguageModel:
+def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, base: Any) -> LanguageModel:
     """The model with what trains marked, placed where it trains."""
     attention.register()
     implementation = _implementations(config, backend)[0]
-    base = load_model(config.model, attn_implementation=implementation, device=backend.load_device)
+    where: dict[str, Any] = {"attn_implementation": implementation, "device": backend.load_device}
+    base = load_model(config.model, **where) if base is None else given.take(base, **where)
     module = attach(base, config.adapter)
     if config.train.fp8_recipe:
         multiply_in_fp8(module, config.train.fp8_recipe, emulate=lack_of_fp8(backend.device) is not None)
@@ -283,7 +337,7 @@ def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) 
         yield f"products in fp8 are emulated, at no gain in speed: {lack}"
 
 
-def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend, console: Console) -> None:
+def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend) -> None:
     """As the config wants it; `auto` compiles on a GPU that holds the whole model. ModelError if the model cannot be compiled but must."""
     wanted = config.train.torch_compile
     skipped = not wanted or (wanted == "auto" and (backend.device.type != "cuda" or backend.lockstep))
@@ -292,11 +346,9 @@ def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend, c
         model.compile_layers()
         return
     if not skipped:
-        line = f"train.torch_compile: {problem}; the layers run uncompiled, which is slower"
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(f"train.torch_compile: {problem}; the layers run uncompiled, which is slower")
     if config.train.fp8_recipe:
-        line = "train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains"
-        console.print(line, highlight=False, soft_wrap=True)
+        say("train.fp8_recipe without train.torch_compile rounds in passes of its own, which cost what fp8 gains")
 
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
@@ -305,14 +357,11 @@ def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
     return attention.candidates(backend.device, slices=backend.context.size > 1) if wanted == "auto" else (wanted,)
 
 
-def _choose_attention(
-    config: RunConfig, model: LanguageModel, store: Store, backend: Backend, console: Console
-) -> None:
+def _choose_attention(config: RunConfig, model: LanguageModel, store: Store, backend: Backend) -> None:
     """The first attention that keeps two of the run's own samples apart; `auto` then takes the newest version of its kernels."""
     flash.use_torchs_own()
     tasks = [store.train(task) for task in range(len(store.tasks))]
     samples = probe_samples(tasks, attention_window(model.causal_lm.config))
-    say = partial(console.print, highlight=False, soft_wrap=True)
     choose_attention(model, _implementations(config, backend), samples, say)
     if (config.model.attn_implementation, model.attn_implementation) == ("auto", "varlen"):
         newest = flash.use_newest(backend.device, flash.Heads.of(model.causal_lm.config), say)
@@ -328,17 +377,3 @@ def _write_run_files(config: RunConfig, store: Store) -> None:
     write_json(config.output_path / "versions.json", {**versions, **machine, "devices": devices})
     statistics = {name: asdict(counts) for name, counts in zip(store.tasks, store.statistics, strict=True)}
     write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": statistics})
-
-
-def _print_outcome(config: RunConfig, summary: Summary, console: Console) -> None:
-    ended = f"{summary.steps} steps, {summary.stopped_because.replace('_', ' ')}"
-    table = Table(title=ended)
-    for title in ("task", "before", "after", "best", "lowest", "at step"):
-        table.add_column(title, justify="left" if title == "task" else "right")
-    for name in config.task_names:
-        losses = [summary.validation.get(when, {}).get(name) for when in ("first", "last", "best", "lowest")]
-        step = summary.validation.get("lowest_step", {}).get(name)
-        shown = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
-        table.add_row(name, *shown, "-" if step is None else f"{step:,.0f}")
-    console.print(table if summary.validation else ended)
-    console.print(f"mft report {config.output_dir}\nmft export {config.output_dir} OUT", highlight=False)

@@ -20,10 +20,11 @@ from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.schema import IN_BITS, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
-from mftcoder.data.prepared.store import Store, prepare_visibly
+from mftcoder.data.prepared.store import Store, prepare_with_progress
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.kernels.limits import device_limits, model_limits
 from mftcoder.kernels.linear.fp8 import lack_of_fp8
+from mftcoder.log import OnProgress, no_progress, warn
 from mftcoder.models.gpu_memory.plans import (
     USABLE,
     MemoryPlan,
@@ -75,7 +76,7 @@ class Card:
         return cls(device.type, device, device_memory(device), launched_processes(), is_here=True)
 
 
-def validate(config: RunConfig, *, gpu: str | None = None) -> None:
+def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgress = no_progress) -> None:
     """Print the plan, for this machine or for `gpu` ("24GB", "8x80GB"); MftError with every problem of every part."""
     problems: list[str] = []
 
@@ -98,7 +99,7 @@ def validate(config: RunConfig, *, gpu: str | None = None) -> None:
         warning = check(lambda: check_positions(model, config.data.max_length, trust_remote_code=trusted))
     planned = check(lambda: plan_model(config, model.config)) if model else None
     check(lambda: _check_output(config.output_path))
-    store = check(lambda: prepare_visibly(config)) if model else None
+    store = check(lambda: prepare_with_progress(config, on_progress)) if model else None
     if store:
         check(lambda: _check_balancer(config, store))
         check(lambda: check_metric(config, ValidationLoader(store, config)))
@@ -108,15 +109,14 @@ def validate(config: RunConfig, *, gpu: str | None = None) -> None:
     on_host = host_memory(card.count) if card.is_here else None
     plans = memory_plans(config, planned, card.device.type, card.count, on_host)
     _print_memory(config, plans, card, planned.by_formula)
-    console = Console()
     limits = (
         []
         if not card.is_here
         else [*device_limits(card.device), *model_limits(card.device, model.config, DTYPES[config.model.dtype])]
     )
     for line in filter(None, (warning, model.unused_line, *map(str, limits))):
-        console.print(f"[yellow]{escape(line)}", soft_wrap=True, highlight=False)
-    console.print("Everything that can be checked without training is in order.")
+        warn(line)
+    Console().print("Everything that can be checked without training is in order.")
 
 
 def _check_output(folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import loaded_config
 from mftcoder.cli.options import COUNT, config_arguments
 
 
@@ -20,6 +21,5 @@ def command(config: Path, overrides: tuple[str, ...], task: str | None, count: i
     mft inspect my.yaml data.train_on=last_assistant | less -R
     """
     from mftcoder.app.data.inspect import inspect
-    from mftcoder.config.load import load_config
 
-    inspect(load_config(config, overrides), task=task, count=count)
+    inspect(loaded_config(config, overrides), task=task, count=count)

@@ -1,11 +1,17 @@
 """`mft data mine`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mftcoder.cli.console import console, shown
 from mftcoder.cli.options import COUNT, LARGEST, PATH, SEED, Finite, Names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mftcoder.app.data.mine import MinedData
 
 
 @click.group("data")
@@ -52,4 +58,40 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
 
     if stdlib and folder:
         raise click.UsageError("give FOLDER or --stdlib, not both")
-    mine_data(folder, out, tasks=tasks, **options)
+    with shown(stderr=True) as on_progress:
+        found = mine_data(folder, out, tasks=tasks, on_progress=on_progress, **options)
+    print_mined(found, out, options["exam_dir"])
+
+
+def print_mined(found: "MinedData", out: Path, exam_dir: Path | None) -> None:
+    """The examples of each task, the exam, and what was skipped for which reason."""
+    output, mined = console(stderr=True), found.mined
+    output.print(f"{mined.functions:,} functions of {mined.modules:,} modules -> {out}", soft_wrap=True)
+    output.print(_examples_table(found))
+    if exam_dir:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in found.exam_kinds.items())
+        output.print(f"exam of modules held out -> {exam_dir}: {counts}", soft_wrap=True, highlight=False)
+    output.print("passed over:", _skips_table(found))
+
+
+def _examples_table(found: "MinedData") -> "Table":
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("task")
+    table.add_column("train", justify="right")
+    table.add_column("valid", justify="right")
+    for name, task in found.mined.tasks.items():
+        table.add_row(name, f"{len(task.train):,}", f"{len(task.valid):,}")
+    return table
+
+
+def _skips_table(found: "MinedData") -> "Table":
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("count", justify="right")
+    table.add_column("reason")
+    for reason, count in found.mined.skips.most_common():
+        table.add_row(f"{count:,}", reason)
+    return table

@@ -1,10 +1,36 @@
 """`mft prepare`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mftcoder.cli.console import console, loaded_config, shown
 from mftcoder.cli.options import config_arguments
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mftcoder.app.data.prepare import PreparedData
+
+_COLUMNS = {
+    "samples": "samples",
+    "validation": "validation_samples",
+    "tokens": "tokens",
+    "trained\ntokens": "trained_tokens",
+    "truncated": "truncated",
+    "dropped": "dropped",
+}
+"""Always shown: title -> column of PreparedData.rows()."""
+_RARE_COLUMNS = {
+    "split": "split",
+    "untrained": "untrained",
+    "skipped": "skipped",
+    "duplicates": "duplicates",
+    "also in\nvalidation": "overlap",
+    "beyond\nmax_samples": "unused",
+}
+"""Shown if any task has one."""
 
 
 @click.command("prepare", short_help="Tokenize the data ahead of training.")
@@ -18,6 +44,48 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     mft prepare my.yaml data.chat_template=chatml data.max_length=4096
     """
     from mftcoder.app.data.prepare import prepare
-    from mftcoder.config.load import load_config
 
-    prepare(load_config(config, overrides))
+    with shown(stderr=True) as on_progress:
+        prepared = prepare(loaded_config(config, overrides), on_progress=on_progress)
+    print_prepared(prepared)
+
+
+def print_prepared(prepared: "PreparedData") -> None:
+    """The table, the records that were skipped, the folder."""
+    from rich.console import Console
+
+    output, table, store = console(), statistics_table(prepared), prepared.store
+    # A narrow terminal wraps the lines; numbers cut short would be worse.
+    output.width = max(output.width, Console(width=1000).measure(table).maximum)
+    output.print(table)
+    shown_problems = store.skipped[: prepared.config.data.max_errors]
+    lines = [f"skipped {problem}" for problem in shown_problems]
+    if (hidden := sum(counts.skipped for counts in store.statistics) - len(shown_problems)) > 0:
+        lines.append(f"... and {hidden:,} more")
+    for line in (*lines, f"store {store.folder}"):
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def statistics_table(prepared: "PreparedData") -> "Table":
+    """One line a task and one for all: samples, validation, tokens, what was left out and why, how full the rows are."""
+    from rich import box
+    from rich.table import Table
+
+    rows = prepared.rows()
+    columns = _COLUMNS | {title: name for title, name in _RARE_COLUMNS.items() if any(row[name] for row in rows)}
+    title = f"{len(rows)} tasks, rows of {prepared.config.data.max_length:,} positions"
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for heading in (*columns, "rows", "row\nfill"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["task"], *(f"{row[name]:,}" for name in columns.values()), f"{row['rows']:,}", _fill(row))
+    if len(rows) > 1:
+        totals = (f"{sum(row[name] for row in rows):,}" for name in columns.values())
+        table.add_section()
+        table.add_row("all", *totals, "", "")
+    return table
+
+
+def _fill(row: dict[str, Any]) -> str:
+    return "by batch" if row["row_fill"] is None else f"{100 * row['row_fill']:.1f}%"

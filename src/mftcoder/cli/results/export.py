@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from mftcoder.cli.console import console, shown
 from mftcoder.cli.options import PATH, checkpoint, dtype
 
 
@@ -32,7 +33,9 @@ def command(run: Path, out: Path | None, verify: bool, **options: Any) -> None:
         from mftcoder.app.results.verify import verify_folder
 
         verify_folder(run)
+        console().print(f"{run}: every file is as it was written", highlight=False, soft_wrap=True)
     else:
         from mftcoder.app.results.export import export
 
-        export(run, out, **options)
+        with shown(stderr=True):
+            export(run, out, **options)

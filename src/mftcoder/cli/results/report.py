@@ -29,4 +29,5 @@ def command(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...],
     """
     from mftcoder.app.results.report import report
 
-    report(runs, out=out, metrics=metrics, data_dir=data_dir)
+    page = report(runs, out=out, metrics=metrics, data_dir=data_dir)
+    click.echo(f"{page}\n{page.with_suffix('.md')}")

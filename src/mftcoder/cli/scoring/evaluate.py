@@ -1,11 +1,18 @@
 """`mft evaluate`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mftcoder.app.scoring.options import EvaluateOptions
+from mftcoder.cli.console import console, shown
 from mftcoder.cli.options import COUNT, LARGEST, PATH, Finite, WholeNumbers, data_dir, limit
+from mftcoder.errors import UnjudgedError
+
+if TYPE_CHECKING:
+    from mftcoder.app.scoring.evaluate import Score
 
 
 @click.command("evaluate", short_help="Run answers against their tests and score them.")
@@ -14,14 +21,25 @@ from mftcoder.cli.options import COUNT, LARGEST, PATH, Finite, WholeNumbers, dat
 @data_dir
 @click.option("--out", type=PATH, help="Output directory for metrics and results (default: beside each file).")
 @click.option(
-    "-k", type=WholeNumbers(1), default="1", show_default=True, metavar="N,...", help="pass@k for each of these k."
+    "-k",
+    type=WholeNumbers(1),
+    default=",".join(map(str, EvaluateOptions.k)),
+    show_default=True,
+    metavar="N,...",
+    help="pass@k for each of these k.",
 )
 @click.option("--workers", type=COUNT, help="Programs run at the same time (default: one per core).")
 @click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds per program (default: the benchmark's).")
 @click.option(
-    "--memory-mb", type=click.IntRange(64, LARGEST), default=1024, show_default=True, help="Megabytes per program."
+    "--memory-mb",
+    type=click.IntRange(64, LARGEST),
+    default=EvaluateOptions.memory_mb,
+    show_default=True,
+    help="Megabytes per program.",
 )
-@click.option("--sandbox", default="auto", show_default=True, help="container, namespaces, process, or auto.")
+@click.option(
+    "--sandbox", default=EvaluateOptions.sandbox, show_default=True, help="container, namespaces, process, or auto."
+)
 @limit
 @click.option(
     "--imports",
@@ -41,6 +59,38 @@ def command(files: tuple[Path, ...], k: tuple[int, ...], **options: Any) -> None
     mft evaluate generations_mini_my.json --task mini --timeout 5 --workers 2
     mft evaluate generations_humaneval_my.json --data-dir data --imports reference
     """
-    from mftcoder.app.scoring.evaluate import EvaluateOptions, evaluate
+    run_evaluation(files, k=k, **options)
 
-    evaluate(files, EvaluateOptions(k=tuple(sorted(k)), **options))
+
+def run_evaluation(files: Sequence[Path], **options: Any) -> None:
+    """Evaluate, and print the table of the scores, of those that were judged if not all were."""
+    from mftcoder.app.scoring.evaluate import evaluate
+
+    try:
+        with shown(stderr=True, bars_in_files=True) as on_progress:
+            scores = evaluate(files, on_progress=on_progress, **options)
+    except UnjudgedError as error:
+        print_scores(error.scores)
+        raise
+    print_scores(scores)
+
+
+def print_scores(scores: "Sequence[Score]") -> None:
+    """A table on standard output, a row a score."""
+    from mftcoder.reporting.terminal import print_table_with_names
+
+    rows = [
+        (
+            score.task,
+            score.model,
+            f"pass@{item.k}",
+            f"{item.value:.4f}",
+            f"{item.low:.3f}-{item.high:.3f}",
+            str(item.problems),
+            f"{item.samples_per_problem:g}",
+        )
+        for score in scores
+        for item in score.scores
+    ]
+    titles = ("task", "model", "score", "value", "95% interval", "size", "n")  # size: problems, n: samples a problem
+    print_table_with_names(console(), titles, rows, "model", numbers=("value", "size", "n"))

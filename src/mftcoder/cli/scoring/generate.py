@@ -4,9 +4,10 @@ from typing import Any
 
 import click
 
+from mftcoder.app.scoring.options import GenerateOptions
+from mftcoder.cli.console import shown
 from mftcoder.cli.options import COUNT, PATH, SEED, Finite, Names, checkpoint, data_dir, dtype, limit
-
-DEFAULT = click.core.ParameterSource.DEFAULT
+from mftcoder.cli.scoring.evaluate import run_evaluation
 
 
 @click.command("generate", short_help="Write a model's answers to benchmarks.")
@@ -23,33 +24,58 @@ DEFAULT = click.core.ParameterSource.DEFAULT
 @click.option(
     "--mode",
     type=click.Choice(["completion", "instruct", "chat"]),
-    default="completion",
+    default=GenerateOptions.mode,
     show_default=True,
     help="completion continues the code, instruct puts an instruction before it, chat sends a user message.",
 )
-@click.option("--prefix", default="", help="Text before each prompt.")
-@click.option("--suffix", default="", help="Text after each prompt.")
-@click.option("--system", default="", help="System message for mode chat or a preset.")
+@click.option("--prefix", default=GenerateOptions.prefix, help="Text before each prompt.")
+@click.option("--suffix", default=GenerateOptions.suffix, help="Text after each prompt.")
+@click.option("--system", default=GenerateOptions.system, help="System message for mode chat or a preset.")
 @click.option("--template", help="Chat template for mode chat (default: the run's, else the tokenizer's own).")
-@click.option("--n-samples", type=COUNT, default=1, show_default=True, help="Samples per problem.")
-@click.option("--temperature", type=Finite(min=0), default=0.0, show_default=True, help="0 is greedy decoding.")
 @click.option(
-    "--top-p", type=Finite(0, 1, min_open=True), default=1.0, show_default=True, help="Nucleus sampling probability."
+    "--n-samples", type=COUNT, default=GenerateOptions.n_samples, show_default=True, help="Samples per problem."
 )
-@click.option("--max-new-tokens", type=COUNT, default=512, show_default=True, help="Most tokens per sample.")
+@click.option(
+    "--temperature",
+    type=Finite(min=0),
+    default=GenerateOptions.temperature,
+    show_default=True,
+    help="0 is greedy decoding.",
+)
+@click.option(
+    "--top-p",
+    type=Finite(0, 1, min_open=True),
+    default=GenerateOptions.top_p,
+    show_default=True,
+    help="Nucleus sampling probability.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=COUNT,
+    default=GenerateOptions.max_new_tokens,
+    show_default=True,
+    help="Most tokens per sample.",
+)
 @click.option("--max-length", type=COUNT, help="Most tokens of prompt and answer together.")
 @click.option("--end-token", help="A token that ends an answer, besides the model's own EOS tokens.", metavar="TOKEN")
 @click.option("--batch-size", type=COUNT, help="Samples generated at the same time (default: 16, with vllm 256).")
 @click.option(
-    "--engine", default="auto", show_default=True, help="transformers, vllm, or auto: vllm where it is installed."
+    "--engine",
+    default=GenerateOptions.engine,
+    show_default=True,
+    help="transformers, vllm, or auto: vllm where it is installed.",
 )
 @click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Seed of sampling. Each sample has its own stream."
+    "--seed",
+    type=SEED,
+    default=GenerateOptions.seed,
+    show_default=True,
+    help="Seed of sampling. Each sample has its own stream.",
 )
 @limit
 @checkpoint
 @dtype
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--device", default=GenerateOptions.device, show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 @click.option("--as-trained", is_flag=True, help="Keep a QLoRA run's base in its 4 or 8 bits instead of merging.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Evaluate the answers at once, like `mft evaluate`.")
@@ -68,21 +94,13 @@ def command(
     mft generate models/my --preset qwen-competition --data-dir data --evaluate
     torchrun --nproc-per-node 8 -m mftcoder generate models/my --task mbpp
     """
-    from mftcoder.app.scoring.generate import GenerateOptions, generate, preset_options
+    from mftcoder.app.scoring.generate import generate
 
     if not tasks and preset is None:
         raise click.UsageError("give --task NAME,... or --preset NAME")
-    if options["n_samples"] > 1 and options["temperature"] == 0:
-        raise click.UsageError("--n-samples above 1 needs a --temperature above 0: greedy answers are all the same")
-    if options["top_p"] < 1 and options["temperature"] == 0:
-        raise click.UsageError("--top-p needs a --temperature above 0: greedy answers do not follow it")
-    if preset:
-        typed = {key: value for key, value in options.items() if context.get_parameter_source(key) is not DEFAULT}
-        chosen = preset_options(preset, {**typed, "tasks": tasks})
-    else:
-        chosen = GenerateOptions(tasks=tasks, **options)
-    files = generate(model, chosen)
+    defaults = click.core.ParameterSource.DEFAULT
+    typed = {key: value for key, value in options.items() if context.get_parameter_source(key) is not defaults}
+    with shown(stderr=True, bars_in_files=True) as on_progress:
+        files = generate(model, tasks, preset=preset, on_progress=on_progress, **typed)
     if then_evaluate and files:
-        from mftcoder.app.scoring.evaluate import EvaluateOptions, evaluate
-
-        evaluate(files, EvaluateOptions(data_dir=options["data_dir"], limit=options["limit"]))
+        run_evaluation(files, data_dir=options["data_dir"], limit=options["limit"])

@@ -1,10 +1,15 @@
 """`mft compare`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from mftcoder.cli.console import console, hint_with_command, loaded_config, shown, typed_command
 from mftcoder.cli.options import COUNT, Names, WholeNumbers, config_arguments
+
+if TYPE_CHECKING:
+    from mftcoder.app.training.compare import Comparison
 
 
 @click.command("compare", short_help="Compare balancers on the same data.")
@@ -43,8 +48,30 @@ def command(
     mft compare my.yaml --balancers uniform,coba:update_interval=10,famo:variant=released --no-alone
     mft compare my.yaml train.max_steps=2000 output_dir=runs/longer
     """
-    from mftcoder.app.training.compare import compare_balancers
+    from mftcoder.app.training.compare import compare
 
     if not balancers:
         raise click.UsageError("--balancers: names of balancers, separated by commas, are expected")
-    compare_balancers(config, overrides, balancers, seeds, alone=alone, jobs=jobs)
+    run_config = loaded_config(config, overrides)
+    with shown(), hint_with_command():
+        comparison = compare(run_config, balancers, seeds, alone=alone, jobs=jobs, command=typed_command())
+    print_comparison(comparison)
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """The table on its side, because a column a method fits a terminal; then the files."""
+    from rich.table import Table
+
+    from mftcoder.reporting.comparison_page import methods_table
+
+    table, output = methods_table(comparison.results), console()
+    shown_table = Table()
+    shown_table.add_column("")
+    names, *measures = zip(*table.rows, strict=True)
+    for name in names:
+        shown_table.add_column(name, justify="right")
+    for title, values in zip(table.columns[1:], measures, strict=True):
+        shown_table.add_row(title, *values)
+    output.print(shown_table)
+    for suffix in (".html", ".md", ".json"):
+        output.print(str(comparison.page.with_suffix(suffix)), highlight=False)

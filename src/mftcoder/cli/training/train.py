@@ -1,11 +1,16 @@
 """`mft train`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mftcoder.cli.console import console, hint_with_command, loaded_config, shown
 from mftcoder.cli.options import COUNT, LARGEST, PATH
+
+if TYPE_CHECKING:
+    from mftcoder.app.training.train import TrainResult
+    from mftcoder.config.schema import RunConfig
 
 
 @click.command("train", short_help="Train, or resume a stopped run.")
@@ -41,14 +46,13 @@ def command(
     accelerate launch --config_file fsdp.yaml -m mftcoder train --train_config published.json
     accelerate launch --use_deepspeed --zero_stage 2 -m mftcoder train --train_config published.json --distributed_type deepspeed
     """
-    from mftcoder.config.load import load_config
 
     if train_config:
         config, overrides = train_config, (*([str(config)] if config else []), *overrides)
     if config is None:
         raise click.UsageError("Missing argument 'CONFIG'.")
     overrides += (f"distributed_type={distributed_type}",) if distributed_type else ()
-    run_config = load_config(config, overrides)
+    run_config = loaded_config(config, overrides)
     if nproc:
         from mftcoder.app.training.launch import LaunchOptions, launch
 
@@ -57,4 +61,23 @@ def command(
     else:
         from mftcoder.app.training.train import train
 
-        train(run_config, allow_changes=allow_changes)
+        with shown() as on_progress, hint_with_command():
+            result = train(run_config, allow_changes=allow_changes, on_progress=on_progress)
+        print_result(result, run_config)
+
+
+def print_result(result: "TrainResult", config: "RunConfig") -> None:
+    """The losses of each task, and the commands that come next."""
+    from rich.table import Table
+
+    ended = f"{result.steps} steps, {result.stopped_because.replace('_', ' ')}"
+    table = Table(title=ended)
+    for title in ("task", "before", "after", "best", "lowest", "at step"):
+        table.add_column(title, justify="left" if title == "task" else "right")
+    for row in result.rows():
+        losses = [row[when] for when in ("before", "after", "best", "lowest")]
+        cells = ["-" if loss is None else f"{loss:.4f}" for loss in losses]
+        table.add_row(row["task"], *cells, "-" if row["lowest_step"] is None else f"{row['lowest_step']:,.0f}")
+    output = console()
+    output.print(table if result.validation else ended)
+    output.print(f"mft report {config.output_dir}\nmft export {config.output_dir} OUT", highlight=False)

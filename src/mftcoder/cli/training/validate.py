@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import loaded_config, shown
 from mftcoder.cli.options import config_arguments
 
 
@@ -24,6 +25,6 @@ def command(config: Path, overrides: tuple[str, ...], gpu: str | None) -> None:
     mft validate my.yaml --gpu 8x80GB backend.name=fsdp2
     """
     from mftcoder.app.training.validate import validate
-    from mftcoder.config.load import load_config
 
-    validate(load_config(config, overrides), gpu=gpu)
+    with shown() as on_progress:
+        validate(loaded_config(config, overrides), gpu=gpu, on_progress=on_progress)

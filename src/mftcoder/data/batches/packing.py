@@ -73,6 +73,15 @@ def pack_best_fit(lengths: NDArray[np.integer], row_length: int) -> RowPlan:
     return RowPlan(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), order[by_row].astype(np.int64))
 
 
+def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """The samples of each row, by their numbers: best-fit decreasing into rows of `row_length`. ValueError if one does not fit.
+
+    [5, 3, 2, 4, 2] into rows of 8 -> [[0, 1], [3, 2, 4]].
+    """
+    plan = pack_best_fit(np.asarray(lengths, np.int64), row_length)
+    return [plan.row(index).tolist() for index in range(len(plan))]
+
+
 class _OpenRows:
     """Rows by their free positions. Rows with the same number are interchangeable, so they are moved many at a time."""
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import orjson
 import xxhash
-from rich.console import Console
 
+from mftcoder import log
 from mftcoder.cache import cache_root
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.build import OnProgress, PrepareCounts, build
@@ -22,7 +22,6 @@ from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.data.rendering.templates import load_template
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
-from mftcoder.progress_bar import progress_bar
 
 STORE_VERSION = 1
 """Raise it when the same input gives other samples or other files, so that old stores are not found."""
@@ -66,18 +65,14 @@ def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Stor
     return _open(config, sources, folder, fingerprint)
 
 
-def prepare_visibly(config: RunConfig) -> Store:
-    """The store of a config, as `prepare`; on a terminal with a progress bar while it is made."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return prepare(config)
-    with progress_bar("tokenizing", console, in_bytes=True, vanishes=True) as update:
+def prepare_with_progress(config: RunConfig, on_progress: log.OnProgress) -> Store:
+    """The store of a config, as `prepare`; `on_progress` is told the bytes read, and the records and tokens so far."""
 
-        def show(counts: PrepareCounts) -> None:
-            note = f"{counts.records:,} records, {counts.tokens:,} tokens"
-            update(counts.bytes_done, counts.bytes_total, note)
+    def tell(counts: PrepareCounts) -> None:
+        note = f"{counts.records:,} records, {counts.tokens:,} tokens"
+        on_progress("tokenizing", counts.bytes_done, counts.bytes_total, note)
 
-        return prepare(config, on_progress=show)
+    return prepare(config, on_progress=tell)
 
 
 def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[TaskSources]) -> str:

@@ -17,6 +17,7 @@ from mftcoder.errors import CheckpointError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models.export.merge import match, read_updates
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapter, reaches_experts
+from mftcoder.models.loading.given import save_tokenizer
 from mftcoder.models.loading.load import DTYPES, load_folder
 from mftcoder.models.loading.resolve import local_folder
 
@@ -32,9 +33,13 @@ class ModelSource:
     run: RunConfig | None = None
     checkpoint: Path | None = None
     trust_remote_code: bool = False
+    loaded: Any = None  # the model itself, where the caller has loaded it; `weights` then holds its configs only
 
     def dtype(self, wanted: str | None = None) -> torch.dtype:
         """The requested dtype; else the run's; else the files' own, if it is supported; else bfloat16."""
+        if self.loaded is not None:
+            found: torch.dtype = self.loaded.dtype
+            return found
         stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
         return DTYPES.get(wanted or str(stored), torch.bfloat16)
 
@@ -48,6 +53,8 @@ class ModelSource:
 
         `as_trained` keeps the adapter unmerged over the base with the run's quantization. ModelError if there was none.
         """
+        if self.loaded is not None:
+            return self.loaded
         if as_trained and not self.quantization:
             raise ModelError(
                 f"{self.name}: was not trained over a base in 4 or 8 bits, so it cannot be loaded that way"
@@ -74,6 +81,14 @@ def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool
     weights = local_folder(model, weights=True)
     name = path.stem if path.suffix == ".gguf" else path.resolve().name if path.is_dir() else model.rpartition("/")[2]
     return ModelSource(name, weights, None, _tokenizer_of(model, weights), trust_remote_code=trust_remote_code)
+
+
+def loaded_source(model: Any, tokenizer: Any, name: str, folder: Path) -> ModelSource:
+    """The source of a model that the caller has loaded; its configs and its tokenizer are written to `folder`."""
+    model.config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    return ModelSource(name, folder, None, save_tokenizer(tokenizer, folder / "tokenizer"), loaded=model)
 
 
 def open_run(run: Path, checkpoint: str = "best") -> ModelSource:

@@ -50,8 +50,16 @@ class Contents:
 class CheckpointWriter:
     """Saves a run. All ranks call each method, in the same order, but for `failed`."""
 
-    def __init__(self, store: CheckpointStore, backend: Backend, config: TrainConfig, model: ModelFiles):
+    def __init__(
+        self,
+        store: CheckpointStore,
+        backend: Backend,
+        config: TrainConfig,
+        model: ModelFiles,
+        on_checkpoint: Callable[[Path], object] = lambda folder: None,
+    ):
         self.store = store
+        self._on_checkpoint, self._step = on_checkpoint, 0  # of the write under way
         self._backend, self._model = backend, model
         self._sharded = config.save_format == "sharded"
         self._asynchronous = config.async_save
@@ -81,6 +89,8 @@ class CheckpointWriter:
             return
         self._backend.run_on_rank0(write.result)
         wait([write])
+        if self._backend.rank == 0:
+            self._on_checkpoint(self.store.folder_of(self._step))
 
     def save(self, progress: Progress, optimizer: Optimizer, *, best: bool) -> None:
         """Save the run as it stands; with `train.async_save` a copy of it, and return before that is on disk."""
@@ -89,7 +99,7 @@ class CheckpointWriter:
         contents = self._contents(progress, optimizer, best=best)
         if self._asynchronous:
             contents = self._copied(contents, self._usable_stager())
-        self._write_under_way = self._thread.submit(self._write, contents)
+        self._write_under_way, self._step = self._thread.submit(self._write, contents), progress.step
         if not self._asynchronous:
             self.finish()
 

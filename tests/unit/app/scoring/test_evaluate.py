@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mftcoder.app.scoring.evaluate import EvaluateOptions, container_command
+from mftcoder.app.scoring.evaluate import container_command
+from mftcoder.app.scoring.options import EvaluateOptions
 from mftcoder.cache import cache_root
 
 

@@ -1,11 +1,11 @@
 """Which version of FlashAttention a run takes: the newest that proves itself where the config leaves the choice, else torch's own."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from transformers import LlamaConfig
 
 from mftcoder.app.training import train
@@ -18,7 +18,7 @@ from mftcoder.kernels import flash
     [("auto", "varlen", True), ("auto", "segments", False), ("varlen", "varlen", False)],
 )
 def test_only_auto_tries_newer_versions_and_only_where_samples_are_attended_by_their_kernels(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str, chosen: str, tried: bool
+    monkeypatch: pytest.MonkeyPatch, said: Callable[[], str], asked: str, chosen: str, tried: bool
 ) -> None:
     config = parse_config(
         {"model": {"model_name_or_path": "m", "attn_implementation": asked}, "tasks": {"t": "d"}, "output_dir": "o"},
@@ -36,6 +36,6 @@ def test_only_auto_tries_newer_versions_and_only_where_samples_are_attended_by_t
     monkeypatch.setattr(train, "probe_samples", lambda *_: None)
     monkeypatch.setattr(train, "choose_attention", lambda *_: setattr(model, "attn_implementation", chosen))
     monkeypatch.setattr(flash, "use_newest", newest)
-    train._choose_attention(config, model, store, backend, Console())
+    train._choose_attention(config, model, store, backend)
     assert asked_for == ([flash.Heads(32, 32, 128, 128)] if tried else [])
-    assert ("attention: FlashAttention 3, which gives" in capsys.readouterr().out) is tried
+    assert ("attention: FlashAttention 3, which gives" in said()) is tried

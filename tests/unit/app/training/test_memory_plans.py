@@ -105,24 +105,22 @@ def left_behind(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def test_a_step_that_does_not_fit_is_taken_by_the_next_plan(
-    run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_step_that_does_not_fit_is_taken_by_the_next_plan(run: Callable[..., Any], said: Callable[[], str]) -> None:
     free, expected = run("free")
     small, same = run("small", gradient_checkpointing=True)
     assert small.peak < 0.8 * free.peak and same | {"plan": None} == expected | {"plan": None}
-    capsys.readouterr()
+    said()
     _, found = run("limited", limit=(small.peak + free.peak) / 2)
     assert found | {"plan": None} == expected | {"plan": None}
     assert found["plan"]["gradient_checkpointing"] not in (False, "auto") and found["plan"]["optim"] == "adamw"
     assert [record["step"] for record in found["records"]] == [1, 2]
-    said = " ".join(capsys.readouterr().out.split())
-    assert "step 1 ran out of memory with 'recompute nothing'" in said
-    assert "Starting it again with 'recompute norms and SwiGLU'" in said
+    lines = said()
+    assert "step 1 ran out of memory with 'recompute nothing'" in lines
+    assert "Starting it again with 'recompute norms and SwiGLU'" in lines
 
 
 def test_a_resumed_run_goes_on_from_its_checkpoint_by_the_next_plan(
-    run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Any], said: Callable[[], str]
 ) -> None:
     free, expected = run("free", max_steps=3)
     small, _ = run("small", max_steps=1, gradient_checkpointing=True)
@@ -130,7 +128,7 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_by_the_next_plan(
     _, found = run("resumed", limit=(small.peak + free.peak) / 2, max_steps=3)
     assert [record["step"] for record in found["records"]] == [1, 2, 3]
     assert found["seen"] == expected["seen"]
-    assert "step 2 ran out of memory" in " ".join(capsys.readouterr().out.split())
+    assert "step 2 ran out of memory" in said()
 
 
 def test_a_setting_that_was_given_is_kept(run: Callable[..., Any]) -> None:
@@ -139,16 +137,14 @@ def test_a_setting_that_was_given_is_kept(run: Callable[..., Any]) -> None:
         run("limited", limit=0.9 * free.peak, gradient_checkpointing=False, optim="adamw", offload="none", max_steps=1)
 
 
-def test_a_run_that_goes_on_keeps_the_plan_that_it_fell_to(
-    run: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_goes_on_keeps_the_plan_that_it_fell_to(run: Callable[..., Any], said: Callable[[], str]) -> None:
     large, free = run("free", max_steps=1)
     small, _ = run("small", max_steps=1, gradient_checkpointing=True)
     _, begun = run("resumed", limit=(small.peak + large.peak) / 2, max_steps=1)
-    capsys.readouterr()
+    said()
     _, found = run("resumed", max_steps=2)
     assert found["plan"] == begun["plan"] != free["plan"]
-    assert "ran out of memory" not in capsys.readouterr().out
+    assert "ran out of memory" not in said()
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +160,7 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Pat
 
 
 def test_a_step_that_fits_no_other_way_is_taken_with_moments_in_8_bits_to_the_end_of_the_run(
-    run: Callable[..., Any], wide_llama: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Any], wide_llama: Path, said: Callable[[], str]
 ) -> None:
     pytest.importorskip("bitsandbytes")
     common = {"model": wide_llama, "adapter": "full", "save_steps": 1}
@@ -172,12 +168,12 @@ def test_a_step_that_fits_no_other_way_is_taken_with_moments_in_8_bits_to_the_en
     whole, _ = run("whole", **common, **given, optim="adamw")
     small, _ = run("small", **common, **given, optim="adamw_8bit")
     assert small.peak < 0.8 * whole.peak
-    capsys.readouterr()
+    said()
     run("limited", **common, max_steps=1, limit=(small.peak + whole.peak) / 2)
-    said = " ".join(capsys.readouterr().out.split())
+    lines = said()
     assert (
         "Starting it again with 'recompute all layers, moments in 8 bits'. Moments in 8 bits train with other numbers"
-        in said
+        in lines
     )
     _, found = run("limited", **common, max_steps=3)
     assert found["plan"] == {"gradient_checkpointing": True, "optim": "adamw_8bit", "offload": "none"}
@@ -193,10 +189,10 @@ def test_a_run_with_moments_in_8_bits_is_not_gone_on_with_by_another_optimizer(r
 
 
 def test_a_step_that_does_not_fit_the_device_at_all_is_taken_from_the_hosts_memory(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
 ) -> None:
     _, expected = run("whole", optim="adamw")
-    capsys.readouterr()
+    said()
     loop = TrainingRun._step
 
     def only_from_the_host(self: TrainingRun, *arguments: Any) -> None:
@@ -208,9 +204,9 @@ def test_a_step_that_does_not_fit_the_device_at_all_is_taken_from_the_hosts_memo
     _, found = run("limited", optim="adamw", gradient_checkpointing=True)
     assert losses(found) == pytest.approx(losses(expected), abs=1e-5)
     assert found["plan"] == {"gradient_checkpointing": True, "optim": "adamw", "offload": "all"}
-    said = " ".join(capsys.readouterr().out.split())
+    lines = said()
     assert (
-        "Starting it again with 'recompute all layers, weights and moments in the host's memory'. What lies in" in said
+        "Starting it again with 'recompute all layers, weights and moments in the host's memory'. What lies in" in lines
     )
 
 

@@ -1,0 +1,154 @@
+"""The options of `generate` and `evaluate`, each declared once: the verbs take them as keywords, the commands as flags.
+
+Standard library only, so that the command line can show the defaults at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mftcoder.benchmarks.problem import Asking, PromptMode
+    from mftcoder.generation.engine import Sampling
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How a model answers benchmarks."""
+
+    tasks: tuple[str, ...] = ()
+    """Benchmarks or groups of them; with a preset its own, or some of them."""
+    preset: str | None = None
+    """Published settings by name; sets mode, prefix and suffix of each task."""
+    data_dir: Path | None = None
+    """Folder with the benchmarks' data; None downloads it from the Hub."""
+    out: Path | None = None
+    """Output directory; None: the current one, with a preset generations_NAME in it."""
+    name: str | None = None
+    """Name of the model in file names; None: from its folder."""
+    mode: "PromptMode" = "completion"
+    """completion continues the code, instruct puts an instruction before it, chat sends a user message."""
+    prefix: str = ""
+    """Text before each prompt."""
+    suffix: str = ""
+    """Text after each prompt."""
+    system: str = ""
+    """System message of mode chat or of a preset."""
+    template: str | None = None
+    """Chat template of mode chat; None: the run's, else the tokenizer's own."""
+    n_samples: int = 1
+    """Samples per problem."""
+    temperature: float = 0.0
+    """0 is greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus sampling probability."""
+    max_new_tokens: int = 512
+    """Most tokens per sample."""
+    max_length: int | None = None
+    """Most tokens of prompt and answer together."""
+    end_token: str | None = None
+    """A token that ends an answer, besides the model's own EOS tokens."""
+    seed: int = 0
+    """Seed of sampling."""
+    engine: str = "auto"
+    """transformers, vllm, or auto."""
+    batch_size: int | None = None
+    """Samples generated at the same time; None: the engine's own."""
+    limit: int | None = None
+    """Take only the first problems of each benchmark."""
+    checkpoint: str = "best"
+    """Checkpoint of a run folder: best, latest or a name."""
+    dtype: str | None = None
+    """bfloat16 or float32; None: the model's own."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    as_trained: bool = False
+    """Keep a QLoRA run's base in its 4 or 8 bits instead of merging."""
+
+    def __post_init__(self) -> None:
+        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
+        object.__setattr__(self, "tasks", tasks)
+        _make_paths(self, "data_dir", "out")
+
+    @property
+    def sampling(self) -> "Sampling":
+        """The engine's settings."""
+        from mftcoder.generation.engine import Sampling
+
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.max_length)
+
+    def asking(self, task: str) -> "Asking":
+        """How this task is put to the model."""
+        from mftcoder.benchmarks.presets import PRESETS
+        from mftcoder.benchmarks.problem import Asking
+
+        if self.preset:
+            return PRESETS[self.preset].asking(task, self.system)
+        return Asking(self.mode, self.prefix, self.suffix)
+
+
+_SET_BY_PRESET = ("mode", "prefix", "suffix", "template", "n_samples", "temperature", "top_p", "max_new_tokens")
+
+
+def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
+    """The options of preset `name` with what the user typed: `given` may choose all that the preset leaves open."""
+    from mftcoder.benchmarks.catalogue import expand
+    from mftcoder.benchmarks.presets import PRESETS
+    from mftcoder.errors import ConfigError
+    from mftcoder.registry import did_you_mean
+
+    if name not in PRESETS:
+        raise ConfigError(f"--preset: unknown preset '{name}'.{did_you_mean(name, PRESETS)}")
+    preset = PRESETS[name]
+    tasks = expand(given.get("tasks") or preset.tasks)
+    problems = [
+        f"--{key.replace('_', '-')}: --preset {name} sets it; leave one out" for key in _SET_BY_PRESET if key in given
+    ]
+    problems += [f"--task {task}: is none of --preset {name}" for task in tasks if task not in preset.tasks]
+    if problems:
+        raise ConfigError(*problems)
+    chosen = {"max_length": preset.max_length, "end_token": preset.end_token, "dtype": preset.dtype, **given}
+    chosen |= {"tasks": tuple(tasks), "preset": name, "max_new_tokens": chosen["max_length"]}
+    return GenerateOptions(**chosen)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How answers are run and scored."""
+
+    task: str | None = None
+    """Benchmark; None: from the file's name."""
+    data_dir: Path | None = None
+    """Folder with the benchmarks' data; None downloads it from the Hub."""
+    out: Path | None = None
+    """Output directory for metrics and results; None: beside each generations file."""
+    k: tuple[int, ...] = (1,)
+    """pass@k for each of these k."""
+    workers: int | None = None
+    """Programs run at the same time; None: one per core."""
+    timeout: float | None = None
+    """Seconds per program; None: the benchmark's own."""
+    memory_mb: int = 1024
+    """Megabytes per program."""
+    sandbox: str = "auto"
+    """container, namespaces, process, or auto."""
+    limit: int | None = None
+    """Take only the first problems of each benchmark."""
+    imports: Literal["none", "reference"] | None = None
+    """Imports before a Python answer; None: the benchmark's own."""
+
+    def __post_init__(self) -> None:
+        k = (self.k,) if isinstance(self.k, int) else tuple(sorted(set(self.k)))
+        object.__setattr__(self, "k", k)
+        _make_paths(self, "data_dir", "out")
+
+
+def _make_paths(options: object, *names: str) -> None:
+    """Texts in these fields become paths."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None:
+            object.__setattr__(options, name, Path(value))

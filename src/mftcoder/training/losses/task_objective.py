@@ -1,0 +1,140 @@
+"""The objective for any training loop in PyTorch: token losses and their tasks in, one number to call `backward` on out.
+
+`objective.py` says what is minimized. `mft train` computes the same from its plan, before the first forward pass; here the
+counts come from the step's own targets. Knows no model and no optimizer.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mftcoder.balancing.base import TaskWeights
+from mftcoder.data.batches.loader import StepCounts
+from mftcoder.errors import ConfigError
+from mftcoder.registry import did_you_mean
+from mftcoder.training.losses.objective import NORMALIZATIONS, Objective, task_scales
+
+UNTRAINED = -100
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples of some rows: which one each position belongs to, and each one's task and trained tokens."""
+
+    of_position: Tensor  # [B, L]
+    tasks: Tensor  # [S]
+    trained: Tensor  # [S]
+
+
+class TaskObjective:
+    """What a step over several tasks minimizes: `token`, `sample`, `task_token` (the default) or `task_sample`.
+
+        objective = TaskObjective(["tests", "docs"])
+        loss = objective(token_losses, targets, task_ids)
+
+    A step of several micro-batches counts all of them first, so that the split does not change it:
+
+        counts = objective.count(*((batch.targets, batch.task_ids) for batch in step))
+        for batch in step:
+            objective(token_losses(batch), batch.targets, batch.task_ids, counts=counts).backward()
+
+    `targets` [B, L] are already shifted, -100 where nothing is trained. `task_ids` are [B] or [B, L], the task's place in `tasks`.
+    A row is one sample; where it holds several, `position_ids` [B, L] start at 0 with each.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        normalization: str = "task_token",
+        absent_task: str = "renormalize",
+        weights: Mapping[str, float] | None = None,
+    ):
+        if normalization not in NORMALIZATIONS:
+            raise ConfigError(
+                f"normalization: unknown value '{normalization}'.{did_you_mean(normalization, NORMALIZATIONS)}"
+            )
+        if absent_task not in ("renormalize", "keep"):
+            raise ConfigError(f"absent_task: '{absent_task}' is neither renormalize nor keep")
+        self.tasks = tuple(tasks)
+        self._objective = Objective(normalization, absent_task)
+        self._weights = TaskWeights(np.ones(len(self.tasks)))
+        if weights:
+            self.weights = weights
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Each task's weight; a balancer's `observe` gives new ones."""
+        return dict(zip(self.tasks, self._weights.values.tolist(), strict=True))
+
+    @weights.setter
+    def weights(self, weights: Mapping[str, float]) -> None:
+        if set(weights) != set(self.tasks):
+            raise ConfigError(f"weights: are those of {sorted(weights)}; the tasks are {sorted(self.tasks)}")
+        self._weights = TaskWeights(np.array([weights[task] for task in self.tasks]))
+
+    def count(self, *micro_batches: tuple[Tensor, ...]) -> StepCounts:
+        """Trained tokens and samples of a whole step; a micro-batch is `(targets, task_ids)` or `(targets, task_ids, position_ids)`.
+
+        Of several processes each counts its own, and the counts are added up: `all_reduce` their `tokens` and `samples`.
+        """
+        tokens, samples = np.zeros(len(self.tasks), np.int64), np.zeros(len(self.tasks), np.int64)
+        positions = 0
+        for targets, task_ids, *position_ids in micro_batches:
+            found = self._samples(targets, task_ids, *position_ids)
+            trained = found.trained > 0
+            tasks = found.tasks[trained]
+            samples += torch.bincount(tasks, minlength=len(self.tasks)).cpu().numpy()
+            counted = torch.zeros(len(self.tasks), dtype=torch.int64, device=tasks.device)
+            tokens += counted.index_add_(0, tasks, found.trained[trained]).cpu().numpy()
+            positions += targets.numel()
+        return StepCounts(tokens, samples, positions)
+
+    def __call__(
+        self,
+        token_losses: Tensor,
+        targets: Tensor,
+        task_ids: Tensor,
+        *,
+        counts: StepCounts | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """This micro-batch's part of the objective, a scalar; token_losses [B, L]. Without `counts` it is the whole step."""
+        rows = (targets, task_ids) if position_ids is None else (targets, task_ids, position_ids)
+        counts = self.count(rows) if counts is None else counts
+        scale = torch.from_numpy(task_scales(counts, self._weights, self._objective)).to(token_losses.device)
+        found = self._samples(*rows)
+        of_sample = scale[found.tasks.clamp(min=0)]
+        if self._objective.normalization in ("sample", "task_sample"):
+            of_sample = of_sample / found.trained.clamp(min=1)
+        coefficients = torch.where(targets != UNTRAINED, of_sample[found.of_position], 0.0).float()
+        return (token_losses.float() * coefficients).sum()
+
+    def mean_losses(self, token_losses: Tensor, targets: Tensor, task_ids: Tensor) -> dict[str, float]:
+        """The mean token loss of each task that is present, for a balancer or a log."""
+        trained = targets != UNTRAINED
+        tasks = _by_position(task_ids, targets)[trained]
+        sums = torch.zeros(len(self.tasks), dtype=torch.float64, device=tasks.device)
+        sums.index_add_(0, tasks, token_losses.detach()[trained].double())
+        tokens = torch.bincount(tasks, minlength=len(self.tasks))
+        means = (sums / tokens).tolist()
+        return {task: mean for task, mean, count in zip(self.tasks, means, tokens.tolist(), strict=True) if count}
+
+    def _samples(self, targets: Tensor, task_ids: Tensor, position_ids: Tensor | None = None) -> _Samples:
+        starts = torch.zeros_like(targets, dtype=torch.bool) if position_ids is None else position_ids == 0
+        starts[:, 0] = True  # a row that goes on with the sample of the row before does not exist
+        of_position = starts.flatten().cumsum(0).view_as(targets) - 1
+        tasks = _by_position(task_ids, targets)[starts]
+        trained = torch.bincount(of_position[targets != UNTRAINED], minlength=len(tasks))
+        unknown = (trained > 0) & ((tasks < 0) | (tasks >= len(self.tasks)))
+        if unknown.any():
+            raise ValueError(f"task_ids hold {int(tasks[unknown][0])}; the tasks are 0 to {len(self.tasks) - 1}")
+        return _Samples(of_position, tasks, trained)
+
+
+def _by_position(task_ids: Tensor, targets: Tensor) -> Tensor:
+    """Task of each position [B, L]."""
+    return (task_ids if task_ids.dim() == 2 else task_ids[:, None]).to(targets.device).expand_as(targets)
