@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import TrainConfig
 from mftcoder.data.batches.loader import StepData
+from mftcoder.errors import TrainingError
 from mftcoder.training.backends import ddp as ddp_backend
 from mftcoder.training.backends.ddp import DdpBackend
 from mftcoder.training.forward.gradient_norms import gradient_norms
@@ -169,6 +170,26 @@ def steps_with_passes_between(backend: DdpBackend, between: bool) -> dict[str, T
 def test_passes_beside_a_step_add_nothing_to_its_gradients(ask: Ask) -> None:
     with_them, without = ask(steps_with_passes_between, True)[0], ask(steps_with_passes_between, False)[0]
     torch.testing.assert_close(with_them, without, rtol=0, atol=0)
+
+
+def step_on_the_first_only(backend: DdpBackend) -> str:
+    model = Net()
+    optimizer = backend.optimizer(model.named_parameters(), CONFIG)
+    if backend.rank == 0:
+        optimizer.backward(model.both(torch.ones(3)).sum(), last=True)
+        try:
+            optimizer.sum_gradients()
+        except TrainingError as error:
+            return str(error)
+    return ""
+
+
+def test_a_rank_that_does_not_come_to_the_sums_is_named() -> None:
+    """Though they started inside the pass. Takes the five seconds that ranks wait for each other here."""
+    with two_ranks("ddp", timeout_seconds=5) as ask:
+        error, nothing = ask(step_on_the_first_only)
+    assert error.startswith("rank 0: 'summing gradients' (number 1) failed: rank 1 has not come to it")
+    assert nothing == ""
 
 
 class Whole:
