@@ -26,6 +26,7 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
+@pytest.hookimpl(optionalhook=True)  # also where xdist is not loaded
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than cores: tests wait for processes and timeouts about a third of the time."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
