@@ -106,7 +106,9 @@ def test_a_full_disk_is_a_line_that_says_what_is_kept(path: Path) -> None:
         journal.add(completion(0), "answer 0")
         journal._file.close()
         journal._file = full
-        with pytest.raises(GenerationError, match=r"No space left on device\. Finished answers are kept; free some space"):
+        with pytest.raises(
+            GenerationError, match=r"No space left on device\. Finished answers are kept; free some space"
+        ):
             journal.add(completion(1), "answer 1")
     assert answers(path) == expected(range(1))
 
