@@ -1,19 +1,21 @@
-"""JSON and JSON Lines files: read as streams with `path:line: what` for every error, and written atomically."""
+"""JSON and JSON Lines files: read as streams with `path:line: what` for every error, written atomically; journals and locks."""
 
+import contextlib
+import fcntl
 import gzip
 import json
 import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import orjson
 
-from mftcoder.errors import DataError
+from mftcoder.errors import DataError, MftError
 
 _UNREADABLE = (OSError, EOFError, zlib.error)  # the last two come from damaged .gz files
 
@@ -147,3 +149,92 @@ def first_bytes(path: Path, count: int) -> bytes:
             return file.read(count).removeprefix(b"\xef\xbb\xbf")
     except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def lock(file: int | IO[bytes], *, wait: bool = False) -> None:
+    """Lock an open file for this process until it is closed or the process ends.
+
+    If another process holds the lock: BlockingIOError, or with `wait` wait for it.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of the empty file `path` inside the block, as in `lock`; creates the file. OSError if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        lock(descriptor, wait=wait)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class JournalFile:
+    """An append-only file from which a stopped command goes on: a line of settings, then one JSON line per record.
+
+    `records` are those that an earlier process wrote with the same settings; a line that a crash cut short does not count. The file
+    is locked for this process. Problems are raised as `error`.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], error: type[MftError]):
+        self.path, self.settings, self._error = path, dict(settings), error
+        self._file = self._open()
+        self.records = read_journal(path, self.settings)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one record; it is in the file when this returns."""
+        try:
+            self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._error(
+                f"{self.path}: {error.strerror}. Finished records are kept; free some space and type the same command again"
+            ) from error
+
+    def rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Replace all records, atomically."""
+        try:
+            write_jsonl(self.path, [{"settings": self.settings}, *records])
+        except OSError as error:
+            raise self._error(f"{self.path}: cannot be written: {error.strerror}. Choose another --out") from error
+        self._file.close()
+        self._file = self._open()
+
+    def close(self) -> None:
+        """Close the file, which unlocks it."""
+        self._file.close()
+
+    def _open(self) -> IO[bytes]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("ab")
+        except OSError as error:
+            raise self._error(f"{self.path}: cannot be written: {error.strerror}. Choose another --out") from error
+        try:
+            lock(file)
+        except BlockingIOError as error:
+            file.close()
+            raise self._error(
+                f"{self.path}: another process is writing into it. Wait for it, or choose another --out"
+            ) from error
+        return file
+
+
+def read_journal(path: Path, settings: Mapping[str, Any]) -> list[Any]:
+    """The records of a journal that was written with these settings; [] for any other file."""
+    lines = _complete_lines(path)
+    return lines[1:] if lines[:1] == [{"settings": dict(settings)}] else []
+
+
+def has_settings(path: Path, settings: Mapping[str, Any]) -> bool:
+    """True if the file is a journal that was written with these settings."""
+    return _complete_lines(path)[:1] == [{"settings": dict(settings)}]
+
+
+def _complete_lines(path: Path) -> list[Any]:
+    lines: list[Any] = []
+    with contextlib.suppress(DataError):  # an incomplete last line; the lines before it count
+        lines.extend(line for _, line in read_jsonl(path))
+    return lines

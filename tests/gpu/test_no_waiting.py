@@ -14,9 +14,8 @@ from mftcoder.config.schema import BackendConfig
 from mftcoder.kernels.attention import candidates
 from mftcoder.models.layers.adapters import trainable_parameters
 from mftcoder.training.backends.base import LocalBackend
-from mftcoder.training.host_copy import HostCopy
 from mftcoder.training.losses.objective import Objective
-from mftcoder.training.step import train_step
+from mftcoder.training.step import HostCopy, train_step
 from tests.gpu.small import TRAIN, WEIGHTS, language_model, samples, step_data
 
 A_LONG_TIME = 4_000_000_000  # clock cycles of the device: seconds

@@ -1,8 +1,7 @@
-"""The journal of an evaluation: every result as it comes, so that a killed run goes on where it was.
+"""The journal of an evaluation: each result as it comes, so that a stopped evaluation goes on from it.
 
-Goes in: results with their programs' fingerprints. Comes out: what an earlier run already knows. A result counts only for the
-very same program (the answer and its tests) under the very same settings, and only if this user's `mft` has written it: each line
-carries a digest made with a key that lies in the user's cache folder. `sandbox_error` is never remembered, so it is tried again.
+A result counts only for the same program (the answer and its tests) under the same settings, and only if this user's `mft` wrote
+it: each line has a digest made with a key in the user's cache folder. `sandbox_error` is never written, so it is tried again.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from mftcoder.cache import cache_root
-from mftcoder.errors import DataError, ExecutionError
+from mftcoder.errors import ExecutionError
 from mftcoder.execution.sandbox import ExecutionResult
-from mftcoder.jsonl import read_jsonl, write_jsonl
+from mftcoder.jsonl import JournalFile
 
 KEY_FILE = "journal.key"
 _KEY_BYTES = 32
@@ -28,20 +27,21 @@ Known = dict[tuple[str, str], ExecutionResult]  # (key, fingerprint) -> result
 
 
 class Journal:
-    """An append-only JSON Lines file: a line of settings, then a line a result. A context manager.
+    """The journal file of an evaluation; a context manager.
 
-    `known` holds the results that count, `refused` the number of lines whose digest is wrong: edited, or from another machine.
+    `known` are the results that count, `refused` is the number of lines with a wrong digest: edited, or from another machine.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], secret: bytes | None = None):
-        self.path, self.settings = path, dict(settings)
+        self.path = path
         self.known: Known = {}
         self.refused = 0
         self._secret = secret or own_secret()
-        self._read()
-        rows = [self._row(key, program, result) for (key, program), result in self.known.items()]
-        write_jsonl(path, [{"settings": self.settings}, *rows])  # also drops a line that a crash left half written
-        self._file = path.open("ab")
+        self._file = JournalFile(path, settings, ExecutionError)
+        for record in self._file.records:
+            self._take(record)
+        records = [self._record(key, program, result) for (key, program), result in self.known.items()]
+        self._file.rewrite(records)  # without an incomplete last line and refused ones
 
     def __enter__(self) -> "Journal":
         return self
@@ -53,59 +53,44 @@ class Journal:
 
     def add(self, key: str, program: str, result: ExecutionResult) -> None:
         """Append one result; it is in the file when this returns."""
-        if result.status == "sandbox_error":
-            return
-        line = json.dumps(self._row(key, program, result)) + "\n"
+        if result.status != "sandbox_error":
+            self._file.append(self._record(key, program, result))
+
+    def _record(self, key: str, program: str, result: ExecutionResult) -> dict[str, Any]:
+        record = {"key": key, "program": program, "result": result.as_record()}
+        return {**record, "digest": self._digest(record)}
+
+    def _digest(self, record: Mapping[str, Any]) -> str:
+        content = [self._file.settings, record["key"], record["program"], record["result"]]
+        return hmac.new(self._secret, json.dumps(content, sort_keys=True).encode(), hashlib.sha256).hexdigest()
+
+    def _take(self, record: Any) -> None:
+        """Add a record to the known results if its digest is right."""
         try:
-            self._file.write(line.encode())
-            self._file.flush()
-        except OSError as error:
-            raise ExecutionError(
-                f"{self.path}: {error.strerror}. What is done is kept; make room and run again."
-            ) from error
-
-    def _row(self, key: str, program: str, result: ExecutionResult) -> dict[str, Any]:
-        row = {"key": key, "program": program, "result": result.as_record()}
-        return {**row, "digest": self._digest(row)}
-
-    def _digest(self, row: Mapping[str, Any]) -> str:
-        content = json.dumps([self.settings, row["key"], row["program"], row["result"]], sort_keys=True)
-        return hmac.new(self._secret, content.encode(), hashlib.sha256).hexdigest()
-
-    def _read(self) -> None:
-        if not self.path.is_file():
-            return
-        rows: list[Any] = []
-        with contextlib.suppress(DataError):  # a line cut short by a crash: the rows before it stand
-            rows.extend(row for _, row in read_jsonl(self.path))
-        if not rows or not isinstance(rows[0], dict) or rows[0].get("settings") != self.settings:
-            return
-        for row in rows[1:]:
-            try:
-                genuine = hmac.compare_digest(str(row["digest"]), self._digest(row))
-                result = ExecutionResult.from_record(row["result"])
-            except (KeyError, TypeError, AttributeError):
-                genuine = False
-            if genuine:
-                self.known[row["key"], row["program"]] = result
-            else:
-                self.refused += 1
+            genuine = hmac.compare_digest(str(record["digest"]), self._digest(record))
+            result = ExecutionResult.from_record(record["result"])
+        except (KeyError, TypeError, AttributeError):
+            genuine = False
+        if genuine:
+            self.known[record["key"], record["program"]] = result
+        else:
+            self.refused += 1
 
 
 def own_secret(path: Path | None = None) -> bytes:
-    """This user's key, made when it is first needed. Where it cannot be kept, one for this run: its journal then counts for no other."""
+    """This user's key, made on first use. If it cannot be kept, a key for this run only, so no other run accepts its journal."""
     try:
         path = path or cache_root() / KEY_FILE
         if not path.exists():
             _make_secret(path)
         found = path.read_bytes()
-    except (OSError, RuntimeError):  # no room, a cache for reading only, no home folder
+    except (OSError, RuntimeError):  # a full disk, a read-only cache, no home folder
         found = b""
     return found if len(found) == _KEY_BYTES else secrets.token_bytes(_KEY_BYTES)
 
 
 def _make_secret(path: Path) -> None:
-    """Write a key, readable for this user only; one that another process has made meanwhile stays."""
+    """Write a key that only this user can read; keep one that another process made meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""What a balancer may know about a run, from its config and its loaders. Needs no model."""
+"""Facts of a run that follow from its config and its loaders, without a model: for the balancer, and for checks before the start."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from mftcoder.errors import ConfigError
 
 
 def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoader) -> RunFacts:
-    """The facts of the run that `config` describes, over all ranks."""
+    """What a balancer may know about the run, over all ranks."""
     return RunFacts(
         weights=np.asarray([task.weight for task in config.tasks], np.float64),
         seed=config.train.seed,
@@ -21,7 +21,7 @@ def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoad
 
 
 def check_metric(config: RunConfig, validation: ValidationLoader) -> None:
-    """ConfigError if train.metric_for_best_model, or early stopping on it, has no validation data to look at."""
+    """ConfigError if train.metric_for_best_model, or early stopping, has no validation data."""
     train, rows = config.train, dict(zip(config.task_names, validation.rows_of_task, strict=True))
     advice = "Raise data.val_size or give the task `validation` files"
     task = train.metric_for_best_model.removeprefix("loss/")
@@ -31,6 +31,6 @@ def check_metric(config: RunConfig, validation: ValidationLoader) -> None:
         )
     if train.early_stopping_patience is not None and not any(rows.values()):
         raise ConfigError(
-            "train.early_stopping_patience: no task has validation rows, so every validation would count as one without a "
-            f"better metric. {advice}, or leave it out."
+            "train.early_stopping_patience: no task has validation rows, so no validation could have a better metric. "
+            f"{advice}, or leave it out."
         )

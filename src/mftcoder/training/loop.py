@@ -1,9 +1,7 @@
-"""The whole training loop on one screen.
+"""The training loop: it knows when a step, validation, record or checkpoint is due, and leaves the work to the modules beside it.
 
-Goes in: a model, data, an optimizer, a balancer and a place for checkpoints, made by app/training/train.py. Comes out: a trained model in
-its last checkpoint and a Summary. Knows when things are due; what they are is written in the modules beside it. On a GPU the host
-runs ahead: results are read only where a record, a validation, a balancer or a checkpoint is due, and a step's record is written
-while the next step runs.
+On a GPU the host runs ahead: results are read only when a record, a validation, a balancer or a checkpoint needs them, and the
+record of a step is written while the next step runs.
 """
 
 import time
@@ -36,7 +34,7 @@ class Summary:
     steps: int
     seconds: float
     stopped_because: str  # "max_steps", "early_stopping" or "interrupted"
-    dropped_steps: int  # steps that were not finite and changed nothing
+    dropped_steps: int  # steps that updated nothing, because they were not finite
     best: dict[str, float | int | None]  # {"step", "value"} of metric_for_best_model
     validation: dict[str, dict[str, float | None]]
     """"first", "best" (at the best metric), "last" and "lowest" -> task -> mean token loss; "lowest_step" -> task -> its step."""
@@ -44,7 +42,7 @@ class Summary:
 
 @dataclass
 class TrainingRun:
-    """One run, ready to go on from `progress.step`."""
+    """One run, ready to continue from `progress.step`."""
 
     config: RunConfig
     model: LanguageModel
@@ -58,16 +56,16 @@ class TrainingRun:
     metrics: MetricsLog | NoLog
     progress: Progress
     should_stop: Callable[[], bool]
-    unobserved: LossWindow  # train losses since the balancer looked last
-    steps_behind: int = 0  # 1 where reading waits for the device: records are then written while the next step runs
+    unobserved: LossWindow  # training losses since the balancer's last observation
+    steps_behind: int = 0  # 1 where reading a result waits for the device: records are then written one step late
     steps_taken: int = 0  # by this process
     _unread: list[tuple[int, StepResult, TaskWeights]] = field(default_factory=list)
     _clock: float = 0.0
 
     def run(self) -> Summary:
-        """Train to the end, to early stopping, or until `should_stop()`; the last state is always saved.
+        """Train to the end, to early stopping, or until `should_stop()`. The last state is always saved.
 
-        A checkpoint that could not be written stops the run like a signal: the save that follows raises its error.
+        A checkpoint that could not be written stops the run like a signal; the next save then raises its error.
         """
         config, progress = self.config.train, self.progress
         weights = TaskWeights(np.asarray(progress.weights))
@@ -77,7 +75,7 @@ class TrainingRun:
         stopped = "early_stopping" if self._out_of_patience() else "max_steps"
         for data in () if self._out_of_patience() else self.train_loader.steps(progress.step):
             if not self.steps_taken and self.backend.any_rank(self.should_stop()):
-                stopped = "interrupted"  # nothing is done that would be worth a checkpoint
+                stopped = "interrupted"  # before the first step, so there is nothing to save
                 break
             self._step(data, weights)
             if self.balancer.due(progress.step):
@@ -100,7 +98,7 @@ class TrainingRun:
         return Summary(progress.step, progress.seconds, stopped, progress.dropped_steps, best, progress.validation)
 
     def _out_of_patience(self) -> bool:
-        """Whether early stopping ends the run here, or ended it before it was started again."""
+        """True if early stopping ends the run here, or ended it before it was resumed."""
         patience = self.config.train.early_stopping_patience
         return patience is not None and self.progress.stalled >= patience
 
@@ -119,48 +117,48 @@ class TrainingRun:
             self._write_records(len(done))
 
     def _drop(self, step: int, result: StepResult) -> None:
-        """A step that was not finite has changed nothing: count it, or end the run with what is wrong in it."""
+        """Count a step that was not finite, or end the run with the cause. The step updated nothing."""
         data = self.train_loader.step(step - 1)
         problem = describe_nonfinite(
             self.model, result, data, self.config.task_names, self.train_loader.origin, self.backend
         )
         if self.config.train.on_nonfinite == "stop":
             raise TrainingError(
-                f"step {step}: {problem}. The step was not taken, and the checkpoints in {self.checkpoints.store.folder} are "
-                "as they were. Look at that sample, lower train.learning_rate, or set train.on_nonfinite: skip."
+                f"step {step}: {problem}. The model was not updated, and the checkpoints in {self.checkpoints.store.folder} are "
+                "unchanged. Look at that sample, lower train.learning_rate, or set train.on_nonfinite: skip."
             )
         self.progress.dropped_steps += 1
         say(f"step {step} dropped ({self.progress.dropped_steps} so far): {problem}")
 
     def _due(self, strategy: str, every: int) -> bool:
-        """Whether something with this strategy falls on the step just done; the last step counts unless it is `no`."""
+        """True if an action with this strategy is due after the current step; the last step counts unless it is `no`."""
         step, every_epoch = self.progress.step, self.train_loader.steps_per_epoch
         by_steps = strategy in ("steps", "steps_and_epoch") and step % every == 0
         by_epoch = strategy in ("epoch", "steps_and_epoch") and int(step / every_epoch) > int((step - 1) / every_epoch)
         return strategy != "no" and (by_steps or by_epoch or step == self.train_loader.total_steps)
 
     def _balance(self, data: StepData) -> TaskWeights:
-        """Measure what the balancer asks for after this step, and take its weights for the next ones."""
+        """Measure what the balancer needs after this step, and return its weights for the next steps."""
         self._write_records()
         started, step, balancer = time.perf_counter(), self.progress.step, self.balancer
-        asked = balancer.validation_rows(step)
-        held_out = self.validation_loader.subset([row.task for row in asked], [row.row for row in asked])
-        losses = validate(self.model, held_out.micro_batches, held_out.counts, self.backend) if asked else None
+        rows = balancer.validation_rows(step)
+        held_out = self.validation_loader.subset([row.task for row in rows], [row.row for row in rows])
+        losses = validate(self.model, held_out.micro_batches, held_out.counts, self.backend) if rows else None
         norms, layer = None, balancer.gradient_layer(step)
         if layer is not None:
-            norms = gradient_norms(self.model, held_out if asked else data, self.backend, layer=layer)
+            norms = gradient_norms(self.model, held_out if rows else data, self.backend, layer=layer)
         weights = balancer.observe(step, self.unobserved.peek(), losses, norms)
         self.unobserved.clear()
         self.progress.weights = weights.values.tolist()
         if self._logged(step):
             seconds = time.perf_counter() - started
             self.metrics.log(
-                balance_record(step, weights, balancer.signals, self.config.task_names, len(asked), seconds)
+                balance_record(step, weights, balancer.signals, self.config.task_names, len(rows), seconds)
             )
         return weights
 
     def _evaluate(self) -> bool:
-        """Validate, log, remember; whether the metric is the best so far."""
+        """Validate, log the losses, keep them in `progress`. Returns True if the metric is the best so far."""
         self._write_records()
         started, progress, config = time.perf_counter(), self.progress, self.config
         losses = validate(self.model, self.validation_loader, self.validation_loader.counts, self.backend)
@@ -188,7 +186,7 @@ class TrainingRun:
         self._clock = time.perf_counter()
 
     def _write_records(self, count: int | None = None) -> None:
-        """Read the results of the oldest `count` unread steps, all by default, and log those that are due."""
+        """Read the results of the oldest `count` unread steps (default: all) and log those that are due."""
         read = self._unread[:count]
         if not read:
             return
@@ -205,7 +203,7 @@ class TrainingRun:
         del self._unread[:count]
 
     def _logged(self, step: int) -> bool:
-        """Whether this step's record is written."""
+        """True if the record of this step is written."""
         return step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps
 
 

@@ -1,7 +1,6 @@
-"""Records of a run: one line of metrics.jsonl an event, the same numbers to TensorBoard and the console.
+"""Records of a run: one line of metrics.jsonl per step, validation and change of weights; also for TensorBoard and the console.
 
-Goes in: a train record (a step) or a validation record. Comes out: files and lines. On resume the records after the checkpoint
-are taken off again, so that the file reads as one uninterrupted run.
+When a run is resumed, the records after its checkpoint are removed, so that the file reads like one uninterrupted run.
 """
 
 import json
@@ -24,12 +23,12 @@ Record = dict[str, Any]
 
 
 def ignore(_: object) -> None:
-    """The callback of somebody who does not watch."""
+    """A callback that does nothing."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What a run calls on rank 0, in the order in which things happen."""
+    """The functions that a run calls on rank 0, in the order of events."""
 
     on_step: Callable[[Record], object] = ignore  # with the record of a logged step
     on_validation: Callable[[Record], object] = ignore
@@ -38,7 +37,7 @@ class Callbacks:
 
 
 class MetricsLog:
-    """Writes records; closed by `with`."""
+    """Writes records; a context manager."""
 
     def __init__(self, config: RunConfig, *, total_steps: int, resumed_step: int, callbacks: Callbacks):
         self._path = config.output_path / "metrics.jsonl"
@@ -57,7 +56,7 @@ class MetricsLog:
             self._board.close()
 
     def log(self, record: Record) -> None:
-        """One record, everywhere."""
+        """Write one record to the file, TensorBoard and the console."""
         record = {**record, "time": time.time()}
         plain = finite(record)
         self._file.write(json.dumps(plain) + "\n")
@@ -73,36 +72,36 @@ class MetricsLog:
 
 
 class NoLog:
-    """What the other ranks have in place of a MetricsLog: the first one writes for all."""
+    """The log of the other ranks, which write nothing: rank 0 writes for all."""
 
     def __enter__(self) -> "NoLog":
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     def log(self, record: Record) -> None:
-        """Not here."""
+        """Do nothing."""
 
 
 def open_log(
     config: RunConfig, total_steps: int, *, resumed_step: int, callbacks: Callbacks, rank: int
 ) -> MetricsLog | NoLog:
-    """The log of the run on rank 0."""
+    """The run's log on rank 0, a silent one on other ranks."""
     if rank:
         return NoLog()
     return MetricsLog(config, total_steps=total_steps, resumed_step=resumed_step, callbacks=callbacks)
 
 
 def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:
-    """`{task: value}`, numpy numbers made plain; values [K]."""
+    """`{task: value}` with Python numbers; values [K]."""
     return dict(zip(names, values.tolist(), strict=True))
 
 
 def train_record(
     step: int, epoch: float, result: StepResult, weights: TaskWeights, names: Sequence[str], pace: "Pace"
 ) -> Record:
-    """One optimizer step: its objective, mean token losses and weights per task, and the pace since the record before."""
+    """The record of an optimizer step: objective, mean token losses and weights per task, and the pace since the last record."""
     return {
         "kind": "train",
         "step": step,
@@ -121,7 +120,7 @@ def train_record(
 
 @dataclass(frozen=True)
 class Pace:
-    """How long the steps since the record before took, and how many real (non-padding) tokens they ran."""
+    """The time of the steps since the last record, and how many real (non-padding) tokens they ran."""
 
     steps: int
     seconds: float
@@ -129,7 +128,7 @@ class Pace:
 
 
 def validation_record(step: int, losses: TaskLosses, names: Sequence[str], seconds: float) -> Record:
-    """Mean token losses per task and their mean over the tasks that have validation data."""
+    """The record of a validation: mean token losses per task, and their mean over the tasks with validation data."""
     means = finite(by_task(names, losses.mean))
     present = [value for value in means.values() if value is not None]
     return {
@@ -145,7 +144,7 @@ def validation_record(step: int, losses: TaskLosses, names: Sequence[str], secon
 def balance_record(
     step: int, weights: TaskWeights, signals: dict[str, NDArray[Any]], names: Sequence[str], rows: int, seconds: float
 ) -> Record:
-    """What a balancer saw and chose after `step`: weights of the next steps, its signals per task, what it cost."""
+    """The record of a balancer's choice after `step`: weights of the next steps, its signals per task, its cost."""
     return {
         "kind": "balance",
         "step": step,
@@ -157,14 +156,14 @@ def balance_record(
 
 
 def finite(value: Any) -> Any:
-    """JSON has no nan: an unseen task's loss is null."""
+    """Replace nan (the loss of a task without tokens) by None, because JSON has no nan."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop the records after `step` and a torn last line; all of them for step 0."""
+    """Remove the records after `step`, and an incomplete last line; for step 0 remove all."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         return
@@ -180,7 +179,7 @@ def keep_until(path: Path, step: int) -> None:
 
 
 def scalars(record: Record) -> list[tuple[str, float]]:
-    """TensorBoard's names: `train/loss`, `train/loss/<task>`, `validation/loss/<task>`, `balance/slope/<task>`, ..."""
+    """`(name, value)` for TensorBoard: `train/loss`, `train/loss/<task>`, `validation/loss/<task>`, `balance/slope/<task>`, ..."""
     kind = record["kind"]
     pairs = [(f"{kind}/{key}", value) for key, value in record.items() if isinstance(value, float) and key != "time"]
     for group, label in (("losses", "loss"), ("weights", "weight"), ("tokens", "tokens")):
@@ -198,13 +197,13 @@ def _tensorboard(config: RunConfig, resumed_step: int) -> Any:
 
 
 class RunLines:
-    """Tells the run as lines, one a step and one a validation, and how far it is."""
+    """Logs a line per step and per validation, and reports the progress."""
 
     def __init__(self, tasks: Sequence[str], total_steps: int, on_progress: OnProgress):
         self._tasks, self._total, self._on_progress = tasks, total_steps, on_progress
 
     def tell(self, record: Record) -> None:
-        """A step moves the progress bar; its line is one that the bar repeats."""
+        """Log one record. The line of a step also goes to the progress callback."""
         if record["kind"] == "train":
             speed = f"loss {record['loss']:.4f}  {record['tokens_per_second']:.0f} tokens/s"
             shown = f"{speed}  {self._by_task(record)}"
@@ -215,12 +214,12 @@ class RunLines:
             say(f"validation at step {record['step']}: {loss}  {self._by_task(record)}")
 
     def _by_task(self, record: Record) -> str:
-        """`tests 1.234  docs 2.345`, with the weights behind them once they differ: `tests 1.234 ×0.31`."""
+        """`tests 1.234  docs 2.345`; with the weights if they differ: `tests 1.234 ×0.31`."""
         weights = record.get("weights") or {}
-        moved = len({round(weight, 6) for weight in weights.values()}) > 1
+        differ = len({round(weight, 6) for weight in weights.values()}) > 1
         shown = {task: record["losses"].get(task) for task in self._tasks}
         parts = [
-            f"{task} {loss:.3f}" + (f" ×{weights[task]:.2f}" if moved else "")
+            f"{task} {loss:.3f}" + (f" ×{weights[task]:.2f}" if differ else "")
             for task, loss in shown.items()
             if loss is not None and not math.isnan(loss)
         ]

@@ -1,9 +1,8 @@
-"""AdamW with decay groups, float32 master weights behind low-precision parameters, and schedules as functions of the step.
+"""AdamW with decay groups, float32 master weights for low-precision parameters, and the learning rate as a function of the step.
 
-Goes in: the trained parameters and the train section of the config. Comes out: an optimizer that steps and a learning rate for
-any step. The parameters are held in the model's dtype (fast products, no casts in the forward pass); where that is bfloat16 the
-optimizer keeps a float32 copy of each, accumulates gradients in it and rounds the parameter from it after every step, so that
-small updates are not lost and micro-batches add up in float32.
+The parameters have the model's dtype (fast products, no casts in the forward pass). If that is bfloat16, the optimizer keeps a
+float32 copy of each, accumulates gradients in float32 and rounds the parameter from its copy after every step. So small updates
+are not lost.
 """
 
 import importlib.util
@@ -23,7 +22,7 @@ from mftcoder.training.sharded_state import whole_tensor
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
-    """Learning rate of optimizer step `step` (0-based): linear warm-up, then the schedule down to min_lr at the last step."""
+    """Learning rate of optimizer step `step` (from 0): linear warm-up, then the schedule down to min_lr at the last step."""
     warmup = warmup_steps(total_steps, config)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
@@ -35,7 +34,7 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
 
 
 def warmup_steps(total_steps: int, config: TrainConfig) -> int:
-    """Whole steps of warm-up; a value below 1 is a share of all steps, rounded up."""
+    """Number of warm-up steps; a value below 1 is a fraction of all steps, rounded up."""
     value = config.warmup_steps
     return math.ceil(value * total_steps) if value < 1 else int(value)
 
@@ -49,28 +48,30 @@ def check_optimizer(config: TrainConfig) -> None:
 
 
 class Optimizer(Protocol):
-    """What a step asks of an optimizer; a backend makes it. All ranks call each method but `backward`, in the same order."""
+    """The optimizer of a run, made by the backend. All ranks call each method except `backward` in the same order."""
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Add the objective's gradients to those of the step's earlier passes. `last`: no pass follows on this rank, so that sums
-        over ranks may start while this one runs; a backend whose ranks run in lockstep must be told of the last pass.
+        """Add the objective's gradients to those of the step's earlier passes.
+
+        `last`: this is the rank's last pass of the step, so sums over ranks may start during it. Backends whose ranks run in
+        lockstep rely on it.
         """
         ...
 
     def sum_gradients(self) -> None:
-        """Finish the gradients' sums over ranks: the step's passes are over. Comes before `step`."""
+        """Finish the sums of the gradients over ranks. Called after the passes and before `step`."""
         ...
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
-        """Clip the gradients, update at learning rate `rate`, clear them; returns their norm before clipping.
+        """Clip the gradients, update with learning rate `rate`, clear the gradients. Returns their norm before clipping.
 
-        Nothing is updated if the norm or one of `loss_sums` is not finite; with train.on_nonfinite: stop nothing from then
-        on, so that the model stays as it was in the bad step however late the host reads of it.
+        Nothing is updated if the norm or one of `loss_sums` is not finite. With train.on_nonfinite: stop, nothing is updated after
+        that either, so the model is unchanged even if the host reads the result late.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state, in the layout of MasterAdamW; at least on rank 0."""
+        """The full state dict, in the layout of MasterAdamW; at least on rank 0."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,27 +84,27 @@ class Optimizer(Protocol):
 
 
 class Gradients(Protocol):
-    """Carries the gradients of the trained weights from the backward passes to the update."""
+    """Collects the gradients of the trained weights from the backward passes for the update."""
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """As in Optimizer."""
+        """See `Optimizer.backward`."""
         ...
 
     def sum_over_ranks(self) -> None:
-        """As `sum_gradients` in Optimizer."""
+        """See `Optimizer.sum_gradients`."""
         ...
 
     def take(self) -> list[Tensor | None]:
-        """Each weight's gradient since the last call; None where there was no backward pass through it on any rank."""
+        """Each weight's gradient since the last call; None if no backward pass of any rank reached it."""
         ...
 
 
 class MasterAdamW:
-    """AdamW on float32 weights. A float32 parameter is its own master; a bfloat16 one gets a copy, unless its own rounding is drawn.
+    """AdamW on float32 weights. A float32 parameter is its own master; others get a copy, except with stochastic rounding.
 
-    On a GPU one kernel updates everything (kernels/adamw_triton.py); elsewhere torch's fused AdamW does, or bitsandbytes' with moments
-    in 8 bits. `gradients` carries them where there are several ranks; `whole_norm` turns the norm of what it gives into the norm
-    over all ranks.
+    On a GPU one kernel updates everything (kernels/adamw_triton.py); elsewhere torch's fused AdamW does, or bitsandbytes' one with
+    8-bit moments. With several ranks, `gradients` collects the gradients, and `whole_norm` turns the norm of this rank's gradients
+    into that of all.
     """
 
     def __init__(
@@ -117,31 +118,30 @@ class MasterAdamW:
         self._whole_norm = whole_norm
         trained = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
         self.parameters = [parameter for _, parameter in trained]
-        drawn = config.master_weights == "stochastic_rounding"
+        stochastic = config.master_weights == "stochastic_rounding"
         on_gpu = all(parameter.is_cuda for parameter in self.parameters) and lack_of_triton() is None
         on_gpu = on_gpu and config.optim != "adamw_8bit"
-        if on_gpu or drawn:
-            _lay_out(self.parameters)
-        self.masters: list[Tensor] = [parameter if drawn else _master_of(parameter) for parameter in self.parameters]
+        if on_gpu or stochastic:
+            _make_contiguous(self.parameters)
+        self.masters: list[Tensor] = [
+            parameter if stochastic else _master_of(parameter) for parameter in self.parameters
+        ]
         self._config = config
         self._halt = Halt(config)
         self._gradients = gradients or LocalGradients(self.parameters)
         self._adamw: Any = adamw([(n, m) for (n, _), m in zip(trained, self.masters, strict=True)], config)
-        self._one_pass = OnePass(self._adamw, self.parameters, self.masters, config) if on_gpu or drawn else None
+        self._one_pass = OnePass(self._adamw, self.parameters, self.masters, config) if on_gpu or stochastic else None
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Add the objective's gradients to the step's."""
+        """Add the objective's gradients to those of the step."""
         self._gradients.backward(objective, last=last)
 
     def sum_gradients(self) -> None:
-        """Finish the gradients' sums over ranks."""
+        """Finish the sums of the gradients over ranks."""
         self._gradients.sum_over_ranks()
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
-        """Clip, update at learning rate `rate`, clear the gradients; returns the gradients' norm before clipping, unsynced.
-
-        Whether anything is updated (see Optimizer.step) the device decides, without waiting; 8-bit moments wait for it.
-        """
+        """See `Optimizer.step`. The host does not wait for the norm: the device decides whether to update (8-bit moments wait)."""
         gradients = self._gradients.take()
         norm = total_norm([gradient for gradient in gradients if gradient is not None])
         norm = self._whole_norm(norm) if self._whole_norm else norm
@@ -161,7 +161,7 @@ class MasterAdamW:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         if self._config.optim != "adamw_8bit":
-            self._adamw.found_inf = skip  # what GradScaler sets: the fused kernel then leaves all as it is
+            self._adamw.found_inf = skip  # as set by GradScaler: the fused kernel then changes nothing
             self._adamw.step()
         elif not skip:
             self._adamw.step()
@@ -172,22 +172,22 @@ class MasterAdamW:
                     parameter.copy_(master)
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, and the masters that are not parameters themselves."""
+        """The moments, and the masters that are copies."""
         copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
         if self._one_pass:
             self._one_pass.count_steps()
         return {"adamw": self._adamw.state_dict(), "masters": [copy.detach() for copy in copies]}
 
     def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """For all of it."""
+        """Memory for the whole tensor."""
         return whole_tensor(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` with this run's own settings; the parameters themselves are the checkpoint's business."""
+        """Restore `state_dict()`, but keep this run's settings. The parameters themselves are restored by the checkpoint."""
         settings = [{name: group[name] for name in group if name != "params"} for group in self._adamw.param_groups]
         self._adamw.load_state_dict(state["adamw"])
         for group, own in zip(self._adamw.param_groups, settings, strict=True):
-            group.update(own)  # torch takes the saved decay, betas and epsilon, which may have been changed since
+            group.update(own)  # torch restores the saved decay, betas and epsilon, but the config may have changed
         if self._one_pass:
             self._one_pass.take_moments(state["adamw"]["state"])
         copies = [m for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
@@ -197,7 +197,7 @@ class MasterAdamW:
 
 
 class LocalGradients:
-    """Those of one rank. The first of a low-precision weight is kept as it came; from the second on they add up in float32."""
+    """The gradients of one rank. A low-precision weight keeps its first gradient unchanged, and adds further ones in float32."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
         self._parameters = parameters
@@ -213,14 +213,14 @@ class LocalGradients:
         parameter.grad = None
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Plain autograd."""
+        """Run the backward pass."""
         objective.backward()
 
     def sum_over_ranks(self) -> None:
-        """There is one rank."""
+        """Do nothing: there is one rank."""
 
     def take(self) -> list[Tensor | None]:
-        """Each parameter's gradient since the last call; None where there was no backward pass through it."""
+        """Each parameter's gradient since the last call; None if no backward pass reached it."""
         found = [
             parameter.grad if parameter.dtype == torch.float32 else self._kept.get(index)
             for index, parameter in enumerate(self._parameters)
@@ -232,17 +232,19 @@ class LocalGradients:
 
 
 class OnePass:
-    """Updates with our own kernel; the state lies in a torch AdamW, so that checkpoints have its layout."""
+    """Updates all weights with our own kernel. The state is kept in a torch AdamW, so that checkpoints have its layout."""
 
     def __init__(self, adamw: Any, parameters: Sequence[Tensor], masters: Sequence[Tensor], config: TrainConfig):
         self._adamw, self._parameters, self._masters = adamw, parameters, masters
-        drawn = config.master_weights == "stochastic_rounding"
-        self._rule = AdamWRule(config.adam_beta1, config.adam_beta2, config.adam_epsilon, stochastic_rounding=drawn)
+        stochastic = config.master_weights == "stochastic_rounding"
+        self._rule = AdamWRule(
+            config.adam_beta1, config.adam_beta2, config.adam_epsilon, stochastic_rounding=stochastic
+        )
         self._seed = config.seed
         self.take_state()
 
     def take_state(self) -> None:
-        """Take over what the torch AdamW holds; weights that it has no state of start from zero."""
+        """Take the state of the torch AdamW; weights without a state start from zero."""
         decay = {id(weight): group["weight_decay"] for group in self._adamw.param_groups for weight in group["params"]}
         tensors, steps = [], []
         for parameter, master in zip(self._parameters, self._masters, strict=True):
@@ -258,12 +260,12 @@ class OnePass:
             )
         self._tensors = tensors
         self._steps = torch.stack(steps).to(self._masters[0].device)
-        self._drawn = int(self._steps.max())  # steps taken so far: the seed of a step's rounding
+        self._steps_taken = int(self._steps.max())  # part of the seed of a step's rounding
         self._kernel = _kernel(tensors, self._rule)
         self.count_steps()
 
     def take_moments(self, saved: dict[int, dict[str, Any]]) -> None:
-        """Go on from saved moments in float32; torch would round them to the weights' dtype."""
+        """Restore saved moments in float32; torch would round them to the weights' dtype."""
         weights = [weight for group in self._adamw.param_groups for weight in group["params"]]
         for index, moments in saved.items():
             weight = weights[int(index)]
@@ -277,16 +279,16 @@ class OnePass:
             self._adamw.state[master]["step"] = steps.clone()
 
     def step(self, gradients: Sequence[Tensor | None], rate: float, scale: Tensor, skip: Tensor) -> None:
-        """One update of all weights that have a gradient."""
-        self._drawn += 1
+        """Update all weights that have a gradient."""
+        self._steps_taken += 1
         with torch.no_grad():
             self._kernel(
-                gradients, self._steps, rate=rate, scale=scale, skip=skip, seed=(self._seed + self._drawn) % 2**19
+                gradients, self._steps, rate=rate, scale=scale, skip=skip, seed=(self._seed + self._steps_taken) % 2**19
             )
 
 
 def _kernel(tensors: Sequence[AdamWTensors], rule: AdamWRule) -> Callable[..., None]:
-    """The one launch on a GPU, its plain twin elsewhere."""
+    """The Triton kernel on a GPU, the same in plain torch elsewhere."""
     if not tensors[0].weight.is_cuda or lack_of_triton():
         return partial(adamw_in_torch, tensors, rule=rule)
     from mftcoder.kernels.adamw_triton import OnePassAdamW
@@ -295,21 +297,21 @@ def _kernel(tensors: Sequence[AdamWTensors], rule: AdamWRule) -> Callable[..., N
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Norm of all gradients together, float32, whatever their dtype."""
+    """Norm of all gradients together, in float32."""
     if not gradients:
         return torch.zeros(())
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients), 2, dtype=torch.float32)))
 
 
 class Halt:
-    """Which steps change nothing: those that are not finite and, with train.on_nonfinite: stop, all after the first of them."""
+    """Decides which steps update nothing: those that are not finite and, with train.on_nonfinite: stop, all later ones."""
 
     def __init__(self, config: TrainConfig):
         self._stops = config.on_nonfinite == "stop"
         self._halted: Tensor | None = None
 
     def after(self, *values: Tensor | None) -> Tensor:
-        """1 if a step with these values must change nothing, else 0: a fused optimizer's `found_inf`, which leaves all as it is."""
+        """1 if a step with these values must update nothing, else 0: the `found_inf` of a fused optimizer."""
         bad = torch.stack([~torch.isfinite(value).all() for value in values if value is not None]).any()
         if self._stops:
             bad = self._halted = bad if self._halted is None else bad | self._halted
@@ -317,7 +319,7 @@ class Halt:
 
 
 def adamw(named: Sequence[tuple[str, Tensor]], config: TrainConfig) -> torch.optim.Optimizer:
-    """torch's AdamW on these weights, or bitsandbytes' with 8-bit moments: those that decay, then the others."""
+    """torch's AdamW, or bitsandbytes' with 8-bit moments, with two groups of weights: those that decay, then the others."""
     groups = [
         {"params": [weight for name, weight in named if decays(name, weight)], "weight_decay": config.weight_decay},
         {"params": [weight for name, weight in named if not decays(name, weight)], "weight_decay": 0.0},
@@ -333,16 +335,16 @@ def adamw(named: Sequence[tuple[str, Tensor]], config: TrainConfig) -> torch.opt
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Matrices decay; biases, norms and other vectors do not."""
+    """True for matrices; biases, norms and other vectors do not decay."""
     return parameter.ndim >= 2 and not name.endswith("bias")
 
 
-def _lay_out(parameters: Sequence[nn.Parameter]) -> None:
+def _make_contiguous(parameters: Sequence[nn.Parameter]) -> None:
     """Store each weight row by row, as the kernel reads it."""
     for parameter in parameters:
         parameter.data = parameter.data.contiguous()
 
 
 def _master_of(parameter: nn.Parameter) -> Tensor:
-    """The float32 weight that is updated: the parameter itself, or a copy."""
+    """The float32 weight that is updated: the parameter itself or a copy."""
     return parameter if parameter.dtype == torch.float32 else parameter.detach().float().requires_grad_(True)

@@ -1,13 +1,9 @@
-"""What surrounds a run: one process per run folder, a clean stop on a signal, an answer to a full device.
+"""The process of a run: the lock on its folder, the clean stop on a signal, determinism, and the error for a full device."""
 
-Goes in: the run folder. Comes out: a lock that dies with its process, and a flag that a signal raises. Knows nothing of models.
-"""
-
-import fcntl
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,39 +11,34 @@ from typing import Any
 import torch
 
 from mftcoder.errors import ConfigError, TrainingError, reason
+from mftcoder.jsonl import locked
 
-HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # how torch says it, as a plain RuntimeError
+HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # torch's message, in a plain RuntimeError
 
 
 @contextmanager
 def sole_user(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; ConfigError if another run has it or if it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir: {folder}: cannot be written: {error.strerror}. Choose another folder."
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            f"output_dir: {folder}: another run is writing there. Wait for it or choose another folder."
-        ) from error
-    try:
+    """Lock the folder for this process; ConfigError if another run has locked it, or if it cannot be written."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder / ".lock"))
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"output_dir: {folder}: another run is writing there. Wait for it or choose another folder."
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"output_dir: {folder}: cannot be written: {error.strerror}. Choose another folder."
+            ) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def device_memory_errors() -> Iterator[None]:
-    """A device that runs out of memory is the user's to mend: say with what."""
+    """Turn out-of-memory into an error with remedies."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError of a GPU is one
+    except RuntimeError as error:  # the base class of torch.OutOfMemoryError
         if not isinstance(error, torch.OutOfMemoryError) and HOST_IS_FULL not in str(error):
             raise
         raise TrainingError(
@@ -58,15 +49,15 @@ def device_memory_errors() -> Iterator[None]:
 
 
 def compute_deterministically() -> None:
-    """From here on GPU kernels give the same bits each time; one that cannot raises RuntimeError. Call it before a GPU is used."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    """Make GPU kernels give the same bits each time; a kernel that cannot raises RuntimeError. Call it before the GPU is used."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs this for determinism
     torch.use_deterministic_algorithms(True)
     deterministic: Any = torch.utils.deterministic
-    deterministic.fill_uninitialized_memory = False  # which costs time and is of no use here
+    deterministic.fill_uninitialized_memory = False  # takes time and is of no use here
 
 
 class StopRequest:
-    """True once SIGINT or SIGTERM came in; the second SIGINT interrupts at once."""
+    """True after SIGINT or SIGTERM; a second SIGINT raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -76,7 +67,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals over, and give them back."""
+        """Handle both signals inside the block; restore the previous handlers after it."""
         before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -91,5 +82,5 @@ class StopRequest:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after a failure."""
+    """True if torchrun restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

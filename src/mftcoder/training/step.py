@@ -1,8 +1,4 @@
-"""One optimizer step over its micro-batches, and one validation pass.
-
-Goes in: the step's data with the counts of the whole step, the task weights, the model and the optimizer. Comes out: losses per
-task, which are still being computed until somebody asks for them. Decides nothing: the loop does.
-"""
+"""One optimizer step over its micro-batches, and one validation pass. When they are due is left to the loop."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,25 +8,48 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mftcoder.balancing.base import TaskLosses, TaskWeights
 from mftcoder.data.batches.loader import PackedBatch, StepCounts, StepData
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.forward.language_model import LanguageModel
-from mftcoder.training.host_copy import HostCopy
 from mftcoder.training.losses.focal import Focus, SampleFocus, TaskFocus
 from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.losses.router_loss import RouterTerm
 from mftcoder.training.optimizer import Optimizer
 
-MAX_PENDING = 256  # steps whose losses stay unread
+MAX_PENDING = 256  # steps whose losses have not been read
+
+
+class HostCopy:
+    """A copy of a tensor from the device to the host, which starts at once; only `read` waits for it.
+
+    Reading the tensor itself would wait for all work that the GPU was given until then, including the next steps. On the CPU
+    nothing is copied.
+    """
+
+    def __init__(self, values: Tensor):
+        self._values = values.detach()
+        self._arrived: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values.detach(), non_blocking=True)
+            self._arrived = torch.cuda.Event(blocking=True)  # so that waiting sleeps, and other threads can run
+            self._arrived.record()
+
+    def read(self) -> Tensor:
+        """The values on the CPU; waits until they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. Its numbers are on their way from the device; whoever is the first to read one waits for them."""
+    """The results of a step. They are on their way from the device; the first access waits for them."""
 
-    copy: HostCopy  # f64 [K + 3] or [K + 4], over all ranks: see `train_step`
+    copy: HostCopy  # f64 [K + 3] or [K + 4], over all ranks: losses, objective, tokens, gradient norm, router loss
     counts: StepCounts
     learning_rate: float
 
@@ -39,39 +58,42 @@ class StepResult:
         return self.copy.read().numpy()
 
     @property
+    def _after_losses(self) -> NDArray[np.float64]:
+        return self._numbers[len(self.counts.tokens) :]
+
+    @property
     def losses(self) -> TaskLosses:
         """Summed losses and counts of the whole step."""
         return TaskLosses(self._numbers[: len(self.counts.tokens)], self.counts.tokens, self.counts.samples)
 
     @property
     def objective(self) -> float:
-        """The scalar that was minimised."""
-        return float(self._numbers[len(self.counts.tokens)])
+        """The scalar that the step minimized."""
+        return float(self._after_losses[0])
 
     @property
     def real_tokens(self) -> int:
-        """Tokens of samples that ran through the model, trained or not; padding is not counted."""
-        return int(self._numbers[len(self.counts.tokens) + 1])
+        """Tokens of samples that the model ran, trained or not; without padding."""
+        return int(self._after_losses[1])
 
     @property
     def grad_norm(self) -> float:
         """Norm of the gradients before clipping."""
-        return float(self._numbers[len(self.counts.tokens) + 2])
+        return float(self._after_losses[2])
 
     @property
     def router_loss(self) -> float | None:
-        """Load-balancing loss of a mixture of experts before its coefficient; None where it is no part of the objective."""
-        beyond = self._numbers[len(self.counts.tokens) + 3 :]
-        return float(beyond[0]) if len(beyond) else None
+        """Load-balancing loss of a mixture of experts, without its coefficient; None if it is not part of the objective."""
+        return float(self._after_losses[3]) if len(self._after_losses) > 3 else None
 
     @property
     def finite(self) -> bool:
-        """Whether the step updated the model: all its losses and gradients were finite."""
+        """True if all losses and gradients were finite, and so the step updated the model."""
         return bool(np.isfinite(self._numbers[: len(self.counts.tokens) + 3]).all())
 
 
 class LossWindow:
-    """Losses summed over the steps since somebody looked, unread until then. Steps that were not finite are left out."""
+    """Losses summed over the steps since the last `clear`; read from the device when needed. Leaves out steps that were not finite."""
 
     def __init__(self, num_tasks: int):
         self._empty = TaskLosses.zeros(num_tasks)
@@ -79,13 +101,13 @@ class LossWindow:
         self._pending: list[StepResult] = []
 
     def add(self, result: StepResult) -> None:
-        """Count one step in. Once there are many, the older half is read: the device has long been done with it."""
+        """Add a step. When many are unread, read the older half, which the device finished long ago."""
         self._pending.append(result)
         if len(self._pending) >= MAX_PENDING:
             self._read(MAX_PENDING // 2)
 
     def peek(self) -> TaskLosses:
-        """All since the last `clear`; waits for the newest step."""
+        """The sums since the last `clear`; waits for the newest step."""
         self._read(len(self._pending))
         return self._known
 
@@ -96,17 +118,17 @@ class LossWindow:
         del self._pending[:count]
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Start again from zero."""
         self._known = self._empty
         self._pending.clear()
 
     def state_dict(self) -> dict[str, list[float]]:
-        """As JSON-able lists."""
+        """The sums as JSON-able lists."""
         losses = self.peek()
         return {name: getattr(losses, name).tolist() for name in ("loss_sum", "tokens", "samples")}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore what `state_dict()` returned."""
         self._known = TaskLosses(
             np.asarray(state["loss_sum"], np.float64),
             np.asarray(state["tokens"], np.int64),
@@ -125,13 +147,14 @@ def train_step(
     *,
     first: bool = False,
 ) -> StepResult:
-    """Forward and backward over the micro-batches, then one update. How the step is split does not change it.
+    """Forward and backward over the micro-batches, then one update. The result does not depend on how the step is split.
 
-    `first` says that this process has taken no step yet: an OutOfMemoryError in the passes is then raised on all ranks, unless the
-    ranks run them in lockstep; so no sum over ranks starts before the passes are over.
+    `first`: this is the first step of this process. An OutOfMemoryError in its passes is then raised on all ranks (unless they run
+    in lockstep), so no sum over ranks starts before the passes are over.
     """
-    alone = first and not backend.lockstep  # no rank must wait for another one in a pass
-    sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)  # losses, objective, tokens run
+    alone = first and not backend.lockstep  # no rank may wait for another one inside a pass
+    sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)
+    loss_sums, objective_sum, tokens_run = sums.split([model.num_tasks, 1, 1])  # views
     focus = _focus(model, data, weights, objective, backend)
     routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
     with _memory_errors_of_all(backend) if alone else nullcontext():
@@ -140,9 +163,9 @@ def train_step(
             losses = model.losses(batch, coefficients, focus, routers.weight(batch))
             if losses.trained or backend.lockstep:
                 optimizer.backward(losses.objective, last=number == len(data.micro_batches) and not alone)
-            sums[:-2] += losses.loss_sum
-            sums[-2] += losses.value
-            sums[-1] += losses.tokens
+            loss_sums += losses.loss_sum
+            objective_sum += losses.value
+            tokens_run += losses.tokens
             routers.add(batch, losses.router)
     optimizer.sum_gradients()
     sums = backend.sum_over_ranks(sums)
@@ -154,7 +177,7 @@ def train_step(
 
 @contextmanager
 def _memory_errors_of_all(backend: Backend) -> Iterator[None]:
-    """Ranks that would wait in a sum for one that ran out of memory get its error instead."""
+    """Raise the OutOfMemoryError of one rank on all ranks, which would otherwise wait for it in a sum."""
     problem: torch.OutOfMemoryError | None = None
     try:
         yield
@@ -167,7 +190,7 @@ def _memory_errors_of_all(backend: Backend) -> Iterator[None]:
 def _focus(
     model: LanguageModel, data: StepData, weights: TaskWeights, objective: Objective, backend: Backend
 ) -> Focus | None:
-    """The focal weighting in force. A task's probability runs over the whole step, which takes a forward pass of its own."""
+    """The focal weighting of the step. A task's probability is that of the whole step, and needs a forward pass of its own."""
     gamma, detach = objective.focal_gamma, objective.focal_detach
     if objective.focal == "sample":
         return SampleFocus(gamma, detach, model.context)
@@ -181,7 +204,7 @@ def _focus(
 
 
 def validate(model: LanguageModel, batches: Iterable[PackedBatch], counts: StepCounts, backend: Backend) -> TaskLosses:
-    """Token-weighted losses per task over all validation rows of all ranks; nothing is dropped."""
+    """Summed token losses per task over the validation rows of all ranks."""
     loss_sum = torch.zeros(model.num_tasks, dtype=torch.float64, device=backend.device)
     with model.evaluating():
         for batch in batches:

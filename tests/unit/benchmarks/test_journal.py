@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from mftcoder.benchmarks.journal import Journal, own_secret
+from mftcoder.errors import ExecutionError
 from mftcoder.execution.sandbox import ExecutionResult
 
 SETTINGS = {"limits": {"seconds": 3.0}, "data": "file sha256 1"}
@@ -85,6 +86,16 @@ def test_texts_that_no_file_can_hold_are_written_and_read_again(tmp_path):
     found, refused = known(path)
     assert refused == 0 and found["a#0", "1"].stderr == "ValueError: \\ud800" and found["b#0", "2"] == FAILED
     assert len(known(path)[0]) == 2  # and so it is when the file was written anew
+
+
+def test_a_journal_that_another_evaluation_writes_is_refused_and_loses_nothing(tmp_path):
+    path = tmp_path / "results.jsonl"
+    with Journal(path, SETTINGS, SECRET) as writer:
+        writer.add("a#0", "1", FAILED)
+        with pytest.raises(ExecutionError, match="another process is writing into it"):
+            Journal(path, SETTINGS, SECRET)
+        writer.add("b#0", "2", FAILED)
+    assert len(known(path)[0]) == 2
 
 
 def test_sandbox_errors_are_not_remembered(tmp_path):

@@ -104,10 +104,10 @@ def test_a_journal_of_other_settings_is_neither_taken_in_nor_removed(path: Path)
 def test_a_full_disk_is_a_line_that_says_what_is_kept(path: Path) -> None:
     with GenerationJournal(path, SETTINGS) as journal, Path("/dev/full").open("wb", buffering=0) as full:
         journal.add(completion(0), "answer 0")
-        journal._file.close()
-        journal._file = full
+        journal._file._file.close()
+        journal._file._file = full
         with pytest.raises(
-            GenerationError, match=r"No space left on device\. Finished answers are kept; free some space"
+            GenerationError, match=r"No space left on device\. Finished records are kept; free some space"
         ):
             journal.add(completion(1), "answer 1")
     assert answers(path) == expected(range(1))
@@ -117,7 +117,7 @@ def test_a_journal_that_another_process_writes_is_refused_and_loses_nothing(path
     with GenerationJournal(path, SETTINGS) as journal:
         journal.add(completion(0), "answer 0")
         for settings in (SETTINGS, {**SETTINGS, "seed": 1}):
-            with pytest.raises(GenerationError, match="another process is generating into it"):
+            with pytest.raises(GenerationError, match="another process is writing into it"):
                 GenerationJournal(path, settings)
         journal.add(completion(1), "answer 1")
     assert answers(path) == expected(range(2))

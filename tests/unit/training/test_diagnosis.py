@@ -11,8 +11,7 @@ from mftcoder.data.batches.loader import StepCounts, StepData
 from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.forward.language_model import LanguageModel
-from mftcoder.training.host_copy import HostCopy
-from mftcoder.training.step import StepResult
+from mftcoder.training.step import HostCopy, StepResult
 from tests.unit.training.losses.test_objective import LAYOUTS, language_model, samples, step_data
 from tests.unit.training.test_weighting import number_samples
 
@@ -58,7 +57,7 @@ def test_the_sample_is_named_however_rows_are_laid_out(layout: str, victim: int,
 
 def test_finite_losses_leave_the_gradient_to_blame() -> None:
     message = describe(language_model(), result(1.0, 2.0, grad_norm=float("inf")), step())
-    assert message == "the gradient's norm is inf, with finite losses"
+    assert message == "the gradient norm is inf, with finite losses"
 
 
 def test_further_tasks_are_named_and_the_sample_is_of_the_first() -> None:
@@ -74,7 +73,7 @@ def test_a_task_without_tokens_is_not_to_blame() -> None:
 
 def test_samples_that_are_finite_each_by_itself_are_said_to_be() -> None:
     message = describe(language_model(), result(float("inf"), 1.0), step())
-    assert message == "the loss of task 'easy' is inf, though each of its samples is finite by itself"
+    assert message == "the loss of task 'easy' is inf, although the loss of each of its samples is finite"
 
 
 def test_the_sample_may_be_another_ranks() -> None:

@@ -17,8 +17,8 @@ from mftcoder.config.load import parse_config
 from mftcoder.errors import Interrupted, TrainingError
 from mftcoder.jsonl import read_jsonl
 from mftcoder.training import loop
-from mftcoder.training.host_copy import HostCopy
 from mftcoder.training.loop import TrainingRun
+from mftcoder.training.step import HostCopy
 
 STEPS = 10
 Train = Callable[..., Path]

@@ -135,8 +135,8 @@ def coefficients(batch, step_counts: StepCounts, objective: Objective) -> torch.
 
 def test_gradient_norms_want_a_layer_that_exists_and_is_trained() -> None:
     backend, model = LocalBackend(BackendConfig(device="cpu")), language_model()
-    with pytest.raises(ConfigError, match=r"balancer\.layer: 7 is none of this model's 2 decoder layers"):
+    with pytest.raises(ConfigError, match=r"balancer\.layer: 7 is not one of this model's 2 decoder layers"):
         gradient_norms(model, step_data(samples(), 1), backend, layer=7)
     model.causal_lm.model.layers[1].requires_grad_(False)
-    with pytest.raises(ConfigError, match="nothing in decoder layer 1 is trained"):
+    with pytest.raises(ConfigError, match="decoder layer 1 has no trained weights"):
         gradient_norms(model, step_data(samples(), 1), backend, layer=1)

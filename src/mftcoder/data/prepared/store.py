@@ -3,10 +3,8 @@
 It holds samples, not rows: packing is planned from the lengths, which takes a second for a million samples.
 """
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.data.rendering.templates import load_template
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
+from mftcoder.jsonl import locked
 
 STORE_VERSION = 1
 """Raise it when the same input gives other samples or other files, so that old stores are not found."""
@@ -102,16 +101,14 @@ def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[Tas
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Only one process at a time; the lock of a killed process is released by the system."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise DataError(f"{path.parent}: the cache cannot be written: {error.strerror}. Set data.cache_dir.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(path, wait=True))
+        except OSError as error:
+            raise DataError(
+                f"{path.parent}: the cache cannot be written: {error.strerror}. Set data.cache_dir."
+            ) from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _open(config: RunConfig, sources: list[TaskSources], folder: Path, fingerprint: str) -> Store:

@@ -1,1 +1,1 @@
-"""What survives a kill."""
+"""What a checkpoint contains, and when it is written."""

@@ -1,10 +1,10 @@
-"""Checkpoints that survive anything: written aside, checked by hash, made visible last.
+"""Checkpoints on disk: written under a temporary name, renamed when complete, verified by hash when read.
 
 A checkpoint folder holds `model/` (adapter or full weights, loadable by transformers and peft), `optimizer/state.pt` (moments,
-master weights, random states; tensors that lie in shares are in `optimizer/shares/`), `progress.json` and `files.json` (sizes and
-SHA-256 of the rest). It is written under a dotted name, flushed, renamed; then `latest` (and `best`) are replaced. A process
-killed at any moment leaves the checkpoint before it. Comes out on resume: the newest checkpoint whose files are whole, falling
-back past damaged ones and saying so. What is written when, by whom, is `checkpoint_writer.py`'s.
+master weights, random states), `optimizer/shares/` (the sharded tensors, if there are any), `progress.json` and `files.json` (sizes
+and SHA-256 of the others). It is written under a dotted name, flushed and renamed; then `latest` (and `best`) are replaced. So a
+process that is killed at any moment leaves the previous checkpoint intact. Resuming takes the newest complete checkpoint and reports
+damaged ones. Which rank writes what, and when, is left to writer.py.
 """
 
 import hashlib
@@ -35,36 +35,35 @@ SHARES = "optimizer/shares"
 
 @dataclass
 class Progress:
-    """Where a run stands; everything the loop needs to go on, but for weights, moments and random states."""
+    """How far a run is: everything that the loop needs to continue, except weights, moments and random states."""
 
     step: int = 0
     tokens_seen: list[int] = field(default_factory=list)  # [K] trained tokens
     seconds: float = 0.0
     best_value: float | None = None
     best_step: int = 0
-    dropped_steps: int = 0  # steps that were not finite and changed nothing
+    dropped_steps: int = 0  # steps that updated nothing, because they were not finite
     stalled: int = 0  # validations in a row without a better metric
     weights: list[float] = field(default_factory=list)  # [K] task weights of the next step
     balancer: dict[str, Any] = field(default_factory=dict)
-    unobserved: dict[str, list[float]] = field(default_factory=dict)  # losses the balancer has not looked at yet
-    validation: dict[str, dict[str, float | None]] = field(
-        default_factory=dict
-    )  # first, best, last, lowest -> task -> mean loss; lowest_step -> task -> step
+    unobserved: dict[str, list[float]] = field(default_factory=dict)  # losses that the balancer has not observed yet
+    # first, best, last, lowest -> task -> mean loss; lowest_step -> task -> step
+    validation: dict[str, dict[str, float | None]] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
-    rows_per_step: int = 0  # over all ranks; a run goes on with as many on another number of ranks
+    rows_per_step: int = 0  # over all ranks; stays the same when a run continues on another number of ranks
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One whole checkpoint on disk."""
+    """One complete checkpoint on disk."""
 
     path: Path
     progress: Progress
 
     @property
     def model_dir(self) -> Path:
-        """The weights."""
+        """The folder of the model's weights."""
         return self.path / "model"
 
     def optimizer_state(self, room: Room = whole_tensor) -> dict[str, Any]:
@@ -84,11 +83,11 @@ class CheckpointStore:
         self.say = say
 
     def folder_of(self, step: int) -> Path:
-        """Where the checkpoint of a step lies until it is whole."""
+        """The folder of a step's checkpoint until it is complete."""
         return self.folder / f".step-{step:08d}.tmp"
 
     def begin(self, step: int) -> None:
-        """Make that folder, empty; what killed runs left half written goes."""
+        """Create that folder, and remove what killed runs left incomplete."""
         temporary = self.folder_of(step)
         with self._errors_of(temporary):
             for left in self.folder.glob(".step-*.tmp"):
@@ -96,7 +95,7 @@ class CheckpointStore:
             (temporary / "optimizer").mkdir(parents=True)
 
     def save(self, progress: Progress, write_parts: Callable[[Path], None], *, best: bool) -> Path:
-        """Let `write_parts` fill what `begin` made, then make it the newest checkpoint; on an error nothing has changed."""
+        """Let `write_parts` fill the folder of `begin`, then make it the newest checkpoint. An error changes nothing."""
         path = self.folder / f"step-{progress.step:08d}"
         temporary = self.folder_of(progress.step)
         with self._errors_of(temporary):
@@ -113,24 +112,24 @@ class CheckpointStore:
 
     @contextmanager
     def _errors_of(self, temporary: Path) -> Iterator[None]:
-        """What goes wrong with writing is a CheckpointError, and what was written until then is removed."""
+        """Turn errors of writing into CheckpointError, and remove what was written."""
         try:
             yield
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
                 f"{self.folder / temporary.stem.removeprefix('.')}: the checkpoint cannot be written: {_first_of(error)}. Earlier "
-                "checkpoints are untouched; make room or mend the folder and type the same command again."
+                "checkpoints are intact. Free some space or repair the folder, then run the same command again."
             ) from error
 
     @staticmethod
     def _make_visible(temporary: Path, path: Path) -> None:
-        if path.exists():  # the same step once more, after a fall back past a damaged checkpoint
+        if path.exists():  # the step runs again, because its checkpoint was damaged
             shutil.rmtree(path)
         temporary.replace(path)
 
     def _rotate(self) -> None:
-        """Keep the newest `save_total_limit` and the best."""
+        """Keep only the newest `save_total_limit` checkpoints and the best one."""
         if self._limit is None:
             return
         best = self.pointer("best")
@@ -145,7 +144,7 @@ class CheckpointStore:
         return sorted(path for path in self.folder.iterdir() if _NAME.match(path.name) and path.is_dir())
 
     def pointer(self, name: str) -> Path | None:
-        """The folder that `latest` or `best` names, if there is one."""
+        """The folder that `latest` or `best` names; None if there is none."""
         try:
             path = self.folder / (self.folder / name).read_text(encoding="utf-8").strip()
         except OSError:
@@ -153,23 +152,23 @@ class CheckpointStore:
         return path if _NAME.match(path.name) and path.is_dir() else None
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None if there are none; damaged ones are passed over with a line each."""
+        """The newest complete checkpoint, or None if there are none. Reports each damaged one; CheckpointError if all are."""
         candidates = self.all()[::-1]
         for path in candidates:
             try:
                 return load_checkpoint(path)
             except CheckpointError as error:
-                self.say(f"{error} Going back to the checkpoint before it.")
+                self.say(f"{error} Trying the checkpoint before it.")
         if candidates:
             raise CheckpointError(
                 f"{self.folder}: all {len(candidates)} checkpoints are damaged. "
-                "Start anew with train.resume_from_checkpoint=false or another output_dir."
+                "Start again with train.resume_from_checkpoint=false or another output_dir."
             )
         return None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in `path`, its files checked against `files.json`; CheckpointError names the bad file."""
+    """The checkpoint in `path`, with its files verified against `files.json`; CheckpointError with the damaged file."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint folder.")
     try:
@@ -187,9 +186,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file below `folder`, by relative name; `files.json` itself left out."""
+    """Size and SHA-256 of every file in `folder` except `files.json`, by relative name."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "files.json"]
-    with ThreadPoolExecutor() as threads:  # hashing lets other threads run: many files at once
+    with ThreadPoolExecutor() as threads:  # hashing releases the GIL
         described = threads.map(_describe_file, paths)
         return {path.relative_to(folder).as_posix(): found for path, found in zip(paths, described, strict=True)}
 
@@ -201,13 +200,13 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 
 def _first_of(error: BaseException) -> str:
-    """The cause, where an error of several ranks carries one for each."""
+    """The message; of an error with one cause per rank, the first cause."""
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     return str(causes[0][0] if causes else error)
 
 
 def flush_to_disk(folder: Path) -> None:
-    """fsync every file and folder below, so that the rename that follows cannot overtake the content."""
+    """fsync every file and folder in it, so that a following rename cannot reach the disk before the content."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -216,7 +215,7 @@ def flush_to_disk(folder: Path) -> None:
             os.close(descriptor)
 
 
-# Fields that change how a run is carried out or shown, but not what it computes.
+# Fields that do not change what a run computes.
 FREE_FIELDS = frozenset(
     {
         "output_dir",
@@ -246,22 +245,22 @@ FREE_FIELDS = frozenset(
 )
 
 
-# What decides which optimizer and balancer states a checkpoint holds: with another value they would not fit.
+# Fields that decide which optimizer and balancer states a checkpoint holds, so they cannot change.
 LASTING_FIELDS = ("adapter.use_dora", "balancer.name", "model.dtype", "train.master_weights", "train.optim")
 
 
-# Fields whose `auto` goes on with what the checkpoint was made with.
+# Fields whose `auto` takes the value of the checkpoint.
 KEPT_BY_AUTO = frozenset({"train.optim"})
 
 
-# How a step's rows are split, which changes nothing as long as there are as many.
+# How a step's rows are split; that changes nothing as long as the number of rows is the same.
 SPLIT_FIELDS = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 
 
 def differing_fields(
     saved: dict[str, Any], current: dict[str, Any], *, free: frozenset[str] = FREE_FIELDS
 ) -> list[str]:
-    """`field: saved value -> current value` for every field that matters and differs. A field newer than `saved` had its default."""
+    """`field: saved value -> current value` for each field that differs and is not free. Fields newer than `saved` had their default."""
     before, now = _flatten(_with_newer_fields(saved)), _flatten(current)
     return [
         f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
@@ -273,12 +272,12 @@ def differing_fields(
 def _with_newer_fields(saved: dict[str, Any]) -> dict[str, Any]:
     try:
         return RunConfig.model_validate(saved).model_dump(mode="json")
-    except ValidationError:  # of a version with other fields: compared as it is
+    except ValidationError:  # from a version with other fields: compare it unchanged
         return saved
 
 
 def lasting_changes(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
-    """`field: saved value -> current value` for what no run can go on with: LASTING_FIELDS, and which tasks in which order."""
+    """`field: saved value -> current value` for changes that no run can continue with: LASTING_FIELDS and the list of tasks."""
     before, now = (
         {**_flatten(config), "tasks": [task["name"] for task in config.get("tasks", ())]} for config in (saved, current)
     )
@@ -294,20 +293,20 @@ def _kept(name: str, now: dict[str, Any]) -> bool:
 
 
 def free_fields(saved: Progress, current: dict[str, Any], data_world_size: int) -> frozenset[str]:
-    """FREE_FIELDS, and how a step is split if its rows are those of `saved` all the same."""
+    """FREE_FIELDS, and SPLIT_FIELDS if a step has the same rows as in `saved`."""
     now = _flatten(current)
     rows = math.prod(now[name] for name in SPLIT_FIELDS) * data_world_size
     return FREE_FIELDS.union(SPLIT_FIELDS if rows == saved.rows_per_step and _rows_as_they_come(now) else ())
 
 
 def rows_of_step(saved: Progress, current: dict[str, Any]) -> int | None:
-    """Rows of a step that goes on as it began on any number of ranks; None if the config asks for another split of it."""
+    """Rows per step of a resumed run, on any number of ranks; None if the config changes how a step is split."""
     before, now = _flatten(saved.config), _flatten(current)
     return saved.rows_per_step if all(before[name] == now[name] for name in SPLIT_FIELDS) else None
 
 
 def _rows_as_they_come(fields: dict[str, Any]) -> bool:
-    """Whether no rows of similar length are put together, which depends on the batch size."""
+    """False if rows of similar length are grouped, which depends on the batch size."""
     return fields["data.packing"] != "none" or fields["data.padding"] != "dynamic"
 
 
@@ -322,7 +321,7 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """The states that dropout and new weights draw from."""
+    """The states of the random generators, for dropout and new weights."""
     state: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -330,7 +329,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(states: list[dict[str, Any]], rank: int, world_size: int) -> None:
-    """Go on from each rank's `random_state()`; on another number of ranks, where no state is this rank's, leave the seed."""
+    """Restore this rank's `random_state()`; on another number of ranks keep the seed, since no state belongs to this rank."""
     if len(states) != world_size:
         return
     state = states[rank]

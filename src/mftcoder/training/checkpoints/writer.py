@@ -1,8 +1,7 @@
-"""When a checkpoint's contents leave the run and when they are on disk: at once, or behind the training.
+"""Write checkpoints: rank 0 writes all of it, or, sharded, each rank its own part; at once, or in the background.
 
-Goes in: the run's state on every rank. Comes out: a checkpoint in the store, written by rank 0 or, sharded, by all ranks. With
-`train.async_save` training waits for the copy to the host's memory only; a thread writes from it. One write is under way at most,
-the next one waits for it, and one that failed ends the run at the next step, the next save or the end, whichever is first.
+With `train.async_save` training waits only for a copy to the host's memory, from which a thread writes. At most one write is in
+progress; the next one waits for it. A write that failed ends the run at the next step, the next save or the end.
 """
 
 from collections.abc import Callable
@@ -23,22 +22,22 @@ from mftcoder.training.checkpoints.checkpoint import SHARES, CheckpointStore, Pr
 from mftcoder.training.optimizer import Optimizer
 from mftcoder.training.sharded_state import Shares, trained_weights, write_model_shares, write_shares
 
-# torch 2.11 closes a DefaultStager after its first `stage`; a second one ends in a KeyError. Seen in 2.11.0, gone in 2.13.0.
+# torch 2.11.0 closes a DefaultStager after its first `stage`, and the second call raises KeyError; fixed in 2.13.0.
 STAGERS_SERVE_ONCE = torch.__version__ < TorchVersion("2.13")
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """How the model of a run becomes files."""
+    """How the model of a run is written."""
 
     module: Any
     write: Callable[..., None]  # (module, folder, weights by name or None for the module's own)
-    write_settings: Callable[[Any, Path], None]  # (module, folder): all but the weights
+    write_settings: Callable[[Any, Path], None]  # (module, folder): everything except the weights
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What one rank puts into a checkpoint."""
+    """What one rank writes of a checkpoint."""
 
     progress: Progress
     best: bool
@@ -48,7 +47,7 @@ class Contents:
 
 
 class CheckpointWriter:
-    """Saves a run. All ranks call each method, in the same order, but for `failed`."""
+    """Saves a run. All ranks call each method in the same order, except `failed`."""
 
     def __init__(
         self,
@@ -59,32 +58,32 @@ class CheckpointWriter:
         on_checkpoint: Callable[[Path], object] = lambda folder: None,
     ):
         self.store = store
-        self._on_checkpoint, self._step = on_checkpoint, 0  # of the write under way
+        self._on_checkpoint, self._step = on_checkpoint, 0  # of the write in progress
         self._backend, self._model = backend, model
         self._sharded = config.save_format == "sharded"
         self._asynchronous = config.async_save
         self._stager: DefaultStager | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint", initializer=_use, initargs=(backend.device,))
-        self._write_under_way: Future[None] | None = None
+        self._write_in_progress: Future[None] | None = None
 
     def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, *error: object) -> None:
-        """However the run ends, what is being written is written to its end; a failure that nobody asked after is said."""
+        """Finish the write in progress, and report a background write failure that was not raised yet."""
         self._thread.shutdown()
-        if self._write_under_way and (problem := self._write_under_way.exception()):
+        if self._write_in_progress and (problem := self._write_in_progress.exception()):
             self.store.say(str(problem))
 
     @property
     def failed(self) -> bool:
-        """Whether this rank knows of a write that failed; `finish` raises its error."""
-        write = self._write_under_way
+        """True if this rank's last write failed; `finish` raises its error."""
+        write = self._write_in_progress
         return write is not None and write.done() and write.exception() is not None
 
     def finish(self) -> None:
-        """Wait for the write under way. CheckpointError on every rank if it failed."""
-        write, self._write_under_way = self._write_under_way, None
+        """Wait for the write in progress. CheckpointError on every rank if it failed."""
+        write, self._write_in_progress = self._write_in_progress, None
         if write is None:
             return
         self._backend.run_on_rank0(write.result)
@@ -93,18 +92,18 @@ class CheckpointWriter:
             self._on_checkpoint(self.store.folder_of(self._step))
 
     def save(self, progress: Progress, optimizer: Optimizer, *, best: bool) -> None:
-        """Save the run as it stands; with `train.async_save` a copy of it, and return before that is on disk."""
+        """Save the run; with `train.async_save` copy it, and return before the copy is on disk."""
         self.finish()
         self._backend.run_on_rank0(lambda: self.store.begin(progress.step))
         contents = self._contents(progress, optimizer, best=best)
         if self._asynchronous:
             contents = self._copied(contents, self._usable_stager())
-        self._write_under_way, self._step = self._thread.submit(self._write, contents), progress.step
+        self._write_in_progress, self._step = self._thread.submit(self._write, contents), progress.step
         if not self._asynchronous:
             self.finish()
 
     def _usable_stager(self) -> DefaultStager:
-        """The stager of the last save, which keeps its memory, where this torch allows a second use."""
+        """The stager of the last save, which keeps its memory, if this version of torch allows using it again."""
         if self._stager is None or STAGERS_SERVE_ONCE:
             self._stager = _stager(self._backend.device)
         return self._stager
@@ -120,7 +119,7 @@ class CheckpointWriter:
         return Contents(progress, best, weights, state, shares)
 
     def _copied(self, contents: Contents, stager: DefaultStager) -> Contents:
-        """The same in memory that training does not write to; what this rank does not write is left out."""
+        """A copy in memory that training does not change, without what this rank does not write."""
         shares, weights = contents.shares, contents.weights
         if self._backend.rank != 0:
             contents = replace(contents, weights=None, state={})
@@ -143,7 +142,7 @@ class CheckpointWriter:
         )
 
     def _write(self, contents: Contents) -> None:
-        """This rank's part; rank 0 then makes it the newest checkpoint."""
+        """Write this rank's part; rank 0 then makes it the newest checkpoint."""
         if self._backend.rank == 0:
             self.store.save(contents.progress, lambda folder: self._write_parts(contents, folder), best=contents.best)
         elif contents.shares:
@@ -166,13 +165,13 @@ class CheckpointWriter:
 
 
 def _use(device: torch.device) -> None:
-    """Make the run's device that of this thread: each thread starts on the first GPU, and copies wait for the thread's own."""
+    """Set the device of this thread: each thread starts on the first GPU, and copies wait for the thread's own device."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def _stager(device: torch.device) -> DefaultStager:
-    """Copies to the host's memory, which it keeps for the next time; pinned, and without waiting for each, from a GPU."""
+    """A stager that copies to the host's memory and keeps that memory for the next save; from a GPU, pinned and asynchronous."""
     gpu = device.type == "cuda"
     return DefaultStager(
         StagingOptions(

@@ -1,1 +1,1 @@
-"""The model's forward pass inside a step."""
+"""The model's forward pass in training, and the check that packing does not change its results."""

@@ -1,8 +1,7 @@
-"""How strongly each task pulls on one shared layer: the norms that GradNorm compares.
+"""The gradient norm of each task on one shared layer, which GradNorm compares.
 
-Goes in: the model and some rows with their counts. Comes out: per task the norm of the gradient of its mean token loss with
-respect to the trained weights of one decoder layer, the same however the rows are split into micro-batches and ranks. Costs one
-forward pass and a backward pass through the layers from that one on per task; leaves the parameters' gradients alone.
+It takes one forward pass, and per task a backward pass down to that layer. The result does not depend on how the rows are split into
+micro-batches and ranks, and the parameters' gradients are not touched.
 """
 
 import numpy as np
@@ -17,7 +16,7 @@ from mftcoder.training.forward.language_model import LanguageModel
 
 
 def gradient_norms(model: LanguageModel, data: StepData, backend: Backend, *, layer: int) -> Float:
-    """Norm [K] of the gradient of each task's mean token loss on decoder layer `layer`; nan for a task without tokens."""
+    """Norm [K] of the gradient of each task's mean token loss with respect to decoder layer `layer`; nan without tokens."""
     parameters = layer_parameters(model, layer)
     size = sum(parameter.numel() for parameter in parameters)
     totals = torch.zeros(model.num_tasks, size, dtype=torch.float32, device=backend.device)
@@ -31,16 +30,16 @@ def gradient_norms(model: LanguageModel, data: StepData, backend: Backend, *, la
 
 
 def layer_parameters(model: LanguageModel, layer: int) -> list[nn.Parameter]:
-    """The trained weights of one decoder layer; ConfigError if there is no such layer or nothing in it is trained."""
+    """The trained weights of one decoder layer; ConfigError if there is no such layer, or if it has no trained weights."""
     layers = model.decoder_layers()
     if not -len(layers) <= layer < len(layers):
         raise ConfigError(
-            f"balancer.layer: {layer} is none of this model's {len(layers)} decoder layers. -1 is the last."
+            f"balancer.layer: {layer} is not one of this model's {len(layers)} decoder layers. -1 is the last."
         )
     parameters = [parameter for parameter in layers[layer].parameters() if parameter.requires_grad]
     if not parameters:
         raise ConfigError(
-            f"balancer.layer: nothing in decoder layer {layer} is trained. Choose another, or widen adapter.lora_target."
+            f"balancer.layer: decoder layer {layer} has no trained weights. Choose another, or extend adapter.lora_target."
         )
     return parameters
 

@@ -1,9 +1,8 @@
-"""Shows before a run that packing changes nothing: two real training samples in a row give what each gives alone.
+"""Verify before a run that packing changes nothing: two training samples in one row must give the same results as each one alone.
 
-Goes in: the model as it trains, the attention to try, and token ids. Comes out: the attention that is used, or a ModelError. The
-row is run three times: by the attention in question; sample by sample with transformers' own masks, which is what is right; and
-once more with a mask that lets samples see each other and all that went before, which is what is wrong. A good attention
-stays near the first, one that leaks (or forgets a sliding window) is as far from it as the wrong one, in any dtype.
+The row runs three times: with the attention that is to be used; sample by sample with transformers' own masks (the right result);
+and with a mask that lets samples see each other and everything before (the wrong result). A correct attention stays close to the
+right result. One that leaks, or ignores a sliding window, is as far away as the wrong result, in any dtype.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,17 +20,17 @@ from mftcoder.errors import ModelError, reason
 from mftcoder.kernels.attention import SampleLayout
 from mftcoder.training.forward.language_model import LanguageModel
 
-REFERENCES = ("sdpa", "eager")  # masked by transformers itself; the first uses less memory
-LEAK = 0.5  # of the wrong result's distance: the nearer of the two decides
-ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.01}  # a smaller distance than this, relative to the result, is none
-SHORTEST = 32  # positions of a sample that shows enough
+REFERENCES = ("sdpa", "eager")  # attentions that transformers masks itself; the first uses less memory
+LEAK = 0.5  # a result that is further away than this fraction of the wrong result's distance leaks
+ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.01}  # smaller relative distances are rounding
+SHORTEST = 32  # positions of a sample that are enough for the check
 CANNOT_RUN = (TypeError, ValueError, RuntimeError, AssertionError, ImportError)  # what kernels and their checks raise
 
 
 def choose_attention(
     model: LanguageModel, implementations: Sequence[str], samples: tuple[Tensor, Tensor], say: Callable[[str], None]
 ) -> None:
-    """Set the first of the implementations that runs and isolates; `say` hears why others do not. ModelError if none does."""
+    """Set the first implementation that runs and isolates samples, and tell `say` why others do not. ModelError if none does."""
     for number, implementation in enumerate(implementations, start=1):
         try:
             model.set_attention(implementation)
@@ -45,7 +44,7 @@ def choose_attention(
 
 
 def probe_samples(tasks: Sequence[TaskSamples], window: int | None) -> tuple[Tensor, Tensor]:
-    """Token ids of two training samples: the shortest that are longer than the window, if there are such, and that say something."""
+    """Token ids of two training samples: the shortest ones that are long enough for the check, and for the window if possible."""
     lengths = np.concatenate([task.lengths for task in tasks])
     owners = np.repeat(np.arange(len(tasks)), [len(task) for task in tasks])
     numbers = np.concatenate([np.arange(len(task)) for task in tasks])
@@ -55,7 +54,7 @@ def probe_samples(tasks: Sequence[TaskSamples], window: int | None) -> tuple[Ten
 
 
 def pick_lengths(lengths: NDArray[np.integer[Any]], window: int | None) -> tuple[int, int]:
-    """The places of two lengths: the least beyond the window by SHORTEST, or the greatest. One alone is taken twice."""
+    """The indices of two lengths: the smallest that exceed the window by SHORTEST, or the largest. A single one is taken twice."""
     order = np.argsort(lengths, kind="stable")
     beyond = window if window and lengths[order[-1]] > window else 0
     first = min(int(np.searchsorted(lengths[order], beyond + SHORTEST)), max(len(order) - 2, 0))
@@ -63,14 +62,14 @@ def pick_lengths(lengths: NDArray[np.integer[Any]], window: int | None) -> tuple
 
 
 def attention_window(model_config: Any) -> int | None:
-    """How many positions back its layers look, the shortest-sighted of them; None if all look back to the start."""
+    """The smallest attention window of the model's layers, in positions; None if no layer has one."""
     config = model_config.get_text_config()
     found = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     return min((size for size in found if size), default=None)
 
 
 def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> None:
-    """ModelError unless the model's attention can train on packed rows and gives each sample what it has alone."""
+    """ModelError unless the model's attention runs packed rows in training, and gives each sample the result that it has alone."""
     implementation = model.attn_implementation
     row = _Row.of(samples)
     try:
@@ -87,7 +86,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
     right, wrong = _references(model, row, rounding)
     model.set_attention(implementation)
     if not torch.isfinite(right).all():
-        return  # broken weights show nothing here; the first step names them
+        return  # weights that are not finite prove nothing; the first step reports them
     for what, places in row.places(attention_window(model.causal_lm.config)):
         distance, leak = _distance(packed, right, places), _distance(wrong, right, places)
         if not distance <= max(LEAK * leak, rounding):
@@ -99,7 +98,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
 
 @dataclass(frozen=True)
 class _Row:
-    """Two samples in one row, on the host."""
+    """Two samples in one row; tensors on the host."""
 
     input_ids: Tensor  # [1, L]
     position_ids: Tensor  # [1, L]
@@ -112,7 +111,7 @@ class _Row:
         return cls(torch.cat(samples)[None], torch.cat(positions)[None], (len(first), len(second)))
 
     def places(self, window: int | None) -> list[tuple[str, slice]]:
-        """What a fault would be, and the positions that would show it."""
+        """Each possible fault, and the positions where it would show."""
         first = self.lengths[0]
         found = [("keep packed samples apart", slice(first, None))]
         if window and window < first:
@@ -121,7 +120,7 @@ class _Row:
 
 
 def _run_as_in_training(model: LanguageModel, row: _Row) -> None:
-    """With dropout where the model has it, which some kernels do not know; the run's random numbers stay as they are."""
+    """Run with dropout if the model has any, because some kernels lack it. The run's random state is not changed."""
     was_training = model.module.training
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.no_grad():
         try:
@@ -132,7 +131,7 @@ def _run_as_in_training(model: LanguageModel, row: _Row) -> None:
 
 
 def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tensor, Tensor]:
-    """Hidden states [L, H] of the samples one by one, and of the row with all that went before in sight of every position."""
+    """Hidden states [L, H]: of the samples one by one, and of the row when each position sees everything before it."""
     problems = []
     for implementation in REFERENCES:
         try:
@@ -140,7 +139,7 @@ def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tenso
             with model.evaluating():
                 samples = row.input_ids[0].split(row.lengths)
                 right = torch.cat([model.surround(partial(_alone, model, sample)) for sample in samples])
-                wrong = model.surround(partial(_all_in_sight, model, row))
+                wrong = model.surround(partial(_without_isolation, model, row))
                 made, own = model.surround(partial(_both_logits, model, samples[0][:SHORTEST]))
             break
         except torch.OutOfMemoryError:
@@ -149,11 +148,11 @@ def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tenso
             problems.append(f"{implementation}: {reason(error)}")
     else:
         raise ModelError(
-            f"{model.name} cannot be shown to keep packed samples apart, because its own attention does not "
+            f"{model.name}: cannot verify that packed samples stay apart, because the model's own attention does not "
             f"run: {'; '.join(problems)}"
         )
     if not _distance(made, own, slice(None)) <= 2 * rounding and torch.isfinite(own).all():
-        raise ModelError(f"{model.name} changes its logits after the head in a way that is not known here")
+        raise ModelError(f"{model.name} changes its logits after the head in a way that mftcoder does not know")
     return right, wrong
 
 
@@ -164,11 +163,11 @@ def _alone(model: LanguageModel, sample: Tensor) -> Tensor:
     return hidden[0]
 
 
-def _all_in_sight(model: LanguageModel, row: _Row) -> Tensor:
+def _without_isolation(model: LanguageModel, row: _Row) -> Tensor:
     """Hidden states [L, H] of the row without isolation and without windows."""
     total = sum(row.lengths)
     mask = torch.ones(total, total, dtype=torch.bool, device=model.device).tril()[None, None]
-    if model.attn_implementation == "eager":  # which adds its mask
+    if model.attn_implementation == "eager":  # adds the mask to the scores
         mask = torch.zeros(mask.shape, device=model.device).masked_fill(~mask, torch.finfo(torch.bfloat16).min)
     layout = SampleLayout((row.lengths,))
     hidden: Tensor = model.decode(row.input_ids, row.position_ids, layout, attention_mask=mask).last_hidden_state
@@ -176,7 +175,7 @@ def _all_in_sight(model: LanguageModel, row: _Row) -> Tensor:
 
 
 def _both_logits(model: LanguageModel, sample: Tensor) -> Tensor:
-    """Logits [2, T, V] of one sample: by the head's rule as training applies it, and the model's own."""
+    """Logits [2, T, V] of one sample: as training computes them, and as the model itself does."""
     made = model.logits(_alone(model, sample))
     own = model.causal_lm(input_ids=sample[None].to(model.device), use_cache=False).logits[0]
     return torch.stack([made, own.to(made.dtype)])
@@ -190,5 +189,5 @@ def _distance(result: Tensor, right: Tensor, places: slice) -> float:
 
 
 def _rounding(model: LanguageModel, dtype: torch.dtype) -> float:
-    """8-bit layers round their inputs too: a difference in the last place may move one by a step of 1/127."""
+    """The distance that counts as rounding. 8-bit layers round their inputs too: a small difference may become a step of 1/127."""
     return ROUNDING[torch.bfloat16 if getattr(model.causal_lm, "is_loaded_in_8bit", False) else dtype]

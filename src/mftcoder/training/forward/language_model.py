@@ -1,14 +1,14 @@
-"""A causal language model as training sees it: a batch and its coefficients in, the objective and losses per task out.
+"""A causal language model in training: from a batch and its coefficients to the objective and the losses per task.
 
-Runs the decoder without its head, gathers the trained positions (tokens without a target need no logits) and hands them to the
-weighted cross entropy. All counting is done on the host, so that a GPU never waits. Where a group of ranks shares rows, each is
-given the whole rows, runs its slice of their positions and counts the tokens of that slice. That packed samples do not see each
-other is shown before a run by `isolation.py`.
+The decoder runs without its head; only the trained positions go through the head and the weighted cross entropy. All counting is done
+on the host, so that the GPU never waits. If a group of ranks shares rows, each rank gets the whole rows, runs its slice of their
+positions and counts the tokens of that slice. isolation.py verifies that packed samples do not see each other.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,31 +26,44 @@ from mftcoder.training.losses.router_loss import RouterLoss
 
 @dataclass(frozen=True)
 class BatchLosses:
-    """What one forward pass gives; tensors on the model's device."""
+    """The results of one forward pass; tensors on the model's device."""
 
     objective: Tensor  # scalar: sum of coefficient * loss, differentiable
-    value: Tensor  # scalar: what the objective is, without gradient
+    value: Tensor  # scalar: the value of the objective, without gradient
     loss_sum: Tensor  # f64 [K]: summed token losses of each task
-    trained: int  # trained tokens of this rank's positions
+    trained: int  # trained tokens in this rank's positions
     tokens: int  # tokens of samples that this rank ran, trained or not
     router: Tensor | None = None  # scalar: load-balancing loss of the routers, without gradient and coefficient
 
 
+class _ObjectivePass:
+    """A forward pass that returns the objective alone, as the hooks of a backend need it, and keeps all its results."""
+
+    losses: BatchLosses
+
+    def __init__(self, run: Callable[[], BatchLosses]):
+        self._run = run
+
+    def __call__(self) -> Tensor:
+        self.losses = self._run()
+        return self.losses.objective
+
+
 @dataclass(frozen=True)
 class _TrainedTokens:
-    """The N positions of a micro-batch that have a target (of this rank's slice), on the model's device."""
+    """The N positions with a target in this rank's slice of a micro-batch; tensors on the model's device."""
 
     hidden: Tensor  # [N, H]
     targets: Tensor  # [N]
     coefficients: Tensor  # [N]
     tasks: Tensor  # [N]
-    samples: Tensor  # [N] number of the sample in the batch
-    num_samples: int  # of the whole batch, padding counted as one
-    router: Tensor | None  # scalar: load-balancing loss of the routers, if it was asked for
+    samples: Tensor  # [N] index of the sample in the batch
+    num_samples: int  # of the whole batch; padding counts as one
+    router: Tensor | None  # scalar: load-balancing loss of the routers, if requested
 
 
 class LanguageModel:
-    """Wraps a transformers (or peft) causal LM; shares its parameters, owns none."""
+    """Wraps a causal LM of transformers or peft, and uses its parameters."""
 
     def __init__(self, module: Any, *, attn_implementation: str, num_tasks: int, context: ContextGroup = ALONE):
         self.module = module
@@ -59,7 +72,7 @@ class LanguageModel:
         self.num_tasks = num_tasks
         self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
         self.decoder: Callable[..., Any] = self.causal_lm.base_model
-        self.surround: Callable[[Callable[[], Tensor]], Tensor] = _as_it_is  # a backend puts its hooks around each pass
+        self.surround: Callable[[Callable[[], Tensor]], Tensor] = _call  # a backend may run each pass inside its hooks
         self.device: torch.device = next(module.parameters()).device  # where it computes
         self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
@@ -70,18 +83,13 @@ class LanguageModel:
     def losses(
         self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None, router_weight: float = 0.0
     ) -> BatchLosses:
-        """Objective and per-task loss sums of one micro-batch; coefficients float32 [B, L] on the host.
+        """Objective and loss sums per task of one micro-batch; coefficients float32 [B, L] on the host.
 
-        `router_weight` times the routers' load-balancing loss is part of the objective.
+        The objective contains `router_weight` times the routers' load-balancing loss.
         """
-        found: list[BatchLosses] = []
-
-        def objective() -> Tensor:
-            found.append(self._losses(batch, coefficients, focus, router_weight))
-            return found[0].objective
-
-        whole = self.surround(objective)
-        return replace(found[0], objective=whole)
+        forward_pass = _ObjectivePass(partial(self._losses, batch, coefficients, focus, router_weight))
+        objective = self.surround(forward_pass)
+        return replace(forward_pass.losses, objective=objective)
 
     def _losses(
         self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None, router_weight: float
@@ -105,7 +113,7 @@ class LanguageModel:
         return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router)
 
     def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
-        """What TaskFocus needs of one micro-batch: sums [3, K] of each task's c, c p and c l."""
+        """The sums [3, K] that TaskFocus needs of one micro-batch: c, c p and c l of each task."""
 
         def sums() -> Tensor:
             tokens = self._trained_tokens(batch, coefficients)
@@ -117,7 +125,7 @@ class LanguageModel:
     def _trained_tokens(
         self, batch: PackedBatch, coefficients: Tensor, *, with_router: bool = False
     ) -> "_TrainedTokens":
-        """One forward pass of the decoder, and the positions with a target picked out of it."""
+        """One forward pass of the decoder, reduced to the positions with a target."""
         own = self.context.own
         trained = own(batch.targets != -100).flatten().nonzero().flatten()
         starts = (batch.position_ids == 0).flatten()
@@ -146,7 +154,7 @@ class LanguageModel:
         )
 
     def sample_losses(self, batch: PackedBatch) -> Tensor:
-        """Summed token losses [S] of each segment of the batch in this rank's positions, padding counted as one."""
+        """Summed token losses [S] of each segment of the batch in this rank's positions; padding counts as a segment."""
 
         def sums() -> Tensor:
             tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
@@ -157,7 +165,7 @@ class LanguageModel:
         return self.surround(sums)
 
     def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
-        """`(task, its summed token losses)` for each task of the batch, differentiable, all from one forward pass."""
+        """`(task, summed token losses)` for each task of the batch, differentiable, from one forward pass."""
         tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
         for task in batch.task_ids[batch.targets != -100].unique().tolist():
             of_task = tokens.coefficients * (tokens.tasks == task)
@@ -166,7 +174,7 @@ class LanguageModel:
     @property
     def name(self) -> str:
         """The class of the model, for messages."""
-        return type(self.causal_lm).__name__.removeprefix("FSDP")  # which fully_shard puts in front
+        return type(self.causal_lm).__name__.removeprefix("FSDP")  # the prefix that fully_shard adds
 
     def decoder_layers(self) -> list[nn.Module]:
         """The transformer blocks, first to last."""
@@ -175,16 +183,16 @@ class LanguageModel:
         return list(stacks[0]) if stacks else []
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Last hidden states [B, L, H]; inputs on the host. No mask and no cache: positions and lengths isolate the samples."""
+        """Last hidden states [B, L, H]; inputs on the host. Positions and lengths isolate the samples, without a mask."""
         hidden: Tensor = self._decode(input_ids, position_ids).last_hidden_state
         if self._compiled:
             return hidden.view(*input_ids.shape, -1)
         return self.context.whole_rows(hidden)[:, : input_ids.shape[1]]
 
     def _decode(self, input_ids: Tensor, position_ids: Tensor, **keywords: Any) -> Any:
-        """The decoder's output for this rank's positions; attention is told where the samples of the whole rows begin.
+        """The decoder's output for this rank's positions. The attention gets the layout of the samples in the whole rows.
 
-        Compiled layers are given all rows end to end, so that a batch of fewer rows has the same form.
+        Compiled layers get all rows in one, so that the shape does not depend on the number of rows.
         """
         if self._compiled:
             input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
@@ -207,7 +215,7 @@ class LanguageModel:
         attention_mask: Tensor | None = None,
         **keywords: Any,
     ) -> Any:
-        """The decoder's output, with the rotary frequencies that the samples of `layout` have; inputs on the host."""
+        """The decoder's output, with the rotary frequencies for the samples of `layout`; inputs on the host."""
         for rotary in self._rotaries:
             rotary.layout = layout
         return self.decoder(
@@ -224,26 +232,26 @@ class LanguageModel:
         return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(self.device, non_blocking=True)
 
     def compile_problem(self) -> str | None:
-        """Why this model's layers cannot be compiled, if they cannot."""
+        """Why this model's layers cannot be compiled; None if they can."""
         if self.attn_implementation not in ("varlen", "segments"):
             return f"attention '{self.attn_implementation}' cannot be compiled over packed rows"
         if self.attn_implementation == "segments" and _attention_dropout(self.causal_lm.config):
             return "attention dropout cannot be compiled with attention 'segments'"
         if self.router is not None:
-            return "the choice of experts would be compiled anew in every step"
+            return "the choice of experts would be recompiled in every step"
         if getattr(self.causal_lm, "is_loaded_in_8bit", False):
             return "layers in 8 bits cannot be compiled"
         return None
 
     def compile_layers(self) -> None:
-        """Compile each decoder layer by itself, for any number of positions: layers of one kind share one graph.
+        """Compile each decoder layer separately, for any number of positions: layers of the same kind share one graph.
 
-        The host's counting stays outside. A layer that the compiler cannot take runs as it is, with the compiler's warning.
+        Counting on the host is not compiled. A layer that cannot be compiled runs uncompiled, with the compiler's warning.
         """
         if problem := self.compile_problem():
             raise ModelError(f"{self.name}: {problem}. Set train.torch_compile: false")
-        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # layer_idx would make one graph a layer
-        torch._dynamo.config.specialize_float = True  # a LoRA layer's scale is a constant of its graph
+        torch._dynamo.config.allow_unspec_int_on_nn_module = True  # otherwise layer_idx makes one graph per layer
+        torch._dynamo.config.specialize_float = True  # the scale of a LoRA layer becomes a constant of its graph
         torch._dynamo.config.suppress_errors = True
         for layer in self.decoder_layers():
             layer.compile(dynamic=True)
@@ -251,7 +259,7 @@ class LanguageModel:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No dropout, no gradients; training mode comes back after it."""
+        """No dropout and no gradients inside the block; training mode is restored after it."""
         was_training = self.module.training
         self.module.eval()
         try:
@@ -261,7 +269,7 @@ class LanguageModel:
             self.module.train(was_training)
 
     def set_attention(self, implementation: str) -> None:
-        """Change the attention. ModelError if the model has none of that kind, or what it needs is not installed."""
+        """Change the attention. ModelError if the model does not have it, or if a package that it needs is not installed."""
         try:
             self.causal_lm.set_attn_implementation(implementation)
         except ValueError as error:
@@ -271,12 +279,12 @@ class LanguageModel:
         self.attn_implementation = implementation
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What the head makes of hidden states, by the family's own rule."""
+        """The logits of hidden states, with the family's scale and softcap."""
         logits: Tensor = self.head(hidden) * self.logit_scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
-def _as_it_is(forward_pass: Callable[[], Tensor]) -> Tensor:
+def _call(forward_pass: Callable[[], Tensor]) -> Tensor:
     return forward_pass()
 
 
@@ -286,7 +294,7 @@ def _attention_dropout(config: Any) -> float:
 
 
 def _logit_rule(config: Any) -> tuple[float | None, float]:
-    """`(softcap, scale)` of the families that change their logits after the head (Gemma 2, Cohere, Granite)."""
+    """`(softcap, scale)` of the logits, for families that change them after the head (Gemma 2, Cohere, Granite)."""
     softcap = getattr(config, "final_logit_softcapping", None)
     if getattr(config, "logits_scaling", None):
         return softcap, 1.0 / config.logits_scaling

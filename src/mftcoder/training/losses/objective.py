@@ -8,18 +8,17 @@ With mask m, token loss l, task k of each token and task weights w, over ALL mic
     task_sample  the same with sample means inside each task                  (case4)
     corpus       sum_k w_k * (sum_{k} m*l) / n_k / sum_k w_k,    n_k the mean trained tokens of task k in a step
 
-Equal weights make token and sample the published objectives exactly: the mean over all tokens, or over all samples. Other weights
-say how much a token (a sample) of each task counts beside one of another task, so weights and balancers act in every mode.
+With equal weights, token and sample are exactly the published objectives: the mean over all tokens, or over all samples. With other
+weights, a token (or sample) of one task counts more than one of another, so weights and balancers have an effect in every mode.
 
-The counts of the whole step are known from the plan before its first forward, so each token's coefficient is a constant, the
-objective is the plain sum of coefficient times loss, and neither the split into micro-batches, ranks, rows or packs nor padding
-can change it. Host arithmetic only; no model, no device.
+The counts of the whole step are known before its first forward pass, so each token's coefficient is a constant and the objective is
+the plain sum of coefficient times loss. It does not depend on padding, or on the split into micro-batches, ranks, rows or packs. This
+file is arithmetic on the host, without model or device.
 
-A task that is absent from a step: with `absent_task: renormalize` both sums over k run over the tasks that are present, which
-share all of the weight; with `keep` the sum in the denominator runs over all tasks, so that an absent task's share is left
-unused. A rare task counts for less than its weight with either. With `corpus` it does not: a token's coefficient is the same in
-every step (w_k over the task's tokens in the corpus, times the steps of an epoch), so over an epoch each task has exactly its
-weight however seldom it comes up, and no step needs to know what the other ranks hold.
+If a task is absent from a step: with `absent_task: renormalize` both sums over k cover only the tasks that are present, so these get
+the whole weight; with `keep` the denominator covers all tasks, so the absent task's weight is unused. In both cases a rare task counts
+less than its weight. With `corpus` it does not: a token has the same coefficient in every step (w_k divided by the task's tokens in
+the corpus, times the steps of an epoch), so over an epoch each task has exactly its weight, and no rank needs the others' counts.
 """
 
 from dataclasses import dataclass
@@ -38,11 +37,11 @@ NORMALIZATIONS = ("token", "sample", "task_token", "task_sample")
 
 @dataclass(frozen=True)
 class Objective:
-    """What a step minimises."""
+    """The settings of the objective."""
 
     normalization: str = "task_token"
     absent_task: str = "renormalize"
-    expected_tokens: NDArray[np.float64] | None = None  # [K] mean trained tokens of each task in a step, for corpus
+    expected_tokens: NDArray[np.float64] | None = None  # [K] mean trained tokens per step of each task; for corpus
     focal: str = "none"
     focal_gamma: float = 2.0
     focal_detach: bool = True
@@ -55,7 +54,7 @@ class Objective:
 
 
 def token_coefficients(batch: PackedBatch, counts: StepCounts, weights: TaskWeights, objective: Objective) -> Tensor:
-    """Coefficient of each token's loss, float32 [B, L]; 0 where nothing is trained."""
+    """Coefficient of each token's loss, float32 [B, L]; 0 for tokens that are not trained."""
     trained = (batch.targets != -100).numpy()
     scale = task_scales(counts, weights, objective)
     coefficients = np.where(trained, scale[batch.task_ids.numpy()], 0.0)
@@ -65,7 +64,7 @@ def token_coefficients(batch: PackedBatch, counts: StepCounts, weights: TaskWeig
 
 
 def task_scales(counts: StepCounts, weights: TaskWeights, objective: Objective) -> NDArray[np.float64]:
-    """What a token (token, task_token, corpus) or a sample's mean (sample, task_sample) of each task is multiplied by [K]."""
+    """The factor [K] of each task's token losses (token, task_token, corpus) or sample means (sample, task_sample)."""
     normalization = objective.normalization
     if normalization == "corpus":
         assert objective.expected_tokens is not None, "corpus needs the expected tokens"
@@ -81,7 +80,7 @@ def task_scales(counts: StepCounts, weights: TaskWeights, objective: Objective) 
 
 
 def trained_tokens_of_sample(position_ids: NDArray[np.int64], trained: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """For each position, how many trained tokens its sample has [B, L]."""
+    """The number of trained tokens of each position's sample [B, L]."""
     sample = (position_ids == 0).ravel().cumsum() - 1
     per_sample = np.bincount(sample, weights=trained.ravel()).astype(np.int64)
     return per_sample[sample].reshape(position_ids.shape)

@@ -2,7 +2,7 @@
 
 import torch
 
-from mftcoder.training.host_copy import HostCopy
+from mftcoder.training.step import HostCopy
 
 
 def test_on_a_cpu_the_numbers_are_there_without_a_copy() -> None:
