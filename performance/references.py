@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--sandbox", default="auto")
     parser.add_argument("--workers", type=int)
     arguments = parser.parse_args()
-    print("| task | answers | passed | of | otherwise than expected |")
+    print("| task | answers | passed | of | not as expected |")
     print("|---|---|---|---|---|")
     for task, kind in rows(arguments):
         metrics = score(task, kind, arguments)

@@ -211,7 +211,7 @@ def test_the_head_is_applied_as_the_model_does(architecture: str, fields: dict[s
 
 def test_layers_that_look_back_by_other_means_are_refused() -> None:
     recurrent = language_model("mamba", state_size=4, head_dim=8)
-    with pytest.raises(ModelError, match="keep packed samples apart"):
+    with pytest.raises(ModelError, match="packed samples stay apart"):
         verified(recurrent, "eager", 40, 50)
 
 
