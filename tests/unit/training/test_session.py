@@ -10,7 +10,7 @@ import torch
 
 from mftcoder.app.training import train
 from mftcoder.config.schema import RunConfig
-from mftcoder.errors import ConfigError, TrainingError
+from mftcoder.errors import ConfigError, TrainingError, reason
 from mftcoder.training import session
 
 
@@ -104,8 +104,7 @@ def test_a_process_that_torchrun_started_again_knows_it(monkeypatch: pytest.Monk
 def test_a_full_device_is_a_line_that_says_what_to_do(error: RuntimeError) -> None:
     with pytest.raises(TrainingError) as raised, session.device_memory_errors():
         raise error
-    first = str(error).splitlines()[0]
-    assert f"out of memory: {first} Try train.gradient_checkpointing=true" in str(raised.value)
+    assert f"out of memory: {reason(error)} Try train.gradient_checkpointing=true" in str(raised.value)
     assert raised.value.__cause__ is error and "\n" not in str(raised.value)
 
 

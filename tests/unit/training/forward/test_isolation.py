@@ -139,7 +139,7 @@ def test_values_may_be_smaller_than_queries(version: str, dtype: torch.dtype) ->
     ("error", "said"),
     [
         (NotImplementedError("no kernel image"), "no kernel image"),
-        (RuntimeError("head sizes differ\nin many lines"), "head sizes differ"),
+        (RuntimeError("head sizes differ\nin many lines"), "head sizes differ in many lines"),
         (ImportError("flash_attn is missing"), "flash_attn is missing"),
     ],
 )
