@@ -49,117 +49,117 @@ MODELS = """# Models
 
 This page is made from the code by `make docs`.
 
-`model.model_name_or_path` is a Hub id, a folder in Hugging Face layout, or a `.gguf` file. `mft validate` checks it without loading
-a weight: the architecture, the weight files (missing, truncated, pickled only), the name and shape of every tensor against the
-model of `config.json` (of a Hub id: once its weights are fetched), the tokenizer and its EOS token, and that the vocabulary fits the embedding. Tensors that the model does not
-have are named. Python code that comes with a model is run only with `model.trust_remote_code: true`, pickled weights are read only
-with `model.use_safetensors: false`, and then nothing but plain tensors is taken from them. A weight that no file holds is an error,
-never a random number.
+`model.model_name_or_path` is a Hub id, a folder in Hugging Face layout, or a `.gguf` file. `mft validate` checks the model without loading
+a weight: the architecture, the weight files (missing, truncated, pickled only), the name and shape of every tensor against the model of
+`config.json` (for a Hub id after its weights are fetched), the tokenizer and its EOS token, and whether the vocabulary fits the embedding.
+It lists tensors that the model does not have. Python code of a model is run only with `model.trust_remote_code: true`. Pickled weights are
+read only with `model.use_safetensors: false`, and then only plain tensors are taken from them. A weight that is in no file is an error, and
+never becomes a random number.
 
-A `.gguf` file is dequantised once into the cache (`$MFTCODER_CACHE/models`, default `~/.cache/mftcoder/models`), keyed by its
-content; everything after that sees a folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their format. The
-architectures that are read are ARCHITECTURES. Metadata that may change what the model computes and is not understood, a
-tensor without a place and a missing tensor are errors. Positions scaled linearly, by yarn, by Llama 3.1's `rope_freqs` or by Phi 3's
-long and short factors become the config's `rope_scaling`; other scalings are errors. A file does not hold everything: the sliding
-windows of Mistral 7B 0.1 and StarCoder 2 are not written into it, so beyond 4,096 tokens such a model attends to more than its
-original does. `tests/unit/models/conversion/test_gguf_architectures.py` compares a tiny random model of each architecture with the file that
-was written of it.
+A `.gguf` file is dequantized once into the cache (`$MFTCODER_CACHE/models`, default `~/.cache/mftcoder/models`), keyed by its
+content; then it is an ordinary folder. Blocks of 2 to 8 bits become bfloat16, plain weights keep their dtype. The supported
+architectures are ARCHITECTURES. Unknown metadata that may change what the model computes, unknown tensors and missing tensors are
+errors. Positions scaled linearly, by yarn, by Llama 3.1's `rope_freqs` or by Phi 3's long and short factors become the config's
+`rope_scaling`; other scalings are errors. A file does not hold everything: the sliding windows of Mistral 7B 0.1 and StarCoder 2 are not
+in it, so beyond 4,096 tokens such a model attends to more positions than its original.
+`tests/unit/models/conversion/test_gguf_architectures.py` compares a tiny random model of each architecture with its `.gguf` file.
 
-Any causal language model that transformers holds can be trained if its packed forward equals its samples' own forwards, which is
-checked on two of its own training samples at the start of every run ([data.md](data.md)). The families below are trained, packed, exported and read back by
-`tests/integration/test_families.py`, a tiny random instance of each; the converted ones are compared with their formulas in
-`tests/unit/models/conversion/test_convert.py`. No weights of theirs could be fetched where this was written, SmolLM2 excepted.
+Any causal language model of transformers can be trained if its packed forward pass equals the separate forward passes of its samples.
+This is checked on two training samples at the start of every run ([data.md](data.md)). `tests/integration/test_families.py` trains, packs,
+exports and reads back a tiny random model of each family below. `tests/unit/models/conversion/test_convert.py` compares the converted
+families with their formulas. Except for SmolLM2, their published weights could not be downloaded for these tests.
 
 TABLE
 
-Converted families: the original checkpoint becomes a native one that computes the same function, once, in the cache, keyed by the
-content of its files. Where the config does not say what is computed, the text of the modeling file is read (it is never run): whether
-ChatGLM's `rope_ratio` divides positions (ChatGLM2-32k) or multiplies the rotary base (ChatGLM3-32k), whether a Baichuan has
-Baichuan2's normalised head (else the name of its class says so). What neither says is refused.
+Converted families: the original checkpoint becomes a native one that computes the same function, once, in the cache, keyed by the content
+of its files. If the config does not tell what is computed, the text of the modeling file is read (it is never run): whether ChatGLM's
+`rope_ratio` divides positions (ChatGLM2-32k) or multiplies the rotary base (ChatGLM3-32k), and whether a Baichuan has Baichuan2's
+normalized head (otherwise the name of its class tells). If neither tells, the model is refused.
 
 ## Tokenizers
 
-`tokenizer.json` is used as it is. Where there is none, one is made once, in the cache, and no Python code of a model is run for it:
+An existing `tokenizer.json` is used unchanged. Otherwise one is made once, in the cache, without running Python code of a model:
 
 - `tokenizer.model` (sentencepiece, byte pairs) of Llama, CodeLlama, Mistral, Mixtral, Phi 3, Gemma, Baichuan, ChatGLM2 and 3 and
-  CodeGeeX2: `pip install 'mftcoder[sentencepiece]'`. What was made is compared with the sentencepiece library on fixed texts and on
-  400 lines of the vocabulary's own pieces; a difference is an error. A blank is put behind special tokens too, as before each part
-  that the library encodes, unless `tokenizer_config.json` says `legacy: false`. ChatGLM's `[gMASK]` and `sop` are not put before a text.
+  CodeGeeX2: `pip install 'mftcoder[sentencepiece]'`. The result is compared with the sentencepiece library on fixed texts and on
+  400 lines of the vocabulary's own pieces; a difference is an error. A space is also put after special tokens, as the library puts one
+  before each part that it encodes, unless `tokenizer_config.json` has `legacy: false`. ChatGLM's `[gMASK]` and `sop` are not put before
+  a text.
 - `vocab.json` and `merges.txt` of GPT-2, StarCoder 1 and 2 and Qwen 1.5 to 3; `qwen.tiktoken` of the first Qwen.
 - `.gguf` files: byte-level vocabularies whose `tokenizer.ggml.pre` is one of SPLITTINGS; sentencepiece vocabularies whose scores
   order the merges.
 
-Everything else is an error, because the same text would become other tokens than in training: then set
-`model.tokenizer_name_or_path` to a folder with the same tokenizer as `tokenizer.json`.
+Everything else is an error, because a text could get other tokens than in training. Then set `model.tokenizer_name_or_path` to a folder
+with the same tokenizer as `tokenizer.json`.
 
 ## Adapters
 
-`adapter.type: full` trains every weight; `lora` trains low-rank additions through peft (`lora_rank`, `lora_alpha`, `lora_dropout`,
-`lora_target`, `use_rslora`, `use_dora`). `lora_target: all-linear` reaches every linear layer but the output head; names of
-layers (`q_proj`, `self_attn.v_proj`) reach those; a name that the model does not have is answered with the ones it has. An
-adapter is saved as a peft folder that stock peft loads. DeepSeek's dense layers and shared experts have the names of its fused
-experts, which is where peft looks for them; they are adapted through their weights instead (`target_parameters`), which cannot be
-done over a base in 4 or 8 bits: name the attention's layers there.
+`adapter.type: full` trains every weight; `lora` trains LoRA weights through peft (`lora_rank`, `lora_alpha`, `lora_dropout`,
+`lora_target`, `use_rslora`, `use_dora`). `lora_target: all-linear` adapts every linear layer except the output head; names of layers
+(`q_proj`, `self_attn.v_proj`) adapt those layers. An unknown name is an error that lists the model's names. An adapter is saved as a
+folder that peft loads. DeepSeek's dense layers and shared experts have the names of its fused experts, and peft looks only there. So they
+are adapted through their weights instead (`target_parameters`), which is not possible over a base in 4 or 8 bits: name the attention's
+layers in that case.
 
-peft owns the additions and their files; their products are computed by one function of our own. Layers that read the same input (q, k
-and v; gate and up) are computed together: one product with all their A, each addition summed into the memory of the frozen product,
-the input kept once for the backward pass. Outputs and gradients equal peft's to 1e-6 in float32, and rank-stabilised scaling is
-included (`tests/unit/models/layers/test_lora_forward.py`). Layers with dropout, DoRA, a bias of the addition, a base that trains, a second
-adapter, fused experts, LLM.int8() or hooks (DeepSpeed's ZeRO-3) keep peft's forward; a line at the start of the run says how many and
-why. `adapter.peft_forward: true` gives peft's forward everywhere. `performance/train_cpu.py` measures both on a CPU; on a GPU neither
+peft owns the LoRA weights and their files, and one function of ours computes their products. Layers with the same input (q, k and v; gate
+and up) are computed together: one product with all their A, each LoRA product is added in the memory of the frozen product, and the input
+is saved once for the backward pass. Outputs and gradients equal peft's to 1e-6 in float32, also with rank-stabilized scaling
+(`tests/unit/models/layers/test_lora_forward.py`). Layers with dropout, DoRA, a LoRA bias, a base that trains, a second adapter, fused
+experts, LLM.int8() or hooks (DeepSpeed's ZeRO-3) keep peft's forward; a line at the start of the run gives their number and the reason.
+`adapter.peft_forward: true` uses peft's forward everywhere. `performance/train_cpu.py` measures both on a CPU; on a GPU neither
 has been measured.
 
 ## Mixtures of experts
 
-The load-balancing loss of the routers (Switch Transformer, arXiv 2101.03961, as transformers computes it) is part of the objective
-with the factor of the model's own config, 0.02 for Mixtral-8x7B and 0.001 for Qwen-MoE; `loss.router_aux_loss_coef` sets another, 0
-leaves it out. `metrics.jsonl` has it as `router_loss`, before the factor. Padding is not counted. It is a product of two means over
-tokens, so a step cannot have it exactly from its parts: a step takes the mean over its micro-batches and ranks, weighted by their
-tokens, and one micro-batch gives exactly the published value. DeepSeek-V2 and V3 have none in transformers and get none here.
+The load-balancing loss of the routers (Switch Transformer, arXiv 2101.03961, as in transformers) is part of the objective. Its factor
+comes from the model's config, 0.02 for Mixtral-8x7B and 0.001 for Qwen-MoE; `loss.router_aux_loss_coef` sets another one, and 0 turns it
+off. `metrics.jsonl` has it as `router_loss`, before the factor. Padding is not counted. The loss is a product of two means over tokens, so
+the parts of a step do not give its exact value: a step uses the mean over its micro-batches and ranks, weighted by their tokens, and one
+micro-batch gives exactly the published value. DeepSeek-V2 and V3 have no such loss in transformers, and none here.
 
 ## A base in 4 or 8 bits (QLoRA, fp8)
 
-`model.quantization: 4bit` holds the base's linear layers as NF4 with double quantisation (0.516 bytes a weight), `8bit` as LLM.int8()
-(1 byte), both through bitsandbytes, on a GPU or on the CPU: `pip install 'mftcoder[qlora]'`. Embedding, head, norms and fused
-experts keep `model.dtype`, which is also what products and additions are computed in. A weight in 4 bits is unpacked by bitsandbytes
-once a layer and pass, multiplied like any other and let go. `mft validate` says how many weights are
-held in bits and what they weigh; everything else (packing, balancers, checkpointing, resuming to the bit) is as for LoRA.
+`model.quantization: 4bit` holds the base's linear layers as NF4 with double quantization (0.516 bytes per weight), `8bit` as LLM.int8()
+(1 byte), both through bitsandbytes, on a GPU or on the CPU: `pip install 'mftcoder[qlora]'`. Embedding, head, norms and fused experts keep
+`model.dtype`, in which products and LoRA weights are computed, too. bitsandbytes unpacks a 4-bit weight once per layer and pass; it is
+multiplied and then freed. `mft validate` prints the number of quantized weights and their size. Everything else (packing, balancers,
+checkpointing, bit-exact resuming) is as for LoRA.
 
-`model.quantization: fp8` holds the base's linear layers in e4m3 (1 byte a weight, one scale a weight matrix, made once) and multiplies
-in fp8: each row of a layer's input is rounded to e4m3 with a scale of its own, and so is each row of the gradient in the backward
-pass. All scales are powers of two, so scaling rounds nothing. The weight is held once and transposed for each backward pass, which
-costs two bytes of traffic a weight; a second copy would cost what fp8 saves. `4bit-fp8` holds NF4, unpacks it and multiplies in fp8. Both
-need `model.dtype: bfloat16` and take layers whose sizes are multiples of 16; other layers stay as they are. GPUs with
-compute capability 8.9 or newer multiply in fp8 (RTX 40 and 50, L4, L40S, H100, H200, B200). Elsewhere the same rounded numbers are
-multiplied in bfloat16, at no gain in speed, and a line says so. `mft validate` and `mft doctor` say what this machine does; on a GPU
-both try a small product and compare it with its known result.
+`model.quantization: fp8` holds the base's linear layers in e4m3 (1 byte per weight, one scale per weight matrix, computed once) and
+multiplies in fp8: each row of a layer's input is rounded to e4m3 with its own scale, and so is each row of the gradient in the backward
+pass. All scales are powers of two, so scaling rounds nothing. The weight is stored once and transposed for each backward pass, which costs
+two bytes of traffic per weight; a second copy would cost the memory that fp8 saves. `4bit-fp8` stores NF4, unpacks it and multiplies in
+fp8. Both need `model.dtype: bfloat16` and layers whose sizes are multiples of 16; other layers do not change. GPUs with compute
+capability 8.9 or newer multiply in fp8 (RTX 40 and 50, L4, L40S, H100, H200, B200). Elsewhere the same rounded numbers are multiplied in
+bfloat16, without a gain in speed, and a line says so. `mft validate` and `mft doctor` tell what this machine does; on a GPU both compute a
+small product and compare it with its known result.
 
-`mft export` adds the addition to the base's **original** weights, not to the rounded ones, so the merged model is not exactly the
-one that trained. Measured by `performance/qlora_cpu.py` (SmolLM2-135M, five tasks, 20 steps on the CPU; mean validation loss): over NF4 1.2414,
+`mft export` adds the adapter to the base's **original** weights, not to the quantized ones, so the merged model is not exactly the
+one that was trained. Measured by `performance/qlora_cpu.py` (SmolLM2-135M, five tasks, 20 steps on the CPU; mean validation loss): over NF4 1.2414,
 merged into the base as held 1.2405 (-0.07%), into the original weights 1.1153 (-10%: so small a model loses much to 4 bits). Peak memory of
 the training process 1.57 GiB with NF4, 1.60 GiB with LoRA over bfloat16, most of it activations and libraries. The export runs both on a few fixed lines, prints how their predictions differ and warns above 0.02 nats
-(`--no-compare` leaves that out); the model card says it too. `mft export --as-trained` adds it to what the bits stood for, which is the model
-that trained. `mft generate RUN` answers with the merged weights, with
-`--as-trained` over the base in bits.
+(`--no-compare` turns that off); the model card has the numbers, too. `mft export --as-trained` adds the adapter to the quantized values of
+the base instead, which gives the model that was trained. `mft generate RUN` uses the merged weights, and with `--as-trained` the quantized
+base.
 
-Refused, before anything is loaded: training weights that are held in bits (`adapter.type: full`), DoRA over 8 bits or fp8 (use
-4 bits), `4bit-fp8` with dropout, DoRA, `peft_forward` or chosen layers (their products would be in bfloat16), a base whose files are
-already quantized (give the original; LoRA and full training without `quantization` want it, too), a machine without bitsandbytes
-(fp8 does not need it).
+These are refused before anything is loaded: training quantized weights (`adapter.type: full`); DoRA over 8 bits or fp8 (use 4 bits);
+`4bit-fp8` with dropout, DoRA, `peft_forward` or chosen layers (their products would be in bfloat16); a base whose files are already
+quantized (give the original; LoRA and full training without `quantization` need it, too); a machine without bitsandbytes (fp8 does not
+need it).
 
 ## Full fine-tuning in fp8
 
 `train.fp8_recipe: tensorwise` or `rowwise` lets torchao (`pip install 'mftcoder[fp8]'`) compute all three products of the decoder's
-linear layers in fp8, the head excepted. Weights, gradients, checkpoints and exports stay what they are in bfloat16. `rowwise` has a
-scale for each row and is more exact, `tensorwise` has one for each tensor and is faster. Use it with `train.torch_compile`, which
-fuses the rounding into other work. It goes with the backends `local` and `ddp`. Where the device has no fp8, torchao emulates the
-products in float32, slowly, and a line says so.
+linear layers in fp8, except for the head. Weights, gradients, checkpoints and exports stay in bfloat16. `rowwise` has one scale per row and
+is more exact, `tensorwise` has one per tensor and is faster. Use it with `train.torch_compile`, which fuses the rounding into other
+operations. It works with the backends `local` and `ddp`. If the device has no fp8, torchao emulates the products in float32, slowly, and
+a line says so.
 
-What fp8 does to the loss is printed by `performance/fp8_loss.py`. On a CPU, where the products are emulated (SmolLM2-135M, five tasks,
+`performance/fp8_loss.py` prints the effect of fp8 on the loss. On a CPU, where the products are emulated (SmolLM2-135M, five tasks,
 LoRA, `--steps 100 --max-length 256 --val-samples 4`), the mean validation loss goes from 1.5075 to 1.0168 over a base in bfloat16 and
-from 1.5444 to 1.0390 over one in fp8: 2.2% more at the end, and means of 20 training losses are at most 4.3% apart. So small a model
-loses much to 8 bits. `4bit-fp8` and the two recipes were not measured on a real model; on a random Llama of two layers the losses of
-all of them stay within 1% of bfloat16's (`tests/gpu/test_fp8.py`).
+from 1.5444 to 1.0390 over one in fp8: 2.2% more at the end, and means of 20 training losses differ by at most 4.3%. Such a small model
+loses much with 8 bits. `4bit-fp8` and the two recipes were not measured on a real model; on a random Llama of two layers, all their losses
+stay within 1% of bfloat16's (`tests/gpu/test_fp8.py`).
 
 None of this has run on a GPU: the kernels are compiled for compute capability 8.9, 9.0 and 10.0 and run in Triton's interpreter, and
 the products are emulated (`tests/unit/kernels`). `make gpu` measures the speed of each where there is one.

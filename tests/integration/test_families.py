@@ -136,7 +136,7 @@ def test_rows_longer_than_a_table_of_positions_are_refused(
     base = tiny_folder(tmp_path / "base", architecture, tiny_tokenizer_dir)
     config = load_config(write_config(tmp_path, base, write_tasks(tmp_path / "data", 8), data__max_length=2048))
     for verb in (validate, train):
-        with pytest.raises(MftError, match=r"data.max_length: 2048: .* has a table of 256 positions and no more"):
+        with pytest.raises(MftError, match=r"data.max_length: 2048: .* has a table of only 256 positions"):
             verb(config)
 
 

@@ -75,7 +75,7 @@ def test_a_tensor_without_a_place_in_the_model_is_named(
     weights["model.layers.0.self_attn.q_proj.bias"] = torch.ones(32)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     main(["validate", str(write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8)))])
-    assert "which are not read: model.layers.0.self_attn.q_proj.bias" in capsys.readouterr().out
+    assert "they are not read: model.layers.0.self_attn.q_proj.bias" in capsys.readouterr().out
 
 
 def test_the_memory_of_another_gpu_is_planned(

@@ -373,7 +373,7 @@ def test_pickled_weights_are_converted_only_when_asked_for(tmp_path: Path) -> No
 
 REFUSED = {
     "ALiBi": {key: value for key, value in BAICHUAN.items() if key != "max_position_embeddings"},
-    "positions in two dimensions": {"model_type": "chatglm", "position_encoding_2d": True},
+    "positions of the first ChatGLM have two dimensions": {"model_type": "chatglm", "position_encoding_2d": True},
     "biases in its feed-forward layers": {**QWEN, "no_bias": False},
     "LayerNorm instead of RMSNorm": {**CHATGLM, "rmsnorm": False},
     "divides positions in ChatGLM2 and multiplies the rotary base in ChatGLM3": CHATGLM,
@@ -473,7 +473,7 @@ def test_a_line_that_is_no_rank_is_named(tmp_path: Path) -> None:
     ("lines", "problem"),
     [
         ([], "lacks 209 of the 209 bytes"),
-        (["YWI= 400"], "its ranks are not 0, 1, 2 and so on"),
+        (["YWI= 400"], "its ranks are not 0, 1, 2, ... without gaps"),
         (["YWI= 256"], "has 257 ranks, but generation_config.json has the EOS token at 5,000"),
     ],
 )

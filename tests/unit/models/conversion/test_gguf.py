@@ -130,9 +130,9 @@ def test_another_tokenizer_may_be_named_where_the_files_own_is_not_known(
     tmp_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
     write_gguf(tmp_path / "tiny.gguf", quantised=False, pre="borg")
-    with pytest.raises(ModelError, match="in the way 'borg'"):
+    with pytest.raises(ModelError, match="has the unknown splitting rule 'borg'"):
         resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf")))
-    with pytest.raises(ModelError, match="in the way 'borg'"):
+    with pytest.raises(ModelError, match="has the unknown splitting rule 'borg'"):
         find_source(str(tmp_path / "tiny.gguf"))
     named = ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf"), tokenizer_name_or_path=str(tiny_tokenizer_dir))
     with pytest.raises(ModelError, match="the tokenizer has 1,000 tokens, the model's embedding only 260 rows"):

@@ -252,7 +252,7 @@ REFUSED: dict[str, tuple[str, Keys, Tensors, Callable[[Tensors], object]]] = {
     "a missing tensor": (f"its files lack 1 of the model's weights: {UP}", {}, {}, without("blk.1.ffn_up.weight")),
     "a missing embedding": ("has no tensor 'token_embd.weight'", {}, {}, without("token_embd.weight")),
     "a missing block": ("its files lack 9 of the model's weights", {"block_count": 3}, {}, nothing),
-    "another shape": (f"{UP} is 49 x 32 in the files, and 48 x 32", {}, {}, longer("blk.1.ffn_up.weight")),
+    "another shape": (f"{UP} is 49 x 32 in the files, but 48 x 32", {}, {}, longer("blk.1.ffn_up.weight")),
     "a tensor without a place": ("holds a weight blk.0.attn_sinks.weight, which a llama model does not have", {}, {}, extra("blk.0.attn_sinks.weight")),
     "a bias that the others lack": ("of the model's weights", {}, {}, extra("blk.0.attn_q.bias")),
     "a key that may change the function": (r"holds attention.scale, which may change", {"attention.scale": 0.5}, {}, nothing),

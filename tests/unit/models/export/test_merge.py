@@ -75,5 +75,5 @@ def test_an_adapter_of_another_model_is_refused(tiny_llama_dir: Path, tmp_path: 
     GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2)).save_pretrained(base)
     save_adapter(attach(fresh(tiny_llama_dir), AdapterConfig()), tmp_path / "adapter")
     (tmp_path / "out").mkdir()
-    with pytest.raises(ModelError, match="it belongs to another base model"):
+    with pytest.raises(ModelError, match="the adapter belongs to another base model"):
         merge(base, tmp_path / "adapter", tmp_path / "out", dtype=torch.float32)
