@@ -320,6 +320,8 @@ def _with(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 def _moved_to_host(config: RunConfig, ranks: int) -> list[dict[str, Any]]:
     """What of the backend section changes: as its backend can, or for one process without one by fsdp2."""
     name = config.backend.name
+    if config.model.quantization:
+        return []  # packed weights were not shown to come back from there as they were
     if name != "auto":
         return [{"offload": offload} for offload in OFFLOADS.get(name, ())]
     train = config.train
@@ -328,7 +330,6 @@ def _moved_to_host(config: RunConfig, ranks: int) -> list[dict[str, Any]]:
         or train.fp8_recipe
         or train.master_weights != "float32"
         or config.balancer.reads_gradients
-        or config.model.quantization == "8bit"
     )
     return [] if refused or ranks > 1 else [{"name": "fsdp2", "offload": "all"}]
 

@@ -168,6 +168,8 @@ def test_8_bits_come_after_all_layers_and_the_hosts_memory_last() -> None:
         ({"train": {"master_weights": "stochastic_rounding"}}, 1, []),
         ({"balancer": {"name": "gradnorm"}}, 1, ["adamw_8bit"]),
         ({"train": {"torch_compile": True}}, 1, ["adamw_8bit"]),
+        ({"model": {"quantization": "4bit"}}, 1, ["adamw_8bit"]),
+        ({"model": {"quantization": "4bit"}, "backend": {"name": "fsdp2"}}, 2, []),
     ],
 )
 def test_auto_offers_what_the_config_leaves_open_and_the_backend_can_do(
