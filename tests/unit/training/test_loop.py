@@ -122,7 +122,7 @@ def test_a_run_that_is_stopped_before_its_first_step_ends_at_once_and_starts_aga
     def stop_at_once(run: TrainingRun) -> None:
         run.should_stop = lambda: True
 
-    with pytest.raises(Interrupted, match="Start again with"):
+    with pytest.raises(Interrupted, match="Start again"):
         train("stopped", behind=0, hook=stop_at_once)
     assert same_bits(train("whole", behind=0), train("stopped", behind=0))
 

@@ -83,12 +83,16 @@ class CheckpointStore:
         self.say = say
 
     def folder_of(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def temporary_folder_of(self, step: int) -> Path:
         """The folder of a step's checkpoint until it is complete."""
         return self.folder / f".step-{step:08d}.tmp"
 
     def begin(self, step: int) -> None:
-        """Create that folder, and remove what killed runs left incomplete."""
-        temporary = self.folder_of(step)
+        """Create the temporary folder, and remove what killed runs left incomplete."""
+        temporary = self.temporary_folder_of(step)
         with self._errors_of(temporary):
             for left in self.folder.glob(".step-*.tmp"):
                 shutil.rmtree(left)
@@ -96,8 +100,7 @@ class CheckpointStore:
 
     def save(self, progress: Progress, write_parts: Callable[[Path], None], *, best: bool) -> Path:
         """Let `write_parts` fill the folder of `begin`, then make it the newest checkpoint. An error changes nothing."""
-        path = self.folder / f"step-{progress.step:08d}"
-        temporary = self.folder_of(progress.step)
+        path, temporary = self.folder_of(progress.step), self.temporary_folder_of(progress.step)
         with self._errors_of(temporary):
             write_parts(temporary)
             write_json(temporary / "progress.json", asdict(progress))

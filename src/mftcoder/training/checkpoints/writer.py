@@ -146,7 +146,7 @@ class CheckpointWriter:
         if self._backend.rank == 0:
             self.store.save(contents.progress, lambda folder: self._write_parts(contents, folder), best=contents.best)
         elif contents.shares:
-            self._write_shares(contents.shares, self.store.folder_of(contents.progress.step))
+            self._write_shares(contents.shares, self.store.temporary_folder_of(contents.progress.step))
 
     def _write_parts(self, contents: Contents, folder: Path) -> None:
         shares = contents.shares

@@ -98,6 +98,18 @@ def test_the_next_save_waits_for_the_one_under_way(
     assert [path.name for path in writer.store.all()] == ["step-00000001", "step-00000002"]
 
 
+def test_the_callback_gets_the_folder_of_a_checkpoint_that_is_on_disk(
+    writer: CheckpointWriter, optimizer: MasterAdamW, disk: Disk
+) -> None:
+    found: list[tuple[str, bool]] = []
+    writer._on_checkpoint = lambda folder: found.append((folder.name, (folder / "files.json").is_file()))
+    writer.save(Progress(step=1), optimizer, best=False)
+    assert not found
+    disk.may_write.set()
+    writer.finish()
+    assert found == [("step-00000001", True)]
+
+
 def test_a_write_that_failed_is_known_and_is_the_error_of_the_next_save(
     writer: CheckpointWriter, optimizer: MasterAdamW, disk: Disk
 ) -> None:
