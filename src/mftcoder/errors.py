@@ -1,25 +1,26 @@
-"""Every exception a user can meet, and how the text of a foreign one is quoted.
+"""All exceptions that a user can see, and how messages of other libraries are quoted.
 
-    MftError                 a user's mistake: one line a problem, exit code 2, no traceback
+    MftError                 a user's mistake: one line for each problem, exit code 2, no traceback
     ├── ConfigError          a config file, an override, a field
     ├── DataError            a record, a data file, a task folder
     ├── ModelError           a model folder, a tokenizer, an adapter
-    ├── CheckpointError      a checkpoint that is missing, damaged or made by another config
-    ├── TrainingError        a run that cannot go on: a loss that is not finite
+    ├── CheckpointError      a checkpoint that is missing, damaged or made with another config
+    ├── TrainingError        a run that cannot continue: a loss that is not finite
     ├── GenerationError      a generations file, an engine
     ├── BenchmarkError       a benchmark, its data, its results
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
     UnjudgedError            an evaluation that could not judge every answer: exit code 1 and no score
-    Interrupted              a stop after a clean save, says how to go on: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
+    Interrupted              a stop after a clean save that says how to continue: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
 
-Anything else that reaches the command line is a bug of ours: traceback, exit code 1. Broken invariants are `assert` or `ValueError`.
+Any other exception that reaches the command line is a bug in this package: traceback, exit code 1. Broken invariants are `assert` or
+`ValueError`.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 REQUEUE_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: nothing is wrong, start the same command again."""
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong; start the same command again."""
 
 
 def reason(error: BaseException) -> str:
@@ -28,7 +29,7 @@ def reason(error: BaseException) -> str:
 
 
 class MftError(Exception):
-    """A mistake the user can mend. `problems` holds one line each: what is wrong, where, and what to do."""
+    """A mistake that the user can correct. Each of `problems` is one line: what is wrong, where, and what to do."""
 
     def __init__(self, *problems: str):
         if not problems:
@@ -39,7 +40,7 @@ class MftError(Exception):
 
     @classmethod
     def collect(cls, problems: Iterable[str], *, limit: int = 20) -> "MftError":
-        """One error of many lines; past `limit` the rest is counted, not printed."""
+        """One error with many lines. After `limit` lines the rest is only counted."""
         lines = list(problems)
         shown = lines[:limit]
         if len(lines) > limit:
@@ -64,7 +65,7 @@ class CheckpointError(MftError):
 
 
 class TrainingError(MftError):
-    """A run cannot go on; its last good checkpoint is in place."""
+    """A run cannot continue. Its last good checkpoint is kept."""
 
 
 class GenerationError(MftError):
@@ -80,7 +81,7 @@ class ExecutionError(MftError):
 
 
 class UnjudgedError(Exception):
-    """Answers that could not be judged, because the machine or the tests fail without them too. `problems` holds a line a file."""
+    """Answers could not be judged, because the machine or the tests fail even without them. Each of `problems` is one line for a file."""
 
     exit_code = 1
 
@@ -90,8 +91,8 @@ class UnjudgedError(Exception):
         super().__init__("\n".join(problems))
 
 
-class Interrupted(Exception):  # noqa: N818  # an end that was asked for, not an error
-    """The user (or the scheduler) stopped the run; `hint` says how to go on, `requeue` that it was the scheduler."""
+class Interrupted(Exception):  # noqa: N818  # a stop that was requested, not an error
+    """The run was stopped. `hint` says how to continue. `requeue` is true if a scheduler stopped it."""
 
     def __init__(self, hint: str, *, requeue: bool = False):
         self.hint, self.requeue = hint, requeue

@@ -1,4 +1,4 @@
-"""What tasks there are and how their records become rows: the sections `tasks` and `data` of a config."""
+"""The sections `tasks` and `data`: which tasks there are, and how their records become rows."""
 
 from typing import Any, Literal
 
@@ -18,24 +18,24 @@ from mftcoder.registry import FORMATS, did_you_mean
 
 
 class TaskConfig(Section):
-    """One task: where its examples lie and how much it counts."""
+    """One task: where its examples are and how much it counts."""
 
     name: str
-    """Name of the task, as it stands in tables and metrics."""
+    """Name of the task in tables and metrics."""
     path: PathText | None = None
     """A folder of .jsonl or .jsonl.gz files, one such file, or the id of a dataset on the Hub."""
     files: Paths = ()
-    """The training files one by one, instead of `path`."""
+    """A list of training files, instead of `path`."""
     validation: Paths = ()
-    """Validation files or folders. Without them a share of the training data is held out (data.val_size)."""
+    """Validation files or folders. Without them a part of the training data is held out (data.val_size)."""
     format: str = "auto"
-    """Dialect of the records: auto looks at each record."""
+    """Dialect of the records. auto recognizes it record by record."""
     weight: NonNegativeFloat = 1.0
     """Weight of the task in the objective."""
     sampling_weight: NonNegativeFloat | None = None
-    """Share of the rows that come from this task, with data.sampling: weights."""
+    """With data.sampling: weights, the fraction of the rows that comes from this task, up to a common factor."""
     max_samples: PositiveInt | None = None
-    """Use only this many examples, chosen by the hash of their content."""
+    """Use at most this many examples, chosen by the hash of their content."""
 
     @field_validator("format")
     @classmethod
@@ -59,16 +59,16 @@ class TaskConfig(Section):
 
 
 class RoleMarkers(Section):
-    """The texts that open each role's turn in a template of one's own."""
+    """A template of your own: the text before each role's turns."""
 
     system: str = ""
-    """Stands before the system message."""
+    """Text before the system message."""
     user: str
-    """Stands before each user message."""
+    """Text before each user message."""
     assistant: str
-    """Stands before each assistant message."""
+    """Text before each assistant message."""
     after_content: str = ""
-    """Stands behind each content, and behind the EOS token; trained behind an answer. The published trainer has a line break."""
+    """Text after each content and after the EOS token. After an answer it is trained. The published trainer has a line break here."""
 
 
 class DataConfig(Section):
@@ -77,33 +77,33 @@ class DataConfig(Section):
     chat_template: str = "auto"
     """How a conversation becomes text. auto is the tokenizer's own template; docs/data.md shows the others."""
     role_markers: RoleMarkers | None = None
-    """A template of one's own: marker, content, marker, content, EOS token. Replaces chat_template."""
+    """A template of your own: marker, content, marker, content, EOS token. Replaces chat_template."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
-    """Which tokens are trained: every assistant turn, the last one only, or all of the text."""
+    """Tokens that are trained: those of every assistant turn, of the last assistant turn, or of the whole text."""
     max_length: Positions = 2048
-    """Positions of a row, and the most a sample may have."""
+    """Positions of a row, and the largest length of a sample."""
     packing: Literal["best_fit", "none"] = "best_fit"
-    """best_fit puts several samples into a row of max_length, isolated from each other; none gives each a row."""
+    """best_fit puts several samples into a row of max_length, isolated from each other. none gives each sample its own row."""
     padding: Literal["dynamic", "max_length"] = "dynamic"
-    """With packing: none, rows are filled up to the longest of their batch (grouped by length) or to max_length."""
+    """With packing: none, rows are padded to the longest row of their batch (rows are grouped by length), or to max_length."""
     over_length: Literal["truncate", "drop", "split"] = "truncate"
-    """What happens to a sample longer than max_length; counted per task."""
+    """What happens to a sample longer than max_length. Such samples are counted per task."""
     val_size: Fraction = 0.02
-    """Share of each task held out for validation, by a hash of the content; 0 for none."""
+    """Fraction of each task that is held out for validation, chosen by the hash of the content; 0 for none."""
     max_val_samples: PositiveInt | None = None
-    """At most this many validation samples a task, chosen by the hash of their content."""
+    """At most this many validation samples for each task, chosen by the hash of their content."""
     on_error: Literal["fail", "skip"] = "fail"
-    """A record that cannot be used ends the run with a list of them all, or is left out, counted and listed."""
+    """What happens if records cannot be used. fail: the run ends with a list of them. skip: they are left out, counted and listed."""
     max_errors: PositiveInt = 20
     """How many data errors are printed."""
     sampling: Literal["proportional", "uniform", "temperature", "weights"] = "proportional"
-    """How often a task's rows come up: by its size (each sample once an epoch), equally, by size^(1/T), or as given."""
+    """How often rows of a task are drawn: by its size (each sample once an epoch), equally, by size^(1/T), or by sampling_weight."""
     sampling_temperature: PositiveFloat = 2.0
-    """T of data.sampling: temperature; 1 is proportional, large is uniform."""
+    """T of data.sampling: temperature. 1 is proportional, a large T is nearly uniform."""
     cache_dir: PathText | None = None
-    """Where tokenised data is kept; default $MFTCODER_CACHE or ~/.cache/mftcoder."""
+    """Folder of the tokenized data; null: $MFTCODER_CACHE or ~/.cache/mftcoder."""
     num_proc: PositiveInt | None = None
-    """Processes that tokenise; default all cores."""
+    """Processes that tokenize; null: one for each core."""
 
     @field_validator("packing", mode="before")
     @classmethod

@@ -1,7 +1,7 @@
-"""YAML or JSON file plus `section.field=value` overrides -> RunConfig; every problem at once, each with its field path.
+"""Read a YAML or JSON file with `section.field=value` overrides into a RunConfig. Reports all problems together, with field paths.
 
-The published flat MFTCoder JSON is recognised by its keys and handed to `mftcoder_json.py`. Knows no model and no data: what
-only the machine can tell (files, tokenizer) is `mft validate`'s.
+The published flat MFTCoder JSON is recognized by its keys and converted by `compat/mftcoder_json.py`. Files and tokenizers that the
+config names are checked by `mft validate`, not here.
 """
 
 import json
@@ -25,9 +25,9 @@ from mftcoder.log import warn
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that the file `path` describes, with overrides applied in order. ConfigError lists all problems with field paths.
+    """The config in the file `path`, with the overrides applied in order. ConfigError lists all problems with field paths.
 
-    What a reader should know about a converted config is logged, a line each.
+    Warnings about a converted config are logged, a line each.
     """
     path = Path(path)
     loaded = read_config(path, overrides)
@@ -37,9 +37,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Converted:
-    """The nested mapping that `path` and the overrides make, not yet validated.
+    """The nested mapping of `path` and the overrides, not validated yet.
 
-    A published flat config also takes overrides by its own keys: `seq_length=512`. What an override chooses needs no warning.
+    A published flat config also takes overrides by its own keys: `seq_length=512`. There is no warning about a field that an override sets.
     """
     raw = read_config_file(path)
     published = mftcoder_json.is_published(raw)
@@ -56,7 +56,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Converted:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, as it stands."""
+    """The mapping in a YAML or JSON file, unchanged."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -88,7 +88,7 @@ def _parse_text(text: str, path: Path) -> Any:
 
 
 def _refuse_half_characters(value: Any, origin: str) -> None:
-    """ConfigError for a lone surrogate in a key or a value (the JSON escape \\ud800 is one): it is no text and can be no file name."""
+    """ConfigError for a lone surrogate in a key or a value (such as the JSON escape \\ud800): it is not text and cannot be in a file name."""
     try:
         problems = [f"{origin}{place}{shown(text)} holds half of a character" for place, text in _texts(value)]
     except RecursionError as error:
@@ -98,7 +98,7 @@ def _refuse_half_characters(value: Any, origin: str) -> None:
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Where it stands and what it is, for each key and value that cannot be written as UTF-8."""
+    """Place and text of each key and value that cannot be encoded as UTF-8."""
     if isinstance(value, str) and not _is_text(value):
         yield (f"{place}: " if place else ""), value
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -116,7 +116,7 @@ def _is_text(value: str) -> bool:
 
 
 def parse_yaml(text: str, *, origin: str) -> Any:
-    """A YAML 1.2 document as plain values (so `1e-4` is a number and `no` a word); ConfigError with the line."""
+    """A YAML 1.2 document as plain values: `1e-4` is a number and `no` is a text. ConfigError names the line."""
     try:
         return YAML(typ="safe", pure=True).load(StringIO(text))
     except MarkedYAMLError as error:
@@ -128,7 +128,7 @@ def parse_yaml(text: str, *, origin: str) -> Any:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set one field in place: `train.learning_rate=1e-4`, `tasks.tests.weight=2`; the value is read as YAML."""
+    """Set one field in place: `train.learning_rate=1e-4`, `tasks.tests.weight=2`. The value is read as YAML."""
     _refuse_half_characters(override, "override ")
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
@@ -145,7 +145,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _step_into(here: Any, key: str, dotted: str) -> Any:
-    """The mapping or list under `key`; in a list of named things (tasks) the one of that name or index."""
+    """The mapping or list under `key`. In a list of tasks, the task with that name or index."""
     if isinstance(here, list):
         for index, element in enumerate(here):
             if isinstance(element, dict) and (element.get("name") == key or key == str(index)):
@@ -165,7 +165,7 @@ _SHORTHAND = {"model": "model_name_or_path", "adapter": "type", "balancer": "nam
 
 
 def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:
-    """The validated config; ConfigError with one line `origin: field.path: what` a problem."""
+    """The validated config. ConfigError has one line `origin: field.path: what` for each problem."""
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
@@ -184,7 +184,7 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def dump_yaml(config: RunConfig) -> str:
-    """The resolved config as YAML that `load_config` reads back to the same config."""
+    """The resolved config as YAML. `load_config` reads it back to the same config."""
     return yaml_text(config.model_dump(mode="json"))
 
 

@@ -1,7 +1,4 @@
-"""What pydantic found -> lines a person can act on: `file: field.path: what is wrong`, with a suggestion for an unknown key.
-
-Goes in: a ValidationError and the raw values it was made from. Comes out: one line a problem, repeats removed. Decides nothing.
-"""
+"""Turn pydantic's errors into lines a person can act on: `file: field.path: what is wrong`, with a suggestion for an unknown key."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +11,7 @@ Location = tuple[str | int, ...]
 def problem_lines(
     error: ValidationError, raw: dict[str, Any], *, origin: str, suggest: Callable[[Location], str]
 ) -> list[str]:
-    """One line a problem, in the order found. `suggest` says what an unknown key may have meant."""
+    """One line for each problem, in the order found, without repeats. `suggest` says what an unknown key may mean."""
     details = error.errors(include_url=False)
     return list(dict.fromkeys(one_line(_line(detail, raw, origin, suggest)) for detail in details))
 
@@ -49,14 +46,14 @@ def _task_name(tasks: Any, index: int) -> str:
 
 
 def one_line(text: str, limit: int = 1000) -> str:
-    """The text without line breaks and control characters (a user's value may hold them), at most `limit` characters."""
+    """The text without line breaks and control characters, cut to `limit` characters. A user's value can contain such characters."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     line = " ".join(printable.split())
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def shown(value: Any) -> str:
-    """A value as it may stand in an error line: one line, at most 60 characters."""
+    """A value as an error line shows it: one line, at most 60 characters."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested past the recursion limit, or an integer of thousands of digits
@@ -65,6 +62,6 @@ def shown(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words for an error line."""
+    """The kind of a value, in words for an error line."""
     names = {dict: "a mapping", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a switch"}
     return "empty" if value is None else names.get(type(value), type(value).__name__)

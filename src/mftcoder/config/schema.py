@@ -1,7 +1,6 @@
-"""What a run is: nested, frozen, validated. Unknown keys are refused; the sentence under a field is its documentation.
+"""The config of a run: nested, frozen, validated. Unknown keys are refused. The sentence under a field is its documentation.
 
-Names are the ones people already type in Hugging Face, LLaMA-Factory and axolotl configs wherever one exists. Nothing here
-reads a file or knows a library of models: `load.py` reads, the rooms use.
+Field names are those of Hugging Face, LLaMA-Factory and axolotl configs where one exists. Reading files is left to `load.py`.
 """
 
 import math
@@ -31,7 +30,7 @@ IN_BITS = {"4bit": "4 bits", "8bit": "8 bits", "fp8": "fp8", "4bit-fp8": "4 bits
 
 
 class ModelConfig(Section):
-    """Which base model and how it is held in memory."""
+    """The base model, and how it is held in memory."""
 
     model_name_or_path: PathText
     """A Hub id, a local folder in Hugging Face layout, or a .gguf file."""
@@ -40,59 +39,62 @@ class ModelConfig(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of weights and activations."""
     attn_implementation: Literal["auto", "segments", "varlen", "sdpa", "eager", "flash_attention_2"] = "auto"
-    """Attention: auto picks the fastest that isolates packed samples on this machine and this model, with FlashAttention 3 or 4 where
-    one is installed and the GPU has it; varlen is FlashAttention 2 over the samples of packed rows."""
+    """Attention. auto takes the fastest that isolates packed samples with this machine and model, FlashAttention 3 or 4 included if one is
+    installed and the GPU supports it. varlen is FlashAttention 2 over the samples of packed rows."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. Leave it off unless you know the author."""
+    """Run Python code that comes with the model. Leave it off unless you trust the author."""
     use_safetensors: bool = True
-    """Refuse pickled weights, which can run code when loaded."""
+    """Refuse pickled weights, which can run code when they are loaded."""
     quantization: Literal["4bit", "8bit", "fp8", "4bit-fp8"] | None = None
-    """How the frozen base weights below LoRA are held: in 4 bits (NF4, double quantisation) or 8 (LLM.int8), multiplied in `dtype` (QLoRA, needs the extra `qlora`); in fp8 (e4m3, a byte a weight), multiplied in fp8, which is faster on newer GPUs; 4bit-fp8 holds NF4 and multiplies in fp8."""
+    """How the frozen base weights below LoRA are held. 4bit (NF4 with double quantization) and 8bit (LLM.int8) multiply in `dtype` (QLoRA;
+    they need the extra `qlora`). fp8 (e4m3, one byte a weight) multiplies in fp8, which is faster on newer GPUs. 4bit-fp8 holds NF4 and
+    multiplies in fp8."""
 
 
 class AdapterConfig(Section):
-    """Which weights are trained: all of them, or a low-rank addition."""
+    """The weights that are trained: all of them, or a low-rank addition."""
 
     type: Literal["full", "lora"] = "lora"
-    """full trains every weight; lora trains low-rank additions and leaves the base as it is."""
+    """full trains every weight. lora trains low-rank additions and does not change the base model."""
     lora_rank: PositiveInt = 16
     """Rank of the low-rank addition."""
     lora_alpha: PositiveFloat = 32.0
     """The addition is scaled by lora_alpha / lora_rank."""
     lora_dropout: Fraction = 0.0
-    """Dropout in front of the addition."""
+    """Dropout of the addition's input."""
     lora_target: Strings = ("all-linear",)
-    """Names of the linear layers that get one, or all-linear."""
+    """Names of the linear layers that get an addition, or all-linear."""
     use_rslora: bool = False
-    """Scale by lora_alpha / sqrt(lora_rank) instead (rank-stabilised LoRA)."""
+    """Scale by lora_alpha / sqrt(lora_rank) instead (rank-stabilized LoRA)."""
     use_dora: bool = False
-    """Train magnitude and direction apart (DoRA)."""
+    """Train magnitude and direction separately (DoRA)."""
     peft_forward: bool = False
-    """Compute every layer with peft's own forward, as layers with dropout or DoRA always are: slower, for comparison."""
+    """Compute every layer with peft's own forward, for comparison. It is slower. Layers with dropout or DoRA always use it."""
 
 
 class LossConfig(Section):
     """The objective of a step."""
 
     normalization: Literal["token", "sample", "task_token", "task_sample", "corpus"] = "task_token"
-    """Weighted mean over tokens, over samples, or over tasks of their token or sample means (MFTCoder's case1 to case4); corpus gives
-    each token of a task the same coefficient all epoch, so that rare tasks have their full weight."""
+    """Weighted mean over tokens (token), over samples (sample), or over tasks of their token means (task_token) or sample means
+    (task_sample): MFTCoder's case1 to case4. corpus gives each token of a task the same coefficient in the whole epoch, so rare tasks have
+    their full weight."""
     absent_task: Literal["renormalize", "keep"] = "renormalize"
-    """A task missing from a step leaves its weight to the others, or leaves it unused (task_token, task_sample)."""
+    """With task_token and task_sample: the weight of a task that is absent from a step goes to the other tasks (renormalize), or is unused (keep)."""
     focal: Literal["none", "sample", "task"] = "none"
-    """Weigh each sample, or each task, by (1 - its mean token probability)^focal_gamma: hard ones count more."""
+    """Multiply the loss of each sample, or of each task, by (1 - its mean token probability)^focal_gamma, so that hard ones count more."""
     focal_gamma: NonNegativeFloat = 2.0
-    """Exponent of the focal weight; 0 is no focal weight."""
+    """Exponent of the focal weight; 0 turns it off."""
     focal_detach: bool = True
-    """Treat the focal weight as a constant; false lets gradients flow through it."""
+    """Treat the focal weight as a constant. false lets gradients flow through it."""
     router_aux_loss_coef: NonNegativeFloat | None = None
-    """Factor of the load-balancing loss of a mixture of experts' routers; null for the model's published one, 0 for none."""
+    """Factor of the routers' load-balancing loss in a mixture of experts. null: the factor of the model's own config; 0: no such loss."""
 
 
 def _recomputed(value: Any) -> Any:
     if isinstance(value, bool) or value in ("auto", "selective") or (isinstance(value, float) and 0 < value < 1):
         return value
-    raise ValueError(f"{value!r} is none of auto, selective, true, false, or a share of the layers between 0 and 1")
+    raise ValueError(f"{value!r} is not auto, selective, true, false, or a fraction of the layers between 0 and 1")
 
 
 Recomputed = Annotated[
@@ -101,18 +103,18 @@ Recomputed = Annotated[
 
 
 class TrainConfig(Section):
-    """The loop: steps, optimizer, schedule, evaluation, checkpoints, logs."""
+    """The training loop: steps, optimizer, schedule, validation, checkpoints, logs."""
 
     num_train_epochs: PositiveFloat = 3.0
-    """Passes over the data, if max_steps is not given."""
+    """Passes over the data; used if max_steps is not given."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps; wins over num_train_epochs."""
+    """Optimizer steps. If given, num_train_epochs has no effect."""
     per_device_train_batch_size: PositiveInt = 1
     """Rows of a micro-batch on one device."""
     per_device_eval_batch_size: PositiveInt | None = None
-    """Rows of a validation batch; default as in training."""
+    """Rows of a validation batch; null: as in training."""
     gradient_accumulation_steps: PositiveInt = 1
-    """Micro-batches of a step. How a step is split does not change it."""
+    """Micro-batches of a step. How a step is split does not change its result."""
     learning_rate: PositiveFloat = 2e-4
     """Peak learning rate."""
     min_lr: NonNegativeFloat = 0.0
@@ -120,45 +122,46 @@ class TrainConfig(Section):
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape of the schedule after the warm-up."""
     warmup_steps: NonNegativeFloat = 0.0
-    """Steps of linear warm-up; below 1 it is a share of all steps."""
+    """Steps of linear warm-up. A number below 1 is a fraction of all steps."""
     optim: Literal["auto", "adamw", "adamw_8bit"] = "auto"
-    """Optimizer: AdamW with float32 moments (adamw), or with 8-bit moments (adamw_8bit, bitsandbytes): a quarter of their memory, one wait
-    for the device a step, and other numbers. auto: adamw; adamw_8bit where a GPU has room for the run no other way, which a line says."""
+    """adamw: AdamW with float32 moments. adamw_8bit: AdamW with 8-bit moments (bitsandbytes), which take a quarter of the memory, wait for
+    the device once a step, and change the numbers. auto: adamw, but adamw_8bit if the run fits on a GPU in no other way; a line reports it."""
     master_weights: Literal["float32", "stochastic_rounding"] = "float32"
-    """A float32 copy of each bfloat16 weight, or none: the update is then rounded up or down at random, right on average."""
+    """Keep a float32 copy of each bfloat16 weight, or keep none and round each update up or down at random, which is right on average."""
     weight_decay: NonNegativeFloat = 0.0
-    """Decoupled weight decay of matrices; norms and biases have none."""
+    """Decoupled weight decay of matrices. Norms and biases have none."""
     adam_beta1: Fraction = 0.9
     """Decay of the first moment."""
     adam_beta2: Fraction = 0.95
     """Decay of the second moment."""
     adam_epsilon: PositiveFloat = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     max_grad_norm: PositiveFloat | None = 1.0
-    """Gradients are scaled down to this norm; null for no clipping."""
+    """Gradients with a larger norm are scaled down to it; null: no clipping."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """A step with a nan or infinite loss or gradient changes nothing. stop: nor does any later one, and the run ends; skip: it is
-    counted, and the run goes on. On a GPU it is found when results are read, at the next record (logging_steps), validation or
-    checkpoint; with skip its sample is then looked for with the weights of that moment."""
+    """A step whose loss or gradient is nan or infinite changes no weight. stop: later steps change none either, and the run ends. skip: the
+    step is counted, and the run goes on. On a GPU such a step is found when results are read: at the next record (logging_steps), validation
+    or checkpoint. With skip its sample is then searched with the current weights."""
     gradient_checkpointing: Recomputed = "auto"
-    """What the backward pass computes again instead of keeping it: less memory, more time. false: nothing; selective: norms, SwiGLU and
-    what else lies between matrix products and attention; a number between 0 and 1: that share of the layers wholly, the others
-    selectively; true: all layers. auto: on a GPU the first of these that has room by an estimate (`mft validate` prints it), on the
-    CPU false. What is computed stays the same."""
+    """Recomputation: activations that the backward pass computes again instead of keeping them, which saves memory and costs time. false:
+    none. selective: norms, SwiGLU and other operations between matrix products and attention. A number between 0 and 1: this fraction of
+    the layers in full, the others selectively. true: all layers in full. auto: on a GPU the first of these that fits by an estimate
+    (`mft validate` prints it), on the CPU false. The result does not change."""
     sync_each_batch: Literal["auto"] | bool = "auto"
-    """fsdp2: sum gradients over ranks after each micro-batch (true), or once a step (false), which sends less but holds the gradients of the
-    whole model on every rank. auto: on a GPU once a step if there is room by an estimate (`mft validate` prints it), on the CPU once a step."""
+    """fsdp2: sum gradients over ranks after each micro-batch (true) or once a step (false). Once a step sends less but holds the gradients of
+    the whole model on every rank. auto: once a step, but on a GPU only if it fits by an estimate (`mft validate` prints it)."""
     torch_compile: Literal["auto"] | bool = "auto"
-    """Compile the decoder layers: faster after a minute of compiling. auto: on a GPU that holds the whole model, where it can be done."""
+    """Compile the decoder layers, which is faster after about a minute of compiling. auto: on a GPU that holds the whole model, if the run allows it."""
     deterministic: bool = False
-    """Use only GPU kernels that give the same bits each time, so that a resumed run repeats an uninterrupted one exactly: slower. CPUs always do."""
+    """Use only GPU kernels that give the same bits each time, so a resumed run equals an uninterrupted one exactly. This is slower. CPUs always do so."""
     fp8_recipe: Literal["tensorwise", "rowwise"] | None = None
-    """Full fine-tuning with the decoder's matrix products in fp8 through torchao, with one scale a tensor (faster) or one a row (more
-    exact); needs the extra `fp8`, bfloat16 and a newer GPU, and gains speed only with torch_compile. LoRA has model.quantization: fp8."""
+    """Full fine-tuning with the decoder's matrix products in fp8, through torchao: one scale for each tensor (tensorwise, faster) or for each
+    row (rowwise, more exact). Needs the extra `fp8`, bfloat16 and a newer GPU, and is faster only with torch_compile. For LoRA use
+    model.quantization: fp8."""
     seed: NonNegativeInt = 42
-    """Seed of the order of the data, of new weights and of dropout."""
+    """Seed of the data order, of new weights and of dropout."""
     eval_strategy: Literal["steps", "epoch", "no"] = "steps"
-    """When validation runs; the first and the last step are always measured unless no."""
+    """When validation runs. Unless this is no, it also runs before the first step and after the last one."""
     eval_steps: PositiveInt = 100
     """Steps between validations."""
     save_strategy: Literal["steps", "epoch", "steps_and_epoch", "no"] = "steps"
@@ -166,31 +169,32 @@ class TrainConfig(Section):
     save_steps: PositiveInt = 100
     """Steps between checkpoints."""
     save_total_limit: PositiveInt | None = 3
-    """Newest checkpoints kept; the best one is kept on top of them. null keeps all."""
+    """Number of newest checkpoints to keep. The best one is kept in addition. null keeps all."""
     save_format: Literal["consolidated", "sharded"] = "consolidated"
-    """With fsdp2, who writes: rank 0 gathers all in its host's memory, or each rank its share. Both go on with any backend and number of ranks."""
+    """fsdp2: rank 0 gathers the full state dict in its host's memory and writes it (consolidated), or each rank writes its shard (sharded). A run
+    continues from both with any backend and any number of ranks."""
     async_save: bool = False
-    """Go on training while a checkpoint is being written from a copy in the host's memory; one at a time."""
+    """Train on while a checkpoint is written from a copy in the host's memory. One checkpoint is written at a time."""
     early_stopping_patience: PositiveInt | None = None
-    """Validations in a row without a better metric after which the run ends."""
+    """The run ends after this many validations in a row without a better metric."""
     metric_for_best_model: str = "loss"
-    """loss: the mean over tasks of their validation losses; or loss/<task> for one of them."""
+    """loss: the mean of the tasks' validation losses. loss/<task>: the validation loss of one task."""
     resume_from_checkpoint: PathOrSwitch = True
-    """true goes on from the newest checkpoint of output_dir if there is one; false starts anew; or a checkpoint folder."""
+    """true: continue from the newest checkpoint of output_dir if there is one. false: start anew. Or the path of a checkpoint folder."""
     logging_steps: PositiveInt = 1
     """Steps between records in metrics.jsonl, console and TensorBoard."""
     logging_dir: PathText | None = None
-    """TensorBoard folder; default <output_dir>/tensorboard."""
+    """TensorBoard folder; null: <output_dir>/tensorboard."""
     report_to: Annotated[tuple[Literal["tensorboard"], ...], BeforeValidator(one_or_many)] = ("tensorboard",)
-    """Loggers beside console and metrics.jsonl; [] for none."""
+    """Loggers in addition to console and metrics.jsonl; [] for none."""
     dataloader_num_workers: NonNegativeInt = 0
-    """Processes that prepare batches ahead; 0 prepares them in the training process."""
+    """Processes that prepare batches in advance; 0: the training process prepares them."""
 
     @field_validator("warmup_steps")
     @classmethod
-    def _whole_or_share(cls, value: float) -> float:
+    def _whole_or_fraction(cls, value: float) -> float:
         if value >= 1 and value != math.floor(value):
-            raise ValueError(f"{value} is neither a whole number of steps nor a share below 1")
+            raise ValueError(f"{value} is neither a whole number of steps nor a fraction below 1")
         return value
 
 
@@ -200,7 +204,7 @@ def _named(value: Any) -> Any:
 
 
 def _task_list(value: Any) -> Any:
-    """`{tests: data/tests}` and `{tests: {path: data/tests, weight: 2}}` are lists of named tasks."""
+    """`{tests: data/tests}` and `{tests: {path: data/tests, weight: 2}}` as lists of named tasks."""
     if not isinstance(value, dict):
         return value
     return [
@@ -210,7 +214,7 @@ def _task_list(value: Any) -> Any:
 
 
 class RunConfig(Section):
-    """All of a run."""
+    """The whole config."""
 
     model: Annotated[
         ModelConfig, BeforeValidator(lambda value: {"model_name_or_path": value} if isinstance(value, str) else value)
@@ -221,7 +225,7 @@ class RunConfig(Section):
     ] = AdapterConfig()
     """Trained weights."""
     tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(_task_list), Field(min_length=1)]
-    """The tasks, in the order of every table: a list, or a mapping from name to folder or fields."""
+    """The tasks, in the order of all tables: a list, or a mapping from name to folder or fields."""
     data: DataConfig = DataConfig()
     """From records to rows."""
     loss: LossConfig = LossConfig()
@@ -231,7 +235,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     """The loop."""
     backend: Annotated[BackendConfig, BeforeValidator(_named)] = BackendConfig()
-    """What carries the training."""
+    """The engine that carries the training."""
     output_dir: PathText
     """Folder of the run: resolved config, metrics, checkpoints, report."""
 
@@ -248,7 +252,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _quantised_base_can_train(self) -> "RunConfig":
+    def _quantized_base_can_train(self) -> "RunConfig":
         held, adapter = self.model.quantization, self.adapter
         if held is None:
             return self
@@ -376,7 +380,7 @@ class RunConfig(Section):
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """The tasks' names, in their order everywhere."""
+        """The names of the tasks, in their order."""
         return tuple(task.name for task in self.tasks)
 
     @property

@@ -1,4 +1,4 @@
-"""What every section of the config is, and the numbers and paths its fields take. Meaning is in `schema.py` and `balancer.py`."""
+"""The base class of all sections of the config, and the types of numbers and paths that their fields take."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 LARGEST_COUNT = 2**31 - 1
 LARGEST_ROW = 2**24
 LARGEST, SMALLEST = 1e9, 1e-30
-"""No setting lies beyond these; what is computed from one would leave 64 bits, the range of float32, or the memory."""
+"""Limits of every number. Beyond them, values computed from it would overflow 64 bits or float32, or not fit into memory."""
 
 
 def _countable(value: int) -> int:
@@ -31,7 +31,7 @@ def _in_range(value: float) -> float:
 
 
 def _usable_path(value: str) -> str:
-    """A path that the system can be asked for: parts of at most 255 bytes, 4,095 in all, no null character, a home that is known."""
+    """A path that the system accepts: parts of at most 255 bytes, at most 4,095 bytes in all, no null character, a known home folder."""
     if "\0" in value:
         raise ValueError("holds a null character, which no file name has")
     if max(map(len, value.encode().split(b"/"))) > 255 or len(os.fsencode(value)) > 4095:
@@ -56,7 +56,7 @@ PathOrSwitch = Annotated[
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, and a key it does not know is an error."""
+    """A part of the config. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 

@@ -75,7 +75,7 @@ def test_all_problems_come_together_with_their_field_paths(tmp_path: Path) -> No
         ("train: 3", "train: should be a section of fields, not 3"),
         (
             "train: {warmup_steps: 1.5}",
-            "train.warmup_steps: 1.5 is neither a whole number of steps nor a share below 1",
+            "train.warmup_steps: 1.5 is neither a whole number of steps nor a fraction below 1",
         ),
         ("train: {metric_for_best_model: loss/test}", "train.metric_for_best_model: unknown metric 'loss/test'."),
     ],

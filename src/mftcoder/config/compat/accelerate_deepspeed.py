@@ -1,6 +1,6 @@
-"""`accelerate launch --use_deepspeed --zero_stage 2 --offload_optimizer_device cpu ...`, as fields of the backend section.
+"""The flags of `accelerate launch --use_deepspeed --zero_stage 2 --offload_optimizer_device cpu ...` as fields of the backend section.
 
-Accelerate hands its flags to the processes in environment variables; here they choose the backend, and are used for nothing else.
+Accelerate passes its flags to the processes in environment variables. They choose the backend and are used for nothing else.
 """
 
 import os
@@ -9,17 +9,17 @@ from typing import Any
 from mftcoder.errors import ConfigError
 
 STAGES = {"0": "ddp", "1": "deepspeed_zero2", "2": "deepspeed_zero2", "3": "deepspeed_zero3"}
-"""Stage 1 shares out less than stage 2 and takes the same steps."""
+"""Stage 1 shards less than stage 2 and takes the same steps."""
 OFFLOADED = ("OPTIMIZER", "PARAM")
 
 
 def launched_with_deepspeed() -> bool:
-    """Whether `accelerate launch` was told to use DeepSpeed."""
+    """Whether `accelerate launch` was started with --use_deepspeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
 
 
 def deepspeed_backend() -> dict[str, Any]:
-    """`name` and `offload` as accelerate was told them; stage 2 without it. ConfigError for what no backend does."""
+    """`name` and `offload` from accelerate's flags; stage 2 without a flag. ConfigError for what no backend does."""
     if os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE"):
         raise ConfigError(
             "--deepspeed_config_file: is not read. Say --zero_stage and the offload devices to accelerate launch instead"

@@ -1,4 +1,4 @@
-"""What other trainers call our fields, for "did you mean". Nothing here is accepted in a config; it only answers."""
+"""Names of our fields in other trainers, for "did you mean". A config cannot use them."""
 
 from typing import Any, get_args
 
@@ -92,7 +92,7 @@ ALIASES: dict[str, str] = {
 
 
 def suggest(location: tuple[Any, ...], raw: dict[str, Any]) -> str:
-    """What the user may have meant by the unknown key at `location` of the config `raw`; starts with a space.
+    """What the unknown key at `location` of the config `raw` may mean; starts with a space.
 
     A field of another section is named with its section: `train.lr` -> `train.learning_rate`, `learning_rate` -> the same.
     """
@@ -104,13 +104,13 @@ def suggest(location: tuple[Any, ...], raw: dict[str, Any]) -> str:
         return f" Did you mean '{ALIASES[key]}'?"
     elsewhere = [dotted for dotted in all_fields() if dotted.rsplit(".", 1)[-1] == key]
     if elsewhere:
-        # A balancer has a learning rate and a warm-up of its own; who types the bare name means the training's.
+        # Balancers have a learning rate and a warm-up too; the bare name means the one of the training.
         return f" Did you mean '{min(elsewhere, key=lambda dotted: dotted.startswith('balancer.'))}'?"
     return did_you_mean(key, siblings)
 
 
 def all_fields() -> list[str]:
-    """Every field as a dotted path, tasks' fields as `tasks.<name>.field`; of balancers' options those of this package's methods."""
+    """Every field as a dotted path: `train.seed`, `tasks.<name>.weight`, `balancer.tau` (options of this package's methods only)."""
     options = dict.fromkeys(option for method in BALANCERS.table for option in option_names(method))
     paths = [f"balancer.{option}" for option in options]
     for name, field in schema.RunConfig.model_fields.items():

@@ -1,9 +1,8 @@
-"""The published flat MFTCoder JSON config -> the nested config: every documented key, with the published defaults.
+"""Convert the published flat MFTCoder JSON config into the nested config: every documented key, with the published defaults.
 
-Goes in: the raw mapping of a file such as `configs/lora_train_config.json` of codefuse-ai/MFTCoder (mftcoder_accelerate). Comes
-out: the same run in our words, plus what the reader should be told. What this version cannot do is refused in a sentence, all
-refusals at once; nothing is ignored in silence. Reads the tokenizer's files of a local model, to see whether it speaks ChatML, and for
-DeepSpeed what accelerate's flags have put into the environment.
+The source is a file such as `configs/lora_train_config.json` of codefuse-ai/MFTCoder (mftcoder_accelerate). What this version cannot do
+is refused, all of it at once. A key without effect is named in a warning. The conversion also reads the tokenizer files of a local model,
+to see whether it uses ChatML, and the environment variables of accelerate's DeepSpeed flags.
 """
 
 import re
@@ -25,7 +24,7 @@ REFUSED: dict[tuple[str, Any], str] = {
         False,
     ): "the published .bin format is not read. Use true, with data_paths naming JSONL folders",
 }
-"""What another release brings: (key, value) -> the sentence after `key: `. A row goes when its feature comes."""
+"""Values that this version cannot use: (key, value) -> the sentence after `key: `."""
 
 NORMALIZATION = {
     "case1": "token",
@@ -44,7 +43,7 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant", "co
 
 @dataclass(frozen=True)
 class Converted:
-    """The nested config, and what the reader should be told about it."""
+    """The nested config, and warnings about it."""
 
     nested: dict[str, Any]
     warnings: tuple[str, ...] = ()
@@ -61,10 +60,10 @@ def is_published_key(name: str) -> bool:
 
 
 def convert(raw: dict[str, Any], *, origin: str) -> Converted:
-    """The same run in our words. ConfigError lists every key that is unknown, wrong, or not in this version."""
+    """The same run as a nested config. ConfigError lists every key that is unknown, wrong, or cannot be used in this version."""
     known = {SPELLINGS.get(key, key): value for key, value in raw.items() if key not in LEGACY}
     problems = [
-        f"{origin}: {other}: stands there a second time as {key}; leave one out"
+        f"{origin}: {other}: is the same key as {key}, which is there too. Remove one of them"
         for other, key in SPELLINGS.items()
         if other in raw and key in raw
     ]
@@ -84,7 +83,7 @@ def _suggest(location: tuple[str | int, ...]) -> str:
 
 
 def _refusals(raw: dict[str, Any]) -> list[str]:
-    """One sentence a value that this version cannot honour; a key left out counts with its published default."""
+    """One sentence for each value that this version cannot use. A missing key has its published default."""
     found = []
     for (key, refused), sentence in REFUSED.items():
         value = raw.get(key, PublishedConfig.model_fields[key].default)
@@ -95,7 +94,7 @@ def _refusals(raw: dict[str, Any]) -> list[str]:
 
 
 def _placeholders(raw: dict[str, Any]) -> list[str]:
-    """The published examples hold `$DATA_PATHS` and the like, to be filled in by their reader."""
+    """One sentence for each placeholder of the published examples, such as `$DATA_PATHS`, that was not replaced."""
     return [
         f"{key}: '{value}' is a placeholder of the published example; write the path in its place"
         for key, value in raw.items()
@@ -106,40 +105,42 @@ def _placeholders(raw: dict[str, Any]) -> list[str]:
 def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...]:
     mode = published.weighted_loss_mode
     idle = [key for key in raw if key in LEGACY or (key in DORMANT and not key.startswith(f"{mode}_"))]
-    told = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
+    notes = [f"these keys of the published config have no effect here: {', '.join(idle)}"] if idle else []
     if mode == "coba":
-        told.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
+        notes.append("weighted_loss_mode: coba is the paper's; balancer.variant=released is the published code's")
     if published.peft_type == "qlora" and raw.get("quantization") == "16bit":
-        told.append("quantization: 4bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
+        notes.append("quantization: 4bit is used; the published trainer takes 4 bits for qlora, whatever this key says")
     if published.task_weights and mode in WEIGHTLESS:
-        told.append(
+        notes.append(
             f"task_weights: have no effect with weighted_loss_mode {mode}, as published; tasks.<name>.weight has"
         )
     if published.quantization and published.peft_type != "qlora":
-        told.append(f"quantization: {published.quantization} has no effect without peft_type: qlora, as published")
+        notes.append(f"quantization: {published.quantization} has no effect without peft_type: qlora, as published")
     if published.quantization == "8bit" and published.peft_type == "qlora":
-        told.append("quantization: 8bit is what you get; the published trainer takes 4 bits for qlora whatever it says")
+        notes.append("quantization: 8bit is used; the published trainer takes 4 bits for qlora, whatever this key says")
     if published.data_split[2] > 0:
-        told.append("data_split: the third share is held out together with the second; there is no test split here")
+        notes.append("data_split: the third part is held out together with the second; there is no test split here")
     if published.padding_mode == "concat":
-        told.append("padding_mode: concat packs whole samples, isolated from each other, and splits the over-long ones")
+        notes.append(
+            "padding_mode: concat packs whole samples, isolated from each other, and splits the over-long ones"
+        )
     if published.role_markers is None:
         row, reason = _template(published)
-        told.append(f"data.chat_template: {row}, {reason}. docs/data.md lists the rows of the published models")
-    return tuple(told)
+        notes.append(f"data.chat_template: {row}, {reason}. docs/data.md lists the rows of the published models")
+    return tuple(notes)
 
 
 def _template(published: PublishedConfig) -> tuple[str, str]:
     """The template row of this model, and why."""
     if (published.model_type or "").lower().startswith("qwen"):
         return "chatml", f"for model_type is {published.model_type}"
-    if _speaks_chatml(published.pretrained_model_path):
+    if _uses_chatml(published.pretrained_model_path):
         return "chatml", f"for the tokenizer of {published.pretrained_model_path} has {CHATML_TOKEN}"
     return "mftcoder-v0.3", "what the code of versions 0.3 to 0.5 trains"
 
 
-def _speaks_chatml(model: str) -> bool:
-    """Whether `model` is a folder whose tokenizer has ChatML's token. Of a model on the Hub nothing is known here."""
+def _uses_chatml(model: str) -> bool:
+    """Whether `model` is a folder whose tokenizer has ChatML's token. A model on the Hub is not read, so the answer is no."""
     for name in TOKENIZER_FILES:
         try:
             if CHATML_TOKEN.encode() in (Path(model).expanduser() / name).read_bytes():
@@ -189,7 +190,7 @@ def _adapter(published: PublishedConfig) -> dict[str, Any]:
 
 
 def _tasks(published: PublishedConfig) -> list[dict[str, Any]]:
-    """One task a folder, named by the folder; folders of one name get their parent's in front."""
+    """One task for each folder, with the folder's name. If two folders have the same name, the parent's name goes in front."""
     paths = [Path(path) for path in published.data_paths]
     names = [path.name.split(".jsonl")[0] for path in paths]
     named = [
@@ -229,7 +230,8 @@ def _balancer(published: PublishedConfig) -> dict[str, Any]:
         return {
             "name": "selfpaced",
             "warmup_steps": published.selfpaced_history_length,
-            "window": published.selfpaced_history_length * published.selfpaced_interval,  # there it counts losses
+            "window": published.selfpaced_history_length
+            * published.selfpaced_interval,  # in the published code it counts losses
             "update_interval": published.selfpaced_interval,
             "val_batches": published.selfpaced_sample_valid_num,
             "gain": published.selfpaced_scale_factor,
@@ -248,7 +250,7 @@ def _balancer(published: PublishedConfig) -> dict[str, Any]:
 
 def _backend(published: PublishedConfig) -> dict[str, Any]:
     if published.distributed_type == "deepspeed":
-        backend = deepspeed_backend()  # its stage is said to the launcher
+        backend = deepspeed_backend()  # the launcher has its stage
     else:
         backend = {"name": "fsdp2" if published.distributed_type == "fsdp" else "auto"}
     patience = published.init_timeout_seconds

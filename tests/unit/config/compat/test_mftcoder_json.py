@@ -128,7 +128,7 @@ def test_every_example_of_the_contests_branch_is_accepted(name: str) -> None:
 
 
 def test_a_key_that_stands_there_in_two_spellings_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="evalation_steps: stands there a second time as evaluation_steps"):
+    with pytest.raises(ConfigError, match="evalation_steps: is the same key as evaluation_steps"):
         convert(CONTEST | {"evaluation_steps": 5}, origin="x")
 
 
@@ -142,7 +142,7 @@ def test_16bit_is_no_quantization_and_of_qlora_4_bits_with_a_warning() -> None:
     assert not any("quantization" in warning for warning in convert(CONTEST, origin="x").warnings)
     qlora = convert(CONTEST | {"peft_type": "qlora"}, origin="x")
     assert qlora.nested["model"]["quantization"] == "4bit"
-    assert any(warning.startswith("quantization: 4bit is what you get") for warning in qlora.warnings)
+    assert any(warning.startswith("quantization: 4bit is used") for warning in qlora.warnings)
 
 
 def test_the_template_is_that_of_the_published_code_and_a_line_says_so(tmp_path: Path) -> None:
@@ -274,9 +274,9 @@ def test_quantization_without_qlora_has_no_effect_and_a_warning() -> None:
         ({"weigted_loss_mode": "case3"}, "weigted_loss_mode: unknown key. Did you mean 'weighted_loss_mode'?"),
         ({"weighted_loss_mode": "case5"}, "weighted_loss_mode: Input should be 'case1', 'case2'"),
         ({"task_weights": "[1,2,3]"}, "task_weights: 3 weights for 2 data_paths"),
-        ({"data_split": "0,100,0"}, "data_split: the first share, training, must be above 0"),
+        ({"data_split": "0,100,0"}, "data_split: the first part, training, must be above 0"),
         ({"data_split": "98"}, "data_split: List should have at least 2 items"),
-        ({"num_warmup_steps": 1.5}, "num_warmup_steps: 1.5 is neither a whole number of steps nor a share"),
+        ({"num_warmup_steps": 1.5}, "num_warmup_steps: 1.5 is neither a whole number of steps nor a fraction"),
         ({"role_markers": {"system": "S"}}, "role_markers: has no marker for user and assistant"),
         ({"seq_length": "long"}, "seq_length: Input should be a valid integer"),
         ({"data_paths": "[]"}, "data_paths: List should have at least 1 item"),
@@ -310,7 +310,7 @@ def test_task_weights_are_left_out_with_a_warning_where_the_published_trainer_ig
 
 def test_a_third_split_and_concat_are_explained() -> None:
     warnings = "\n".join(convert({**EXAMPLE, "data_split": "90,5,5", "padding_mode": "concat"}, origin="x").warnings)
-    assert "data_split: the third share" in warnings
+    assert "data_split: the third part" in warnings
     assert "padding_mode: concat" in warnings
 
 
