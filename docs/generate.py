@@ -1,6 +1,7 @@
 """`python docs/generate.py`: write the pages of docs/ that are made from the code. `--check` only names those that are out of date.
 
-docs/configuration.md comes from the config's fields, docs/models.md from the table of model families. A unit test compares the pages
+docs/configuration.md comes from the config's fields, docs/models.md from the table of model families, a table in docs/curation.md from
+the filter rules. A unit test compares the pages
 with the code.
 """
 
@@ -12,6 +13,7 @@ from mftcoder.config.balancer import options_type
 from mftcoder.config.compat.mftcoder_json import REFUSED
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.schema import RunConfig
+from mftcoder.curation.filters.rules import PRESETS, RULES, bounds_in_words
 from mftcoder.data.rendering.templates import TEMPLATES
 from mftcoder.data.tokenizers.byte_level import SPLITTINGS
 from mftcoder.models.conversion.gguf_architectures import ARCHITECTURES
@@ -27,6 +29,8 @@ NAMES = {
     ("backend", "name"): BACKENDS.names(),
 }
 """Fields that hold a registered name."""
+
+RULES_BEGIN, RULES_END = "<!-- rules: made by `make docs` -->", "<!-- end of rules -->"
 
 INTRODUCTION = """# Configuration
 
@@ -175,7 +179,18 @@ The chat template is the one that the published code trains; [data.md](data.md#t
 
 def pages() -> dict[str, str]:
     """File name -> text."""
-    return {"configuration.md": configuration(), "models.md": models()}
+    return {"configuration.md": configuration(), "models.md": models(), "curation.md": curation()}
+
+
+def curation() -> str:
+    """The page as it stands, with the table of filter rules written anew between its marks."""
+    before, _, rest = (DOCS / "curation.md").read_text(encoding="utf-8").partition(RULES_BEGIN)
+    _, _, after = rest.partition(RULES_END)
+    rows = ["| rule | measures | kept by default | preset |", "|---|---|---|---|"]
+    for name, rule in RULES.items():
+        presets = ", ".join(preset for preset, names in PRESETS.items() if name in names)
+        rows.append(f"| `{name}` | {rule.measures} | {bounds_in_words(rule.low, rule.high)} | {presets} |")
+    return before + RULES_BEGIN + "\n\n" + "\n".join(rows) + "\n\n" + RULES_END + after
 
 
 def models() -> str:

@@ -4,8 +4,10 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from types import ModuleType
 
 _PARENT = "MFTCODER_PARENT"
@@ -25,6 +27,19 @@ def follow_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # the parent ended before prctl was called
         signal.raise_signal(signal.SIGTERM)
+
+
+def start_as_worker() -> None:
+    """In a process of a pool: leave Ctrl-C to the process that started this one, and end when that one does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

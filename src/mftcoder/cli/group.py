@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import click
 
 from mftcoder import __version__
+from mftcoder.cli.data.group import group as data
 from mftcoder.cli.data.inspect import command as inspect
-from mftcoder.cli.data.mine import group as data
 from mftcoder.cli.data.prepare import command as prepare
 from mftcoder.cli.demo import command as demo
 from mftcoder.cli.doctor import command as doctor

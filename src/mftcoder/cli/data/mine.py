@@ -14,16 +14,7 @@ if TYPE_CHECKING:
     from mftcoder.app.data.mine import MinedData
 
 
-@click.group("data")
-def group() -> None:
-    """Make training data.
-
-    \b
-    mft data mine my-repository --out data/mined
-    """
-
-
-@group.command("mine", short_help="Make examples of five coding tasks from Python code.")
+@click.command("mine", short_help="Make examples of five coding tasks from Python code.")
 @click.argument("folder", type=PATH, required=False)
 @click.option("--stdlib", is_flag=True, help="Mine Python's standard library (the default without FOLDER).")
 @click.option("--out", type=PATH, required=True, help="Output directory: one folder per task.")

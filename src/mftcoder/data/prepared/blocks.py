@@ -4,11 +4,8 @@ A block file gets its name only when it is complete, so that a killed run can co
 """
 
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +21,7 @@ from mftcoder.data.rendering.templates import load_template, render
 from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_segments, fit
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import DataError
+from mftcoder.processes import start_as_worker
 
 MAX_LISTED = 10_000
 WHOLE, TRUNCATED, SPLIT = 0, 1, 2
@@ -231,16 +229,8 @@ _maker: BlockMaker | None = None
 def start_worker(tokenizer_name: str, config: DataConfig) -> None:
     """Make this process a worker: it ignores Ctrl-C, which its parent handles, and ends with its parent."""
     global _maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    start_as_worker()
     _maker = BlockMaker(tokenizer_name, config)
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def run_job(job: BlockJob) -> BlockReport:

@@ -1,0 +1,109 @@
+"""`mft data curate`: a recipe in, a curated folder out, with a table of what each step dropped.
+
+Finds the files, makes the steps, and shows the progress. The work is the pipeline's.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mftcoder.cache import cache_root
+from mftcoder.curation.filters.config import Filter
+from mftcoder.curation.pipeline.blocks import RecordStep
+from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
+from mftcoder.curation.pipeline.recipe import Recipe, load_recipe
+from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
+from mftcoder.data.records.files import find_sources
+from mftcoder.errors import DataError
+from mftcoder.reporting.terminal import print_list, print_table
+
+_RULES_SHOWN = 6
+
+
+def curate_recipe(path: Path, overrides: Sequence[str] = ()) -> Made:
+    """Curate by the recipe in a file."""
+    return curate(load_recipe(path, overrides))
+
+
+def curate(recipe: Recipe) -> Made:
+    """Curate the records of a recipe into its output directory, and print what came of it."""
+    output = Path(recipe.output_dir).expanduser()
+    sources = find_sources(recipe.tasks, cache_root())
+    key = fingerprint(recipe, sources, {})
+    refuse_foreign_files(output)
+    made = finished(output, key)
+    if made is None:
+        made = _curate(recipe, sources, output, key)
+    _print(made, Console())
+    if not made.manifest["kept"]:
+        raise DataError(f"{output}: nothing is left to train on. Its README.md shows what each rule dropped")
+    return made
+
+
+def _curate(recipe: Recipe, sources: Any, output: Path, key: str) -> Made:
+    steps, barriers = _make_steps(recipe)
+    work = output.with_name(f".{output.name}.work")
+    with exclusive(work):
+        blocks = work / key
+        blocks.mkdir(exist_ok=True)
+        with _progress() as on_progress:
+            outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
+        made = write_output(recipe, sources, outcome, blocks, key, ())
+        shutil.rmtree(work)
+    return made
+
+
+def _make_steps(recipe: Recipe) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
+    """The steps that look at one record, and those that compare records, by name."""
+    steps: dict[str, RecordStep] = {}
+    barriers: dict[str, Barrier] = {}
+    for name, step in zip(recipe.step_names, recipe.steps, strict=True):
+        if step.filter is not None:
+            steps[name] = Filter(step.filter)
+    return steps, barriers
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal; nothing elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=None)
+        yield lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
+
+
+def _print(made: Made, console: Console) -> None:
+    manifest = made.manifest
+    rows = [
+        [step["step"], f"{sum(step['dropped'].values()):,}", f"{step['left']:,}", _rules(step["dropped"])]
+        for step in manifest["steps"]
+    ]
+    print_table(console, ("step", "dropped", "left", "by rule"), rows, numbers=("dropped", "left"))
+    tasks = [[name, f"{task['read']:,}", f"{task['kept']:,}"] for name, task in manifest["tasks"].items()]
+    console.print()
+    print_table(console, ("task", "read", "kept"), tasks, numbers=("read", "kept"))
+    console.print()
+    print_list(console, "notes:", manifest["notes"])
+    for line in [
+        f"{manifest['kept']:,} of {manifest['read']:,} records -> {made.folder}",
+        *task_lines(made.folder, manifest),
+    ]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rules(dropped: Mapping[str, int]) -> str:
+    pairs = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{rule} {count:,}" for rule, count in pairs[:_RULES_SHOWN])
+    return f"{shown}, ..." if len(pairs) > _RULES_SHOWN else shown

@@ -1,0 +1,127 @@
+"""A record as the steps of curation see it, and why one was dropped.
+
+Texts and code blocks are found when a rule first asks for them. The rules themselves are left to filters/ and its neighbours.
+"""
+
+import ast
+import re
+import textwrap
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from mftcoder.data.records.conversation import Conversation
+
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
+_PYTHON_NAMES = frozenset({"python", "py", "python3", "python2"})
+_PYTHON_START = re.compile(
+    r"\s*(?:#[^\n]*\n\s*)*"
+    r"(?:def \w+\((?:[^\n]*:[ \t]*(?:#[^\n]*)?)?$|class \w+(?:\([\w., =]*\))?:[ \t]*$|from [\w.]+ import [\w*(]"
+    r"|(?P<import>import [\w.]+(?: as \w+)?(?:, ?[\w.]+(?: as \w+)?)*[ \t]*$))",
+    re.MULTILINE,
+)
+"""The first statement of a Python file. Of these, an import begins files of other languages too."""
+_PYTHON_BLOCK = re.compile(r"^[ \t]*(?:def|class|for|if|while|with|try)\b[^\n{}]*:[ \t]*(?:#[^\n]*)?$", re.MULTILINE)
+MAX_PARSED = 1 << 20
+"""Longest code that is parsed, in characters: a syntax tree takes about a hundred times the memory of its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a record was dropped: the rule, the value that it measured, and what else explains it."""
+
+    rule: str
+    value: float | str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBlock:
+    """A fenced block of an answer. `start` is the offset of its fence in the answer; `language` is the fence's word in lower case."""
+
+    language: str
+    code: str
+    start: int
+    is_closed: bool
+
+
+class Example:
+    """A conversation with the line that it was read from."""
+
+    def __init__(self, conversation: Conversation, line: bytes = b""):
+        self.conversation = conversation
+        self.line = line
+
+    @cached_property
+    def question(self) -> str:
+        """What the user says, all turns of it; empty for a plain text."""
+        return "\n\n".join(message.content for message in self.conversation.messages if message.role == "user")
+
+    @cached_property
+    def answer(self) -> str:
+        """What the assistant says, all turns of it, or the plain text."""
+        wanted = ("assistant", "text")
+        return "\n\n".join(message.content for message in self.conversation.messages if message.role in wanted)
+
+    @cached_property
+    def blocks(self) -> tuple[CodeBlock, ...]:
+        """The fenced blocks of the answer. A fence that is not closed runs to the end of the answer, as in CommonMark."""
+        return tuple(fenced_blocks(self.answer))
+
+    @cached_property
+    def code(self) -> str:
+        """The code of all fenced blocks; the whole answer where there is no fence."""
+        return "\n".join(block.code for block in self.blocks) if self.blocks else self.answer
+
+    @cached_property
+    def python_codes(self) -> tuple[str, ...]:
+        """Python code of the answer: blocks fenced as Python, other code only if it begins as Python does."""
+        if not self.blocks:
+            return (self.answer,) if _begins_as_python(self.answer) else ()
+        return tuple(block.code for block in self.blocks if _is_python(block))
+
+    @cached_property
+    def python_trees(self) -> tuple[ast.Module | None, ...]:
+        """The syntax tree of each Python code that is short enough to parse; None for one that does not parse."""
+        return tuple(parse_python(code) for code in self.python_codes if len(code) <= MAX_PARSED)
+
+
+def fenced_blocks(text: str) -> list[CodeBlock]:
+    """The fenced blocks of a Markdown text, in order; a closing fence is at least as long as its opening one and says nothing."""
+    if "```" not in text and "~~~" not in text:
+        return []
+    blocks = []
+    opened: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opened is None:
+            opened = fence
+        elif fence[1].startswith(opened[1]) and not fence[2]:
+            code = text[opened.end() + 1 : fence.start()]
+            blocks.append(CodeBlock(opened[2].lower(), code, opened.start(), True))
+            opened = None
+    if opened is not None:
+        blocks.append(CodeBlock(opened[2].lower(), text[opened.end() + 1 :], opened.start(), False))
+    return blocks
+
+
+def _is_python(block: CodeBlock) -> bool:
+    if block.language:
+        return block.language in _PYTHON_NAMES
+    return _begins_as_python(block.code)
+
+
+def _begins_as_python(code: str) -> bool:
+    start = _PYTHON_START.match(code)
+    return start is not None and (not start["import"] or bool(_PYTHON_BLOCK.search(code)))
+
+
+def parse_python(code: str) -> ast.Module | None:
+    """The syntax tree of code at any indentation; None if it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an invalid escape is a warning of the parser
+            return ast.parse(textwrap.dedent(code))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None

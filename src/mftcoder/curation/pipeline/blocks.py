@@ -1,0 +1,214 @@
+"""One block of records through the steps between two barriers. This is what the worker processes run.
+
+Goes in: lines of a data file, or what an earlier stage left of them. Comes out: three files (kept lines, dropped records, a report),
+each complete or not there at all; the report is written last and vouches for the others.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import xxhash
+
+from mftcoder.config.problems import one_line
+from mftcoder.curation.example import Drop, Example
+from mftcoder.curation.statistics import Statistics
+from mftcoder.data.records.files import Block
+from mftcoder.data.records.formats import read_record
+from mftcoder.errors import DataError
+from mftcoder.jsonl import atomic_path
+
+READ = "read"
+"""The name under which lines that cannot be read are dropped."""
+SAMPLES = 10
+KEPT = "kept"
+_SHOWN_CHARACTERS = 1200
+_SHOWN_OF_A_BAD_LINE = 300
+
+
+class RecordStep(Protocol):
+    """A step that looks at one record at a time."""
+
+    def check(self, example: Example) -> Drop | None:
+        """Why the record is dropped; None if it is kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which file of which task a block comes from."""
+
+    task: str
+    split: str  # train or validation
+    path: str
+    format: str
+
+
+@dataclass(frozen=True)
+class BlockJob:
+    """One block, the steps that it goes through, and what a barrier before them has decided on its records."""
+
+    place: Place
+    source: Block | Path  # lines of a file, or the kept lines of an earlier stage
+    steps: tuple[str, ...]  # names of record steps
+    target: Path  # without an ending
+    seed: int
+    decided: tuple[str, Mapping[int, Drop]] = ("", {})  # the barrier's name, and drops by line number
+
+    @property
+    def report_path(self) -> Path:
+        """Written last."""
+        return self.target.with_suffix(".json")
+
+    def run(self, steps: Mapping[str, RecordStep]) -> "BlockReport":
+        """Make the block's files, or take those that an earlier run has finished."""
+        earlier = read_report(self.report_path)
+        if earlier is not None:
+            return earlier
+        worker = _BlockWork(self, [(name, steps[name]) for name in self.steps])
+        with (
+            atomic_path(kept_path(self.target)) as kept,
+            atomic_path(dropped_path(self.target)) as dropped,
+            kept.open("wb") as kept_file,
+            dropped.open("wb") as dropped_file,
+        ):
+            for number, line in _lines(self.source):
+                entry = worker.take(number, line)
+                if entry is None:
+                    kept_file.write(b"%d\t%s\n" % (number, line))
+                else:
+                    dropped_file.write(orjson.dumps(entry) + b"\n")
+        with atomic_path(self.report_path) as temporary:
+            temporary.write_bytes(orjson.dumps(worker.report.as_json()))
+        return worker.report
+
+
+def kept_path(target: Path) -> Path:
+    """The kept lines of a block, each behind its line number and a tab."""
+    return target.with_suffix(".kept")
+
+
+def dropped_path(target: Path) -> Path:
+    """The dropped records of a block, as they will stand in dropped.jsonl."""
+    return target.with_suffix(".dropped")
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """`(line number, record)` of a file of kept lines."""
+    with path.open("rb") as file:
+        for numbered in file:
+            number, _, line = numbered.rstrip(b"\n").partition(b"\t")
+            yield int(number), line
+
+
+def _lines(source: Block | Path) -> Iterator[tuple[int, bytes]]:
+    return source.lines() if isinstance(source, Block) else numbered_lines(source)
+
+
+@dataclass
+class BlockReport:
+    """What became of a block: counts a step and rule, statistics before and after, samples of what was kept and dropped."""
+
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    before: Statistics = field(default_factory=Statistics)
+    after: Statistics = field(default_factory=Statistics)
+    samples: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)  # by rank, the smallest ones
+
+    def sample(self, key: str, rank: int, shown: dict[str, Any]) -> None:
+        """Keep the sample if it is among the first by rank."""
+        self.samples[key] = heapq.nsmallest(SAMPLES, [*self.samples.get(key, []), (rank, shown)], key=_by_rank)
+
+    def wants(self, key: str, rank: int) -> bool:
+        """Whether a sample of this rank would be kept."""
+        held = self.samples.get(key, [])
+        return len(held) < SAMPLES or rank < held[-1][0]
+
+    def merge(self, other: "BlockReport") -> None:
+        """Take in another block of the same stage."""
+        self.dropped.update(other.dropped)
+        self.before.merge(other.before)
+        self.after.merge(other.after)
+        for key, samples in other.samples.items():
+            self.samples[key] = heapq.nsmallest(SAMPLES, [*self.samples.get(key, []), *samples], key=_by_rank)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values that `read_report` takes back."""
+        return {
+            "dropped": [[*key, count] for key, count in self.dropped.items()],
+            "before": self.before.as_json(),
+            "after": self.after.as_json(),
+            "samples": self.samples,
+        }
+
+
+def _by_rank(sample: Sequence[Any]) -> tuple[int, str]:
+    return sample[0], sample[1]["origin"]
+
+
+def read_report(path: Path) -> BlockReport | None:
+    """The report of a finished block; None if there is none, or a broken one."""
+    try:
+        found = orjson.loads(path.read_bytes())
+        return BlockReport(
+            Counter({(step, rule): count for step, rule, count in found["dropped"]}),
+            Statistics.from_json(found["before"]),
+            Statistics.from_json(found["after"]),
+            {key: [(rank, shown) for rank, shown in samples] for key, samples in found["samples"].items()},
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+class _BlockWork:
+    """The records of one block, one by one."""
+
+    def __init__(self, job: BlockJob, steps: Sequence[tuple[str, RecordStep]]):
+        self.job, self.steps = job, steps
+        self.barrier, self.decided = job.decided
+        self.report = BlockReport()
+
+    def take(self, number: int, line: bytes) -> dict[str, Any] | None:
+        """The entry of dropped.jsonl for a record that is dropped; None for one that is kept."""
+        place = self.job.place
+        origin = f"{place.path}:{number}"
+        rank = xxhash.xxh3_64_intdigest(origin.encode(), seed=self.job.seed) >> 1
+        try:
+            example = Example(read_record(line, format=place.format, task=place.task, origin=origin), line)
+        except DataError as error:
+            problem = one_line("; ".join(error.problems))
+            text = line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
+            return self._drop(READ, Drop("unusable", problem, {"begins": text}), origin, rank, {"begins": text})
+        self.report.before.add(example)
+        step, drop = self._check(number, example)
+        if drop is not None:
+            return self._drop(step, drop, origin, rank, _shown(example))
+        self.report.after.add(example)
+        if self.report.wants(KEPT, rank):
+            self.report.sample(KEPT, rank, {"origin": origin, **_shown(example)})
+        return None
+
+    def _check(self, number: int, example: Example) -> tuple[str, Drop | None]:
+        if number in self.decided:
+            return self.barrier, self.decided[number]
+        for name, step in self.steps:
+            drop = step.check(example)
+            if drop is not None:
+                return name, drop
+        return "", None
+
+    def _drop(self, step: str, drop: Drop, origin: str, rank: int, shown: dict[str, Any]) -> dict[str, Any]:
+        self.report.dropped[step, drop.rule] += 1
+        key = f"{step}/{drop.rule}"
+        if self.report.wants(key, rank):
+            self.report.sample(key, rank, {"origin": origin, "value": drop.value, **drop.details, **shown})
+        head = {"task": self.job.place.task, "step": step, "rule": drop.rule, "value": drop.value}
+        return {**head, "origin": origin, **drop.details}
+
+
+def _shown(example: Example) -> dict[str, Any]:
+    """The beginning of a record's texts, for the data card."""
+    return {"question": example.question[:_SHOWN_CHARACTERS], "answer": example.answer[:_SHOWN_CHARACTERS]}

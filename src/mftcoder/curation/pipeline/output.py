@@ -1,0 +1,207 @@
+"""The curated folder: what is in it, how it is put together, and when it may replace an older one.
+
+    <task>/train.jsonl        the kept records, byte for byte as they were, in the order of the input
+    validation/<task>.jsonl   those of the validation files
+    dropped.jsonl             one line a dropped record: task, step, rule, value, origin
+    manifest.json             counts, statistics, the recipe, input and output files with checksums
+    README.md                 the data card
+
+The folder is put together in the work folder and takes its name when it is complete.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mftcoder import __version__
+from mftcoder.cache import content_hash
+from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_path, numbered_lines
+from mftcoder.curation.pipeline.card import data_card
+from mftcoder.curation.pipeline.recipe import Recipe
+from mftcoder.curation.pipeline.run import BlockFiles, Outcome
+from mftcoder.data.records.files import TaskSources
+from mftcoder.errors import DataError
+from mftcoder.jsonl import atomic_path, read_json, write_json, write_text
+
+MANIFEST = "manifest.json"
+CARD = "README.md"
+DROPPED = "dropped.jsonl"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished curation."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """DataError if `folder` holds anything that a curation has not written: it would be replaced."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file. Choose another output directory")
+    written = _written_files(folder)
+    foreign = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if not path.is_dir() and path.relative_to(folder).as_posix() not in written
+    )
+    if foreign:
+        raise DataError(
+            f"{folder}: holds files that no curation has written: {', '.join(foreign[:3])}"
+            f"{' ...' if len(foreign) > 3 else ''}. Choose another output directory, or move them"
+        )
+
+
+def _written_files(folder: Path) -> set[str]:
+    try:
+        return {MANIFEST, CARD, *read_json(folder / MANIFEST)["files"]}
+    except (DataError, KeyError, TypeError):
+        return set()
+
+
+def finished(folder: Path, fingerprint: str) -> Made | None:
+    """The result of the same curation if it is there and its files are as they were written; else None."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if manifest["fingerprint"] != fingerprint:
+            return None
+        for name, facts in manifest["files"].items():
+            if content_hash(folder / name) != facts["sha256"]:
+                return None
+    except (DataError, KeyError, TypeError):
+        return None
+    return Made(folder, manifest)
+
+
+def write_output(
+    recipe: Recipe, sources: Sequence[TaskSources], outcome: Outcome, work: Path, fingerprint: str, notes: Sequence[str]
+) -> Made:
+    """Put the folder together in `work`, and let it take the place of `output_dir`."""
+    folder = work / "output"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = _write_records(recipe, outcome, folder)
+    manifest = {
+        "mftcoder": __version__,
+        "fingerprint": fingerprint,
+        "recipe": recipe.model_dump(mode="json", exclude_none=True, exclude={"num_proc"}),
+        "inputs": [
+            {"path": str(file.path), "bytes": file.size, "xxh3_128": file.digest}
+            for task in sources
+            for file in (*task.training, *task.validation)
+        ],
+        "files": files,
+        "notes": [*notes, *(f"{path}: is empty" for path in outcome.empty_files)],
+        **_counts(recipe, outcome),
+    }
+    write_json(folder / MANIFEST, manifest)
+    write_text(folder / CARD, data_card(manifest))
+    return Made(_replace(Path(recipe.output_dir).expanduser(), folder), manifest)
+
+
+def _write_records(recipe: Recipe, outcome: Outcome, folder: Path) -> dict[str, dict[str, Any]]:
+    """The files of records, with count, size and checksum; a file without a record is not written."""
+    files = {}
+    for task in recipe.tasks:
+        for split, name in (("train", f"{task.name}/train.jsonl"), ("validation", f"validation/{task.name}.jsonl")):
+            blocks = [
+                block for block in outcome.blocks[-1] if (block.place.task, block.place.split) == (task.name, split)
+            ]
+            files[name] = _join_kept(blocks, folder / name)
+    dropped = [dropped_path(block.target) for blocks in outcome.blocks for block in blocks]
+    files[DROPPED] = _join(dropped, folder / DROPPED)
+    return {name: facts for name, facts in files.items() if facts["records"]}
+
+
+def _join_kept(blocks: Sequence[BlockFiles], path: Path) -> dict[str, Any]:
+    return _write_lines((line for block in blocks for _, line in numbered_lines(kept_path(block.target))), path)
+
+
+def _join(parts: Sequence[Path], path: Path) -> dict[str, Any]:
+    def lines() -> Any:
+        for part in parts:
+            with part.open("rb") as file:
+                yield from (line.rstrip(b"\n") for line in file)
+
+    return _write_lines(lines(), path)
+
+
+def _write_lines(lines: Any, path: Path) -> dict[str, Any]:
+    """Write lines and say how many, how many bytes, and their checksum; no line gives no file."""
+    digest = hashlib.sha256()
+    count = size = 0
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for line in lines:
+            file.write(line + b"\n")
+            digest.update(line + b"\n")
+            count += 1
+            size += len(line) + 1
+    if not count:
+        path.unlink()
+    return {"records": count, "bytes": size, "sha256": digest.hexdigest()}
+
+
+def _counts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
+    """What the manifest says of records: a list of steps with what each rule dropped, tasks, statistics, samples."""
+    totals = [outcome.summed(stage) for stage in range(len(outcome.stages))]
+    dropped: dict[str, dict[str, int]] = {name: {} for name in ("read", *recipe.step_names)}
+    samples: dict[str, Any] = {}
+    for total in totals:
+        for (step, rule), count in sorted(total.dropped.items()):
+            dropped[step][rule] = count
+        samples |= {key: [shown for _, shown in found] for key, found in total.samples.items() if key != KEPT}
+    read = totals[0].before.records + sum(dropped["read"].values())
+    steps = []
+    left = read
+    for name, rules in dropped.items():
+        left -= sum(rules.values())
+        steps.append({"step": name, "dropped": rules, "left": left})
+    samples[KEPT] = [shown for _, shown in totals[-1].samples.get(KEPT, [])]
+    return {
+        "read": read,
+        "kept": left,
+        "steps": steps,
+        "tasks": {task.name: _task_counts(task.format, task.name, outcome) for task in recipe.tasks},
+        "before": totals[0].before.as_json(),
+        "after": totals[-1].after.as_json(),
+        "samples": samples,
+    }
+
+
+def _task_counts(record_format: str, name: str, outcome: Outcome) -> dict[str, Any]:
+    reports: list[BlockReport] = [stage[name] for stage in outcome.reports]
+    lost = sum(sum(report.dropped.values()) for report in reports)
+    kept = reports[-1].after.records
+    return {"format": record_format, "read": kept + lost, "kept": kept, "after": reports[-1].after.as_json()}
+
+
+def _replace(target: Path, folder: Path) -> Path:
+    """Rename `folder` to `target`; an older result goes away only then."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = folder.with_name("replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    folder.rename(target)
+    return target
+
+
+def task_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """The section `tasks` of a run's config that trains on the curated folder."""
+    lines = ["tasks:"]
+    for name, task in manifest["tasks"].items():
+        if f"{name}/train.jsonl" not in manifest["files"]:
+            continue
+        fields = [f"path: {folder / name}"]
+        if f"validation/{name}.jsonl" in manifest["files"]:
+            fields.append(f"validation: {folder / 'validation' / name}.jsonl")
+        if task["format"] != "auto":
+            fields.append(f"format: {task['format']}")
+        lines.append(f"  {name}: {{{', '.join(fields)}}}")
+    return lines

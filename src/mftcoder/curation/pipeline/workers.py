@@ -1,0 +1,79 @@
+"""Jobs on all cores: what they need is loaded once a process, and results come back in the order of the jobs.
+
+Goes in: jobs with a method `run`. Comes out: what it returns. At most two jobs a process are under way, which bounds the memory.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+from mftcoder.errors import DataError
+from mftcoder.processes import main_module_hidden, start_as_worker
+
+Result = TypeVar("Result", covariant=True)
+Tools = Mapping[str, Any]
+"""The steps of the recipe by name: the same in every process."""
+
+
+class Job(Protocol[Result]):
+    """Something that can be sent to a process and be done there."""
+
+    def run(self, steps: Tools) -> Result:
+        """Do it."""
+        ...
+
+
+class Workers:
+    """Some processes, or none: then jobs run right here."""
+
+    def __init__(self, steps: Tools, pool: ProcessPoolExecutor | None, processes: int):
+        self._steps, self._pool, self._processes = steps, pool, processes
+
+    def map(self, jobs: Iterable[Job[Any]]) -> Iterator[Any]:
+        """The result of each job, in the order of the jobs."""
+        if self._pool is None:
+            yield from (job.run(self._steps) for job in jobs)
+            return
+        waiting: deque[Future[Any]] = deque()
+        for job in jobs:
+            with main_module_hidden():  # the pool starts its processes as jobs come in
+                waiting.append(self._pool.submit(_run, job))
+            if len(waiting) >= 2 * self._processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def open_workers(processes: int, steps: Tools) -> Iterator[Workers]:
+    """Workers that end with the block. DataError if one of them is killed."""
+    if processes == 1:
+        yield Workers(steps, None, 1)
+        return
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(steps,))
+    try:
+        yield Workers(steps, pool, processes)
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a process was killed (out of memory?). Type the same command again to go on with what is finished, "
+            f"perhaps with num_proc={max(1, processes // 2)}."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_steps: Tools = {}
+
+
+def _start(steps: Tools) -> None:
+    global _steps
+    start_as_worker()
+    _steps = steps
+
+
+def _run(job: Job[Any]) -> Any:
+    return job.run(_steps)

@@ -1,0 +1,102 @@
+"""What is in a set of records: counts, lengths, turns, languages, licences. Sums only, so parts add up in any order."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+import orjson
+
+from mftcoder.curation.example import Example
+
+_LICENCE_KEYS = ("license", "licence", "licenses", "repo_license")
+_SYNONYMS = {"py": "python", "python3": "python", "js": "javascript", "ts": "typescript", "c++": "cpp", "golang": "go", "sh": "bash", "shell": "bash", "c#": "csharp", "cs": "csharp", "rs": "rust"}  # fmt: skip
+_NAME = re.compile(r"[a-z][a-z0-9+#._-]{0,20}")
+
+
+@dataclass
+class Statistics:
+    """Counters of a set of records. A length of n characters is counted under the smallest power of two that is not below it."""
+
+    records: int = 0
+    messages: int = 0
+    question_characters: int = 0
+    answer_characters: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+    turns: Counter[int] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+
+    def add(self, example: Example) -> None:
+        """Count one record."""
+        messages = example.conversation.messages
+        sizes = [len(message.content) for message in messages]
+        asked = sum(size for size, message in zip(sizes, messages, strict=True) if message.role in ("user", "system"))
+        self.records += 1
+        self.messages += len(messages)
+        self.question_characters += asked
+        self.answer_characters += sum(sizes) - asked
+        self.lengths[1 << max(0, sum(sizes) - 1).bit_length()] += 1
+        self.turns[sum(message.role in ("assistant", "text") for message in messages)] += 1
+        self.languages.update({language_name(block.language) for block in example.blocks} or {"no fenced code"})
+        if b"licen" in example.line:
+            self.licences.update([_licence(example.line)])
+
+    def merge(self, other: "Statistics") -> None:
+        """Take in the counts of another set."""
+        self.records += other.records
+        self.messages += other.messages
+        self.question_characters += other.question_characters
+        self.answer_characters += other.answer_characters
+        for mine, theirs in (
+            (self.lengths, other.lengths),
+            (self.turns, other.turns),
+            (self.languages, other.languages),
+            (self.licences, other.licences),
+        ):
+            mine.update(theirs)  # type: ignore[arg-type]
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values, in a fixed order: by length and turns, else the most frequent first."""
+        return {
+            "records": self.records,
+            "messages": self.messages,
+            "question_characters": self.question_characters,
+            "answer_characters": self.answer_characters,
+            "lengths": {str(size): count for size, count in sorted(self.lengths.items())},
+            "turns": {str(number): count for number, count in sorted(self.turns.items())},
+            "languages": dict(ordered(self.languages)),
+            "licences": dict(ordered(self.licences)),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> "Statistics":
+        """What `as_json` gave."""
+        numbers = {
+            name: Counter({int(key): count for key, count in value[name].items()}) for name in ("lengths", "turns")
+        }
+        names = {name: Counter(value[name]) for name in ("languages", "licences")}
+        return cls(**{**value, **numbers, **names})
+
+
+def ordered(counts: Counter[str]) -> list[tuple[str, int]]:
+    """The most frequent first, equal ones by name: the same order whichever part was counted first."""
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def language_name(word: str) -> str:
+    """The language that a fence names, under one spelling."""
+    word = _SYNONYMS.get(word, word)
+    if not word:
+        return "unnamed"
+    return word if _NAME.fullmatch(word) else "other"
+
+
+def _licence(line: bytes) -> str:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return "unknown"
+    value = next((record[key] for key in _LICENCE_KEYS if record.get(key)), None)
+    if isinstance(value, list):
+        value = " and ".join(sorted(map(str, value)))
+    return str(value)[:60] if value else "unknown"

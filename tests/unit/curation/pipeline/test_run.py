@@ -1,0 +1,272 @@
+"""`mft data curate`: what comes out, what is said of bad input, and what a killed run leaves."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mftcoder.app.data.curate import curate
+from mftcoder.config.data import TaskConfig
+from mftcoder.curation.filters.config import FilterConfig
+from mftcoder.curation.pipeline import run as running
+from mftcoder.curation.pipeline.recipe import load_recipe, parse_recipe
+from mftcoder.data.records.files import find_sources
+from mftcoder.errors import ConfigError, DataError
+
+FIELDS = [
+    ("instruction", "output"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / "cache"))
+
+
+def line(number: int, words: int = 5) -> bytes:
+    """A record in one of several dialects, with an answer of so many words."""
+    asked, answered = FIELDS[number % len(FIELDS)]
+    return json.dumps({asked: f"Question {number}?", answered: " ".join(["word"] * words), "id": number}).encode()
+
+
+def recipe(folder: Path, **fields: Any) -> Any:
+    raw = {
+        "tasks": {"a": str(folder / "a")},
+        "steps": [{"filter": {"answer_words": [3, 10]}}],
+        "output_dir": str(folder / "out"),
+        **fields,
+    }
+    return parse_recipe(raw, origin="recipe.yaml")
+
+
+def write(path: Path, *lines: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = b"\n".join(lines) + b"\n"
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def records(path: Path) -> list[dict]:
+    return [json.loads(text) for text in path.read_text().splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_kept_records_stay_byte_for_byte_and_dropped_ones_are_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "a" / "x.jsonl", line(0), line(1, words=2), line(2), line(3, words=11))
+    curate(recipe(tmp_path))
+    assert (tmp_path / "out" / "a" / "train.jsonl").read_bytes() == line(0) + b"\n" + line(2) + b"\n"
+    assert records(tmp_path / "out" / "dropped.jsonl") == [
+        {"task": "a", "step": "1-filter", "rule": "answer_words", "value": 2, "origin": f"{source}:2"},
+        {"task": "a", "step": "1-filter", "rule": "answer_words", "value": 11, "origin": f"{source}:4"},
+    ]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert (manifest["read"], manifest["kept"]) == (4, 2)
+    assert manifest["steps"][1] == {"step": "1-filter", "dropped": {"answer_words": 2}, "left": 2}
+    assert "answer_words 2" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_lines_that_cannot_be_read_are_dropped_by_name_and_the_rest_is_kept(tmp_path: Path) -> None:
+    bad = [
+        b'{"instruction": "half a li',
+        b"\xff\xfe{}",
+        b"[1]",
+        b'{"foreign": 1}',
+        b'{"prompt": "a", "prompt": "b", "completion": "c"}',
+    ]
+    source = write(tmp_path / "a" / "x.jsonl", line(0), *bad[1:], b"", line(1), bad[0])
+    curate(recipe(tmp_path))
+    dropped = records(tmp_path / "out" / "dropped.jsonl")
+    assert [entry["origin"] for entry in dropped] == [f"{source}:{number}" for number in (2, 3, 4, 5, 8)]
+    assert {(entry["step"], entry["rule"]) for entry in dropped} == {("read", "unusable")}
+    said = [entry["value"] for entry in dropped]
+    for part, value in zip(
+        ("byte 1 is not UTF-8", "not a list", "no known dialect", "stands there twice", "not valid JSON"),
+        said,
+        strict=True,
+    ):
+        assert part in value
+    assert len(records(tmp_path / "out" / "a" / "train.jsonl")) == 2
+
+
+def test_validation_files_stay_apart_and_the_folder_of_a_task_is_training_only(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "train.jsonl", line(0), line(1))
+    held_out = write(tmp_path / "a" / "valid.jsonl.gz", line(2), line(3, words=1))
+    curate(recipe(tmp_path, tasks={"a": {"path": str(tmp_path / "a"), "validation": str(held_out)}}))
+    out = tmp_path / "out"
+    task = TaskConfig(name="a", path=str(out / "a"), validation=(str(out / "validation" / "a.jsonl"),))
+    found = find_sources([task], tmp_path / "cache")[0]
+    assert [file.path.read_bytes() for file in found.training] == [line(0) + b"\n" + line(1) + b"\n"]
+    assert [file.path.read_bytes() for file in found.validation] == [line(2) + b"\n"]
+
+
+def test_the_result_does_not_depend_on_processes_or_on_a_second_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(running, "_SMALL_INPUT", 0)
+    write(tmp_path / "a" / "x.jsonl", *(line(number, words=number % 14) for number in range(1, 400) if number % 14))
+    results = []
+    for processes in (1, 2):
+        curate(recipe(tmp_path, num_proc=processes, output_dir=str(tmp_path / "out")))
+        results.append(contents(tmp_path / "out"))
+        (tmp_path / "out").rename(tmp_path / f"out{processes}")
+    assert results[0] == results[1]
+
+
+def test_a_finished_curation_is_not_made_again_and_a_changed_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "a" / "x.jsonl", line(0), line(1))
+    curate(recipe(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr("mftcoder.app.data.curate.run_steps", lambda *_: pytest.fail("was made again"))
+        curate(recipe(tmp_path))
+    write(source, line(0), line(1), line(2))
+    assert curate(recipe(tmp_path)).manifest["kept"] == 3
+    (tmp_path / "out" / "a" / "train.jsonl").write_bytes(line(0))
+    assert curate(recipe(tmp_path)).manifest["kept"] == 3
+    assert len(records(tmp_path / "out" / "a" / "train.jsonl")) == 3
+
+
+def test_a_stopped_run_goes_on_with_its_finished_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "BLOCK_BYTES", 1000)
+    write(tmp_path / "a" / "x.jsonl", *(line(number) for number in range(100)))
+    done: list[str] = []
+
+    def stop(what: str, *_: int) -> None:
+        done.append(what)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mftcoder.app.data.curate._progress", lambda: Progress(stop))
+    with pytest.raises(KeyboardInterrupt):
+        curate(recipe(tmp_path))
+    finished = sorted((tmp_path / ".out.work").rglob("*.json"))
+    assert len(finished) == 3
+    times = [path.stat().st_mtime_ns for path in finished]
+    kept = []
+    monkeypatch.setattr(
+        "mftcoder.app.data.curate._progress",
+        lambda: Progress(lambda *_: kept.append([path.stat().st_mtime_ns for path in finished])),
+    )
+    made = curate(recipe(tmp_path))
+    assert all(seen == times for seen in kept)
+    assert made.manifest["kept"] == 100
+    assert [record["id"] for record in records(tmp_path / "out" / "a" / "train.jsonl")] == list(range(100))
+    assert not (tmp_path / ".out.work").exists()
+
+
+class Progress:
+    """Calls a function with each progress."""
+
+    def __init__(self, function: Any):
+        self.function = function
+
+    def __enter__(self) -> Any:
+        return self.function
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_killed_command_goes_on_without_loss_or_repetition(tmp_path: Path) -> None:
+    """A real process, killed while blocks of it are finished and others are not."""
+    write(tmp_path / "a" / "x.jsonl", *(line(number, words=3 + number % 3) for number in range(4000)))
+    config = tmp_path / "recipe.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "tasks": {"a": str(tmp_path / "a")},
+                "steps": [{"filter": {"answer_words": [4, 10]}}],
+                "output_dir": str(tmp_path / "out"),
+            }
+        )
+    )
+    program = (
+        "import time; from mftcoder.curation.pipeline import run, blocks; run.BLOCK_BYTES = 5000; check = blocks._BlockWork.take\n"
+        "def slow(self, number, line):\n    time.sleep({pause}); return check(self, number, line)\n"
+        f"blocks._BlockWork.take = slow; from mftcoder.cli import main; main(['data', 'curate', {str(config)!r}])"
+    )
+    started = subprocess.Popen([sys.executable, "-c", program.format(pause=0.001)], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / ".out.work").rglob("*.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    assert not (tmp_path / "out").exists()
+    subprocess.run([sys.executable, "-c", program.format(pause=0)], check=True, stdout=subprocess.DEVNULL)
+    assert [record["id"] for record in records(tmp_path / "out" / "a" / "train.jsonl")] == [
+        n for n in range(4000) if n % 3
+    ]
+    assert len(records(tmp_path / "out" / "dropped.jsonl")) == len([n for n in range(4000) if n % 3 == 0])
+
+
+def test_a_folder_with_files_of_others_is_not_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.jsonl", line(0))
+    write(tmp_path / "out" / "mine.txt", b"keep me")
+    with pytest.raises(DataError, match=r"holds files that no curation has written: mine\.txt"):
+        curate(recipe(tmp_path))
+    assert (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_two_processes_do_not_write_one_output(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.jsonl", line(0))
+    with running.exclusive(tmp_path / ".out.work"), pytest.raises(DataError, match="another process is at work"):
+        curate(recipe(tmp_path))
+
+
+def test_a_cut_gz_file_and_an_empty_result_are_errors_and_an_empty_file_is_noted(tmp_path: Path) -> None:
+    good = write(tmp_path / "a" / "x.jsonl", line(0))
+    write(tmp_path / "a" / "y.jsonl", b"")
+    assert curate(recipe(tmp_path)).manifest["notes"] == [f"{tmp_path / 'a' / 'y.jsonl'}: is empty"]
+    cut = write(tmp_path / "a" / "z.jsonl.gz", *(line(number) for number in range(100)))
+    cut.write_bytes(cut.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"z\.jsonl\.gz: cannot be read"):
+        curate(recipe(tmp_path))
+    cut.unlink()
+    write(good, line(0, words=1))
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        curate(recipe(tmp_path))
+
+
+def test_an_insisted_format_is_part_of_the_tasks_that_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = json.dumps({"text": "one two three four", "prompt": "p", "completion": "c d e f"}).encode()
+    write(tmp_path / "a" / "x.jsonl", both)
+    curate(recipe(tmp_path, tasks={"a": {"path": str(tmp_path / "a"), "format": "text"}}))
+    assert f"  a: {{path: {tmp_path / 'out' / 'a'}, format: text}}" in capsys.readouterr().out
+
+
+def test_the_recipe_of_the_published_set_has_the_bounds_of_its_preset() -> None:
+    published = load_recipe(Path(__file__).parents[4] / "recipes" / "evol_66k.yaml")
+    assert published.steps[0].filter == FilterConfig.model_validate("evol_66k")
+
+
+def test_mistakes_of_a_recipe_are_all_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("tasks: {validation: {path: x, weight: 2}}\nsteps: [filter: evil, {fliter: 1}]\noutput: y\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    text = "\n".join(caught.value.problems)
+    for part in (
+        "a task cannot be named validation",
+        "validation.weight: does nothing in a recipe",
+        "unknown preset 'evil'",
+        "steps.1.fliter: unknown key. Did you mean 'filter'?",
+        "output: unknown key. Did you mean 'output_dir'?",
+        "output_dir: is required",
+    ):
+        assert part in text
