@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mftcoder.app.scoring.evaluate import Score, Scores, evaluate
     from mftcoder.app.scoring.generate import generate
     from mftcoder.app.training.compare import Comparison, compare
+    from mftcoder.app.training.steps import training_steps
     from mftcoder.app.training.train import TrainResult, train
     from mftcoder.balancing.standalone import Balancer
     from mftcoder.benchmarks.passk import estimate as estimate_pass_at_k
@@ -33,6 +34,7 @@ _HOMES = {
     "config.load": ("load_config", "with_overrides"),
     "app.data.prepare": ("prepare", "PreparedData"),
     "app.training.train": ("train", "TrainResult"),
+    "app.training.steps": ("training_steps",),
     "app.training.compare": ("compare", "Comparison"),
     "app.results.export": ("export",),
     "app.scoring.generate": ("generate",),
@@ -75,6 +77,7 @@ __all__ = [
     "prepare",
     "python_program",
     "train",
+    "training_steps",
     "with_overrides",
 ]
 

@@ -1,0 +1,17 @@
+"""The steps of a run as tensors, for a training loop of somebody else's."""
+
+from collections.abc import Iterator
+
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.batches.loader import StepData, TrainLoader
+from mftcoder.data.prepared.store import prepare_with_progress
+from mftcoder.log import OnProgress, no_progress
+
+
+def training_steps(config: RunConfig, *, on_progress: OnProgress = no_progress) -> Iterator[StepData]:
+    """The steps that `train` takes, in its order, in one process; the data is prepared first if it is not yet.
+
+    A step has `micro_batches`, whose tensors [B, L] are input_ids, targets (already shifted, -100 where nothing is trained),
+    position_ids (0 starts a sample) and task_ids (-1 on padding), and `counts` of the whole step.
+    """
+    return TrainLoader(prepare_with_progress(config, on_progress), config).steps()
