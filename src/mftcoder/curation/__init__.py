@@ -1,1 +1,1 @@
-"""Raw data to training data: mining tasks from source code. Torch-free."""
+"""Raw data to training data: tasks mined from source code. Torch-free."""

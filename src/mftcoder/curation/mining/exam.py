@@ -1,8 +1,7 @@
-"""Functions that ran in the sandbox -> an exam of the code that was held out, and examples of a sixth task, `write_asserts`.
+"""Run mined functions in the sandbox, and make an exam of the held-out code and examples of a sixth task, `write_asserts`.
 
-Goes in: what `mine` found and an open pool. Comes out: the task's records, and the exam's problems: complete, write and repair the
-function, and write a test for it. Whether a problem is fair (its own solution passes, an empty answer fails) is for the caller to
-find out, who can run answers.
+The exam's problems are: complete, write and repair the function, and write a test for it. The caller checks whether a problem is fair
+(its own solution passes, an empty answer fails).
 """
 
 import itertools
@@ -35,13 +34,13 @@ from mftcoder.execution.pool import Pool
 
 ASSERTS_TASK = "write_asserts"
 KINDS = ("complete", "write", "repair", "test")
-MUTANTS = 3  # of a function whose test is asked for; the test must fail on one of them
+MUTANTS = 3  # of a function that needs a test; the test must fail on one of them
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What running the functions gave. `skips` counts what it did not give, by reason."""
+    """The result of running the functions. `skips` counts, by reason, the functions that gave nothing."""
 
     asserts: MinedTask
     problems: list[Record]
@@ -49,7 +48,7 @@ class Ran:
 
 
 def run_functions(mined: Mined, options: MiningOptions, pool: Pool, on_done: Callable[[], None] = lambda: None) -> Ran:
-    """Run the functions that may stand alone, and make examples and problems of them; `on_done` is called after each."""
+    """Run the functions that can stand alone, and make examples and problems of them. `on_done` is called after each."""
     asserts, problems, skips = MinedTask(), list[Record](), Counter[str]()
     waiting: dict[Side, list[StandaloneFunction]] = {"train": [], "valid": [], "exam": []}
     for item in mined.standalone:
@@ -72,7 +71,7 @@ def _behaviours(
     skips: Counter[str],
     on_done: Callable[[], None],
 ) -> Iterator[tuple[StandaloneFunction, Behaviour]]:
-    """The first `most` functions that have a behaviour; those past the limit are counted, not run."""
+    """The first `most` functions that have a behaviour. Functions over the limit are counted, not run."""
     found = 0
     for start in range(0, len(waiting), _BATCH):
         batch = waiting[start : start + _BATCH]
@@ -95,7 +94,7 @@ def _asserts_record(item: StandaloneFunction, behaviour: Behaviour) -> Record:
 
 
 def _problems(item: StandaloneFunction, behaviour: Behaviour, seed: int, skips: Counter[str]) -> Iterator[Record]:
-    """A problem of each kind that fits the function. The choices depend on nothing but it, the kind and the seed."""
+    """A problem of each kind that fits the function. The choices depend only on the function, the kind and the seed."""
     function = item.function
     rngs = {kind: random.Random(f"{seed}:{kind}:{function.origin}") for kind in KINDS}
     makers: dict[str, Callable[[], Example]] = {
@@ -114,7 +113,7 @@ def _problems(item: StandaloneFunction, behaviour: Behaviour, seed: int, skips: 
 
 
 def _problem(kind: str, item: StandaloneFunction, behaviour: Behaviour, example: Example) -> Record:
-    """A line of exam.jsonl: HumanEval's fields, and those that say what kind of problem it is."""
+    """A line of exam.jsonl: the fields of HumanEval, and the kind of the problem."""
     function = item.function
     prompt = function.header if kind == "repair" else example.code
     is_test = kind == "test"

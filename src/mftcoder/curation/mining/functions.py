@@ -1,6 +1,6 @@
-"""A parsed module -> its functions as texts that stand alone: header, docstring, body, dedented.
+"""The functions of a parsed module as dedented texts: header, docstring, body.
 
-Goes in: a `SourceModule`. Comes out: `MinedFunction`s of a length that fits a training row. What does not is counted.
+Functions that are too long for a training row, or unfit for other reasons, are counted.
 """
 
 import ast
@@ -18,15 +18,15 @@ MIN_BODY_CHARS = 40
 
 @dataclass(frozen=True)
 class MinedFunction:
-    """A function or method. Its text is `header + docstring + body`, each of whole lines, docstring possibly empty."""
+    """A function or method. Its text is `header + docstring + body`, each of whole lines. The docstring can be empty."""
 
     module: str
     owner: str  # the class it is a method of, or ""
     name: str
     line: int  # in the module, from 1
     header: str  # decorators and signature
-    docstring_text: str  # the lines as they stand in the file
-    docstring: str  # the same as prose, without quotes and indentation
+    docstring_text: str  # the lines of the file
+    docstring: str  # its text without quotes and indentation
     body: str
 
     @property
@@ -36,14 +36,14 @@ class MinedFunction:
 
     @property
     def origin(self) -> str:
-        """Where it stands: `json/decoder.py:343`."""
+        """Its place: `json/decoder.py:343`."""
         return f"{self.module}:{self.line}"
 
 
 def mine_functions(
     module: SourceModule, skips: Counter[str], longest: int = MAX_SOURCE_CHARS
 ) -> Iterator[MinedFunction]:
-    """The module's functions and methods of at most `longest` characters; `skips` counts the reasons of the others."""
+    """The module's functions and methods of at most `longest` characters. `skips` counts the others by reason."""
     lines = module.text.splitlines(keepends=True)
     for owner, node in functions_of(module.tree):
         reason = _unfit(node, lines, longest)
@@ -54,7 +54,7 @@ def mine_functions(
 
 
 def functions_of(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
-    """`(class name or "", node)` of each function at the top and each method of a class at the top."""
+    """`(class name or "", node)` of each top-level function and each method of a top-level class."""
     for node in tree.body:
         if isinstance(node, FunctionNode):
             yield "", node
@@ -63,7 +63,7 @@ def functions_of(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
 
 
 def text_of(node: FunctionNode, lines: list[str]) -> list[str] | None:
-    """The function's lines without its indentation; None if a line (of a text in it) stands left of the function."""
+    """The function's lines without its indentation; None if a line (of a string in it) begins left of the function."""
     indent = " " * node.col_offset
     taken = lines[first_line(node) - 1 : node.end_lineno]
     if any(line.strip() and not line.startswith(indent) for line in taken):
@@ -77,7 +77,7 @@ def first_line(node: FunctionNode) -> int:
 
 
 def _unfit(node: FunctionNode, lines: list[str], longest: int) -> str:
-    """Why the function makes no example, or ""."""
+    """The reason why the function makes no example, or ""."""
     text = text_of(node, lines)
     if node.name.startswith("__"):
         return "special method"

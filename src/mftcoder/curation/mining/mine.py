@@ -1,8 +1,8 @@
-"""A folder of Python code -> chat examples of five tasks, split by module, the same for the same folder and seed.
+"""Make chat examples of five tasks from a folder of Python code, split by module. The same folder and seed give the same examples.
 
-Goes in: a folder and options. Comes out: per task the training and validation records (`chat_rounds`), the functions that may be run
-for an exam, and a count of everything that was passed over. A module is in training, in validation or in the exam, never in two of
-them, and equal functions are kept once. Runs no mined code; mining_exam.py does.
+Each task has training and validation records (`chat_rounds`). Functions that can be run for an exam are collected, and everything that is
+left out is counted. A module is in training, in validation or in the exam, never in two of them. Equal functions are kept once. No mined
+code is run here; `exam.py` does that.
 """
 
 import ast
@@ -29,12 +29,12 @@ Side = Literal["train", "valid", "exam"]
 
 @dataclass(frozen=True)
 class MiningOptions:
-    """What to mine, how much, and how to split it."""
+    """What is mined, how much of it, and how it is split."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    max_per_task: int | None = None  # training examples; those with the smallest hash are kept
+    max_per_task: int | None = None  # training examples; those with the smallest hashes are kept
     valid_share: float = 0.1  # of the modules
-    exam_share: float = 0.0  # of the modules; above 0, functions that may be run are collected
+    exam_share: float = 0.0  # of the modules; above 0, functions that can be run are collected
     max_chars: int = MAX_SOURCE_CHARS  # of a function
     seed: int = 42
 
@@ -49,7 +49,7 @@ class MinedTask:
 
 @dataclass(frozen=True)
 class Mined:
-    """All records by task, and what was passed over: `skips["function: too long"]`."""
+    """All records by task, and counts of what was left out: `skips["function: too long"]`."""
 
     tasks: dict[str, MinedTask]
     skips: Counter[str]
@@ -59,7 +59,7 @@ class Mined:
 
 
 def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], None] = lambda done, total: None) -> Mined:
-    """Mine `folder`; `on_file(done, total)` is called after each file. DataError if there is no Python file."""
+    """Mine `folder`. `on_file(done, total)` is called after each file. DataError if there is no Python file."""
     files = python_files(folder)
     if not files:
         raise DataError(f"{folder}: no .py file in it or below it")
@@ -89,7 +89,7 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
 def _in_order(
     standalone: list[StandaloneFunction], kept: list[MinedFunction], options: MiningOptions
 ) -> list[StandaloneFunction]:
-    """Those of the kept functions, in the order of their hashes."""
+    """The items whose function was kept, in the order of their hashes."""
     origins = {function.origin for function in kept}
     chosen = [item for item in standalone if item.function.origin in origins]
     return sorted(chosen, key=lambda item: _fraction(f"{options.seed}:{item.function.origin}"))
@@ -100,7 +100,7 @@ def _relative(file: Path, folder: Path) -> str:
 
 
 def side_of(module: str, options: MiningOptions) -> Side:
-    """What a module's functions are for: by a hash of its path, so that other modules don't matter."""
+    """The part of the split that a module belongs to. It depends on a hash of its path only, not on other modules."""
     place = _fraction(f"{options.seed}:{module}")
     if place < options.valid_share:
         return "valid"
@@ -108,12 +108,12 @@ def side_of(module: str, options: MiningOptions) -> Side:
 
 
 def _fraction(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """A number in [0, 1) that depends on the text only."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]) / 2**56
 
 
 def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) -> list[MinedFunction]:
-    """The first of functions whose code is equal, docstring and layout aside; a copy may not straddle the split."""
+    """The first of the functions whose code is equal except for docstring and layout. A copy must not be on both sides of the split."""
     seen: dict[str, MinedFunction] = {}
     for function in functions:
         key = ast.dump(ast.parse(function.header + function.body))
@@ -126,7 +126,7 @@ def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) ->
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An example that could be made."""
+    """An example that can be made."""
 
     id: str
     origin: str
@@ -140,7 +140,7 @@ def _mine_task(
     options: MiningOptions,
     skips: Counter[str],
 ) -> MinedTask:
-    """The task's examples, in the order of their hashes; those past the limit are not made."""
+    """The task's examples, in the order of their hashes. Examples over the limit are not made."""
     candidates = [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)]
     mined, most = MinedTask(), options.max_per_task
     for candidate in sorted(candidates, key=lambda candidate: _fraction(f"{options.seed}:{candidate.id}")):
@@ -160,7 +160,7 @@ def _mine_task(
 
 
 def valid_limit(options: MiningOptions) -> int | None:
-    """With a limit on training, validation keeps its share of it."""
+    """The limit of validation examples: in proportion to the limit of training examples."""
     share, rest = options.valid_share, 1 - options.valid_share - options.exam_share
     return None if options.max_per_task is None else max(1, round(options.max_per_task * share / rest))
 
@@ -172,14 +172,14 @@ def _of_functions(name: str, functions: Iterable[MinedFunction], options: Mining
 
 
 def _example(name: str, function: MinedFunction, seed: int) -> Example:
-    """The choices made for a function depend on nothing but it, the task and the seed."""
+    """The choices made for a function depend only on the function, the task and the seed."""
     return TASKS[name](function, random.Random(f"{seed}:{name}:{function.origin}"))
 
 
 def _of_tests(
     name: str, tests: Iterable[TestedFunction], options: MiningOptions, skips: Counter[str]
 ) -> Iterator[_Candidate]:
-    """One example a test; a test file serves the side of the split that its first function is on."""
+    """One example for each test. A test file belongs to the side of the split of its first function."""
     sides: dict[str, Side] = {}
     for tested in tests if name == "write_test" else ():
         side = side_of(tested.function.module, options)

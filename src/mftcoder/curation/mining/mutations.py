@@ -1,8 +1,8 @@
-"""Bugs as people make them: a function's text in, the same text with one small wrong change out.
+"""Put one typical bug into the text of a function.
 
-The syntax tree says where a change makes sense, the change itself is made in the text, so comments, quotes and layout stay. Each
-kind of bug is one function that yields the edits it could make; the caller's generator picks. Kinds follow the bug types of
-HumanEvalPack (Muennighoff et al., arXiv 2308.07124): wrong operators, values, variables and functions, missing logic.
+The syntax tree shows where a change makes sense. The change is made in the text, so comments, quotes and layout stay. Each kind of bug is
+one function that yields all its possible edits; a seeded generator picks one. The kinds follow the bug types of HumanEvalPack
+(Muennighoff et al., arXiv 2308.07124): wrong operators, values, variables and functions, missing logic.
 """
 
 import ast
@@ -26,7 +26,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Edit:
-    """Characters `start` to `end` of the text become `replacement`."""
+    """Replace the characters `start` to `end` of the text by `replacement`."""
 
     start: int
     end: int
@@ -35,14 +35,14 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutation:
-    """The text with one bug in it, and the kind of bug."""
+    """The text with one bug, and the kind of the bug."""
 
     kind: str
     source: str
 
 
 class Positions:
-    """Where the nodes of a parsed text begin and end, as indices of its characters."""
+    """Start and end of the nodes of a parsed text, as indices of its characters."""
 
     def __init__(self, text: str):
         self.text = text
@@ -58,12 +58,12 @@ class Positions:
         return self._index(node.lineno, node.col_offset), self._index(node.end_lineno, node.end_col_offset)
 
     def of(self, node: ast.expr | ast.stmt) -> str:
-        """The node's own text."""
+        """The text of the node."""
         start, end = self.span(node)
         return self.text[start:end]
 
     def _index(self, line: int, column: int) -> int:
-        """The syntax tree counts columns in UTF-8 bytes."""
+        """Index of a character, from its line and its column in UTF-8 bytes, as the syntax tree counts."""
         return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
 
 
@@ -73,7 +73,7 @@ def mutate(source: str, rng: random.Random) -> Mutation | None:
 
 
 def mutations(source: str, rng: random.Random) -> Iterator[Mutation]:
-    """All the ways to put one bug into `source`, in a random order that goes round the kinds. Each parses and is another program."""
+    """All mutations of `source` with one bug, in random order, one of each kind in turn. Each parses and differs from `source` as a program."""
     tree = ast.parse(source)
     where = Positions(source)
     kinds = [(kind, edits) for kind, find in MUTATIONS.items() if (edits := list(find(tree, where)))]
@@ -102,7 +102,7 @@ def _is_another_program(tree: ast.Module, changed: str) -> bool:
 
 
 def _between(where: Positions, left: ast.expr, right: ast.expr, table: dict[str, str]) -> Iterator[Edit]:
-    """The edit of the operator between two operands, if only it stands there and the table knows it."""
+    """The edit of the operator between two operands, if the table has it and there is nothing else between them."""
     start, end = where.span(left)[1], where.span(right)[0]
     gap = where.text[start:end]
     other = table.get(" ".join(gap.split()))
@@ -172,7 +172,7 @@ def _swapped_arguments(tree: ast.Module, where: Positions) -> Iterator[Edit]:
 
 
 def _wrong_variables(tree: ast.Module, where: Positions) -> Iterator[Edit]:
-    """A parameter where another belongs."""
+    """Another parameter in the place of a parameter."""
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
     names = [argument.arg for argument in function.args.args if argument.arg not in ("self", "cls")]
@@ -193,7 +193,7 @@ def _wrong_functions(tree: ast.Module, where: Positions) -> Iterator[Edit]:
 
 
 def _missing_returns(tree: ast.Module, where: Positions) -> Iterator[Edit]:
-    """The value is computed and not returned."""
+    """A value that is computed but not returned."""
     for node in ast.walk(tree):
         if (
             isinstance(node, ast.Return)
@@ -204,7 +204,7 @@ def _missing_returns(tree: ast.Module, where: Positions) -> Iterator[Edit]:
 
 
 def _missing_statements(tree: ast.Module, where: Positions) -> Iterator[Edit]:
-    """A line of a block of several is gone: a counter not moved on, a `continue` forgotten."""
+    """A missing line in a block of several lines: a counter that is not increased, a forgotten `continue`."""
     for block in _blocks(tree.body[0]):
         for statement in block:
             is_small = isinstance(statement, ast.AugAssign | ast.Continue | ast.Break) or _is_call(statement)

@@ -1,8 +1,8 @@
-"""What a function answers: the half of recording.py that runs within the sandbox, beside the function.
+"""Find calls of a function and their results. This is the half of recording.py that runs in the sandbox, beside the function.
 
-Goes in: a function's source, texts of arguments to begin with, mutants. Comes out: JSON with a few calls, their answers, and which
-mutants answer one of them otherwise. This file's text is put in front of mined code, so it imports the standard library only. All
-choices are seeded and a call is ended after a number of steps, not of seconds: the same function gives the same calls anywhere.
+The result is JSON: a few calls, their results, and the mutants that give another result for one of them. The text of this file is put in
+front of mined code, so it imports the standard library only. All choices are seeded, and a call ends after a number of steps, not of
+seconds. So the same function gives the same calls on every machine.
 """
 
 import ast
@@ -46,7 +46,7 @@ VALUES = {
     "bool": ["True", "False"],
     "NoneType": ["None"],
 }
-"""Literals by kind, the kinds that functions mostly take first."""
+"""Literals by type. The types that functions take most often come first."""
 FIRST = [
     "5",
     "'abc'",
@@ -61,13 +61,13 @@ FIRST = [
     "''",
     "'a.b/c'",
 ]
-"""One of each kind, to find out what a function takes."""
-STEPS = 20_000  # of the interpreter that a call may take
-LONGEST = 70  # characters of arguments, and of an answer
-PRODUCT, SIGNATURES, DRAWN = 400, 3, 60  # first tries; kinds of arguments that are looked into; random draws of each
-ENOUGH = 3  # different answers of one kind of arguments
+"""One literal of each type, to find out what a function takes."""
+STEPS = 20_000  # of the interpreter, at most, in a call
+LONGEST = 70  # characters of arguments, and of a result
+PRODUCT, SIGNATURES, DRAWN = 400, 3, 60  # first tries; combinations of types that are examined; random draws of each
+ENOUGH = 3  # different results of one combination of types
 
-Calls = dict[str, str]  # text of the arguments -> text of the answer
+Calls = dict[str, str]  # text of the arguments -> text of the result
 
 
 class TooLongError(BaseException):
@@ -85,9 +85,9 @@ def record(
     own: Sequence[str],
     most: int,
 ) -> str:
-    """At most `most` calls of the function that tell it from its mutants, as JSON; `{"reason": ...}` if there are none.
+    """At most `most` calls that distinguish the function from its mutants, as JSON; `{"reason": ...}` if there are none.
 
-    `seeds` are whole lists of arguments, found in examples and tests; `own` are literals of the function's text.
+    `seeds` are complete lists of arguments, taken from examples and tests. `own` are literals of the function's text.
     """
     calls = search(load(context + function, name), arity, seeds, own)
     again = answers(context + function, name, calls)
@@ -109,7 +109,7 @@ def load(source: str, name: str) -> Callable[..., Any]:
 
 
 def answers(source: str, name: str, calls: Iterable[str]) -> dict[str, str | None]:
-    """What another program's function answers to the same calls."""
+    """The results of the same calls of another program's function."""
     try:
         function = load(source, name)
     except BaseException:
@@ -118,18 +118,18 @@ def answers(source: str, name: str, calls: Iterable[str]) -> dict[str, str | Non
 
 
 def answer(function: Callable[..., Any], arguments: str) -> str | None:
-    """The text of what the call returns; None if it raises, runs too long, or returns what cannot be written as a literal."""
+    """The text of the call's result; None if it raises, runs too long, or returns a value that is not a literal."""
     left = STEPS
 
     def count(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        frame.f_trace_opcodes = True  # a loop within one line is no new line
+        frame.f_trace_opcodes = True  # a loop in one line makes no line events
         left -= 1
         if left < 0:
             raise TooLongError
         return count
 
-    values = ast.literal_eval(f"[{arguments}]")  # fresh ones: a function may change its arguments
+    values = ast.literal_eval(f"[{arguments}]")  # new ones: a function can change its arguments
     before = sys.gettrace()
     try:
         sys.settrace(count)
@@ -156,7 +156,7 @@ def is_plain(value: object, depth: int = 4) -> bool:
 
 
 def search(function: Callable[..., Any], arity: int, seeds: Sequence[str], own: Sequence[str]) -> Calls:
-    """Calls that the function answers: the seeds, then arguments of the few kinds that give the most different answers."""
+    """Calls that give a result: the seeds, then arguments of the few combinations of types that give the most different results."""
     rng = random.Random(7)
     product = list(itertools.islice(itertools.product([*FIRST, *own[:6]], repeat=arity), 20_000))
     first = product if len(product) <= PRODUCT else rng.sample(product, PRODUCT)
@@ -177,7 +177,7 @@ def search(function: Callable[..., Any], arity: int, seeds: Sequence[str], own: 
 
 
 def _likeliest(kinds: dict[tuple[str, ...], Calls]) -> list[tuple[str, ...]]:
-    """The kinds of arguments that a function is most likely meant for: they give several answers, and are common."""
+    """The combinations of types that a function is most likely written for: they give several results and are common."""
     rank = {kind: number for number, kind in enumerate(VALUES)}
 
     def order(kind: tuple[str, ...]) -> tuple[int, int]:
@@ -199,7 +199,7 @@ def kind_of(literal: str) -> str:
 
 
 def choose(calls: Calls, fallen: Sequence[set[str]], seeds: Sequence[str], most: int) -> list[str]:
-    """The calls that tell the function from most mutants, one after the other; new, natural and telling answers first among equals."""
+    """Repeatedly the call that distinguishes the function from the most remaining mutants. Ties prefer new, natural and informative results."""
     chosen: list[str] = []
     alive = [those for those in fallen if those]
 

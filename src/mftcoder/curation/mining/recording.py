@@ -1,8 +1,7 @@
-"""Standalone functions -> what they answer to a few calls, found out by running them in the sandbox.
+"""Run standalone functions in the sandbox, and record the results of a few calls.
 
-Goes in: functions and an open pool. Comes out: for each a `Behaviour` (calls with their answers, and mutants that answer one of them
-otherwise), or the reason why it has none. Each function runs in a sandbox of its own, with recorder.py beside it; what comes back
-is read as literals, never run here.
+Each function gets a `Behaviour` (calls with their results, and mutants that give another result for one of them), or the reason why it
+has none. Each function runs in a sandbox of its own, with recorder.py beside it. The results are read as literals and never run here.
 """
 
 import ast
@@ -19,25 +18,25 @@ from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 CALLS = 5  # of a function
 LIMITS = Limits(seconds=4, memory_mb=1024)
 _PAGE = 400
-"""Characters of a result that one run gives back: the pool keeps the first 500 of the exception that ends the tests."""
+"""Characters of a result that one run returns: the pool keeps the first 500 of the exception that ends the tests."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """Some calls of a function and what it answers, as text of Python, and mutants (programs) that answer one of them otherwise."""
+    """Some calls of a function and their results, as Python text, and mutants (programs) that give another result for one of them."""
 
     calls: tuple[tuple[str, str], ...]  # (arguments, answer)
     mutants: tuple[str, ...]
 
     def asserts(self, name: str, most: int | None = None) -> str:
-        """`assert name(arguments) == answer`, a line a call."""
+        """`assert name(arguments) == answer`, one line for each call."""
         return "\n".join(f"assert {name}({arguments}) == {answer}" for arguments, answer in self.calls[:most])
 
 
 def record(
     functions: Sequence[StandaloneFunction], pool: Pool, on_done: Callable[[], None] = lambda: None
 ) -> list[Behaviour | str]:
-    """A behaviour each, or the reason why there is none, in the order of the functions; `on_done` is called after each."""
+    """The behaviour of each function, or the reason why it has none, in the given order. `on_done` is called after each function."""
     texts: dict[str, str] = {str(number): "" for number in range(len(functions))}
     found: dict[str, Behaviour | str] = {}
     while texts:
@@ -55,7 +54,7 @@ def record(
 
 
 def _program(item: StandaloneFunction, start: int) -> Program:
-    """Records the function, and ends with an exception that carries the result's characters from `start` on."""
+    """A program that records the function and ends with an exception that holds the result's characters from `start` on."""
     recorder = (files("mftcoder.curation.mining") / "recorder.py").read_text(encoding="utf-8")
     function, mutants = item.function.source + "\n", [mutant + "\n" for mutant in item.mutants]
     settings = f"mutants={mutants!r}, arity={item.arity}, seeds={item.seeds!r}, own={item.literals!r}, most={CALLS}"
@@ -78,7 +77,7 @@ def _reason(result: ExecutionResult) -> str:
 
 
 def _behaviour(text: str, item: StandaloneFunction) -> Behaviour | str:
-    """The result, if it is one: it comes from a process that ran mined code."""
+    """The result, checked: it comes from a process that ran mined code."""
     try:
         result: Any = json.loads(text)
         if "reason" in result:

@@ -1,6 +1,6 @@
-"""A folder of Python code -> its parsed modules, in a fixed order; what cannot be read or parsed is counted, never fatal.
+"""Read and parse the modules of a folder of Python code, sorted by path. Files that cannot be read or parsed are counted.
 
-Goes in: a folder. Comes out: `SourceModule`s (path below the folder, text, syntax tree) sorted by path. Imports and runs nothing.
+No module is imported or run.
 """
 
 import ast
@@ -29,19 +29,19 @@ class SourceModule:
 
 
 def is_test(path: str) -> bool:
-    """Whether a file, by its path, holds tests rather than the code they test."""
+    """Whether a file holds tests, judged by its path."""
     *folders, name = path.split("/")
     in_tests = bool({"test", "tests", "testing", "idle_test"} & set(folders))
     return in_tests or name.startswith("test_") or name.endswith("_test.py")
 
 
 def standard_library() -> Path:
-    """The folder of the running interpreter's own Python modules."""
+    """The folder of the standard library of the running interpreter."""
     return Path(sysconfig.get_paths()["stdlib"])
 
 
 def python_files(folder: Path) -> list[Path]:
-    """All .py files below `folder`, sorted; hidden, vendored and built folders are passed over, links to folders not followed."""
+    """All .py files below `folder`, sorted. Hidden, vendored and built folders and links to folders are left out."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and not name.startswith(".")]
@@ -50,7 +50,7 @@ def python_files(folder: Path) -> list[Path]:
 
 
 def read_modules(folder: Path, files: list[Path], skips: Counter[str]) -> Iterator[SourceModule | None]:
-    """One item a file, None where it was skipped (the reason is counted in `skips`), so that a caller can show progress."""
+    """One item for each file, so that a caller can show progress. None for a file that was skipped; `skips` counts the reasons."""
     for file in files:
         reason, text, tree = "", "", None
         try:
@@ -68,17 +68,17 @@ def read_modules(folder: Path, files: list[Path], skips: Counter[str]) -> Iterat
 def _text_of(file: Path) -> str:
     if file.stat().st_size > MAX_FILE_BYTES:
         raise FileTooLargeError
-    with tokenize.open(file) as stream:  # honours a coding line and a byte order mark
+    with tokenize.open(file) as stream:  # respects a coding line and a byte order mark
         return stream.read()
 
 
 class FileTooLargeError(ValueError):
-    """The file is larger than a module written by hand."""
+    """The file is larger than a module that a person writes."""
 
 
 def _parse(text: str) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an invalid escape in somebody's source is not our reader's business
+        warnings.simplefilter("ignore")  # for example of an invalid escape in the mined code
         return ast.parse(text)
 
 

@@ -1,7 +1,7 @@
-"""A module's function -> the function with the top-level code it needs, as a program of its own.
+"""Make a program of its own from a module's function: the function with the top-level code that it needs.
 
-Goes in: a parsed module and its mined functions. Comes out: `StandaloneFunction`s: functions at the top of a module that return
-something and take one to four arguments. Whether such a program really runs is found out in the sandbox (recording.py).
+Candidates are top-level functions that return a value and take one to four arguments. Whether such a program runs is found out in the
+sandbox (recording.py).
 """
 
 import ast
@@ -23,25 +23,25 @@ MAX_SEEDS, MAX_LITERALS, MAX_LITERAL_CHARS = 20, 12, 30
 CHANGING = frozenset(
     {"random", "secrets", "time", "uuid", "tempfile", "getpass", "platform", "socket", "subprocess", "threading"}
 )
-"""Modules whose answers depend on the clock, on chance or on the machine: what uses one has no lasting expected values."""
+"""Modules whose results depend on the clock, on chance or on the machine. Code that uses one has no fixed expected values."""
 
 
 @dataclass(frozen=True)
 class StandaloneFunction:
-    """A function, what it needs of its module, and with what it may be tried. All but the first are texts of Python."""
+    """A function, the code of its module that it needs, and values to try it with. All but the first field are Python text."""
 
     function: MinedFunction
     context: str  # imports, constants, functions and classes that it uses
-    arity: int  # arguments that it must be given
+    arity: int  # number of required arguments
     mutants: tuple[str, ...]
     seeds: tuple[str, ...]  # arguments of calls in its docstring
-    literals: tuple[str, ...]  # of the function's own text
+    literals: tuple[str, ...]  # from the function's own text
 
 
 def standalone_functions(
     module: SourceModule, functions: Iterable[MinedFunction], skips: Counter[str], seed: int
 ) -> Iterator[StandaloneFunction]:
-    """Those of `functions` that may run alone; `skips` counts the reasons of the others."""
+    """The functions that can run alone. `skips` counts the others by reason."""
     for function in functions:
         node = ast.parse(function.source).body[0]
         needed = [] if function.owner else _needed(module.tree, function)
@@ -63,7 +63,7 @@ def standalone_functions(
 
 
 def _unfit(function: MinedFunction, node: ast.stmt, needed: list[ast.stmt], context: str) -> str:
-    """Why the function cannot be tried with plain values, or ""."""
+    """The reason why the function cannot be tried with plain values, or ""."""
     if function.owner:
         return "a method"
     if not isinstance(node, ast.FunctionDef) or _has(node, ast.Yield, ast.YieldFrom):
@@ -80,7 +80,7 @@ def _unfit(function: MinedFunction, node: ast.stmt, needed: list[ast.stmt], cont
 
 
 def _needed(tree: ast.Module, function: MinedFunction) -> list[ast.stmt]:
-    """The statements of the module that bind what the function uses, and what those use, in the module's order."""
+    """The statements that define the names the function uses, and the names that those use, in the module's order."""
     binding: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         for name in _bound(statement):
@@ -99,12 +99,12 @@ def _needed(tree: ast.Module, function: MinedFunction) -> list[ast.stmt]:
 
 
 def _is_wide(node: ast.ImportFrom) -> bool:
-    """`from __future__ import ...` and `from x import *` matter to all that follows."""
+    """Whether the statement affects all code after it: `from __future__ import ...` or `from x import *`."""
     return node.module == "__future__" or any(alias.name == "*" for alias in node.names)
 
 
 def _context(module: SourceModule, needed: list[ast.stmt]) -> str:
-    """Their text, behind the module's own name, so that relative imports and `__name__` mean what they mean there."""
+    """The text of the statements after the module's own name, so that relative imports and `__name__` mean the same as in the module."""
     lines = module.text.splitlines(keepends=True)
     parts = {True: "", False: ""}
     for node in needed:
@@ -118,7 +118,7 @@ def _context(module: SourceModule, needed: list[ast.stmt]) -> str:
 
 
 def _bound(statement: ast.stmt) -> set[str]:
-    """Names of the module that a statement at its top binds, those in its branches included."""
+    """Names that a top-level statement defines, including those in its branches."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     nodes = list(ast.walk(statement))
@@ -133,7 +133,7 @@ def _used(node: ast.AST) -> set[str]:
 
 
 def _imported(nodes: Iterable[ast.stmt]) -> set[str]:
-    """The first parts of the names of imported modules: `os` for `import os.path`."""
+    """The top-level names of imported modules: `os` for `import os.path`."""
     found: set[str] = set()
     for inner in (inner for node in nodes for inner in ast.walk(node)):
         if isinstance(inner, ast.Import):
@@ -148,13 +148,13 @@ def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:
 
 
 def _arity(node: ast.FunctionDef) -> int:
-    """The arguments it must be given; one where all have defaults."""
+    """The number of required arguments; 1 if all have defaults."""
     positional = len(node.args.posonlyargs) + len(node.args.args)
     return max(positional - len(node.args.defaults), min(positional, 1))
 
 
 def _seeds(function: MinedFunction) -> Iterator[str]:
-    """The arguments of calls in the docstring's examples, where they are literals."""
+    """The arguments of calls in the docstring's examples, if they are literals."""
     try:
         examples = doctest.DocTestParser().get_examples(function.docstring)
         trees = [ast.parse(example.source) for example in examples]
@@ -176,7 +176,7 @@ def _is_literal(node: ast.expr) -> bool:
 
 
 def _literals(node: ast.FunctionDef) -> Iterator[str]:
-    """Short texts and numbers in the function: `if kind == "left"` gives `'left'`."""
+    """Short strings and numbers in the function: `if kind == "left"` gives `'left'`."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant) and type(inner.value) in (str, bytes, int):
             text = repr(inner.value)

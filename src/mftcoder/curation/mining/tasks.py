@@ -1,8 +1,6 @@
-"""A mined function -> an example of each task, worded as the questions that code models are asked.
+"""Make an example of each task from a mined function, worded like the questions that code models get.
 
-Goes in: a `MinedFunction` (and, for tests, its test's text or what it answers) and a generator seeded for it. Comes out: an `Example`,
-or an `UnfitError` that says why this function makes none. Answers that are code stand in a fenced block, as graders of chat models
-expect.
+An `UnfitError` says why a function makes no example. Answers that are code are in a fenced block, as graders of chat models expect.
 """
 
 import ast
@@ -21,12 +19,12 @@ MIN_DOCSTRING_WORDS, MAX_DOCSTRING_CHARS = 4, 800
 
 
 class UnfitError(Exception):
-    """This function makes no example of this task; the text is the reason that is counted."""
+    """The function makes no example of this task. The text is the reason, which is counted."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question and its answer. `code` is the code in the question, as an exam's problem needs it."""
+    """One question and its answer. `code` is the code in the question, which an exam's problem needs."""
 
     prompt: str
     answer: str
@@ -39,7 +37,7 @@ def fenced(code: str) -> str:
 
 
 def complete_function(function: MinedFunction, rng: random.Random) -> Example:
-    """The function up to some line in the second half of its body -> the whole function."""
+    """The question is the function up to a line in the second half of its body; the answer is the whole function."""
     starts = sorted(_statement_lines(function))
     if len(starts) < 2:
         raise UnfitError("body of one statement")
@@ -50,7 +48,7 @@ def complete_function(function: MinedFunction, rng: random.Random) -> Example:
 
 
 def write_function(function: MinedFunction, rng: random.Random) -> Example:
-    """Signature and docstring, as code or as prose -> the whole function."""
+    """The question is the signature and docstring, as code or as prose; the answer is the whole function."""
     _need_docstring(function)
     stub = function.header + function.docstring_text
     if rng.random() < 0.7:
@@ -68,7 +66,7 @@ def write_function(function: MinedFunction, rng: random.Random) -> Example:
 
 
 def write_docstring(function: MinedFunction, rng: random.Random) -> Example:
-    """The function without its docstring -> the docstring."""
+    """The question is the function without its docstring; the answer is the docstring."""
     _need_docstring(function)
     ask = rng.choice(["Write a docstring for the following Python function.", "Document this Python function."])
     quoted = f'"""{function.docstring}"""' if "\n" not in function.docstring else f'"""{function.docstring}\n"""'
@@ -76,7 +74,7 @@ def write_docstring(function: MinedFunction, rng: random.Random) -> Example:
 
 
 def repair_function(function: MinedFunction, rng: random.Random, broken: Sequence[str] = ()) -> Example:
-    """The function with a bug (one of `broken`, if there are any) -> the function as it was."""
+    """The question is the function with a bug (one of `broken`, if given); the answer is the original function."""
     mutation = None if broken else mutate(function.source, rng)
     if not broken and mutation is None:
         raise UnfitError("no bug fits")
@@ -86,7 +84,7 @@ def repair_function(function: MinedFunction, rng: random.Random, broken: Sequenc
 
 
 def write_doctest(function: MinedFunction, _: random.Random) -> Example:
-    """The function without the examples in its docstring -> the examples."""
+    """The question is the function without the examples in its docstring; the answer is the examples."""
     if ">>>" not in function.docstring:
         raise UnfitError("no doctest in the docstring")
     prose, examples = _parted(function.docstring)
@@ -96,13 +94,13 @@ def write_doctest(function: MinedFunction, _: random.Random) -> Example:
 
 
 def write_test(function: MinedFunction, test: str) -> Example:
-    """The function -> a test method that its project has for it."""
+    """The question is the function; the answer is a test of it from its own project."""
     ask = "Write a unit test for the following Python function."
     return _example(f"{ask}{_of_class(function)}\n\n{fenced(function.source)}", fenced(test))
 
 
 def write_asserts(function: MinedFunction, behaviour: Behaviour) -> Example:
-    """The function -> an assert of what it answers, as running it has shown."""
+    """The question is the function; the answer is an assert of a result that was recorded by running it."""
     ask = "Write an assert statement that tests the following Python function. Use literal values only."
     code, asserts = function.source, behaviour.asserts(function.name, 1)
     return _example(f"{ask}\n\n{fenced(code)}", fenced(asserts), code)
@@ -135,7 +133,7 @@ def _need_docstring(function: MinedFunction) -> None:
 
 
 def _statement_lines(function: MinedFunction) -> set[int]:
-    """The lines of `function.source` on which a statement of its body begins, nested ones too, the docstring aside."""
+    """The lines of `function.source` on which a statement of its body begins, including nested ones, without the docstring."""
     body_line = (function.header + function.docstring_text).count("\n") + 1
     tree = ast.parse(function.source)
     return {node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno >= body_line}

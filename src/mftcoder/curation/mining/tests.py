@@ -1,7 +1,4 @@
-"""Test files -> which function each test is about, by names alone: `test_shlex.py` tests `shlex.py`, `test_quote` tests `quote`.
-
-Goes in: parsed test modules and the functions mined from the code. Comes out: `(function, text of the test)` pairs. Runs nothing.
-"""
+"""Find the function that each test is about, by names only: `test_shlex.py` tests `shlex.py`, `test_quote` tests `quote`."""
 
 import ast
 from collections import defaultdict
@@ -12,14 +9,14 @@ from mftcoder.curation.mining.functions import FunctionNode, MinedFunction, func
 from mftcoder.curation.mining.sources import SourceModule
 
 MAX_TEST_CHARS = 1100
-MIN_NAME_CHARS = 4  # a call of `get` or `add` says nothing about which function is meant
+MIN_NAME_CHARS = 4  # a name like `get` or `add` does not show which function is meant
 
 
 @dataclass(frozen=True)
 class TestedFunction:
     """A function and one test of it."""
 
-    __test__ = False  # pytest takes classes called Test... for tests
+    __test__ = False  # pytest would take a class named Test... for a test
 
     function: MinedFunction
     test: str
@@ -28,7 +25,7 @@ class TestedFunction:
 
     @property
     def origin(self) -> str:
-        """Where the test stands: `test/test_shlex.py:330`."""
+        """The place of the test: `test/test_shlex.py:330`."""
         return f"{self.test_module}:{self.line}"
 
 
@@ -36,7 +33,7 @@ Index = dict[str, dict[str, MinedFunction]]
 
 
 def index_by_stem(functions: Iterable[MinedFunction]) -> Index:
-    """`stem or package -> name -> function`, of the functions that one name in one module means without doubt."""
+    """`stem or package -> name -> function`, for the functions that are the only ones of their name there."""
     found: dict[str, dict[str, list[MinedFunction]]] = defaultdict(lambda: defaultdict(list))
     for function in functions:
         parts = function.module.removesuffix(".py").split("/")
@@ -49,7 +46,7 @@ def index_by_stem(functions: Iterable[MinedFunction]) -> Index:
 
 
 def subjects(path: str, index: Index) -> dict[str, MinedFunction]:
-    """The functions that a test file's path points to: `test/test_json/test_decode.py` to those of decode.py, else of json."""
+    """The functions that a test file is about, by its path: `test/test_json/test_decode.py` is about decode.py, or else about json."""
     *folders, stem = path.removesuffix(".py").split("/")
     stem = stem.removeprefix("test_").removesuffix("_test").removesuffix("_tests")
     folder = folders[-1].removeprefix("test_") if folders else ""
@@ -57,7 +54,7 @@ def subjects(path: str, index: Index) -> dict[str, MinedFunction]:
 
 
 def tested_functions(module: SourceModule, index: Index) -> Iterator[TestedFunction]:
-    """Each test of `module` that is short enough and is about one function of the index."""
+    """The tests of `module` that are short enough and about one function of the index."""
     candidates = subjects(module.path, index)
     lines = module.text.splitlines(keepends=True)
     for _, node in functions_of(module.tree):
@@ -68,7 +65,7 @@ def tested_functions(module: SourceModule, index: Index) -> Iterator[TestedFunct
 
 
 def _subject(node: FunctionNode, candidates: dict[str, MinedFunction]) -> MinedFunction | None:
-    """The one function that the test calls; of several the one whose name is in the test's."""
+    """The one function that the test calls. Of several, the one whose name is part of the test's name."""
     called = [name for name in sorted(_called_names(node)) if name in candidates and len(name) >= MIN_NAME_CHARS]
     named = [name for name in called if name in node.name]
     chosen = max(named, key=len) if named else called[0] if len(called) == 1 else None

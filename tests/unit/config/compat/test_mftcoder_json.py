@@ -328,11 +328,11 @@ def test_overrides_by_published_keys_and_by_fields_both_work(tmp_path: Path) -> 
     assert read_config(path).nested["data"]["max_length"] == 4096
 
 
-def test_loading_prints_each_warning_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loading_logs_each_warning_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(EXAMPLE))
     load_config(path)
-    lines = capsys.readouterr().err.splitlines()
+    lines = [record.message for record in caplog.records if record.name == "mftcoder"]
     assert len(lines) == len(set(lines)) == 2
     assert lines[0].startswith(
         f"warning: {path}: these keys of the published config have no effect here: tokenizer_type"
