@@ -1,4 +1,4 @@
-"""Keys of the cache follow the content, and a large file is read in full once."""
+"""Keys of the cache depend on the content, and a large file is read in full only once."""
 
 import hashlib
 import importlib.util
@@ -63,7 +63,7 @@ def test_another_file_in_its_place_has_its_own_hash(tmp_path: Path) -> None:
     assert cache.content_hash(path) != first
 
 
-def test_a_note_that_is_damaged_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_note_is_made_again(tmp_path: Path) -> None:
     path = write_large(tmp_path / "weights")
     first = cache.content_hash(path)
     (note,) = (cache.cache_root() / "hashes").iterdir()

@@ -9,7 +9,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
+def test_a_folder_appears_only_when_its_block_succeeds(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "made") as temporary:
         (temporary / "file").write_text("content")
         assert not (tmp_path / "made").exists()
@@ -17,7 +17,7 @@ def test_a_folder_appears_only_when_its_block_ends_well(tmp_path: Path) -> None:
     assert names(tmp_path) == ["made"]
 
 
-def test_a_block_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "made") as temporary:
         (temporary / "file").write_text("content")
         raise RuntimeError

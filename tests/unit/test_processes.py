@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, and that do not run the user's script again."""
+"""Child processes end with their parent and do not run the user's script again."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def test_a_command_that_follows_gets_sigterm_when_its_parent_is_killed() -> None
         assert (first, lines.read()) == ("ready False\n", "saved\n")  # False: what it starts itself has another parent
 
 
-def test_a_parent_that_ended_before_is_noticed(
+def test_a_parent_that_has_already_ended_is_noticed(
     monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals], own_prctl: None
 ) -> None:
     monkeypatch.setenv("MFTCODER_PARENT", "1" if os.getppid() != 1 else "2")
@@ -64,7 +64,7 @@ def own_prctl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: Library)
 
 
-def test_a_command_that_nobody_wants_followed_is_left_alone(
+def test_a_command_without_that_environment_does_not_follow(
     monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
 ) -> None:
     monkeypatch.delenv("MFTCODER_PARENT", raising=False)

@@ -1,4 +1,4 @@
-"""The journal of a generation: what a killed run has done counts, what another one has done does not."""
+"""The journal of a generation: answers of a killed run are used, answers with other settings are not."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "completions_mini_m.jsonl"
 
 
-def test_what_was_added_is_known_again(path: Path) -> None:
+def test_added_answers_are_read_again(path: Path) -> None:
     written(path, range(3))
     assert answers(path) == expected(range(3))
 
@@ -61,7 +61,7 @@ def test_answers_made_with_other_settings_do_not_count_and_are_replaced(path: Pa
 
 
 @pytest.mark.parametrize("cut", [2, 10, 40])
-def test_a_line_that_a_crash_cut_short_is_dropped_and_made_again(path: Path, cut: int) -> None:
+def test_a_line_truncated_by_a_crash_is_generated_again(path: Path, cut: int) -> None:
     written(path, range(3))
     path.write_bytes(path.read_bytes()[:-cut])
     written(path, range(2, 3))
@@ -69,7 +69,7 @@ def test_a_line_that_a_crash_cut_short_is_dropped_and_made_again(path: Path, cut
     assert path.read_text().count("\n") == 4
 
 
-def test_each_process_writes_a_file_of_its_own_and_knows_what_all_have_done(path: Path) -> None:
+def test_each_process_writes_its_own_file_and_reads_those_of_all(path: Path) -> None:
     first, second, third = (written(path, range(rank, rank + 1), rank) for rank in range(3))
     assert (first, second.name, third.name) == (
         path,
@@ -80,7 +80,7 @@ def test_each_process_writes_a_file_of_its_own_and_knows_what_all_have_done(path
     assert len(first.read_text().splitlines()) == 2
 
 
-def test_the_first_process_takes_the_others_files_in(path: Path) -> None:
+def test_the_first_process_merges_the_files_of_the_others(path: Path) -> None:
     written(path, range(1, 2), rank=1)
     with GenerationJournal(path, SETTINGS) as journal:
         journal.add(completion(0), "answer 0")
@@ -92,7 +92,7 @@ def test_the_first_process_takes_the_others_files_in(path: Path) -> None:
     assert answers(path) == expected(range(4))
 
 
-def test_a_journal_of_other_settings_is_neither_taken_in_nor_removed(path: Path) -> None:
+def test_a_journal_of_other_settings_is_neither_merged_nor_removed(path: Path) -> None:
     """It may be that of a model whose name ends like a rank's file."""
     other = written(path, range(5, 6), rank=1, settings={**SETTINGS, "seed": 1})
     with GenerationJournal(path, SETTINGS) as journal:

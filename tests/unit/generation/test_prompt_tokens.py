@@ -1,4 +1,4 @@
-"""Prompts as a model reads them: one BOS token at most, and room for an answer or an error that names all without."""
+"""Prompts as token ids: at most one BOS token, and a limit for the answer, or an error that names all that are too long."""
 
 from pathlib import Path
 
@@ -38,13 +38,13 @@ def test_prompts_keep_their_order_and_their_tokens(tokenizer: Tokenizer) -> None
     assert [tokenizer.backend.decode(item.ids) for item in found] == list(TEXTS)
 
 
-def test_an_answer_may_have_what_the_model_has_room_for_and_no_more(tokenizer: Tokenizer) -> None:
+def test_an_answer_may_use_only_the_free_positions_of_the_model(tokenizer: Tokenizer) -> None:
     size = length(tokenizer, TEXTS[0])
     assert limits(tokenizer, TEXTS[0], positions=size + 3, max_new_tokens=50) == [3]
     assert limits(tokenizer, TEXTS[0], positions=size + 3, max_new_tokens=2) == [2]
 
 
-def test_a_length_for_prompt_and_answer_together_leaves_the_rest_and_never_less_than_nothing(
+def test_max_length_leaves_the_rest_to_the_answer_and_never_less_than_zero(
     tokenizer: Tokenizer,
 ) -> None:
     size = length(tokenizer, TEXTS[0])
@@ -64,7 +64,7 @@ def test_prompts_that_fill_max_length_get_an_empty_completion(tokenizer: Tokeniz
     ]
 
 
-def test_every_prompt_that_the_model_has_no_positions_for_is_named(tokenizer: Tokenizer) -> None:
+def test_every_prompt_that_is_too_long_for_the_model_is_named(tokenizer: Tokenizer) -> None:
     size = length(tokenizer, TEXTS[0])
     with pytest.raises(GenerationError) as raised:
         limits(tokenizer, TEXTS[0], "x", "", positions=size)
@@ -74,7 +74,7 @@ def test_every_prompt_that_the_model_has_no_positions_for_is_named(tokenizer: To
     )
 
 
-def test_samples_have_random_numbers_of_their_own_wherever_they_are_drawn() -> None:
+def test_samples_have_their_own_random_numbers_in_any_process() -> None:
     seeds = {
         sample_seed(Prompt(problem, sample, ""), seed)
         for problem in ("a", "b", "a\0") for sample in range(3) for seed in range(2)

@@ -15,11 +15,11 @@ def drawn(sampling: Sampling, count: int = 4000) -> Counter[int]:
     return Counter(next_tokens(rows, sampling, streams))
 
 
-def test_greedy_takes_the_likeliest() -> None:
+def test_greedy_takes_the_most_probable_token() -> None:
     assert drawn(Sampling(), 3) == {1: 3}
 
 
-def test_temperature_one_draws_by_probability() -> None:
+def test_temperature_one_samples_by_probability() -> None:
     counts = drawn(Sampling(temperature=1.0))
     assert all(abs(counts[token] / 4000 - share) < 0.03 for token, share in enumerate(PROBABILITIES.tolist()))
 
@@ -34,7 +34,7 @@ def test_a_tiny_top_p_is_greedy() -> None:
     assert set(drawn(Sampling(temperature=1.0, top_p=1e-6), 100)) == {1}
 
 
-def test_top_p_over_a_flat_vocabulary_reaches_past_the_likeliest_few() -> None:
+def test_top_p_over_a_flat_distribution_uses_more_than_the_most_probable_tokens() -> None:
     flat = torch.zeros(200, 5000)
     streams = [np.random.default_rng(seed) for seed in range(200)]
     assert len(set(next_tokens(flat, Sampling(temperature=1.0, top_p=0.5), streams))) > 150

@@ -89,7 +89,7 @@ def test_text_ends_before_the_first_stop_word_and_is_the_same_up_to_it(model: An
     assert done[("p0", 0)].tokens < 24
 
 
-def test_whole_lines_that_are_enough_end_a_text(model: Any, tokenizer: Tokenizer) -> None:
+def test_a_text_ends_when_its_complete_lines_are_enough(model: Any, tokenizer: Tokenizer) -> None:
     """Asked at each line's end only, with the lines that are complete; the text up to there is the same."""
     asked: list[str] = []
 
@@ -117,7 +117,7 @@ def test_the_limit_ends_a_text_by_length(model: Any, tokenizer: Tokenizer) -> No
     assert (done.finish_reason, done.tokens) == ("length", 5)
 
 
-def test_an_end_token_ends_a_text_and_is_not_in_it(model: Any, tokenizer: Tokenizer) -> None:
+def test_an_eos_token_ends_a_text_and_is_not_in_it(model: Any, tokenizer: Tokenizer) -> None:
     third = greedy_by_hand(model, tokenizer, TEXTS[0], 3)[-1]
     engine = TransformersEngine(model, tokenizer, Sampling(max_new_tokens=24), end_ids=[third])
     done = next(engine.generate(prompts()[:1]))
@@ -126,7 +126,7 @@ def test_an_end_token_ends_a_text_and_is_not_in_it(model: Any, tokenizer: Tokeni
     assert done.text == tokenizer.decode(greedy_by_hand(model, tokenizer, TEXTS[0], 3)[-3:][: done.tokens - 1])
 
 
-def test_a_long_run_of_rows_that_come_and_go_moves_the_cache_without_a_trace(model: Any, tokenizer: Tokenizer) -> None:
+def test_moving_the_cache_in_a_long_run_changes_no_completion(model: Any, tokenizer: Tokenizer) -> None:
     many = [Prompt(f"p{index}", 0, text * (1 + index % 5)) for index, text in enumerate(TEXTS * 5)]
     one_by_one = completions(model, tokenizer, many, batch_size=1, max_new_tokens=60)
     together = completions(model, tokenizer, many, batch_size=3, max_new_tokens=60)

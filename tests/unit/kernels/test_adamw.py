@@ -1,4 +1,4 @@
-"""The plain twin of the one-pass AdamW equals torch's AdamW; drawn rounding is right on average."""
+"""The plain twin of the one-pass AdamW equals torch's AdamW; stochastic rounding is right on average."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,7 +43,7 @@ def twin(tensors: Sequence[AdamWTensors], rule: AdamWRule) -> Update:
     return lambda found, steps, **keywords: adamw_in_torch(tensors, found, steps, rule, **keywords)
 
 
-def test_the_twin_equals_torchs_adamw() -> None:
+def test_the_plain_twin_equals_torchs_adamw() -> None:
     rule = AdamWRule(0.9, 0.999, 1e-8)
     ours = weights(torch.float32, drawn=False)
     run(twin(ours, rule), ours, torch.float32)
@@ -58,7 +58,7 @@ def test_the_twin_equals_torchs_adamw() -> None:
         torch.testing.assert_close(one.weight, parameter.detach(), rtol=1e-6, atol=1e-6)
 
 
-def test_stochastic_rounding_is_right_on_average_and_exact_where_nothing_is_cut_off() -> None:
+def test_stochastic_rounding_is_right_on_average_and_exact_for_representable_numbers() -> None:
     between = torch.full((40_000,), 1 + 2**-9)  # a quarter of the way from 1 to the next bfloat16
     rounded = stochastically_rounded(between, seed=3, index=1)
     assert set(rounded.unique().tolist()) == {1.0, 1 + 2**-7}

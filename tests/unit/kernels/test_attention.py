@@ -57,7 +57,7 @@ def test_packed_logits_equal_each_samples_own() -> None:
         start += length
 
 
-def test_a_sliding_window_is_honoured() -> None:
+def test_a_sliding_window_is_respected() -> None:
     model = tiny(MistralForCausalLM, MistralConfig, sliding_window=4)
     ids, positions, layout = packed([12])
     windowed = model(input_ids=ids, position_ids=positions, **layout.keywords("segments", ids.device)).logits
@@ -65,20 +65,20 @@ def test_a_sliding_window_is_honoured() -> None:
     torch.testing.assert_close(windowed, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_that_hands_nothing_down_fails_instead_of_mixing_samples() -> None:
+def test_a_model_that_does_not_pass_sample_lengths_fails() -> None:
     ids, positions, _ = packed([3, 4])
     with pytest.raises(ValueError, match="does not pass segment_lengths to"):
         tiny()(input_ids=ids, position_ids=positions)
 
 
-def test_what_would_be_ignored_is_refused() -> None:
+def test_unsupported_arguments_are_refused() -> None:
     q = torch.zeros(1, 1, 3, 4)
     with pytest.raises(ValueError, match="softcap"):
         segments_attention(torch.nn.Identity(), q, q, q, None, segment_lengths=((3,),), softcap=30.0)
 
 
 @pytest.mark.parametrize("length", [1, 7, 300, 600])
-def test_bfloat16_on_a_cpu_gives_what_float32_gives_but_for_rounding(length: int) -> None:
+def test_bfloat16_on_a_cpu_equals_float32_except_for_rounding(length: int) -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(1, heads, length, 16, dtype=torch.bfloat16) for heads in (6, 2, 2)]
     upstream = torch.randn(1, length, 6, 16)
@@ -111,7 +111,7 @@ def test_values_of_another_size_than_the_queries(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.float(), want, atol=1e-5 if dtype == torch.float32 else 0.02, rtol=0.02)
 
 
-def test_varlen_gives_its_kernel_values_of_the_queries_size_and_takes_them_back(
+def test_varlen_pads_values_to_the_queries_size_and_removes_the_padding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel's place is taken by attention written out, which insists on one head size as the kernel does."""
@@ -132,7 +132,7 @@ def test_varlen_gives_its_kernel_values_of_the_queries_size_and_takes_them_back(
 
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("sizes", [(24, 24), (24, 16)])
-def test_what_a_compiled_layer_calls_has_the_values_and_gradients_of_the_loop_over_samples(
+def test_the_operator_of_compiled_layers_equals_the_loop_over_samples(
     window: int | None, sizes: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_what_a_compiled_layer_calls_has_the_values_and_gradients_of_the_loop_ov
         ((9, 0), torch.bfloat16, (64, 64), 0.1, "has no dropout, but this model trains with 0.1"),
     ],
 )
-def test_varlen_says_what_it_cannot_carry(
+def test_varlen_names_what_it_does_not_support(
     card: tuple[int, int], dtype: torch.dtype, sizes: tuple[int, int], dropout: float, problem: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""A group of ranks that share rows: which positions are whose, and how many heads there must be to deal out."""
+"""A group of ranks that share rows: the positions of each rank, and the numbers of heads that can be divided."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def test_slices_are_of_one_length_and_in_order() -> None:
 
 
 @pytest.mark.parametrize(("heads", "size", "repeated"), [(1, 2, 2), (2, 2, 2), (8, 2, 8), (2, 4, 4), (4, 6, 12)])
-def test_key_value_heads_are_repeated_as_little_as_deals_them_out(heads: int, size: int, repeated: int) -> None:
+def test_key_value_heads_are_repeated_as_little_as_possible(heads: int, size: int, repeated: int) -> None:
     found = ContextGroup(size=size).repeated(torch.arange(heads).view(1, heads, 1, 1)).flatten().tolist()
     assert found == [head for head in range(heads) for _ in range(repeated // heads)]
 

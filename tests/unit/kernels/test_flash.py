@@ -57,21 +57,21 @@ def with_results(monkeypatch: pytest.MonkeyPatch, result: Callable[[str | None],
 
 
 @pytest.mark.parametrize(("major", "expected"), [(7, ()), (8, ()), (9, (FA3, FA4)), (10, (FA4,)), (12, ())])
-def test_a_version_is_offered_to_the_cards_that_it_has_kernels_for(
+def test_a_version_is_offered_to_gpus_with_its_kernels(
     monkeypatch: pytest.MonkeyPatch, major: int, expected: tuple[flash.FlashVersion, ...]
 ) -> None:
     with_card(monkeypatch, major)
     assert tuple(versions_for(GPU)) == expected and versions_for(CPU) == []
 
 
-def test_what_is_not_installed_is_not_asked_for_and_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_not_installed_is_skipped_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     with_card(monkeypatch, 9)
     said: list[str] = []
     assert use_newest(GPU, HEADS, said.append) is None and said == []
     assert [lack_of(version) for version in VERSIONS] == [f"{version.module} is not installed" for version in VERSIONS]
 
 
-def test_a_version_that_gives_the_same_numbers_is_taken_and_can_be_left_again(
+def test_a_version_with_the_same_results_is_used_and_can_be_deactivated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with_card(monkeypatch, 9)
@@ -85,7 +85,7 @@ def test_a_version_that_gives_the_same_numbers_is_taken_and_can_be_left_again(
     assert current_flash_attention_impl() is None and kernels.removed
 
 
-def test_a_version_with_other_numbers_is_left_with_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_version_with_other_results_is_rejected_with_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_card(monkeypatch, 9)
     with_package(monkeypatch, tmp_path, FA3)
     with_results(monkeypatch, lambda active: torch.full((3,), 1.5 if active else 1.0))
@@ -97,7 +97,7 @@ def test_a_version_with_other_numbers_is_left_with_a_line(monkeypatch: pytest.Mo
     assert current_flash_attention_impl() is None and kernels.removed
 
 
-def test_numbers_that_are_not_finite_are_other_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_results_that_are_not_finite_are_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_card(monkeypatch, 9)
     with_package(monkeypatch, tmp_path, FA3)
     with_results(monkeypatch, lambda active: torch.full((3,), torch.nan if active else 1.0))
@@ -105,7 +105,7 @@ def test_numbers_that_are_not_finite_are_other_numbers(monkeypatch: pytest.Monke
     assert use_newest(GPU, HEADS, lambda line: None) is None
 
 
-def test_a_package_that_torch_cannot_activate_leaves_the_next_one_its_turn(
+def test_after_a_package_that_torch_cannot_activate_the_next_one_is_tried(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Version 3 is activated by torch's own code, which finds no kernels in the package."""

@@ -1,4 +1,4 @@
-"""What a GPU lacks is found out without one: by its compute capability, the model's sizes and what is installed."""
+"""The limits of a GPU are known without one: from its compute capability, the model's sizes and the installed software."""
 
 import sysconfig
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_each_thing_that_triton_needs_is_named(monkeypatch: pytest.MonkeyPatch, 
     assert compile_problem(GPU) == limit.lack
 
 
-def test_a_kernel_that_cannot_be_built_is_a_lack_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_kernel_that_cannot_be_compiled_is_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_triton(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     if torch.cuda.device_count():
@@ -98,7 +98,7 @@ def test_a_cpu_without_a_cpp_compiler_does_not_compile_layers(monkeypatch: pytes
         (LlamaConfig(vocab_size=32_000, hidden_size=512, num_attention_heads=8), torch.float32, "needs bfloat16"),
     ],
 )  # fmt: skip
-def test_sizes_that_a_kernel_lacks_are_named(
+def test_sizes_that_a_kernel_does_not_support_are_named(
     monkeypatch: pytest.MonkeyPatch, config: LlamaConfig, dtype: torch.dtype, what: str | None
 ) -> None:
     with_capability(monkeypatch, 9, 0)
@@ -107,7 +107,7 @@ def test_sizes_that_a_kernel_lacks_are_named(
     assert list(model_limits(CPU, config, dtype)) == []
 
 
-def test_the_loss_on_a_gpu_is_made_by_the_plain_twin_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_the_plain_twin_computes_the_loss_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     asked: list[torch.Tensor] = []
@@ -119,7 +119,7 @@ def test_the_loss_on_a_gpu_is_made_by_the_plain_twin_where_triton_is_missing(mon
     assert asked[0] is logits
 
 
-def test_the_optimizer_on_a_gpu_runs_its_plain_twin_where_triton_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_the_optimizer_on_a_gpu_is_the_plain_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     monkeypatch.setattr(optimizer, "lack_of_triton", lambda: "no C compiler")

@@ -1,4 +1,4 @@
-"""Rotary embeddings that look at the length: in a packed row each sample is rotated as if it were alone."""
+"""Rotary embeddings that depend on the length: in a packed row, each sample is rotated as if it were alone."""
 
 from copy import deepcopy
 from typing import Any
@@ -71,7 +71,7 @@ def test_a_long_sample_changes_no_other_of_its_row(family: str, attention: str) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_neither_other_rows_nor_batches_before_matter(family: str) -> None:
+def test_other_rows_and_earlier_batches_do_not_matter(family: str) -> None:
     ids, positions = packed((70, 20))
     model = LanguageModel(fresh(family), attn_implementation="segments", num_tasks=1)
     model.set_attention("segments")
@@ -84,7 +84,7 @@ def test_neither_other_rows_nor_batches_before_matter(family: str) -> None:
     torch.testing.assert_close(after_a_long_one, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_frequencies_of_one_length_for_all_are_left_alone() -> None:
+def test_frequencies_that_do_not_depend_on_the_length_are_not_changed() -> None:
     torch.manual_seed(0)
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
     for rope in (DEFAULT, yarn):
@@ -92,7 +92,7 @@ def test_frequencies_of_one_length_for_all_are_left_alone() -> None:
         assert not RotaryBySample.of(AutoModelForCausalLM.from_config(config))
 
 
-def test_rows_of_which_nothing_is_known_are_refused() -> None:
+def test_rows_without_sample_lengths_are_refused() -> None:
     model = fresh("phi3 longrope")
     (rotary,) = RotaryBySample.of(model)
     with pytest.raises(ValueError, match="Phi3RotaryEmbedding did not get the sample lengths of its rows"):

@@ -1,4 +1,4 @@
-"""Every Triton kernel becomes code for real GPUs without one, and equals its twin in Triton's interpreter.
+"""Every Triton kernel compiles for real GPUs without one, and equals its twin in Triton's interpreter.
 
 Needs triton, which comes with the CUDA build of torch; skips without it.
 """

@@ -1,4 +1,4 @@
-"""The numbers of a comparison, worked by hand on two methods, two tasks and two seeds."""
+"""The numbers of a comparison, computed by hand for two methods, two tasks and two seeds."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def run(easy: list[float], hard: list[float], *, seconds: float = 1.0, balancing
 EASY, HARD = [4.0, 2.0, 1.0, 1.5], [4.0, 3.0, 2.8, 2.0]  # best at step 20 and 30; mean least at step 30
 
 
-def test_outcome_finds_each_tasks_best_and_the_checkpoint_one_would_keep() -> None:
+def test_an_outcome_has_each_tasks_best_loss_and_the_kept_checkpoint() -> None:
     outcome = outcome_of(run(EASY, HARD, seconds=2.0, balancing=0.1), seed=7)
     assert outcome == Outcome(
         seed=7,
@@ -44,7 +44,7 @@ def test_outcome_finds_each_tasks_best_and_the_checkpoint_one_would_keep() -> No
     assert outcome.regression == outcome.compromise == pytest.approx(0.25)  # easy 50% above its best, hard at it
 
 
-def test_methods_are_set_against_single_task_runs_of_the_same_seed() -> None:
+def test_methods_are_compared_with_single_task_runs_of_the_same_seed() -> None:
     balanced = [4.0, 2.0, 1.6, 1.2]
     methods = {
         "uniform": [outcome_of(run(EASY, HARD), 0), outcome_of(run(EASY, HARD), 1)],

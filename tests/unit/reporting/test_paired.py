@@ -1,4 +1,4 @@
-"""Two models on the same problems: what changed, how sure one may be, and which answers are shown."""
+"""Two models on the same problems: what changed, how certain that is, and which answers are shown."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ def write(path: Path, task: str, model: str, outcomes: dict[str, list[str]]) -> 
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (3, 3), (5, 0), (0, 6), (9, 2), (2, 9), (40, 10)])
-def test_p_is_the_share_of_all_splits_that_are_as_uneven(gained: int, lost: int) -> None:
+def test_p_is_the_fraction_of_splits_at_least_as_uneven(gained: int, lost: int) -> None:
     total = gained + lost
     as_uneven = sum(
         math.comb(total, heads) for heads in range(total + 1) if abs(2 * heads - total) >= abs(gained - lost)
@@ -56,7 +56,7 @@ def test_no_change_has_an_interval_too() -> None:
     assert 0.02 < high < 0.06
 
 
-def test_many_comparisons_make_each_harder_to_believe() -> None:
+def test_many_comparisons_raise_every_p() -> None:
     """Holm: of 0.03125 and 0.0625 the smaller is doubled, the larger is not below it."""
     lone = change(6, 0, 20)
     first, second = corrected([change(5, 0, 20), lone])
@@ -64,7 +64,7 @@ def test_many_comparisons_make_each_harder_to_believe() -> None:
     assert (lone.is_more_than_chance, second.is_more_than_chance) == (True, False)
 
 
-def test_it_says_in_plain_words_what_came_of_it() -> None:
+def test_the_result_is_a_plain_sentence() -> None:
     assert change(9, 1, 30).sentence == (
         "t: 31 of 40 problems before, 39 after: +20 points (95% interval +5 to +33), more than chance (p = 0.021)."
     )
@@ -72,7 +72,7 @@ def test_it_says_in_plain_words_what_came_of_it() -> None:
     assert "(p < 0.0001)" in change(30, 0, 0).sentence
 
 
-def test_what_is_shown_is_one_gained_one_lost_and_one_that_stayed() -> None:
+def test_shown_are_one_gained_one_lost_and_one_unchanged_problem() -> None:
     assert change(3, 2, 4).shown == [0, 3, 5]
     assert change(3, 0, 0).shown == [0, 1, 2]
     assert change(0, 0, 2).shown == [0, 1]
@@ -91,6 +91,6 @@ def test_files_of_one_task_are_compared_with_the_first_problem_by_problem(tmp_pa
     assert (found.gained, found.lost, found.paths) == ([1], [], (files[0], files[1]))
 
 
-def test_a_metrics_file_that_says_nothing_of_its_problems_is_passed_over(tmp_path: Path) -> None:
+def test_a_metrics_file_without_problems_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "m").write_text(json.dumps({"task": "x", "model": "a", "pass@1": 0.3}))
     assert read_changes([tmp_path / "m", tmp_path / "m"]) == []

@@ -1,4 +1,4 @@
-"""The report of small, hand-written runs: what is read, what the tables say, what stands in the page."""
+"""The report of small, hand-written runs: what is read, and the content of tables and page."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def write_metrics(path: Path, **metrics: Any) -> Path:
     return path
 
 
-def test_a_run_reads_with_nothing_but_its_metrics(tmp_path: Path) -> None:
+def test_a_run_folder_with_only_its_metrics_can_be_read(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "bare"))
     assert (run.name, run.tasks, len(run.train), len(run.validation)) == ("bare", ["tests", "repair"], 2, 2)
     assert (run.config, run.data, run.summary, run.checkpoints) == ("", {}, {}, ())
@@ -53,7 +53,7 @@ def test_an_unseen_task_is_a_gap_not_a_zero(tmp_path: Path) -> None:
     assert series(run.train, "losses", "repair") == [(2.0, 0.95)]
 
 
-def test_a_torn_last_line_is_counted_and_said(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_counted_and_reported(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
@@ -62,7 +62,7 @@ def test_a_torn_last_line_is_counted_and_said(tmp_path: Path) -> None:
     assert "1 line(s) of metrics.jsonl could not be read" in render([run], []).html
 
 
-def test_folders_that_are_no_runs_are_named_together(tmp_path: Path) -> None:
+def test_folders_that_are_not_runs_are_named_together(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError) as caught:
         read_runs([tmp_path / "none", tmp_path / "empty"])
@@ -71,12 +71,12 @@ def test_folders_that_are_no_runs_are_named_together(tmp_path: Path) -> None:
     assert "it has no metrics.jsonl" in caught.value.problems[1]
 
 
-def test_runs_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_with_equal_folder_names_get_different_names(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / side / "run") for side in "ab"]
     assert [run.name for run in read_runs(folders)] == [str(folder) for folder in folders]
 
 
-def test_checkpoints_stand_in_the_order_of_their_steps(tmp_path: Path) -> None:
+def test_checkpoints_are_sorted_by_step(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     for name in ("step_100", "step_20", ".step_120.tmp"):
         (folder / "checkpoints" / name).mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_the_loss_table_has_before_after_and_the_step_of_the_minimum(tmp_path: P
     assert table.rows[0] == ("tests", "2.0000", "1.5000", "-25.0%", "1.5000", "2")
 
 
-def test_the_runs_table_takes_missing_summary_figures_from_the_records(tmp_path: Path) -> None:
+def test_the_runs_table_computes_missing_summary_values_from_the_records(tmp_path: Path) -> None:
     (row,) = tables.runs_table([read_run(write_run(tmp_path / "run"))]).rows
     assert row == ("run", "2", "5 s", "200", "–", "–", "not finished")
 

@@ -1,4 +1,4 @@
-"""Tables on a terminal of 80 columns: a row is a line, a name is whole, advice stands there once."""
+"""Tables on a terminal of 80 columns: a row is one line, names are complete, advice is printed once."""
 
 import io
 from pathlib import Path
@@ -24,12 +24,12 @@ def printed(call, *arguments, width: int = 80, **keywords) -> list[str]:
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
 
 
-def test_a_row_is_a_line_and_numbers_stand_at_the_right():
+def test_a_row_is_a_line_and_numbers_are_right_aligned():
     lines = printed(print_table, ("task", "n"), [("a", "5"), ("bcd", "500")], numbers=("n",))
     assert lines == ["task    n", "a       5", "bcd   500"]
 
 
-def test_columns_come_closer_before_a_line_is_wrapped():
+def test_the_gap_between_columns_shrinks_before_a_line_is_wrapped():
     rows = [("a" * 39, "b" * 40)]
     assert printed(print_table, ("x", "y"), rows)[1] == "a" * 39 + " " + "b" * 40
     assert printed(print_table, ("x", "y"), rows, width=90)[1] == "a" * 39 + "  " + "b" * 40
@@ -40,7 +40,7 @@ def test_on_a_narrower_terminal_no_cell_is_cut():
     assert line == "a" * 39 + " " + "b" * 40
 
 
-def test_names_that_do_not_fit_stand_below_under_their_letters():
+def test_names_that_do_not_fit_are_listed_below_by_letters():
     rows = [("humanevalsynthesize-python", LONG, "0.5"), ("mbpp", "base", "0.4"), ("mbpp", LONG, "0.6")]
     lines = printed(print_table_with_names, ("task", "model", "value"), rows, "model")
     assert [line.split() for line in lines[1:4]] == [

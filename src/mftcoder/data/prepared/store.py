@@ -65,7 +65,7 @@ def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Stor
 
 
 def prepare_with_progress(config: RunConfig, on_progress: log.OnProgress) -> Store:
-    """The store of a config, as `prepare`; `on_progress` is told the bytes read, and the records and tokens so far."""
+    """The store of a config, as `prepare`; `on_progress` gets the bytes read and the records and tokens so far."""
 
     def tell(counts: PrepareCounts) -> None:
         note = f"{counts.records:,} records, {counts.tokens:,} tokens"

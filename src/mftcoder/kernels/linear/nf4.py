@@ -58,7 +58,7 @@ def held_tensors(packed: Tensor, state: Any) -> tuple[Tensor, ...]:
 
 
 def is_known(state: Any) -> bool:
-    """Whether a QuantState is NF4 with double quantisation in the usual blocks, of an even number of weights."""
+    """Whether a QuantState is NF4 with double quantization in the usual blocks, of an even number of weights."""
     return (
         state.quant_type == "nf4"
         and state.nested

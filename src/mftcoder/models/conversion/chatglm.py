@@ -37,8 +37,8 @@ _DIVIDES = re.compile(r"/\s*(self\.)?rope_ratio")
 _MULTIPLIES = re.compile(r"base\s*\*=?\s*(self\.)?rope_ratio")
 _EXPECTED = {
     "rmsnorm": (True, "LayerNorm instead of RMSNorm"),
-    "apply_residual_connection_post_layernorm": (False, "residuals behind the norm"),
-    "post_layer_norm": (True, "no norm behind the last layer"),
+    "apply_residual_connection_post_layernorm": (False, "residuals after the norm"),
+    "post_layer_norm": (True, "no norm after the last layer"),
     "add_bias_linear": (False, "biases in its linear layers"),
 }
 

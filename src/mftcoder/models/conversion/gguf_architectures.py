@@ -221,7 +221,7 @@ def _qwen(metadata: Metadata, tensors: Tensors, *, model_type: str, name: str) -
 
 
 def _qwen_experts(
-    metadata: Metadata, tensors: Tensors, *, model_type: str, name: str, normalised: bool
+    metadata: Metadata, tensors: Tensors, *, model_type: str, name: str, normalized: bool
 ) -> dict[str, Any]:
     """The widths of experts come from their tensors, because not all files state them."""
     widths = {"moe_intermediate_size": tensors["blk.0.ffn_gate_exps.weight"].shape[1]}
@@ -232,7 +232,7 @@ def _qwen_experts(
     if metadata.values.get(f"{metadata.architecture}.expert_gating_func", 1) != 1:
         raise ValueError("its router is not a softmax, which is not supported")
     counts = {"num_experts": metadata.need("expert_count"), "num_experts_per_tok": metadata.need("expert_used_count")}
-    router = {"norm_topk_prob": bool(metadata.get("expert_weights_norm", normalised)), "decoder_sparse_step": 1}
+    router = {"norm_topk_prob": bool(metadata.get("expert_weights_norm", normalized)), "decoder_sparse_step": 1}
     return {
         **_qwen(metadata, tensors, model_type=model_type, name=name),
         **widths,
@@ -368,11 +368,11 @@ ARCHITECTURES = {
     "qwen2": Architecture(partial(_qwen, model_type="qwen2", name="Qwen2"), ATTENTION | MLP, OUTER),
     "qwen3": Architecture(partial(_qwen, model_type="qwen3", name="Qwen3"), ATTENTION | QK_NORMS | MLP, OUTER),
     "qwen2moe": Architecture(
-        partial(_qwen_experts, model_type="qwen2_moe", name="Qwen2Moe", normalised=False), ATTENTION | EXPERTS, OUTER,
+        partial(_qwen_experts, model_type="qwen2_moe", name="Qwen2Moe", normalized=False), ATTENTION | EXPERTS, OUTER,
         change=_gate_as_matrix,
     ),
     "qwen3moe": Architecture(
-        partial(_qwen_experts, model_type="qwen3_moe", name="Qwen3Moe", normalised=True), ATTENTION | QK_NORMS | EXPERTS, OUTER
+        partial(_qwen_experts, model_type="qwen3_moe", name="Qwen3Moe", normalized=True), ATTENTION | QK_NORMS | EXPERTS, OUTER
     ),
     "starcoder2": Architecture(_starcoder2, ATTENTION | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}, OUTER),
     "phi3": Architecture(

@@ -85,7 +85,7 @@ def test_a_change_of_ranks_loses_and_repeats_no_sample(layout: dict[str, str], m
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_counts_of_a_step_are_those_of_its_batches(layout: dict[str, str], make_run: MakeRun) -> None:
+def test_the_counts_of_a_step_equal_those_of_its_batches(layout: dict[str, str], make_run: MakeRun) -> None:
     config, store = make_run(layout, per_device_train_batch_size=2, gradient_accumulation_steps=2)
     ranks = [list(TrainLoader(store, config, rank=rank, world_size=2).steps()) for rank in (0, 1)]
     for step in zip(*ranks, strict=True):
@@ -150,7 +150,7 @@ def same(left: list[StepData], right: list[StepData]) -> bool:
     )
 
 
-def test_a_run_goes_on_from_any_step(make_run: MakeRun) -> None:
+def test_a_run_continues_from_any_step(make_run: MakeRun) -> None:
     config, store = make_run({"packing": "none"}, per_device_train_batch_size=2, max_steps=40)
     steps = list(TrainLoader(store, config).steps())
     assert len(steps) == 40
@@ -197,7 +197,7 @@ def test_the_next_step_is_made_in_a_thread_while_this_one_runs(
     assert not any(thread.name.startswith("next-step") for thread in threading.enumerate())
 
 
-def test_a_step_that_cannot_be_made_fails_when_it_is_its_turn(
+def test_a_step_that_cannot_be_made_fails_when_it_is_requested(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, store = make_run(per_device_train_batch_size=1, max_steps=5)
@@ -209,7 +209,7 @@ def test_a_step_that_cannot_be_made_fails_when_it_is_its_turn(
         next(steps)
 
 
-def test_worker_processes_do_not_run_a_script_without_a_main_guard_again(make_run: MakeRun, tmp_path: Path) -> None:
+def test_worker_processes_do_not_rerun_a_script_without_a_main_guard(make_run: MakeRun, tmp_path: Path) -> None:
     config, _ = make_run(max_steps=2, dataloader_num_workers=1)
     script = tmp_path / "no_guard.py"
     script.write_text(
@@ -222,7 +222,7 @@ def test_worker_processes_do_not_run_a_script_without_a_main_guard_again(make_ru
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
-def test_loading_leaves_the_runs_random_numbers_alone(make_run: MakeRun) -> None:
+def test_loading_does_not_use_the_runs_random_numbers(make_run: MakeRun) -> None:
     config, store = make_run()
     before = torch.get_rng_state()
     next(TrainLoader(store, config).steps())
@@ -230,7 +230,7 @@ def test_loading_leaves_the_runs_random_numbers_alone(make_run: MakeRun) -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_rank_without_rows_gets_padding_to_run(make_run: MakeRun) -> None:
+def test_a_rank_without_rows_runs_a_row_of_padding(make_run: MakeRun) -> None:
     config, store = make_run({"packing": "none"}, per_device_train_batch_size=60)
     ranks = [list(TrainLoader(store, config, rank=rank, world_size=60).steps()) for rank in (0, 59)]
     batch = ranks[0][-1].micro_batches[-1]
@@ -252,7 +252,7 @@ def test_validation_is_complete_on_any_number_of_ranks(
     assert np.array_equal(loaders[0].counts.samples, loaders[-1].counts.samples)
 
 
-def test_epochs_end_where_they_should(make_run: MakeRun) -> None:
+def test_epochs_have_the_expected_number_of_steps(make_run: MakeRun) -> None:
     config, store = make_run({"packing": "none"}, per_device_train_batch_size=7, num_train_epochs=2)
     loader = TrainLoader(store, config)
     samples = sum(len(store.train(task)) for task in range(3))

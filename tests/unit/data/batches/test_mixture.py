@@ -21,7 +21,9 @@ def every_row(counts: list[int]) -> Counter[tuple[int, int]]:
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=6).filter(any), st.integers(0, 5), st.integers(0, 2**32))
-def test_proportional_visits_every_row_exactly_once_an_epoch(counts: list[int], epoch: int, seed: int) -> None:
+def test_proportional_sampling_visits_every_row_exactly_once_per_epoch(
+    counts: list[int], epoch: int, seed: int
+) -> None:
     mixture = Mixture(counts, seed=seed)
     size = mixture.epoch_rows
     assert Counter(pairs(mixture, epoch * size, (epoch + 1) * size)) == every_row(counts)
@@ -56,7 +58,7 @@ def test_a_tasks_rows_are_spread_evenly_over_an_epoch() -> None:
         ("weights", np.array([1, 0.25, 3]) / 4.25),
     ],
 )
-def test_long_run_shares_are_exact_to_a_row(sampling: str, expected: np.ndarray) -> None:
+def test_long_run_fractions_are_exact_to_a_row(sampling: str, expected: np.ndarray) -> None:
     mixture = Mixture(COUNTS, sampling=sampling, temperature=2.0, weights=[1, 0.25, 3], seed=9)  # type: ignore[arg-type]
     for cycles in (1, 2, 7):
         tasks, _ = mixture.take(0, cycles * mixture.cycle_rows)
@@ -72,7 +74,7 @@ def test_an_oversampled_task_goes_through_its_own_epochs() -> None:
         assert sorted(small[epoch * 5 : epoch * 5 + 5].tolist()) == [0, 1, 2, 3, 4]
 
 
-def test_a_rare_task_and_an_empty_one_do_no_harm() -> None:
+def test_a_rare_task_and_an_empty_task_are_allowed() -> None:
     mixture = Mixture([10, 10, 0], sampling="weights", weights=[1e-4, 1, 1], seed=1)
     tasks, _ = mixture.take(0, 3 * mixture.cycle_rows)
     assert np.bincount(tasks, minlength=3)[2] == 0
@@ -81,7 +83,7 @@ def test_a_rare_task_and_an_empty_one_do_no_harm() -> None:
         Mixture([0, 0])
 
 
-def test_a_pickled_mixture_goes_on_alike() -> None:
+def test_a_pickled_mixture_continues_in_the_same_way() -> None:
     mixture = Mixture(COUNTS, seed=4)
     mixture.take(0, 10)
     assert pairs(pickle.loads(pickle.dumps(mixture)), 50, 90) == pairs(mixture, 50, 90)

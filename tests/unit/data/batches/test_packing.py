@@ -53,16 +53,16 @@ def test_a_million_samples_are_packed_in_seconds_and_fill_98_percent() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 9])
-def test_a_length_that_fits_no_row_is_a_broken_invariant(length: int) -> None:
+def test_a_length_that_fits_no_row_is_a_value_error(length: int) -> None:
     with pytest.raises(ValueError, match=r"1\.\.8"):
         pack_best_fit(np.array([length]), 8)
 
 
-def test_nothing_packs_into_no_rows() -> None:
+def test_no_samples_give_no_rows() -> None:
     assert len(pack_best_fit(np.empty(0, np.int32), 8)) == len(one_per_row(0)) == 0
 
 
-def test_an_assembled_row_restarts_positions_and_sets_padding_apart() -> None:
+def test_an_assembled_row_restarts_positions_and_marks_padding() -> None:
     row = assemble([sample(3, task=1), sample(2, task=0)], 8)
     assert row.position_ids.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
     assert row.task_ids.tolist() == [1, 1, 1, 0, 0, -1, -1, -1]

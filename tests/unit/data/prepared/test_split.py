@@ -1,4 +1,4 @@
-"""Which records of the blocks train, which validate, and which do neither; each left out is counted."""
+"""Which records train, which validate, and which do neither; records that are left out are counted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def test_without_validation_every_record_trains_in_the_order_of_its_lines(merge:
     assert (counts.records, counts.samples, counts.tokens, counts.trained_tokens) == (3, 4, 4, 4)
 
 
-def test_a_content_that_is_held_out_validates_once_and_never_trains(merge: Merge) -> None:
+def test_a_held_out_content_validates_once_and_never_trains(merge: Merge) -> None:
     """Each content stands twice: the first held-out one validates, the second is an overlap."""
     records = [Record(content) for content in (1, 2, 3, 4, 1, 2, 3, 4)]
     [counts] = merge(config_of({"a": {}}, val_size=0.5), [[records]])
@@ -109,7 +109,7 @@ def test_a_content_held_out_in_one_task_does_not_train_in_another(merge: Merge) 
     assert (second.samples, second.overlap) == (2, 1)
 
 
-def test_given_validation_files_are_taken_whole_and_their_contents_do_not_train(merge: Merge) -> None:
+def test_given_validation_files_are_used_completely_and_their_contents_do_not_train(merge: Merge) -> None:
     config = config_of({"a": {"validation": "v"}}, val_size=0.5)
     [counts] = merge(config, [[[Record(1), Record(2), Record(3)]]], [[Record(2), Record(8), Record(2)]])
     assert merge.column(0, "train", "lines") == [0, 2] and merge.column(0, "validation", "lines") == [100, 101]
@@ -131,7 +131,7 @@ def test_cut_samples_are_counted_by_kind_in_what_trains(merge: Merge) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 3, 7])
-def test_max_samples_takes_exactly_as_many_records_and_counts_the_rest(merge: Merge, most: int) -> None:
+def test_max_samples_uses_exactly_that_many_records_and_counts_the_others(merge: Merge, most: int) -> None:
     """Of equal contents too, whose ranks are equal."""
     records = [Record(content) for content in (5, 5, 5, 5, 1, 2, 3, 4)]
     [counts] = merge(config_of({"a": {"max_samples": most}}), [[records[:3], records[3:]]])
@@ -148,7 +148,7 @@ def test_the_choice_does_not_depend_on_the_order_of_blocks(merge: Merge) -> None
     assert chosen[0] == chosen[1] and chosen[0][1]
 
 
-def test_a_task_with_nothing_to_train_on_is_an_error_that_says_where_all_went(merge: Merge) -> None:
+def test_a_task_with_nothing_to_train_on_is_an_error_with_counts(merge: Merge) -> None:
     config = config_of({"a": {"validation": "v"}, "b": {}})
     with pytest.raises(DataError) as raised:
         merge(config, [[[Record(1), Record(2)]], [[]]], [[Record(1), Record(2)], []])
@@ -159,7 +159,7 @@ def test_a_task_with_nothing_to_train_on_is_an_error_that_says_where_all_went(me
 
 
 @given(st.sets(st.integers(0, 2**64 - 1), max_size=40), st.floats(0, 0.99), st.none() | st.integers(1, 50))
-def test_the_held_out_are_the_share_at_least_one_and_never_all(
+def test_the_held_out_contents_are_the_fraction_at_least_one_and_never_all(
     contents: set[int], share: float, most: int | None
 ) -> None:
     distinct = np.sort(np.array(list(contents), np.uint64))
@@ -171,13 +171,13 @@ def test_the_held_out_are_the_share_at_least_one_and_never_all(
         assert len(found) == min(max(round(share * len(contents)), 1), len(contents) - 1, most or len(contents))
 
 
-def test_a_growing_share_keeps_what_a_smaller_one_has_held_out() -> None:
+def test_a_larger_fraction_keeps_the_held_out_contents_of_a_smaller_one() -> None:
     contents = np.arange(1000, dtype=np.uint64)
     small, large = (set(choose_held_out(contents, share, None).tolist()) for share in (0.05, 0.1))
     assert small < large
 
 
-def test_what_is_sampled_says_nothing_about_what_is_held_out() -> None:
+def test_sampling_and_holding_out_are_independent() -> None:
     """Two salts give two orders: of the half that comes first in one, about half comes first in the other."""
     hashes = np.arange(10_000, dtype=np.uint64)
     first, second = (rank(hashes, salt) < np.uint64(2**63) for salt in (merging._SAMPLING, merging._HOLDING_OUT))

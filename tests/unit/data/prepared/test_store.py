@@ -63,7 +63,7 @@ def content(store: Store) -> list[Any]:
     ]
 
 
-def test_samples_come_back_as_they_were_tokenised(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
+def test_samples_are_read_back_as_they_were_tokenized(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     path = make_jsonl("a.jsonl", [pair(index) for index in range(20)])
     config = make_config({"a": str(path)}, val_size=0, chat_template="chatml")
     store = prepare(config)
@@ -94,7 +94,7 @@ def test_the_split_is_the_same_for_any_order_of_files_and_lines(make_config: Mak
     assert texts(one, first.train(0)) == texts(two, second.train(0))
 
 
-def test_duplicates_never_straddle_the_split(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
+def test_duplicates_are_never_on_both_sides_of_the_split(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     path = make_jsonl("a.jsonl", [pair(index % 50) for index in range(150)])
     twin = make_jsonl("b.jsonl", [pair(index) for index in range(40, 80)])
     config = make_config({"a": str(path), "b": str(twin)}, val_size=0.2)
@@ -107,7 +107,7 @@ def test_duplicates_never_straddle_the_split(make_config: MakeConfig, make_jsonl
     assert counts.samples + counts.validation_samples + counts.overlap == 150
 
 
-def test_training_rows_that_stand_in_given_validation_files_are_dropped(
+def test_training_records_that_are_in_given_validation_files_are_dropped(
     make_config: MakeConfig, make_jsonl: MakeJsonl
 ) -> None:
     make_jsonl("a/train.jsonl", [pair(index) for index in range(30)])
@@ -119,7 +119,7 @@ def test_training_rows_that_stand_in_given_validation_files_are_dropped(
     assert all("valid.jsonl" in origin for origin in origins(store.validation(0)))
 
 
-def test_limits_choose_by_content(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
+def test_limits_choose_by_the_hash_of_the_content(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     records = [pair(index) for index in range(100)]
     limits = {"max_val_samples": 5, "val_size": 0.5}
     one = make_config({"a": {"path": str(make_jsonl("one.jsonl", records)), "max_samples": 40}}, **limits)
@@ -152,7 +152,7 @@ def test_over_long_samples_are_counted(over_length: str, make_config: MakeConfig
     assert (counts.split > 6) == (over_length == "split")
 
 
-def test_an_unchanged_config_tokenises_nothing(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
+def test_an_unchanged_config_tokenizes_nothing(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index) for index in range(9)]))})
     seen: list[PrepareCounts] = []
     first = prepare(config, on_progress=seen.append)
@@ -161,7 +161,7 @@ def test_an_unchanged_config_tokenises_nothing(make_config: MakeConfig, make_jso
     assert prepare(config, on_progress=seen.append).folder == first.folder and not seen
 
 
-def test_whatever_shapes_the_samples_changes_the_fingerprint(
+def test_everything_that_shapes_the_samples_changes_the_fingerprint(
     make_config: MakeConfig, make_jsonl: MakeJsonl, tmp_path: Path
 ) -> None:
     path = str(make_jsonl("a.jsonl", [pair(index) for index in range(9)]))
@@ -177,7 +177,7 @@ def test_whatever_shapes_the_samples_changes_the_fingerprint(
     assert len({prepare(make_config({"a": path}, **change)).fingerprint for change in same} | prints) == len(prints)
 
 
-def test_a_file_changed_under_the_same_size_and_time_is_not_reused(
+def test_a_file_changed_with_the_same_size_and_time_is_not_reused(
     make_config: MakeConfig, make_jsonl: MakeJsonl
 ) -> None:
     path = make_jsonl("a.jsonl", [pair(index) for index in range(9)])
@@ -209,7 +209,7 @@ def test_any_number_of_processes_and_compression_give_the_same_samples(
     )
 
 
-def test_finished_blocks_are_taken_up_again(
+def test_finished_blocks_are_reused(
     make_config: MakeConfig, make_jsonl: MakeJsonl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(building, "BLOCK_BYTES", 2000)
@@ -297,7 +297,7 @@ def test_an_unwritable_cache_is_a_clear_error(make_config: MakeConfig, make_json
         prepare(config)
 
 
-def test_a_store_travels_to_other_processes_by_its_path(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
+def test_a_store_is_pickled_by_its_path(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     import pickle
 
     samples = prepare(make_config({"a": str(make_jsonl("a.jsonl", [pair(index) for index in range(99)]))})).train(0)

@@ -3,7 +3,7 @@ from mftcoder.data.records.conversation import Message, content_hash, find_probl
 QUESTION, ANSWER = Message("user", "Sort a list.", False), Message("assistant", "sorted(x)", True)
 
 
-def test_hash_depends_on_roles_and_contents_and_on_nothing_else() -> None:
+def test_the_hash_depends_only_on_roles_and_contents() -> None:
     here = make_conversation([QUESTION, ANSWER], id="1", task="a", origin="x.jsonl:1")
     there = make_conversation(
         [QUESTION, Message("assistant", "sorted(x)", False)], id="2", task="b", origin="y.jsonl:7"
@@ -36,6 +36,6 @@ def test_an_empty_system_message_is_left_out() -> None:
     assert conversation.messages == (QUESTION, ANSWER)
 
 
-def test_training_last_only_leaves_the_last_answer() -> None:
+def test_training_last_only_trains_the_last_answer() -> None:
     conversation = make_conversation([QUESTION, ANSWER, QUESTION, ANSWER], id="", task="a", origin="x:1")
     assert [message.trained for message in conversation.training_last_only().messages] == [False, False, False, True]

@@ -119,12 +119,12 @@ def test_a_bad_record_is_refused_with_a_sentence(record: Any, problem: str) -> N
     assert any(line.startswith(problem) for line in caught.value.problems), caught.value.problems
 
 
-def test_all_problems_of_a_record_are_told_at_once() -> None:
+def test_all_problems_of_a_record_are_reported_together() -> None:
     with pytest.raises(DataError) as caught:
         read({"chat_rounds": [{"role": "robot", "content": 1}, {}]})
     assert len(caught.value.problems) == 4
 
 
-def test_text_that_looks_like_keys_is_no_doubled_key() -> None:
+def test_text_that_looks_like_keys_is_not_a_doubled_key() -> None:
     record = {"text": 'x = {"a": 1, "a": 2}\n"a" : ":"', "meta": {"text": ": "}}
     assert parse_object(json.dumps(record).encode()) == record

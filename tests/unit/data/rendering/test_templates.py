@@ -1,4 +1,4 @@
-"""Each template row against its golden file (trained text stands in ⟦ ⟧), and the properties that hold for all of them."""
+"""Each template against its golden file (trained text is in ⟦ ⟧), and properties of all templates."""
 
 import json
 import shutil
@@ -97,7 +97,7 @@ def test_a_prompt_is_the_text_before_the_answer(name: str, tokenizer: Tokenizer)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_jinja_form_of_a_row_is_the_row(name: str, tokenizer: Tokenizer) -> None:
+def test_the_jinja_form_of_a_template_renders_the_same(name: str, tokenizer: Tokenizer) -> None:
     row = load_template(CONFIGS[name], tokenizer)
     twin = jinja(row.as_jinja(), tokenizer)
     for messages in ((SYSTEM, *TURNS), TURNS, TURNS[:3]):
@@ -106,7 +106,7 @@ def test_the_jinja_form_of_a_row_is_the_row(name: str, tokenizer: Tokenizer) -> 
     assert marked(twin.render_chat(TURNS)) == marked(row.render_chat(TURNS))
 
 
-def test_the_jinja_form_says_what_transformers_renders(tiny_tokenizer_dir: Path, tokenizer: Tokenizer) -> None:
+def test_transformers_renders_the_jinja_form_in_the_same_way(tiny_tokenizer_dir: Path, tokenizer: Tokenizer) -> None:
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
@@ -117,19 +117,19 @@ def test_the_jinja_form_says_what_transformers_renders(tiny_tokenizer_dir: Path,
         assert plain(jinja(source, tokenizer).render_chat((SYSTEM, *TURNS))) == expected
 
 
-def test_a_template_that_trims_contents_and_moves_the_system_message_is_followed(tokenizer: Tokenizer) -> None:
+def test_a_template_that_trims_contents_and_moves_the_system_message_is_supported(tokenizer: Tokenizer) -> None:
     assert marked(jinja(LLAMA_2, tokenizer).render_chat((SYSTEM, *TURNS))) == (
         "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nAdd 1 and 1.\nIn Python. [/INST]⟦ 1 + 1 <|im_end|>⟧"
         "<s>[INST] And 2? [/INST]⟦ one + 1 + 2 <|im_end|>⟧"
     )
 
 
-def test_what_the_model_has_to_write_before_the_answer_is_trained_too(tokenizer: Tokenizer) -> None:
+def test_text_that_the_model_has_to_write_before_the_answer_is_trained(tokenizer: Tokenizer) -> None:
     segments = jinja(THINKING, tokenizer).render_chat(TURNS[:2])
     assert segments[1] == Segment("<think>\n\n</think>\n\n1 + 1<|im_end|>", True)
 
 
-def test_generation_tags_say_what_is_trained_even_of_rewritten_contents(tokenizer: Tokenizer) -> None:
+def test_generation_tags_mark_trained_text_even_in_rewritten_contents(tokenizer: Tokenizer) -> None:
     messages = (TURNS[0], Message("assistant", "no", False), TURNS[2], Message("assistant", "yes", True))
     assert marked(jinja(TAGGED, tokenizer).render_chat(messages)) == (
         "U:Add 1 and 1.\nIn Python.\nA:NO<|im_end|>\nU:And 2?\nA:⟦YES<|im_end|>⟧\n"
@@ -170,13 +170,13 @@ def test_a_broken_or_missing_or_unknown_template_is_a_config_error(tiny_tokenize
     ("train_on", "expected"),
     [("assistant", ["1 + 1<|im_end|>", "one + 1 + 2\n<|im_end|>"]), ("last_assistant", ["one + 1 + 2\n<|im_end|>"])],
 )
-def test_train_on_picks_the_answers(train_on: TrainOn, expected: list[str], tokenizer: Tokenizer) -> None:
+def test_train_on_chooses_the_trained_answers(train_on: TrainOn, expected: list[str], tokenizer: Tokenizer) -> None:
     template = load_template(CONFIGS["chatml"], tokenizer)
     segments = render(chat(SYSTEM, *TURNS), template, tokenizer, train_on)
     assert [segment.text for segment in segments if segment.trained] == expected
 
 
-def test_train_on_all_trains_everything_and_a_text_is_itself(tokenizer: Tokenizer) -> None:
+def test_train_on_all_trains_everything_and_a_text_is_unchanged(tokenizer: Tokenizer) -> None:
     template = load_template(CONFIGS["chatml"], tokenizer)
     assert [segment.trained for segment in render(chat(SYSTEM, *TURNS), template, tokenizer, "all")] == [True]
     text = chat(Message("text", "def f(): pass", True))

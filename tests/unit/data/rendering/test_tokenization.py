@@ -54,7 +54,7 @@ TRICKY = [
 
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
 @pytest.mark.parametrize(("prompt", "answer"), TRICKY)
-def test_the_prompts_tokens_are_those_of_inference(
+def test_a_prompt_has_the_tokens_of_inference(
     kind: str, prompt: str, answer: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer: Tokenizer = request.getfixturevalue(kind)
@@ -66,7 +66,7 @@ def test_the_prompts_tokens_are_those_of_inference(
 
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=20), st.booleans()), min_size=1, max_size=6))
-def test_no_token_straddles_a_border_and_no_text_is_lost(pieces: list[tuple[str, bool]]) -> None:
+def test_no_token_crosses_a_border_and_no_text_is_lost(pieces: list[tuple[str, bool]]) -> None:
     tokenizer = _tokenizer[0]
     tokens = tokens_of(tokenizer, *pieces)
     assert tokenizer.decode(tokens.ids.tolist()) == "".join(text for text, _ in pieces)
@@ -86,7 +86,7 @@ def _for_properties(byte_level: Tokenizer) -> None:
     _tokenizer[:] = [byte_level]
 
 
-def test_in_a_chat_the_tokens_are_those_of_the_whole_text(byte_level: Tokenizer) -> None:
+def test_a_chat_has_the_tokens_of_the_whole_text(byte_level: Tokenizer) -> None:
     turns = (
         "<|im_start|>user\nAdd.<|im_end|>\n<|im_start|>assistant\n",
         "1 + 1<|im_end|>",
@@ -114,7 +114,7 @@ def test_the_shift_of_the_docstring() -> None:
     assert sample.input_ids.dtype == sample.targets.dtype == np.int32
 
 
-def test_positions_behind_the_last_trained_target_are_left_out() -> None:
+def test_positions_after_the_last_trained_target_are_left_out() -> None:
     (piece,) = fit(numbered("..x.x..."), 100, "drop").pieces
     sample = to_sample(piece, task=0, origin="x:1")
     assert sample.input_ids.tolist() == [0, 1, 2, 3]
@@ -153,13 +153,15 @@ def changed(folder: Path, target: Path, **settings: object) -> str:
     return str(target)
 
 
-def test_a_tokenizer_says_what_it_is(byte_level: Tokenizer) -> None:
+def test_a_tokenizer_knows_its_special_tokens(byte_level: Tokenizer) -> None:
     assert byte_level.backend.id_to_token(byte_level.eos_id) == byte_level.eos_token == "<|im_end|>"
     assert byte_level.vocab_size == byte_level.backend.get_vocab_size(with_added_tokens=True)
     assert not byte_level.adds_bos and byte_level.encodes_piecewise
 
 
-def test_the_fingerprint_follows_the_files(tiny_tokenizer_dir: Path, tmp_path: Path, byte_level: Tokenizer) -> None:
+def test_the_fingerprint_changes_with_the_files(
+    tiny_tokenizer_dir: Path, tmp_path: Path, byte_level: Tokenizer
+) -> None:
     assert load_tokenizer(changed(tiny_tokenizer_dir, tmp_path / "same")).fingerprint != ""
     other = load_tokenizer(changed(tiny_tokenizer_dir, tmp_path / "other", chat_template="{{ messages }}"))
     assert other.fingerprint != byte_level.fingerprint
@@ -168,26 +170,26 @@ def test_the_fingerprint_follows_the_files(tiny_tokenizer_dir: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("eos", [2, [2, 3]])
-def test_the_end_token_may_come_from_the_models_config(tiny_tokenizer_dir: Path, tmp_path: Path, eos: object) -> None:
+def test_the_eos_token_may_come_from_the_models_config(tiny_tokenizer_dir: Path, tmp_path: Path, eos: object) -> None:
     folder = changed(tiny_tokenizer_dir, tmp_path / "by-id", eos_token=None)
     (Path(folder) / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
     assert load_tokenizer(folder).eos_token == "<|im_start|>"
 
 
-def test_a_template_file_wins_over_the_settings(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+def test_a_template_file_has_priority_over_the_settings(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
     folder = changed(tiny_tokenizer_dir, tmp_path / "file")
     (Path(folder) / "chat_template.jinja").write_text("{{ 'file' }}")
     assert load_tokenizer(folder).chat_template == "{{ 'file' }}"
 
 
-def test_a_tokenizer_without_an_end_token_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_eos_token_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="it has no EOS token"):
         load_tokenizer(changed(tiny_tokenizer_dir, tmp_path / "none", eos_token=None))
     with pytest.raises(ModelError, match="its EOS token '<end>' is not in its vocabulary"):
         load_tokenizer(changed(tiny_tokenizer_dir, tmp_path / "foreign", eos_token="<end>"))
 
 
-def test_a_folder_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such folder"):
         load_tokenizer(str(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match="it holds no tokenizer"):

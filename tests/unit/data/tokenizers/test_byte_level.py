@@ -25,7 +25,9 @@ def write_tables(folder: Path, config: dict[str, Any]) -> Path:
 @pytest.mark.parametrize(
     ("family", "ids"), [("gpt2", [10, 11, 12]), ("qwen2", [10, 8, 9, 12]), ("starcoder2", [10, 8, 9, 12])]
 )
-def test_a_vocabulary_is_used_with_the_cut_of_its_family(tmp_path: Path, family: str, ids: list[int]) -> None:
+def test_a_vocabulary_is_used_with_the_splitting_rule_of_its_family(
+    tmp_path: Path, family: str, ids: list[int]
+) -> None:
     tokenizer = load_tokenizer(str(write_tables(tmp_path, {"model_type": family, "eos_token_id": 12})))
     assert tokenizer.encode("ab12<|endoftext|>") == ids
     assert tokenizer.eos_token == "<|endoftext|>"
@@ -42,7 +44,7 @@ def test_special_tokens_of_the_settings_are_found_in_a_text(tmp_path: Path) -> N
     assert tokenizer.eos_id == end
 
 
-def test_a_family_whose_cut_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_a_family_with_an_unknown_splitting_rule_is_refused(tmp_path: Path) -> None:
     write_tables(tmp_path, {"model_type": "borg", "eos_token_id": 12})
     message = r"the splitting rule of model type 'borg' is unknown. Set model.tokenizer_name_or_path"
     with pytest.raises(ModelError, match=message):
@@ -95,7 +97,7 @@ def test_a_tokenizer_json_that_makes_the_library_panic_is_one_line(tmp_path: Pat
         load_tokenizer(str(tmp_path))
 
 
-def test_of_several_chat_templates_the_default_one_counts(tmp_path: Path) -> None:
+def test_of_several_chat_templates_the_default_one_is_used(tmp_path: Path) -> None:
     write_tables(tmp_path, {"model_type": "gpt2", "eos_token_id": 12})
     templates = [1, {"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": templates}))
@@ -109,7 +111,7 @@ def test_a_vocabulary_without_merges_is_refused(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path))
 
 
-def test_a_vocabulary_may_lack_bytes_that_no_text_has(tmp_path: Path) -> None:
+def test_a_vocabulary_may_lack_bytes_that_ordinary_text_does_not_have(tmp_path: Path) -> None:
     """SmolLM2's lacks these: the text that it was made from had none of them."""
     rare = [0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)]
     lacking = {byte_letters()[byte] for byte in rare}

@@ -1,4 +1,4 @@
-"""The word encoder gives the tokenizer's own ids, for the ways of cutting words that code models have."""
+"""The word encoder gives the tokenizer's own ids, for the splitting rules of code models."""
 
 import json
 from pathlib import Path
@@ -75,11 +75,11 @@ def test_any_text_has_the_ids_that_the_tokenizer_gives(kind: str, texts: list[st
         pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
     ],
 )
-def test_a_tokenizer_that_cuts_otherwise_has_no_word_encoder(kind: pre_tokenizers.PreTokenizer) -> None:
+def test_a_tokenizer_with_another_splitting_rule_has_no_word_encoder(kind: pre_tokenizers.PreTokenizer) -> None:
     assert WordEncoder.of(train(kind)) is None
 
 
-def test_flags_normalizers_and_models_with_a_will_of_their_own_have_none() -> None:
+def test_special_flags_normalizers_and_models_have_no_word_encoder() -> None:
     plain = KINDS["GPT-2"]
     assert WordEncoder.of(train(plain, AddedToken("<pad>", rstrip=True))) is None
     lower = train(plain)

@@ -101,7 +101,7 @@ def finished(writer: gguf.GGUFWriter, path: Path) -> Path:
 
 
 @pytest.mark.parametrize("pre", CUTS)
-def test_each_way_of_cutting_gives_the_ids_of_the_original(tmp_path: Path, pre: str) -> None:
+def test_each_splitting_rule_gives_the_ids_of_the_original(tmp_path: Path, pre: str) -> None:
     cut, composed = CUTS[pre]
     original = trained(cut, composed=composed)
     loaded = load_tokenizer(str(write_bpe(tmp_path / "tiny.gguf", original, pre=pre)))
@@ -114,7 +114,7 @@ def test_each_way_of_cutting_gives_the_ids_of_the_original(tmp_path: Path, pre: 
 
 
 @pytest.mark.parametrize("pre", sorted(CUTS.keys() - {"gpt-2"}))
-def test_another_cut_would_give_other_ids(pre: str) -> None:
+def test_another_splitting_rule_would_give_other_ids(pre: str) -> None:
     """Else the test above would pass whatever the cut."""
     original = trained(CUTS[pre][0], composed=False)
     expected = [original.encode(text).ids for text in real_texts()]
@@ -152,21 +152,21 @@ def test_tables_that_contradict_each_other_are_one_line(tmp_path: Path, more: di
     assert "\n" not in str(caught.value)
 
 
-def test_a_kind_of_tokenizer_that_is_not_read_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
     writer.add_tokenizer_model("t5")
     with pytest.raises(ModelError, match="its tokenizer is of the unsupported kind 't5'"):
         load_tokenizer(str(finished(writer, tmp_path / "tiny.gguf")))
 
 
-def test_a_file_without_a_tokenizer_says_so(tmp_path: Path) -> None:
+def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     path = finished(gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama"), tmp_path / "tiny.gguf")
     with pytest.raises(ModelError, match=r"tiny.gguf: it holds no tokenizer. Set model.tokenizer_name_or_path"):
         load_tokenizer(str(path))
 
 
 @pytest.mark.parametrize(("more", "opens"), [({}, True), ({"add_bos_token": False}, False)])
-def test_llama_3_opens_a_text_with_its_begin_token_unless_the_file_says_no(
+def test_llama_3_begins_a_text_with_bos_unless_the_file_turns_it_off(
     tmp_path: Path, more: dict[str, Any], opens: bool
 ) -> None:
     original = trained(CUTS["llama-bpe"][0], composed=False)
@@ -174,7 +174,7 @@ def test_llama_3_opens_a_text_with_its_begin_token_unless_the_file_says_no(
     assert load_tokenizer(str(path)).adds_bos is opens
 
 
-def test_the_chat_template_comes_along(tmp_path: Path) -> None:
+def test_the_chat_template_is_copied(tmp_path: Path) -> None:
     path = write_bpe(tmp_path / "tiny.gguf", trained(GPT2, composed=False), pre="gpt-2", chat_template="{{ messages }}")
     assert load_tokenizer(str(path)).chat_template == "{{ messages }}"
 

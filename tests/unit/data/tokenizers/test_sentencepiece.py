@@ -104,7 +104,7 @@ def test_real_benchmark_texts_get_the_ids_of_the_library(tmp_path: Path, corpus:
         assert differing(load_tokenizer(str(tmp_path / family)), processor, texts) == []
 
 
-def test_without_a_config_the_class_of_the_tokenizer_tells_the_family(tmp_path: Path, corpus: Path) -> None:
+def test_without_a_config_the_class_of_the_tokenizer_gives_the_family(tmp_path: Path, corpus: Path) -> None:
     processor = write_model(tmp_path, corpus)
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "eos_token": {"content": "</s>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": "{{ x }}"}))
@@ -143,7 +143,7 @@ def test_the_space_after_a_special_token_follows_the_settings(
     assert tokenizer.backend.id_to_token(tokenizer.encode("a</s>b")[-1]) == behind_the_token
 
 
-def test_chatglm_reads_its_roles_out_of_a_text_and_its_commands_never(tmp_path: Path, corpus: Path) -> None:
+def test_chatglm_finds_its_roles_in_a_text_but_not_its_commands(tmp_path: Path, corpus: Path) -> None:
     processor = write_family(tmp_path, corpus, "chatglm")
     tokenizer = load_tokenizer(str(tmp_path))
     assert tokenizer.encode("<|user|>") == [processor.get_piece_size() + 6]
@@ -156,7 +156,7 @@ def test_chatglm_reads_its_roles_out_of_a_text_and_its_commands_never(tmp_path: 
         load_tokenizer(str(tmp_path))
 
 
-def test_a_changed_model_in_the_same_folder_is_read_anew(tmp_path: Path, corpus: Path) -> None:
+def test_a_changed_model_in_the_same_folder_is_converted_again(tmp_path: Path, corpus: Path) -> None:
     write_family(tmp_path, corpus, "llama")
     first = load_tokenizer(str(tmp_path)).vocab_size
     write_model(tmp_path, corpus, vocab_size=700)
@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {  # training o
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_the_rest_is_refused_with_a_way_out(tmp_path: Path, corpus: Path, case: str) -> None:
+def test_other_models_are_refused_with_a_remedy(tmp_path: Path, corpus: Path, case: str) -> None:
     options, config, message = REFUSED[case]
     write_model(tmp_path, corpus, **options)
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -204,7 +204,7 @@ def test_a_vocabulary_that_cannot_be_made_exact_is_refused(tmp_path: Path, corpu
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x0a\x05"])
-def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_model_is_an_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelError, match=r"tokenizer.model: is not a sentencepiece model, or is truncated") as caught:

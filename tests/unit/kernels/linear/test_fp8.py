@@ -1,4 +1,4 @@
-"""Rounding to e4m3 and products of what was rounded; the GPU's kernels against their plain twins, interpreted."""
+"""Rounding to e4m3 and products of rounded numbers; the GPU's kernels are interpreted and compared with their plain twins."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
     st.integers(-60, 60),
     st.sampled_from([torch.bfloat16, torch.float32]),
 )
-def test_a_number_is_off_by_a_sixteenth_of_itself_at_most_or_by_a_tiny_share_of_its_rows_largest(
+def test_rounding_is_off_by_at_most_a_sixteenth_or_a_tiny_fraction_of_the_rows_largest(
     numbers: list[float], exponent: int, dtype: torch.dtype
 ) -> None:
     row = (torch.tensor([numbers], dtype=torch.float64) * 2.0**exponent).to(dtype)
@@ -33,7 +33,7 @@ def test_a_number_is_off_by_a_sixteenth_of_itself_at_most_or_by_a_tiny_share_of_
     assert ((held - row.double()).abs() <= torch.maximum(row.double().abs() / 16, smallest)).all()
 
 
-def test_scales_are_powers_of_two_so_that_held_numbers_are_bfloat16_numbers() -> None:
+def test_scales_are_powers_of_two_so_that_rounded_numbers_are_exact_in_bfloat16() -> None:
     torch.manual_seed(0)
     weight = torch.randn(32, 64) * torch.logspace(-3, 3, 32)[:, None]
     rounded, scale = round_weight(weight)
@@ -56,7 +56,7 @@ def test_rows_of_zeros_stay_zero_and_rows_that_are_not_finite_become_nan() -> No
 
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_products_equal_torchs_own_of_the_same_numbers(transposed: bool, by_rows: bool) -> None:
+def test_products_equal_torchs_products_of_the_same_numbers(transposed: bool, by_rows: bool) -> None:
     """torch multiplies e4m3 on CPUs from 2.12 on; on GPUs that is what runs."""
     torch.manual_seed(0)
     weight, scale = round_weight(torch.randn(32, 64))
@@ -72,7 +72,7 @@ def test_products_equal_torchs_own_of_the_same_numbers(transposed: bool, by_rows
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="not a CUDA build")
 @pytest.mark.parametrize("by_rows", [False, True])
-def test_torch_takes_the_shapes_strides_and_scales_of_both_products(by_rows: bool) -> None:
+def test_torch_accepts_the_shapes_strides_and_scales_of_both_products(by_rows: bool) -> None:
     """torch's own checks of the arguments, on a GPU that is not there."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -110,7 +110,7 @@ INTERPRETED = """
 
 
 @needs_triton
-def test_interpreted_kernels_give_what_their_plain_twins_give() -> None:
+def test_interpreted_kernels_equal_their_plain_twins() -> None:
     """In a process of its own, because Triton interprets from its import on."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-c", textwrap.dedent(INTERPRETED)]
@@ -119,5 +119,5 @@ def test_interpreted_kernels_give_what_their_plain_twins_give() -> None:
     assert len(found) == 13 and all(all(same) for same in found.values()), found
 
 
-def test_e4m3_is_the_one_that_nvidia_multiplies() -> None:
+def test_e4m3_is_nvidias_variant() -> None:
     assert torch.finfo(E4M3).max == 448

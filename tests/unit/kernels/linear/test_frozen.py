@@ -1,4 +1,4 @@
-"""Products with a frozen weight: each way to hold one against the dense product with what it holds."""
+"""Products with a frozen weight: each representation against the dense product with the same values."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def test_forward_and_backward_equal_the_dense_product(way: str, biased: bool, dt
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_operator_knows_its_shapes_on_a_gpu_that_is_not_there(way: str) -> None:
+def test_each_operator_has_its_shapes_without_a_gpu(way: str) -> None:
     """Fake CUDA tensors run the same code as real ones, up to the operators, whose shapes are declared."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -85,7 +85,7 @@ def test_each_operator_knows_its_shapes_on_a_gpu_that_is_not_there(way: str) -> 
 
 
 @pytest.mark.skipif(not HAS_BITSANDBYTES, reason="no bitsandbytes")
-def test_4_bits_in_another_manner_are_not_taken() -> None:
+def test_other_4_bit_formats_are_not_supported() -> None:
     import bitsandbytes.functional as bits
 
     weight = torch.randn(OUT, IN)

@@ -1,4 +1,4 @@
-"""The function of a group of LoRA layers, by itself: its gradients, what it leaves out, its shapes on a GPU that is not there."""
+"""The function of a group of LoRA layers: its gradients, what it skips, and its shapes without a GPU."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_all_gradients_are_the_derivatives(ranks: tuple[int, ...], outs: tuple[i
     assert torch.autograd.gradcheck(function, (x, *trained))
 
 
-def test_an_input_without_gradient_and_outputs_that_nobody_used_cost_nothing() -> None:
+def test_an_input_without_gradient_and_unused_outputs_cost_nothing() -> None:
     first, second = layers((3, 3), (5, 6))
     y, _ = lora_linear(torch.randn(4, 12), [first, second], 1.0)
     y.sum().backward()
@@ -43,14 +43,14 @@ def test_an_input_without_gradient_and_outputs_that_nobody_used_cost_nothing() -
     assert second.a.grad is None and second.b.grad is None
 
 
-def test_a_group_takes_one_way_of_holding_only() -> None:
+def test_the_weights_of_a_group_have_one_representation() -> None:
     first, second = layers((3, 3), (5, 6))
     other = LoraWeights(second.a, second.b, FrozenWeight("fp8", second.frozen.tensors))
     with pytest.raises(AssertionError):
         lora_linear(torch.randn(4, 12), [first, other], 1.0)
 
 
-def test_shapes_and_dtypes_of_both_passes_on_a_gpu_that_is_not_there() -> None:
+def test_shapes_and_dtypes_of_both_passes_without_a_gpu() -> None:
     """Autograd itself needs the device; the two passes that it calls do not."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 

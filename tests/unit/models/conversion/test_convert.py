@@ -1,4 +1,4 @@
-"""Converted checkpoints compute the original function: written down here in plain torch, on random weights in the original layout."""
+"""Converted checkpoints compute the original function, which is written here in plain torch, on random weights."""
 
 import base64
 import itertools
@@ -322,7 +322,7 @@ def test_two_checkpoints_with_equal_sizes_and_times_keep_their_own_weights(tmp_p
     assert natives[2] == natives[1]
 
 
-def test_the_generation_config_comes_along(tmp_path: Path) -> None:
+def test_the_generation_config_is_copied(tmp_path: Path) -> None:
     original = write_folder(tmp_path / "original", AQUILA, aquila_weights())
     (original / "generation_config.json").write_text('{"eos_token_id": [2, 7], "temperature": 0.3, "do_sample": true}')
     native = local_folder(str(original), weights=True)
@@ -383,7 +383,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_what_cannot_be_exact_is_refused_with_the_reason(tmp_path: Path, reason: str) -> None:
+def test_an_inexact_conversion_is_refused_with_the_reason(tmp_path: Path, reason: str) -> None:
     original = write_folder(tmp_path / "original", REFUSED[reason], {"x": torch.zeros(1)})
     with pytest.raises(ModelError, match=reason):
         local_folder(str(original), weights=True)
@@ -397,7 +397,7 @@ def test_a_number_of_heads_that_is_a_text_is_one_line(tmp_path: Path, group: boo
         local_folder(str(original), weights=True)
 
 
-def test_a_weight_nobody_knows_is_an_error_not_a_loss(tmp_path: Path) -> None:
+def test_an_unknown_weight_is_an_error(tmp_path: Path) -> None:
     weights = {**qwen_weights(), "transformer.h.0.attn.extra.weight": torch.zeros(1)}
     original = write_folder(tmp_path / "original", QWEN, weights)
     with pytest.raises(
@@ -463,7 +463,7 @@ def test_qwens_tokenizer_gives_the_ids_of_its_ranks(tmp_path: Path) -> None:
     assert tokenizer.eos_token == "<|endoftext|>"
 
 
-def test_a_line_that_is_no_rank_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_a_rank_is_named(tmp_path: Path) -> None:
     (tmp_path / "qwen.tiktoken").write_text("IQ== 0\nnonsense\n")
     with pytest.raises(ModelError, match=r"qwen.tiktoken:2: is not 'base64 rank'"):
         write_tokenizer(tmp_path / "qwen.tiktoken", tmp_path)
@@ -477,7 +477,7 @@ def test_a_line_that_is_no_rank_is_named(tmp_path: Path) -> None:
         (["YWI= 256"], "has 257 ranks, but generation_config.json has the EOS token at 5,000"),
     ],
 )
-def test_a_table_of_ranks_that_is_not_whole_is_refused(tmp_path: Path, lines: list[str], problem: str) -> None:
+def test_an_incomplete_table_of_ranks_is_refused(tmp_path: Path, lines: list[str], problem: str) -> None:
     single = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
     (tmp_path / "qwen.tiktoken").write_text("\n".join([*single, *lines] if lines else []))
     (tmp_path / "config.json").write_text("{}")

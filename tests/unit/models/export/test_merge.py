@@ -57,7 +57,7 @@ def test_shards_hold_the_same_weights_as_one_file(tiny_llama_dir: Path, tmp_path
     torch.testing.assert_close(logits, model(IDS).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_matrices_kept_transposed_merge_too(tmp_path: Path) -> None:
+def test_transposed_matrices_are_merged_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = tmp_path / "gpt2"
     GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=2, n_positions=64)).save_pretrained(base)

@@ -46,7 +46,7 @@ def test_a_new_adapter_changes_no_logit(tiny_llama_dir: Path) -> None:
     assert torch.equal(attach(fresh(tiny_llama_dir), AdapterConfig()).eval()(IDS).logits, before)
 
 
-def test_all_linear_reaches_every_linear_layer_but_the_head(tiny_llama_dir: Path) -> None:
+def test_all_linear_adapts_every_linear_layer_except_the_head(tiny_llama_dir: Path) -> None:
     model = attach(fresh(tiny_llama_dir), AdapterConfig())
     touched = {name.split(".lora_")[0].rpartition(".")[2] for name, _ in trainable_parameters(model)}
     assert touched == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -76,7 +76,7 @@ def adapted(model: Any) -> set[str]:
 @pytest.mark.filterwarnings(r"ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("version", ["v2", "v3"])
-def test_all_linear_reaches_dense_layers_and_shared_experts_beside_fused_ones(version: str, tmp_path: Path) -> None:
+def test_all_linear_adapts_dense_layers_and_shared_experts_beside_fused_ones(version: str, tmp_path: Path) -> None:
     model = deepseek(version)
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)} - {"lm_head"}
     assert {"model.layers.0.mlp.up_proj", "model.layers.1.mlp.shared_experts.up_proj"} <= linear
@@ -103,7 +103,7 @@ def test_a_name_beside_fused_experts_reaches_them_and_a_path_only_its_layer() ->
     }
 
 
-def test_additions_that_a_model_cannot_have_are_one_line(tiny_llama_dir: Path) -> None:
+def test_unsupported_lora_weights_are_an_error_of_one_line(tiny_llama_dir: Path) -> None:
     with pytest.raises(ModelError, match=r"DeepseekV2ForCausalLM cannot be adapted like this: .*lora_dropout"):
         attach(deepseek("v2"), AdapterConfig(lora_dropout=0.1))
     with pytest.raises(ModelError, match=r"mlp.gate_proj has the name of a fused expert.*remove model.quantization"):
@@ -118,7 +118,7 @@ def test_only_named_targets_train_and_the_base_does_not(tiny_llama_dir: Path) ->
     assert all(".lora_" in name and ("q_proj" in name or "v_proj" in name) for name in names)
 
 
-def test_an_unknown_target_lists_what_there_is(tiny_llama_dir: Path) -> None:
+def test_an_unknown_target_lists_the_models_layers(tiny_llama_dir: Path) -> None:
     with pytest.raises(ModelError) as caught:
         attach(fresh(tiny_llama_dir), AdapterConfig(lora_target=("q_pro", "v_proj")))
     assert str(caught.value).startswith("adapter.lora_target: no linear layer is named 'q_pro'. Did you mean 'q_proj'?")
@@ -126,7 +126,7 @@ def test_an_unknown_target_lists_what_there_is(tiny_llama_dir: Path) -> None:
     assert linear_names(fresh(tiny_llama_dir))[0] == "down_proj"
 
 
-def test_additions_have_the_dtype_of_the_base(tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_lora_weights_have_the_dtype_of_the_base(tiny_llama_dir: Path, tmp_path: Path) -> None:
     model = attach(fresh(tiny_llama_dir, "bfloat16"), AdapterConfig())
     assert {parameter.dtype for _, parameter in trainable_parameters(model)} == {torch.bfloat16}
     save_adapter(model, tmp_path)
@@ -137,7 +137,7 @@ def test_additions_have_the_dtype_of_the_base(tiny_llama_dir: Path, tmp_path: Pa
 # Stock peft 0.21 asks transformers 5.23 for an attribute that it has renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("adapter", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
-def test_a_saved_adapter_comes_back_with_the_same_logits(tiny_llama_dir: Path, tmp_path: Path, adapter: dict) -> None:
+def test_a_saved_adapter_loads_with_the_same_logits(tiny_llama_dir: Path, tmp_path: Path, adapter: dict) -> None:
     model = stirred(attach(fresh(tiny_llama_dir), AdapterConfig(lora_rank=4, **adapter)))
     save_adapter(model, tmp_path)
     expected = model(IDS).logits
@@ -168,7 +168,7 @@ def test_a_damaged_adapter_is_named(tiny_llama_dir: Path, tmp_path: Path) -> Non
         load_adapter(fresh(tiny_llama_dir), tmp_path)
 
 
-def test_pefts_own_forward_can_be_had(tiny_llama_dir: Path) -> None:
+def test_pefts_own_forward_can_be_chosen(tiny_llama_dir: Path) -> None:
     kinds = []
     for peft_forward in (False, True):
         model = attach(fresh(tiny_llama_dir), AdapterConfig(peft_forward=peft_forward))

@@ -1,4 +1,4 @@
-"""A frozen layer in e4m3 by itself, as peft's forward and layers without an addition use it."""
+"""A frozen layer in e4m3 without LoRA weights, as peft's forward and other layers use it."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Full fine-tuning with torchao's fp8 products, rounded as a GPU rounds and multiplied in float32; what is refused without it."""
+"""Full fine-tuning with torchao's fp8 products, rounded as on a GPU and multiplied in float32; what is refused."""
 
 import copy
 import importlib.util
@@ -67,7 +67,7 @@ def test_twenty_steps_lead_to_the_loss_of_bfloat16(recipe: str) -> None:
 
 
 @needs_torchao
-def test_the_parameters_stay_what_they_are_and_the_head_is_not_rounded(tmp_path: Path) -> None:
+def test_the_parameters_do_not_change_and_the_head_is_not_rounded(tmp_path: Path) -> None:
     whole = model()
     names, head = [name for name, _ in whole.named_parameters()], whole.lm_head
     before = {name: weight.clone() for name, weight in whole.state_dict().items()}
@@ -82,13 +82,13 @@ def test_the_parameters_stay_what_they_are_and_the_head_is_not_rounded(tmp_path:
 
 
 @needs_torchao
-def test_a_model_without_layers_that_fp8_takes_is_refused() -> None:
+def test_a_model_without_layers_for_fp8_is_refused() -> None:
     odd = GPT2LMHeadModel(GPT2Config(n_embd=36, n_layer=1, n_head=4, vocab_size=100, bos_token_id=0, eos_token_id=0))
     with pytest.raises(ModelError, match="no linear layer whose sizes are multiples of 16"):
         multiply_in_fp8(odd, "rowwise", emulate=True)
 
 
-def test_without_torchao_the_way_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchao_the_error_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_recipe(None)
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_without_torchao_the_way_to_install_it_is_said(monkeypatch: pytest.Monke
         ),
     ],
 )
-def test_what_does_not_go_with_it_is_refused_with_the_alternative(sections: dict[str, Any], problem: str) -> None:
+def test_unsupported_combinations_are_refused_with_an_alternative(sections: dict[str, Any], problem: str) -> None:
     raw = {"model": "m", "tasks": {"a": "/data/a"}, "output_dir": "/run", "train": {"fp8_recipe": "rowwise"}}
     with pytest.raises(ConfigError, match=problem):
         parse_config({**raw, **sections}, origin="x")

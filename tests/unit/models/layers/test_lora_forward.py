@@ -1,4 +1,4 @@
-"""LoRA without peft's forward: equal to peft where the case is plain, peft's own where it is not, whoever calls what when."""
+"""Plain LoRA layers give peft's results without its forward; other layers keep peft's forward, in any order of calls."""
 
 import copy
 import importlib.util
@@ -119,13 +119,13 @@ def test_any_choice_of_targets_equals_pefts(targets: list[str]) -> None:
     assert farthest(loss_and_gradients(model), loss_and_gradients(sped_up(model))) < 1e-13
 
 
-def test_rank_stabilised_scaling_and_ranks_of_their_own_equal_pefts() -> None:
+def test_rank_stabilized_scaling_and_separate_ranks_equal_pefts() -> None:
     lora = {"use_rslora": True, "rank_pattern": {"q_proj": 2, "up_proj": 8}, "alpha_pattern": {"k_proj": 3}}
     model = adapted(FAMILIES["llama"], dtype=torch.float64, **lora)
     assert farthest(loss_and_gradients(model), loss_and_gradients(sped_up(model))) < 1e-13
 
 
-def test_layers_that_read_one_input_are_computed_together(computations: list[int]) -> None:
+def test_layers_with_the_same_input_are_computed_together(computations: list[int]) -> None:
     loss_and_gradients(sped_up(adapted(FAMILIES["llama"])))
     assert computations == [3, 1, 2, 1] * 2  # q k v, o, gate up, down of two layers
 
@@ -157,7 +157,7 @@ def test_what_is_saved_is_read_by_stock_peft_and_merged_by_it(family: str, tmp_p
     torch.testing.assert_close(stock.merge_and_unload()(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_merging_unmerging_and_switching_off_are_pefts() -> None:
+def test_merging_unmerging_and_disabling_work_as_in_peft() -> None:
     model = adapted(FAMILIES["llama"], dtype=torch.float64)
     ours = sped_up(model)
     expected = ours(input_ids=IDS).logits
@@ -188,7 +188,7 @@ def test_one_merged_layer_of_a_group_does_not_disturb_the_others() -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
-def test_what_is_not_plain_keeps_pefts_forward_layer_by_layer_and_says_so(lora: dict[str, Any], line: str) -> None:
+def test_a_layer_that_is_not_plain_keeps_pefts_forward_with_a_line(lora: dict[str, Any], line: str) -> None:
     model = adapted(FAMILIES["qwen2 with biases, tied"], dtype=torch.float64, **lora)
     ours = sped_up(model)
     assert list(kept_by_peft(ours)) == [line]
@@ -199,7 +199,7 @@ def test_what_is_not_plain_keeps_pefts_forward_layer_by_layer_and_says_so(lora: 
     assert farthest(*steps) < 1e-13
 
 
-def test_experts_that_peft_adds_to_keep_its_forward() -> None:
+def test_adapted_experts_keep_pefts_forward() -> None:
     config = MixtralConfig(**SIZES, num_local_experts=2, num_experts_per_tok=1)
     lora = {"target_modules": ["q_proj", "k_proj", "v_proj"], "target_parameters": ["mlp.experts.gate_up_proj"]}
     model = adapted(config, **lora)
@@ -218,7 +218,7 @@ def test_a_second_adapter_is_computed_by_peft() -> None:
     assert farthest(loss_and_gradients(model), loss_and_gradients(ours)) < 1e-13
 
 
-def test_hooks_of_inner_layers_run_and_a_line_says_what_they_cost() -> None:
+def test_hooks_of_inner_layers_run_and_a_line_tells_their_cost() -> None:
     """DeepSpeed's ZeRO-3 gathers a layer's weight in them."""
     ours = sped_up(adapted(FAMILIES["llama"]))
     q_proj, seen = ours.get_base_model().model.layers[0].self_attn.q_proj, []
@@ -229,7 +229,7 @@ def test_hooks_of_inner_layers_run_and_a_line_says_what_they_cost() -> None:
     assert list(kept_by_peft(ours)) == ["1 LoRA layers keep peft's slower forward: hooks on its inner layers"]
 
 
-def test_whole_modules_that_train_beside_the_additions_change_nothing() -> None:
+def test_whole_modules_that_train_beside_lora_change_nothing() -> None:
     model = adapted(FAMILIES["llama"], dtype=torch.float64, modules_to_save=["lm_head", "embed_tokens"])
     ours = sped_up(model)
     assert not list(kept_by_peft(ours))
@@ -293,7 +293,7 @@ SEQUENCES: dict[str, Calls] = {
 
 
 @pytest.mark.parametrize("calls", SEQUENCES)
-def test_each_call_gives_what_peft_gives_whatever_was_called_before(calls: str) -> None:
+def test_each_call_equals_pefts_after_any_other_call(calls: str) -> None:
     results = []
     for model in (stock := adapted(FAMILIES["llama"], dtype=torch.float64), sped_up(stock)):
         layer = model.get_base_model().model.layers[0].self_attn
@@ -308,7 +308,7 @@ def test_each_call_gives_what_peft_gives_whatever_was_called_before(calls: str) 
     assert farthest(*results) < 1e-13
 
 
-def test_layers_called_on_different_tensors_part_for_good(computations: list[int]) -> None:
+def test_layers_called_on_different_tensors_leave_their_group(computations: list[int]) -> None:
     ours = sped_up(adapted(FAMILIES["llama"]))
     layer = ours.get_base_model().model.layers[0].self_attn
     x, y = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
@@ -325,7 +325,7 @@ def test_nothing_waits_after_a_step() -> None:
     assert groups and all(group._input is None and not any(w is not None for w in group._waiting) for group in groups)
 
 
-def test_a_weight_whose_output_nobody_used_gets_no_gradient() -> None:
+def test_a_weight_with_an_unused_output_gets_no_gradient() -> None:
     layer = sped_up(adapted(FAMILIES["llama"])).get_base_model().model.layers[0].self_attn
     x = torch.randn(1, 5, 32)
     layer.q_proj(x).sum().backward()
@@ -396,7 +396,7 @@ def test_a_compiled_layer_is_one_graph_and_gives_the_same(checkpointing: bool) -
 
 @needs_bitsandbytes
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.05)], ids=["f32", "bf16"])
-def test_over_4_bits_the_numbers_are_those_of_bitsandbytes(
+def test_over_4_bits_the_results_equal_those_of_bitsandbytes(
     tiny_llama_dir: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
     model = over_4_bits(tiny_llama_dir, dtype)
@@ -442,7 +442,7 @@ def over_bits(folder: Path, quantization: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def test_a_group_of_one_is_a_group() -> None:
+def test_a_group_may_have_one_layer() -> None:
     ours = sped_up(adapted(FAMILIES["llama"], target_modules=["q_proj"]))
     groups = [module.group for module in ours.modules() if isinstance(module, PlainLora)]
     assert all(isinstance(group, InputGroup) and len(group.layers) == 1 for group in groups)

@@ -1,4 +1,4 @@
-"""A base held in 4 or 8 bits: what it weighs, what trains on it, what is refused before anything is loaded."""
+"""A base in 4 or 8 bits: its size, training over it, and what is refused before anything is loaded."""
 
 import copy
 import importlib.util
@@ -66,7 +66,7 @@ def test_the_estimated_bytes_of_the_weights_are_those_of_the_loaded_model(
 
 @needs_bitsandbytes
 @pytest.mark.parametrize(("quantization", "closest"), [("4bit", 0.25), ("8bit", 0.03), ("fp8", 0.1)])
-def test_predictions_stay_near_those_of_the_whole_weights(
+def test_predictions_stay_near_those_of_the_unquantized_weights(
     tiny_llama_dir: Path, quantization: str, closest: float
 ) -> None:
     ids = torch.arange(40)[None]
@@ -77,7 +77,7 @@ def test_predictions_stay_near_those_of_the_whole_weights(
 
 @needs_bitsandbytes
 @pytest.mark.parametrize(("quantization", "dora"), [("4bit", False), ("8bit", False), ("4bit", True)])
-def test_additions_get_the_same_gradients_with_and_without_checkpointing(
+def test_lora_weights_get_the_same_gradients_with_and_without_checkpointing(
     tiny_llama_dir: Path, quantization: str, dora: bool
 ) -> None:
     gradients = []
@@ -97,7 +97,7 @@ def test_additions_get_the_same_gradients_with_and_without_checkpointing(
 @needs_bitsandbytes
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_packed_samples_are_seen_to_be_kept_apart(tiny_llama_dir: Path, quantization: str, dtype: str) -> None:
+def test_packed_samples_are_verified_to_be_separate(tiny_llama_dir: Path, quantization: str, dtype: str) -> None:
     attention.register()
     model = load(tiny_llama_dir, quantization, dtype)
     model.set_attn_implementation("segments")
@@ -107,13 +107,13 @@ def test_packed_samples_are_seen_to_be_kept_apart(tiny_llama_dir: Path, quantiza
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-def test_additions_have_the_number_format_of_the_products(tiny_llama_dir: Path, quantization: str) -> None:
+def test_lora_weights_have_the_dtype_of_the_products(tiny_llama_dir: Path, quantization: str) -> None:
     module = attach(load(tiny_llama_dir, quantization, "bfloat16"), AdapterConfig())
     assert {parameter.dtype for _, parameter in trainable_parameters(module)} == {torch.bfloat16}
 
 
 @needs_bitsandbytes
-def test_a_forward_pass_without_gradients_leaves_the_packed_weights_alone(tiny_llama_dir: Path) -> None:
+def test_a_forward_pass_without_gradients_does_not_change_the_packed_weights(tiny_llama_dir: Path) -> None:
     """On CPUs with avx512_bf16 bitsandbytes would repack them."""
     model = load(tiny_llama_dir, "4bit", "bfloat16")
     before = copy.deepcopy(model.state_dict())
@@ -124,7 +124,7 @@ def test_a_forward_pass_without_gradients_leaves_the_packed_weights_alone(tiny_l
 
 
 @needs_bitsandbytes
-def test_an_addition_over_gpt2s_transposed_layers_merges_the_right_way_round(tmp_path: Path) -> None:
+def test_lora_over_gpt2s_transposed_layers_merges_in_the_right_orientation(tmp_path: Path) -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64, "vocab_size": 100}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path / "base")
@@ -141,14 +141,14 @@ def test_an_addition_over_gpt2s_transposed_layers_merges_the_right_way_round(tmp
     torch.testing.assert_close(merged_in_memory(merged, tmp_path / "adapter")(input_ids=ids).logits, expected)
 
 
-def test_weights_in_bits_cannot_be_trained_themselves() -> None:
+def test_quantized_weights_cannot_be_trained() -> None:
     with pytest.raises(
         ConfigError, match=r"4 bits are frozen and cannot be trained themselves. Set adapter.type: lora"
     ):
         run_config(Path("m"), model={"quantization": "4bit"}, adapter={"type": "full"})
 
 
-def test_dora_over_8_bits_is_refused_with_the_alternative() -> None:
+def test_dora_over_8_bits_is_refused_with_an_alternative() -> None:
     with pytest.raises(ConfigError, match=r"Set model.quantization: 4bit, or adapter.use_dora: false"):
         run_config(Path("m"), model={"quantization": "8bit"}, adapter={"use_dora": True})
 
@@ -169,12 +169,12 @@ def test_dora_over_8_bits_is_refused_with_the_alternative() -> None:
         ),
     ],
 )
-def test_what_fp8_cannot_do_is_refused_with_the_alternative(sections: dict[str, Any], problem: str) -> None:
+def test_what_fp8_does_not_support_is_refused_with_an_alternative(sections: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         run_config(Path("m"), **{**sections, "model": {"quantization": "fp8", **sections.get("model", {})}})
 
 
-def test_a_model_without_layers_that_fp8_takes_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_layers_for_fp8_is_refused(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"n_embd": 36, "n_layer": 1, "n_head": 4, "n_positions": 64, "vocab_size": 100}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="has no linear layer whose sizes are multiples of 16, which fp8 needs"):
@@ -183,7 +183,7 @@ def test_a_model_without_layers_that_fp8_takes_is_refused(tmp_path: Path) -> Non
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("quantization", ["4bit", "8bit", "fp8", "4bit-fp8"])
-def test_what_the_bits_stand_for_is_what_the_loaded_layers_multiply(tiny_llama_dir: Path, quantization: str) -> None:
+def test_the_values_of_as_held_are_those_that_loaded_layers_multiply(tiny_llama_dir: Path, quantization: str) -> None:
     layer = load(tiny_llama_dir, quantization, "bfloat16").model.layers[0].mlp.up_proj
     whole = load(tiny_llama_dir, None, "bfloat16").model.layers[0].mlp.up_proj
     addition = attach_to(load(tiny_llama_dir, quantization, "bfloat16")).model.layers[0].mlp.up_proj
@@ -197,13 +197,13 @@ def attach_to(base: Any) -> Any:
     return attach(base, AdapterConfig(lora_rank=4)).get_base_model()
 
 
-def test_without_bitsandbytes_fp8_can_be_had(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fp8_does_not_need_bitsandbytes(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name))
     assert resolve_model(ModelConfig(model_name_or_path=str(tiny_llama_dir), quantization="fp8")).parameters
 
 
-def test_without_bitsandbytes_the_way_to_install_it_is_said(
+def test_without_bitsandbytes_the_error_tells_how_to_install_it(
     tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -212,7 +212,7 @@ def test_without_bitsandbytes_the_way_to_install_it_is_said(
 
 
 @needs_bitsandbytes
-def test_a_base_that_is_quantised_already_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_a_base_that_is_already_quantized_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
     load(tiny_llama_dir, "4bit").save_pretrained(tmp_path)
     for file in tiny_llama_dir.glob("tokenizer*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -1,4 +1,4 @@
-"""data.max_length against the positions that a model has, from its config alone."""
+"""data.max_length is compared with the model's positions, from its config alone."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -74,7 +74,9 @@ DEFAULT = {"rope_type": "default", "rope_theta": 1e4}
         ("gemma3_text", {"sliding_attention": DEFAULT, "full_attention": LINEAR}, 128),
     ],
 )
-def test_a_rotary_embedding_reaches_as_far_as_its_scaling(architecture: str, rope: dict[str, Any], reach: int) -> None:
+def test_the_positions_of_a_rotary_embedding_follow_its_scaling(
+    architecture: str, rope: dict[str, Any], reach: int
+) -> None:
     small = model(architecture, **TINY, max_position_embeddings=64, rope_parameters=deepcopy(rope))
     assert check_positions(small, reach) is None
     warning = check_positions(small, reach + 1)

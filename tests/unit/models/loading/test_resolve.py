@@ -60,13 +60,13 @@ def test_a_missing_gguf_file_is_named() -> None:
     assert problem_of("/nowhere/model.gguf").startswith("/nowhere/model.gguf: no such file")
 
 
-def test_a_hub_id_without_a_hub_says_what_to_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_hub_the_error_tells_what_to_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert "nobody/nothing: no such folder, and the Hub does not answer" in problem_of("nobody/nothing")
 
 
-def test_a_folder_without_a_config_is_no_model_folder(tmp_path: Path) -> None:
+def test_a_folder_without_a_config_is_not_a_model_folder(tmp_path: Path) -> None:
     assert "has no config.json" in problem_of(tmp_path)
 
 
@@ -85,7 +85,7 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     assert problem_of(folder).startswith(f"{folder}: it holds no tokenizer")
 
 
-def test_a_tokenizer_without_an_end_token_is_refused(folder: Path) -> None:
+def test_a_tokenizer_without_an_eos_token_is_refused(folder: Path) -> None:
     forget_end_token(folder)
     assert f"it has no EOS token. Set eos_token in {folder / 'tokenizer_config.json'}" in problem_of(folder)
 
@@ -109,7 +109,7 @@ def test_missing_weights_are_named(folder: Path) -> None:
     assert problem_of(folder).startswith(f"{folder}: has no weights")
 
 
-def test_a_weight_file_cut_short_is_named(folder: Path) -> None:
+def test_a_truncated_weight_file_is_named(folder: Path) -> None:
     shard = folder / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:5000])
     assert problem_of(folder).startswith(f"{shard}: is damaged or truncated")
@@ -150,17 +150,17 @@ def test_a_config_that_lost_a_key_does_not_fit_its_weights(folder: Path) -> None
     assert "its files lack 270 of the model's weights" in problem_of(folder)
 
 
-def test_a_config_whose_values_make_no_model_is_one_line(folder: Path) -> None:
+def test_a_config_with_unusable_values_is_an_error_of_one_line(folder: Path) -> None:
     change_json(folder / "config.json", num_attention_heads=0)
     assert problem_of(folder).startswith(f"{folder / 'config.json'}: ")
 
 
-def test_a_number_of_layers_that_no_memory_holds_is_one_line(folder: Path) -> None:
+def test_too_many_layers_are_an_error_of_one_line(folder: Path) -> None:
     change_json(folder / "config.json", num_hidden_layers=10**30)
     assert "no model can be made from these values: 1e+30 layers are too many" in problem_of(folder)
 
 
-def test_a_tensor_that_the_model_does_not_have_is_named_and_does_no_harm(folder: Path) -> None:
+def test_a_tensor_that_the_model_does_not_have_is_named_and_ignored(folder: Path) -> None:
     rewrite(folder, lambda weights: weights.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}))
     resolved = resolve_model(ModelConfig(model_name_or_path=str(folder)))
     assert (
@@ -169,7 +169,7 @@ def test_a_tensor_that_the_model_does_not_have_is_named_and_does_no_harm(folder:
     )
 
 
-def test_a_buffer_of_an_old_checkpoint_is_not_worth_a_line(folder: Path) -> None:
+def test_a_buffer_of_an_old_checkpoint_is_ignored_silently(folder: Path) -> None:
     rewrite(folder, lambda weights: weights.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
     assert resolve_model(ModelConfig(model_name_or_path=str(folder))).unused_line == ""
 
@@ -205,7 +205,7 @@ def test_a_tensor_in_two_files_is_refused(folder: Path) -> None:
     assert problem_of(folder).startswith(f"{folder / 'b.safetensors'}: holds {UP}, which a.safetensors also holds")
 
 
-def test_an_index_that_transformers_cannot_read_is_refused_with_the_way_out(folder: Path) -> None:
+def test_an_index_that_transformers_cannot_read_is_refused_with_a_remedy(folder: Path) -> None:
     weights = load((folder / "model.safetensors").read_bytes())
     shards(folder, {"a.safetensors": weights})
     index = folder / "model.safetensors.index.json"
@@ -215,7 +215,7 @@ def test_an_index_that_transformers_cannot_read_is_refused_with_the_way_out(fold
 
 
 @pytest.mark.parametrize("settings", [{}, {"quant_method": "gptq", "bits": 4}, {"quant_method": "borg"}])
-def test_a_base_that_is_quantised_already_is_refused(folder: Path, settings: dict[str, Any]) -> None:
+def test_a_base_that_is_already_quantized_is_refused(folder: Path, settings: dict[str, Any]) -> None:
     change_json(folder / "config.json", quantization_config=settings)
     assert f"{folder}: its weights are already quantized. Give the base model in its original" in problem_of(folder)
 
@@ -242,7 +242,7 @@ def test_a_malicious_pickle_is_refused_in_one_line_and_not_run(folder: Path, mon
     assert not (folder / "executed").exists()
 
 
-def test_a_pickle_cut_short_is_one_line(folder: Path) -> None:
+def test_a_truncated_pickle_is_an_error_of_one_line(folder: Path) -> None:
     path = pickled(folder, load((folder / "model.safetensors").read_bytes()))
     path.write_bytes(path.read_bytes()[:5000])
     assert problem_of(folder, use_safetensors=False) == f"{path}: is damaged or truncated. Download it again"
@@ -270,13 +270,13 @@ def test_an_encoder_is_refused(folder: Path) -> None:
     assert "model type 'vit' is not a causal language model" in problem_of(folder)
 
 
-def test_all_problems_of_a_folder_come_at_once(folder: Path) -> None:
+def test_all_problems_of_a_folder_are_reported_together(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     forget_end_token(folder)
     assert len(problem_of(folder).splitlines()) == 2
 
 
-def test_a_loaded_model_keeps_no_cache_and_has_the_asked_format(tiny_llama_dir: Path) -> None:
+def test_a_loaded_model_has_no_cache_and_the_requested_dtype(tiny_llama_dir: Path) -> None:
     model = load_model(ModelConfig(model_name_or_path=str(tiny_llama_dir)), attn_implementation="sdpa", device="cpu")
     assert model.dtype == torch.bfloat16
     assert model.config.use_cache is False

@@ -1,4 +1,4 @@
-"""Which models' rows ranks can share is known from the config, before a weight is loaded."""
+"""The config alone tells whether ranks can share the rows of a model."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def test_rows_of_models_that_only_attend_can_be_shared(architecture: str) -> Non
         ("phi3", {"rope_parameters": LONGROPE}, r"\(longrope\) depends on the length"),
     ],
 )  # fmt: skip
-def test_what_stands_in_the_way_is_said(architecture: str, fields: dict[str, Any], reason: str) -> None:
+def test_the_reasons_against_sharing_rows_are_named(architecture: str, fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelError, match=reason) as caught:
         check_row_slices(model(architecture, **fields), 2)
     assert all(problem.startswith("backend.context_parallel_size: 2: tiny: ") for problem in caught.value.problems)
