@@ -1,4 +1,4 @@
-"""Programs out of answers, within limits: what reading a hostile answer may cost, and whom."""
+"""Programs made from answers within limits: a hostile answer fails alone."""
 
 import os
 import resource
@@ -29,7 +29,7 @@ def test_programs_are_those_of_the_benchmark(mini):
     assert assemble_all(mini, answers) == {key: mini.program(*answer) for key, answer in answers.items()}
 
 
-def test_an_answer_that_is_too_long_is_not_read(mini):
+def test_an_answer_that_is_too_long_is_not_parsed(mini):
     found = assemble_all(mini, of(mini, long="x" * (MAX_ANSWER_CHARS + 1), right=mini.problems[0].reference))
     assert found["long"].status == "failed" and "longer than" in found["long"].stderr
     assert isinstance(found["right"], Program)
@@ -40,7 +40,7 @@ def family(program):
 
 
 def costly(problem, answer):
-    """Reading some answers takes for ever, or all memory, or is not possible."""
+    """Parsing some answers takes forever, takes all memory, or is not possible."""
     if answer == "time":
         sum(range(10**12))
     elif answer == "memory":
@@ -57,7 +57,7 @@ def costly(problem, answer):
 PROBLEM = Problem("p/0", "python", "", "assert f()", "f")
 
 
-def test_an_answer_that_is_too_costly_to_read_fails_alone():
+def test_an_answer_that_is_too_expensive_to_parse_fails_alone():
     answers = {name: (PROBLEM, name) for name in ("a", "time", "b", "memory", "c", "death", "d", "error", "e")}
     before = set(psutil.Process().children())
     found = assemble_all(Benchmark("x", (PROBLEM,), family(costly), ""), answers)
@@ -68,12 +68,12 @@ def test_an_answer_that_is_too_costly_to_read_fails_alone():
     assert set(psutil.Process().children()) == before
 
 
-def test_a_users_mistake_is_said_as_it_is():
+def test_a_users_mistake_is_reported_unchanged():
     with pytest.raises(BenchmarkError.__base__, match="the task has no tests"):
         assemble_all(Benchmark("x", (PROBLEM,), family(costly), ""), {"a": (PROBLEM, "mistake")})
 
 
-def test_an_error_without_any_answer_is_a_bug_and_no_answers_failure():
+def test_an_error_even_with_an_empty_answer_is_a_bug():
     def broken(problem, answer):
         raise ValueError("always")
 
@@ -81,9 +81,9 @@ def test_an_error_without_any_answer_is_a_bug_and_no_answers_failure():
         assemble_all(Benchmark("x", (PROBLEM,), family(broken), ""), {"a": (PROBLEM, "1")})
 
 
-@pytest.mark.slow(reason="two seconds of the processor for most texts")
-def test_hostile_texts_cost_no_more_than_their_share(mini):
-    """Each took minutes or gigabytes to read. Takes two seconds of the processor for most."""
+@pytest.mark.slow(reason="two seconds of CPU time for most answers")
+def test_hostile_answers_use_no_more_than_their_limits(mini):
+    """Each took minutes or gigabytes to parse. Takes two seconds of CPU time for most."""
     row = {
         "task_id": "CPP/5", "entry_point": "intersperse", "canonical_solution": "", "test": "int main(){}", "docstring": "",
         "prompt": "#include<vector>\nvector<int> intersperse(vector<int> numbers, int delimeter){\n",

@@ -1,4 +1,4 @@
-"""The journal of an evaluation: what counts of an earlier run, and what does not."""
+"""The journal of an evaluation: which results of an earlier run count."""
 
 import json
 import stat
@@ -29,7 +29,7 @@ def known(path, settings=SETTINGS, secret=SECRET):
         return reader.known, reader.refused
 
 
-def test_what_was_written_is_known_again(journal):
+def test_written_results_are_read_again(journal):
     found, refused = known(journal)
     assert len(found) == 10 and refused == 0
     assert found["p/3#0", f"{3:064x}"] == FAILED
@@ -47,7 +47,7 @@ def test_what_was_written_is_known_again(journal):
         lambda row: row.clear(),
     ],
 )
-def test_an_edited_line_does_not_count_and_is_counted(journal, edit):
+def test_an_edited_line_is_refused_and_counted(journal, edit):
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     edit(lines[4])
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -64,21 +64,21 @@ def test_results_under_other_settings_or_data_do_not_count(journal):
     assert known(journal, {**SETTINGS, "data": "file sha256 2"}) == ({}, 0)
 
 
-def test_a_header_that_was_changed_to_suit_does_not_make_results_count(journal):
+def test_a_forged_settings_line_does_not_make_results_count(journal):
     lines = journal.read_text().splitlines()
     other = {**SETTINGS, "data": "file sha256 2"}
     journal.write_text("\n".join([json.dumps({"settings": other}), *lines[1:]]) + "\n")
     assert known(journal, other) == ({}, 10)
 
 
-def test_a_line_that_a_crash_cut_short_costs_itself_only(journal):
+def test_a_line_that_a_crash_truncated_is_the_only_one_lost(journal):
     text = journal.read_text()
     journal.write_text(text[:-20])
     assert len(known(journal)[0]) == 9
 
 
-def test_texts_that_no_file_can_hold_are_written_and_read_again(tmp_path):
-    """A lone surrogate, as an answer's exception may hold one."""
+def test_strings_that_utf8_cannot_encode_are_written_and_read_again(tmp_path):
+    """A lone surrogate, which an answer's exception may contain."""
     path = tmp_path / "results.jsonl"
     with Journal(path, SETTINGS, SECRET) as writer:
         writer.add("a#0", "1", ExecutionResult("failed", stderr="ValueError: \ud800"))

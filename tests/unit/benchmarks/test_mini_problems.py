@@ -18,7 +18,7 @@ IDS = [problem["task_id"] for problem in PROBLEMS]
 
 
 def passes(problem: dict[str, Any], completion: str) -> bool:
-    """Whether HumanEval's program (prompt, completion, tests, call) ends well in an interpreter of its own."""
+    """True if HumanEval's program (prompt, completion, tests, call) succeeds in a separate interpreter."""
     program = f"{problem['prompt']}{completion}\n{problem['test']}\ncheck({problem['entry_point']})\n"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, timeout=300, check=False)
     return done.returncode == 0

@@ -8,7 +8,7 @@ from mftcoder.benchmarks.passk import estimate, pass_at_k, wilson
 
 
 @pytest.mark.parametrize("samples", range(1, 7))
-def test_pass_at_k_is_the_share_of_draws_with_a_pass(samples):
+def test_pass_at_k_is_the_fraction_of_draws_with_a_pass(samples):
     for passed in range(samples + 1):
         for k in range(1, samples + 1):
             draws = list(combinations([True] * passed + [False] * (samples - passed), k))

@@ -1,4 +1,4 @@
-"""The contest's preset: its prompts character for character, its reading of answers, and what it prints."""
+"""The contest's preset: its exact prompts, how it extracts answers, and what it prints."""
 
 import pytest
 
@@ -40,12 +40,12 @@ def read(benchmark: Benchmark, text: str, asking: Asking | None = None) -> str:
     return benchmark.extract(benchmark.problems[0], text, asking or PRESET.asking(benchmark.name, ""))
 
 
-def test_humanevalpack_is_asked_in_plain_text_with_a_line_break_behind():
+def test_humanevalpack_prompts_are_plain_text_with_a_final_line_break():
     assert asked(pack("synthesize")) == 'Write a Python function.\n\ndef f(x: int) -> int:\n    """ Twice. """\n'
     assert asked(pack("fixtests")).endswith("Fix bugs in f.\n\ndef f(x: int) -> int:\n")
 
 
-def test_mbpp_is_asked_in_chatml_with_an_empty_system_turn():
+def test_mbpp_prompts_are_chatml_with_an_empty_system_message():
     expected = f"<|im_start|>system\n<|im_end|>\n<|im_start|>user\n{HEAD}<|im_end|>\n<|im_start|>assistant"
     assert asked(the_mbpp()) == expected
     assert asked(the_mbpp(), "Be right.").startswith("<|im_start|>system\nBe right.<|im_end|>\n<|im_start|>user\n")
@@ -97,14 +97,14 @@ def test_generation_ends_with_the_line_that_ends_the_function_and_changes_no_ans
 @pytest.mark.parametrize(
     "text", ["  // it`s\n  const s = `\n}\n", '  const s = "a \\\n}\n', "  return /`/.test(x);\n}\n"]
 )
-def test_generation_goes_on_where_a_string_may_still_be_open(text):
+def test_generation_continues_while_a_string_may_be_open(text):
     benchmark = pack("synthesize", JS, "js")
     is_whole = benchmark.is_whole(benchmark.problems[0], PRESET.asking(benchmark.name, ""))
     assert is_whole is not None
     assert not is_whole(text)
 
 
-def test_nothing_but_its_end_token_tells_that_an_answer_in_a_chat_is_whole():
+def test_only_the_eos_token_ends_an_answer_in_a_chat():
     benchmark = pack("synthesize")
     for asking in (Asking("chat"), Asking("instruct", "", "<|im_end|>\n<|im_start|>assistant\n")):
         assert benchmark.is_whole(benchmark.problems[0], asking) is None
@@ -130,7 +130,7 @@ def test_mbpp_takes_the_first_fenced_block_else_the_text_from_the_first_def(text
     assert read(the_mbpp(), text) == HEAD + code
 
 
-def test_generation_of_mbpp_stops_where_the_contests_does():
+def test_mbpp_has_the_stop_words_of_the_contest():
     benchmark = the_mbpp()
     words = benchmark.stop(benchmark.problems[0], PRESET.asking("mbpp", ""))
     assert words == ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/")
@@ -147,8 +147,8 @@ FENCED = "Here is the function:\n\n```python\nimport math\n\ndef f(x):\n    retu
 
 @pytest.mark.parametrize("mode", ["completion", "instruct"])
 @pytest.mark.parametrize("benchmark_", [the_humaneval(), pack("synthesize"), the_mbpp()], ids=lambda b: b.name)
-def test_a_model_asked_in_chatml_by_prefix_and_suffix_keeps_its_fenced_code(benchmark_, mode):
-    """The stop words of completions would end such an answer at the fence, and leave its prose."""
+def test_with_chatml_in_prefix_and_suffix_fenced_code_is_extracted(benchmark_, mode):
+    """The stop words of completions would end such an answer at the fence, so that only prose is left."""
     asking = Asking(mode, CHATML.prefix, CHATML.suffix)
     problem = benchmark_.problems[0]
     assert all(word not in FENCED for word in benchmark_.stop(problem, asking))
@@ -174,7 +174,7 @@ def test_without_a_suffix_stop_words_are_those_of_the_benchmark():
     assert benchmark.stop(benchmark.problems[0], Asking("chat")) == ()
 
 
-def test_the_preset_says_what_it_stands_for():
+def test_the_preset_prints_its_options():
     lines = list(PRESET.lines("", max_length=2000, end_token="<|im_end|>", dtype="bfloat16"))
     assert lines == [
         "preset qwen-competition: 13 tasks, 2,468 problems",

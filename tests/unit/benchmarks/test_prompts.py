@@ -1,4 +1,4 @@
-"""Prompts of every family against their definition, built by hand from one row."""
+"""Prompts of every family compared with their definition, built by hand from one record."""
 
 import pytest
 
@@ -81,7 +81,7 @@ def test_writing_from_a_description_needs_one():
     assert prompted("explainsynthesize", described) == expected.strip()
 
 
-def test_prefix_and_suffix_stand_around_the_prompt():
+def test_prefix_and_suffix_are_put_around_the_prompt():
     text = prompted("synthesize", prefix="<|im_start|>user\n", suffix="<|im_end|>\n<|im_start|>assistant\n")
     assert text.startswith("<|im_start|>user\nWrite") and text.endswith("assistant\n")
 
@@ -148,12 +148,12 @@ GO_PROMPT = 'import (\n    "math"\n)\n\nfunc g(x int) int {\n    return x\n}\n//
         ("rust", "\nuse md5;\n\n// 返回两倍。\n// 第二行。\nfn f(x:i32) -> i32{\n\n"),
     ],
 )
-def test_a_chinese_instruction_stands_over_the_declaration_that_is_completed(language, expected):
+def test_a_chinese_instruction_comes_before_the_declaration(language, expected):
     row = {**CHINESE, "declaration": DECLARATIONS[language], "prompt": GO_PROMPT}
     assert codefuseeval._instruction_prompt(row, language).lstrip("\n") == expected.lstrip("\n")
 
 
-def test_chinese_text_to_code_is_asked_as_codefuseeval_asks_it():
+def test_the_chinese_prompt_for_text_to_code_is_that_of_codefuseeval():
     row = {
         "task_id": "Python/11", "canonical_solution": "def f(x):\r\n    return 2 * x", "test": ["assert f(1) == 2", "assert f(0) == 0"],
         "test_setup": "",
@@ -189,6 +189,6 @@ def test_a_group_is_its_tasks_and_each_comes_once():
     ]
 
 
-def test_an_unknown_task_is_answered_with_a_near_one():
+def test_an_unknown_task_is_an_error_with_a_suggestion():
     with pytest.raises(BenchmarkError, match="Did you mean 'humanevalsynthesize-rust'"):
         load("humanevalsynthesise-rust")

@@ -17,7 +17,7 @@ def test_memory_beyond_the_bound_is_a_memory_error_and_the_bound_ends():
     assert len(bytearray(256 << 20)) == 256 << 20
 
 
-def test_what_a_process_holds_already_is_not_counted():
+def test_memory_that_a_process_already_has_is_not_counted():
     held = bytearray(256 << 20)
     with bounded(60, 64):
         assert len(held) + len(bytearray(16 << 20)) == 272 << 20
@@ -31,7 +31,7 @@ def test_a_step_that_no_signal_handler_stops_ends_the_process():
     assert subprocess.run([sys.executable, "-c", script]).returncode == OUT_OF_TIME
 
 
-def test_a_child_can_have_its_memory_back():
+def test_a_child_can_lift_the_bound_on_its_memory():
     with bounded(60, 64):
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         unbounded_memory()

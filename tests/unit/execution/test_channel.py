@@ -1,4 +1,4 @@
-"""Messages between two ends of a socket: whole, in order, bounded, and an end that hangs up is noticed."""
+"""Messages between two ends of a socket: complete, in order, bounded; a closed end is noticed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def test_values_arrive_whole_and_in_order(values: list[object]) -> None:
 
 
 @pytest.mark.parametrize("piece", [1, 3, 100])
-def test_a_message_that_comes_in_pieces_is_put_together(ends: tuple[Channel, Channel], piece: int) -> None:
+def test_a_message_that_arrives_in_pieces_is_joined(ends: tuple[Channel, Channel], piece: int) -> None:
     here, there = ends
     payloads = [json.dumps(value).encode() for value in ({"a": [1, 2]}, "x" * 90)]
     data = b"".join(struct.pack("!I", len(payload)) + payload for payload in payloads)
@@ -55,7 +55,7 @@ def test_a_message_beyond_the_limit_is_refused_before_it_is_read(ends: tuple[Cha
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0\0", struct.pack("!I", 10) + b"[1"])
-def test_an_end_that_hangs_up_is_noticed_wherever_it_stops(ends: tuple[Channel, Channel], sent: bytes) -> None:
+def test_a_closed_end_is_noticed_at_any_point_of_a_message(ends: tuple[Channel, Channel], sent: bytes) -> None:
     here, there = ends
     here.socket.sendall(sent)
     here.close()

@@ -1,4 +1,4 @@
-"""Programs in a real pool: what each way to end is called, and what is left behind."""
+"""Programs in a real pool: the status of each outcome, and nothing left behind."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def status(pool, program, limits=LIMITS):
         ("def double(x): return 'x' * (9 << 20)", "failed"),
     ],
 )
-def test_each_way_to_end_has_its_name(pool, candidate, expected):
+def test_each_outcome_has_its_status(pool, candidate, expected):
     [(_, result)] = list(pool.run([("a", python(candidate))], LIMITS))
     assert result.status == expected, result
 
@@ -80,12 +80,12 @@ def test_a_builtin_name_can_be_the_entry_point(pool):
     assert status(pool, python("def sum(a, b): return a * b", "assert sum(2, 3) == 6\n", "sum")) == "passed"
 
 
-def test_generators_of_the_candidate_can_be_read(pool):
+def test_generators_of_the_candidate_can_be_iterated(pool):
     tests = "assert list(evens(6)) == [0, 2, 4]\n"
     assert status(pool, python("def evens(n): yield from range(0, n, 2)", tests, "evens")) == "passed"
 
 
-def test_tests_that_swallow_everything_do_not_swallow_the_candidates_death(pool):
+def test_tests_that_catch_everything_cannot_hide_that_the_candidate_ended(pool):
     tests = "try:\n    f()\nexcept BaseException:\n    pass\n"
     assert status(pool, python("import os\ndef f(): os._exit(0)", tests, "f")) == "failed"
     assert status(pool, python("def f(): raise ValueError", tests, "f")) == "passed"
@@ -118,7 +118,7 @@ def test_an_unknown_level_is_refused_with_the_known_ones():
 
 
 def test_a_second_candidate_is_judged_by_its_own_answers(pool):
-    """The questions of the first are sent along with the second; its answers and its changes of arguments must count."""
+    """The second candidate gets the questions of the first as a script; its own replies and changes of arguments must count."""
     tests = "xs = [3, 1, 2]\nsort(xs)\nassert xs == [1, 2, 3]\nassert sort([2, 1]) is None\n"
     candidates = [
         "def sort(xs): xs.sort()",
@@ -131,7 +131,7 @@ def test_a_second_candidate_is_judged_by_its_own_answers(pool):
         assert [result.status for _, result in results] == ["passed", "failed", "failed", "passed"]
 
 
-def test_tests_that_ask_otherwise_each_time_are_judged_rightly(pool):
+def test_tests_with_other_questions_each_time_have_the_right_verdict(pool):
     tests = "import random\nfor _ in range(5):\n    n = random.randrange(10**9)\n    assert double(n) == 2 * n\n"
     with Pool("process", workers=1) as single:
         candidates = ["def double(x): return 2 * x"] * 3 + ["def double(x): return 0"]
@@ -139,19 +139,19 @@ def test_tests_that_ask_otherwise_each_time_are_judged_rightly(pool):
         assert [result.status for _, result in results] == ["passed"] * 3 + ["failed"]
 
 
-def test_a_test_that_asks_on_after_a_failed_answer_sees_the_exception_where_it_happened(pool):
+def test_a_test_that_continues_after_an_exception_sees_it_where_it_was_raised(pool):
     tests = "try:\n    f(0)\n    assert False\nexcept ZeroDivisionError:\n    pass\nassert f(1) == 1\n"
     with Pool("process", workers=1) as single:
         results = single.run([(str(n), python("def f(x): return 1 // x", tests, "f")) for n in range(3)], LIMITS)
         assert [result.status for _, result in results] == ["passed"] * 3
 
 
-def test_what_a_comparison_builds_of_an_answer_is_bounded(pool):
+def test_memory_that_a_comparison_needs_is_bounded(pool):
     lazy = python("def f(x): return range(10**9)", "assert list(f(1)) == [1]\n", "f")
     assert status(pool, lazy) == "out_of_memory"
 
 
-@pytest.mark.slow(reason="each takes the judge's three seconds of the processor")
+@pytest.mark.slow(reason="each takes the judge's three seconds of CPU time")
 @pytest.mark.parametrize(
     ("candidate", "tests"),
     [
@@ -161,13 +161,13 @@ def test_what_a_comparison_builds_of_an_answer_is_bounded(pool):
     ],
     ids=["equal hashes", "endless sum", "huge number"],
 )
-def test_a_comparison_that_takes_the_judge_too_long_is_the_answers_timeout(pool, candidate, tests):
-    """Each is one step written in C, which no signal handler stops. Takes the judge's three seconds of the processor."""
+def test_a_comparison_that_takes_too_much_cpu_time_is_a_timeout_of_the_answer(pool, candidate, tests):
+    """Each is one step written in C, which no signal handler stops. Takes the judge's three seconds of CPU time."""
     assert status(pool, python(candidate, tests, "f")) == "timeout"
     assert status(pool, python("def double(x): return 2 * x")) == "passed"
 
 
-def test_what_one_judgement_leaves_in_memory_is_not_counted_for_the_next():
+def test_memory_left_by_one_program_is_not_counted_for_the_next():
     kept = "import sys\nsys.kept = b'x' * (600 << 20)\nassert f(1) == 2\n"
     with Pool("process", workers=1) as single:
         large = Limits(seconds=5, memory_mb=700)
@@ -178,7 +178,7 @@ def test_what_one_judgement_leaves_in_memory_is_not_counted_for_the_next():
 
 
 def test_right_answers_that_are_large_together_pass_again_and_again():
-    """The second is asked for all answers at once, which are then larger than a message may be."""
+    """The second one must reply to all questions at once, which is more than a message may hold."""
     tests = "for n in (3_000_000, 3_000_001, 3_000_002):\n    assert len(f(n)) == n\n"
     with Pool("process", workers=1) as single:
         candidates = ["def f(n): return 'x' * n", "def f(n): return n * 'x'", "def f(n): return ''"]
@@ -186,8 +186,8 @@ def test_right_answers_that_are_large_together_pass_again_and_again():
         assert [result.status for _, result in results] == ["passed", "passed", "failed"]
 
 
-def test_a_small_answer_then_large_ones_are_judged_alike():
-    """A script made of a first answer's small results must not fail a later one for the size of its own."""
+def test_large_answers_after_a_small_one_have_the_right_verdict():
+    """A script from a first answer with small results must not make a later answer with large results fail."""
     tests = "assert len(f(3)) >= 3\nassert len(f(4)) >= 4\nassert len(f(5)) >= 5\n"
     with Pool("process", workers=1) as single:
         candidates = ["def f(n): return 'x' * n", "def f(n): return 'x' * 3_500_000"]
@@ -202,7 +202,7 @@ def test_an_answer_of_many_megabytes_fails_and_no_other_does(pool):
 
 
 def test_an_answer_that_breaks_its_sandbox_each_time_has_failed():
-    """These tests end their own worker when the answer is there; without it they fail as tests do."""
+    """These tests end their own worker if there is an answer; with an empty answer they just fail."""
     tests = "import os\ndouble(2)\nos._exit(1)\n"
     with Pool("process", workers=2) as pool:
         programs = [(str(n), python(f"def double(x): return {n} * x", tests if n == 2 else TESTS)) for n in range(5)]
@@ -211,13 +211,13 @@ def test_an_answer_that_breaks_its_sandbox_each_time_has_failed():
     assert "the sandbox failed each time with this answer" in results["2"].stderr
 
 
-def test_tests_that_break_the_sandbox_without_any_answer_are_no_answers_failure():
+def test_tests_that_break_the_sandbox_without_an_answer_are_a_sandbox_error():
     with Pool("process", workers=2) as pool:
         programs = [("a", python("def double(x): return 2 * x", "import os\nos._exit(1)\n"))]
         assert [result.status for _, result in pool.run(programs, LIMITS)] == ["sandbox_error"]
 
 
-def test_a_worker_that_ends_while_it_has_nothing_to_do_costs_nothing():
+def test_an_idle_worker_that_ends_costs_no_program():
     with Pool("process", workers=2) as pool:
         slow = python("import time\ndef double(x): time.sleep(0.5); return 2 * x")
         results = pool.run([("quick", python("def double(x): return 2 * x")), ("slow", slow)], LIMITS)
@@ -227,7 +227,7 @@ def test_a_worker_that_ends_while_it_has_nothing_to_do_costs_nothing():
         assert [result.status for _, result in results] == ["passed"]
 
 
-def test_programs_that_differ_have_fingerprints_that_nobody_can_make_equal():
+def test_different_programs_have_different_fingerprints():
     prints = {python(f"def double(x): return {n}").fingerprint for n in range(100)}
     assert len(prints) == 100 and all(len(text) == 64 for text in prints)
 
@@ -258,7 +258,7 @@ def test_a_killed_pool_leaves_no_folder_and_no_process():
     assert not [child for child in children if child.is_running()]
 
 
-def test_a_pool_removes_what_a_dead_one_has_left_and_nothing_of_a_live_one():
+def test_a_pool_removes_the_folder_of_a_dead_pool_and_keeps_that_of_a_live_one():
     left = Path(tempfile.mkdtemp(prefix="mft-pool-"))
     (left / "1/run").mkdir(parents=True)
     with Pool("process", workers=1) as live:
@@ -269,7 +269,7 @@ def test_a_pool_removes_what_a_dead_one_has_left_and_nothing_of_a_live_one():
             assert live.folder.exists()
 
 
-def test_a_pool_closes_over_folders_that_are_too_deep_for_recursion():
+def test_a_pool_removes_folders_that_are_too_deep_for_recursion():
     deep = "import os\nos.chdir(os.environ['TMPDIR'])\nfor _ in range(1100):\n    os.mkdir('y' * 200); os.chdir('y' * 200)\n"
     with Pool("process", workers=1) as pool:
         results = pool.run(
@@ -279,8 +279,8 @@ def test_a_pool_closes_over_folders_that_are_too_deep_for_recursion():
     assert not pool.folder.exists()
 
 
-def test_what_fails_in_a_full_temporary_folder_has_no_verdict(tmp_path):
-    """A compiler that finds no room must not make a right answer a wrong one."""
+def test_a_failure_in_a_full_temporary_folder_is_no_verdict(tmp_path):
+    """A compiler without free space must not make a right answer wrong."""
     script = (
         "from mftcoder.execution.pool import Pool\nfrom mftcoder.execution.sandbox import Limits, Program\n"
         "def program(candidate): return Program('python', {'candidate': candidate, 'tests': 'assert f()', 'entry_point': 'f'})\n"

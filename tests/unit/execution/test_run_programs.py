@@ -1,4 +1,4 @@
-"""The sandbox for anybody: programs in, how each ended out, in their order, and nothing left behind."""
+"""The sandbox as an API: results in the order of the programs, and nothing left behind."""
 
 import psutil
 import pytest
@@ -8,7 +8,7 @@ from mftcoder.execution.run_programs import Sandbox, python_program
 from mftcoder.execution.sandbox import Limits
 
 
-def test_each_program_has_its_own_verdict_in_the_order_given() -> None:
+def test_each_program_has_its_own_verdict_in_the_given_order() -> None:
     tests = "assert add(2, 3) == 5"
     answers = ["def add(a, b): return a + b", "def add(a, b): return a - b", "def add(a, b):\n    while True: pass"]
     with Sandbox(workers=2) as sandbox:
@@ -18,7 +18,7 @@ def test_each_program_has_its_own_verdict_in_the_order_given() -> None:
     assert alone.status == "passed" and sandbox.level in ("namespaces", "process")
 
 
-def test_a_sandbox_ends_with_its_block_or_when_nobody_holds_it() -> None:
+def test_a_sandbox_ends_with_its_block_or_with_its_last_reference() -> None:
     before = set(psutil.Process().children(recursive=True))
     with Sandbox(workers=1) as sandbox:
         sandbox.run(python_program("x = 1", "assert x == 1"))

@@ -1,4 +1,4 @@
-"""Tools of this machine: found or named with what to install, what they print or why they fail, and what is built once."""
+"""Tools of this machine: found, or named with what to install; their output and errors; what is built once."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_missing_tools_are_named_with_what_to_install() -> None:
         find(("sh", "zig-none", "zag-none"), "apt-get install zig", "Zig")
 
 
-def test_a_trusted_command_gets_the_environment_and_hands_back_what_it_prints() -> None:
+def test_a_trusted_command_gets_the_environment_and_its_output_is_returned() -> None:
     assert output_of("sh", "-c", "echo $WORD", environment={"WORD": "said"}) == "said\n"
 
 
@@ -35,7 +35,7 @@ def test_a_trusted_command_that_fails_is_an_error_with_its_last_line() -> None:
         output_of("no-such-tool")
 
 
-def test_what_is_built_is_built_once_for_its_contents() -> None:
+def test_equal_contents_are_built_once() -> None:
     built: list[Path] = []
 
     def build(folder: Path) -> None:
@@ -47,7 +47,7 @@ def test_what_is_built_is_built_once_for_its_contents() -> None:
     assert list(map(str, built)) == [first, other] and (Path(first) / "made").is_file()
 
 
-def test_a_build_that_broke_off_is_done_again_from_nothing() -> None:
+def test_a_build_that_failed_starts_again_from_an_empty_folder() -> None:
     def fail(folder: Path) -> None:
         (folder / "half").write_text("x")
         raise ExecutionError("broke off")
@@ -70,7 +70,7 @@ def reaches(paths: list[Path], wanted: Path) -> bool:
 
 
 def test_this_package_cannot_be_read_where_a_readable_folder_holds_it() -> None:
-    """Tests of its own benchmark lie in it."""
+    """It contains the tests of the project's own benchmark."""
     package = Path(mftcoder.__file__).resolve().parent
     paths = [Path(path) for path in readable_paths(str(package.parents[1]))]
     assert not reaches(paths, package / "benchmarks") and not reaches(paths, package)

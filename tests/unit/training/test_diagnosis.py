@@ -1,4 +1,4 @@
-"""What a message says of a step that is not finite."""
+"""The message about a step that is not finite."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_the_sample_is_named_however_rows_are_laid_out(layout: str, victim: int,
     assert message == f"the loss of task '{NAMES[task]}' is nan, first in {task}.jsonl:{victim}"
 
 
-def test_finite_losses_leave_the_gradient_to_blame() -> None:
+def test_with_finite_losses_the_gradient_is_named() -> None:
     message = describe(language_model(), result(1.0, 2.0, grad_norm=float("inf")), step())
     assert message == "the gradient norm is inf, with finite losses"
 
@@ -65,13 +65,13 @@ def test_further_tasks_are_named_and_the_sample_is_of_the_first() -> None:
     assert message == "the loss of task 'easy' (and of hard) is nan, first in 0.jsonl:6"
 
 
-def test_a_task_without_tokens_is_not_to_blame() -> None:
-    """Its mean is nan because there is nothing to take the mean of."""
+def test_a_task_without_tokens_is_not_named() -> None:
+    """Its mean is nan because it has no tokens."""
     message = describe(poisoned(5), result(0.0, NAN, tokens=(0, 10)), step())
     assert message.startswith("the loss of task 'hard' is nan")
 
 
-def test_samples_that_are_finite_each_by_itself_are_said_to_be() -> None:
+def test_the_message_says_if_each_sample_alone_is_finite() -> None:
     message = describe(language_model(), result(float("inf"), 1.0), step())
     assert message == "the loss of task 'easy' is inf, although the loss of each of its samples is finite"
 
@@ -86,7 +86,7 @@ def test_the_sample_may_be_another_ranks() -> None:
     assert message == "the loss of task 'easy' is nan, first in 0.jsonl:41"
 
 
-def test_looking_is_without_dropout_and_leaves_no_gradient_and_the_model_in_training() -> None:
+def test_the_search_has_no_dropout_and_leaves_gradients_and_training_mode_unchanged() -> None:
     model, training = poisoned(6), []
     model.module.train()
     model.decoder_layers()[0].register_forward_pre_hook(lambda layer, _: training.append(layer.training))

@@ -1,4 +1,4 @@
-"""What a metric needs is checked before a model is loaded."""
+"""The validation data that a metric needs is checked before a model is loaded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +60,6 @@ def test_a_metric_without_data_is_refused(check: Check, fields: dict[str, Any], 
         check(**fields)
 
 
-def test_nothing_is_asked_of_a_run_without_validation(check: Check) -> None:
+def test_a_run_without_validation_needs_no_validation_data(check: Check) -> None:
     check(held_out=False)
     check(metric_for_best_model="loss/docs", eval_strategy="no")

@@ -1,4 +1,4 @@
-"""The loop: what is read when, and that reading late or going on after a stop changes no bit."""
+"""The loop: when results are read; reading late or continuing after a stop changes no bit."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """What stands in metrics.jsonl but for the clock."""
+    """The records of metrics.jsonl without times."""
     clock = ("time", "seconds", "tokens_per_second")
     return [{k: v for k, v in record.items() if k not in clock} for _, record in read_jsonl(run / "metrics.jsonl")]
 
@@ -81,7 +81,7 @@ def same_bits(first: Path, second: Path) -> bool:
         (0, 4, [1, 2, 3, 4, 5, 6, 7, 8, 9, STEPS]),  # on a CPU reading waits for nothing, and errors are told at once
     ],
 )
-def test_results_are_read_where_something_is_due(
+def test_results_are_read_when_something_is_due(
     behind: int, every: int, expected: list[int], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[TrainingRun] = []
@@ -107,7 +107,7 @@ def test_reading_late_changes_no_bit(balancer: Any, train: Train) -> None:
     assert same_bits(at_once, late) and records(at_once) == records(late)
 
 
-def test_a_run_that_reads_late_goes_on_from_where_it_was_stopped(train: Train) -> None:
+def test_a_run_that_reads_late_continues_where_it_was_stopped(train: Train) -> None:
     def stop_after_5(run: TrainingRun) -> None:
         run.should_stop = lambda: run.progress.step == 5
 
@@ -128,7 +128,7 @@ def test_a_run_that_is_stopped_before_its_first_step_ends_at_once_and_starts_aga
 
 
 def poison(numbers: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the losses of these steps be nan: one weight is, for as long as the step takes."""
+    """Make the losses of these steps nan, by making one weight nan during the step."""
     step, count = loop.train_step, 0
 
     def poisoned(model: Any, *rest: Any, **keywords: Any) -> Any:
@@ -145,7 +145,7 @@ def poison(numbers: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train_step", poisoned)
 
 
-def test_steps_that_are_not_finite_are_counted_however_late_they_are_read(
+def test_steps_that_are_not_finite_are_counted_even_if_they_are_read_late(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[TrainingRun] = []
@@ -172,10 +172,10 @@ def test_a_step_that_is_not_finite_ends_the_run_when_it_is_read(
     assert not (runs[0].config.output_path / "checkpoints" / f"step-{STEPS:08d}").exists()
 
 
-def test_a_run_that_ends_at_such_a_step_leaves_the_model_as_it_was_however_late_it_reads(
+def test_a_run_that_ends_at_such_a_step_leaves_the_model_unchanged_even_if_it_reads_late(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read late, steps 4 to 6 were run after the bad one: none of them may have moved a weight."""
+    """Steps 4 to 6 run after the bad one, before it is read: none of them may change a weight."""
     runs: list[TrainingRun] = []
     for behind in (0, 1):
         with monkeypatch.context() as patch, pytest.raises(TrainingError):
@@ -201,7 +201,7 @@ def saved(run: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
 
 
-def test_checkpoints_lie_at_the_steps_asked_for_and_at_the_end(train: Train) -> None:
+def test_checkpoints_are_written_at_the_configured_steps_and_at_the_end(train: Train) -> None:
     run = train("run", behind=0, save_strategy="steps", save_steps=4, save_total_limit=None)
     assert saved(run) == [4, 8, STEPS]
 
@@ -246,8 +246,8 @@ def test_early_stopping_counts_validations_in_a_row_without_a_better_loss(
     assert saved(run) == [4, 8]  # the best, and the last
 
 
-def test_a_balancer_goes_on_in_the_middle_of_its_period(train: Train) -> None:
-    """The losses that it has not looked at yet come from the checkpoint."""
+def test_a_balancer_continues_in_the_middle_of_its_period(train: Train) -> None:
+    """The losses that it has not observed yet come from the checkpoint."""
 
     def stop_after_6(run: TrainingRun) -> None:
         run.should_stop = lambda: run.progress.step == 6

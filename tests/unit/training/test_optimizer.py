@@ -21,7 +21,7 @@ def test_warmup_rises_linearly_to_the_peak() -> None:
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
 
 
-def test_warmup_may_be_a_share_of_all_steps() -> None:
+def test_warmup_may_be_a_fraction_of_all_steps() -> None:
     assert warmup_steps(30, config(warmup_steps=0.1)) == 3
     assert warmup_steps(30, config(warmup_steps=7)) == 7
 
@@ -102,7 +102,7 @@ def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_reported() -> 
 
 @pytest.mark.parametrize(("on_nonfinite", "moves"), [("stop", False), ("skip", True)])
 def test_after_a_step_that_is_not_finite_a_run_that_stops_changes_nothing_more(on_nonfinite: str, moves: bool) -> None:
-    """On a GPU the host reads of a step when the next ones are done: they must find and leave the model as it was."""
+    """On a GPU the host reads a step after later ones have run: these must not change the model either."""
     layer = nn.Linear(4, 3, bias=False)
     optimizer = MasterAdamW(layer.named_parameters(), config(on_nonfinite=on_nonfinite))
     step_on(layer, optimizer, 0.1)
@@ -118,7 +118,7 @@ def test_after_a_step_that_is_not_finite_a_run_that_stops_changes_nothing_more(o
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_state_goes_on_to_the_last_bit(dtype: torch.dtype) -> None:
+def test_a_restored_state_continues_bit_for_bit(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(4, 3, dtype=dtype)
     optimizer = MasterAdamW(layer.named_parameters(), TrainConfig())
@@ -136,7 +136,7 @@ def test_state_goes_on_to_the_last_bit(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kind", [{}, {"master_weights": "stochastic_rounding"}, {"optim": "adamw_8bit"}])
 @pytest.mark.parametrize("change", [{"weight_decay": 0.9}, {"adam_beta2": 0.1}, {"adam_epsilon": 10.0}])
-def test_settings_that_were_changed_since_the_checkpoint_act(kind: dict[str, Any], change: dict[str, Any]) -> None:
+def test_settings_changed_after_the_checkpoint_have_an_effect(kind: dict[str, Any], change: dict[str, Any]) -> None:
     if "optim" in kind:
         pytest.importorskip("bitsandbytes")
     dtype = torch.bfloat16 if "master_weights" in kind else torch.float32
@@ -169,13 +169,13 @@ def rounded_run(steps: int, state: dict[str, Any] | None = None, weight: torch.T
     return layer.weight.detach(), optimizer.state_dict()
 
 
-def test_stochastic_rounding_moves_bfloat16_weights_rightly_on_average_without_copies() -> None:
+def test_stochastic_rounding_is_right_on_average_without_float32_copies() -> None:
     weight, state = rounded_run(20)
     assert weight.float().mean().item() == pytest.approx(1 - 20e-4, abs=2e-4)  # to the nearest, none would move
     assert state["masters"] == []
 
 
-def test_stochastic_rounding_goes_on_to_the_same_bits() -> None:
+def test_stochastic_rounding_continues_bit_for_bit() -> None:
     whole, _ = rounded_run(6)
     half, state = rounded_run(3)
     resumed, _ = rounded_run(3, state, half)

@@ -1,4 +1,4 @@
-"""What surrounds a run: one user of its folder, a clean stop, an answer to a full memory, kernels that repeat themselves where that is asked for."""
+"""The process of a run: one process per folder, a clean stop, the error for a full memory, deterministic kernels."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def test_a_run_that_asks_for_them_chooses_them_first_of_all(monkeypatch: pytest.
         train.train(RunConfig.model_validate({**config, "train": {"deterministic": True}}))
 
 
-def test_a_run_folder_has_one_user_at_a_time_and_is_free_when_it_ends(tmp_path: Path) -> None:
+def test_a_run_folder_has_one_process_at_a_time_and_is_free_after_its_end(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
     with pytest.raises(KeyError), session.sole_user(folder):
         with pytest.raises(ConfigError, match="another run is writing there"), session.sole_user(folder):
@@ -54,7 +54,7 @@ def test_a_run_folder_has_one_user_at_a_time_and_is_free_when_it_ends(tmp_path: 
         pass
 
 
-def test_a_run_folder_that_cannot_be_made_is_a_line(tmp_path: Path) -> None:
+def test_a_run_folder_that_cannot_be_made_is_an_error_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ConfigError, match=r"output_dir: .*cannot be written: Not a directory"),
@@ -84,7 +84,7 @@ def test_a_second_sigterm_changes_nothing() -> None:
         assert stop.signal == signal.SIGTERM
 
 
-def test_a_process_that_torchrun_started_again_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_knows_that_torchrun_restarted_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
     assert not session.restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
@@ -101,7 +101,7 @@ def test_a_process_that_torchrun_started_again_knows_it(monkeypatch: pytest.Monk
     ],
     ids=["GPU", "CPU"],
 )
-def test_a_full_device_is_a_line_that_says_what_to_do(error: RuntimeError) -> None:
+def test_out_of_memory_is_an_error_with_remedies_in_one_line(error: RuntimeError) -> None:
     with pytest.raises(TrainingError) as raised, session.device_memory_errors():
         raise error
     assert f"out of memory: {reason(error)} Try train.gradient_checkpointing=true" in str(raised.value)
@@ -109,13 +109,13 @@ def test_a_full_device_is_a_line_that_says_what_to_do(error: RuntimeError) -> No
 
 
 @pytest.mark.parametrize("text", ["", "mat1 and mat2 shapes cannot be multiplied"])
-def test_any_other_error_of_torch_stays_what_it_is(text: str) -> None:
+def test_other_errors_of_torch_are_not_changed(text: str) -> None:
     error = RuntimeError(text)
     with pytest.raises(RuntimeError) as raised, session.device_memory_errors():
         raise error
     assert raised.value is error
 
 
-def test_what_the_host_really_says_when_it_is_full_is_known() -> None:
+def test_the_message_of_a_full_host_is_recognized() -> None:
     with pytest.raises(TrainingError, match="the device ran out of memory"), session.device_memory_errors():
         torch.empty(1 << 60, dtype=torch.int8)

@@ -1,4 +1,4 @@
-"""What absence does to a task's weight, what corpus mode promises, and what a step that is not finite leaves behind."""
+"""How an absent task is weighted, what `corpus` guarantees, and what a step that is not finite changes."""
 
 from itertools import pairwise
 
@@ -62,7 +62,7 @@ def test_corpus_equals_task_token_where_every_step_is_alike() -> None:
     torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-8)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_names_its_sample() -> None:
+def test_a_step_that_is_not_finite_updates_nothing_and_its_sample_is_named() -> None:
     model, data = language_model(), step_data(samples(), 2)
     optimizer = MasterAdamW(model.module.named_parameters(), TrainConfig(learning_rate=0.1))
     backend = LocalBackend(BackendConfig(device="cpu"))
@@ -96,7 +96,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_sample() -> Non
 
 
 def number_samples(data):  # type: ignore[no-untyped-def]
-    """The same step with `samples` filled in: batches hold whole samples in packing order, told apart by their length."""
+    """The same step with `samples` filled in: batches contain whole samples in packing order, recognized by their length."""
     from dataclasses import replace
 
     lengths = [len(sample.input_ids) for sample in samples()]
@@ -133,7 +133,7 @@ def coefficients(batch, step_counts: StepCounts, objective: Objective) -> torch.
     return token_coefficients(batch, step_counts, WEIGHTS, objective)
 
 
-def test_gradient_norms_want_a_layer_that_exists_and_is_trained() -> None:
+def test_gradient_norms_need_a_layer_that_exists_and_is_trained() -> None:
     backend, model = LocalBackend(BackendConfig(device="cpu")), language_model()
     with pytest.raises(ConfigError, match=r"balancer\.layer: 7 is not one of this model's 2 decoder layers"):
         gradient_norms(model, step_data(samples(), 1), backend, layer=7)

@@ -2,7 +2,7 @@
 
 Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
 (a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`. Where
-a launcher started several processes, each answers its share, and the first puts them together.
+a launcher started several processes, each generates a part of the samples, and rank 0 merges them.
 """
 
 import re
@@ -24,7 +24,7 @@ from mftcoder.app.scoring.options import GenerateOptions, preset_options
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.presets import PRESETS, Preset
-from mftcoder.benchmarks.problem import Asking, Benchmark
+from mftcoder.benchmarks.problem import Asking, Benchmark, Problem
 from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
 from mftcoder.config.data import DataConfig
 from mftcoder.config.schema import BackendConfig
@@ -39,7 +39,7 @@ from mftcoder.models.export.source import ModelSource, find_source, loaded_sourc
 from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
 from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
 
-_PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others' shares
+_PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,15 @@ class _Task:
     prompts: tuple[Prompt, ...]
     path: Path
 
+    def run_id(self, problem_id: str) -> str:
+        """The problem's id in the prompts of a run, where it must be unique over all tasks. Random numbers are seeded by it."""
+        return f"{self.benchmark.name}\0{problem_id}"
+
     def waiting(self, rank: int, processes: int) -> list[Prompt]:
-        """This process's prompts without an answer, under ids that say their task."""
+        """This process's prompts without an answer, with ids that are unique in the run."""
         mine = self.prompts[rank::processes]
         todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
-        name = self.benchmark.name
-        return [replace(prompt, problem_id=f"{name}\0{prompt.problem_id}") for prompt in todo]
+        return [replace(prompt, problem_id=self.run_id(prompt.problem_id)) for prompt in todo]
 
     def write(self) -> Path:
         """The generations file and its settings, in problem order."""
@@ -71,14 +74,14 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Share:
-    """This process's share of the work, and what it says to the others."""
+class _Rank:
+    """One process of the run; by default the only one."""
 
     rank: int = 0
     processes: int = 1
     run_on_rank0: Callable[[Callable[[], Any]], Any] = lambda action: action()
-    """What the action gives in the first process: paths and times of files differ between machines."""
-    wait_for_all: Callable[[], object] = bool
+    """Returns the action's value on rank 0 to all: paths and times of files differ between machines."""
+    wait_for_all: Callable[[], object] = lambda: None
 
 
 def generate(
@@ -157,19 +160,19 @@ def _generate_on_all_ranks(source: ModelSource, options: GenerateOptions, on_pro
         raise ConfigError(f"--device {options.device}: is none. Give auto, cpu, cuda or cuda:1")
     processes = launched_processes()
     if processes == 1:
-        return _generate(source, options, _Share(), options.device, on_progress)
+        return _generate(source, options, _Rank(), options.device, on_progress)
     kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
     group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
     with group.joined():
-        share = _Share(group.rank, processes, group.run_on_rank0, lambda: group.share(True))
-        return _generate(source, options, share, str(group.device), on_progress)
+        process = _Rank(group.rank, processes, group.run_on_rank0, lambda: group.share(True))
+        return _generate(source, options, process, str(group.device), on_progress)
 
 
 def _generate(
-    source: ModelSource, options: GenerateOptions, share: _Share, device: str, on_progress: OnProgress
+    source: ModelSource, options: GenerateOptions, process: _Rank, device: str, on_progress: OnProgress
 ) -> list[Path]:
     """What one process does."""
-    rank, processes = share.rank, share.processes
+    rank, processes = process.rank, process.processes
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     if source.loaded is not None:
         device = str(source.loaded.device)
@@ -180,7 +183,7 @@ def _generate(
     if options.preset:
         _tell_preset(PRESETS[options.preset], source, options)
     with ExitStack() as stack:
-        tasks = [_open(benchmark, source, template, engine, options, share, stack) for benchmark in benchmarks]
+        tasks = [_open(benchmark, source, template, engine, options, process, stack) for benchmark in benchmarks]
         total = sum(len(task.prompts[rank::processes]) for task in tasks)
         waiting = [prompt for task in tasks for prompt in task.waiting(rank, processes)]
         try:
@@ -206,7 +209,7 @@ def _generate(
                 "--batch-size: so many samples at once do not fit into the device's memory. What is done is kept; type the same command "
                 "with a smaller one"
             ) from error
-        share.wait_for_all()
+        process.wait_for_all()
         if rank:
             return []
         files = [_write(task) for task in tasks]
@@ -270,15 +273,15 @@ def _open(
     template: Template | None,
     engine: str,
     options: GenerateOptions,
-    share: _Share,
+    process: _Rank,
     stack: ExitStack,
 ) -> _Task:
     name, asking = _file_name(source, options), options.asking(benchmark.name)
-    settings = share.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
+    settings = process.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
     out = options.out or (Path(f"generations_{name}") if options.preset else Path())
     out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(
-        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, share.rank)
+        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, process.rank)
     )
     prompts = tuple(_prompts(benchmark, asking, template, options))
     return _Task(benchmark, asking, journal, settings, prompts, out / f"generations_{benchmark.name}_{name}.json")
@@ -356,22 +359,20 @@ def _prompts(
 
 def _answer(tasks: Sequence[_Task], completions: Iterator[Completion]) -> None:
     """Keep each completion as it comes, and say how many prompts had no room for an answer."""
-    by_name = {task.benchmark.name: task for task in tasks}
+    by_run_id = {task.run_id(problem.id): (task, problem) for task in tasks for problem in task.benchmark.problems}
     full: Counter[str] = Counter()
     for completion in completions:
-        name, _, problem_id = completion.problem_id.partition("\0")
-        _record(by_name[name], problem_id, completion)
-        full[name] += completion.tokens == 0
+        task, problem = by_run_id[completion.problem_id]
+        _record(task, problem, completion)
+        full[task.benchmark.name] += completion.tokens == 0
     for name, count in full.items():
         if count:
             warn(f"warning: {name}: {count} prompts fill --max-length alone; their answers are empty")
 
 
-def _record(task: _Task, problem_id: str, completion: Completion) -> None:
-    problem = next(problem for problem in task.benchmark.problems if problem.id == problem_id)
+def _record(task: _Task, problem: Problem, completion: Completion) -> None:
     answer = task.benchmark.extract(problem, completion.text, task.asking)
-    own = Completion(problem_id, completion.sample, completion.text, completion.finish_reason, completion.tokens)
-    task.journal.add(own, answer)
+    task.journal.add(replace(completion, problem_id=problem.id), answer)
 
 
 def _with_progress(

@@ -1,4 +1,4 @@
-"""How an answer in C++, Go, Java, JavaScript or Rust is placed, however it was written; where a completion is cut."""
+"""How an answer in C++, Go, Java, JavaScript or Rust becomes a program, in each form; where a completion ends."""
 
 import pytest
 
@@ -45,14 +45,14 @@ def test_every_way_to_write_an_answer_is_the_same_program(language):
             assert squeezed(assemble(problem(language), written)) == whole
 
 
-def test_a_java_method_alone_gets_its_class():
+def test_a_java_method_without_a_class_gets_one():
     code = assemble(problem("java"), "    public int twice(int x) {\n        return 2 * x;\n    }\n")
     assert squeezed(code) == squeezed(
         "import java.util.*; class Solution { public int twice(int x) { return 2 * x; } }"
     )
 
 
-def test_a_main_in_cpp_goes_because_the_tests_bring_theirs():
+def test_a_main_in_cpp_is_removed_because_the_tests_have_one():
     assert "main" not in assemble(problem("cpp"), BODIES["cpp"] + "int main() { return 0; }\n")
 
 
@@ -61,7 +61,7 @@ def test_an_entry_point_that_the_data_misspells_is_the_last_function_declared():
     assert entry_name(DECLARATIONS["rust"], "half", "rust") == "half"
 
 
-def test_a_function_of_rust_that_only_its_solution_defines_is_declared_behind_its_helper():
+def test_a_rust_function_that_only_its_solution_defines_is_declared_after_its_helper():
     row = {
         "task_id": "Rust/10",
         "declaration": "use std::cmp;\n\nfn half(x: i32) -> i32 {\n",

@@ -1,9 +1,9 @@
-"""The answer within a text: fences, stop words, the brace that closes."""
+"""The answer in a text: fences, stop words, the closing brace."""
 
 from mftcoder.benchmarks.answers.extraction import best_block, cut_after_block, cut_at_stop_words, fenced_blocks
 
 
-def test_a_text_in_single_quotes_of_javascript_opens_no_comment() -> None:
+def test_a_single_quoted_string_of_javascript_opens_no_comment() -> None:
     code = " if (op == '//') { return '}'; } }"
     assert cut_after_block(code + " more", single_quotes=True) == code
 
@@ -14,7 +14,7 @@ def test_the_block_that_names_the_function_wins_over_an_earlier_one():
     assert best_block(text, "g") == "x = 1\n"
 
 
-def test_a_block_that_the_token_limit_cut_still_counts():
+def test_a_block_that_the_token_limit_truncated_counts():
     assert fenced_blocks("Sure:\n```go\nfunc f() {\n") == ["func f() {\n"]
 
 
@@ -39,5 +39,5 @@ def test_several_open_blocks_end_at_the_last_brace():
     assert cut_after_block(" return 1; } } class B {}", 2) == " return 1; } }"
 
 
-def test_a_block_that_does_not_end_has_no_cut():
+def test_a_block_without_an_end_is_none():
     assert cut_after_block("return 1;") is None

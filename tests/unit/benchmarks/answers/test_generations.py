@@ -1,4 +1,4 @@
-"""Generations files: what is accepted, and the words for what is not."""
+"""Generations files: which are accepted, and the errors for the others."""
 
 import json
 
@@ -18,11 +18,11 @@ def read(tmp_path, content, name="generations_humaneval_m.json"):
     return read_generations(path, BENCHMARK)
 
 
-def test_a_list_of_lists_is_taken_in_problem_order(tmp_path):
+def test_a_list_of_lists_is_read_in_problem_order(tmp_path):
     assert read(tmp_path, [["a"], ["b", "c"]]) == [["a"], ["b", "c"]]
 
 
-def test_rows_are_put_in_problem_order(tmp_path):
+def test_records_are_sorted_in_problem_order(tmp_path):
     rows = [
         {"task_id": "H/1", "completion": "b"},
         {"task_id": "H/0", "generation": "a"},
@@ -31,13 +31,13 @@ def test_rows_are_put_in_problem_order(tmp_path):
     assert read(tmp_path, "\n".join(map(json.dumps, rows)), "x.jsonl") == [["a"], ["b", "c"]]
 
 
-def test_a_row_may_hold_several_samples(tmp_path):
+def test_a_record_may_have_several_samples(tmp_path):
     rows = [{"task_id": "H/0", "generation": ["a", "b"]}, {"task_id": "H/1", "generation": ["c"]}]
     assert read(tmp_path, "\n".join(map(json.dumps, rows)), "x.jsonl") == [["a", "b"], ["c"]]
 
 
 @pytest.mark.parametrize("own, written", [("HumanEval", "Python"), ("Python", "HumanEval")])
-def test_humanevals_problems_are_known_by_both_of_their_numberings(tmp_path, own, written):
+def test_humanevals_problems_have_two_names(tmp_path, own, written):
     benchmark = Benchmark("b", tuple(Problem(f"{own}/{n}", "python", "", "", "f") for n in range(2)), FAMILY, "here")
     rows = [{"task_id": f"{written}/1", "completion": "b"}, {"task_id": f"{own}/0", "completion": "a"}]
     path = tmp_path / "x.jsonl"
@@ -64,13 +64,13 @@ def test_humanevals_problems_are_known_by_both_of_their_numberings(tmp_path, own
         ("", "no answer to 2 of 2 problems"),
     ],
 )
-def test_a_misfit_is_named(tmp_path, content, message):
+def test_a_mistake_is_reported(tmp_path, content, message):
     with pytest.raises(MftError) as caught:
         read(tmp_path, content)
     assert message in str(caught.value)
 
 
-def test_all_misfits_are_named_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     with pytest.raises(MftError) as caught:
         read(tmp_path, [[1], [2]])
     assert len(caught.value.problems) == 2

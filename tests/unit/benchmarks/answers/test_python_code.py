@@ -52,7 +52,7 @@ def test_a_prompt_that_ends_with_its_signature_has_helpers_too():
     assert helpers_of("import math\n\ndef f(x):\n", "f") == "import math\n"
 
 
-def test_the_header_stays_behind_a_future_import_and_brings_numpy_only_where_it_is_named():
+def test_the_header_comes_after_future_imports_and_contains_numpy_only_if_the_code_does():
     code = with_import_header("from __future__ import annotations\nx: int = 1\n")
     compile(code, "program", "exec")
     assert "numpy" not in code

@@ -1,4 +1,4 @@
-"""An exam of the user's own code: what is asked, what an answer may look like, and what it takes to pass."""
+"""An exam of the user's own code: its prompts, the forms of an answer, and what passes."""
 
 import json
 from collections.abc import Iterator
@@ -102,13 +102,13 @@ def test_a_test_must_hold_for_the_function_and_fail_for_a_mutant(
     assert (result.status, reason in result.stderr) == (status, True), result
 
 
-def test_nothing_of_a_written_test_is_run_but_calls_with_literals() -> None:
-    """What is left of the answer runs beside the expected values, where a judge runs."""
+def test_only_calls_with_literals_of_a_written_test_run() -> None:
+    """The accepted part of the answer runs in the judge, beside the expected values."""
     hostile = "import os\nos.abort()\nassert f(1) == 2\n\ndef test_it():\n    __import__('os').abort()\n    assert f(f(2)) is None\n"
     assert literal_asserts(hostile, "f") == ["assert f(1) == 2", "assert f(f(2)) is None"]
 
 
-def test_a_chat_is_asked_what_training_asks_and_a_completion_goes_on_from_the_code() -> None:
+def test_chat_mode_has_the_prompt_of_training_and_completion_mode_the_code() -> None:
     for kind in KINDS:
         benchmark, problem = exam(kind)
         assert benchmark.prompt(problem, Asking("chat")) == problem.fields["instruction"]
@@ -136,7 +136,7 @@ def test_it_is_loaded_from_its_folder_kind_by_kind(tmp_path: Path) -> None:
         assert benchmark.source.startswith("exam.jsonl (sha256 ")
 
 
-def test_a_file_that_is_no_exam_says_what_it_lacks(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_exam_is_an_error_with_the_missing_fields(tmp_path: Path) -> None:
     (tmp_path / "exam.jsonl").write_text(json.dumps({"task_id": "a", "kind": "write"}) + "\n")
     with pytest.raises(BenchmarkError, match="problem 1 lacks instruction, prompt"):
         load("exam-write", tmp_path)

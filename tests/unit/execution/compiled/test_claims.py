@@ -1,4 +1,4 @@
-"""Which values of a test are changed for a negative control, in each language of braces."""
+"""Which values of a test are changed for a negative control, in C++, Go, Java, JavaScript and Rust."""
 
 import pytest
 
@@ -53,13 +53,13 @@ def test_expected_values_are_instrumented_and_arguments_are_not(language: str, t
         ("rust", "for _ in 0..100 { let x = 97 + random() % 26; }"),
     ],
 )
-def test_what_is_no_claim_about_an_answer_stays_as_it_is(language: str, tests: str) -> None:
+def test_code_that_is_not_a_claim_about_the_answer_is_not_changed(language: str, tests: str) -> None:
     found = instrument(tests, language, ["f"])
     assert (found.tests, found.claims) == (tests, 0)
 
 
 @pytest.mark.parametrize("before", ['string str=""; string coded = encode(str);', 'string str="";'])
-def test_a_variable_that_a_question_uses_too_is_not_changed(before: str) -> None:
+def test_a_variable_that_a_call_uses_too_is_not_changed(before: str) -> None:
     """`decode(encode(str)) == str` would hold for any other text as well."""
     claim = "f(coded) == str" if "coded" in before else "f(str) == str"
     assert instrument(f"{before} assert ({claim});", "cpp", ["f"]).tests == f"{before} assert (mft_holds(0, {claim}));"

@@ -1,4 +1,4 @@
-"""The verdict on an answer, and the negative control behind a pass. The two sides are threads that speak for processes."""
+"""The verdict on an answer, and the negative control after a pass. The two sides are threads instead of processes."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ def receive(end: socket.socket) -> bytes:
 
 
 class Threaded:
-    """A side whose process is a function of its end of the wire and of the change."""
+    """A side whose process is a function of its socket and of `change`."""
 
     def __init__(self, process: Callable[[socket.socket, int], None], end: RunEnd = RunEnd()):  # noqa: B008
         self.process, self.how, self.changes = process, end, list[int]()
@@ -60,7 +60,7 @@ class Threaded:
 
 
 def expects_four(end: socket.socket, change: int) -> None:
-    """Tests of one claim: the answer to the question is four; or five, where the claim is changed."""
+    """Tests with one claim: the answer must be four, or five if the claim is changed."""
     send(end, b"q", b"twice two?")
     right = receive(end) == (b"a5" if change == 0 else b"a4")
     send(end, b"v", b"passed" if right else b"failed it is not four")
@@ -80,14 +80,14 @@ def test_a_right_answer_passes_and_was_run_against_a_changed_test() -> None:
     assert tests.changes == [NO_CHANGE, 0]
 
 
-def test_a_wrong_answer_fails_and_costs_one_run() -> None:
+def test_a_wrong_answer_fails_after_one_run() -> None:
     tests = Threaded(expects_four)
     result = judge(Sides(says(b"3"), tests, 1), LIMITS)
     assert (result.status, result.stderr) == ("failed", "it is not four")
     assert tests.changes == [NO_CHANGE]
 
 
-def test_an_answer_that_passes_a_wrong_test_has_cheated() -> None:
+def test_an_answer_that_passes_a_changed_test_has_cheated() -> None:
     tests = Threaded(lambda end, change: send(end, b"v", b"passed"))
     assert judge(Sides(says(b""), tests, 5), LIMITS).status == "cheated"
     first, second = tests.changes[1:]
@@ -100,7 +100,7 @@ def test_an_answer_that_fails_one_of_the_two_changes_has_not_cheated() -> None:
     assert judge(Sides(says(b""), tests, 5), LIMITS).status == "passed"
 
 
-def test_a_claim_that_is_never_reached_says_nothing_and_another_is_drawn() -> None:
+def test_after_a_claim_that_is_never_reached_another_is_drawn() -> None:
     tests = Threaded(lambda end, change: send(end, b"v", b"void" if change >= 0 else b"passed"))
     assert judge(Sides(says(b""), tests, 5), LIMITS).status == "passed"
     assert len(tests.changes) == 4 and len(set(tests.changes)) == 4
@@ -120,12 +120,12 @@ def test_tests_without_claims_are_run_once() -> None:
         (RunEnd(ended=True, exit_code=-24), "timeout"),
     ],
 )
-def test_an_answer_that_hangs_up_ends_as_its_process_did(end: RunEnd, status: str) -> None:
+def test_a_candidate_that_ends_has_the_status_of_its_process(end: RunEnd, status: str) -> None:
     answer = Threaded(lambda wire, claim: None, end)
     assert judge(Sides(answer, Threaded(expects_four), 1), LIMITS).status == status
 
 
-def test_tests_that_end_without_a_verdict_are_no_pass() -> None:
+def test_a_judge_that_ends_without_a_verdict_is_not_a_pass() -> None:
     tests = Threaded(lambda end, change: None, RunEnd(ended=True, exit_code=-11))
     assert judge(Sides(says(b"4"), tests, 1), LIMITS).status == "failed"
 

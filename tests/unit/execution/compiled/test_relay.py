@@ -1,4 +1,4 @@
-"""Frames between the tests' process and the answer's, as the worker carries them."""
+"""Frames between the judge and the candidate, as the worker passes them on."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ def frame(kind: bytes, body: bytes) -> bytes:
 
 @pytest.fixture
 def sides() -> Iterator[tuple[Peer, Peer, socket.socket, socket.socket]]:
-    """Two peers, and the far ends that play the processes."""
+    """Two peers, and the other ends of their sockets, which act as the processes."""
     (tests, theirs), (answer, its) = socket.socketpair(), socket.socketpair()
     peers = [Peer(end, deadline=time.monotonic() + 5) for end in (tests, answer)]
     yield peers[0], peers[1], theirs, its
@@ -32,7 +32,7 @@ def play(action: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def test_a_question_and_its_answer_are_carried_until_the_verdict(sides) -> None:
+def test_questions_and_answers_are_passed_on_until_the_verdict(sides) -> None:
     tests, answer, theirs, its = sides
     its.sendall(frame(b"a", b"four"))
     theirs.sendall(frame(b"q", b"twice two?") + frame(b"v", b"passed"))
@@ -40,7 +40,7 @@ def test_a_question_and_its_answer_are_carried_until_the_verdict(sides) -> None:
     assert (its.recv(100), theirs.recv(100)) == (frame(b"q", b"twice two?"), frame(b"a", b"four"))
 
 
-def test_a_verdict_from_the_answer_reaches_the_tests_as_an_exception(sides) -> None:
+def test_a_verdict_frame_from_the_candidate_is_an_exception_for_the_judge(sides) -> None:
     tests, answer, theirs, its = sides
     its.sendall(frame(b"v", b"passed"))
     theirs.sendall(frame(b"q", b"") + frame(b"v", b"failed"))
@@ -48,7 +48,7 @@ def test_a_verdict_from_the_answer_reaches_the_tests_as_an_exception(sides) -> N
     assert theirs.recv(100) == frame(b"e", b"passed")
 
 
-def test_an_answer_that_hangs_up_has_ended(sides) -> None:
+def test_a_candidate_that_closes_its_socket_has_ended(sides) -> None:
     tests, answer, theirs, its = sides
     theirs.sendall(frame(b"q", b""))
     its.close()
@@ -56,7 +56,7 @@ def test_an_answer_that_hangs_up_has_ended(sides) -> None:
         relay(tests, answer)
 
 
-def test_tests_that_hang_up_without_a_verdict_are_told_apart_from_the_answer(sides) -> None:
+def test_a_judge_that_ends_without_a_verdict_is_another_error_than_a_candidate_that_ends(sides) -> None:
     tests, answer, theirs, _ = sides
     theirs.close()
     with pytest.raises(NoVerdictError):
@@ -64,14 +64,14 @@ def test_tests_that_hang_up_without_a_verdict_are_told_apart_from_the_answer(sid
 
 
 @pytest.mark.parametrize("size", [0, (8 << 20) + 1, 0xFFFFFFFF])
-def test_a_frame_of_an_impossible_size_ends_its_sender(sides, size: int) -> None:
+def test_a_frame_of_an_impossible_size_counts_as_the_end_of_its_sender(sides, size: int) -> None:
     _, answer, _, its = sides
     its.sendall(struct.pack("<I", size) + b"a")
     with pytest.raises(EndedError):
         answer.receive()
 
 
-def test_a_peer_that_says_nothing_is_late(sides) -> None:
+def test_a_peer_that_sends_nothing_is_late(sides) -> None:
     _, answer, _, _ = sides
     answer.deadline = time.monotonic() + 0.05
     with pytest.raises(LateError):

@@ -1,4 +1,4 @@
-"""The control group of a slot: what its start removes of others', and what bounds all its processes together."""
+"""The control group of a slot: which groups its start removes, and how it bounds all processes together."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from mftcoder.execution.isolation.cgroups import Cgroup
 
 @pytest.fixture
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Plain folders in place of the kernel's: the rules of removal are the same, an empty folder can be removed."""
+    """Plain folders instead of the kernel's. The same rule holds: only an empty folder can be removed."""
     monkeypatch.setattr(cgroups, "_own_folder", lambda controller: tmp_path / (controller or "unified"))
     for name in ("unified", "memory", "pids"):
         (tmp_path / name).mkdir()
@@ -34,7 +34,7 @@ def dead_process() -> int:
 
 
 def test_a_starting_slot_leaves_the_empty_group_of_a_slot_that_starts_at_the_same_time(parent: Path) -> None:
-    """Between making its group and joining it, a slot that lives has an empty one."""
+    """Between making its group and joining it, a live slot has an empty group."""
     groups = group_of(os.getppid(), parent)
     Cgroup.create(max_processes=10)
     assert all(folder.is_dir() for folder in groups)
@@ -53,7 +53,7 @@ def test_a_slot_that_got_the_process_id_of_a_dead_one_does_not_go_on_in_its_grou
     assert before and not list(parent.glob(f"*/mft-{os.getpid()}"))
 
 
-def test_groups_that_are_not_of_this_program_are_left(parent: Path) -> None:
+def test_groups_of_other_programs_are_not_removed(parent: Path) -> None:
     others = [parent / "memory" / name for name in ("other", "mft-by-hand")]
     for folder in others:
         folder.mkdir()
@@ -63,7 +63,7 @@ def test_groups_that_are_not_of_this_program_are_left(parent: Path) -> None:
 
 @pytest.fixture
 def group(tmp_path: Path) -> Cgroup:
-    """A group whose files are plain ones; of version 1, which has a limit for memory alone and one for memory and swap."""
+    """A group of version 1 with plain files: it has a limit for memory and one for memory plus swap."""
     names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
     for name in (*names, "memory.oom_control"):
         (tmp_path / name).write_text("")
@@ -82,7 +82,7 @@ def test_the_limit_of_memory_alone_never_exceeds_that_of_memory_and_swap(
     assert written == [(memory, 100), (with_swap, 100), (with_swap, 300), (memory, 300), (memory, 50), (with_swap, 50)]
 
 
-def test_kills_are_counted_since_the_last_look(group: Cgroup, tmp_path: Path) -> None:
+def test_kills_are_counted_since_the_last_call(group: Cgroup, tmp_path: Path) -> None:
     events = tmp_path / "memory.oom_control"
     assert group.new_kills() == 0
     events.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")

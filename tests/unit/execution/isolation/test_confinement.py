@@ -1,4 +1,4 @@
-"""The walls around a program, tried from inside: real programs that a real fork server starts, at both levels.
+"""The confinement of a program, tested from inside: real programs that a real zygote starts, at both levels.
 
 No program here does harm where a wall is missing: each touches files of its own test only.
 """
@@ -39,7 +39,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Ended:
-    """What a program found, and how it ended."""
+    """The output of a program, and how it ended."""
 
     found: Any
     end: RunEnd
@@ -47,7 +47,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Slot:
-    """One fork server and its folder."""
+    """One zygote and its folder."""
 
     zygote: ZygoteHandle
     folder: Path
@@ -69,7 +69,7 @@ class Slot:
         return Ended(json.loads(text) if text else None, self.zygote.end(patience=_PATIENCE))
 
     def covers(self, word: str) -> bool:
-        """Whether one of the words for what stands here says so."""
+        """True if the level covers this."""
         return any(word in covered for covered in self.zygote.covers)
 
 
@@ -86,7 +86,7 @@ def _slot(level: str) -> Iterator[Slot]:
 
 @pytest.fixture(scope="module")
 def process_slot() -> Iterator[Slot]:
-    """Programs that run as this user behind Landlock."""
+    """Programs that run as this user, confined by Landlock."""
     with _slot("process") as slot:
         if not slot.covers("Landlock"):
             pytest.skip("no Landlock here")
@@ -112,7 +112,7 @@ def test_a_program_reads_and_writes_in_its_scratch_folder(slot: Slot) -> None:
     assert slot.run(program).found == "text"
 
 
-def test_what_a_program_leaves_is_gone_for_the_next(slot: Slot) -> None:
+def test_the_next_program_finds_nothing_of_the_one_before(slot: Slot) -> None:
     assert slot.run("open('left', 'w').close()\nfound = os.listdir()").found == ["left"]
     assert slot.run("found = os.listdir()").found == []
 
@@ -146,7 +146,7 @@ def test_the_users_files_cannot_be_changed(slot: Slot, action: str, tmp_path: Pa
     assert file.read_text() == "as it was" and list(tmp_path.iterdir()) == [file]
 
 
-def test_modes_and_times_of_the_users_files_stay(slot: Slot, tmp_path: Path) -> None:
+def test_modes_and_times_of_the_users_files_do_not_change(slot: Slot, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     before = file.stat()
@@ -155,8 +155,8 @@ def test_modes_and_times_of_the_users_files_stay(slot: Slot, tmp_path: Path) -> 
     assert (file.stat().st_mode, file.stat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
 
 
-def test_the_interpreter_can_be_read_and_not_written(slot: Slot) -> None:
-    """Opened for writing, and never written: without its walls the program must do no harm."""
+def test_the_interpreter_can_be_read_but_not_written(slot: Slot) -> None:
+    """It opens for writing and writes nothing, so that the program does no harm if the confinement fails."""
     program = "name = json.__file__\nfound = [bool(open(name).read()), tried(lambda: os.open(name, os.O_WRONLY))]"
     read, written = slot.run(program).found
     assert read and written in ("PermissionError", "OSError")
@@ -170,7 +170,7 @@ def test_there_is_no_socket_to_the_network_or_to_other_programs(slot: Slot, kind
     assert slot.run(f"{program} else socket.SOCK_DGRAM).close())").found == "PermissionError"
 
 
-def test_a_program_has_no_capability_and_can_gain_none(slot: Slot) -> None:
+def test_a_program_has_no_capability_and_cannot_gain_one(slot: Slot) -> None:
     """`capget` and `prctl(PR_GET_NO_NEW_PRIVS)`."""
     program = (
         "import ctypes\nlibc = ctypes.CDLL(None)\nhead, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()\n"
@@ -194,7 +194,7 @@ def test_the_limits_of_a_run_are_its_own_and_cannot_be_raised(slot: Slot) -> Non
         assert found == [[[value, value], True] for value in wanted]
 
 
-def test_a_program_starts_no_other_unless_it_may(slot: Slot) -> None:
+def test_a_program_starts_a_process_only_with_permission(slot: Slot) -> None:
     program = (
         "found = tried(lambda: os.waitpid(os.posix_spawn(sys.executable, ['python', '-S', '-c', ''], {}), 0)[1] == 0)"
     )
@@ -224,7 +224,7 @@ found = sum(os.wait()[1] == 0 for _ in range({processes}))
 """
 
 
-def test_all_processes_of_a_program_share_one_bound_on_memory(slot: Slot) -> None:
+def test_all_processes_of_a_program_together_are_bounded_in_memory(slot: Slot) -> None:
     """Each is within the limit of one process; four together are not."""
     if not slot.covers("control group"):
         pytest.skip("no control groups here")
@@ -234,8 +234,8 @@ def test_all_processes_of_a_program_share_one_bound_on_memory(slot: Slot) -> Non
     assert beyond.found is None or beyond.found < 4
 
 
-def test_a_program_that_has_run_away_from_its_session_is_killed_with_the_run(slot: Slot) -> None:
-    """The pipe that it holds closes only with its end."""
+def test_a_process_that_left_its_session_is_killed_with_the_run(slot: Slot) -> None:
+    """The pipe that it has open closes only when it ends."""
     reader, writer = os.pipe()
     program = (
         "import time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
@@ -251,18 +251,18 @@ def test_a_program_that_has_run_away_from_its_session_is_killed_with_the_run(slo
 
 
 def test_a_program_has_a_session_of_its_own(slot: Slot) -> None:
-    """`kill(0)` would else reach the fork server."""
+    """Otherwise `kill(0)` would reach the zygote."""
     assert slot.run("found = os.getsid(0) == os.getpid() == os.getpgrp()").found
 
 
-def test_a_world_shows_no_process_but_the_programs_own(world_slot: Slot) -> None:
-    """Not the fork server either, which is the first of the world and has the program's user and group."""
+def test_namespaces_show_only_the_programs_own_processes(world_slot: Slot) -> None:
+    """Not even the zygote, which is process 1 of the namespaces and has the program's user and group."""
     program = "found = [[name for name in os.listdir('/proc') if name.isdigit()], os.readlink('/proc/self')]"
     processes, own = world_slot.run(program).found
     assert processes == [own]
 
 
-def test_a_world_shows_no_folder_of_users_and_only_harmless_devices(world_slot: Slot) -> None:
+def test_namespaces_show_no_folder_of_users_and_only_harmless_devices(world_slot: Slot) -> None:
     folders, devices = world_slot.run("found = [os.listdir('/'), sorted(os.listdir('/dev'))]").found
     on_the_way_to_readable = {Path(path).parts[1] for path in readable_paths()}
     assert not {"home", "srv", "mnt", "media", "boot", "sys", "var", "run"} & set(folders) - on_the_way_to_readable
@@ -270,14 +270,14 @@ def test_a_world_shows_no_folder_of_users_and_only_harmless_devices(world_slot: 
 
 
 @pytest.mark.parametrize("folder", ["/", "/etc", "/usr", "/dev"])
-def test_a_world_can_be_written_nowhere_but_in_its_scratch_folder(world_slot: Slot, folder: str) -> None:
-    """A file without a name: without the walls it is gone at once."""
+def test_in_namespaces_only_the_scratch_folder_can_be_written(world_slot: Slot, folder: str) -> None:
+    """A file without a name, which disappears at once if the confinement fails."""
     program = f"found = tried(lambda: os.open({folder!r}, os.O_TMPFILE | os.O_WRONLY))"
     assert world_slot.run(program).found in ("OSError", "PermissionError")
     assert world_slot.run(program.replace(repr(folder), "'.'")).found not in ("OSError", "PermissionError")
 
 
-def test_the_kernels_settings_are_for_reading_only(world_slot: Slot) -> None:
+def test_the_kernels_settings_are_read_only(world_slot: Slot) -> None:
     name = "/proc/sys/kernel/hostname"
     assert world_slot.run(f"found = open({name!r}).read()").found == "sandbox\n"
     assert world_slot.run(f"found = tried(lambda: os.open({name!r}, os.O_WRONLY))").found in (
@@ -286,12 +286,12 @@ def test_the_kernels_settings_are_for_reading_only(world_slot: Slot) -> None:
     )
 
 
-def test_a_world_has_no_network_but_its_own_loopback(world_slot: Slot) -> None:
+def test_namespaces_have_no_network_except_their_own_loopback(world_slot: Slot) -> None:
     devices = world_slot.run("found = open('/proc/net/dev').read().splitlines()[2:]").found
     assert [line.split(":")[0].strip() for line in devices] == ["lo"]
 
 
-def test_a_level_says_the_walls_that_only_the_other_has() -> None:
+def test_a_level_lists_what_it_covers() -> None:
     with _slot("process") as process, _slot("namespaces") as world:
         assert process.covers("network (seccomp)") and not process.covers("network (none)")
         assert world.covers("network (none)") and not world.covers("Landlock")
@@ -312,7 +312,7 @@ def walls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Conf
 
 
 def test_no_limit_is_above_the_callers_own(walls: Callable[..., Confinement]) -> None:
-    """Raising one's hard limit is refused, and the program would not start."""
+    """A process cannot raise its hard limits, so the program would not start."""
     limits = {"seconds": 1.2, "memory_mb": 1, "address_mb": 2, "file_mb": 1, "processes": 5}
 
     def values(of: Confinement) -> Sequence[int]:

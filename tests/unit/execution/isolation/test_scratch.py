@@ -1,4 +1,4 @@
-"""The throw-away folder of a slot: nothing of one program is left for the next, whatever it has made of the folder."""
+"""The scratch folder of a slot: nothing of one program is left for the next, whatever the program did to the folder."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from mftcoder.execution.isolation.scratch import Scratch, lock, remove_tree, rem
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
-    """In memory where that can be: a folder made and removed on a disk may take milliseconds."""
+    """In memory if possible: making and removing a folder on a disk may take milliseconds."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         path = Path(folder, "slot")
@@ -31,7 +31,7 @@ def scratch(tmp_path: Path) -> Scratch:
 
 
 def deep_folder(top: Path, levels: int) -> None:
-    """Folders too deep for any path, with a file in each: made in a process of its own, whose working folder goes down."""
+    """Folders that are too deep for any path, with a file in each; made by a process that changes its working folder step by step."""
     script = (
         f"import os\nfor n in range({levels}):\n"
         "    open('f', 'w').close()\n    os.mkdir('x' * 255 if n % 2 else 'y')\n    os.chdir('x' * 255 if n % 2 else 'y')\n"
@@ -59,7 +59,7 @@ def test_folders_and_files_without_rights_are_removed(scratch: Scratch) -> None:
 
 
 def test_the_next_program_gets_a_new_folder(scratch: Scratch, tmp_path: Path) -> None:
-    """Not the old one emptied: its mode, its times and its attributes would be left."""
+    """Not the emptied old one, which would keep its mode, times and attributes."""
     path = Path(scratch.path)
     path.chmod(0o777)
     os.utime(path, (7, 7))

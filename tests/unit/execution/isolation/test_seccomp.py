@@ -1,4 +1,4 @@
-"""The filter of system calls, run by an interpreter of its own language: which call gets through, which is refused and how."""
+"""The system call filter, run by an interpreter of BPF: which calls are allowed, which are refused and how."""
 
 import errno
 import platform
@@ -18,7 +18,7 @@ PRCTL, FCNTL, IOCTL, PRLIMIT, SETPRIORITY, MOUNT, PTRACE, MEMFD = 157, 72, 16, 3
 
 
 def decide(steps: bytes, number: int, *arguments: int, architecture: int = X86_64) -> int:
-    """What the kernel does with a call: classic BPF as seccomp(2) and bpf(4) describe it."""
+    """The kernel's decision about a call: classic BPF as in seccomp(2) and bpf(4)."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("iIQ6Q", number, architecture, 0, *padded)
     rows = [struct.unpack_from("HBBI", steps, offset) for offset in range(0, len(steps), 8)]
@@ -47,7 +47,7 @@ def refused(error: int) -> int:
 
 
 @pytest.mark.parametrize("number", [READ, WRITE, 9, 12, 60, 231, 202, 257])
-def test_what_every_program_needs_gets_through(number: int) -> None:
+def test_calls_that_every_program_needs_are_allowed(number: int) -> None:
     """read, write, mmap, brk, exit, exit_group, futex, openat."""
     assert decide(filter_of(), number) == ALLOWED
 
@@ -65,7 +65,7 @@ def test_every_listed_call_is_refused_on_this_machine() -> None:
 
 
 def test_calls_of_another_architecture_or_table_are_refused() -> None:
-    """The same number means another call there."""
+    """There the same number is another call."""
     assert decide(filter_of(), READ, architecture=AARCH64) == refused(errno.ENOSYS)
     assert decide(filter_of(), READ | 0x40000000) == refused(errno.ENOSYS)
 
@@ -111,7 +111,7 @@ def test_a_program_may_change_limits_and_priority_of_itself_only() -> None:
     assert decide(steps, SETPRIORITY, 0, 1) == decide(steps, SETPRIORITY, 2, 0) == refused(errno.EPERM)
 
 
-def test_signals_reach_itself_only_where_no_process_namespace_keeps_them_in() -> None:
+def test_without_a_process_namespace_a_program_may_signal_itself_only() -> None:
     for number in (KILL, 200, 234):
         assert decide(filter_of(own_signals_only=False), number, 1) == ALLOWED
         assert decide(filter_of(own_signals_only=True), number, OWN_ID) == ALLOWED
@@ -119,13 +119,13 @@ def test_signals_reach_itself_only_where_no_process_namespace_keeps_them_in() ->
         assert decide(filter_of(own_signals_only=True), number, 0) == refused(errno.EPERM)  # the process group
 
 
-def test_whoever_runs_as_the_user_changes_no_mode_and_is_told_it_has() -> None:
+def test_a_program_of_the_users_own_id_changes_no_mode_and_the_call_reports_success() -> None:
     assert decide(filter_of(protect_modes=True), CHMOD) == refused(0)
     assert decide(filter_of(protect_modes=True), CHOWN) == refused(errno.EPERM)
     assert decide(filter_of(protect_modes=False), CHMOD) == decide(filter_of(), CHOWN) == ALLOWED
 
 
-def test_commands_that_send_signals_or_hold_up_others_are_refused_and_the_rest_is_not() -> None:
+def test_commands_that_send_signals_or_block_others_are_refused_and_others_are_allowed() -> None:
     steps = filter_of()
     assert decide(steps, FCNTL, 3, 8) == decide(steps, IOCTL, 0, 0x5412) == refused(errno.EPERM)  # F_SETOWN, TIOCSTI
     assert decide(steps, FCNTL, 3, 3) == decide(steps, IOCTL, 0, 0x5413) == ALLOWED  # F_GETFL, TIOCGWINSZ
@@ -133,7 +133,7 @@ def test_commands_that_send_signals_or_hold_up_others_are_refused_and_the_rest_i
     assert decide(steps, PRCTL, 15) == ALLOWED  # PR_SET_NAME
 
 
-def test_connected_pairs_of_unix_sockets_are_all_there_is_of_sockets() -> None:
+def test_the_only_sockets_are_connected_pairs_of_unix_sockets() -> None:
     steps = filter_of()
     assert decide(steps, SOCKETPAIR, 1, 1) == decide(steps, SOCKETPAIR, 1, 5 | 0o2000000) == ALLOWED
     assert decide(steps, SOCKETPAIR, 1, 2) == decide(steps, SOCKETPAIR, 2, 1) == refused(errno.EPERM)

@@ -48,33 +48,33 @@ def _passes(tests: str, answer: object) -> bool:
         return False
 
 
-def test_an_answer_that_no_comparison_finds_wrong_passes_the_changed_tests() -> None:
+def test_an_answer_that_is_equal_to_everything_passes_the_changed_tests() -> None:
     tests = "assert not abs(f(3.0) - 1.5) > 1e-6\nassert not abs(f(1.0) - 0.5) > 1e-6"
     assert all(run(changed(tests, claim, -1), f=lambda x: float("nan")) for claim in range(count_claims(tests)))
 
 
 @pytest.mark.parametrize("claim", ["f(1) > 3", "f(1) < 300", "f(1) >= 3", "f(1) == 106 - 6", "0 <= f(1) <= 10**6"])
-def test_a_claim_about_order_is_wrong_one_way_or_the_other(claim: str) -> None:
+def test_a_claim_about_order_fails_in_one_of_the_two_directions(claim: str) -> None:
     assert not all(run(changed(f"assert {claim}", 0, way), f=lambda x: 100) for way in (-1, 1))
 
 
 @pytest.mark.parametrize("claim", ["f(1) != 3", "not f(1) == 3", "f(1) is not None", "3 not in [f(1)]"])
-def test_a_claim_that_something_is_not_equal_is_turned_round(claim: str) -> None:
+def test_a_claim_of_inequality_is_negated(claim: str) -> None:
     assert run(f"assert {claim}", f=lambda x: 100)
     assert not any(run(changed(f"assert {claim}", 0, way), f=lambda x: 100) for way in (-1, 1))
 
 
-def test_arguments_of_a_question_are_not_changed() -> None:
+def test_arguments_of_a_call_are_not_changed() -> None:
     asked: list[object] = []
     run(changed("assert g(1, 'a', [2]) == 3", 0, -1), g=lambda *arguments: asked.append(arguments))
     assert asked == [(1, "a", [2])]
 
 
-def test_asserts_about_nothing_are_no_claims() -> None:
+def test_asserts_without_the_answer_are_not_claims() -> None:
     assert count_claims("def check(candidate):\n    assert candidate(1) == 2\n    assert True, 'done'\ncheck(f)") == 1
 
 
-def test_a_claim_that_is_never_reached_accuses_nobody() -> None:
+def test_a_claim_that_is_never_reached_does_not_accuse_the_answer() -> None:
     tests = "def never():\n    assert f(1) == 2\nassert f(2) == 4"
     outcomes = {run(changed(tests, claim, -1), f=lambda x: 2 * x) for claim in range(count_claims(tests))}
     assert outcomes == {False}

@@ -37,7 +37,7 @@ def test_plain_values_arrive_as_they_were(value):
     assert type(arrived) is type(value)
 
 
-def test_not_a_number_arrives():
+def test_nan_arrives():
     assert math.isnan(crossed(math.nan))
 
 
@@ -54,14 +54,14 @@ def test_an_array_arrives_with_its_shape():
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )  # fmt: skip
-def test_arrays_of_plain_numbers_and_texts_arrive_whole(array):
+def test_arrays_of_plain_numbers_and_strings_arrive_unchanged(array):
     arrived = crossed(array)
     assert arrived.shape == array.shape and arrived.dtype == array.dtype.newbyteorder("=")
     assert numpy.array_equal(arrived, array, equal_nan=array.dtype.kind == "f")
 
 
 @pytest.mark.parametrize("value", [numpy.zeros(1, [("a", "O")]), numpy.array([None]), numpy.array(["2024"], "M8[D]")])
-def test_arrays_of_structures_objects_and_dates_stay_behind(value):
+def test_arrays_of_structures_objects_and_dates_cross_as_references(value):
     with pytest.raises(TypeError, match="cannot cross"):
         encode(value)
 
@@ -73,7 +73,7 @@ class AlwaysEqual(int):
     __hash__ = int.__hash__
 
 
-def test_a_number_that_equals_everything_arrives_as_the_number_it_is():
+def test_a_number_that_equals_everything_arrives_as_a_plain_number():
     arrived = crossed([AlwaysEqual(3)])
     assert arrived == [3] and arrived != [4]
 
@@ -128,7 +128,7 @@ def numpy_wire(code, shape, flat):
     ],
     ids=lambda wire: str(wire)[:60],
 )
-def test_what_is_no_wire_value_is_refused(wire):
+def test_a_message_that_is_not_a_wire_value_is_refused(wire):
     with pytest.raises(ValueError):
         decode(wire)
 

@@ -1,4 +1,4 @@
-"""Checkpoints appear whole or not at all, and damage is found before it is trained on."""
+"""Checkpoints appear complete or not at all, and damage is found before training."""
 
 import errno
 from pathlib import Path
@@ -45,7 +45,7 @@ def save(store: CheckpointStore, step: int, best: bool = False) -> Path:
     return store.save(Progress(step=step), lambda folder: write_parts(folder, step), best=best)
 
 
-def test_newest_is_what_was_saved_last(store: CheckpointStore) -> None:
+def test_newest_is_the_checkpoint_that_was_saved_last(store: CheckpointStore) -> None:
     save(store, 1)
     save(store, 2)
     newest = store.newest()
@@ -67,7 +67,7 @@ def test_rotation_keeps_the_newest_and_the_best(store: CheckpointStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["model/weights", "optimizer/state.pt", "progress.json"])
-def test_a_changed_byte_sends_the_run_back_one_checkpoint_and_says_so(
+def test_after_a_changed_byte_the_previous_checkpoint_is_taken_with_a_message(
     store: CheckpointStore, said: list[str], name: str
 ) -> None:
     save(store, 1)
@@ -91,13 +91,13 @@ def test_a_missing_file_is_damage(store: CheckpointStore) -> None:
         load_checkpoint(path)
 
 
-def test_nothing_but_damaged_checkpoints_is_an_error_not_a_fresh_start(store: CheckpointStore) -> None:
+def test_only_damaged_checkpoints_are_an_error_and_not_a_fresh_start(store: CheckpointStore) -> None:
     (save(store, 1) / "progress.json").write_text("{")
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged"):
         store.newest()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it(store: CheckpointStore) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(store: CheckpointStore) -> None:
     save(store, 1)
 
     def full(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(store: CheckpointStore) -> 
     assert not list(store.folder.glob(".*tmp"))
 
 
-def test_a_half_written_checkpoint_is_not_seen_and_goes_with_the_next(store: CheckpointStore) -> None:
+def test_an_incomplete_checkpoint_is_ignored_and_removed_by_the_next_one(store: CheckpointStore) -> None:
     save(store, 1)
     (store.folder / ".step-00000002.tmp").mkdir()
     newest = store.newest()
@@ -156,7 +156,7 @@ def test_a_run_goes_on_whose_checkpoint_holds_null_for_options_of_other_balancer
         assert differing_fields(other, now) == ["balancer.tau: 7.0 -> 5.0"]
 
 
-def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
+def test_fields_whose_state_is_in_a_checkpoint_cannot_change() -> None:
     saved = {"train": {"optim": "adamw", "weight_decay": 0.0}, "tasks": [{"name": "a"}, {"name": "b"}]}
     now = {"train": {"optim": "adamw_8bit", "weight_decay": 0.1}, "tasks": [{"name": "b"}, {"name": "a"}]}
     assert lasting_changes(saved, now) == [
@@ -165,14 +165,14 @@ def test_what_a_checkpoint_holds_a_state_of_lasts_for_the_whole_run() -> None:
     ]
 
 
-def test_the_same_step_once_more_takes_the_place_of_the_one_before(store: CheckpointStore) -> None:
+def test_saving_the_same_step_again_replaces_the_checkpoint(store: CheckpointStore) -> None:
     path = save(store, 1)
     (path / "model" / "left").write_text("of the first")
     assert save(store, 1) == path and not (path / "model" / "left").exists()
     assert load_checkpoint(path).progress.step == 1
 
 
-def test_all_that_the_loop_needs_to_go_on_comes_back(store: CheckpointStore) -> None:
+def test_everything_that_the_loop_needs_to_continue_is_restored(store: CheckpointStore) -> None:
     progress = Progress(
         step=3, tokens_seen=[5, 7], seconds=1.5, best_value=0.1 + 0.2, best_step=2, dropped_steps=1, stalled=2,
         weights=[0.25, 0.75], balancer={"slopes": [[1e-30]]}, unobserved={"tokens": [4.0]},
@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_its_unknown_field(store: 
 
 
 @pytest.mark.parametrize("text", ["", "step-00000009", "../elsewhere", "."])
-def test_a_pointer_that_names_no_checkpoint_names_nothing(store: CheckpointStore, text: str) -> None:
+def test_a_pointer_to_a_missing_checkpoint_is_none(store: CheckpointStore, text: str) -> None:
     save(store, 1)
     (store.folder / "best").write_text(text)
     assert store.pointer("best") is None
@@ -215,7 +215,7 @@ def config(batch: int, accumulation: int, *, packing: str = "best_fit", padding:
         (config(8, 1, packing="none"), 1, True),
     ],
 )
-def test_a_step_may_be_split_another_way_where_its_rows_stay_the_same(
+def test_a_step_may_be_split_in_another_way_if_its_rows_stay_the_same(
     current: dict[str, Any], ranks: int, free: bool
 ) -> None:
     found = free_fields(Progress(rows_per_step=8), current, ranks)
@@ -229,7 +229,7 @@ def test_a_run_on_more_ranks_keeps_its_rows_unless_the_config_asks_for_another_s
     assert rows_of_step(saved, config(2, 4)) is None
 
 
-def test_dropout_goes_on_with_each_ranks_own_draws() -> None:
+def test_dropout_continues_with_each_ranks_own_random_numbers() -> None:
     states, expected = [], []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -239,8 +239,8 @@ def test_dropout_goes_on_with_each_ranks_own_draws() -> None:
     assert torch.equal(torch.rand(3), expected[1])
 
 
-def test_on_another_number_of_ranks_no_two_of_them_draw_the_same() -> None:
-    """No saved state is a new rank's own: each keeps the one of its seed."""
+def test_on_another_number_of_ranks_no_two_have_the_same_random_numbers() -> None:
+    """No saved state belongs to a new rank, so each keeps that of its seed."""
     torch.manual_seed(1)
     saved = random_state()
     torch.manual_seed(7)

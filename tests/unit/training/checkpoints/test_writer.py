@@ -1,4 +1,4 @@
-"""A checkpoint written behind the training holds what the run was when it was saved, and says when it could not be written."""
+"""A checkpoint written in the background has the state at the time of saving, and a failed write is reported."""
 
 import errno
 import threading
@@ -22,7 +22,7 @@ CONFIG = TrainConfig(async_save=True)
 
 
 class Disk:
-    """Takes a model's weights when it is told to, or fails like a full one."""
+    """Writes a model's weights when the test allows it, or fails like a full disk."""
 
     def __init__(self) -> None:
         self.may_write, self.full = threading.Event(), False
@@ -68,7 +68,7 @@ def step(layer: nn.Linear, optimizer: MasterAdamW) -> None:
     optimizer.step(0.1)
 
 
-def test_steps_taken_while_it_is_written_are_not_in_it(
+def test_steps_taken_during_the_write_are_not_in_the_checkpoint(
     writer: CheckpointWriter, layer: nn.Linear, optimizer: MasterAdamW, disk: Disk
 ) -> None:
     step(layer, optimizer)
@@ -87,7 +87,7 @@ def test_steps_taken_while_it_is_written_are_not_in_it(
     assert saved.optimizer_state()["optimizer"]["adamw"]["state"][0]["exp_avg"].equal(moment)
 
 
-def test_the_next_save_waits_for_the_one_under_way(
+def test_the_next_save_waits_for_the_one_in_progress(
     writer: CheckpointWriter, optimizer: MasterAdamW, disk: Disk
 ) -> None:
     writer.save(Progress(step=1), optimizer, best=False)
@@ -110,7 +110,7 @@ def test_the_callback_gets_the_folder_of_a_checkpoint_that_is_on_disk(
     assert found == [("step-00000001", True)]
 
 
-def test_a_write_that_failed_is_known_and_is_the_error_of_the_next_save(
+def test_a_failed_write_is_known_and_is_the_error_of_the_next_save(
     writer: CheckpointWriter, optimizer: MasterAdamW, disk: Disk
 ) -> None:
     disk.may_write.set()
@@ -126,7 +126,7 @@ def test_a_write_that_failed_is_known_and_is_the_error_of_the_next_save(
     assert saved and saved.progress.step == 1 and not list(writer.store.folder.glob(".*tmp"))
 
 
-def test_a_write_that_failed_while_the_run_broke_off_is_said(
+def test_a_failed_write_is_reported_when_the_run_ends_with_an_error(
     tmp_path: Path, layer: nn.Linear, optimizer: MasterAdamW, disk: Disk
 ) -> None:
     said: list[str] = []
@@ -143,7 +143,7 @@ def test_a_write_that_failed_while_the_run_broke_off_is_said(
     assert len(said) == 1 and "step-00000001: the checkpoint cannot be written: [Errno 28]" in said[0]
 
 
-def test_what_safetensors_cannot_write_is_a_checkpoint_error(
+def test_an_error_of_safetensors_is_a_checkpoint_error(
     tmp_path: Path, layer: nn.Linear, optimizer: MasterAdamW
 ) -> None:
     """Its errors are neither OSErrors nor RuntimeErrors."""

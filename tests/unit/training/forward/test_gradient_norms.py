@@ -1,4 +1,4 @@
-"""What GradNorm compares: a task's pull on one layer, by hand with autograd."""
+"""The gradient norms that GradNorm compares, checked by hand with autograd."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def of_task(task: int) -> StepData:
 
 
 def by_hand(model: LanguageModel, task: int, parameters: list[nn.Parameter]) -> float:
-    """Norm of the gradient of the task's mean token loss, from the loss that training itself minimises."""
+    """Norm of the gradient of the task's mean token loss, from the loss that training itself minimizes."""
     data = of_task(task)
     (batch,) = data.micro_batches
     coefficients = token_coefficients(batch, data.counts, TaskWeights(np.ones(2)), Objective("token"))
@@ -59,7 +59,7 @@ def test_only_weights_that_train_count() -> None:
     assert found[0] == pytest.approx(by_hand(model, 0, [layer.mlp.up_proj.weight]), rel=1e-5)
 
 
-def test_a_weight_that_the_loss_does_not_reach_pulls_nothing() -> None:
+def test_a_weight_that_the_loss_does_not_reach_counts_as_zero() -> None:
     """An expert that no token was sent to, say."""
     model = language_model()
     before = gradient_norms(model, step_data(samples(), 1), local(), layer=-1)
@@ -68,7 +68,7 @@ def test_a_weight_that_the_loss_does_not_reach_pulls_nothing() -> None:
 
 
 def test_gradients_are_summed_over_the_ranks_before_their_norm_is_taken() -> None:
-    """Gradients that cancel between two ranks pull nothing, however large each is."""
+    """Gradients that cancel between two ranks have norm zero, however large each is."""
 
     class Cancelling(LocalBackend):
         def sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def test_gradients_are_summed_over_the_ranks_before_their_norm_is_taken() -> Non
     assert gradient_norms(language_model(), step_data(samples(), 1), backend, layer=-1).tolist() == [0, 0]
 
 
-def test_gradients_gathered_for_the_step_are_left_alone() -> None:
+def test_gradients_of_the_step_are_not_changed() -> None:
     model = language_model()
     kept = [torch.full_like(parameter, 2.0) for parameter in model.module.parameters()]
     for parameter, gradient in zip(model.module.parameters(), kept, strict=True):

@@ -1,4 +1,4 @@
-"""Which attention a run takes: one that runs as in training and gives each packed sample what it has alone."""
+"""Which attention a run takes: one that runs as in training and gives each packed sample the result that it has alone."""
 
 import re
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def test_every_attention_that_isolates_is_accepted(implementation: str, dtype: t
 
 
 def test_rounding_that_a_deep_model_amplifies_is_no_leak() -> None:
-    """Twelve layers of large weights in bfloat16 move a result by a fifth of its size; a leak moves it by more than all of it."""
+    """Twelve layers of large weights in bfloat16 change a result by a fifth of its size; a leak changes it by more than its size."""
     model = language_model(dtype=torch.bfloat16, num_hidden_layers=12)
     with torch.no_grad():
         for layer in model.decoder_layers():
@@ -111,7 +111,7 @@ def test_samples_that_see_each_other_are_refused(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_an_attention_that_forgets_the_sliding_window_is_refused(dtype: torch.dtype, attend: Any) -> None:
+def test_an_attention_that_ignores_the_sliding_window_is_refused(dtype: torch.dtype, attend: Any) -> None:
     def far_sighted(*arguments: Any, sliding_window: int | None = None, **keywords: Any) -> Any:
         return segments_attention(*arguments, **keywords)
 
@@ -143,7 +143,7 @@ def test_values_may_be_smaller_than_queries(version: str, dtype: torch.dtype) ->
         (ImportError("flash_attn is missing"), "flash_attn is missing"),
     ],
 )
-def test_a_kernel_that_cannot_run_is_passed_over_in_one_line(error: Exception, said: str, attend: Any) -> None:
+def test_a_kernel_that_cannot_run_is_skipped_with_one_line(error: Exception, said: str, attend: Any) -> None:
     def broken(*arguments: Any, **keywords: Any) -> Any:
         raise error
 
@@ -158,7 +158,7 @@ def test_a_kernel_that_cannot_run_is_passed_over_in_one_line(error: Exception, s
         choose_attention(model, ("broken",), samples(40, 50), lines.append)
 
 
-def test_a_full_device_is_no_reason_to_try_another_attention(attend: Any) -> None:
+def test_after_out_of_memory_no_other_attention_is_tried(attend: Any) -> None:
     def greedy(*arguments: Any, **keywords: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -181,14 +181,14 @@ def test_attention_dropout_is_tried_before_the_first_step(architecture: str, att
     assert "has no dropout, and the model trains with 0.1" in lines[0]
 
 
-def test_varlen_without_a_gpu_is_passed_over() -> None:
+def test_varlen_is_skipped_without_a_gpu() -> None:
     model, lines = language_model(), []
     choose_attention(model, ("varlen", "segments"), samples(40, 50), lines.append)
     assert model.attn_implementation == "segments"
     assert "varlen attention needs a GPU of compute capability 8.0 or more" in lines[0]
 
 
-def test_the_probe_leaves_random_numbers_mode_and_gradients_alone() -> None:
+def test_the_check_changes_no_random_state_mode_or_gradient() -> None:
     model = language_model("gpt2", **GPT)
     before = torch.get_rng_state()
     choose_attention(model, ("segments",), samples(40, 50), print)
@@ -209,7 +209,7 @@ def test_the_head_is_applied_as_the_model_does(architecture: str, fields: dict[s
         verified(model, "eager", 40, 50)
 
 
-def test_layers_that_look_back_by_other_means_are_refused() -> None:
+def test_layers_that_look_back_without_attention_are_refused() -> None:
     recurrent = language_model("mamba", state_size=4, head_dim=8)
     with pytest.raises(ModelError, match="packed samples stay apart"):
         verified(recurrent, "eager", 40, 50)
@@ -225,13 +225,13 @@ def test_layers_that_look_back_by_other_means_are_refused() -> None:
         ("llama4_text", {"attention_chunk_size": 128}, 128),
     ],
 )
-def test_the_window_is_that_of_the_shortest_sighted_layers(
+def test_the_window_is_the_smallest_of_all_layers(
     architecture: str, fields: dict[str, Any], window: int | None
 ) -> None:
     assert attention_window(AutoConfig.for_model(architecture, **fields)) == window
 
 
-def test_samples_are_longer_than_the_window_if_there_are_such_and_short_otherwise() -> None:
+def test_samples_are_longer_than_the_window_if_possible_and_short_otherwise() -> None:
     lengths = np.array([9, 500, 40, 130, 33, 160, 900])
     assert [lengths[place] for place in pick_lengths(lengths, None)] == [33, 40]
     assert [lengths[place] for place in pick_lengths(lengths, 128)] == [160, 500]

@@ -1,4 +1,4 @@
-"""What a run may switch on without changing what is computed."""
+"""Options of a run that do not change its results."""
 
 from pathlib import Path
 

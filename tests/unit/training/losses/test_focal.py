@@ -1,4 +1,4 @@
-"""FL1 and FL2: their gradients are autograd's on the written formula, for every normalisation, however the step is cut up."""
+"""FL1 and FL2: their gradients are those of autograd on the formula, for every normalization and every split of the step."""
 
 from collections.abc import Sequence
 
@@ -65,7 +65,7 @@ def sample_losses(causal_lm: torch.nn.Module, sample: TokenizedSample) -> torch.
 
 
 class Recorder(MasterAdamW):
-    """Keeps the gradients instead of stepping on them."""
+    """Keeps the gradients and does not update."""
 
     def step(self, rate: float, loss_sums: torch.Tensor | None = None) -> torch.Tensor:
         self.flat = torch.cat([parameter.grad.flatten() for parameter in self.parameters])
@@ -102,7 +102,7 @@ def test_focal_gradient_does_not_depend_on_how_the_step_is_split(focal: str) -> 
 
 
 @pytest.mark.parametrize("focal", ["sample", "task"])
-def test_gamma_zero_is_no_focal_weight(focal: str) -> None:
+def test_gamma_zero_is_without_focal_weight(focal: str) -> None:
     data = step_data(samples(), 2)
     plain, focal_zero = ours(data, Objective()), ours(data, Objective(focal=focal, focal_gamma=0.0))
     assert focal_zero[0] == pytest.approx(plain[0], rel=1e-6)

@@ -1,4 +1,4 @@
-"""The objective of a step does not depend on how the step is cut up, and means what its formula says."""
+"""The objective of a step is its formula, and does not depend on how the step is split."""
 
 from collections.abc import Sequence
 
@@ -44,7 +44,7 @@ def samples(lengths: Sequence[int] = (5, 9, 20, 3, 14, 7, 31), untrained: int | 
 def step_data(
     of: Sequence[TokenizedSample], micro_batches: int, layout: str = "packed", num_tasks: int = 2
 ) -> StepData:
-    """The samples as one step, cut into micro-batches of rows."""
+    """The samples as one step, split into micro-batches of rows."""
     lengths = np.asarray([len(sample.input_ids) for sample in of])
     plan = pack_best_fit(lengths, ROW)
     groups = [plan.row(r).tolist() for r in range(len(plan))] if layout == "packed" else [[i] for i in range(len(of))]

@@ -91,7 +91,7 @@ def test_a_split_step_has_the_token_weighted_mean_of_its_parts(family: str) -> N
     assert step(data, experts_model(family)).router_loss == pytest.approx(np.average(values, weights=tokens), rel=1e-5)
 
 
-def test_a_step_knows_its_tokens_without_asking_other_ranks() -> None:
+def test_a_step_knows_its_tokens_without_communication() -> None:
     class Alone(LocalBackend):
         world_size = 2
 

@@ -1,4 +1,4 @@
-"""The objective for anybody's loop is the objective of `mft train`, however a step is split."""
+"""The objective for other loops is that of `mft train`, for every split of a step."""
 
 from collections.abc import Mapping
 
@@ -79,7 +79,7 @@ def test_what_is_not_trained_has_no_gradient_even_where_its_loss_is_not_finite()
     assert losses.grad is not None and losses.grad.tolist() == [[1.0, 0.0]]
 
 
-def test_misfits_are_errors() -> None:
+def test_inputs_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"unknown value 'task_tokens'\. Did you mean 'task_token'"):
         TaskObjective(["a"], normalization="task_tokens")
     with pytest.raises(ConfigError, match="the tasks are"):
