@@ -1,7 +1,7 @@
-"""What a verb tells while it works: lines, through `logging`, and how far it has come, for a progress bar.
+"""The messages of a verb while it works: lines through `logging`, and calls that move a progress bar.
 
-Of several processes rank 0 tells. Nothing is printed here: the command line prints the lines and draws the bars, and a script
-that calls a verb gets the lines from `logging.basicConfig(level=logging.INFO)`.
+Only rank 0 sends messages. Nothing is printed here: the command line prints the lines and draws the bars, and a script that calls a
+verb gets the lines with `logging.basicConfig(level=logging.INFO)`.
 """
 
 import logging
@@ -11,36 +11,36 @@ from typing import Protocol
 LOGGER = logging.getLogger("mftcoder")
 LOGGER.addHandler(logging.NullHandler())  # without a handler, Python would print warnings itself
 REPEATED = logging.getLogger("mftcoder.progress")
-"""Lines that say what a progress bar shows: a handler that draws the bar leaves them out."""
+"""Lines with the same content as a progress bar: a handler that draws the bar omits them."""
 
 
 class OnProgress(Protocol):
-    """Told how far a verb has come: `done` of `total` (None if unknown), and a note such as `12/40 pass`."""
+    """Called when a verb makes progress: `done` of `total` (None if unknown), and a note such as `12/40 pass`."""
 
     def __call__(self, title: str, done: float, total: float | None, note: str = "") -> None:
-        """Draw it, or not."""
+        """Show the progress."""
         ...
 
 
 def no_progress(title: str, done: float, total: float | None, note: str = "") -> None:
-    """The `OnProgress` of somebody who does not watch."""
+    """An `OnProgress` that shows nothing."""
 
 
 def say(line: str) -> None:
-    """Tell one line."""
-    _tell(LOGGER, logging.INFO, line)
+    """Log one line."""
+    _log(LOGGER, logging.INFO, line)
 
 
 def warn(line: str) -> None:
-    """Tell one line that a person should act on."""
-    _tell(LOGGER, logging.WARNING, line)
+    """Log a warning: one line that the user should act on."""
+    _log(LOGGER, logging.WARNING, line)
 
 
 def say_progress(line: str) -> None:
-    """Tell one line that a progress bar shows too."""
-    _tell(REPEATED, logging.INFO, line)
+    """Log one line with the same content as a progress bar."""
+    _log(REPEATED, logging.INFO, line)
 
 
-def _tell(logger: logging.Logger, level: int, line: str) -> None:
+def _log(logger: logging.Logger, level: int, line: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         logger.log(level, "%s", line, stacklevel=3)

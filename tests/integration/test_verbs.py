@@ -136,7 +136,7 @@ def changed(model: Any) -> Any:
     ("overrides", "change", "problem"),
     [
         ([], changed, r"has other weights than .*: model\.layers\.1\.mlp\.up_proj\.weight\. Save it"),
-        ([], lambda model: model.bfloat16(), "model.dtype: float32: the model that is given is in bfloat16"),
+        ([], lambda model: model.bfloat16(), "model.dtype: float32: the given model is in bfloat16"),
         (["backend=fsdp2"], lambda model: model, "backend.name: fsdp2: shares a model out"),
     ],
 )

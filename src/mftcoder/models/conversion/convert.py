@@ -141,26 +141,27 @@ def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path, *, 
     shard: dict[str, Tensor] = {}
     weight_map: dict[str, str] = {}
     total = 0
-
-    def flush() -> None:
-        file_name = f"model-{len(set(weight_map.values())) + 1:05}.safetensors"
-        save_file(shard, out / file_name, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file_name))
-        shard.clear()
-
     for tensor in tensors:
         parts = _parts(tensor, tensor.read(), recipe)
         size = sum(part.nbytes for part in parts.values())
         if shard and sum(held.nbytes for held in shard.values()) + size > shard_bytes:
-            flush()
+            weight_map |= _save_part(shard, out, len(set(weight_map.values())) + 1)
+            shard = {}
         shard |= {name: part.contiguous().clone() for name, part in parts.items()}
         total += size
     if weight_map:
-        flush()
+        weight_map |= _save_part(shard, out, len(set(weight_map.values())) + 1)
         write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     else:
         save_file(shard, out / WHOLE, metadata={"format": "pt"})
     write_json(out / "config.json", recipe.config)
+
+
+def _save_part(tensors: dict[str, Tensor], out: Path, number: int) -> dict[str, str]:
+    """Write one of several weight files; returns the name of the file for each tensor."""
+    file_name = f"model-{number:05}.safetensors"
+    save_file(tensors, out / file_name, metadata={"format": "pt"})
+    return dict.fromkeys(tensors, file_name)
 
 
 def _copy_settings(folder: Path, out: Path) -> None:

@@ -175,13 +175,19 @@ class InputGroup:
     whose output still waits when the group is called on another tensor leaves the group, because it has another input.
     """
 
+    layers: list[Any]
+    _waiting: list[Tensor | None]
+    _input: Tensor | None
+    _state: tuple[Any, ...]
+
     def __init__(self, layers: Sequence[Any]):
+        self._take(layers)
+
+    def _take(self, layers: Sequence[Any]) -> None:
+        """Make these the layers of the group, without waiting outputs."""
         self.layers = list(layers)
         for place, layer in enumerate(self.layers):
             layer.group, layer.place = self, place
-        self._waiting: list[Tensor | None]
-        self._input: Tensor | None
-        self._state: tuple[Any, ...]
         self._forget()
 
     def _forget(self) -> None:
@@ -216,8 +222,7 @@ class InputGroup:
     def _let_go(self) -> None:
         """Remove the layers whose outputs are waiting from the group."""
         waited = [layer for layer in self.layers if self._waiting[layer.place] is not None]
-        self.layers = [layer for layer in self.layers if self._waiting[layer.place] is None]
-        self.__init__(self.layers)  # type: ignore[misc]
+        self._take([layer for layer in self.layers if self._waiting[layer.place] is None])
         for layer in waited:
             InputGroup([layer])
 

@@ -1,7 +1,7 @@
-"""A model and a tokenizer that the caller has loaded already, taken in place of those that a config names.
+"""Use a model and a tokenizer that the caller has already loaded, instead of those in the config.
 
-A run writes the name of its base model, not its weights, wherever an adapter is trained over it. So a model that is given is
-compared with the files of that name, tensor by tensor: another one would be exported as what it was not.
+With an adapter, a run stores the name of its base model, not its weights. So a given model is compared with the files of that name,
+tensor by tensor; otherwise the export could merge the adapter into other weights than those that it was trained over.
 """
 
 import shutil
@@ -23,16 +23,14 @@ from mftcoder.models.loading.resolve import local_folder
 
 
 def check_settings(model: Any, config: ModelConfig) -> None:
-    """ModelError if a model that is given is not as the config's model section says."""
+    """ModelError if a given model contradicts the config's model section."""
     problems = []
     if config.quantization is not None:
-        problems.append(
-            f"model.quantization: {config.quantization}: a model that is given is trained as it is; set it to null"
-        )
+        problems.append(f"model.quantization: {config.quantization}: a given model is not quantized; set it to null")
     if (found := {parameter.dtype for parameter in model.parameters()}) != {DTYPES[config.dtype]}:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
         problems.append(
-            f"model.dtype: {config.dtype}: the model that is given is in {names}; set it, or convert the model"
+            f"model.dtype: {config.dtype}: the given model is in {names}; change the setting, or convert the model"
         )
     if problems:
         raise ModelError(*problems)
@@ -50,13 +48,13 @@ def check_same_weights(model: Any, config: ModelConfig) -> None:
     )
     if different:
         raise ModelError(
-            f"the model that is given has other weights than {name}, which the run would name as its base: "
+            f"the given model has other weights than {name}, which the run would store as its base: "
             f"{listed(different)}. Save it with save_pretrained, and name that folder in model.model_name_or_path"
         )
 
 
 def _stored(files: list[Path]) -> dict[str, Path]:
-    """Tensor -> the file that holds it; none for pickled files."""
+    """Name of each tensor -> its file."""
     found: dict[str, Path] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
@@ -65,7 +63,7 @@ def _stored(files: list[Path]) -> dict[str, Path]:
 
 
 def _by_storage(model: Any) -> list[tuple[list[str], Tensor]]:
-    """Each weight with all its names: tied weights have several, of which a file holds one."""
+    """Each weight with all its names; tied weights have several, and a file has only one of them."""
     weights: dict[int, tuple[list[str], Tensor]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
         weights.setdefault(id(weight), ([], weight))[0].append(name)
@@ -79,17 +77,19 @@ def _equal(path: Path, name: str, weight: Tensor) -> bool:
 
 
 def take(model: Any, *, attn_implementation: str, device: torch.device | str) -> Any:
-    """The model as `load_model` gives one: on the device, without a key-value cache, in evaluation mode."""
+    """The model in the state that `load_model` gives: on the device, without a key-value cache, in evaluation mode."""
     try:
         model.set_attn_implementation(attn_implementation)
     except (ValueError, ImportError) as error:
-        raise ModelError(f"{type(model).__name__} cannot take attention '{attn_implementation}': {error}") from error
+        raise ModelError(
+            f"{type(model).__name__} does not support attention '{attn_implementation}': {error}"
+        ) from error
     model.config.use_cache = False
     return model.to(device).eval()
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> Tokenizer:
-    """Write a transformers tokenizer to `folder` and read it as a run does. ModelError if another one lies there."""
+    """Write a transformers tokenizer to `folder` and load it as a run does. ModelError if the folder holds another one."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"tokenizer: {type(tokenizer).__name__} has no tokenizer.json; load it with use_fast=True")
     with TemporaryDirectory() as temporary:
@@ -99,5 +99,5 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> Tokenizer:
             shutil.copytree(temporary, new, dirs_exist_ok=True)
     saved = load_tokenizer(str(folder))
     if saved.fingerprint != given.fingerprint:
-        raise ModelError(f"{folder}: holds another tokenizer than the one that is given. Choose another output_dir")
+        raise ModelError(f"{folder}: holds another tokenizer than the given one. Choose another output_dir")
     return saved
