@@ -113,7 +113,18 @@ def test_the_optimizer_reads_and_writes_whole_vectors() -> None:
 @pytest.mark.parametrize("file", ["test_adamw_triton.py", "test_cross_entropy_triton.py"])
 def test_kernels_equal_their_twins_in_the_interpreter(file: str) -> None:
     """The tests for a GPU, on the CPU; the interpreter must be chosen before triton is imported."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", f"tests/gpu/{file}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "filterwarnings=",
+        f"tests/gpu/{file}",
+    ]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:]
