@@ -36,9 +36,9 @@ INTRODUCTION = """# Configuration
 
 This page is made from the code by `make docs`.
 
-A config is a YAML or JSON file of nested sections. What is not given has its default; an unknown key is an error that
-says what may have been meant. Every field can be set on the command line: `mft train my.yaml train.learning_rate=1e-4
-tasks.repair.weight=2`. `mft validate my.yaml` checks a config without training.
+A config is a YAML or JSON file with nested sections. A field that is left out has its default. An unknown key is an error that suggests
+the right one. Every field can be set on the command line: `mft train my.yaml train.learning_rate=1e-4 tasks.repair.weight=2`.
+`mft validate my.yaml` checks a config without training.
 
 ```yaml
 model: HuggingFaceTB/SmolLM2-135M-Instruct   # short for model: {model_name_or_path: ...}
@@ -171,9 +171,9 @@ the products are emulated (`tests/unit/kernels`). `make gpu` measures the speed 
 
 PUBLISHED = """## The published MFTCoder JSON
 
-`mft train config.json` takes the flat config of the published MFTCoder as it is, and `mft convert-config config.json`
-prints it in the form above. A key that is left out has its published default, shown here. Overrides may use these keys too.
-The chat template is the one that the published code trains; [data.md](data.md#templates) says which that is for which model.
+`mft train config.json` reads the flat config of the published MFTCoder unchanged. `mft convert-config config.json` prints it in the form
+above. A key that is left out has its published default, which this table shows. Overrides can use these keys too. The chat template is the
+one that the published code trains; [data.md](data.md#templates) says which one that is for which model.
 """
 
 
