@@ -1,1 +1,1 @@
-"""The verbs: one file a sub-command of `mft`. Each is called by the command line and calls the rooms."""
+"""The verbs: one file per command of `mft`. The command line calls a verb, and a verb calls the packages."""

@@ -1,8 +1,8 @@
 """`mft demo`: the whole journey on a real model of 135M parameters, in a quarter of an hour on two cores.
 
-Goes in: an empty folder (or that of a demo that was stopped). Comes out: mined data and an exam of code that is not in it, a trained
-run, the merged model, scores of base and tuned model, report.html. Every stage is the command a user would type, run as a process of
-its own and printed; a stage that is done is not run again. Nothing here knows how a stage works.
+The folder gets mined data, an exam of code that is not in the data, a trained run, the merged model, the scores of the base and the
+tuned model, and report.html. Every stage is a command that a user could type: it is printed and runs as a process of its own. A stage
+that is done is not run again. This file knows the commands, not how they work.
 """
 
 import shlex
@@ -40,13 +40,13 @@ TASKS = ("complete_function", "write_function", "write_docstring", "repair_funct
 KINDS = ("complete", "write", "repair", "test")  # of problems in the exam
 MOST_PROBLEMS = 80  # of a kind
 ANSWER_TOKENS = 200
-OVERHEAD = 60  # seconds of training that are no steps (loading, validating), of export and of the report
+OVERHEAD = 60  # seconds for loading, validation, export and the report
 GO_ON = "`mft demo` with the same --out goes on from here."
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of `mft`. It starts anew, without what it `owns`, when the command or its `settings` are others than last time."""
+    """One command of `mft`. If the command or its `settings` differ from last time, what it `owns` is removed and it runs again."""
 
     title: str
     text: str
@@ -56,12 +56,12 @@ class Stage:
 
     @property
     def by_hand(self) -> str:
-        """What a user types to do the same."""
+        """The command as a user types it."""
         return shlex.join(["python" if self.command[0] == "-c" else "mft", *self.command])
 
 
 class Demo:
-    """The folder of a demo, with a note of what is done in it."""
+    """The folder of a demo, with notes of the finished stages."""
 
     def __init__(self, out: Path, console: Console):
         self.out, self.console = out, console
@@ -72,12 +72,12 @@ class Demo:
         self._count = 0
 
     def note(self, key: str, value: Any) -> None:
-        """Remember something over a restart."""
+        """Keep a note for the time after a restart."""
         self.notes[key] = value
         write_json(self._notes, self.notes)
 
     def run(self, stage: Stage, *, capture: bool = False) -> str:
-        """Run the stage unless it is done; returns what it printed on standard output, if that is captured."""
+        """Run the stage unless it is done. Returns its standard output if that is captured."""
         self._count += 1
         key = f"{self._count}. {stage.title}"
         self.console.rule(f"[bold]{key}", align="left")
@@ -97,7 +97,7 @@ class Demo:
         return output
 
     def _forget_from(self, number: int, stage: Stage) -> None:
-        """Another command than last time: what it made then and what followed from that is stale."""
+        """Remove the results of another command than this one, and all results that depend on them."""
         self.notes = {key: note for key, note in self.notes.items() if not _is_stage(key) or _number(key) < number}
         for path in stage.owns:
             if path.is_dir():
@@ -106,13 +106,13 @@ class Demo:
                 path.unlink(missing_ok=True)
 
     def seconds(self) -> float:
-        """What the stages up to the last one that ran took together, also where they ran before a restart."""
+        """The time of all stages up to the last one that ran, including stages before a restart."""
         done = [note for key, note in self.notes.items() if _is_stage(key) and _number(key) <= self._count]
         return sum(note.get("seconds", 0.0) for note in done)
 
 
 def demo(out: Path, *, minutes: float) -> None:
-    """Run the demo in `out`, or go on where it was. Fewer than MOST_STEPS are trained if they do not fit into `minutes`."""
+    """Run the demo in `out`, or continue it. It trains fewer than MOST_STEPS if they do not fit into `minutes`."""
     console = Console()
     demo = Demo(out, console)
     with terminate_as_interrupt():
@@ -180,7 +180,7 @@ def training_stages(out: Path, config: str) -> list[Stage]:
 
 
 def scoring_stages(out: Path, name: str, source: str) -> list[Stage]:
-    """Let a model sit the exam."""
+    """Let a model answer the exam."""
     folder = out / "scores" / name
     exam = ("--data-dir", str(out / "exam"), "--limit", str(MOST_PROBLEMS))
     options = ("--mode", "chat", "--name", name, "--max-new-tokens", str(ANSWER_TOKENS), "--batch-size", "48")
@@ -197,7 +197,7 @@ def scoring_stages(out: Path, name: str, source: str) -> list[Stage]:
 
 
 def metrics_files(out: Path, name: str) -> list[Path]:
-    """Where `mft evaluate` puts a model's scores."""
+    """The metrics files of a model."""
     return [out / "scores" / name / f"metrics_exam-{kind}_{name}.json" for kind in KINDS]
 
 
@@ -210,7 +210,7 @@ def report_stage(out: Path) -> Stage:
 
 
 def config_text(out: Path, model: str, steps: int) -> str:
-    """recipes/demo.yaml, which lies beside this module, with this folder, this model and this number of steps."""
+    """The config of the demo (demo.yaml, beside this file) with this folder, this model and this number of steps."""
     raw = read_config_file(Path(str(files("mftcoder.app") / "demo.yaml")))
     for name in raw["tasks"]:
         for field, file in (("files", "train.jsonl"), ("validation", "valid.jsonl")):
@@ -224,21 +224,21 @@ def config_text(out: Path, model: str, steps: int) -> str:
 
 
 def step_seconds(probe: Path) -> float:
-    """Seconds of a step, the first one, which warms up, left out."""
+    """Seconds per step, without the first one, which warms up."""
     return statistics.median(seconds for _, seconds in series(read_run(probe).train, "seconds")[1:])
 
 
 def steps_for(available: float, seconds: float) -> int:
-    """How many steps of `seconds` each fit into the seconds available, MOST_STEPS at most, a multiple of the validations."""
+    """How many steps of `seconds` each fit into the available time: at most MOST_STEPS, and a multiple of the validation interval."""
     fitting = max(MIN_STEPS, min(MOST_STEPS, int(available / seconds)))
     return fitting - fitting % VALIDATIONS
 
 
 def run_process(stage: Stage, *, capture: bool) -> str:
-    """Run the stage's command. What it prints goes to the screen, or, if captured, is shown and returned.
+    """Run the command of the stage. Its output goes to the screen; if it is captured, it is printed and returned.
 
-    A failure is an MftError that names the command; on Ctrl-C and SIGTERM the process may save before Interrupted is raised. Where
-    this process is killed, the command is told to save and stop.
+    A failure is an MftError that names the command. On Ctrl-C and SIGTERM the process may save before Interrupted is raised. If
+    this process is killed, the command saves and stops.
     """
     arguments = [*(() if stage.command[0] == "-c" else ("-m", "mftcoder")), *stage.command]
     process = subprocess.Popen(
@@ -278,7 +278,7 @@ def terminate_as_interrupt() -> Iterator[None]:
 
 
 def print_outcome(demo: Demo) -> None:
-    """The losses and scores before and after, in plain words too, and where the pictures are."""
+    """Print the losses and scores before and after, what they mean, and where the report is."""
     summary = read_json(demo.out / "run" / "summary.json")
     changes = read_changes([path for name in ("base", "tuned") for path in metrics_files(demo.out, name)])
     demo.console.rule("[bold]Before and after", align="left")
@@ -294,7 +294,7 @@ def print_outcome(demo: Demo) -> None:
 
 
 def loss_table(validation: dict[str, dict[str, float | None]]) -> Table:
-    """A row a task: validation loss before and after."""
+    """One row per task: validation loss before and after."""
     table = Table("validation loss", box=box.SIMPLE_HEAD)
     for title in ("before", "after", "change"):
         table.add_column(title, justify="right")
@@ -306,7 +306,7 @@ def loss_table(validation: dict[str, dict[str, float | None]]) -> Table:
 
 
 def exam_table(changes: Sequence[Change]) -> Table:
-    """A row a kind of problem: what is solved before and after, by running it."""
+    """One row per kind of problem: the fraction solved before and after."""
     table = Table("solved, by running it", box=box.SIMPLE_HEAD)
     for title in ("problems", "before", "after", "points (95% interval)", "p"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -319,7 +319,7 @@ def exam_table(changes: Sequence[Change]) -> Table:
 
 
 def verdict(changes: Sequence[Change]) -> str:
-    """Which kinds of problems the tuned model solves more or fewer of than chance may give, and which it does not."""
+    """For which kinds of problems the change is larger than chance may give, and for which it is not."""
     groups = {
         "More solved than chance may give": [c.task for c in changes if c.is_more_than_chance and c.value > 0],
         "Fewer solved than chance may give": [c.task for c in changes if c.is_more_than_chance and c.value < 0],

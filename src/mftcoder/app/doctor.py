@@ -1,6 +1,6 @@
-"""`mft doctor`: what this machine has, and for each lack what it means and how to mend it. Changes nothing.
+"""`mft doctor`: what this machine has. For each thing that is missing: what that means and how to get it. Changes nothing.
 
-Nothing that is missing is an error: the exit code is 0 as long as the examination itself works.
+A missing thing is not an error: the exit code is 0 as long as the examination itself works.
 """
 
 import importlib.metadata
@@ -36,7 +36,7 @@ State = Literal["ok", "note", "lack"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `meaning` says what its absence costs, `remedy` what to type; both empty where all is well."""
+    """The result for one thing. `meaning` says what its absence costs, `remedy` what to type. Both are empty if all is well."""
 
     area: str
     name: str
@@ -47,7 +47,7 @@ class Finding:
 
 
 def doctor(*, as_json: bool = False) -> list[Finding]:
-    """Examine and print; the findings are also returned."""
+    """Examine and print. The findings are also returned."""
     findings = [finding for area, examine in EXAMINATIONS.items() for finding in _safely(area, examine)]
     if as_json:
         print(orjson.dumps([asdict(finding) for finding in findings], option=orjson.OPT_INDENT_2).decode())
@@ -57,7 +57,7 @@ def doctor(*, as_json: bool = False) -> list[Finding]:
 
 
 def _safely(area: str, examine: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of one area; an examination that fails is a finding too, so that one odd machine shows the rest."""
+    """The findings of one area. A failed examination is a finding too, so the other areas are still shown."""
     try:
         yield from examine()
     except Exception as error:
@@ -135,7 +135,7 @@ def _fp8(device: "torch.device") -> Finding:
 
 
 def _cpu_flags() -> str:
-    """`bf16` and friends of the CPU, where the system tells them."""
+    """The flags of the CPU, such as `bf16`, if the system reports them."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
@@ -163,7 +163,7 @@ def _attention() -> Iterator[Finding]:
 
 
 def _newer_attention(device: "torch.device") -> Iterator[Finding]:
-    """The best FlashAttention after 2 that is installed, or each that could be."""
+    """The best FlashAttention newer than 2 that is installed; if there is none, each that could be."""
     from mftcoder.kernels import flash
 
     lacks = [(version, flash.lack_of(version)) for version in flash.versions_for(device)]

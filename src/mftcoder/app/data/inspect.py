@@ -1,7 +1,7 @@
-"""`mft inspect`: samples as the model will see them, token by token, the trained ones in colour.
+"""`mft inspect`: samples as the model will see them, token by token, with the trained tokens in colour.
 
-Shows what is in the store, so template, truncation and trained spans are those of the training. Without colour trained tokens
-stand in [brackets], the others end at ¦. Needs no torch.
+It shows the prepared store, so template, truncation and trained spans are those of the training. Without colour, trained tokens
+stand in [brackets] and the others end with ¦. Needs no torch.
 """
 
 from rich.console import Console
@@ -15,7 +15,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
-_TRAINED = ("black on green", "black on bright_green")  # two shades, so that neighbouring tokens can be told apart
+_TRAINED = ("black on green", "black on bright_green")  # two shades, to tell neighbouring tokens apart
 _SEEN = ("default", "dim")
 
 
@@ -52,7 +52,7 @@ def _legend(console: Console) -> Text:
 
 
 def render_tokens(tokenizer: Tokenizer, sample: TokenizedSample, *, colour: bool) -> Text:
-    """All tokens of a sample, the last target included. Tokens that end in a line break end the line."""
+    """All tokens of a sample, including the last target. A token that ends with a line break ends the line."""
     ids = [*sample.input_ids.tolist(), int(sample.targets[-1])]
     trained = [False, *(sample.targets != IGNORED).tolist()]
     text = Text()
@@ -66,13 +66,13 @@ def render_tokens(tokenizer: Tokenizer, sample: TokenizedSample, *, colour: bool
 
 
 def _marked(shown: str, trained: bool) -> str:
-    """A token between marks on one line; the line breaks in it follow, one of them, behind the mark."""
+    """A token between its marks on one line, followed by one line break if the token contains any."""
     body = shown.replace("\n", "↵")
     return (f"[{body}]" if trained else f"{body}¦") + "\n" * ("\n" in shown)
 
 
 def _pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    """The text of each token. A character that several tokens share comes with the last of them, `·` with the others."""
+    """The text of each token. A character that several tokens share is shown with the last of them; the others show `·`."""
     pieces: list[str] = []
     waiting: list[int] = []
     for token in ids:

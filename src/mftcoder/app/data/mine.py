@@ -1,7 +1,7 @@
-"""`mft data mine`: a folder of Python code in, one folder of chat_rounds JSONL a task out, plus `mining.json` with every count.
+"""`mft data mine`: read a folder of Python code, and write one folder of chat_rounds JSONL per task and `mining.json` with all counts.
 
-`OUT/<task>/train.jsonl` and `valid.jsonl` are written atomically; the same folder, seed and options give the same bytes. With an
-exam folder, functions are run in the sandbox: `exam.jsonl` is written there, and `OUT` gets the task `write_asserts` too.
+`OUT/<task>/train.jsonl` and `valid.jsonl` are written atomically. The same folder, seed and options give the same bytes. With an
+exam folder, functions are also run in the sandbox: it gets `exam.jsonl`, and `OUT` gets the task `write_asserts`.
 """
 
 import itertools
@@ -73,7 +73,7 @@ def _check(source: Path, options: MiningOptions) -> None:
 
 
 def _examine(mined: Mined, options: MiningOptions, on_progress: OnProgress) -> list[Record]:
-    """Run the functions, add to `mined` what that gives, and return the exam's problems."""
+    """Run the functions, add their examples to `mined`, and return the problems of the exam."""
     done = itertools.count(1)
     with open_pool() as pool:
         ran = run_functions(
@@ -88,7 +88,7 @@ def _examine(mined: Mined, options: MiningOptions, on_progress: OnProgress) -> l
 
 
 def fair_problems(problems: Sequence[Record], pool: Pool, skips: Counter[str]) -> list[Record]:
-    """The problems whose own solution passes and whose worthless answers all fail; `skips` counts the others."""
+    """The problems whose own solution passes while all worthless answers fail. `skips` counts the others."""
     keys: dict[str, list[str]] = {}  # problem -> its own solution, then the worthless answers
     programs: dict[str, Program] = {}
     for benchmark in (exam.benchmark_of(kind, problems, "the exam") for kind in exam.KINDS):
@@ -116,7 +116,7 @@ def _write(mined: Mined, source: Path, out: Path, options: MiningOptions, exam_k
             path = out / name / file
             if records:
                 write_jsonl(path, records)
-            else:  # an empty file would be an error where it is read
+            else:  # reading an empty file is an error
                 path.unlink(missing_ok=True)
     write_json(
         out / "mining.json",

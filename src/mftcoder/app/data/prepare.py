@@ -1,6 +1,6 @@
-"""`mft prepare`: records -> the store that training reads, and what was found in them.
+"""`mft prepare`: tokenize all records into the store that training reads, and count them.
 
-`mft train` makes the same store when it is not there yet; preparing first shows the numbers, and the errors, sooner.
+`mft train` makes the same store if there is none. Preparing first shows the counts and the errors earlier.
 Needs no torch.
 """
 
@@ -21,9 +21,9 @@ class PreparedData:
     store: Store
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a task, ready for a DataFrame: its counts, its packed rows, and how full they are.
+        """One row per task for a DataFrame: its counts, its packed rows, and how full they are.
 
-        `row_fill` is a fraction; None where rows are as long as their batch's longest, so that there is no one number.
+        `row_fill` is a fraction. It is None if the length of a row depends on its batch (padding: dynamic).
         """
         return [
             {"task": name, **asdict(counts), **self._packed(task)}
@@ -38,5 +38,5 @@ class PreparedData:
 
 
 def prepare(config: RunConfig, *, on_progress: OnProgress = no_progress) -> PreparedData:
-    """Make or find the store. DataError with all bad records."""
+    """Make or find the store. DataError lists all bad records."""
     return PreparedData(config, prepare_with_progress(config, on_progress))

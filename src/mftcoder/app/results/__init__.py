@@ -1,1 +1,1 @@
-"""Verbs that hand on what was trained."""
+"""Verbs that export and report what was trained."""

@@ -1,6 +1,6 @@
-"""`mft export`: the model of a run as a folder that any library loads (`verify.py` checks such a folder).
+"""`mft export`: write the model of a run as a folder that any library loads (`verify.py` checks such a folder).
 
-Comes out: merged safetensors, config, tokenizer, chat template, model card, checksums; the folder appears only when it is whole.
+The folder holds merged safetensors, config, tokenizer, chat template, model card and checksums. It appears only when it is complete.
 """
 
 from pathlib import Path
@@ -31,10 +31,10 @@ def export(
     compare: bool = True,
     as_trained: bool = False,
 ) -> Path:
-    """Write the model of `run` into the new folder `out`, and return `out`; in `dtype` (bfloat16, float32; default the run's own).
+    """Write the model of `run` into the new folder `out` and return `out`. `dtype` is bfloat16 or float32 (default: the run's own).
 
-    An adapter trained over a base in 4 or 8 bits is merged into the original weights, or, `as_trained`, into what the bits stood for;
-    `compare` says what that changed.
+    An adapter that was trained over a base in 4 or 8 bits is merged into the original weights, or with `as_trained` into the
+    dequantized ones. `compare` reports how that changes the predictions.
     """
     run, out = Path(run), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -64,7 +64,7 @@ def export(
 
 
 def _drift(source: ModelSource, merged: Path) -> Drift:
-    """What the merge changed; the two models are loaded one after the other."""
+    """How the merge changed the predictions. The two models are loaded one after the other."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     before = predictions(source.load(device=device, dtype=source.dtype(), as_trained=True), source.tokenizer)
     model = load_folder(
@@ -88,7 +88,7 @@ def _say_drift(source: ModelSource, drift: Drift | None, *, as_trained: bool) ->
 
 
 def _template(source: ModelSource, data: DataConfig) -> Template | None:
-    """The run's template; None for a run on plain text with a tokenizer that has none."""
+    """The template of the run. None if the tokenizer has none and the run trained on plain text."""
     try:
         return load_template(data, source.tokenizer)
     except ConfigError:
@@ -100,7 +100,7 @@ def _template(source: ModelSource, data: DataConfig) -> Template | None:
 def model_card(
     source: ModelSource, run: Path, name: str, drift: Drift | None = None, *, as_trained: bool = False
 ) -> str:
-    """README.md: what the model was made from, on what, how, and what it reached."""
+    """The text of README.md: base model, data, settings and losses."""
     config = source.run
     assert config is not None and source.checkpoint is not None
     base = config.model.model_name_or_path
@@ -117,7 +117,7 @@ def model_card(
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, or {} where there is none: a card is written from what there is."""
+    """The JSON object in `path`, or {} if there is none: the card is written without it."""
     try:
         content = read_json(path)
     except DataError:
@@ -139,7 +139,7 @@ def _front_matter(base: str) -> str:
 
 
 def _task_table(config: RunConfig, data: dict[str, Any], summary: dict[str, Any]) -> str:
-    """Per task its data and its validation losses at the first, the last and the exported step."""
+    """For each task its data, and its validation losses at the first, the last and the best step."""
     losses = summary.get("validation") or {}
     rows = [
         "| task | weight | samples | trained tokens | loss before | loss after | best |",

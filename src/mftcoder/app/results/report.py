@@ -1,4 +1,4 @@
-"""`mft report`: run folders and metrics files in, report.html and report.md out. Trains nothing, scores nothing."""
+"""`mft report`: write report.html and report.md from run folders and metrics files. Trains nothing, scores nothing."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from mftcoder.reporting.scores import find_metrics, read_scores
 def report(
     paths: Sequence[Path], *, out: Path | None = None, metrics: Sequence[Path] = (), data_dir: Path | None = None
 ) -> Path:
-    """Write the page of the runs among `paths`; returns its path. JSON files among them count as metrics files.
+    """Write the page of the runs among `paths` and return its path. JSON files among them count as metrics files.
 
-    Without any metrics file, those in the run folders are taken. `out` is the HTML file; the Markdown lies beside it. Answers are
-    shown where the questions can be had without a network: from `data_dir`, or out of the package.
+    Without any metrics file, those in the run folders are used. `out` is the HTML file; the Markdown file lies beside it. Answers are
+    shown if the problems can be read without a network: from `data_dir` or from the package.
     """
     folders = [path for path in paths if path.suffix != ".json"]
     given = [*metrics, *(path for path in paths if path.suffix == ".json")]

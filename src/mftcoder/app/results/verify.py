@@ -1,4 +1,4 @@
-"""`mft export --verify`: is a model folder still what was exported? Needs no torch."""
+"""`mft export --verify`: compare a model folder with its checksums. Needs no torch."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from mftcoder.models.files.manifest import verify
 
 
 def verify_folder(folder: Path) -> None:
-    """ModelError that names every file that is not as it was written."""
+    """Raise a ModelError that names every file that has changed since the export."""
     problems = verify(folder)
     if problems:
         raise ModelError(*problems)

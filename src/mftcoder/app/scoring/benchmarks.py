@@ -1,7 +1,6 @@
-"""`mft benchmarks`: every task with its size, language, licence, and whether its data and its toolchain are here.
+"""`mft benchmarks`: list every benchmark with its size, language and licence, and whether its data and its toolchain are here.
 
-Goes in: a data folder, or none. Comes out: a table on standard output, and below it once what is missing and how to get it. Downloads
-and runs nothing.
+Below the table stands what is missing and how to get it. Downloads and runs nothing.
 """
 
 from collections import Counter
@@ -20,7 +19,7 @@ _TITLES = ("task", "language", "size", "licence", "data", "tools")
 
 
 def list_benchmarks(data_dir: Path | None, pattern: str | None = None) -> None:
-    """Print the tasks whose name holds `pattern`, then what is missing, then the groups."""
+    """Print the benchmarks whose name contains `pattern`, then what is missing, then the groups."""
     if data_dir is not None and not data_dir.is_dir():
         raise BenchmarkError(f"{data_dir}: no such folder")
     chosen = {name: task for name, task in sorted(all_tasks().items()) if not pattern or pattern in name}
@@ -42,7 +41,7 @@ def _row(name: str, task: Task, data_dir: Path | None) -> tuple[str, ...]:
 
 
 def data_state(task: Task, data_dir: Path | None) -> str:
-    """Where the data would come from, in a word."""
+    """Where the data would come from, in one word."""
     if task.source is None:
         return "package"
     if data_dir is not None:
@@ -56,13 +55,13 @@ def _repositories(tasks: Iterable[Task]) -> list[str]:
 
 
 def _missing_files(tasks: Iterable[Task], data_dir: Path) -> list[str]:
-    """Each file once, however many tasks read it."""
+    """Each file once, even if several benchmarks read it."""
     sources = [task.source for task in tasks if task.source]
     return list(dict.fromkeys(source.path for source in sources if not source.local_file(data_dir)))
 
 
 def _missing_tools(tasks: Iterable[Task]) -> list[str]:
-    """How to get the tools of each language that lacks some, once."""
+    """For each language with missing tools: how to get them."""
     languages = [LANGUAGES[name] for name in dict.fromkeys(task.language for task in tasks)]
     return [
         f"{language.title}: {', '.join(missing)}. {language.install}"

@@ -1,7 +1,4 @@
-"""Which engine writes the completions, opened on a model.
-
-Goes in: what the user asked for, a model source. Comes out: an engine, ready. vLLM is taken where it is installed and can read the model.
-"""
+"""Choose the engine that writes the completions, and open it on a model. vLLM is chosen if it is installed and can read the model."""
 
 import importlib.util
 from typing import Any
@@ -17,12 +14,12 @@ from mftcoder.models.loading.load import stop_tokens
 from mftcoder.registry import ENGINES
 from mftcoder.training.backends.process_group import launched_processes
 
-_BATCH_SIZES = {"vllm": 256}  # its cache is paged: rows cost what they use
+_BATCH_SIZES = {"vllm": 256}  # its cache is paged: a row takes only the memory that it uses
 _BATCH_SIZE = 16
 
 
 def engine_name(wanted: str, source: ModelSource, *, device: str, as_trained: bool) -> str:
-    """`wanted`, or for "auto" vllm where it is installed and can run this model here, else transformers; ConfigError if it cannot be had."""
+    """`wanted`, or for "auto" vllm if it can run this model here, else transformers. ConfigError if `wanted` cannot be used."""
     if wanted not in ("auto", "vllm"):
         ENGINES.load(wanted)
         return wanted
@@ -59,9 +56,9 @@ def open_engine(
     as_trained: bool,
     end_token: str | None = None,
 ) -> Engine:
-    """The engine `name` with the model loaded. `template` is a chat's: its end ends a text, and it brings its own BOS token.
+    """The engine `name` with the model loaded. With a chat `template`, the template's end token ends a text and the engine adds no BOS.
 
-    `end_token` ends a text too, beside the model's own.
+    `end_token` also ends a text, besides the model's own EOS tokens.
     """
     ends = set(stop_tokens(source.weights, source.tokenizer))
     if end_token is not None:
@@ -82,7 +79,7 @@ def open_engine(
 
 
 def end_token_id(source: ModelSource, end_token: str) -> int:
-    """The id of a token that the user named; ConfigError if the tokenizer has none of this text."""
+    """The id of a token that the user named. ConfigError if the tokenizer has no such token."""
     found = source.tokenizer.backend.token_to_id(end_token)
     if found is None:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""`mft evaluate`: generations files in, scores out. Needs no model and no torch.
+"""`mft evaluate`: run the answers in generations files and score them. Needs no model and no torch.
 
-Goes in: generations files and where the benchmark's data is. Comes out: `metrics_{task}_{model}.json` with every problem's
-results, and `results_{task}_{model}.jsonl`, the journal a stopped run goes on from. Runs programs through execution.pool only.
+Writes `metrics_{task}_{model}.json` with the results of every problem, and `results_{task}_{model}.jsonl`, the journal from which a
+stopped evaluation continues. Programs run only through execution.pool.
 """
 
 import os
@@ -45,12 +45,12 @@ class Score:
     model: str
     scores: tuple[PassAtK, ...]  # () if a program could not be judged
     metrics_path: Path
-    unjudged: int = 0  # programs whose sandbox failed for a reason that is not the answer's
+    unjudged: int = 0  # programs whose sandbox failed, not because of the answer
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One file with what belongs to it."""
+    """One generations file with its benchmark and its answers."""
 
     path: Path
     benchmark: Benchmark
@@ -61,11 +61,11 @@ class _Work:
 
     @property
     def name(self) -> str:
-        """Of the files that are written: `{task}_{model}`."""
+        """Part of the names of the files that are written: `{task}_{model}`."""
         return f"{self.benchmark.name}_{self.model}"
 
     def programs(self) -> dict[str, Assembled]:
-        """`problem#sample` to program, or to the result of an answer that is none."""
+        """`problem#sample` -> its program, or the result of an answer that contains no program."""
         answers = {
             f"{problem.id}#{sample}": (problem, answer)
             for problem, answers in zip(self.benchmark.problems, self.answers, strict=True)
@@ -75,10 +75,10 @@ class _Work:
 
 
 class Scores(list[Score]):
-    """What an evaluation gives: a Score a file."""
+    """The result of an evaluation: one Score per file."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a score, ready for a DataFrame: task, model, k, value, low, high, problems, samples_per_problem."""
+        """One row per score for a DataFrame: task, model, k, value, low, high, problems, samples_per_problem."""
         return [
             {"task": score.task, "model": score.model, **asdict(estimated)}
             for score in self
@@ -89,10 +89,10 @@ class Scores(list[Score]):
 def evaluate(
     files: str | Path | Sequence[str | Path], *, on_progress: OnProgress = no_progress, **options: Any
 ) -> Scores:
-    """Score every generations file; all files are read and checked before the first program runs.
+    """Score every generations file. All files are read and checked before the first program runs.
 
-    `options` are the fields of EvaluateOptions. UnjudgedError at the end if a program could not be judged: its file has no score
-    then; the error holds all scores.
+    `options` are the fields of EvaluateOptions. If a program could not be judged, its file has no score, and UnjudgedError is raised
+    at the end; the error holds all scores.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     chosen = EvaluateOptions(**options)
@@ -122,13 +122,13 @@ def _evaluate_here(paths: Sequence[Path], options: EvaluateOptions, on_progress:
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the evaluation as Ctrl-C does, with nothing left running and no folder left behind."""
+    """SIGTERM ends the evaluation as Ctrl-C does, and leaves no process and no folder behind."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(_GO_ON, requeue=True)
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread can handle signals
         return
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -138,7 +138,7 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 def _refuse_equal_names(work: Sequence[_Work]) -> None:
-    """BenchmarkError for two files whose results would be written over each other."""
+    """Raise an error if two files would write the same results file."""
     first: dict[Path, Path] = {}
     problems = []
     for item in work:
@@ -153,7 +153,7 @@ def _refuse_equal_names(work: Sequence[_Work]) -> None:
 
 
 def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions, _: OnProgress) -> list[Score]:
-    """The same command within a container, on files mounted read-only; its lines are told, its metrics files read."""
+    """Run the same command in a container, with the files mounted read-only. Log its lines and read its metrics files."""
     engine = container_engine()
     if engine is None:
         raise ExecutionError(
@@ -163,7 +163,7 @@ def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions, _: O
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as done:
         for line in done.stderr or ():
             say(line.rstrip())
-    if done.returncode in (125, 127):  # the engine's own failures
+    if done.returncode in (125, 127):  # the container engine failed
         raise ExecutionError(f"{engine} could not run the image {container.IMAGE}. Build it with: {container.BUILD}")
     if done.returncode not in (0, UnjudgedError.exit_code):
         raise ExecutionError(
@@ -173,7 +173,7 @@ def _evaluate_in_container(paths: Sequence[Path], options: EvaluateOptions, _: O
 
 
 def _read_score(path: Path, options: EvaluateOptions) -> Score:
-    """The score in the metrics file that an evaluation of `path` has written."""
+    """The score in the metrics file of an evaluated `path`."""
     task = options.task or task_of(path, tasks())
     assert task is not None, "the evaluation has found its task"
     model = model_of(path, task)
@@ -193,7 +193,7 @@ def container_command(engine: str, paths: Sequence[Path], options: EvaluateOptio
     mounts = [container.Mount(path, f"/in/{path.name}") for path in paths] + [
         container.Mount(out, "/out", writable=True)
     ]
-    own_secret()  # so that there is a key, with which the journal of a stopped run counts in the next container
+    own_secret()  # makes the key without which the next container would not trust the journal of a stopped one
     if (key := cache_root() / KEY_FILE).is_file():
         mounts.append(container.Mount(key, f"{container.CACHE}/{KEY_FILE}"))
     arguments = ["evaluate", *(f"/in/{path.name}" for path in paths), "--out", "/out", "--sandbox", "auto"]
@@ -252,14 +252,14 @@ def _evaluate_file(work: _Work, pool: Pool, options: EvaluateOptions, on_progres
 
 
 def _circumstances(work: _Work, pool: Pool) -> dict[str, Any]:
-    """What a result depends on beside the program and its limits."""
+    """What a result depends on besides the program and its limits."""
     return {"data": work.benchmark.source, **work.benchmark.family.notes, "sandbox": pool.level}
 
 
 def _run(
     assembled: dict[str, Assembled], journal: Journal, pool: Pool, limits: Limits, on_progress: OnProgress, title: str
 ) -> dict[str, ExecutionResult]:
-    """All results; those the journal knows are not run again, and equal programs run once."""
+    """All results. Programs with a result in the journal do not run again, and equal programs run once."""
     programs = {key: program for key, program in assembled.items() if isinstance(program, Program)}
     prints = {key: program.fingerprint for key, program in programs.items()}
     known = {key: journal.known[key, prints[key]] for key in programs if (key, prints[key]) in journal.known}
@@ -301,7 +301,7 @@ def _with_progress(
 def _metrics(
     work: _Work, results: dict[str, ExecutionResult], pool: Pool, k: Sequence[int]
 ) -> tuple[tuple[PassAtK, ...], dict[str, Any]]:
-    """Scores, and what the metrics file holds. A score counts every problem and sample: if one could not be judged there is none."""
+    """The scores, and the content of the metrics file. There is no score unless every sample of every problem could be judged."""
     rows: list[dict[str, Any]] = []
     for problem, answers in zip(work.benchmark.problems, work.answers, strict=True):
         statuses = [results[f"{problem.id}#{sample}"].status for sample in range(len(answers))]

@@ -1,8 +1,7 @@
-"""`mft generate`: a model's answers to benchmarks, all tasks in one run, resumable to the sample.
+"""`mft generate`: write a model's answers to benchmarks, all benchmarks in one run. A stopped run continues at the next sample.
 
-Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
-(a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`. Where
-a launcher started several processes, each generates a part of the samples, and rank 0 merges them.
+Each benchmark gets `generations_{task}_{model}.json` (one list of samples per problem), `settings_{task}_{model}.json`, and the journal
+`completions_...jsonl`. If a launcher started several processes, each rank answers a part of the prompts, and rank 0 merges them.
 """
 
 import re
@@ -39,12 +38,12 @@ from mftcoder.models.export.source import ModelSource, find_source, loaded_sourc
 from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
 from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
 
-_PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others
+_PATIENCE = 7 * 24 * 3600  # seconds that a rank waits for the other ranks
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One benchmark with what is done of it."""
+    """One benchmark with its prompts and its journal."""
 
     benchmark: Benchmark
     asking: Asking
@@ -58,13 +57,13 @@ class _Task:
         return f"{self.benchmark.name}\0{problem_id}"
 
     def waiting(self, rank: int, processes: int) -> list[Prompt]:
-        """This process's prompts without an answer, with ids that are unique in the run."""
+        """The prompts of this rank that have no answer yet, with ids that name their benchmark."""
         mine = self.prompts[rank::processes]
         todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
         return [replace(prompt, problem_id=self.run_id(prompt.problem_id)) for prompt in todo]
 
     def write(self) -> Path:
-        """The generations file and its settings, in problem order."""
+        """Write the generations file, in the order of the problems, and the settings file."""
         answers: dict[str, list[str]] = {}
         for prompt in self.prompts:
             answers.setdefault(prompt.problem_id, []).append(self.journal.answers[prompt.problem_id, prompt.sample])
@@ -93,10 +92,10 @@ def generate(
     on_progress: OnProgress = no_progress,
     **options: Any,
 ) -> list[Path]:
-    """Write a model's answers to `tasks` (benchmarks or groups): a generations file each, whose paths are returned.
+    """Write a model's answers to `tasks` (benchmarks or groups of them), and return the paths of the generations files.
 
     `model` is a model folder, a Hub id, a .gguf file, a run folder, or a model of transformers that is loaded already, with its
-    `tokenizer`. `options` are the fields of GenerateOptions. On other ranks than rank 0 no path is returned. Interrupted keeps what is done.
+    `tokenizer`. `options` are the fields of GenerateOptions. Other ranks than rank 0 return no paths. After Interrupted, finished samples are kept.
     """
     named = (tasks,) if isinstance(tasks, str) else tuple(tasks)
     chosen = preset_options(preset, {**options, "tasks": named}) if preset else GenerateOptions(named, **options)
@@ -113,7 +112,7 @@ def generate(
 
 
 def _check_loaded(tokenizer: Any, options: GenerateOptions) -> None:
-    """ConfigError for what is missing beside a model that is loaded, and for options that come too late for it."""
+    """ConfigError for a loaded model without tokenizer or name, and for options that only act while a model is loaded."""
     problems = [] if options.name else ["name: a model that is loaded needs one, for the names of the files"]
     if tokenizer is None:
         problems.append("tokenizer: a model that is loaded needs its tokenizer")
@@ -132,7 +131,7 @@ def _check_loaded(tokenizer: Any, options: GenerateOptions) -> None:
 
 @contextmanager
 def _loaded(model: Any, tokenizer: Any, name: str) -> Iterator[ModelSource]:
-    """The source of a loaded model, which is in evaluation mode as long."""
+    """The source of a loaded model. The model is in evaluation mode inside the block."""
     was_training = model.training
     model.eval()
     try:
@@ -143,7 +142,7 @@ def _loaded(model: Any, tokenizer: Any, name: str) -> Iterator[ModelSource]:
 
 
 def _check_sampling(options: GenerateOptions) -> None:
-    """ConfigError for settings of sampling that greedy decoding does not follow."""
+    """ConfigError without a benchmark, or for sampling settings that greedy decoding ignores."""
     problems = []
     if not options.tasks:
         problems.append("--task: no benchmark is named, and no --preset")
@@ -171,8 +170,8 @@ def _generate_on_all_ranks(source: ModelSource, options: GenerateOptions, on_pro
 def _generate(
     source: ModelSource, options: GenerateOptions, process: _Rank, device: str, on_progress: OnProgress
 ) -> list[Path]:
-    """What one process does."""
-    rank, processes = process.rank, process.processes
+    """The work of one rank."""
+    rank, processes = share.rank, share.processes
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     if source.loaded is not None:
         device = str(source.loaded.device)
@@ -189,7 +188,7 @@ def _generate(
         try:
             if len(waiting) < total:
                 say(f"{total - len(waiting):,} of {total:,} samples are already done")
-            if waiting:  # no model is loaded if nothing is
+            if waiting:  # otherwise no model needs to be loaded
                 writer = open_engine(
                     engine,
                     source,
@@ -234,7 +233,7 @@ def _check_effect(source: ModelSource, options: GenerateOptions) -> None:
 
 
 def _tell_preset(preset: Preset, source: ModelSource, options: GenerateOptions) -> None:
-    """Tell what the preset stands for; ConfigError if a submission may not have this model's name."""
+    """Log the settings of the preset. ConfigError if a submission cannot have this model's name."""
     name = _file_name(source, options)
     if model_of_folder(f"{FOLDER_PREFIX}{name}") is None:
         raise ConfigError(
@@ -257,7 +256,7 @@ def _write(task: _Task) -> Path:
 
 
 def _template(source: ModelSource, options: GenerateOptions) -> Template:
-    """The template asked for, else the one the run was trained with, else the tokenizer's own."""
+    """The template in the options, else the one of the run, else the tokenizer's own."""
     data = source.run.data if source.run else DataConfig()
     if options.template:
         data = DataConfig(chat_template=options.template)
@@ -294,7 +293,7 @@ def _file_name(source: ModelSource, options: GenerateOptions) -> str:
 def _settings(
     benchmark: Benchmark, source: ModelSource, template: Template | None, engine: str, options: GenerateOptions
 ) -> dict[str, Any]:
-    """All that shapes the answers; a journal made with other settings is not gone on from."""
+    """Everything that shapes the answers. A journal with other settings is not continued."""
     asking = options.asking(benchmark.name)
     return {
         "task": benchmark.name,
@@ -328,7 +327,7 @@ _SHAPES_OUTPUT = (
 
 
 def _weights_fingerprint(source: ModelSource) -> str:
-    """A hash of the content of weights, adapter and their configs; that of a large file is remembered."""
+    """A hash of the content of weights, adapter and their configs. The hashes of large files are cached."""
     if source.loaded is not None:
         return _tensors_fingerprint(source.loaded)
     folders = [folder for folder in (source.weights, source.adapter) if folder]
@@ -358,8 +357,8 @@ def _prompts(
 
 
 def _answer(tasks: Sequence[_Task], completions: Iterator[Completion]) -> None:
-    """Keep each completion as it comes, and say how many prompts had no room for an answer."""
-    by_run_id = {task.run_id(problem.id): (task, problem) for task in tasks for problem in task.benchmark.problems}
+    """Write each completion to its journal, and warn of prompts that left no room for an answer."""
+    by_name = {task.benchmark.name: task for task in tasks}
     full: Counter[str] = Counter()
     for completion in completions:
         task, problem = by_run_id[completion.problem_id]

@@ -1,6 +1,6 @@
-"""The options of `generate` and `evaluate`, each declared once: the verbs take them as keywords, the commands as flags.
+"""The options of `generate` and `evaluate`, each declared once: verbs take them as keywords, commands as flags.
 
-Standard library only, so that the command line can show the defaults at once.
+Imports only the standard library, so that `mft --help` stays fast.
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class GenerateOptions:
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.max_length)
 
     def asking(self, task: str) -> "Asking":
-        """How this task is put to the model."""
+        """How the prompts of this benchmark are built."""
         from mftcoder.benchmarks.presets import PRESETS
         from mftcoder.benchmarks.problem import Asking
 
@@ -94,7 +94,7 @@ _SET_BY_PRESET = ("mode", "prefix", "suffix", "template", "n_samples", "temperat
 
 
 def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
-    """The options of preset `name` with what the user typed: `given` may choose all that the preset leaves open."""
+    """The options of preset `name` together with the `given` ones, which may set everything that the preset leaves open."""
     from mftcoder.benchmarks.catalogue import expand
     from mftcoder.benchmarks.presets import PRESETS
     from mftcoder.errors import ConfigError
@@ -147,7 +147,7 @@ class EvaluateOptions:
 
 
 def _make_paths(options: object, *names: str) -> None:
-    """Texts in these fields become paths."""
+    """Turn strings in these fields into paths."""
     for name in names:
         value = getattr(options, name)
         if value is not None:

@@ -1,7 +1,6 @@
-"""`mft submit`: a folder of generations in, the zip a leaderboard takes out, or every reason why it would be refused.
+"""`mft submit`: check a folder of generations and pack it into the zip that the leaderboard accepts, or list every problem.
 
-Goes in: `generations_{model}/` or, to check, a zip. Comes out: `generations_{model}.zip`, and on standard output the scores
-beside the published baseline where `mft evaluate` has written metrics. Generates and runs nothing.
+If `mft evaluate` has written metrics, the scores are printed beside the published baseline. Generates and runs nothing.
 """
 
 from pathlib import Path
@@ -16,7 +15,7 @@ from mftcoder.reporting.terminal import print_table
 
 
 def submit(folder: Path, out: Path | None, metrics: Path | None) -> Path:
-    """Check and pack; MftError with every problem, and nothing written, if it would be refused."""
+    """Check and pack. If the submission would be refused, write nothing and raise an MftError with every problem."""
     if not folder.is_dir():
         raise BenchmarkError(f"{folder}: no such folder")
     review = review_folder(folder)
@@ -45,7 +44,7 @@ def _report(review: Review) -> None:
 
 
 def _print_scores(model: str, *folders: Path) -> None:
-    """The thirteen scores and their mean, or a line that says how to get them."""
+    """Print the thirteen scores and their mean, or how to get them."""
     scores = {task: score for task in GROUPS[GROUP] if (score := _score(task, model, folders)) is not None}
     if not scores:
         Console(stderr=True).print(

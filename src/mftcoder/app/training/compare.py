@@ -1,8 +1,8 @@
-"""`mft compare`: the same data and budget under several balancers and seeds, and each task alone; one table of all of it.
+"""`mft compare`: train with several balancers and seeds on the same data and budget, and each task alone; write one table.
 
-Every run is a `mft train` of its own in a folder below output_dir, with a config that is fixed when the comparison starts, so that editing
-the file meanwhile does not mix two comparisons. One that was cut short goes on where it stopped: finished runs are kept, a
-started one resumes from its checkpoint. Writes compare.json, compare.md and compare.html.
+Every run is a `mft train` process with a folder of its own below output_dir. Its config is fixed when the comparison starts, so later
+edits of the file do not change it. A stopped comparison continues: finished runs are kept, and a started run resumes from its
+checkpoint. Writes compare.json, compare.md and compare.html.
 """
 
 import json
@@ -40,7 +40,7 @@ EVERY_RUN = (
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One `mft train` to be. `method` is None for a single-task run."""
+    """One planned `mft train`. `method` is None for a single-task run."""
 
     name: str
     method: str | None
@@ -56,13 +56,13 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How several methods did on the same data."""
+    """The results of several methods on the same data."""
 
     results: tuple[MethodResult, ...]
     page: Path  # compare.html; compare.md and compare.json lie beside it
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a method, ready for a DataFrame: means over the seeds, and each task's losses against training it alone."""
+        """One row per method for a DataFrame: means over the seeds, and the losses of each task against training it alone."""
         return [_row(result) for result in self.results]
 
 
@@ -85,10 +85,10 @@ def compare(
     jobs: int = 1,
     command: str | None = None,
 ) -> Comparison:
-    """Train the same data under each balancer and seed, in the runs that are missing, `jobs` at a time; write the comparison.
+    """Train with each balancer and seed on the same data, `jobs` runs at a time, and write the comparison. Finished runs are kept.
 
-    A balancer may have options: `coba:update_interval=10`. `alone` trains each task by itself too. `command` is what the page
-    says it was made by.
+    A balancer may have options: `coba:update_interval=10`. With `alone`, each task is also trained by itself.
+    `command` is shown on the page as what made it.
     """
     if config.train.eval_strategy == "no":
         raise ConfigError("train.eval_strategy: a comparison needs validation; give steps or epoch")
@@ -108,7 +108,7 @@ def compare(
 
 
 def plan(base: RunConfig, balancers: Sequence[str], seeds: Sequence[int], *, alone: bool) -> list[PlannedRun]:
-    """Every run, seeds outermost, so that a comparison cut short has whole seeds. ConfigError lists all misfits."""
+    """Every run, ordered by seed, so that a stopped comparison has complete seeds. ConfigError lists all problems."""
     total_steps, steps_of_task = budget(base) if alone else (0, {})
     planned: list[PlannedRun] = []
     problems: list[str] = []
@@ -153,7 +153,7 @@ def _number_or_text(value: str) -> Any:
 
 
 def _check_validation(config: RunConfig) -> None:
-    """ConfigError names every task whose runs would have no validation loss to compare."""
+    """ConfigError names every task without validation rows, whose losses could not be compared."""
     rows = zip(config.task_names, ValidationLoader(prepare_store(config), config).rows_of_task, strict=True)
     problems = [
         f"tasks.{name}: has no validation rows, which a comparison needs for every task" for name, n in rows if not n
@@ -163,14 +163,14 @@ def _check_validation(config: RunConfig) -> None:
 
 
 def budget(config: RunConfig) -> tuple[int, dict[str, int]]:
-    """Steps of the mixed run, and for each task the steps in which a run of its own sees as many of its rows."""
+    """Steps of the mixed run, and for each task the steps after which a run on that task alone has seen as many of its rows."""
     loader = TrainLoader(prepare_store(config), config)
     shares = zip(config.task_names, loader.task_fractions, strict=True)
     return loader.total_steps, {name: max(1, round(share * loader.total_steps)) for name, share in shares if share}
 
 
 def alone_overrides(config: RunConfig, task: str, steps: int, total_steps: int) -> list[str]:
-    """One task by itself: as many validations as the mixed run has, the warm-up in proportion, fixed weights."""
+    """Overrides for a run on one task: as many validations as the mixed run, warm-up in proportion, fixed weights."""
     shorter = steps / total_steps
     section = next(entry for entry in config.tasks if entry.name == task).model_dump(mode="json")
     own = [
@@ -188,7 +188,7 @@ def alone_overrides(config: RunConfig, task: str, steps: int, total_steps: int) 
 
 
 def _run(run: PlannedRun, place: str) -> None:
-    """Train, or find it trained. The output goes to compare.log in the run's folder."""
+    """Train unless it is done. The output goes to compare.log in the run folder."""
     label = f"{place} {run.folder.name}"
     if _is_finished(run):
         say(f"{label}: there already")

@@ -1,20 +1,16 @@
-"""`mft convert-config`: a published flat MFTCoder JSON (or any config) in, the nested YAML out, on stdout.
-
-The result is validated before it is printed, so what comes out is a config that `mft train` takes. Writes no file.
-"""
+"""`mft convert-config`: a published flat MFTCoder JSON (or any config) as nested YAML. Writes no file."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from mftcoder.config.load import parse_config, read_config, yaml_text
+from mftcoder.log import warn
 
 
-def convert_config(config: Path, overrides: Sequence[str] = ()) -> None:
-    """Print the YAML form of `config`; warnings go to stderr, problems are a ConfigError."""
+def convert_config(config: Path, overrides: Sequence[str] = ()) -> str:
+    """The YAML form of `config`, which `mft train` accepts: it is validated. ConfigError lists all problems."""
     loaded = read_config(config, overrides)
     parse_config(loaded.nested, origin=str(config))
     for warning in loaded.warnings:
-        click.echo(f"warning: {config}: {warning}", err=True)
-    click.echo(yaml_text(loaded.nested), nl=False)
+        warn(f"warning: {config}: {warning}")
+    return yaml_text(loaded.nested)

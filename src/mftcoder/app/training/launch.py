@@ -1,7 +1,4 @@
-"""`mft train --nproc N`: start the processes of a run with torch's own elastic launcher, and end with their exit code.
-
-Goes in: how many processes, on how many machines, and the arguments of `mft train`. Trains nothing itself.
-"""
+"""`mft train --nproc N`: start the processes of a run with torch's elastic launcher, and exit with their exit code."""
 
 import os
 import signal
@@ -12,32 +9,32 @@ from dataclasses import dataclass
 from mftcoder.errors import REQUEUE_CODE, ConfigError
 
 SECONDS_TO_SAVE = "60"
-"""How long a stopped run may take for its checkpoint before its processes are killed; $TORCH_ELASTIC_SHUTDOWN_TIMEOUT wins."""
+"""Seconds that a stopped run has for its checkpoint before its processes are killed. $TORCH_ELASTIC_SHUTDOWN_TIMEOUT overrides it."""
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """How a run is spread."""
+    """How a run is distributed."""
 
     nproc: int
     """Processes on this machine."""
     nnodes: str = "1"
-    """Machines, or `least:most` for a run that goes on while machines come and go."""
+    """Number of machines, or `min:max` for a run that continues while machines join and leave."""
     rdzv: str | None = None
-    """host:port at which the machines meet; the same on each."""
+    """host:port where the machines meet, the same on each."""
     max_restarts: int = 0
-    """How often the run starts again by itself from its last checkpoint."""
+    """How many times the run restarts from its last checkpoint after a failure."""
 
 
 def launch(arguments: Sequence[str], options: LaunchOptions) -> None:
-    """Run `mft ARGUMENTS` on each process. Exits with the workers' code: 2 a mistake, 75 and 130 a stop after a clean save."""
+    """Run `mft ARGUMENTS` in each process. Exit with the workers' code: 2 for a mistake, 75 or 130 for a stop after a clean save."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     if options.nnodes != "1" and not options.rdzv:
         raise ConfigError("--nnodes: several machines need --rdzv host:port, the same on each, to find each other")
-    # Keys of the processes before a restart would otherwise be found by those after it.
+    # Otherwise restarted processes would find the keys of the processes before them.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", SECONDS_TO_SAVE)
     try:

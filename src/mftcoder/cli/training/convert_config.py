@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import shown
 from mftcoder.cli.options import config_arguments
 
 
@@ -18,4 +19,6 @@ def command(config: Path, overrides: tuple[str, ...]) -> None:
     """
     from mftcoder.app.training.convert_config import convert_config
 
-    convert_config(config, overrides)
+    with shown(stderr=True):
+        text = convert_config(config, overrides)
+    click.echo(text, nl=False)
