@@ -1,7 +1,8 @@
-"""`mft generate`: write a model's answers to benchmarks, all benchmarks in one run. A stopped run continues at the next sample.
+"""`mft generate`: a model's answers to benchmarks, all tasks in one run, resumable to the sample.
 
-Each benchmark gets `generations_{task}_{model}.json` (one list of samples per problem), `settings_{task}_{model}.json`, and the journal
-`completions_...jsonl`. If a launcher started several processes, each rank answers a part of the prompts, and rank 0 merges them.
+Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
+(a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`. Where
+a launcher started several processes, each generates a part of the samples, and rank 0 merges them.
 """
 
 import re
@@ -38,7 +39,7 @@ from mftcoder.models.export.source import ModelSource, find_source, loaded_sourc
 from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
 from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
 
-_PATIENCE = 7 * 24 * 3600  # seconds that a rank waits for the other ranks
+_PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class _Task:
         return f"{self.benchmark.name}\0{problem_id}"
 
     def waiting(self, rank: int, processes: int) -> list[Prompt]:
-        """The prompts of this rank that have no answer yet, with ids that name their benchmark."""
+        """This process's prompts without an answer, with ids that are unique in the run."""
         mine = self.prompts[rank::processes]
         todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
         return [replace(prompt, problem_id=self.run_id(prompt.problem_id)) for prompt in todo]
@@ -171,7 +172,7 @@ def _generate(
     source: ModelSource, options: GenerateOptions, process: _Rank, device: str, on_progress: OnProgress
 ) -> list[Path]:
     """The work of one rank."""
-    rank, processes = share.rank, share.processes
+    rank, processes = process.rank, process.processes
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     if source.loaded is not None:
         device = str(source.loaded.device)
@@ -358,7 +359,7 @@ def _prompts(
 
 def _answer(tasks: Sequence[_Task], completions: Iterator[Completion]) -> None:
     """Write each completion to its journal, and warn of prompts that left no room for an answer."""
-    by_name = {task.benchmark.name: task for task in tasks}
+    by_run_id = {task.run_id(problem.id): (task, problem) for task in tasks for problem in task.benchmark.problems}
     full: Counter[str] = Counter()
     for completion in completions:
         task, problem = by_run_id[completion.problem_id]
