@@ -17,7 +17,7 @@ LARGE = cache.REMEMBERED_FROM + 5
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were read in full, as they are read."""
+    """The list of files that are read in full."""
     read: list[str] = []
     digest = hashlib.file_digest
 
@@ -30,7 +30,7 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def write_large(path: Path, middle: bytes = b"one") -> Path:
-    """A large file that differs from another of its kind in the middle only, far from both ends; always with the same mtime."""
+    """A large file that differs from others only in the middle, far from both ends, with the same mtime."""
     before = path.stat().st_ctime_ns if path.exists() else 0
     while True:  # until the file system's clock has moved on
         with path.open("wb") as file:

@@ -14,7 +14,7 @@ from mftcoder.processes import follow_parent, following_environment, main_module
 
 @pytest.fixture
 def signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
-    """What this process sends itself."""
+    """The signals that this process sends to itself."""
     sent: list[signal.Signals] = []
     monkeypatch.setattr(signal, "raise_signal", sent.append)
     return sent
@@ -37,7 +37,7 @@ subprocess.run([sys.executable, "-c", sys.argv[1]], env=following_environment())
 
 
 def test_a_command_that_follows_gets_sigterm_when_its_parent_is_killed() -> None:
-    """The pipe is read to its end, which comes when both are gone."""
+    """The pipe is read to its end, which comes when both processes have ended."""
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     with parent, parent.stdout as lines:
@@ -56,7 +56,7 @@ def test_a_parent_that_has_already_ended_is_noticed(
 
 @pytest.fixture
 def own_prctl(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is asked of the kernel for the process of the tests."""
+    """The process of the tests does not ask the kernel for a signal."""
 
     class Library:
         prctl: Callable[..., int] = staticmethod(lambda *_: 0)

@@ -18,7 +18,7 @@ def completion(number: int, sample: int = 0) -> Completion:
 
 
 def written(path: Path, numbers: range, rank: int = 0, settings: dict[str, Any] = SETTINGS) -> Path:
-    """A journal with these problems' answers; the file it is in."""
+    """Write a journal with answers to these problems; returns its file."""
     with GenerationJournal(path, settings, rank) as journal:
         for number in numbers:
             journal.add(completion(number), f"answer {number}")
@@ -93,7 +93,7 @@ def test_the_first_process_merges_the_files_of_the_others(path: Path) -> None:
 
 
 def test_a_journal_of_other_settings_is_neither_merged_nor_removed(path: Path) -> None:
-    """It may be that of a model whose name ends like a rank's file."""
+    """It may belong to a model whose name ends like that of a rank's file."""
     other = written(path, range(5, 6), rank=1, settings={**SETTINGS, "seed": 1})
     with GenerationJournal(path, SETTINGS) as journal:
         journal.merge_others()

@@ -90,7 +90,7 @@ def test_text_ends_before_the_first_stop_word_and_is_the_same_up_to_it(model: An
 
 
 def test_a_text_ends_when_its_complete_lines_are_enough(model: Any, tokenizer: Tokenizer) -> None:
-    """Asked at each line's end only, with the lines that are complete; the text up to there is the same."""
+    """`is_whole` is called only at the end of a line, with the complete lines; the text up to there is the same."""
     asked: list[str] = []
 
     def second_line(lines: str) -> bool:

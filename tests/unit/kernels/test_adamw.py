@@ -25,7 +25,7 @@ def weights(dtype: torch.dtype, *, drawn: bool, device: str = "cpu") -> list[Ada
 
 
 def gradients(step: int, dtype: torch.dtype) -> list[Tensor | None]:
-    """The third weight gets none in even steps, as a rare expert would."""
+    """The third weight gets no gradient in even steps, like a rare expert."""
     torch.manual_seed(100 + step)
     return [torch.randn(shape).to(dtype) if n != 2 or step % 2 else None for n, shape in enumerate(SHAPES)]
 

@@ -93,7 +93,7 @@ def test_bfloat16_on_a_cpu_equals_float32_except_for_rounding(length: int) -> No
 
 
 def attend_alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int], scale: float) -> torch.Tensor:
-    """Attention written out, each sample by itself; [B, H, L, D] -> [B, L, H, Dv]."""
+    """Plain attention over each sample alone; [B, H, L, D] -> [B, L, H, Dv]."""
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
     parts = []
     for a, b, c in zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True):
@@ -114,7 +114,7 @@ def test_values_of_another_size_than_the_queries(dtype: torch.dtype) -> None:
 def test_varlen_pads_values_to_the_queries_size_and_removes_the_padding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The kernel's place is taken by attention written out, which insists on one head size as the kernel does."""
+    """Plain attention replaces the kernel and requires one head size, as the kernel does."""
 
     def kernel(q, k, v, starts, _, longest, __, *, scale, **rest):  # type: ignore[no-untyped-def]
         assert q.shape[-1] == k.shape[-1] == v.shape[-1] and longest == 16

@@ -70,7 +70,7 @@ def test_half_precision_losses_are_summed_in_float32() -> None:
 
 
 def test_without_gradients_the_head_is_multiplied_once() -> None:
-    """A full model's head wants a gradient, but validation does not: 2 N H V operations, not 6."""
+    """The head of a fully trained model needs a gradient, but validation does not: 2 N H V operations, not 6."""
     hidden, head, targets, coefficients = inputs()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         objective, losses = weighted_cross_entropy(hidden, head, targets, coefficients, softcap=None, scale=1.0)

@@ -51,7 +51,7 @@ class Kernels:
 
 
 def with_results(monkeypatch: pytest.MonkeyPatch, result: Callable[[str | None], Tensor]) -> None:
-    """A trial whose gradient depends on the version that torch has activated."""
+    """A trial whose gradient depends on the activated version."""
     trial = lambda *_: {"result": torch.ones(3), "gradient of the keys": result(current_flash_attention_impl())}  # noqa: E731
     monkeypatch.setattr(flash, "attend_on_trial", trial)
 

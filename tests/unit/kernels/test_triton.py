@@ -20,7 +20,7 @@ ARCHITECTURES = (80, 90, 100)
 
 
 def sources() -> dict[str, Any]:
-    """Each kernel as it is launched: its argument types, and what is fixed when it is compiled."""
+    """Each kernel with its argument types and its compile-time constants."""
     import triton.language as tl
 
     from mftcoder.kernels.adamw_triton import BLOCK as ADAMW_BLOCK
@@ -112,7 +112,7 @@ def test_the_optimizer_reads_and_writes_whole_vectors() -> None:
 
 @pytest.mark.parametrize("file", ["test_adamw_triton.py", "test_cross_entropy_triton.py"])
 def test_kernels_equal_their_twins_in_the_interpreter(file: str) -> None:
-    """The tests for a GPU, on the CPU; the interpreter must be chosen before triton is imported."""
+    """The tests for a GPU run on the CPU; the interpreter must be chosen before triton is imported."""
     command = [
         sys.executable,
         "-m",

@@ -11,7 +11,7 @@ from mftcoder.reporting.run_folder import Record, RunRecord
 
 
 def run(easy: list[float], hard: list[float], *, seconds: float = 1.0, balancing: float = 0.0) -> RunRecord:
-    """A run of ten steps a validation, validated before the first step as well."""
+    """A run with a validation every ten steps, and one before the first step."""
     validation: list[Record] = [
         {"kind": "validation", "step": 10 * i, "loss": (e + h) / 2, "losses": {"easy": e, "hard": h}}
         for i, (e, h) in enumerate(zip(easy, hard, strict=True))

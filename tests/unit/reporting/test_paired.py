@@ -32,13 +32,13 @@ def test_p_is_the_fraction_of_splits_at_least_as_uneven(gained: int, lost: int) 
 
 
 def test_the_interval_is_that_of_agresti_and_min() -> None:
-    """Worked by hand: (10.5 - 2.5) / 102, and 1.96 * sqrt(13 - 64/102) / 102."""
+    """Computed by hand: (10.5 - 2.5) / 102, and 1.96 * sqrt(13 - 64/102) / 102."""
     low, high = difference_interval(10, 2, 100)
     assert (low, high) == pytest.approx((0.0784314 - 0.0675892, 0.0784314 + 0.0675892), abs=1e-6)
 
 
 def test_the_interval_covers_the_true_change_in_about_95_of_100_exams() -> None:
-    """Exactly, over all outcomes of 40 problems that are gained with chance 0.3 and lost with chance 0.1."""
+    """Exactly, over all outcomes of 40 problems that are gained with probability 0.3 and lost with probability 0.1."""
     count, gain, loss = 40, 0.3, 0.1
     covered = 0.0
     for gained, lost in itertools.product(range(count + 1), repeat=2):

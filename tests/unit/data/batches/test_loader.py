@@ -69,7 +69,7 @@ def test_an_epoch_has_every_sample_once_on_any_number_of_ranks(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_change_of_ranks_loses_and_repeats_no_sample(layout: dict[str, str], make_run: MakeRun) -> None:
-    """An epoch of 12 rows a step, its first two steps on four ranks, the next on three, the rest on one: the very same steps."""
+    """An epoch of 12 rows per step: two steps on four ranks, the next on three, the rest on one give the same steps."""
     config, store = make_run(layout, per_device_train_batch_size=3, gradient_accumulation_steps=1)
     whole = list(TrainLoader(store, config, step_rows=12).steps())
     seen: Counter[tuple[int, int]] = Counter()
@@ -115,7 +115,7 @@ def test_all_layouts_hold_the_same_samples_when_one_step_holds_all(make_run: Mak
 
 
 def check_layout(batch: PackedBatch, store: Store) -> None:
-    """Every sample lies in its row as it was tokenised, positions restart, padding is apart."""
+    """Every sample is in its row as it was tokenized, positions restart, padding is separate."""
     pairs = iter(batch.samples.tolist())
     for row in range(len(batch.input_ids)):
         starts = torch.nonzero(batch.position_ids[row] == 0).flatten().tolist()
@@ -166,7 +166,7 @@ def test_worker_processes_change_nothing(make_run: MakeRun) -> None:
 def watched(
     loader: TrainLoader, monkeypatch: pytest.MonkeyPatch, broken: int | None = None
 ) -> "Queue[tuple[int, str]]":
-    """Each step that is made, as `(number, thread)`, as soon as it is; making the step `broken` fails."""
+    """Record each step as `(number, thread)` when it is made; making the step `broken` fails."""
     made: Queue[tuple[int, str]] = Queue()
     make = loader.step
 

@@ -46,7 +46,7 @@ def config_of(tasks: dict[str, dict[str, Any]], **data: Any) -> RunConfig:
 
 
 class Merge:
-    """Writes records as block files and merges them; the lines of each split and the counts."""
+    """Write records as block files and merge them; returns the lines of each split and the counts."""
 
     def __init__(self, folder: Path):
         self.folder, self.runs = folder, 0
@@ -91,7 +91,7 @@ def test_without_validation_every_record_trains_in_the_order_of_its_lines(merge:
 
 
 def test_a_held_out_content_validates_once_and_never_trains(merge: Merge) -> None:
-    """Each content stands twice: the first held-out one validates, the second is an overlap."""
+    """Each content occurs twice: the first held-out one validates, the second is an overlap."""
     records = [Record(content) for content in (1, 2, 3, 4, 1, 2, 3, 4)]
     [counts] = merge(config_of({"a": {}}, val_size=0.5), [[records]])
     held_out = {token for token in merge.column(0, "validation", "tokens") if token > 0}
@@ -101,7 +101,7 @@ def test_a_held_out_content_validates_once_and_never_trains(merge: Merge) -> Non
 
 
 def test_a_content_held_out_in_one_task_does_not_train_in_another(merge: Merge) -> None:
-    """The second task has validation data of its own, and so holds nothing out itself."""
+    """The second task has its own validation data, so it holds nothing out."""
     config = config_of({"a": {}, "b": {"validation": "v"}}, val_size=0.5)
     _, second = merge(config, [[[Record(1), Record(2)]], [[Record(1), Record(2), Record(3)]]], [[], [Record(9)]])
     [held_out] = {token for token in merge.column(0, "validation", "tokens") if token > 0}
@@ -132,7 +132,7 @@ def test_cut_samples_are_counted_by_kind_in_what_trains(merge: Merge) -> None:
 
 @pytest.mark.parametrize("most", [1, 3, 7])
 def test_max_samples_uses_exactly_that_many_records_and_counts_the_others(merge: Merge, most: int) -> None:
-    """Of equal contents too, whose ranks are equal."""
+    """Also with equal contents, whose ranks are equal."""
     records = [Record(content) for content in (5, 5, 5, 5, 1, 2, 3, 4)]
     [counts] = merge(config_of({"a": {"max_samples": most}}), [[records[:3], records[3:]]])
     assert (counts.samples, counts.unused) == (most, len(records) - most)

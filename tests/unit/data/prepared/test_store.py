@@ -270,7 +270,7 @@ def test_a_kill_leaves_no_store_and_no_process_and_the_next_run_finishes(
 def test_a_script_without_a_main_guard_can_prepare(
     make_config: MakeConfig, make_jsonl: MakeJsonl, tmp_path: Path
 ) -> None:
-    """Its worker processes used to import it again, and waited for the lock of the process that waited for them."""
+    """Without protection, its worker processes would import it again and wait for the lock of their parent."""
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index, 20) for index in range(200)]))}, num_proc=2)
     script = tmp_path / "no_guard.py"
     script.write_text(

@@ -208,5 +208,5 @@ def load_tokenizer_once() -> Tokenizer:
 
 @pytest.fixture(autouse=True, scope="module")
 def _for_properties(tokenizer: Tokenizer) -> None:
-    """hypothesis runs a test many times under one function-scoped fixture and refuses that; the tokenizer is handed over here."""
+    """hypothesis refuses a function-scoped fixture in a test that it runs many times, so the tokenizer is passed here."""
     _loaded[:] = [tokenizer]

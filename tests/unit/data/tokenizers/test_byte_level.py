@@ -112,7 +112,7 @@ def test_a_vocabulary_without_merges_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_may_lack_bytes_that_ordinary_text_does_not_have(tmp_path: Path) -> None:
-    """SmolLM2's lacks these: the text that it was made from had none of them."""
+    """SmolLM2's vocabulary lacks these: they did not occur in the text that it was made from."""
     rare = [0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)]
     lacking = {byte_letters()[byte] for byte in rare}
     write_tables(tmp_path, {"model_type": "gpt2", "eos_token_id": 12})

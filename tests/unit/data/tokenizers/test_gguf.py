@@ -65,7 +65,7 @@ CUTS = {  # tokenizer.ggml.pre -> the pre-tokenizer of the published tokenizer.j
 
 
 def trained(cut: Any, *, composed: bool) -> tokenizers.Tokenizer:
-    """A byte-level vocabulary of 600 tokens trained with this cut, and added tokens behind it."""
+    """A byte-level vocabulary of 600 tokens trained with this splitting rule, then added tokens."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = cut, decoders.ByteLevel()
     if composed:
@@ -115,7 +115,7 @@ def test_each_splitting_rule_gives_the_ids_of_the_original(tmp_path: Path, pre: 
 
 @pytest.mark.parametrize("pre", sorted(CUTS.keys() - {"gpt-2"}))
 def test_another_splitting_rule_would_give_other_ids(pre: str) -> None:
-    """Else the test above would pass whatever the cut."""
+    """Otherwise the test above would pass with any splitting rule."""
     original = trained(CUTS[pre][0], composed=False)
     expected = [original.encode(text).ids for text in real_texts()]
     original.pre_tokenizer = GPT2

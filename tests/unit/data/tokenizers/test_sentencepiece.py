@@ -38,7 +38,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_model(folder: Path, corpus: Path, **options: Any) -> Any:
-    """A tokenizer.model trained in `folder`; returns the library's own reading of it."""
+    """Train a tokenizer.model in `folder`; returns the library's processor for it."""
     folder.mkdir(parents=True, exist_ok=True)
     usual = {
         "vocab_size": 800, "model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "num_threads": 1,
@@ -58,7 +58,7 @@ def write_family(folder: Path, corpus: Path, family: str) -> Any:
 
 
 def differing(tokenizer: Tokenizer, processor: Any, texts: list[str]) -> list[str]:
-    """Texts with other ids. The library knows no special tokens inside a text, so those that hold one are left out."""
+    """Texts with other ids. The library finds no special tokens in a text, so texts with one are left out."""
     plain = [text for text in texts if not any(token in text for token in (*CONTROL, *tokenizer.special_tokens))]
     assert len(plain) > len(texts) / 2
     return [text for text in plain if tokenizer.encode(text) != processor.encode(text)]
@@ -190,7 +190,7 @@ def test_unknown_python_code_is_named(tmp_path: Path, corpus: Path) -> None:
 
 
 def test_a_vocabulary_that_cannot_be_made_exact_is_refused(tmp_path: Path, corpus: Path) -> None:
-    """Scores that are all equal: sentencepiece then joins whatever stands leftmost, which no order of merges gives."""
+    """All scores are equal: sentencepiece then joins the leftmost pair, which no order of merges can give."""
     from sentencepiece import sentencepiece_model_pb2 as formats
 
     write_family(tmp_path, corpus, "llama")

@@ -57,7 +57,7 @@ def test_rows_of_zeros_stay_zero_and_rows_that_are_not_finite_become_nan() -> No
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_products_equal_torchs_products_of_the_same_numbers(transposed: bool, by_rows: bool) -> None:
-    """torch multiplies e4m3 on CPUs from 2.12 on; on GPUs that is what runs."""
+    """torch multiplies e4m3 on CPUs from 2.12; GPUs run the same operation."""
     torch.manual_seed(0)
     weight, scale = round_weight(torch.randn(32, 64))
     rows, scales = round_rows(torch.randn(24, 32 if transposed else 64).bfloat16() * torch.logspace(-9, 9, 24)[:, None])
@@ -73,7 +73,7 @@ def test_products_equal_torchs_products_of_the_same_numbers(transposed: bool, by
 @pytest.mark.skipif(torch.version.cuda is None, reason="not a CUDA build")
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_torch_accepts_the_shapes_strides_and_scales_of_both_products(by_rows: bool) -> None:
-    """torch's own checks of the arguments, on a GPU that is not there."""
+    """torch's own checks of the arguments, without a GPU."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -111,7 +111,7 @@ INTERPRETED = """
 
 @needs_triton
 def test_interpreted_kernels_equal_their_plain_twins() -> None:
-    """In a process of its own, because Triton interprets from its import on."""
+    """In a separate process, because Triton decides at its import whether to interpret."""
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-c", textwrap.dedent(INTERPRETED)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)

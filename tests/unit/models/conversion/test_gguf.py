@@ -25,7 +25,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def write_gguf(
     path: Path, *, quantised: bool, pre: str = "smollm", order: gguf.GGUFEndian = gguf.GGUFEndian.LITTLE
 ) -> dict[str, np.ndarray]:
-    """A random Llama with a byte-level vocabulary that cuts digits first, as SmolLM2's does; returns its tensors."""
+    """A random Llama with a byte-level vocabulary that splits digits first, like SmolLM2's; returns its tensors."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "ĠĠ"]

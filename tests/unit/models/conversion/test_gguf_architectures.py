@@ -57,7 +57,7 @@ def rope_freqs(divisors: list[float]) -> Tensors:
 
 
 def llama_3_1_divisors(theta: float, size: int, factor: float) -> list[float]:
-    """What Llama 3.1's scaling divides each frequency by: `factor` for waves over 8192, 1 below 2048, between them a mix."""
+    """The divisors of Llama 3.1's scaling: `factor` for waves over 8192, 1 below 2048, a mix in between."""
     waves = [2 * math.pi * theta ** (2 * index / size) for index in range(size // 2)]
     shares = [min(1.0, max(0.0, (8192 / wave - 1) / 3)) for wave in waves]
     return [1 / ((1 - share) / factor + share) for share in shares]
@@ -106,7 +106,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], Keys, Tensors]] = {  # GGUF's n
 
 
 def random_model(model_type: str, own: dict[str, Any]) -> Any:
-    """A model whose every weight matters, norms and biases too."""
+    """A model in which every weight matters, also norms and biases."""
     config = AutoConfig.for_model(model_type, **(own if model_type == "gpt2" else {**COMMON, **own}))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -130,7 +130,7 @@ def expert_tensors(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def in_gguf_layout(name: str, weight: Tensor, config: Any, architecture: str) -> Tensor:
-    """The layouts that llama.cpp's converter writes."""
+    """The layouts of llama.cpp's converter."""
     base, _, kind = name.rpartition(".")
     if architecture == "llama" and base.endswith(("q_proj", "k_proj")):
         return interleaved(weight, config.num_attention_heads if "q_proj" in base else config.num_key_value_heads)
@@ -142,7 +142,7 @@ def in_gguf_layout(name: str, weight: Tensor, config: Any, architecture: str) ->
 
 
 def gguf_tensors(model: Any, architecture: str) -> Iterator[tuple[str, Tensor]]:
-    """Names by the gguf package's own table."""
+    """Names from the gguf package's own table."""
     config, number = model.config, {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
@@ -225,7 +225,7 @@ def test_the_folder_computes_the_same_as_the_original_of_the_file(tmp_path: Path
 
 
 def test_the_cases_with_scaled_positions_differ_from_the_unscaled_model() -> None:
-    """Else a lost scaling would pass the test above."""
+    """Otherwise a lost scaling would pass the test above."""
     unscaled = logits(random_model("llama", {}))
     for case in ("llama linear", "llama yarn"):
         assert (logits(random_model("llama", CASES[case][2])) - unscaled).abs().max() > 0.5

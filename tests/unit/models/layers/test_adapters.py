@@ -29,7 +29,7 @@ def fresh(folder: Path, dtype: str = "float32") -> Any:
 
 
 def stirred(model: Any) -> Any:
-    """Random additions, so that they matter."""
+    """Random LoRA weights, so that they have an effect."""
     torch.manual_seed(1)
     for _, parameter in trainable_parameters(model):
         torch.nn.init.normal_(parameter, std=0.1)
@@ -61,13 +61,13 @@ DEEPSEEK = {
 
 
 def deepseek(version: str) -> Any:
-    """A dense layer, then one of experts with a shared one beside them, which has the names of the dense layer's MLP."""
+    """A dense layer, then a layer of experts with a shared expert, which has the names of the dense layer's MLP."""
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(f"deepseek_{version}", **DEEPSEEK))
 
 
 def adapted(model: Any) -> set[str]:
-    """Paths of the modules that have an addition."""
+    """Paths of the modules with LoRA weights."""
     names = (name for name, _ in trainable_parameters(model))
     return {name.partition(".lora_")[0].removeprefix("base_model.model.") for name in names}
 

@@ -45,7 +45,7 @@ IDS = torch.arange(40)[None] % 64
 
 @contextmanager
 def stock_peft() -> Iterator[None]:
-    """peft used directly warns where `adapters.attach` knows better."""
+    """Used directly, peft gives warnings that `adapters.attach` suppresses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
@@ -53,7 +53,7 @@ def stock_peft() -> Iterator[None]:
 
 
 def adapted(config: PretrainedConfig, *, dtype: torch.dtype = torch.float32, **lora: Any) -> Any:
-    """A random model with random additions, so that they matter; peft's own forward."""
+    """A random model with random LoRA weights and peft's own forward."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
     base.config.use_cache = False
@@ -74,7 +74,7 @@ def sped_up(model: Any) -> Any:
 
 
 def loss_and_gradients(model: Any) -> dict[str, Tensor]:
-    """Of one step over IDS; weights without a gradient are left out."""
+    """The gradients of one step over IDS, without weights that have none."""
     model.zero_grad(set_to_none=True)
     out = model(input_ids=IDS, labels=IDS)
     out.loss.backward()
@@ -83,14 +83,14 @@ def loss_and_gradients(model: Any) -> dict[str, Tensor]:
 
 
 def farthest(expected: dict[str, Tensor], found: dict[str, Tensor]) -> float:
-    """The largest difference of a tensor, in shares of its norm."""
+    """The largest difference of a tensor, relative to its norm."""
     assert expected.keys() == found.keys()
     return max(((expected[name] - found[name]).norm() / expected[name].norm()).item() for name in expected)
 
 
 @pytest.fixture
 def computations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of layers of each computation, one after the other."""
+    """The number of layers of each computation, in order."""
     counts: list[int] = []
     original = lora_forward.lora_linear
 
@@ -219,7 +219,7 @@ def test_a_second_adapter_is_computed_by_peft() -> None:
 
 
 def test_hooks_of_inner_layers_run_and_a_line_tells_their_cost() -> None:
-    """DeepSpeed's ZeRO-3 gathers a layer's weight in them."""
+    """DeepSpeed's ZeRO-3 gathers a layer's weight in such hooks."""
     ours = sped_up(adapted(FAMILIES["llama"]))
     q_proj, seen = ours.get_base_model().model.layers[0].self_attn.q_proj, []
     q_proj.base_layer.register_forward_pre_hook(lambda *_: seen.append("frozen"))
@@ -375,7 +375,7 @@ def test_several_backward_passes_through_one_forward_pass() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_a_compiled_layer_is_one_graph_and_gives_the_same(checkpointing: bool) -> None:
-    """The compiler's own code generation apart, which takes a minute: tests/gpu has it."""
+    """Without the compiler's code generation, which takes a minute and is tested in tests/gpu."""
     torch._dynamo.reset()
     model = adapted(FAMILIES["qwen2 with biases, tied"], dtype=torch.float64)
     ours = sped_up(model)

@@ -43,7 +43,7 @@ def run_config(folder: Path, **sections: dict[str, Any]) -> RunConfig:
 
 
 def bytes_of(model: Any) -> int:
-    """What its weights, and the scales that bitsandbytes keeps beside them, take."""
+    """The bytes of its weights and of bitsandbytes' scales."""
     states = [
         module.weight.quant_state
         for module in model.modules()

@@ -15,7 +15,7 @@ from mftcoder.models.loading.load import count_parameters, load_folder, load_mod
 
 @pytest.fixture
 def folder(tiny_llama_dir: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
 
 
@@ -188,7 +188,7 @@ def test_shards_that_no_index_lists_are_refused_as_the_loader_would(folder: Path
 
 
 def shards(folder: Path, files: dict[str, dict[str, torch.Tensor]], **more: Any) -> None:
-    """The weights in these files, and an index that takes each tensor from the first file that holds it."""
+    """Write the weights into these files, and an index that names the first file with each tensor."""
     (folder / "model.safetensors").unlink()
     weight_map: dict[str, str] = {}
     for file, held in files.items():
@@ -198,7 +198,7 @@ def shards(folder: Path, files: dict[str, dict[str, torch.Tensor]], **more: Any)
 
 
 def test_a_tensor_in_two_files_is_refused(folder: Path) -> None:
-    """transformers takes the last one, whatever the index says."""
+    """transformers uses the last one, regardless of the index."""
     weights = load((folder / "model.safetensors").read_bytes())
     head = {"lm_head.weight": weights.pop("lm_head.weight")}
     shards(folder, {"a.safetensors": weights, "b.safetensors": {**head, UP: weights[UP] + 1}}, metadata={})
@@ -221,7 +221,7 @@ def test_a_base_that_is_already_quantized_is_refused(folder: Path, settings: dic
 
 
 class Calls:
-    """What unpickling would run."""
+    """The code that unpickling would run."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("executed"),)
