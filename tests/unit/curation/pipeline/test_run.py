@@ -92,7 +92,7 @@ def test_lines_that_cannot_be_read_are_dropped_by_name_and_the_rest_is_kept(tmp_
     assert {(entry["step"], entry["rule"]) for entry in dropped} == {("read", "unusable")}
     said = [entry["value"] for entry in dropped]
     for part, value in zip(
-        ("byte 1 is not UTF-8", "not a list", "no known dialect", "stands there twice", "not valid JSON"),
+        ("byte 1 is not UTF-8", "not a list", "unknown dialect", "appears twice", "not valid JSON"),
         said,
         strict=True,
     ):
