@@ -48,7 +48,7 @@ VALIDATIONS = 40  # of a run
 
 
 def methods(steps: int) -> dict[str, BalancerConfig]:
-    """The methods, CoBa with windows it likes."""
+    """The methods. CoBa has two windows that suit it."""
     short = {"warmup_steps": steps // 30, "window": max(4, steps // 15)}
     long = {"warmup_steps": steps // 30, "window": max(4, steps // 6)}
     return {

@@ -1,4 +1,4 @@
-"""What the balancer tests share: facts of a made-up run, and losses from plain means."""
+"""Fixtures of the balancer tests: facts of a made-up run, and losses from plain means."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,7 @@ from mftcoder.balancing.base import RunFacts, TaskLosses
 
 @pytest.fixture
 def facts() -> Callable[..., RunFacts]:
-    """`facts(4)`: a run of four equally weighted tasks; any field may be given."""
+    """`facts(4)`: a run of four equally weighted tasks; any field can be given."""
 
     def make(num_tasks: int, **fields: object) -> RunFacts:
         values: dict[str, object] = {

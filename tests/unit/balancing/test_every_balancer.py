@@ -1,4 +1,4 @@
-"""What every row of the table of balancers must do."""
+"""Properties that every balancer of the table must have."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ every_method = pytest.mark.parametrize("config", CONFIGS, ids=described)
 
 
 def noisy(steps: int, *, absent: bool = True) -> np.ndarray:
-    """Mean train losses [steps, K]; now and then a task has none."""
+    """Mean train losses [steps, K]. In some steps a task is absent."""
     rng = np.random.default_rng(7)
     falling = np.exp(-np.outer(np.arange(steps), [0.1, 0.03, 0.01, 0.0])) + 0.5 + 0.05 * rng.random((steps, TASKS))
     if absent:
@@ -55,7 +55,7 @@ def noisy(steps: int, *, absent: bool = True) -> np.ndarray:
 def drive(
     balancer: TaskBalancer, history: np.ndarray, losses: Callable[[Sequence[float]], TaskLosses], start: int = 1
 ) -> list[np.ndarray]:
-    """The weights after each due step, everything measured that the method asks for."""
+    """The weights after each due step. Measures everything that the method asks for."""
     given = []
     summed = TaskLosses.zeros(TASKS)
     if start == 1:
@@ -178,7 +178,7 @@ def test_options_have_the_methods_own_name(name: str) -> None:
 
 @every_method
 def test_only_a_method_that_says_so_reads_gradients(config: BalancerConfig, facts: Callable) -> None:
-    """Backends and memory plans ask the options, before there is a balancer."""
+    """Backends and memory plans read this from the options, before a balancer is built."""
     balancer = build_balancer(config, facts(TASKS), tuple("abcd"))
     layers = {balancer.gradient_layer(step) for step in range(1, 50) if balancer.due(step)}
     assert bool(layers - {None}) == config.reads_gradients

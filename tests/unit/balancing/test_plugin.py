@@ -1,4 +1,4 @@
-"""A balancer of another package: found by its entry point, with options of its own, and named where it is broken."""
+"""A balancer of another package: it is found by its entry point, has options of its own, and is named if it is broken."""
 
 import importlib
 import sys

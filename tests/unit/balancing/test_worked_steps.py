@@ -1,4 +1,4 @@
-"""FAMO, DWA, LBTW, GradNorm, uncertainty and random weighting: two steps each, worked by hand beside the code."""
+"""FAMO, DWA, LBTW, GradNorm, uncertainty and random weighting: two steps of each, compared with numbers worked by hand."""
 
 from collections.abc import Callable
 from math import exp, log, sqrt

@@ -1,4 +1,4 @@
-"""Mutated and hostile configs: each is a valid config or a ConfigError of readable lines, never anything else."""
+"""Mutated and hostile configs: each is a valid config or a ConfigError with readable lines."""
 
 import copy
 import json
@@ -74,7 +74,7 @@ MUTATIONS: list[Callable[[Any, random.Random], None]] = [replace, replace, remov
 
 
 def mutated(number: int) -> bytes:
-    """A config of one to three changes in its values, or with a few bytes of its text changed."""
+    """A config with one to three changed values, or with a few changed bytes of its text."""
     rng = random.Random(number)
     config = json.loads(json.dumps(rng.choice([NESTED, PUBLISHED])))
     for _ in range(rng.randint(1, 3)):
@@ -110,7 +110,7 @@ def test_the_unmutated_configs_are_valid(tmp_path: Path) -> None:
 
 
 TOO_LONG = ["a" * 256, "x/" + "é" * 128, "/" + "b/" * 3000, "~nobody-here/x", "a\u0000b"]
-"""What no path can be. Texts that are no paths, such as names, may be long."""
+"""Texts that cannot be paths. Other texts, such as names, can be long."""
 TOO_LARGE = [10**30, 2**63, -(2**63) - 1, 2**31, 1e308, float("inf"), float("nan"), 5e-324]
 HALF = ["\ud800", "x\udfffy"]
 PATHS = [

@@ -1,4 +1,4 @@
-"""Reading a config: what is accepted, and the line that each mistake is answered with."""
+"""Reading a config: what is accepted, and the error line for each mistake."""
 
 from pathlib import Path
 

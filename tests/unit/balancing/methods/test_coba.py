@@ -1,4 +1,4 @@
-"""CoBa against an evaluation of its formulas written here, and what the formulas are for."""
+"""CoBa compared with its formulas written out here, and the purpose of the formulas."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Pace: what its filter knows, what it costs, and that tasks come to their best together."""
+"""Pace: the estimates of its filter, its cost, and that tasks reach their best together."""
 
 from collections.abc import Callable
 
@@ -81,7 +81,7 @@ def test_val_share_zero_needs_no_validation_rows(facts: Callable) -> None:
 def test_a_task_that_was_measured_once_keeps_its_configured_weight(
     facts: Callable, losses: Callable, first_seen: int
 ) -> None:
-    """Without the run's validations, right after the warm-up: nothing says yet how fast the task falls."""
+    """Without validations, directly after the warm-up: no measurement shows yet how fast the task's loss falls."""
     balancer = PaceBalancer(PaceOptions(warmup_steps=0, val_share=0.0), facts(2))
     for step in range(1, first_seen + 1):
         weights = balancer.observe(step, losses([np.nan, 2.0 if step == first_seen else np.nan]), None)
@@ -103,7 +103,7 @@ def test_losses_of_samples_seen_before_are_not_looked_at(facts: Callable, losses
 
 
 def test_the_runs_own_validation_is_taken_in(facts: Callable, losses: Callable) -> None:
-    """Train losses end with the first epoch; what says later that a task is past its best is the validation."""
+    """Train losses count in the first epoch only. Later only the validation shows that a task is past its best."""
     run = facts(2, total_steps=400, fresh_steps=np.full(2, 40), validation_rows=np.zeros(2, int))
     deaf, hearing = (PaceBalancer(PaceOptions(update_interval=1), run) for _ in range(2))
     for step in range(1, 401):
@@ -117,7 +117,7 @@ def test_the_runs_own_validation_is_taken_in(facts: Callable, losses: Callable) 
 
 
 def mean_weight(facts: Callable, losses: Callable, first_error: float, *, validated: bool) -> float:
-    """Mean weight of task 0, after the warm-up, of two tasks alike but for the first batch of task 0."""
+    """Mean weight of task 0 after the warm-up. The two tasks differ only in the first batch of task 0."""
     run = facts(2, total_steps=200, fresh_steps=np.full(2, 200), validation_rows=np.zeros(2, int))
     balancer, rng, weights = PaceBalancer(PaceOptions(), run), np.random.default_rng(0), []
     for step in range(201):
@@ -134,7 +134,7 @@ def mean_weight(facts: Callable, losses: Callable, first_error: float, *, valida
 def test_weights_do_not_follow_the_luck_of_the_first_batch(
     facts: Callable, losses: Callable, validated: bool, most: float
 ) -> None:
-    """With a raw first loss as the start of the drop the two runs differed by 0.52 and 0.46."""
+    """If the drop began at the raw first loss, the two runs would differ by 0.52 and 0.46."""
     unlucky, lucky = (mean_weight(facts, losses, error, validated=validated) for error in (0.4, -0.4))
     assert abs(unlucky - lucky) < most
 
@@ -152,7 +152,7 @@ def test_the_drop_is_known_with_its_variance() -> None:
 
 
 def test_a_validation_before_the_first_step_is_where_the_drop_begins() -> None:
-    """The set may be harder than the training data: only its change counts."""
+    """The validation set can be harder than the training data: only its change counts."""
     trend = LossTrend(0, window=100)
     trend.add_set_loss(0, 3.5, samples=1000)
     for step in range(1, 101):
@@ -219,14 +219,14 @@ def simulate(make: Callable[[RunFacts], TaskBalancer], seed: int) -> np.ndarray:
 
 
 def regret(curves: np.ndarray) -> float:
-    """How far the learning tasks are from their own best at the best common step, as a share of what they gained; mean."""
+    """Mean distance of the learning tasks from their own best at the best common step, as a fraction of what they gained."""
     learning = curves[:, :3]
     common = learning.mean(axis=1).argmin()
     return float(((learning[common] - learning.min(axis=0)) / (learning[0] - learning.min(axis=0))).mean())
 
 
 def test_brings_simulated_tasks_to_their_best_together() -> None:
-    """Distance from the own best at the common best step, over eight seeds: pace under half of uniform's and below CoBa's."""
+    """Distance from the own best at the common best step, over eight seeds: for Pace less than half of uniform's, and less than CoBa's."""
     found = {}
     for name, make in {
         "uniform": lambda run: UniformBalancer(BalancerConfig(), run),

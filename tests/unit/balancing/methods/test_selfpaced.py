@@ -1,4 +1,4 @@
-"""Self-paced weights against numbers worked by hand and against the formula written out here."""
+"""Self-paced weights compared with numbers worked by hand and with the formula written out here."""
 
 from collections.abc import Callable
 from math import exp

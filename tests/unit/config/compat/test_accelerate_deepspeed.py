@@ -1,4 +1,4 @@
-"""accelerate's DeepSpeed flags choose the backend; what no backend does is refused."""
+"""The DeepSpeed flags of accelerate choose the backend. Flags that no backend supports are refused."""
 
 import pytest
 

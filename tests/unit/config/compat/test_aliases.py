@@ -1,4 +1,4 @@
-"""The table of other trainers' names: every answer is a field that exists, and no name of ours is called wrong."""
+"""The table of other trainers' names: every suggestion is a field that exists."""
 
 from mftcoder.config.compat.aliases import ALIASES, all_fields, suggest
 

@@ -1,4 +1,4 @@
-"""The published flat JSON: each documented key has its meaning here, or is refused in a sentence."""
+"""The published flat JSON: each documented key is converted, or refused with a reason."""
 
 import json
 from pathlib import Path

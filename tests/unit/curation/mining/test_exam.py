@@ -1,4 +1,4 @@
-"""Functions of a small repository, run in a real sandbox: their behaviour, the exam, the sixth task."""
+"""Functions of a small repository run in a real sandbox: their behaviour, the exam, and the sixth task."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_a_function_that_cannot_be_examined_says_why(mined: Mined, pool: Pool) -
 
 
 def test_a_long_behaviour_comes_whole(mined: Mined, pool: Pool) -> None:
-    """It is longer than what one run of the sandbox can say."""
+    """The result is longer than one run of the sandbox can return."""
     item = next(item for item in mined.standalone if item.function.name.startswith("clip"))
     text = "def clip_0(value):\n    return str(value) * 2 + '" + "x" * 55 + "'\n"
     long = type(item)(

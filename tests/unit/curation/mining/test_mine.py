@@ -1,4 +1,4 @@
-"""Mining a small repository: five tasks, split by module, the same every time, and nothing dropped uncounted."""
+"""Mining a small repository: five tasks, split by module, the same result every time, and a count of all that is dropped."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Each kind of bug, on a function where only that bug fits, and on text that makes positions hard."""
+"""Each kind of bug, on a function that only this bug fits, and on text in which positions are hard to find."""
 
 import ast
 import random

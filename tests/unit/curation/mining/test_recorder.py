@@ -1,4 +1,4 @@
-"""What runs beside a mined function in the sandbox: which calls it finds, and which it keeps."""
+"""The recorder, which runs beside a mined function in the sandbox: which calls it finds, and which it keeps."""
 
 import ast
 import json

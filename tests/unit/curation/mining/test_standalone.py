@@ -1,4 +1,4 @@
-"""A function with what it needs of its module: enough to run, and no more."""
+"""A function with the code of its module that it needs to run, and no other code."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One function -> one example of each task: what is asked, and what is answered."""
+"""One function makes one example of each task: its question and its answer."""
 
 import ast
 import random
@@ -34,7 +34,7 @@ def function_of(source: str = SOURCE) -> MinedFunction:
 
 
 def code_of(text: str) -> str:
-    """What stands in the first fenced block."""
+    """The code in the first fenced block."""
     return text.split("```python\n")[1].split("\n```")[0]
 
 
