@@ -3,6 +3,7 @@
 Finds the files, makes the steps, and shows the progress. The work is the pipeline's.
 """
 
+import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mftcoder.cache import cache_root
 from mftcoder.curation.filters.config import Filter
 from mftcoder.curation.pipeline.blocks import RecordStep
+from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
@@ -34,7 +36,7 @@ def curate(recipe: Recipe) -> Made:
     """Curate the records of a recipe into its output directory, and print what came of it."""
     output = Path(recipe.output_dir).expanduser()
     sources = find_sources(recipe.tasks, cache_root())
-    key = fingerprint(recipe, sources, {})
+    key = fingerprint(recipe, sources, {"rensa": _version("rensa")})
     refuse_foreign_files(output)
     made = finished(output, key)
     if made is None:
@@ -58,6 +60,14 @@ def _curate(recipe: Recipe, sources: Any, output: Path, key: str) -> Made:
     return made
 
 
+def _version(library: str) -> str:
+    """Of a library that shapes the result; empty if it is not installed."""
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _make_steps(recipe: Recipe) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
     """The steps that look at one record, and those that compare records, by name."""
     steps: dict[str, RecordStep] = {}
@@ -65,6 +75,8 @@ def _make_steps(recipe: Recipe) -> tuple[dict[str, RecordStep], dict[str, Barrie
     for name, step in zip(recipe.step_names, recipe.steps, strict=True):
         if step.filter is not None:
             steps[name] = Filter(step.filter)
+        if step.dedup is not None:
+            barriers[name] = Dedup(step.dedup)
     return steps, barriers
 
 

@@ -13,11 +13,12 @@ from mftcoder.config.data import TaskConfig
 from mftcoder.config.load import apply_override, read_config_file
 from mftcoder.config.problems import Location, problem_lines
 from mftcoder.config.section import PathText, PositiveInt, Section
+from mftcoder.curation.duplicates.sketches import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
-KINDS = ("filter",)
+KINDS = ("filter", "dedup")
 _OF_A_RUN = ("weight", "sampling_weight", "max_samples")
 
 
@@ -36,6 +37,8 @@ class Step(Section):
 
     filter: FilterConfig | None = None
     """Keep records that are inside the bounds of each rule."""
+    dedup: DedupConfig | None = None
+    """Keep one of the records that are alike."""
 
     @model_validator(mode="before")
     @classmethod
@@ -54,7 +57,7 @@ class Step(Section):
 
     @property
     def kind(self) -> str:
-        """filter, ..."""
+        """filter, dedup, ..."""
         return next(kind for kind in KINDS if getattr(self, kind) is not None)
 
 

@@ -81,8 +81,8 @@ def plan_stages(names: Sequence[str], barriers: Mapping[str, Barrier]) -> tuple[
     return tuple(stages)
 
 
-def fingerprint(recipe: Recipe, sources: Sequence[TaskSources], exams: Mapping[str, Any]) -> str:
-    """64 bits over what shapes the result: contents and paths of the files, the steps, the exams, the code, the size of a block."""
+def fingerprint(recipe: Recipe, sources: Sequence[TaskSources], others: Mapping[str, Any]) -> str:
+    """64 bits over what shapes the result: contents and paths of the files, the steps, `others`, the code, the size of a block."""
     parts = {
         "code": [__version__, BLOCK_BYTES, _code_hash()],
         "recipe": recipe.model_dump(mode="json", exclude={"num_proc", "output_dir"}),
@@ -90,7 +90,7 @@ def fingerprint(recipe: Recipe, sources: Sequence[TaskSources], exams: Mapping[s
             [[str(file.path), file.digest] for file in (*task.training, *task.validation)] + [len(task.training)]
             for task in sources
         ],
-        "exams": exams,
+        "others": others,
     }
     return xxhash.xxh3_64_hexdigest(orjson.dumps(parts))
 

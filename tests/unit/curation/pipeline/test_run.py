@@ -270,3 +270,20 @@ def test_mistakes_of_a_recipe_are_all_named(tmp_path: Path) -> None:
         "output_dir: is required",
     ):
         assert part in text
+
+
+def test_duplicates_are_dropped_over_tasks_and_name_the_record_that_is_kept(tmp_path: Path) -> None:
+    pytest.importorskip("rensa")
+    text = " ".join(f"word{number}" for number in range(40))
+    same = [json.dumps({"prompt": "Say it.", "completion": f"{text}{end}"}).encode() for end in ("", " more", "")]
+    first = write(tmp_path / "a" / "x.jsonl", same[0], line(0))
+    second = write(tmp_path / "b" / "x.jsonl", same[1], same[2])
+    tasks = {"a": str(tmp_path / "a"), "b": str(tmp_path / "b")}
+    made = curate(recipe(tmp_path, tasks=tasks, steps=["dedup", {"filter": {"answer_words": [6, None]}}]))
+    dropped = {entry["origin"]: entry for entry in records(tmp_path / "out" / "dropped.jsonl")}
+    assert dropped[f"{first}:1"]["duplicate_of"] == f"{second}:1"
+    assert dropped[f"{second}:2"]["duplicate_of"] == f"{second}:1"
+    assert dropped[f"{first}:1"]["value"] == pytest.approx(37 / 38, abs=1e-4)  # the question is one n-gram
+    assert (dropped[f"{first}:2"]["step"], made.manifest["kept"]) == ("2-filter", 1)
+    assert [step["left"] for step in made.manifest["steps"]] == [4, 2, 1]
+    assert made.manifest["before"]["records"] == 4

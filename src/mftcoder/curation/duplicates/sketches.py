@@ -1,0 +1,159 @@
+"""What is compared of a record: the set of its word n-grams as hashes, and the keys of its MinHash bands.
+
+Question and answer have different n-grams, so a record that asks for code from text is no duplicate of one that asks for the text from the
+code. MinHash is rensa's; the n-grams are hashed here, with numpy.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mftcoder.config.section import Section
+from mftcoder.curation.example import Example
+from mftcoder.errors import DataError
+from mftcoder.jsonl import atomic_path
+
+PERMUTATIONS, BANDS = 128, 32
+"""Of pairs with Jaccard similarity 0.7, (1 - 0.7^4)^32 = 0.015% share no band and are missed; with 0.8 none, with 0.6 1.2%."""
+LEAST_THRESHOLD = 0.6
+_MINHASH_SEED = 1
+_WORD = re.compile(r"\w+")
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_WORD_OR_CHARACTER = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_QUESTION_SALT = np.uint64(0xD6E8FEB86659FD93)
+
+
+class DedupConfig(Section):
+    """Options of the step `dedup`."""
+
+    near: bool = True
+    """Drop near-duplicates too, not only exact ones."""
+    threshold: float = Field(default=0.7, ge=LEAST_THRESHOLD, le=1)
+    """Jaccard similarity of two records from which on they are near-duplicates."""
+    ngram: int = Field(default=5, ge=1, le=50)
+    """Words of an n-gram."""
+    on: Literal["conversation", "question", "answer"] = "conversation"
+    """What is compared."""
+    keep: Literal["longest", "first"] = "longest"
+    """Which record is kept: the one with the longest answer, or the first one. Validation comes before training."""
+    within: Literal["all", "task"] = "all"
+    """Compare the records of all tasks, or only those of the same task."""
+
+
+def minhash_library() -> Any:
+    """rensa; DataError if it is not installed."""
+    try:
+        import rensa
+    except ImportError as error:
+        raise DataError(
+            "dedup: near-duplicates need rensa, which is not installed. Install it with: pip install 'mftcoder[curate]', or set near: false"
+        ) from error
+    return rensa
+
+
+def words_of(text: str) -> list[str]:
+    """Runs of letters, digits and underscores; each Chinese, Japanese or Korean character is a word."""
+    return _WORD.findall(text) if text.isascii() else _WORD_OR_CHARACTER.findall(text)
+
+
+@lru_cache(maxsize=1 << 18)
+def _word_hash(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode(errors="surrogatepass"))
+
+
+def ngram_hashes(text: str, length: int) -> NDArray[np.uint64]:
+    """A 64-bit hash of each run of `length` words; a shorter text is one run, and one without words is itself."""
+    words = words_of(text)
+    if not words:
+        stripped = text.strip()
+        return np.array([_word_hash(stripped)] if stripped else [], np.uint64)
+    hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
+    count = max(1, len(hashes) - length + 1)
+    combined = np.zeros(count, np.uint64)
+    for offset in range(min(length, len(hashes))):
+        combined = (combined ^ hashes[offset : offset + count]) * _MULTIPLIER
+        combined ^= combined >> np.uint64(29)
+    return combined
+
+
+def set_of(example: Example, config: DedupConfig) -> NDArray[np.uint64]:
+    """The record's n-grams: sorted, each once."""
+    parts = []
+    if config.on != "answer":
+        parts.append(ngram_hashes(example.question, config.ngram) ^ _QUESTION_SALT)
+    if config.on != "question":
+        parts.append(ngram_hashes(example.answer, config.ngram))
+    return np.unique(np.concatenate(parts))
+
+
+def exact_hash(example: Example, on: str) -> int:
+    """Equal for records whose compared texts differ in whitespace only."""
+    question = " ".join(example.question.split()) if on != "answer" else ""
+    answer = " ".join(example.answer.split()) if on != "question" else ""
+    return xxhash.xxh3_64_intdigest(f"{len(question)}:{question}{answer}".encode(errors="surrogatepass"))
+
+
+@dataclass(frozen=True)
+class Sketches:
+    """N records of a block. `bands` is empty where only exact duplicates are looked for."""
+
+    lines: NDArray[np.int64]  # [N]
+    answer_lengths: NDArray[np.int64]  # [N] characters
+    exact: NDArray[np.uint64]  # [N]
+    bands: NDArray[np.uint64]  # [N, BANDS]
+    offsets: NDArray[np.int64]  # [N + 1] where each record's n-grams begin
+    ngrams: NDArray[np.uint64]  # the n-grams of all records, one set behind the other
+
+    def save(self, target: Path) -> None:
+        """Write the n-grams, then the rest, which vouches for them."""
+        with atomic_path(target.with_suffix(".ngrams")) as temporary, temporary.open("wb") as file:
+            np.save(file, self.ngrams)
+        with atomic_path(target.with_suffix(".sketch")) as temporary, temporary.open("wb") as file:
+            np.savez(file, **{name: value for name, value in vars(self).items() if name != "ngrams"})
+
+    @classmethod
+    def load(cls, target: Path) -> "Sketches":
+        """The sketches of a block; the n-grams stay on disk until they are asked for."""
+        ngrams = np.load(target.with_suffix(".ngrams"), mmap_mode="r")
+        with np.load(target.with_suffix(".sketch")) as arrays:
+            return cls(**arrays, ngrams=ngrams)
+
+
+def sketch(pairs: Sequence[tuple[int, Example]], config: DedupConfig) -> Sketches:
+    """The sketches of `(line number, record)`."""
+    sets = [set_of(example, config) for _, example in pairs] if config.near else []
+    offsets = np.cumsum([0, *map(len, sets)], dtype=np.int64)
+    ngrams = np.concatenate(sets) if sets else np.empty(0, np.uint64)
+    return Sketches(
+        lines=np.array([line for line, _ in pairs], np.int64),
+        answer_lengths=np.array([len(example.answer) for _, example in pairs], np.int64),
+        exact=np.array([exact_hash(example, config.on) for _, example in pairs], np.uint64),
+        bands=_bands(ngrams, offsets) if config.near else np.empty((len(pairs), 0), np.uint64),
+        offsets=offsets,
+        ngrams=ngrams,
+    )
+
+
+def _bands(ngrams: NDArray[np.uint64], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A key for each band of each record's MinHash [N, BANDS]."""
+    count = len(offsets) - 1
+    if not count:
+        return np.empty((0, BANDS), np.uint64)
+    matrix = minhash_library().RMinHash.digest_matrix_from_flat_token_hashes(
+        ngrams, offsets.astype(np.uint64), PERMUTATIONS, _MINHASH_SEED
+    )
+    rows = np.array(matrix.to_rows(), np.uint64).reshape(count, BANDS, PERMUTATIONS // BANDS)
+    keys = np.zeros((count, BANDS), np.uint64)
+    for position in range(rows.shape[2]):
+        keys = (keys ^ rows[:, :, position]) * _MULTIPLIER
+        keys ^= keys >> np.uint64(31)
+    return keys

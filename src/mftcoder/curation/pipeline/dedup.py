@@ -1,0 +1,58 @@
+"""The step `dedup` over blocks: sketches in the workers, the choice here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mftcoder.curation.duplicates.choice import Part, find_duplicates
+from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, minhash_library, sketch
+from mftcoder.curation.example import Drop, Example
+from mftcoder.curation.pipeline.blocks import kept_path, numbered_lines
+from mftcoder.curation.pipeline.run import BlockFiles
+from mftcoder.curation.pipeline.workers import Tools, Workers
+from mftcoder.data.records.formats import read_record
+
+
+@dataclass(frozen=True)
+class SketchJob:
+    """Make the sketches of a block, or find those that an earlier run has finished."""
+
+    block: BlockFiles
+    config: DedupConfig
+
+    def run(self, steps: Tools) -> None:
+        """Write them beside the block's files."""
+        target, place = self.block.target, self.block.place
+        if target.with_suffix(".sketch").exists():
+            return
+        pairs = [
+            (number, Example(read_record(line, format=place.format, task=place.task, origin="")))
+            for number, line in numbered_lines(kept_path(target))
+        ]
+        sketch(pairs, self.config).save(target)
+
+
+class Dedup:
+    """The barrier: drops all but one of the records that are alike."""
+
+    def __init__(self, config: DedupConfig):
+        self.config = config
+        if config.near:
+            minhash_library()
+
+    def decide(self, blocks: Sequence[BlockFiles], workers: Workers) -> Sequence[Mapping[int, Drop]]:
+        """For each block, the duplicates by line number."""
+        for _ in workers.map(SketchJob(block, self.config) for block in blocks):
+            pass
+        tasks = {name: number for number, name in enumerate(dict.fromkeys(block.place.task for block in blocks))}
+        parts = [
+            Part(Sketches.load(block.target), tasks[block.place.task], block.place.split == "validation")
+            for block in blocks
+        ]
+        decided: list[dict[int, Drop]] = [{} for _ in blocks]
+        for found in find_duplicates(parts, self.config):
+            (block, index), (other, twin) = found.dropped, found.kept
+            origin = f"{blocks[other].place.path}:{parts[other].sketches.lines[twin]}"
+            rule = "exact_duplicate" if found.is_exact else "near_duplicate"
+            drop = Drop(rule, round(found.similarity, 4), {"duplicate_of": origin})
+            decided[block][int(parts[block].sketches.lines[index])] = drop
+        return decided

@@ -1,0 +1,127 @@
+"""Of records that are alike one is kept: the same pairs as comparing all with all finds, the better record, and validation first."""
+
+import itertools
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mftcoder.curation.duplicates import sketches as sketching
+from mftcoder.curation.duplicates.choice import Part, find_duplicates, jaccard
+from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, ngram_hashes, set_of, sketch, words_of
+from mftcoder.curation.example import Example
+from mftcoder.data.records.formats import read_record
+from mftcoder.errors import DataError
+
+WORDS = [f"word{number}" for number in range(500)]
+
+
+def example(question: str, answer: str) -> Example:
+    line = json.dumps({"prompt": question, "completion": answer}).encode()
+    return Example(read_record(line, format="auto", task="t", origin="f:1"))
+
+
+def part(examples: Sequence[Example], config: DedupConfig, *, task: int = 0, validation: bool = False) -> Part:
+    return Part(sketch(list(enumerate(examples, start=1)), config), task, validation)
+
+
+def dropped(parts: Sequence[Part], config: DedupConfig) -> list[tuple[tuple[int, int], tuple[int, int], bool]]:
+    return [(found.dropped, found.kept, found.is_exact) for found in find_duplicates(parts, config)]
+
+
+def random_text(source: random.Random, length: int) -> str:
+    return " ".join(source.choices(WORDS, k=length))
+
+
+def changed(source: random.Random, text: str, words: int) -> str:
+    found = text.split()
+    for place in source.sample(range(len(found)), words):
+        found[place] = "another"
+    return " ".join(found)
+
+
+def test_kept_records_are_no_near_duplicates_and_each_dropped_one_has_a_near_kept_one() -> None:
+    pytest.importorskip("rensa")
+    source = random.Random(3)
+    config = DedupConfig()
+    originals = [random_text(source, source.randint(20, 80)) for _ in range(60)]
+    copies = [changed(source, text, source.randint(0, 4)) for text in originals for _ in range(3)]
+    examples = [example("Write it.", text) for text in (*originals, *copies)]
+    sets = [set_of(one, config) for one in examples]
+    found = dropped([part(examples, config)], config)
+    gone = {index for (_, index), *_ in found}
+    kept = [index for index in range(len(examples)) if index not in gone]
+    assert len(gone) > 60
+    assert all(jaccard(sets[a], sets[b]) < config.threshold for a, b in itertools.combinations(kept, 2))
+    assert all(jaccard(sets[a], sets[b]) >= config.threshold for (_, a), (_, b), _ in found)
+
+
+def test_the_longest_answer_is_kept_and_with_keep_first_the_first_one() -> None:
+    pytest.importorskip("rensa")
+    text = random_text(random.Random(1), 60)
+    examples = [example("Write it.", text), example("Write it.", f"{text} and more")]
+    for keep, expected in (("longest", 0), ("first", 1)):
+        config = DedupConfig(keep=keep)
+        assert [place[1] for place, *_ in dropped([part(examples, config)], config)] == [expected]
+
+
+def test_training_gives_way_to_validation_even_if_it_is_longer_or_of_another_task() -> None:
+    pytest.importorskip("rensa")
+    text = random_text(random.Random(1), 60)
+    config = DedupConfig()
+    training = part([example("Write it.", f"{text} and more")], config, task=0)
+    validation = part([example("Write it.", text)], config, task=1, validation=True)
+    assert dropped([training, validation], config) == [((0, 0), (1, 0), False)]
+    within = DedupConfig(within="task")
+    assert dropped([training, validation], within) == []
+
+
+def test_the_opposite_task_on_the_same_code_is_no_duplicate() -> None:
+    pytest.importorskip("rensa")
+    source = random.Random(2)
+    one, other = random_text(source, 50), random_text(source, 50)
+    config = DedupConfig()
+    assert dropped([part([example(one, other), example(other, one)], config)], config) == []
+
+
+def test_exact_duplicates_need_no_library_and_see_through_whitespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketching, "minhash_library", lambda: pytest.fail("was imported"))
+    config = DedupConfig(near=False)
+    examples = [example("Add.", "a + b"), example("Add.", "a +\n  b"), example("Add.", "a - b")]
+    assert dropped([part(examples, config)], config) == [((0, 0), (0, 1), True)]
+
+
+def test_without_the_library_near_duplicates_are_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "rensa", None)
+    with pytest.raises(DataError, match=r"pip install 'mftcoder\[curate\]'"):
+        sketching.minhash_library()
+
+
+def test_ngrams_are_runs_of_words_and_a_short_text_is_one_run() -> None:
+    assert len(ngram_hashes("a b c d e f", 5)) == 2
+    assert ngram_hashes("a b", 5).tolist() == ngram_hashes("a, b!", 5).tolist()
+    assert ngram_hashes("a b", 5).tolist() != ngram_hashes("b a", 5).tolist()
+    assert len(ngram_hashes("+++", 5)) == 1
+    assert ngram_hashes("x a b c d e", 5)[1] == ngram_hashes("a b c d e", 5)[0]
+
+
+def test_a_chinese_character_is_a_word() -> None:
+    assert words_of("写一个 sort_all 函数") == ["写", "一", "个", "sort_all", "函", "数"]
+
+
+def test_sketches_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+    pytest.importorskip("rensa")
+    made = sketch([(7, example("A b c?", "d e f g h i")), (9, example("Q?", "r"))], DedupConfig())
+    made.save(tmp_path / "block")
+    found = Sketches.load(tmp_path / "block")
+    assert all(np.array_equal(value, getattr(found, name)) for name, value in vars(made).items())
+
+
+@pytest.mark.parametrize("config", [{"threshold": 0.5}, {"threshold": 1.1}, {"ngram": 0}, {"keep": "best"}])
+def test_options_out_of_range_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        DedupConfig.model_validate(config)
