@@ -5,6 +5,7 @@ the forward pass. That saves one product with the head, compared with recomputat
 of a focal loss) only the losses are computed.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -125,10 +126,22 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """`total += left @ right` in float32: total [V, H], left [V, N], right [N, H]. Where possible, the product is not stored."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    elif left.is_cuda:
+    elif left.is_cuda and _adds_to_float32(left.device, left.dtype):
         torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
     else:
         total += left @ right
+
+
+@cache
+def _adds_to_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch adds a product of 16-bit matrices to a float32 matrix here. Tried once, because no version promises it."""
+    ones = torch.ones(16, 16, dtype=dtype, device=device)
+    total = torch.ones(16, 16, dtype=torch.float32, device=device)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 17).all())
 
 
 def _times(values: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -21,7 +21,7 @@ def slope_in_place(logits: Tensor, targets: Tensor, coefficients: Tensor) -> Ten
 
 
 @triton.jit
-def _slope(logits, targets, coefficients, losses, stride, vocabulary, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _slope(logits, targets, coefficients, losses, stride, vocabulary: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
     """One program per row: online log-sum-exp, then the gradient over the same memory."""
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride

@@ -40,7 +40,7 @@ def sources() -> dict[str, Any]:
         "adamw, drawn rounding": (
             _adamw, adamw, {**fixed, "master_type": tl.bfloat16, "has_copy": False, "stochastic": True}, WARPS
         ),
-        "cross entropy": (_slope, ["*bf16", "*i64", "*fp32", "*fp32", "i32", "i32"], {"block": BLOCK}, 16),
+        "cross entropy": (_slope, ["*bf16", "*i64", "*fp32", "*fp32", "i32"], {"vocabulary": 151_936, "block": BLOCK}, 16),
         "e4m3 rounding": (
             _round, ["*bf16", "*fp8e4nv", "*fp32", "i32", "i32", "fp32"], {"width": 8960, "block": ROUND_BLOCK}, 4
         ),
