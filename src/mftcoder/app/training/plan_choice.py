@@ -1,7 +1,6 @@
-"""Which memory plan a run trains by: chosen before its first step, and the next one when that step does not fit.
+"""Choose the memory plan of a run before its first step, and the next plan if that step does not fit.
 
-Goes in: the config, the backend, the checkpoint to go on from. Comes out: configs without open choices, the fastest that has room
-first, and the backend that carries each. What the plans are and what they take is `models/gpu_memory/plans.py`'s.
+A plan is a config without open choices. `models/gpu_memory/plans.py` says which plans there are and how much memory each takes.
 """
 
 import gc
@@ -40,9 +39,9 @@ ON_THE_HOST = "What lies in the host's memory is fetched and updated there, whic
 
 
 def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None) -> list[RunConfig]:
-    """What `auto` may mean on this device, the fastest that has room first. A CPU's memory is not asked for.
+    """The plans that `auto` may take on this device: first the fastest one that fits, then those that take less memory.
 
-    A run that goes on takes no faster plan than its checkpoint was made with, and the same optimizer.
+    On a CPU every plan counts as fitting. A resumed run takes no faster plan than its checkpoint, and keeps its optimizer.
     """
     config = config.model_copy(update={"backend": backend.config})
     if checkpoint:
@@ -58,7 +57,7 @@ def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None)
 
 
 def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
-    """The config with train.optim: auto answered by the checkpoint, whose moments fit no other optimizer."""
+    """The config with train.optim: auto replaced by the optimizer of the checkpoint, because its moments fit no other one."""
     begun = checkpoint.progress.config.get("train", {}).get("optim", "adamw")
     if config.train.optim != "auto" or begun == "auto":
         return config
@@ -66,7 +65,7 @@ def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
 
 
 def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend) -> list[RunConfig]:
-    """The options from the fastest on that fits a GPU by the estimate; says which it is and why."""
+    """The options from the fastest one on that fits the GPU by the estimate. Logs which one it is and why."""
     model = plan_model(config, resolve_model(config.model).config)
     on_host = host_memory(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     free = backend.share((device_memory(backend.device), on_host))
@@ -82,7 +81,7 @@ def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend) ->
 
 
 def _lines(plans: list[MemoryPlan], chosen: MemoryPlan, memory: float, config: RunConfig) -> Iterator[str]:
-    """What could have been chosen but for a lack; what is, and why."""
+    """Lines for the faster plans that lack something, and for the chosen plan with the reason."""
     index = plans.index(chosen)
     for plan in plans[:index]:
         if plan.lack and plan.memory.total <= memory:
@@ -100,7 +99,7 @@ def _lines(plans: list[MemoryPlan], chosen: MemoryPlan, memory: float, config: R
 
 
 def warning_of(plan: RunConfig, asked: RunConfig) -> str:
-    """What a plan changes or costs that `asked` does not say; empty if nothing that a person must know."""
+    """A warning if the plan changes numbers or costs time in a way that the config `asked` for does not name; else empty."""
     if plan.train.optim == "adamw_8bit" != asked.train.optim:
         return WITH_OTHER_NUMBERS
     return ON_THE_HOST if plan.backend.offload in MOVED and plan.backend.offload != asked.backend.offload else ""
@@ -108,7 +107,7 @@ def warning_of(plan: RunConfig, asked: RunConfig) -> str:
 
 @contextmanager
 def carrier(backend: Backend, plan: RunConfig) -> Iterator[Backend]:
-    """The backend that a plan runs on: the run's own, told what to move to the host, or one for this process that can move it."""
+    """The backend for a plan: the run's own with the plan's offload setting, or a new one in this process that supports it."""
     if plan.backend.name == backend.config.name:
         backend.config = plan.backend
         yield backend
@@ -127,10 +126,10 @@ def first_that_runs(
     step: int,
     device: torch.device,
 ) -> Outcome:
-    """What `attempt` gives by the first plan whose first step fits the device.
+    """The result of `attempt` with the first plan whose first step fits the device.
 
-    A step that runs out of memory has changed nothing on disk: the next plan starts where this one did, with the same rows.
-    `may_go_on` says, after an error, whether no step was taken and no other rank waits.
+    A step that runs out of memory has changed nothing on disk, so the next plan starts at the same place with the same rows.
+    After an error, `may_go_on` says whether another plan may be tried: no step was taken and no other rank waits.
     """
     oldest = torch.zeros((), requires_grad=True) * 1
     for plan, following in zip(plans, [*plans[1:], None], strict=True):
@@ -150,10 +149,10 @@ def first_that_runs(
 
 
 def _release_memory(device: torch.device, oldest: torch.Tensor) -> None:
-    """Give back what a run that has ended held; `oldest` was computed before it, with a gradient.
+    """Free the memory of a run that has ended. `oldest` was computed before it, with a gradient.
 
-    A backward pass that breaks off leaves its nodes in this thread's queue. They go when a pass runs whose nodes are older: the
-    queue takes the newest first, and drops those of passes that have ended.
+    An interrupted backward pass leaves its nodes in this thread's queue. A pass over older nodes removes them: the queue takes
+    the newest nodes first, and drops those of passes that have ended.
     """
     oldest.backward(retain_graph=True)
     gc.collect()

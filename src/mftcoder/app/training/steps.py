@@ -1,4 +1,4 @@
-"""The steps of a run as tensors, for a training loop of somebody else's."""
+"""The steps of a run as tensors, for training loops outside this package."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from mftcoder.log import OnProgress, no_progress
 
 
 def training_steps(config: RunConfig, *, on_progress: OnProgress = no_progress) -> Iterator[StepData]:
-    """The steps that `train` takes, in its order, in one process; the data is prepared first if it is not yet.
+    """The steps of `train` in one process, in the same order. Prepares the data first if necessary.
 
     A step has `micro_batches`, whose tensors [B, L] are input_ids, targets (already shifted, -100 where nothing is trained),
     position_ids (0 starts a sample) and task_ids (-1 on padding), and `counts` of the whole step.

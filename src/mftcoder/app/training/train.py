@@ -1,7 +1,7 @@
-"""`mft train`: from a config to a trained run folder; the same command goes on where a run stopped.
+"""`mft train`: train a config into a run folder. The same command resumes a stopped run.
 
-Puts the rooms together: store, model, adapter, optimizer, balancer, checkpoints, loop. The run folder holds config.yaml,
-versions.json, data.json, metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
+Builds store, model, adapter, optimizer, balancer, checkpoints and loop. The run folder holds config.yaml, versions.json, data.json,
+metrics.jsonl, tensorboard/, checkpoints/ and, at the end, summary.json.
 """
 
 import importlib.metadata
@@ -85,7 +85,7 @@ class TrainResult(Summary):
         return self.best["step"]  # type: ignore[return-value]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a task, ready for a DataFrame: its validation losses before, after, at the best step of the run, and its lowest."""
+        """One row per task for a DataFrame: its validation loss before, after, at the best step of the run, and its lowest one."""
         columns = {"before": "first", "after": "last", "best": "best", "lowest": "lowest", "lowest_step": "lowest_step"}
         losses = self.validation
         return [
@@ -105,14 +105,14 @@ def train(
     on_checkpoint: Callable[[Path], object] = ignore,
     on_progress: OnProgress = no_progress,
 ) -> TrainResult:
-    """Train, or resume a run: the same call resumes it.
+    """Train, or resume a stopped run.
 
-    `model` and `tokenizer` are those of transformers, loaded already; the model must have the weights of
-    `model.model_name_or_path`, unless all of them are trained, and is changed in place.
+    `model` and `tokenizer` may be given as loaded objects of transformers. The model is changed in place. Unless adapter.type is
+    full, its weights must be those of `model.model_name_or_path`.
 
-    The callbacks run on rank 0, between steps: `on_step` gets the record of each step that train.logging_steps names,
-    `on_validation` that of each validation (both as metrics.jsonl has them), `on_checkpoint` the folder of each checkpoint once
-    it is on disk. What a callback raises ends the run. Interrupted, after a clean save, if a signal came in.
+    The callbacks run on rank 0, between steps. `on_step` gets the record of every logged step (train.logging_steps) and
+    `on_validation` that of every validation, both as in metrics.jsonl. `on_checkpoint` gets the folder of a checkpoint once it is
+    complete. An exception in a callback ends the run. After a signal the run saves and raises Interrupted.
     """
     callbacks = Callbacks(on_step, on_validation, on_checkpoint, on_progress)
     if config.train.deterministic:
@@ -150,7 +150,7 @@ def train(
 
 
 def _check_model(config: RunConfig) -> None:
-    """Whether the model can do what is asked of it, before anything is loaded."""
+    """Check, before anything is loaded, that the model supports the config. Log warnings."""
     check_recipe(config.train.fp8_recipe)
     model = resolve_model(config.model)
     check_row_slices(model, config.backend.context_parallel_size)
@@ -160,7 +160,7 @@ def _check_model(config: RunConfig) -> None:
 
 
 def _check_given(model: Any, config: RunConfig, backend: Backend) -> None:
-    """ModelError if a model that is given cannot be trained in place of the one that the config names."""
+    """ModelError if a loaded model cannot be trained in place of the model that the config names."""
     if backend.lockstep:
         raise ModelError(
             f"backend.name: {backend.config.name}: shares a model out while it loads it; give its name only"
@@ -177,7 +177,7 @@ def _checkpoint_store(config: RunConfig) -> CheckpointStore:
 def _checkpoint_to_resume(
     config: RunConfig, store: Store, backend: Backend, *, allow_changes: bool
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one and it was made by this config and this data."""
+    """The checkpoint to resume from, or None. CheckpointError if it was made with another config or other data."""
     checkpoints = _checkpoint_store(config)
     wanted = config.train.resume_from_checkpoint
     if wanted is False and not restarted():
@@ -220,7 +220,7 @@ def _train_with_first_that_runs(
     callbacks: Callbacks,
     model: Any,
 ) -> Summary:
-    """Train by the fastest plan that has room, and by the next one if its first step does not fit."""
+    """Train with the fastest plan that fits, and with the next one if its first step runs out of memory."""
     steps_taken = 0
 
     def attempt(plan: RunConfig) -> Summary:
@@ -235,7 +235,7 @@ def _train_with_first_that_runs(
                 finally:
                     steps_taken = run.steps_taken
 
-    alone = backend.world_size == 1 or not backend.lockstep  # else the other ranks are waiting inside a pass
+    alone = backend.world_size == 1 or not backend.lockstep  # otherwise the other ranks wait inside a pass
     return first_that_runs(
         plans_of(config, backend, checkpoint)[
             : None if model is None else 1
@@ -257,7 +257,7 @@ def _build(
     callbacks: Callbacks,
     base: Any = None,
 ) -> TrainingRun:
-    """Everything the loop needs, standing where the checkpoint stood; `plan` is the config with its choices made."""
+    """Everything that the loop needs, in the state of the checkpoint. `plan` is the config without open choices."""
     ranks = {"rank": backend.data_rank, "world_size": backend.data_world_size}
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
@@ -278,7 +278,7 @@ def _build(
     if checkpoint:
         progress = checkpoint.progress
         if [task["weight"] for task in progress.config["tasks"]] != [task.weight for task in config.tasks]:
-            progress.weights = weights.values.tolist()  # the changed ones, until the balancer's next update
+            progress.weights = weights.values.tolist()  # the new ones, until the balancer's next update
         balancer.load_state_dict(progress.balancer)
         unobserved.load_state_dict(progress.unobserved)
         state = checkpoint.optimizer_state(optimizer.room)
@@ -308,7 +308,7 @@ def _build(
 
 
 def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, base: Any) -> LanguageModel:
-    """The model with what trains marked, placed where it trains."""
+    """The model with its trainable weights, on its device."""
     attention.register()
     implementation = _implementations(config, backend)[0]
     where: dict[str, Any] = {"attn_implementation": implementation, "device": backend.load_device}
@@ -327,7 +327,7 @@ def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint 
 
 
 def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) -> Iterator[str]:
-    """What runs in a slower way than it could, to the same results, and why. Attention says so itself."""
+    """Lines about what runs slower than it could, with the same results, and why. Attention logs its own."""
     if not config.adapter.peft_forward:
         yield from kept_by_peft(model.module)
     limits = (*device_limits(device), *model_limits(device, model.causal_lm.config, DTYPES[config.model.dtype]))
@@ -338,7 +338,7 @@ def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) 
 
 
 def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend) -> None:
-    """As the config wants it; `auto` compiles on a GPU that holds the whole model. ModelError if the model cannot be compiled but must."""
+    """Compile the layers as the config says. `auto` compiles on a GPU that holds the whole model. ModelError if `true` is impossible."""
     wanted = config.train.torch_compile
     skipped = not wanted or (wanted == "auto" and (backend.device.type != "cuda" or backend.lockstep))
     problem = compile_problem(backend.device) or (model.compile_problem() if wanted == "auto" else None)
@@ -352,13 +352,13 @@ def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend) -
 
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
-    """The attention that is asked for, or all that `auto` may take."""
+    """The configured attention, or the candidates for `auto`."""
     wanted = config.model.attn_implementation
     return attention.candidates(backend.device, slices=backend.context.size > 1) if wanted == "auto" else (wanted,)
 
 
 def _choose_attention(config: RunConfig, model: LanguageModel, store: Store, backend: Backend) -> None:
-    """The first attention that keeps two of the run's own samples apart; `auto` then takes the newest version of its kernels."""
+    """Take the first attention that keeps two of the run's own samples apart. `auto` then takes the newest FlashAttention that works."""
     flash.use_torchs_own()
     tasks = [store.train(task) for task in range(len(store.tasks))]
     samples = probe_samples(tasks, attention_window(model.causal_lm.config))

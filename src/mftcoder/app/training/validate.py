@@ -1,7 +1,7 @@
-"""`mft validate`: everything that can be checked without training, all problems together, then the plan.
+"""`mft validate`: check everything that can be checked without training, report all problems together, and print the plan.
 
-Model folder, tokenizer and adapter targets are checked without weights; the data is tokenised as training would (and kept for
-it), so every data error shows here. Trains nothing, writes nothing into the run folder.
+Model folder, tokenizer and adapter targets are checked without loading weights. The data is tokenized and kept for the training, so
+every data error shows here. Trains nothing, and writes nothing into the run folder.
 """
 
 import os
@@ -51,7 +51,7 @@ Checked = TypeVar("Checked")
 
 @dataclass(frozen=True)
 class Card:
-    """The device that a plan is for: one of `count` alike."""
+    """The device that a plan is for; `count` equal ones run together."""
 
     name: str
     device: torch.device
@@ -120,14 +120,14 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
 
 
 def _check_output(folder: Path) -> None:
-    """The first existing folder above the run folder must be writable."""
+    """MftError if the first existing folder above the run folder is not writable."""
     existing = next(path for path in [folder, *folder.absolute().parents] if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise MftError(f"output_dir: {existing}: cannot be written. Choose another folder.")
 
 
 def _check_balancer(config: RunConfig, store: Store) -> None:
-    """Every task must have what the method measures."""
+    """ConfigError if a task lacks what the method measures."""
     facts = run_facts(config, TrainLoader(store, config), ValidationLoader(store, config))
     build_balancer(config.balancer, facts, config.task_names)
 
@@ -153,7 +153,7 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
 
 
 def _print_memory(config: RunConfig, plans: Sequence[MemoryPlan], card: Card, by_formula: str) -> None:
-    """What each way to train takes, which one a run would choose, what is in its way, and what more memory would give."""
+    """Print how much memory each plan takes, which one a run would choose, what faster ones lack, and what a larger GPU would allow."""
     on_gpu = card.device.type == "cuda"
     plans = plans if on_gpu else [plan for plan in plans if not warning_of(plan.config, config)]
     fitting = fastest_that_fits(plans, card.memory)
@@ -193,7 +193,7 @@ def _model_line(config: RunConfig, model: ResolvedModel, count: ParameterCount) 
 
 
 def _products_line(config: RunConfig, card: Card) -> str:
-    """In which format the layers multiply, and whether the device does."""
+    """The dtype of the matrix products, and whether the device supports it."""
     recipe = config.train.fp8_recipe
     if config.model.quantization not in IN_FP8 and recipe is None:
         return config.model.dtype
