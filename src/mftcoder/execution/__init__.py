@@ -1,1 +1,1 @@
-"""Run untrusted programs. Needs of the rest of the package only its errors and "did you mean"; never torch."""
+"""Run untrusted programs. Of the rest of the package it imports only the errors and "did you mean"; it never imports torch."""

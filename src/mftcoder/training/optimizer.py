@@ -18,7 +18,7 @@ from mftcoder.config.schema import TrainConfig
 from mftcoder.errors import ConfigError
 from mftcoder.kernels.adamw import AdamWRule, AdamWTensors, adamw_in_torch
 from mftcoder.kernels.limits import lack_of_triton
-from mftcoder.training.sharded_state import whole_tensor
+from mftcoder.training.sharded_state import allocate_full
 
 
 def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
@@ -75,11 +75,11 @@ class Optimizer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict()` of any backend; every rank is given the whole state, or what it has `room` for."""
+        """Restore `state_dict()` of any backend. Every rank gets the full state dict, or the shards that it allocated."""
         ...
 
-    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Where a tensor of a sharded checkpoint (`Shares.optimizer`) is read to before `load_state_dict`."""
+    def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Memory for a tensor of a sharded checkpoint (`ShardedState.optimizer`), to read it before `load_state_dict`."""
         ...
 
 
@@ -178,9 +178,9 @@ class MasterAdamW:
             self._one_pass.count_steps()
         return {"adamw": self._adamw.state_dict(), "masters": [copy.detach() for copy in copies]}
 
-    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+    def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """Memory for the whole tensor."""
-        return whole_tensor(name, size, dtype)
+        return allocate_full(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`, but keep this run's settings. The parameters themselves are restored by the checkpoint."""

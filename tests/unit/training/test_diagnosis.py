@@ -78,7 +78,7 @@ def test_the_message_says_if_each_sample_alone_is_finite() -> None:
 
 def test_the_sample_may_be_another_ranks() -> None:
     class SecondOfThree(LocalBackend):
-        def share(self, value: Any) -> list[Any]:
+        def all_gather(self, value: Any) -> list[Any]:
             assert value is None  # this rank's samples are all finite
             return [None, value, (0, 41)]
 

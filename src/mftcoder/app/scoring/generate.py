@@ -164,7 +164,7 @@ def _generate_on_all_ranks(source: ModelSource, options: GenerateOptions, on_pro
     kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
     group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
     with group.joined():
-        process = _Rank(group.rank, processes, group.run_on_rank0, lambda: group.share(True))
+        process = _Rank(group.rank, processes, group.run_on_rank0, lambda: group.all_gather(True))
         return _generate(source, options, process, str(group.device), on_progress)
 
 

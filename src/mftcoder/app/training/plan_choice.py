@@ -68,7 +68,7 @@ def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend) ->
     """The options from the fastest one on that fits the GPU by the estimate. Logs which one it is and why."""
     model = plan_model(config, resolve_model(config.model).config)
     on_host = host_memory(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    free = backend.share((device_memory(backend.device), on_host))
+    free = backend.all_gather((device_memory(backend.device), on_host))
     memory, on_host = (min(values) for values in zip(*free, strict=True))
     known = memory_plans(config, model, "cuda", backend.world_size, on_host)
     plans = [plan for plan in known if plan.config in options] or known[-1:]

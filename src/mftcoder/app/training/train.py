@@ -281,7 +281,7 @@ def _build(
             progress.weights = weights.values.tolist()  # the new ones, until the balancer's next update
         balancer.load_state_dict(progress.balancer)
         unobserved.load_state_dict(progress.unobserved)
-        state = checkpoint.optimizer_state(optimizer.room)
+        state = checkpoint.optimizer_state(optimizer.allocate)
         optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"], backend.rank, backend.world_size)
     progress.config, progress.data_fingerprint = plan.model_dump(mode="json"), store.fingerprint

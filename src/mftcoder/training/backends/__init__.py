@@ -1,1 +1,1 @@
-"""The engines that carry a step."""
+"""The engines that run a step: one device, DDP, FSDP2, DeepSpeed."""

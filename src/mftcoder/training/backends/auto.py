@@ -1,4 +1,4 @@
-"""The backend that needs no choice: one device for one process, a whole model on each of several; DeepSpeed where accelerate launches it."""
+"""The backend `auto`: one device for one process, DDP for several, DeepSpeed if accelerate launches it."""
 
 from mftcoder.config.compat.accelerate_deepspeed import deepspeed_backend, launched_with_deepspeed
 from mftcoder.config.schema import BackendConfig
@@ -9,9 +9,9 @@ from mftcoder.training.backends.process_group import launched_processes
 
 
 def auto_backend(config: BackendConfig) -> Backend:
-    """LocalBackend without a launcher, DdpBackend with one, that of its flags with `accelerate launch --use_deepspeed`."""
+    """LocalBackend for one process, DdpBackend for several; with `accelerate launch --use_deepspeed` the one that its flags name."""
     if launched_with_deepspeed():
-        told = config.model_copy(update=deepspeed_backend())
-        backend: Backend = BACKENDS.load(told.name)(told)
+        launched = config.model_copy(update=deepspeed_backend())
+        backend: Backend = BACKENDS.load(launched.name)(launched)
         return backend
     return LocalBackend(config) if launched_processes() == 1 else DdpBackend(config)

@@ -1,7 +1,7 @@
-"""What the training code asks of the machinery below it, and the answer for one device.
+"""The protocol of backends, and the backend for one device.
 
-The rest of the code thinks in sums: over all ranks gradients are sums, never means. Nothing here knows tasks, losses or files.
-Each engine for many devices is one file beside this one, `<name>_backend.py`.
+Gradients over ranks are sums, never means. Tasks, losses and files are left to the rest of training. Each engine for several devices
+is one file beside this one.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,19 +16,19 @@ from mftcoder.errors import ConfigError
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.training.backends.process_group import check_context_parallel_size, launched_processes, pick_device
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
-from mftcoder.training.sharded_state import Shares
+from mftcoder.training.sharded_state import ShardedState
 
 Value = TypeVar("Value")
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
 class Decoder(Protocol):
-    """What a backend may take hold of in a language model."""
+    """The parts of a LanguageModel that a backend may use and replace."""
 
     module: Any
     causal_lm: Any
     decoder: Callable[..., Any]
-    surround: Callable[[Callable[[], Tensor]], Tensor]
+    run_forward: Callable[[Callable[[], Tensor]], Tensor]
     device: torch.device
 
     def decoder_layers(self) -> list[nn.Module]:
@@ -37,42 +37,42 @@ class Decoder(Protocol):
 
 
 class Backend(Protocol):
-    """One process's view of the device and of its fellows. All ranks call each method, in the same order."""
+    """The device and the other ranks, as one process sees them. All ranks call each method in the same order."""
 
     config: BackendConfig
-    """What it was told; a memory plan may change what lies in the host's memory, before a model is placed."""
+    """The backend section; a memory plan may change its `offload` before a model is placed."""
     device: torch.device
     load_device: torch.device
-    """Where the weights are read to; `place` brings them to the device."""
+    """Where weights are loaded; `place` moves them to the device."""
     rank: int
     world_size: int
     data_rank: int
-    """Which share of a step's rows this rank runs; ranks that share rows have the same."""
+    """Which part of a step's rows this rank runs; ranks that share rows have the same value."""
     data_world_size: int
-    """How many shares there are."""
+    """The number of these parts."""
     context: ContextGroup
-    """The ranks that share this one's rows; known once joined."""
+    """The ranks that share this one's rows; set by `joined`."""
     lockstep: bool
-    """Whether every rank must run every backward, trained tokens or none, because the ranks wait for each other in it."""
+    """True if every rank must run every backward pass, even without trained tokens, because ranks wait for each other in it."""
 
     def check(self, config: RunConfig) -> None:
-        """ConfigError for what this engine cannot carry; called before a weight is loaded."""
+        """ConfigError for options that this engine does not support; called before a weight is loaded."""
         ...
 
     def joined(self) -> AbstractContextManager[None]:
-        """Be one of the ranks, from here to the end of the block."""
+        """Connect to the other ranks for the duration of the block."""
         ...
 
     def run_on_rank0(self, action: Callable[[], Value]) -> Value:
-        """Run `action` on rank 0; every rank returns its value or raises its error."""
+        """Run `action` on rank 0. Every rank returns its value, or raises its error."""
         ...
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
-        """Bring the loaded model to where it trains; every rank holds the same weights before and the whole of them or a share after."""
+        """Prepare the loaded model for training. Before, every rank has all weights; after, all of them or its shards."""
         ...
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """The optimizer of what trains in the placed model."""
+        """The optimizer of the trained weights of the placed model."""
         ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
@@ -80,19 +80,19 @@ class Backend(Protocol):
         ...
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is up on one of the ranks."""
+        """True if the flag is true on any rank."""
         ...
 
-    def share(self, value: Value) -> list[Value]:
-        """Each rank's value, by rank, on every rank."""
+    def all_gather(self, value: Value) -> list[Value]:
+        """The values of all ranks in the order of ranks, on every rank."""
         ...
 
-    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
-        """What a checkpoint holds of the module, on rank 0, where it lies in pieces; None: the module itself has it."""
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        """The weights of a checkpoint, complete on rank 0; None if the module itself has them complete."""
         ...
 
-    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
-        """What each rank writes of a sharded checkpoint; None where every rank has all, and rank 0 writes it."""
+    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
+        """What each rank writes of a sharded checkpoint; None if every rank has everything, and rank 0 writes it."""
         ...
 
 
@@ -112,7 +112,7 @@ class LocalBackend:
         self.device = self.load_device = pick_device(config.device)
 
     def check(self, config: RunConfig) -> None:
-        """One process carries everything; several would each train the whole."""
+        """ConfigError if several processes were started: each would train on its own."""
         check_optimizer(config.train)
         if launched_processes() > 1:
             raise ConfigError(
@@ -121,37 +121,37 @@ class LocalBackend:
             )
 
     def joined(self) -> AbstractContextManager[None]:
-        """Nobody to join."""
+        """Check that no row is to be shared; there are no other ranks."""
         check_context_parallel_size(self._context_size, 1)
         return nullcontext()
 
     def run_on_rank0(self, action: Callable[[], Value]) -> Value:
-        """Run it: this is rank 0."""
+        """Run the action: this is rank 0."""
         return action()
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
-        """It is there."""
+        """Do nothing: the model is on its device."""
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters."""
         return MasterAdamW(named_parameters, config)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """The values themselves."""
+        """The values themselves, of the only rank."""
         return values
 
     def any_rank(self, flag: bool) -> bool:
-        """The flag itself."""
+        """The flag itself, of the only rank."""
         return flag
 
-    def share(self, value: Value) -> list[Value]:
-        """A list of one."""
+    def all_gather(self, value: Value) -> list[Value]:
+        """A list of one value."""
         return [value]
 
-    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
-        """The module has them."""
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        """None: the module has them."""
         return None
 
-    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
-        """There is but one."""
+    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
+        """None: there is one rank."""
         return None

@@ -1,7 +1,7 @@
-"""Every rank holds the whole model: data parallelism on torch.distributed, gloo on CPUs and nccl on GPUs.
+"""Data parallelism: every rank holds the whole model. Uses torch.distributed, with gloo on CPUs and nccl on GPUs.
 
-The float32 gradients are summed over ranks once a step, in buckets, while the last micro-batch's backward pass still runs. Ranks need
-not have the same tokens nor any; a weight that got no gradient on any rank is left as it is, exactly as on one device.
+The float32 gradients are summed over ranks once per step, in buckets, while the last micro-batch's backward pass still runs. A rank
+may have no tokens. A weight without a gradient on any rank is not updated, exactly as on one device.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.training.backends.base import Decoder, NamedParameters
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
-from mftcoder.training.sharded_state import Shares
+from mftcoder.training.sharded_state import ShardedState
 
 BUCKET_BYTES = 25 << 20
-ALIGNMENT = 4  # float32 numbers: 16 bytes, the vectors in which the optimizer's kernel reads
+ALIGNMENT = 4  # in float32 numbers: the optimizer's kernel reads vectors of 16 bytes
 
 
 class DdpBackend(ProcessGroup):
-    """One whole model a rank."""
+    """The whole model on every rank."""
 
     def __init__(self, config: BackendConfig):
         super().__init__(config)
@@ -32,42 +32,42 @@ class DdpBackend(ProcessGroup):
         self.load_device = self.device
 
     def check(self, config: RunConfig) -> None:
-        """ConfigError for what is not installed; what one device can do, several can."""
+        """ConfigError for packages that are not installed; every option of one device is supported."""
         check_optimizer(config.train)
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
-        """Rank 0's trained weights to everyone: drawn anew, they could differ between devices of different kinds."""
+        """Copy rank 0's trained weights to all ranks: if they were initialized at random, they could differ between devices."""
         self.copy_from_rank0([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters, with gradients summed over ranks."""
         named = list(named_parameters)
         trained = [parameter for _, parameter in named if parameter.requires_grad]
-        # Ranks that share rows exchange slices inside a pass: two kinds of messages at a time could wait for each other.
+        # Ranks that share rows communicate inside a pass; together with the gradients' sums that could deadlock.
         gradients = SummedGradients(trained, self._run, overlap=self._context_size == 1)
         return MasterAdamW(named, config, gradients=gradients)
 
-    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
-        """Every rank has them all."""
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        """None: every rank has all weights."""
         return None
 
-    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
-        """Nothing is shared out."""
+    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
+        """None: nothing is sharded."""
         return None
 
 
 class SummedGradients:
-    """The gradients of a step, in buckets of float32 that are summed over ranks.
+    """The gradients of a step, in float32 buckets that are summed over ranks.
 
-    A bucket's sum starts as soon as the last pass has made all of its gradients and the sum of the bucket before it has started, so
-    that all ranks start the same sums in the same order. Those that are left start when the passes are over, with zeros for
-    gradients that this rank does not have.
+    The sum of a bucket starts when the last pass has made all its gradients and the sum of the previous bucket has started, so all
+    ranks start the same sums in the same order. The remaining sums start after the passes, with zeros for gradients that this rank
+    does not have.
     """
 
     def __init__(
         self, parameters: Sequence[nn.Parameter], run: Callable[[str, Callable[[], object]], None], *, overlap: bool
     ):
-        """`run` runs a collective, given its name for messages; without `overlap` all sums start when the passes are over."""
+        """`run(name, collective)` runs a collective with a name for errors. Without `overlap` all sums start after the passes."""
         self._parameters, self._run, self._overlap = parameters, run, overlap
         self._buckets = [_Bucket(members, parameters) for members in _groups(parameters)]
         self._bucket_of = {index: bucket for bucket in self._buckets for index in bucket.places}
@@ -82,12 +82,12 @@ class SummedGradients:
             bucket.clear()
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Add the objective's gradients to the step's; in the `last` pass start the sum of each bucket that is complete."""
+        """Add the objective's gradients to the step's. In the `last` pass start the sum of each bucket that is complete."""
         self._last = last and self._overlap
         objective.backward()
 
     def _add(self, index: int, parameter: nn.Parameter) -> None:
-        """Called when a pass has made the whole gradient of a weight."""
+        """Add the gradient of a weight. Called when a pass has completed it."""
         bucket, gradient = self._bucket_of[index], parameter.grad
         assert gradient is not None and not bucket.started, "a second gradient of one weight in one backward pass"
         parameter.grad = None
@@ -98,13 +98,13 @@ class SummedGradients:
             self._start_sums(lambda bucket: not bucket.missing)
 
     def _start_sums(self, ready: Callable[["_Bucket"], bool]) -> None:
-        """Start the sums of the next buckets, in order, as long as they are ready."""
+        """Start the sums of the next buckets in order, as long as they are ready."""
         while len(self._works) < len(self._buckets) and ready(bucket := self._buckets[len(self._works)]):
             bucket.started = True
             self._works.append(dist.all_reduce(bucket.numbers, async_op=True))
 
     def sum_over_ranks(self) -> None:
-        """Start the sums that are left, wait for all, and learn which weights have a gradient on some rank."""
+        """Start the remaining sums, wait for all, and find out which weights have a gradient on any rank."""
         self._run("summing gradients", self._finish_sums)
         self._run("finding the gradients", lambda: dist.all_reduce(self._present))
 
@@ -114,7 +114,7 @@ class SummedGradients:
             work.wait()
 
     def take(self) -> list[Tensor | None]:
-        """Each weight's sum over ranks since the last call; None where no rank has a gradient."""
+        """Each weight's gradient since the last call, summed over ranks; None if no rank has one."""
         assert len(self._works) == len(self._buckets), "sum_over_ranks comes first"
         sums = [
             self._bucket_of[index].gradient(index) if ranks else None
@@ -125,7 +125,7 @@ class SummedGradients:
 
 
 class _Bucket:
-    """Gradients of neighbouring weights side by side in one float32 tensor, which lives from the first of them to the update."""
+    """Gradients of neighbouring weights in one float32 tensor, which exists from the first gradient to the update."""
 
     def __init__(self, members: Sequence[int], parameters: Sequence[nn.Parameter]):
         self._parameters = parameters
@@ -134,21 +134,21 @@ class _Bucket:
         self.clear()
 
     def clear(self) -> None:
-        """Let the gradients go."""
+        """Free the gradients."""
         self._numbers: Tensor | None = None
-        self.started = False  # whether its sum over ranks is
+        self.started = False  # True if its sum over ranks has started
         self.missing = set(self.places)  # weights whose gradient the last pass has not made yet
 
     @property
     def numbers(self) -> Tensor:
-        """All gradients of the bucket in one row; zeros where there is none yet."""
+        """All gradients of the bucket, one after another; zeros for those that are missing."""
         if self._numbers is None:
             device = self._parameters[next(iter(self.places))].device
             self._numbers = torch.zeros(self._size, dtype=torch.float32, device=device)
         return self._numbers
 
     def gradient(self, index: int) -> Tensor:
-        """The part that is one weight's gradient, laid out in memory as the weight is."""
+        """The view of one weight's gradient, with the memory layout of the weight."""
         weight = self._parameters[index]
         return self.numbers.as_strided(weight.size(), weight.stride(), self.places[index])
 
@@ -158,10 +158,10 @@ def _aligned_size(tensor: Tensor) -> int:
 
 
 def _groups(parameters: Sequence[nn.Parameter]) -> list[list[int]]:
-    """The weights' indices in groups of at most BUCKET_BYTES of float32, about in the order in which a pass makes their gradients.
+    """The weights' indices in groups of at most BUCKET_BYTES of float32, roughly in the order in which a pass makes the gradients.
 
-    From the last weight to the first; vectors come behind all matrices, because a norm's gradient is the last of its layer and
-    would hold up the layer's matrices. A weight that is larger than a bucket is alone in one.
+    That is from the last weight to the first. Vectors come after all matrices, because the gradient of a norm is the last of its layer
+    and would delay the layer's matrices. A weight that is larger than a bucket has one for itself.
     """
     groups: list[list[int]] = []
     size = 0

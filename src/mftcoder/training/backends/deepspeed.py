@@ -1,9 +1,9 @@
-"""ZeRO: DeepSpeed shares out gradients and moments over the ranks (stage 2), and the weights (stage 3); `deepspeed.initialize`, used directly.
+"""ZeRO: DeepSpeed shards gradients and moments over the ranks (stage 2), and also the weights (stage 3). Uses `deepspeed.initialize`.
 
-DeepSpeed takes the mean of gradients over ranks and counts micro-batches; here each objective is multiplied by the number of ranks
-and a step ends when the optimizer is called, so that gradients are sums. DeepSpeed's hooks surround each forward pass with its
-loss as one module, so that stage 3 keeps embedding and head gathered while the cross entropy uses them. Trained weights have
-float32 masters. Checkpoints are gathered on rank 0 in the layout of one device.
+DeepSpeed averages gradients over ranks and counts micro-batches. Here each objective is multiplied by the number of ranks, and a step
+ends when the optimizer is called, so gradients are sums. Each forward pass with its loss runs as one module inside DeepSpeed's hooks,
+so that stage 3 keeps embedding and head gathered while the cross entropy uses them. Trained weights have float32 masters.
+Checkpoints are gathered on rank 0 in the layout of one device.
 """
 
 import importlib.util
@@ -22,20 +22,20 @@ from mftcoder.training.backends.base import Decoder, NamedParameters
 from mftcoder.training.backends.deepspeed_optimizer import ZeroAdamW
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import Halt, Optimizer, adamw
-from mftcoder.training.sharded_state import Shares, trained_weights
+from mftcoder.training.sharded_state import ShardedState, trained_weights
 
 BUCKET_ELEMENTS = 1 << 26  # gradients summed in one message: 256 MiB of float32
 FORMATS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 class _ZeroBackend(ProcessGroup):
-    """What both stages share."""
+    """The common part of both stages."""
 
     lockstep = True
     name: str
     stage: int
     otherwise: str
-    """The backend to take where this one cannot be used."""
+    """The backend to use instead if this one is not available."""
 
     def __init__(self, config: BackendConfig):
         super().__init__(config)
@@ -46,7 +46,7 @@ class _ZeroBackend(ProcessGroup):
         self._forward_pass = _ForwardPass()
 
     def check(self, config: RunConfig) -> None:
-        """ConfigError for what DeepSpeed lacks on this machine, and for what it does not offer."""
+        """ConfigError if DeepSpeed is not installed, and for options that it does not support."""
         refused = [
             (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
@@ -74,7 +74,7 @@ class _ZeroBackend(ProcessGroup):
             raise ConfigError(*problems)
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
-        """Hand the model to DeepSpeed together with the optimizer of what trains."""
+        """Give the model to DeepSpeed, with the optimizer of the trained weights."""
         deepspeed = _deepspeed(self.device)
         trained = [(name, weight) for name, weight in model.module.named_parameters() if weight.requires_grad]
         inner: Any = adamw(trained, config)
@@ -96,32 +96,32 @@ class _ZeroBackend(ProcessGroup):
             low_precision=model.causal_lm.dtype != torch.float32,
             halt=Halt(config),
         )
-        model.surround = self._surround
+        model.run_forward = self._run_forward
         model.device = self.device
 
     def _settings(self, causal_lm: Any, config: TrainConfig) -> dict[str, Any]:
         offload = {"optimizer": ("optimizer",), "all": ("optimizer", "param")}.get(self.config.offload, ())
         return {
-            "train_micro_batch_size_per_gpu": 1,  # must be there, and is used for nothing
+            "train_micro_batch_size_per_gpu": 1,  # required, but not used
             "gradient_accumulation_steps": 1,
             "managed_gradient_accumulation": False,
             "gradient_clipping": config.max_grad_norm or 0.0,
             "bf16": {"enabled": causal_lm.dtype == torch.bfloat16, "check_grad_overflow": True},
             "data_types": {"grad_accum_dtype": "fp32"},
             "communication_data_type": FORMATS[self._config.reduce_dtype],
-            "zero_allow_untested_optimizer": True,  # torch's AdamW, on the host as well: the update of the other backends
+            "zero_allow_untested_optimizer": True,  # torch's AdamW, on the host too: the same update as in the other backends
             "zero_force_ds_cpu_optimizer": False,
             "zero_optimization": {
                 "stage": self.stage,
-                "overlap_comm": False,  # not together with steps that end where the loop says
+                "overlap_comm": False,  # does not work if the loop decides where a step ends
                 "reduce_bucket_size": BUCKET_ELEMENTS,
-                # Norms and other small weights stay whole.
+                # Norms and other small weights are not sharded.
                 "stage3_param_persistence_threshold": 10 * causal_lm.config.get_text_config().hidden_size,
                 **{f"offload_{part}": {"device": "cpu"} for part in offload},
             },
         }
 
-    def _surround(self, forward_pass: Callable[[], Tensor]) -> Tensor:
+    def _run_forward(self, forward_pass: Callable[[], Tensor]) -> Tensor:
         self._forward_pass.action = forward_pass
         try:
             outcome: Tensor = self._engine()
@@ -130,37 +130,37 @@ class _ZeroBackend(ProcessGroup):
         return outcome
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """The optimizer that DeepSpeed was given with the model."""
+        """The optimizer that `place` gave to DeepSpeed."""
         assert self._optimizer is not None
         return self._optimizer
 
-    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
-        """Rank 0 writes what it has gathered."""
+    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
+        """None: rank 0 gathers the state and writes it."""
         return None
 
 
 class Zero2Backend(_ZeroBackend):
-    """The whole model a rank, and a share of gradients, masters and moments."""
+    """The whole model on every rank; gradients, masters and moments are sharded."""
 
     name, stage, otherwise = "deepspeed_zero2", 2, "ddp"
 
-    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
-        """Every rank has them all."""
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        """None: every rank has all weights."""
         return None
 
 
 class Zero3Backend(_ZeroBackend):
-    """A share of everything a rank."""
+    """Weights, gradients, masters and moments are sharded."""
 
     name, stage, otherwise = "deepspeed_zero3", 3, "fsdp2"
 
     def __init__(self, config: BackendConfig):
         super().__init__(config)
-        # Weights go to the device one by one: the whole model need never fit there.
+        # Weights are moved to the device one by one, so the whole model need not fit there.
         self.load_device = torch.device("cpu")
 
-    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
-        """What a checkpoint holds of it, in the model's dtype, on rank 0."""
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        """The weights of a checkpoint in the model's dtype, on rank 0."""
         from deepspeed.runtime.zero import GatheredParameters
 
         weights = {}
@@ -171,20 +171,20 @@ class Zero3Backend(_ZeroBackend):
 
 
 class _ForwardPass(nn.Module):
-    """A forward pass of the model, whatever it computes, as the forward of a module that DeepSpeed puts its hooks on."""
+    """A module whose forward is any forward pass of the model, so that DeepSpeed's hooks run around it."""
 
     module: nn.Module
     action: Callable[[], Tensor] | None = None
 
     def forward(self) -> Tensor:
-        """What `action` gives."""
+        """Run `action`."""
         assert self.action is not None
         return self.action()
 
 
 def _deepspeed(device: torch.device) -> Any:
-    """The package, told what it computes on before it is imported."""
-    os.environ.setdefault("LOCAL_RANK", "0")  # a run without a launcher has none, and DeepSpeed insists
+    """The package, imported after the environment variables that it reads are set."""
+    os.environ.setdefault("LOCAL_RANK", "0")  # missing without a launcher, but DeepSpeed requires it
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # torch 2.13 renames two collectives that deepspeed 0.19.8 calls.
@@ -192,6 +192,6 @@ def _deepspeed(device: torch.device) -> Any:
     import deepspeed
 
     if device.type == "cpu":
-        # Otherwise compilers are run to find this out, and one more to build what only inference uses.
+        # Otherwise it runs compilers to find out what is supported, and builds what only inference uses.
         deepspeed.ops.__compatible_ops__ = {}
     return deepspeed

@@ -1,7 +1,7 @@
-"""One update of weights that DeepSpeed has shared out, and its state in the layout of one device.
+"""The update of weights that DeepSpeed has sharded, and the optimizer's state in the layout of one device.
 
-Goes in: DeepSpeed's engine, which sums gradients, clips and updates, and the torch AdamW that it calls. Comes out: what
-MasterAdamW would give, moments and masters whole on rank 0, so that every backend goes on from every checkpoint.
+DeepSpeed's engine sums the gradients, clips and updates. The full state dict is that of MasterAdamW, complete on rank 0, so that every
+backend can continue from every checkpoint.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mftcoder.training.optimizer import Halt
-from mftcoder.training.sharded_state import whole_tensor
+from mftcoder.training.sharded_state import allocate_full
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class ZeroAdamW:
-    """MasterAdamW on a rank's share: ZeRO cuts flat pieces out of groups of weights (stage 2) or out of each weight (stage 3)."""
+    """MasterAdamW on a rank's shards: flat pieces of groups of weights (stage 2) or of each weight (stage 3)."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class ZeroAdamW:
         low_precision: bool,
         halt: Halt,
     ):
-        """`adamw` is stepped by the engine. `by_index` and `layout`: its weights and its state_dict() before they were shared out."""
+        """The engine steps `adamw`. `by_index` and `layout`: its weights and its state_dict() before sharding."""
         self._engine, self._adamw = engine, adamw
         self._parameters, self._by_index, self._layout = parameters, by_index, layout
         self._low_precision, self._halt = low_precision, halt
@@ -41,14 +41,14 @@ class ZeroAdamW:
             engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """DeepSpeed's; gradients are averaged over ranks as they are made."""
+        """Run DeepSpeed's backward pass, which averages gradients over ranks; multiplying by the ranks makes that a sum."""
         self._engine.backward(objective * self._engine.world_size)
 
     def sum_gradients(self) -> None:
-        """Each pass has."""
+        """Do nothing: each pass has summed its gradients."""
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
-        """One update; DeepSpeed itself leaves it out where the norm is not finite."""
+        """See `Optimizer.step`. DeepSpeed itself skips the update if the norm is not finite."""
         for group in self._adamw.param_groups:
             group["lr"] = rate
         device = self._pieces[0].device  # offloaded pieces lie on the host; copies there wait
@@ -68,7 +68,7 @@ class ZeroAdamW:
         return list(zero.single_partition_of_fp32_groups)
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments and, for a low-precision model, masters: whole on rank 0."""
+        """Moments and, for a low-precision model, masters; complete on rank 0."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         step = self._adamw.state[self._pieces[0]]["step"].cpu()
@@ -85,27 +85,27 @@ class ZeroAdamW:
         return {"adamw": {**self._layout, "state": moments}, "masters": masters}
 
     def _kept(self, whole: Tensor) -> Tensor:
-        """A copy on the CPU of rank 0, nothing elsewhere."""
+        """A copy on the CPU of rank 0, an empty tensor on other ranks."""
         return whole.cpu().clone() if self._engine.global_rank == 0 else whole.new_empty(0, device="cpu")
 
-    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """For all of it."""
-        return whole_tensor(name, size, dtype)
+    def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Memory for the whole tensor."""
+        return allocate_full(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take this rank's share of a whole state."""
+        """Take this rank's shards of a full state dict."""
         moments = state["adamw"]["state"]
         for piece in self._pieces if moments else ():
             self._adamw.state[piece]["step"].fill_(float(moments[0]["step"]))
         for index, of_parameter in moments.items():
             for name in MOMENTS:
-                self._set_share(self._by_index[index], of_parameter[name], name)
+                self._set_shard(self._by_index[index], of_parameter[name], name)
         if state["masters"]:
             for parameter, master in zip(self._parameters, state["masters"], strict=True):
-                self._set_share(parameter, master, None)
+                self._set_shard(parameter, master, None)
 
-    def _set_share(self, parameter: Any, whole: Tensor, moment: str | None) -> None:
-        """Put this rank's share of `whole` into the moment of that name, or into the master weight."""
+    def _set_shard(self, parameter: Any, whole: Tensor, moment: str | None) -> None:
+        """Put this rank's shard of `whole` into the moment of that name, or into the master weight."""
         from deepspeed import utils
 
         if not hasattr(parameter, "ds_tensor"):
@@ -114,15 +114,15 @@ class ZeroAdamW:
             else:
                 utils.safe_set_full_fp32_param(parameter, whole)
             return
-        # safe_set_full_* of stage 3 cannot cut a weight that its ranks do not divide (deepspeed 0.19.8).
+        # safe_set_full_* of stage 3 fails for a weight whose size is not a multiple of the ranks (deepspeed 0.19.8).
         size = parameter.ds_tensor.numel()
         padded = torch.zeros(size * self._engine.world_size, dtype=whole.dtype)
         padded[: whole.numel()] = whole.flatten()
-        share = padded[size * self._engine.global_rank :][:size]
+        shard = padded[size * self._engine.global_rank :][:size]
         if moment:
-            utils.safe_set_local_optimizer_state(parameter, share, moment)
+            utils.safe_set_local_optimizer_state(parameter, shard, moment)
         else:
-            utils.safe_set_local_fp32_param(parameter, share)
+            utils.safe_set_local_fp32_param(parameter, shard)
 
 
 def _no_moments(weight: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
-"""Weights, gradients and moments shared out over the ranks: PyTorch's `fully_shard`, used directly.
+"""FSDP2: weights, gradients and moments are sharded over the ranks with PyTorch's `fully_shard`.
 
-Each decoder layer is gathered for its forward and its backward and let go again; embedding, last norm and head stay gathered
-between the forward and the end of the backward, because the cross entropy uses the head in between. The trained shares are
-float32 and are the master weights: layers are gathered and multiplied in the model's dtype. Gradients are sums over ranks.
-Checkpoints have the layout of one device, gathered on rank 0 or written share by share, so that every backend reads every checkpoint.
+Each decoder layer is gathered for its forward and its backward pass and then freed. Embedding, last norm and head stay gathered from
+the forward to the end of the backward pass, because the cross entropy uses the head in between. The trained shards are float32 and
+are the master weights; layers are gathered and multiplied in the model's dtype. Gradients are sums over ranks. Checkpoints have the
+layout of one device, gathered on rank 0 or written by each rank, so that every backend can read every checkpoint.
 """
 
 from typing import Any
@@ -28,19 +28,19 @@ from mftcoder.errors import ConfigError
 from mftcoder.training.backends.base import Decoder, NamedParameters
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, decays
-from mftcoder.training.sharded_state import Shares, put_shares_in, trained_weights
+from mftcoder.training.sharded_state import ShardedState, insert_tensors, trained_weights
 
 REDUCE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Fsdp2Backend(ProcessGroup):
-    """A share of the model a rank."""
+    """Every rank holds a shard of each weight."""
 
     lockstep = True
 
     def __init__(self, config: BackendConfig):
         super().__init__(config)
-        # Layers go to the device one by one: the whole model need never fit there.
+        # Layers are moved to the device one by one, so the whole model need not fit there.
         self.load_device = torch.device("cpu")
         self._config = config
         self._dtype = torch.float32
@@ -48,7 +48,7 @@ class Fsdp2Backend(ProcessGroup):
         self._checkpoint_group: Any = None
 
     def check(self, config: RunConfig) -> None:
-        """ConfigError for a balancer or a format that needs a layer's weights in one piece, and for uneven groups."""
+        """ConfigError for options that need a layer's complete weights, and for uneven groups."""
         size = self._config.shard_group_size or self.world_size
         refused = [
             (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
@@ -76,7 +76,7 @@ class Fsdp2Backend(ProcessGroup):
             raise ConfigError(*problems)
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
-        """Cut every weight into shares, the trained ones as float32 masters; what is not this rank's is let go."""
+        """Shard every weight, the trained ones as float32 masters, and free what does not belong to this rank."""
         self._root, self._dtype = model.causal_lm, model.causal_lm.dtype
         for parameter in model.module.parameters():
             if parameter.requires_grad:
@@ -90,7 +90,9 @@ class Fsdp2Backend(ProcessGroup):
         )
         for part in model.module.modules():
             if getattr(part, "quant_state", None) is not None:
-                part.quant_state.to(self.device)  # the scales of a 4-bit layer: whole on every rank, and no parameter
+                part.quant_state.to(
+                    self.device
+                )  # the scales of a 4-bit layer are no parameters, so every rank has all of them
         gpu = self.device.type == "cuda"
         kept = CPUOffloadPolicy(pin_memory=gpu) if self.config.offload == "all" else OffloadPolicy()
         for layer in model.decoder_layers():
@@ -111,45 +113,47 @@ class Fsdp2Backend(ProcessGroup):
         return init_device_mesh(self.device.type, (copies, size), mesh_dim_names=("copy", "shard"))
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """AdamW on this rank's shares."""
+        """AdamW on this rank's shards."""
         self._root.reshard()
         return ShardedAdamW(list(named_parameters), config, self, masters=self._dtype != torch.float32)
 
-    def whole(self, share: Tensor, like: DTensor) -> Tensor:
-        """The tensor that the ranks' shares make, cut as `like` is; on the CPU of rank 0, empty elsewhere."""
-        joined = cut_like(like, share.to(self.device)).full_tensor()
-        return joined.cpu() if self.rank == 0 else joined.new_empty(0, device="cpu")
+    def full_tensor(self, shard: Tensor, like: DTensor) -> Tensor:
+        """The full tensor of the ranks' shards, which are sharded like `like`; on the CPU of rank 0, empty on other ranks."""
+        full = sharded_like(like, shard.to(self.device)).full_tensor()
+        return full.cpu() if self.rank == 0 else full.new_empty(0, device="cpu")
 
-    def whole_weights(self, module: Any) -> dict[str, Tensor] | None:
-        """What trains (for full training all there is), in the model's dtype."""
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        """The trained weights (for full training all of them) in the model's dtype."""
         self._root.reshard()
         return {
-            name: self.whole(local_share(weight), weight).to(self._dtype)
+            name: self.full_tensor(local_shard(weight), weight).to(self._dtype)
             if isinstance(weight, DTensor)
             else weight.cpu()
             for name, weight in trained_weights(module).items()
         }
 
-    def shares(self, module: Any, optimizer: Optimizer) -> Shares | None:
-        """Moments and masters; of a fully trained model the weights as well, in its dtype."""
+    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
+        """Moments and masters; for full training also the weights, in the model's dtype."""
         assert isinstance(optimizer, ShardedAdamW)
         self._root.reshard()
         if self._checkpoint_group is None:
             self._checkpoint_group = dist.new_group(backend="gloo", timeout=self._timeout)
         full = all(weight.requires_grad for weight in module.parameters())
-        return Shares(
+        return ShardedState(
             model={
-                name: cut_like(weight, local_share(weight).to(self._dtype)) if isinstance(weight, DTensor) else weight
+                name: sharded_like(weight, local_shard(weight).to(self._dtype))
+                if isinstance(weight, DTensor)
+                else weight
                 for name, weight in (trained_weights(module) if full else {}).items()
             },
-            optimizer=optimizer.shares(),
+            optimizer=optimizer.sharded_tensors(),
             rest=optimizer.rest(),
             group=self._checkpoint_group,
         )
 
 
 def _gathering(root: Any, decode: Any) -> Any:
-    """`decode` as a forward of `root`: its weights are gathered before, and its backward hooks are set after."""
+    """`decode` as a forward method of `root`, so that FSDP2 gathers the weights before it and sets backward hooks after it."""
 
     def decoded(**inputs: Any) -> Any:
         return decode(**inputs)
@@ -159,21 +163,21 @@ def _gathering(root: Any, decode: Any) -> Any:
     return root.decoded
 
 
-def local_share(parameter: Any) -> Tensor:
-    """This rank's part of a sharded weight, in the very memory of the weight."""
+def local_shard(parameter: Any) -> Tensor:
+    """This rank's shard of a weight; shares the weight's memory."""
     with torch.no_grad():
         return parameter.detach().to_local()
 
 
-def cut_like(like: Any, share: Tensor) -> DTensor:
-    """The tensor that the ranks' shares make, cut as `like` is, in the memory of `share`."""
-    meta = TensorMeta(like.shape, like.stride(), share.dtype)
-    # Not by from_local, which would bring a share in the host's memory to the device.
-    return DTensor(share, DTensorSpec(like.device_mesh, like.placements, meta), requires_grad=False)
+def sharded_like(like: Any, shard: Tensor) -> DTensor:
+    """A DTensor of this rank's shard, sharded like `like`; uses the shard's memory."""
+    meta = TensorMeta(like.shape, like.stride(), shard.dtype)
+    # from_local would move a shard in the host's memory to the device.
+    return DTensor(shard, DTensorSpec(like.device_mesh, like.placements, meta), requires_grad=False)
 
 
-def own_share(whole: Tensor, like: DTensor) -> Tensor:
-    """The part of a tensor that this rank holds of `like`: rows of a whole one are dealt out as torch.chunk does."""
+def own_shard(whole: Tensor, like: DTensor) -> Tensor:
+    """This rank's shard of a full tensor, sharded like `like`: its rows are distributed as in torch.chunk."""
     if isinstance(whole, DTensor):
         return whole.to_local()
     parts = whole.chunk(like.device_mesh.size(-1))
@@ -182,9 +186,9 @@ def own_share(whole: Tensor, like: DTensor) -> Tensor:
 
 
 class _ShardedGradients:
-    """This rank's shares of the gradients. FSDP2 sums each layer's over ranks while the backward pass goes on to the next one.
+    """This rank's shards of the gradients. FSDP2 sums each layer's over ranks while the backward pass continues with the next one.
 
-    It does so in each pass, or in a step's last pass alone: until then each rank adds up whole gradients in float32.
+    It does so in each pass, or only in the last pass of a step: until then each rank adds up full gradients in float32.
     """
 
     def __init__(self, root: Any, parameters: list[Any], *, each_pass: bool):
@@ -192,17 +196,17 @@ class _ShardedGradients:
         self._summed = True
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Autograd, with FSDP2's hooks."""
+        """Run the backward pass with FSDP2's hooks."""
         self._summed = last or self._each_pass
         self._root.set_requires_gradient_sync(self._summed)
         objective.backward()
 
     def sum_over_ranks(self) -> None:
-        """The last pass has."""
-        assert self._summed, "no pass was said to be the last"
+        """Do nothing: the last pass summed them."""
+        assert self._summed, "no pass was marked as the last one"
 
     def take(self) -> list[Tensor | None]:
-        """The shares since the last call."""
+        """The shards since the last call."""
         taken = [None if parameter.grad is None else parameter.grad.to_local() for parameter in self._parameters]
         for parameter in self._parameters:
             parameter.grad = None
@@ -210,90 +214,94 @@ class _ShardedGradients:
 
 
 class ShardedAdamW:
-    """MasterAdamW on the shares; its state is whole, in the layout of one device."""
+    """MasterAdamW on the shards. Its state_dict is the full one, in the layout of one device."""
 
     def __init__(
         self, named: list[tuple[str, nn.Parameter]], config: TrainConfig, backend: Fsdp2Backend, *, masters: bool
     ):
         self._backend, self._low_precision = backend, masters
         self._parameters: list[Any] = [parameter for _, parameter in named]
-        self._shares = [nn.Parameter(local_share(parameter)) for parameter in self._parameters]
+        self._shards = [nn.Parameter(local_shard(parameter)) for parameter in self._parameters]
         self._copies = backend.world_size // (backend._config.shard_group_size or backend.world_size)
         names = [name for name, _ in named]
         self._adamw = MasterAdamW(
-            zip(names, self._shares, strict=True),
+            zip(names, self._shards, strict=True),
             config,
             gradients=_ShardedGradients(backend._root, self._parameters, each_pass=config.sync_each_batch is not False),
             whole_norm=self._whole_norm,
         )
         in_order = sorted(zip(names, self._parameters, strict=True), key=lambda pair: not decays(*pair))
-        self._by_index = [parameter for _, parameter in in_order]  # as torch's AdamW counts them, group by group
+        self._by_index = [parameter for _, parameter in in_order]  # in the order of torch's AdamW, group by group
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Add the objective's gradients to the step's."""
+        """Add the objective's gradients to those of the step."""
         self._adamw.backward(objective, last=last)
 
     def sum_gradients(self) -> None:
-        """Finish the gradients' sums over ranks."""
+        """Finish the sums of the gradients over ranks."""
         self._adamw.sum_gradients()
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
-        """One update of the shares."""
-        device = self._shares[0].device
+        """Update the shards."""
+        device = self._shards[0].device
         return self._adamw.step(rate, None if loss_sums is None else loss_sums.to(device))
 
     def _whole_norm(self, norm: Tensor) -> Tensor:
-        squares = self._backend.sum_over_ranks(norm.double() ** 2)  # each copy of the model brings the whole once
+        squares = self._backend.sum_over_ranks(norm.double() ** 2)  # each copy of the model contributes the whole norm
         return (squares / self._copies).sqrt().to(norm.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments and, for a low-precision model, masters: whole on rank 0."""
+        """Moments and, for a low-precision model, masters; complete on rank 0."""
         state = self.rest()
-        put_shares_in(
-            state, {name: self._backend.whole(share.to_local(), share) for name, share in self.shares().items()}
+        insert_tensors(
+            state,
+            {
+                name: self._backend.full_tensor(shard.to_local(), shard)
+                for name, shard in self.sharded_tensors().items()
+            },
         )
         return state
 
-    def shares(self) -> dict[str, Any]:
-        """This rank's part of moments and masters, cut as the weights are and in the memory that training writes to."""
-        masters = [(f"masters.{index}", share) for index, share in enumerate(self._shares) if self._low_precision]
+    def sharded_tensors(self) -> dict[str, Any]:
+        """This rank's shards of moments and masters, in the memory that training writes to."""
+        masters = [(f"masters.{index}", shard) for index, shard in enumerate(self._shards) if self._low_precision]
         moments = [
             (f"state.{index}.{name}", value)
             for index, of_parameter in self._adamw.state_dict()["adamw"]["state"].items()
             for name, value in of_parameter.items()
             if name != "step"
         ]
-        return {name: cut_like(self._owner(name), value.detach()) for name, value in [*moments, *masters]}
+        return {name: sharded_like(self._owner(name), value.detach()) for name, value in [*moments, *masters]}
 
     def rest(self) -> dict[str, Any]:
-        """What of the state is no share: steps and settings."""
+        """The part of the state that is not sharded: steps and settings."""
         adamw = self._adamw.state_dict()["adamw"]
         steps = {index: {"step": of_parameter["step"]} for index, of_parameter in adamw["state"].items()}
         return {"adamw": {**adamw, "state": steps}, "masters": []}
 
     def _owner(self, name: str) -> Any:
-        """The parameter that a share of this name belongs to."""
+        """The parameter that the shard of this name belongs to."""
         kind, index = name.split(".")[:2]
         return (self._parameters if kind == "masters" else self._by_index)[int(index)]
 
-    def room(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """For this rank's share."""
+    def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Memory for this rank's shard."""
         owner = self._owner(name)
         assert size == owner.shape
-        return cut_like(owner, torch.empty_like(local_share(owner), dtype=dtype))
+        return sharded_like(owner, torch.empty_like(local_shard(owner), dtype=dtype))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take this rank's share of a whole state, or the shares that there was `room` for."""
-        whole = state["adamw"]
-        shares = {
+        """Take this rank's shards of a full state dict, or the shards that `allocate` made memory for."""
+        saved = state["adamw"]
+        shards = {
             index: {
-                name: value if name == "step" else own_share(value, self._by_index[index]).clone()
+                name: value if name == "step" else own_shard(value, self._by_index[index]).clone()
                 for name, value in of_parameter.items()
             }
-            for index, of_parameter in whole["state"].items()
+            for index, of_parameter in saved["state"].items()
         }
-        self._adamw.load_state_dict({"adamw": {**whole, "state": shares}, "masters": []})
+        self._adamw.load_state_dict({"adamw": {**saved, "state": shards}, "masters": []})
         if state["masters"]:
             with torch.no_grad():
-                for share, parameter, master in zip(self._shares, self._parameters, state["masters"], strict=True):
-                    share.copy_(own_share(master, parameter))
+                for shard, parameter, master in zip(self._shards, self._parameters, state["masters"], strict=True):
+                    shard.copy_(own_shard(master, parameter))

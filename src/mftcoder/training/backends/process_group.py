@@ -1,9 +1,8 @@
-"""The ranks of a run: which device each has, and what they say to each other.
+"""The ranks of a run: the device of each, and their communication.
 
-Goes in: the environment that torchrun, accelerate and Slurm scripts set (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT),
-and the backend section. Comes out: collectives with names, so that one that does not come to an end says which rank is missing
-from which. Knows nothing of models. Tensors on a GPU travel by nccl, everything on the host by gloo: to agree on something never
-waits for a device.
+It reads the environment variables of torchrun, accelerate and Slurm scripts (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+Each collective has a name, so that an error can say which rank is missing in which collective. Tensors on a GPU use nccl, tensors on
+the host gloo, so that agreeing on a value never waits for a device.
 """
 
 import base64
@@ -29,14 +28,14 @@ _SECONDS_TO_READ = 10.0
 
 
 def launched_processes() -> int:
-    """How many processes the launcher started; 1 without one."""
+    """The number of processes that the launcher started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def pick_device(wanted: str) -> torch.device:
-    """The GPU of this process if there is one (or it is asked for), else the CPU."""
+    """The GPU of this process if there is one, else the CPU. ConfigError if `cuda` is wanted and there is none."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("backend.device: cuda is asked for, but torch sees no CUDA device. Use auto or cpu.")
+        raise ConfigError("backend.device: cuda was chosen, but torch finds no CUDA device. Use auto or cpu.")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if "LOCAL_RANK" not in os.environ:
@@ -51,7 +50,7 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def check_context_parallel_size(size: int, world_size: int) -> None:
-    """ConfigError unless the processes fall into groups of `size`."""
+    """ConfigError unless the number of processes is a multiple of `size`."""
     if world_size % size:
         raise ConfigError(
             f"backend.context_parallel_size: {size} ranks share each row, but {world_size} processes were started. Start a "
@@ -60,10 +59,10 @@ def check_context_parallel_size(size: int, world_size: int) -> None:
 
 
 class ProcessGroup:
-    """This process among its fellows; a run without a launcher is a group of one."""
+    """This process and its connection to the other ranks. Without a launcher it is the only rank."""
 
     context: ContextGroup = ALONE
-    """The ranks that run the same rows as this one, once they are joined."""
+    """The ranks that run the same rows as this one; set by `joined`."""
 
     def __init__(self, config: BackendConfig):
         self.config = config
@@ -80,7 +79,7 @@ class ProcessGroup:
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Find the others; TrainingError if they do not come. Leaves no connection behind."""
+        """Connect to the other ranks for the duration of the block. TrainingError if they do not connect."""
         check_context_parallel_size(self._context_size, self.world_size)
         self._start()
         try:
@@ -91,11 +90,11 @@ class ProcessGroup:
             dist.destroy_process_group()
 
     def _let_others_read(self) -> None:
-        """Rank 0 may hold the store: it stays until its last answer was read, or for a moment if somebody has gone."""
+        """Wait until all ranks have read rank 0's last answer, because rank 0 may hold the store; a few seconds at most."""
         if self._store is None or self.rank != 0 or not self._answers:
             return
-        patience = time.monotonic() + _SECONDS_TO_READ
-        while self._store.add(f"answer/{self._answers}/read", 0) < self.world_size - 1 and time.monotonic() < patience:
+        deadline = time.monotonic() + _SECONDS_TO_READ
+        while self._store.add(f"answer/{self._answers}/read", 0) < self.world_size - 1 and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def _start(self) -> None:
@@ -104,7 +103,7 @@ class ProcessGroup:
             dist.init_process_group(engine, store=dist.HashStore(), rank=0, world_size=1)
             return
         try:
-            # Ranks may come at very different times: the start has a patience of its own.
+            # Ranks may start at very different times, so this has a timeout of its own.
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.world_size, timeout=self._start_timeout))
             dist.init_process_group(
                 engine, store=store, rank=self.rank, world_size=self.world_size, timeout=self._timeout
@@ -117,7 +116,7 @@ class ProcessGroup:
         self._store = dist.PrefixStore("mftcoder", store)
 
     def _context_group(self) -> ContextGroup:
-        """The consecutive ranks that this one shares rows with."""
+        """The group of consecutive ranks that this one shares rows with."""
         size = self._context_size
         if size == 1:
             return ALONE
@@ -132,24 +131,24 @@ class ProcessGroup:
         return self.sum_in_place(values.clone(), "summing losses")
 
     def sum_in_place(self, values: Tensor, name: str) -> Tensor:
-        """The element-wise sum over ranks; `name` says in a message what was being summed."""
+        """The element-wise sum over ranks, in place; `name` is what is summed, for errors."""
         self._run(name, lambda: dist.all_reduce(values))
         return values
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether the flag is up somewhere."""
+        """True if the flag is true on any rank."""
         found = torch.tensor([int(flag)])
         self._run("agreeing to go on", lambda: dist.all_reduce(found, op=dist.ReduceOp.MAX))
         return bool(found.item())
 
-    def share(self, value: Value) -> list[Value]:
-        """Each rank's value, by rank."""
+    def all_gather(self, value: Value) -> list[Value]:
+        """The values of all ranks, in the order of ranks."""
         values: list[Any] = [None] * self.world_size
         self._run("exchanging values", lambda: dist.all_gather_object(values, value))
         return values
 
     def run_on_rank0(self, action: Callable[[], Value]) -> Value:
-        """Run `action` on rank 0; every rank returns its value, or raises its MftError.
+        """Run `action` on rank 0. Every rank returns its value, or raises its MftError.
 
         The other ranks wait up to `init_timeout_seconds`, because preparing data can take long.
         """
@@ -185,7 +184,7 @@ class ProcessGroup:
             self._run("copying weights", partial(dist.broadcast, tensor, src=0))
 
     def _run(self, name: str, collective: Callable[[], object]) -> None:
-        """Run a collective that says what it is; TrainingError names the ranks that did not come."""
+        """Run a collective under this name. If it fails, TrainingError with the ranks that did not reach it."""
         self._count += 1
         if self._store:
             self._store.set(f"at/{self.rank}", f"{self._count} {name}")
@@ -197,7 +196,7 @@ class ProcessGroup:
             ) from error
 
     def _missing(self) -> str:
-        """Which ranks had not come to this collective, and where they were seen last."""
+        """Which ranks did not reach this collective, and the last one that each reached."""
         if self._store is None:
             return "there is no other rank"
         late = []

@@ -27,10 +27,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import CheckpointError, DataError
 from mftcoder.jsonl import read_json, write_json, write_text
-from mftcoder.training.sharded_state import Room, put_shares_in, read_shares, whole_tensor
+from mftcoder.training.sharded_state import Allocate, allocate_full, insert_tensors, read_shards
 
 _NAME = re.compile(r"step-(\d{8})$")
-SHARES = "optimizer/shares"
+SHARDS = "optimizer/shares"
 
 
 @dataclass
@@ -66,11 +66,11 @@ class Checkpoint:
         """The folder of the model's weights."""
         return self.path / "model"
 
-    def optimizer_state(self, room: Room = whole_tensor) -> dict[str, Any]:
-        """What `save` was given, on the CPU. Tensors that were written in shares are read into the `room` for each."""
+    def optimizer_state(self, allocate: Allocate = allocate_full) -> dict[str, Any]:
+        """The saved state, on the CPU. Sharded tensors are read into memory from `allocate`."""
         state: dict[str, Any] = torch.load(self.path / "optimizer" / "state.pt", map_location="cpu", weights_only=True)
-        if (self.path / SHARES).is_dir():
-            put_shares_in(state["optimizer"], read_shares(self.path / SHARES, room))
+        if (self.path / SHARDS).is_dir():
+            insert_tensors(state["optimizer"], read_shards(self.path / SHARDS, allocate))
         return state
 
 

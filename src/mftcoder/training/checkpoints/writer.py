@@ -18,9 +18,9 @@ from torch.torch_version import TorchVersion
 
 from mftcoder.config.schema import TrainConfig
 from mftcoder.training.backends.base import Backend
-from mftcoder.training.checkpoints.checkpoint import SHARES, CheckpointStore, Progress, random_state
+from mftcoder.training.checkpoints.checkpoint import SHARDS, CheckpointStore, Progress, random_state
 from mftcoder.training.optimizer import Optimizer
-from mftcoder.training.sharded_state import Shares, trained_weights, write_model_shares, write_shares
+from mftcoder.training.sharded_state import ShardedState, trained_weights, write_model_shards, write_shards
 
 # torch 2.11.0 closes a DefaultStager after its first `stage`, and the second call raises KeyError; fixed in 2.13.0.
 STAGERS_SERVE_ONCE = torch.__version__ < TorchVersion("2.13")
@@ -41,9 +41,9 @@ class Contents:
 
     progress: Progress
     best: bool
-    weights: dict[str, Tensor] | None  # whole; None: the module's own, or those of the shares
+    weights: dict[str, Tensor] | None  # complete; None: the module has them, or they are sharded
     state: dict[str, Any]  # for optimizer/state.pt
-    shares: Shares | None
+    sharded: ShardedState | None
 
 
 class CheckpointWriter:
@@ -110,27 +110,27 @@ class CheckpointWriter:
 
     def _contents(self, progress: Progress, optimizer: Optimizer, *, best: bool) -> Contents:
         backend, module = self._backend, self._model.module
-        shares = backend.shares(module, optimizer) if self._sharded else None
-        weights = None if shares and shares.model else backend.whole_weights(module)
+        sharded = backend.sharded_state(module, optimizer) if self._sharded else None
+        weights = None if sharded and sharded.model else backend.full_state_dict(module)
         state = {
-            "optimizer": shares.rest if shares else optimizer.state_dict(),
-            "random": backend.share(random_state()),
+            "optimizer": sharded.rest if sharded else optimizer.state_dict(),
+            "random": backend.all_gather(random_state()),
         }
-        return Contents(progress, best, weights, state, shares)
+        return Contents(progress, best, weights, state, sharded)
 
     def _copied(self, contents: Contents, stager: DefaultStager) -> Contents:
         """A copy in memory that training does not change, without what this rank does not write."""
-        shares, weights = contents.shares, contents.weights
+        sharded, weights = contents.sharded, contents.weights
         if self._backend.rank != 0:
             contents = replace(contents, weights=None, state={})
-        elif weights is None and not (shares and shares.model):
+        elif weights is None and not (sharded and sharded.model):
             weights = trained_weights(self._model.module)
         copied: Any = stager.stage(
             {
                 "weights": weights,
                 "state": contents.state,
-                "model": shares.model if shares else {},
-                "optimizer": shares.optimizer if shares else {},
+                "model": sharded.model if sharded else {},
+                "optimizer": sharded.optimizer if sharded else {},
             }
         )
         return replace(
@@ -138,30 +138,30 @@ class CheckpointWriter:
             progress=deepcopy(contents.progress),
             weights=copied["weights"],
             state=copied["state"],
-            shares=replace(shares, model=copied["model"], optimizer=copied["optimizer"]) if shares else None,
+            sharded=replace(sharded, model=copied["model"], optimizer=copied["optimizer"]) if sharded else None,
         )
 
     def _write(self, contents: Contents) -> None:
         """Write this rank's part; rank 0 then makes it the newest checkpoint."""
         if self._backend.rank == 0:
             self.store.save(contents.progress, lambda folder: self._write_parts(contents, folder), best=contents.best)
-        elif contents.shares:
-            self._write_shares(contents.shares, self.store.temporary_folder_of(contents.progress.step))
+        elif contents.sharded:
+            self._write_shards(contents.sharded, self.store.temporary_folder_of(contents.progress.step))
 
     def _write_parts(self, contents: Contents, folder: Path) -> None:
-        shares = contents.shares
-        if shares:
-            self._write_shares(shares, folder)
-        if shares and shares.model:
+        sharded = contents.sharded
+        if sharded:
+            self._write_shards(sharded, folder)
+        if sharded and sharded.model:
             self._model.write_settings(self._model.module, folder / "model")
         else:
             self._model.write(self._model.module, folder / "model", contents.weights)
         torch.save(contents.state, folder / "optimizer" / "state.pt")
 
-    def _write_shares(self, shares: Shares, folder: Path) -> None:
-        write_shares(folder / SHARES, shares.optimizer, shares.group)
-        if shares.model:
-            write_model_shares(folder / "model", shares.model, shares.group)
+    def _write_shards(self, sharded: ShardedState, folder: Path) -> None:
+        write_shards(folder / SHARDS, sharded.optimizer, sharded.group)
+        if sharded.model:
+            write_model_shards(folder / "model", sharded.model, sharded.group)
 
 
 def _use(device: torch.device) -> None:

@@ -75,7 +75,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
     try:
         _run_as_in_training(model, row)
         with model.evaluating():
-            packed = model.surround(lambda: model.hidden_states(row.input_ids, row.position_ids))[0]
+            packed = model.run_forward(lambda: model.hidden_states(row.input_ids, row.position_ids))[0]
     except torch.OutOfMemoryError:
         raise
     except CANNOT_RUN as error:
@@ -125,7 +125,7 @@ def _run_as_in_training(model: LanguageModel, row: _Row) -> None:
     with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), torch.no_grad():
         try:
             model.module.train()
-            model.surround(lambda: model.hidden_states(row.input_ids, row.position_ids))
+            model.run_forward(lambda: model.hidden_states(row.input_ids, row.position_ids))
         finally:
             model.module.train(was_training)
 
@@ -138,9 +138,9 @@ def _references(model: LanguageModel, row: _Row, rounding: float) -> tuple[Tenso
             model.set_attention(implementation)
             with model.evaluating():
                 samples = row.input_ids[0].split(row.lengths)
-                right = torch.cat([model.surround(partial(_alone, model, sample)) for sample in samples])
-                wrong = model.surround(partial(_without_isolation, model, row))
-                made, own = model.surround(partial(_both_logits, model, samples[0][:SHORTEST]))
+                right = torch.cat([model.run_forward(partial(_alone, model, sample)) for sample in samples])
+                wrong = model.run_forward(partial(_without_isolation, model, row))
+                made, own = model.run_forward(partial(_both_logits, model, samples[0][:SHORTEST]))
             break
         except torch.OutOfMemoryError:
             raise

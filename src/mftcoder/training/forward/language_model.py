@@ -72,7 +72,9 @@ class LanguageModel:
         self.num_tasks = num_tasks
         self.causal_lm: Any = module.get_base_model() if hasattr(module, "get_base_model") else module
         self.decoder: Callable[..., Any] = self.causal_lm.base_model
-        self.surround: Callable[[Callable[[], Tensor]], Tensor] = _call  # a backend may run each pass inside its hooks
+        self.run_forward: Callable[[Callable[[], Tensor]], Tensor] = (
+            _call  # a backend may run each pass inside its hooks
+        )
         self.device: torch.device = next(module.parameters()).device  # where it computes
         self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
@@ -88,7 +90,7 @@ class LanguageModel:
         The objective contains `router_weight` times the routers' load-balancing loss.
         """
         forward_pass = _ObjectivePass(partial(self._losses, batch, coefficients, focus, router_weight))
-        objective = self.surround(forward_pass)
+        objective = self.run_forward(forward_pass)
         return replace(forward_pass.losses, objective=objective)
 
     def _losses(
@@ -120,7 +122,7 @@ class LanguageModel:
             found = self._cross_entropy(tokens, tokens.coefficients)[1]
             return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
 
-        return self.surround(sums)
+        return self.run_forward(sums)
 
     def _trained_tokens(
         self, batch: PackedBatch, coefficients: Tensor, *, with_router: bool = False
@@ -162,7 +164,7 @@ class LanguageModel:
             empty = torch.zeros(tokens.num_samples, dtype=torch.float64, device=found.device)
             return empty.index_add_(0, tokens.samples, found)
 
-        return self.surround(sums)
+        return self.run_forward(sums)
 
     def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
         """`(task, summed token losses)` for each task of the batch, differentiable, from one forward pass."""

@@ -1,7 +1,6 @@
-"""The objective for any training loop in PyTorch: token losses and their tasks in, one number to call `backward` on out.
+"""The objective for other training loops in PyTorch: from token losses and their tasks to a scalar for `backward`.
 
-`objective.py` says what is minimized. `mft train` computes the same from its plan, before the first forward pass; here the
-counts come from the step's own targets. Knows no model and no optimizer.
+objective.py has the formulas. `mft train` knows a step's counts before its first forward pass; here they come from the step's targets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ UNTRAINED = -100
 
 @dataclass(frozen=True)
 class _Samples:
-    """The samples of some rows: which one each position belongs to, and each one's task and trained tokens."""
+    """The samples of some rows: the sample of each position, and the task and trained tokens of each sample."""
 
     of_position: Tensor  # [B, L]
     tasks: Tensor  # [S]
@@ -30,19 +29,19 @@ class _Samples:
 
 
 class TaskObjective:
-    """What a step over several tasks minimizes: `token`, `sample`, `task_token` (the default) or `task_sample`.
+    """The objective of a step over several tasks: `token`, `sample`, `task_token` (the default) or `task_sample`.
 
         objective = TaskObjective(["tests", "docs"])
         loss = objective(token_losses, targets, task_ids)
 
-    A step of several micro-batches counts all of them first, so that the split does not change it:
+    For a step of several micro-batches count all of them first, so that the result does not depend on the split:
 
         counts = objective.count(*((batch.targets, batch.task_ids) for batch in step))
         for batch in step:
             objective(token_losses(batch), batch.targets, batch.task_ids, counts=counts).backward()
 
-    `targets` [B, L] are already shifted, -100 where nothing is trained. `task_ids` are [B] or [B, L], the task's place in `tasks`.
-    A row is one sample; where it holds several, `position_ids` [B, L] start at 0 with each.
+    `targets` [B, L] are already shifted, and -100 for tokens that are not trained. `task_ids` [B] or [B, L] are indices in `tasks`.
+    A row is one sample; if it holds several, `position_ids` [B, L] start at 0 with each sample.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class TaskObjective:
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Each task's weight; a balancer's `observe` gives new ones."""
+        """The weight of each task; a balancer's `observe` returns new ones."""
         return dict(zip(self.tasks, self._weights.values.tolist(), strict=True))
 
     @weights.setter
@@ -79,7 +78,7 @@ class TaskObjective:
     def count(self, *micro_batches: tuple[Tensor, ...]) -> StepCounts:
         """Trained tokens and samples of a whole step; a micro-batch is `(targets, task_ids)` or `(targets, task_ids, position_ids)`.
 
-        Of several processes each counts its own, and the counts are added up: `all_reduce` their `tokens` and `samples`.
+        With several processes each counts its own; sum their `tokens` and `samples` with `all_reduce`.
         """
         tokens, samples = np.zeros(len(self.tasks), np.int64), np.zeros(len(self.tasks), np.int64)
         positions = 0
@@ -102,7 +101,7 @@ class TaskObjective:
         counts: StepCounts | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """This micro-batch's part of the objective, a scalar; token_losses [B, L]. Without `counts` it is the whole step."""
+        """This micro-batch's part of the objective, a scalar; token_losses [B, L]. Without `counts` the micro-batch is the whole step."""
         rows = (targets, task_ids) if position_ids is None else (targets, task_ids, position_ids)
         counts = self.count(rows) if counts is None else counts
         scale = torch.from_numpy(task_scales(counts, self._weights, self._objective)).to(token_losses.device)

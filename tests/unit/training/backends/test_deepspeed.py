@@ -1,4 +1,4 @@
-"""What ZeRO cannot carry is refused before a weight is loaded, with the way out; nothing of DeepSpeed is needed for that."""
+"""Options that ZeRO does not support are refused before a weight is loaded, with an alternative; needs no DeepSpeed."""
 
 import importlib.util
 from typing import Any
@@ -31,7 +31,7 @@ def test_deepspeed_that_is_not_installed_is_named_with_the_backend_to_take_inste
     [{"balancer": "gradnorm"}, {"train": {"torch_compile": True}}, {"backend": {"context_parallel_size": 2}}],
     ids=lambda sections: next(iter(sections)),
 )
-def test_what_was_not_shown_to_work_under_zero_is_refused(sections: dict[str, Any]) -> None:
+def test_options_that_zero_does_not_support_are_refused(sections: dict[str, Any]) -> None:
     config = run_with(**sections)
     with pytest.raises(ConfigError, match=r"deepspeed_zero3 does not offer. Use ddp"):
         Zero3Backend(config.backend).check(config)

@@ -1,4 +1,4 @@
-"""A model cut into shares over two real ranks: its steps, its states and its files are those of one device."""
+"""A model sharded over two real ranks: its steps, its states and its files are those of one device."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from mftcoder.models.loading.load import load_folder
 from mftcoder.training.backends.fsdp2 import Fsdp2Backend
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.optimizer import MasterAdamW
-from mftcoder.training.sharded_state import put_shares_in, read_shares, whole_tensor, write_model_shares, write_shares
+from mftcoder.training.sharded_state import allocate_full, insert_tensors, read_shards, write_model_shards, write_shards
 from tests.ranks import Ask, two_ranks
 
 CONFIG = TrainConfig(weight_decay=0.1, max_grad_norm=0.5)
@@ -73,15 +73,15 @@ def one_device(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Any, M
     return model.module, optimizer, norms
 
 
-def share_and_whole(backend: Fsdp2Backend, folder: Path) -> tuple[dict[str, int], Any]:
+def sizes_and_full_state(backend: Fsdp2Backend, folder: Path) -> tuple[dict[str, int], Any]:
     model, _ = placed(backend, folder)
     weights = dict(model.module.named_parameters())
     assert all(isinstance(weight, DTensor) for weight in weights.values())
-    return {name: weight.to_local().numel() for name, weight in weights.items()}, backend.whole_weights(model.module)
+    return {name: weight.to_local().numel() for name, weight in weights.items()}, backend.full_state_dict(model.module)
 
 
-def test_each_rank_holds_half_and_the_first_can_put_the_whole_together(ask: Ask, tiny_llama_dir: Path) -> None:
-    (on_first, whole), (on_second, nothing) = ask(share_and_whole, tiny_llama_dir)
+def test_each_rank_holds_half_and_rank_0_can_gather_everything(ask: Ask, tiny_llama_dir: Path) -> None:
+    (on_first, whole), (on_second, nothing) = ask(sizes_and_full_state, tiny_llama_dir)
     saved = load_file(tiny_llama_dir / "model.safetensors")
     assert whole.keys() >= saved.keys() and all(whole[name].equal(saved[name]) for name in saved)
     assert all(tensor.numel() == 0 for name, tensor in nothing.items() if name in on_second)
@@ -92,10 +92,10 @@ def test_each_rank_holds_half_and_the_first_can_put_the_whole_together(ask: Ask,
 def steps_and_state(backend: Fsdp2Backend, folder: Path, dtype: torch.dtype) -> tuple[list[float], Any, Any]:
     model, optimizer = placed(backend, folder, dtype)
     norms = take_steps(backend, model, optimizer, RATES)
-    return norms, backend.whole_weights(model.module), optimizer.state_dict()
+    return norms, backend.full_state_dict(model.module), optimizer.state_dict()
 
 
-def test_steps_on_shares_are_those_of_one_device(ask: Ask, tiny_llama_dir: Path) -> None:
+def test_steps_on_shards_are_those_of_one_device(ask: Ask, tiny_llama_dir: Path) -> None:
     module, optimizer, norms = one_device(tiny_llama_dir)
     (found, weights, state), (other, _, _) = ask(steps_and_state, tiny_llama_dir, torch.float32)
     assert found == other == pytest.approx(norms, rel=1e-5)
@@ -109,7 +109,7 @@ def test_steps_on_shares_are_those_of_one_device(ask: Ask, tiny_llama_dir: Path)
 
 
 class Sums(TorchDispatchMode):
-    """Counts the sums of shares over ranks that start inside it."""
+    """Counts the sums of shards over ranks that start inside it."""
 
     count = 0
 
@@ -137,12 +137,12 @@ def steps_of_three_passes(
         optimizer.sum_gradients()
         norms.append(float(optimizer.step(rate)))
         counts.append(in_passes)
-    return counts, norms, backend.whole_weights(model.module) or {}
+    return counts, norms, backend.full_state_dict(model.module) or {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gradients_that_are_summed_once_a_step_are_the_same(ask: Ask, tiny_llama_dir: Path, dtype: torch.dtype) -> None:
-    """All in the last pass, a message a layer and one for the rest; bfloat16 gradients add up in float32 until then."""
+    """All in the last pass, one message per layer and one for the rest; until then bfloat16 gradients add up in float32."""
     counts, norms, weights = ask(steps_of_three_passes, tiny_llama_dir, dtype, False)[0]
     each, expected, same = ask(steps_of_three_passes, tiny_llama_dir, dtype, True)[0]
     messages = each[0][0]
@@ -152,7 +152,7 @@ def test_gradients_that_are_summed_once_a_step_are_the_same(ask: Ask, tiny_llama
         torch.testing.assert_close(weights[name], weight, atol=1e-6 if dtype == torch.float32 else 1e-3, rtol=0)
 
 
-def test_shares_of_a_bfloat16_model_are_float32_masters(ask: Ask, tiny_llama_dir: Path) -> None:
+def test_shards_of_a_bfloat16_model_are_float32_masters(ask: Ask, tiny_llama_dir: Path) -> None:
     """Rounded, they are the weights; the steps are one device's to what bfloat16 products can hold."""
     module, optimizer, _ = one_device(tiny_llama_dir, torch.bfloat16)
     _, weights, state = ask(steps_and_state, tiny_llama_dir, torch.bfloat16)[0]
@@ -168,10 +168,10 @@ def test_shares_of_a_bfloat16_model_are_float32_masters(ask: Ask, tiny_llama_dir
 def go_on_from(backend: Fsdp2Backend, folder: Path, files: Path, state: Any) -> tuple[list[float], Any]:
     model, optimizer = placed(backend, files)
     optimizer.load_state_dict(state)
-    return take_steps(backend, model, optimizer, RATES[1:]), backend.whole_weights(model.module)
+    return take_steps(backend, model, optimizer, RATES[1:]), backend.full_state_dict(model.module)
 
 
-def test_a_state_of_one_device_is_gone_on_from_on_shares(ask: Ask, tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_a_state_of_one_device_continues_on_shards(ask: Ask, tiny_llama_dir: Path, tmp_path: Path) -> None:
     model = model_in(tiny_llama_dir, torch.float32)
     optimizer = MasterAdamW(model.module.named_parameters(), CONFIG)
     for rank in range(2):
@@ -188,25 +188,23 @@ def test_a_state_of_one_device_is_gone_on_from_on_shares(ask: Ask, tiny_llama_di
 def write_and_read_again(backend: Fsdp2Backend, folder: Path, out: Path) -> tuple[Any, Any, bool]:
     model, optimizer = placed(backend, folder, torch.bfloat16)
     take_steps(backend, model, optimizer, RATES)
-    shares = backend.shares(model.module, optimizer)
-    assert shares
-    write_shares(out / "optimizer", shares.optimizer, shares.group)
-    write_model_shares(out / "model", shares.model, shares.group)
-    backend.share("written")  # rank 0 has put the model's files together
-    again = read_shares(out / "optimizer", optimizer.room)
-    own = optimizer.shares()
+    shards = backend.sharded_state(model.module, optimizer)
+    assert shards
+    write_shards(out / "optimizer", shards.optimizer, shards.group)
+    write_model_shards(out / "model", shards.model, shards.group)
+    backend.all_gather("written")  # rank 0 has put the model's files together
+    again = read_shards(out / "optimizer", optimizer.allocate)
+    own = optimizer.sharded_tensors()
     same = again.keys() == own.keys() and all(again[name].to_local().equal(own[name].to_local()) for name in own)
-    return optimizer.state_dict(), backend.whole_weights(model.module), same
+    return optimizer.state_dict(), backend.full_state_dict(model.module), same
 
 
-def test_what_the_ranks_write_each_for_itself_is_the_whole_state(
-    ask: Ask, tiny_llama_dir: Path, tmp_path: Path
-) -> None:
-    """Read by one process that holds all of it, and by each rank into the room of its share."""
+def test_what_the_ranks_write_together_is_the_full_state(ask: Ask, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """Read by one process in full, and by each rank into the memory of its shards."""
     (state, weights, same), (_, _, same_on_second) = ask(write_and_read_again, tiny_llama_dir, tmp_path)
     assert same and same_on_second
     read: dict[str, Any] = {"adamw": {"state": {index: {} for index in state["adamw"]["state"]}}, "masters": []}
-    put_shares_in(read, read_shares(tmp_path / "optimizer", whole_tensor))
+    insert_tensors(read, read_shards(tmp_path / "optimizer", allocate_full))
     assert len(read["masters"]) == len(state["masters"]) > 0
     assert all(found.equal(master) for found, master in zip(read["masters"], state["masters"], strict=True))
     for index, moments in state["adamw"]["state"].items():
@@ -225,7 +223,7 @@ def test_what_the_ranks_write_each_for_itself_is_the_whole_state(
         ({"train": {"torch_compile": True}}, "train.torch_compile: compiled layers"),
     ],
 )
-def test_what_needs_a_layer_in_one_piece_is_refused(fields: dict[str, Any], problem: str) -> None:
+def test_options_that_need_a_complete_layer_are_refused(fields: dict[str, Any], problem: str) -> None:
     config = RunConfig.model_validate({"model": "m", "tasks": {"a": "a"}, "output_dir": "o", **fields})
     with pytest.raises(ConfigError, match=problem):
         Fsdp2Backend(BackendConfig(device="cpu")).check(config)

@@ -1,4 +1,4 @@
-"""What two real processes say to each other, and what the environment of a launcher makes of one."""
+"""The communication of two real processes, and the environment of a launcher."""
 
 import os
 from collections.abc import Iterator
@@ -49,12 +49,12 @@ def flag_of(group: ProcessGroup, raised: tuple[bool, bool]) -> bool:
 
 
 @pytest.mark.parametrize("raised", [(False, False), (True, False), (False, True), (True, True)])
-def test_a_flag_that_is_up_on_one_rank_is_up_on_all(ask: Ask, raised: tuple[bool, bool]) -> None:
+def test_a_flag_of_one_rank_is_known_to_all(ask: Ask, raised: tuple[bool, bool]) -> None:
     assert ask(flag_of, raised) == [any(raised)] * 2
 
 
 def share_rank(group: ProcessGroup) -> list[str]:
-    return group.share(f"from rank {group.rank}")
+    return group.all_gather(f"from rank {group.rank}")
 
 
 def test_each_rank_gets_every_ranks_value_in_the_order_of_ranks(ask: Ask) -> None:
@@ -65,7 +65,7 @@ def pid_of_the_first(group: ProcessGroup) -> tuple[int, int]:
     return group.run_on_rank0(os.getpid), os.getpid()
 
 
-def test_what_the_first_rank_does_is_done_once_and_known_to_all(ask: Ask) -> None:
+def test_what_rank_0_does_is_done_once_and_known_to_all(ask: Ask) -> None:
     (on_first, first), (on_second, second) = ask(pid_of_the_first)
     assert on_first == on_second == first != second
 
@@ -77,7 +77,7 @@ def fail_on_first(group: ProcessGroup) -> None:
     group.run_on_rank0(act)
 
 
-def test_an_error_of_the_first_rank_is_everyones_and_told_by_the_first_alone(ask: Ask) -> None:
+def test_an_error_of_rank_0_is_raised_on_all_and_reported_by_rank_0_only(ask: Ask) -> None:
     """`reported` is what keeps the other ranks from printing it again."""
     errors: list[MftError] = ask(fail_on_first)
     assert [type(error) for error in errors] == [DataError, DataError]
@@ -85,7 +85,7 @@ def test_an_error_of_the_first_rank_is_everyones_and_told_by_the_first_alone(ask
     assert [error.reported for error in errors] == [False, True]
 
 
-def test_ranks_go_on_after_an_error_of_the_first(ask: Ask) -> None:
+def test_ranks_continue_after_an_error_of_rank_0(ask: Ask) -> None:
     ask(fail_on_first)
     assert ask(share_rank) == [["from rank 0", "from rank 1"]] * 2
 
@@ -96,7 +96,7 @@ def copied_from_rank0(group: ProcessGroup) -> list[list[float]]:
     return [tensor.tolist() for tensor in tensors]
 
 
-def test_copying_from_the_first_leaves_its_values_and_replaces_the_others(ask: Ask) -> None:
+def test_copying_from_rank_0_replaces_the_values_of_the_others(ask: Ask) -> None:
     assert ask(copied_from_rank0) == [[[5.0, 5.0], [7.0]]] * 2
 
 
@@ -109,7 +109,7 @@ def sum_on_the_first_only(group: ProcessGroup) -> str:
     return ""
 
 
-def test_a_rank_that_does_not_come_is_named_with_where_it_was_seen_last() -> None:
+def test_a_missing_rank_is_named_with_its_last_collective() -> None:
     """Takes the five seconds that ranks wait for each other here."""
     with two_ranks("ddp", timeout_seconds=5) as ask:
         ask(share_rank)
@@ -118,7 +118,7 @@ def test_a_rank_that_does_not_come_is_named_with_where_it_was_seen_last() -> Non
     assert "was last seen in 'exchanging values' (number 1)" in error and nothing == ""
 
 
-def test_ranks_that_are_alone_are_told_how_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_without_the_others_get_an_error_with_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the second that they wait."""
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", free_port())):
         monkeypatch.setenv(name, str(value))
@@ -132,7 +132,7 @@ def test_a_process_without_a_launcher_is_a_group_of_one(monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     group = ProcessGroup(BackendConfig(device="cpu"))
     with group.joined():
-        assert group.share("alone") == ["alone"]
+        assert group.all_gather("alone") == ["alone"]
         assert group.run_on_rank0(lambda: 7) == 7
     assert not torch.distributed.is_initialized()
 
@@ -144,7 +144,7 @@ def test_ranks_that_share_rows_count_as_one_in_a_steps_rows(monkeypatch: pytest.
     assert (group.data_rank, group.data_world_size) == (2, 3)
 
 
-def test_the_launchers_count_of_processes_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_processes_is_that_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert launched_processes() == 1
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -160,7 +160,7 @@ def test_processes_that_do_not_fall_into_groups_are_refused_with_the_numbers() -
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match=r"backend\.device: cuda is asked for, but torch sees no CUDA device"):
+    with pytest.raises(ConfigError, match=r"backend\.device: cuda was chosen, but torch finds no CUDA device"):
         pick_device("cuda")
 
 
