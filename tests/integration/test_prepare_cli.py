@@ -162,7 +162,7 @@ def test_a_path_that_is_not_there_is_named(folder: Path, run: Run) -> None:
     assert (code, err) == (2, f"error: {folder.parent}/run.yaml: task 'sums': is not a .jsonl or .jsonl.gz file\n")
 
 
-def test_a_dataset_id_that_no_hub_answers_is_named(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_id_without_the_hub_is_named(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, _, err = run("prepare", "tasks.sums.path=nobody/nothing")
     assert code == 2 and err.startswith("error: nobody/nothing: no such file or folder")

@@ -1,1 +1,1 @@
-"""What a run takes of a GPU's memory, and the plans that fit."""
+"""The memory that a run takes on a GPU, and the memory plans that fit."""

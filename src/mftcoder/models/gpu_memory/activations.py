@@ -1,9 +1,8 @@
-"""How many bytes a forward pass keeps for its backward pass, counted on a model that exists only as shapes.
+"""Count the bytes that a forward pass keeps for its backward pass, on a model without numbers (the meta device).
 
-Goes in: a model on the meta device as it will train (adapter attached, in its dtype) and the shape of a micro-batch. Comes
-out: bytes kept in each way of recomputing. The forward pass is run on meta tensors, which hold no numbers, and the memory that is
-still in use after it is added up: what is counted is what this model's own code keeps, LoRA and experts included. Attention is
-counted as FlashAttention: query, key, value, result and a float32 a head and position.
+The model has its adapter attached and the dtype of the run. Its forward pass runs on meta tensors, and the memory that is still in use
+afterwards is added up. So the count follows the model's own code, with LoRA and experts. Attention is counted as FlashAttention: query,
+key, value, result and one float32 per head and position.
 """
 
 import gc
@@ -35,21 +34,21 @@ class Activations:
     layers: int
 
     def kept(self, how: Recomputation) -> int:
-        """Under this recomputation."""
-        share = how.whole_layers(self.layers) / self.layers
-        between = self.selective if how.selective else self.nothing_recomputed
-        return round(share * self.all_recomputed + (1 - share) * between)
+        """The bytes with this recomputation."""
+        fraction = how.whole_layers(self.layers) / self.layers
+        others = self.selective if how.selective else self.nothing_recomputed
+        return round(fraction * self.all_recomputed + (1 - fraction) * others)
 
     @property
     def one_layer(self) -> int:
-        """All that one layer makes."""
+        """The bytes that one layer keeps without recomputation."""
         return round((self.nothing_recomputed - self.all_recomputed) / self.layers)
 
 
 def count_activations(model: Any, rows: int, length: int, *, compiled: bool) -> Activations:
-    """Of a micro-batch of `rows` x `length` positions.
+    """The activations of a micro-batch of `rows` x `length` positions.
 
-    Compiled layers by themselves keep the results and the inputs of products, and compute the rest again.
+    Compiled layers keep only results and inputs of products by themselves, and recompute the rest.
     """
     model = model.train()
     causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -65,11 +64,11 @@ def count_activations(model: Any, rows: int, length: int, *, compiled: bool) -> 
 @dataclass(frozen=True)
 class _Counted:
     alive: int
-    inputs_of_products: int  # those that are not alive any more
+    inputs_of_products: int  # bytes of those that are no longer alive
 
 
 def _count(causal_lm: Any, rows: int, length: int, how: Recomputation) -> _Counted:
-    """Of the whole model: its layers of each kind are counted once and then once more, and what that adds is multiplied."""
+    """The count of the whole model: one layer of each kind is counted, then a second one, whose part is multiplied."""
     layers = decoder_layers(causal_lm)
     kinds: dict[Any, list[nn.Module]] = {}
     for layer in layers:
@@ -91,7 +90,7 @@ def _kind(layer: nn.Module) -> Any:
 
 
 def _run(causal_lm: Any, rows: int, length: int, how: Recomputation, layers: list[nn.Module]) -> _Counted:
-    """One forward pass through these layers only."""
+    """The count of one forward pass through these layers only."""
     ids = torch.zeros(rows, length, dtype=torch.long, device="meta")
     live = _LiveMemory([*causal_lm.parameters(), *causal_lm.buffers(), ids])
     with _only(causal_lm, layers, how), torch.enable_grad(), live:
@@ -103,7 +102,7 @@ def _run(causal_lm: Any, rows: int, length: int, how: Recomputation, layers: lis
 
 @contextmanager
 def _only(causal_lm: Any, layers: list[nn.Module], how: Recomputation) -> Iterator[None]:
-    """The model with these layers, which recompute; as it was after it."""
+    """In this block the model has only these layers, with recomputation."""
     stack = layer_stack(causal_lm)
     assert stack is not None
     whole = dict(stack._modules)
@@ -120,7 +119,7 @@ def _only(causal_lm: Any, layers: list[nn.Module], how: Recomputation) -> Iterat
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Memory that operations have made and that somebody still holds."""
+    """The memory that operations have allocated and that is still in use."""
 
     def __init__(self, known: Sequence[Tensor]):
         super().__init__()
@@ -130,7 +129,7 @@ class _LiveMemory(TorchDispatchMode):
         self._listed: Any = WeakIdKeyDictionary(ref_type=weakref.ref)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation; remember what it made and, of a product, what it read."""
+        """Run the operation and remember its results and, if it is a product, its inputs."""
         made = func(*args, **(kwargs or {}))
         if func in PRODUCTS:
             for storage in self._new_storages(args, self._listed):
@@ -148,7 +147,7 @@ class _LiveMemory(TorchDispatchMode):
                     yield storage
 
     def count(self, *, apart_from: Tensor) -> _Counted:
-        """Bytes that are still held, but for this tensor's."""
+        """The bytes that are still in use, except for this tensor's."""
         gc.collect()
         own = apart_from.untyped_storage()._cdata
         alive = sum(storage.nbytes() for storage in self._live if storage._cdata != own)
@@ -169,7 +168,7 @@ def _counted_attention(causal_lm: Any) -> Iterator[None]:
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **keywords: Any
 ) -> tuple[Tensor, None]:
-    """What FlashAttention keeps; query [B, H, L, D], key and value [B, G, L, D] -> [B, L, H, D]."""
+    """Keep what FlashAttention keeps; query [B, H, L, D], key and value [B, G, L, D] -> [B, L, H, D]."""
     flash = torch.ops.aten._scaled_dot_product_flash_attention.default
     attended: Tensor = flash(query, key, value, 0.0, True)[0]
     return attended.transpose(1, 2).contiguous(), None

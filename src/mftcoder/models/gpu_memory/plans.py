@@ -1,10 +1,9 @@
-"""How much memory a run takes, and the fastest way to train that a device has room for.
+"""Estimate the memory of a run, and find the fastest memory plan that fits a device.
 
-Goes in: the run config, a model as shapes, the device's memory. Comes out: bytes a part, and plans from the fastest to the
-smallest: recompute nothing, norms and SwiGLU, a share of the layers, all; then moments in 8 bits, then the host's memory. Where shares
-of gradients can be summed over ranks once a step or in each micro-batch, each way to recompute comes with both. Activations are
-counted on the model's own code (`activations.py`); the rest is arithmetic. Two numbers are assumptions and were not measured
-on a GPU: what CUDA itself takes and what the allocator cannot use (RUNTIME, FRAGMENTATION).
+The plans go from the fastest to the smallest: recompute nothing, norms and SwiGLU, a fraction of the layers, all layers; then moments in
+8 bits, then the host's memory. If gradient shards can be summed over ranks once per step or in each micro-batch, each recomputation comes
+with both. `activations.py` counts activations on the model's own code; the rest is arithmetic. Two numbers are assumptions that were not
+measured on a GPU: the memory of CUDA itself and what the allocator cannot use (RUNTIME, FRAGMENTATION).
 """
 
 import importlib.util
@@ -17,6 +16,7 @@ import torch
 
 from mftcoder.config.backend import OFFLOADS
 from mftcoder.config.schema import RunConfig
+from mftcoder.errors import reason
 from mftcoder.kernels.cross_entropy import CHUNK_BYTES
 from mftcoder.models.gpu_memory.activations import Activations, count_activations
 from mftcoder.models.gpu_memory.recompute import Recomputation
@@ -25,12 +25,12 @@ from mftcoder.models.loading.resolve import ParameterCount, count_weights, plann
 
 BYTES = {"bfloat16": 2, "float32": 4}
 RUNTIME = 1 << 30  # the CUDA context, workspaces of libraries, compiled kernels
-FRAGMENTATION = 0.04  # of all the rest: what the allocator holds and cannot use
-USABLE = 0.98  # of the size on a card's label: what torch is given of it
+FRAGMENTATION = 0.04  # fraction of the rest that the allocator holds and cannot use
+USABLE = 0.98  # fraction of a GPU's nominal memory that torch can use
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)
-"""Sizes in GB that GPUs are sold with."""
+"""Memory sizes of GPUs on the market, in GB."""
 SETTINGS = (False, "selective", 0.25, 0.5, 0.75, True)
-"""What `train.gradient_checkpointing: auto` tries, the fastest first."""
+"""The values that `train.gradient_checkpointing: auto` tries, the fastest first."""
 MOVED = ("optimizer", "all")
 """Values of backend.offload with masters and moments in the host's memory."""
 CHOSEN = (
@@ -40,34 +40,36 @@ CHOSEN = (
     ("backend", "name"),
     ("backend", "offload"),
 )
-"""Fields that tell plans apart."""
+"""The fields in which plans differ."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one device."""
+    """The bytes that training takes on one device."""
 
     weights: int
     masters: int  # float32 copies of trained low-precision weights
     moments: int
     gradients: int
     activations: int  # of one micro-batch, kept for the backward pass
-    working: int  # one layer's, while its backward pass runs
-    head: int  # logits of one chunk, the hidden states of trained tokens and the gradients of both, that of a trained head
+    working: int  # of one layer during its backward pass
+    head: int  # logits of one chunk, hidden states of trained tokens, the gradients of both, and that of a trained head
     runtime: int
-    host: int = 0  # what lies in the host's memory instead, or is updated there
-    accumulates: bool = False  # whether gradients of earlier micro-batches lie beside the activations of a later one
+    host: int = 0  # bytes in the host's memory instead, or for updates there
+    accumulates: bool = (
+        False  # whether gradients of earlier micro-batches are in memory together with later activations
+    )
 
     @property
     def total(self) -> int:
-        """The most at a time. Gradients of a single micro-batch grow while its activations shrink."""
+        """The peak. The gradients of a single micro-batch grow while its activations shrink."""
         passing = self.activations + self.working + self.head
         peak = passing + self.gradients if self.accumulates else max(passing, self.gradients)
         held = self.weights + self.masters + self.moments + peak
         return round(held * (1 + FRAGMENTATION)) + self.runtime if self.runtime else held
 
     def parts(self) -> dict[str, int]:
-        """Name -> bytes, for a person."""
+        """Name -> bytes, for display."""
         return {
             "weights": self.weights,
             "float32 masters": self.masters,
@@ -82,7 +84,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What the estimate needs to know of a model; `by_formula` says why its activations could not be counted, if they were not."""
+    """The properties of a model for the estimate. `by_formula` is the reason if its activations could not be counted."""
 
     count: ParameterCount
     activations: Activations
@@ -93,19 +95,19 @@ class PlannedModel:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """One way to train: a config that leaves no choice open, what it takes, and what this machine lacks for it (empty: nothing)."""
+    """A memory plan: a config without open choices, its memory, and what this machine lacks for it (empty: nothing)."""
 
     config: RunConfig
     memory: MemoryEstimate
     lack: str = ""
 
     def __str__(self) -> str:
-        """In words."""
+        """The plan in words."""
         return in_words(self.config)
 
 
 def in_words(config: RunConfig) -> str:
-    """What a config without open choices does for memory."""
+    """What a config without open choices does to save memory, in words."""
     words = [str(Recomputation.of(config.train.gradient_checkpointing))]
     if _gradients_can_wait(config) and config.train.sync_each_batch != "auto":
         words += [f"sum gradients {'in each micro-batch' if config.train.sync_each_batch else 'once a step'}"]
@@ -115,7 +117,7 @@ def in_words(config: RunConfig) -> str:
 
 
 def plan_model(config: RunConfig, model_config: Any) -> PlannedModel:
-    """Build the model of the config as shapes, and count its weights and activations."""
+    """Build the model of the config on the meta device, and count its weights and activations."""
     model, quantizable = planned_model(
         model_config,
         config.adapter,
@@ -134,7 +136,7 @@ def plan_model(config: RunConfig, model_config: Any) -> PlannedModel:
 
 
 def _activations(config: RunConfig, model: Any, text_config: Any) -> tuple[Activations, str]:
-    """Counted by running the model's code on shapes; from its config, and with the reason, where that code needs numbers."""
+    """Count activations on the model's code; if that code needs numbers, use a formula and return the reason."""
     rows, length = config.train.per_device_train_batch_size, config.data.max_length
     length = -(-length // config.backend.context_parallel_size)
     width = BYTES[config.model.dtype]
@@ -142,17 +144,16 @@ def _activations(config: RunConfig, model: Any, text_config: Any) -> tuple[Activ
         typed = model.bfloat16() if width == 2 else model.float()
         compiled = config.train.torch_compile is True  # auto may not compile
         return count_activations(typed, rows, length, compiled=compiled), ""
-    except Exception as error:  # models of many authors, on a device that they were not written for
-        first = (str(error).strip().splitlines() or [""])[0][:200]
-        reason = (
+    except Exception as error:  # the code of many authors, on a device that it was not written for
+        why = (
             "activations come from a formula over the model's sizes, which may be far off, because its code does not run on shapes: "
-            f"{type(error).__name__}: {first}"
+            f"{type(error).__name__}: {reason(error)}"
         )
-        return activations_by_shape(text_config, rows * length * width), reason
+        return activations_by_shape(text_config, rows * length * width), why
 
 
 def activations_by_shape(model_config: Any, scale: int) -> Activations:
-    """`scale` (tokens times bytes of a number) times what a layer with a gated feed-forward keeps, compiled or not."""
+    """`scale` (tokens times bytes per number) times the numbers that a layer with a gated feed-forward part keeps."""
     hidden = int(getattr(model_config, "hidden_size", 0))
     heads = int(getattr(model_config, "num_attention_heads", 1) or 1)
     groups = int(getattr(model_config, "num_key_value_heads", heads) or heads)
@@ -165,13 +166,13 @@ def activations_by_shape(model_config: Any, scale: int) -> Activations:
 
 
 def estimate_memory(config: RunConfig, model: PlannedModel, device_type: str, ranks: int = 1) -> MemoryEstimate:
-    """Bytes that training takes on each of `ranks` devices. `config` leaves nothing to `auto` that takes memory."""
+    """The bytes that training takes on each of `ranks` devices. `config` has no `auto` that affects memory."""
     train, count = config.train, model.count
     width = BYTES[config.model.dtype]
-    shards, weights = _shares(config, model, ranks)
+    shards, weights = _shards(config, model, ranks)
     accumulates = train.gradient_accumulation_steps > 1
-    exact = accumulates or ranks > 1  # added up in float32
-    as_made = width if train.optim != "adamw_8bit" or width == 4 else width + 4  # bitsandbytes is given float32 copies
+    exact = accumulates or ranks > 1  # summed in float32
+    as_made = width if train.optim != "adamw_8bit" or width == 4 else width + 4  # bitsandbytes gets float32 copies
     offload = config.backend.offload
     gathers = offload == "all" and config.backend.name == "fsdp2"  # layer by layer, there and back
     masters = _master_bytes(config) * count.trainable // shards
@@ -192,7 +193,7 @@ def estimate_memory(config: RunConfig, model: PlannedModel, device_type: str, ra
 
 
 def _host_bytes(config: RunConfig, count: ParameterCount, shards: int, optimizer: int) -> int:
-    """Of one rank: what it moved there, and the float32 gradients that are updated with."""
+    """The host's bytes of one rank: what is offloaded, and the float32 gradients for the updates."""
     offload = config.backend.offload
     if offload not in MOVED:
         return 0
@@ -202,31 +203,31 @@ def _host_bytes(config: RunConfig, count: ParameterCount, shards: int, optimizer
 
 
 def _master_bytes(config: RunConfig) -> int:
-    """A trained weight's float32 copy; float32 weights and the shares of fsdp2 are their own."""
+    """Bytes per trained weight of its float32 master; float32 weights and the shards of fsdp2 are their own masters."""
     own = config.model.dtype == "float32" or config.backend.name == "fsdp2"
     return 0 if own or config.train.master_weights == "stochastic_rounding" else 4
 
 
 def _waiting_gradients(config: RunConfig, count: ParameterCount) -> int:
-    """Those of the whole model on each rank, in float32, if shares are summed over ranks once a step."""
+    """The float32 gradients of the whole model on each rank, if they are summed over ranks once per step."""
     return 4 * count.trainable if _gradients_can_wait(config) and config.train.sync_each_batch is False else 0
 
 
 def _gradients_can_wait(config: RunConfig) -> bool:
-    """Whether there is a choice when gradients are summed over ranks, and waiting adds up in float32."""
+    """Whether gradients may be summed over ranks once per step, and are then accumulated in float32."""
     backend, several = config.backend, config.train.gradient_accumulation_steps > 1
     return several and backend.name == "fsdp2" and backend.reduce_dtype == "float32"
 
 
 def _gradients_in_passing(model: PlannedModel) -> int:
-    """Of one layer and of what is gathered throughout, as they come and in float32, on their way to the host."""
+    """Gradients on their way to the host, in both dtypes: of one layer and of the weights outside of layers."""
     count = model.count
     outside = count.total - count.quantizable if count.trainable == count.total else 0
     return (2 + 4) * (outside + (count.trainable - outside) // model.activations.layers)
 
 
-def _shares(config: RunConfig, model: PlannedModel, ranks: int) -> tuple[int, int]:
-    """`(ranks that share gradients, masters and moments, bytes of weights on each device)`."""
+def _shards(config: RunConfig, model: PlannedModel, ranks: int) -> tuple[int, int]:
+    """`(number of shards of gradients, masters and moments, bytes of weights on each device)`."""
     backend, count = config.backend, model.count
     whole = weight_bytes(config, count)
     if backend.name == "deepspeed_zero2":
@@ -235,12 +236,10 @@ def _shares(config: RunConfig, model: PlannedModel, ranks: int) -> tuple[int, in
         return 1, whole
     shards = backend.shard_group_size or ranks
     width = BYTES[config.model.dtype]
-    outside = (count.total - count.quantizable) * width  # embedding and head, gathered throughout
-    outside += (
-        2 * (whole - outside) // model.activations.layers
-    )  # the layer at work and the one that is fetched meanwhile
+    outside = (count.total - count.quantizable) * width  # embedding and head, gathered for the whole pass
+    outside += 2 * (whole - outside) // model.activations.layers  # the layer that runs and the one that is prefetched
     if backend.name == "fsdp2":
-        whole += count.trainable * (4 - width)  # trained shares are their own masters
+        whole += count.trainable * (4 - width)  # trained shards are their own masters
     return shards, outside + (0 if backend.offload == "all" else whole // shards)
 
 
@@ -254,7 +253,7 @@ def _head_bytes(config: RunConfig, model: PlannedModel, device_type: str) -> int
 
 
 def weight_bytes(config: RunConfig, count: ParameterCount) -> int:
-    """Bytes of the weights as they are held: those that model.quantization reaches in its bits, the rest in model.dtype."""
+    """Bytes of the weights: those that model.quantization covers in its bits, the rest in model.dtype."""
     width, quantization = BYTES[config.model.dtype], config.model.quantization
     if quantization is None:
         return count.total * width
@@ -264,9 +263,9 @@ def weight_bytes(config: RunConfig, count: ParameterCount) -> int:
 def memory_plans(
     config: RunConfig, model: PlannedModel, device_type: str, ranks: int = 1, host_memory: float | None = None
 ) -> list[MemoryPlan]:
-    """Ways to train, the fastest first, each smaller than the one before; just one where the config leaves no choice.
+    """The memory plans, the fastest first, each smaller than the one before; only one if the config has no open choice.
 
-    `host_memory`: bytes for each rank in the host's memory; None where they are not known.
+    `host_memory` is the number of bytes for each rank in the host's memory; None if it is unknown.
     """
     found: list[MemoryPlan] = []
     for choice in choices(config, ranks):
@@ -277,23 +276,23 @@ def memory_plans(
 
 
 def lack_of(choice: RunConfig, host: int = 0, host_memory: float | None = None) -> str:
-    """What this machine lacks for a choice of `auto`; empty if nothing. Needs `host` bytes of the host's memory."""
+    """What this machine lacks for a choice of `auto` with `host` bytes in the host's memory; empty if nothing."""
     if choice.train.optim == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed: pip install 'mftcoder[qlora]'"
     if host_memory is not None and host > host_memory:
-        return f"it needs {gib(host)} of the host's memory, and {gib(host_memory)} are free"
+        return f"it needs {gib(host)} of the host's memory, but only {gib(host_memory)} are free"
     return ""
 
 
 def choices(config: RunConfig, ranks: int = 1) -> list[RunConfig]:
-    """The configs that `auto` may become, the fastest first. The last ones train with other numbers or move memory to the host."""
+    """The configs that `auto` may become, the fastest first. The last ones use 8-bit moments or the host's memory."""
     train, backend = config.train, config.backend
     plain = _with(
         config,
         train={"optim": "adamw" if train.optim == "auto" else train.optim},
         backend={"offload": "none" if backend.offload == "auto" else backend.offload},
     )
-    # DeepSpeed gathers weights inside a layer, which recomputing parts of it was not shown to repeat rightly.
+    # DeepSpeed gathers weights inside a layer; it is not verified that a partial recomputation repeats that correctly.
     offered = (False, True) if backend.name.startswith("deepspeed") else SETTINGS
     settings = offered if train.gradient_checkpointing == "auto" else (train.gradient_checkpointing,)
     waits = train.sync_each_batch == "auto" and _gradients_can_wait(config)
@@ -318,7 +317,7 @@ def _with(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 
 def _moved_to_host(config: RunConfig, ranks: int) -> list[dict[str, Any]]:
-    """What of the backend section changes: as its backend can, or for one process without one by fsdp2."""
+    """Changes of the backend section that offload: those of its backend; for `auto` with one process, fsdp2."""
     name = config.backend.name
     if config.model.quantization:
         return []  # packed weights were not shown to come back from there as they were
@@ -335,7 +334,7 @@ def _moved_to_host(config: RunConfig, ranks: int) -> list[dict[str, Any]]:
 
 
 def not_faster_than(options: Sequence[RunConfig], begun: dict[str, Any]) -> list[RunConfig]:
-    """From the option on that a run began with, whose config was dumped to `begun`; all of them if it began with another."""
+    """The options from the one that a run began with, by its dumped config `begun`; all options if it is not among them."""
     for index, option in enumerate(options):
         dumped = option.model_dump(mode="json")
         if all(dumped[section][field] == begun.get(section, {}).get(field) for section, field in CHOSEN):
@@ -344,12 +343,12 @@ def not_faster_than(options: Sequence[RunConfig], begun: dict[str, Any]) -> list
 
 
 def fastest_that_fits(plans: Sequence[MemoryPlan], capacity: float) -> int | None:
-    """The index of the first that has room and that this machine lacks nothing for; None if there is none."""
+    """The index of the first plan that fits and for which this machine lacks nothing; None if there is none."""
     return next((i for i, plan in enumerate(plans) if plan.memory.total <= capacity and not plan.lack), None)
 
 
 def next_card(plans: Sequence[MemoryPlan], capacity: float) -> tuple[int, MemoryPlan] | None:
-    """The next larger card on which a faster plan fits, with that plan; None if the fastest fits already."""
+    """The smallest larger GPU on which a faster plan fits, and that plan; None if the fastest plan already fits."""
     now = fastest_that_fits(plans, capacity)
     for size in CARDS:
         then = fastest_that_fits(plans, size * USABLE * 2**30)
@@ -359,7 +358,7 @@ def next_card(plans: Sequence[MemoryPlan], capacity: float) -> tuple[int, Memory
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes that a run may use: what is free on a GPU or held by this process, all of the machine's for a CPU."""
+    """The bytes that a run may use: on a GPU those that are free or held by this process, on a CPU all of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device)
     return int(psutil.virtual_memory().total)
@@ -371,5 +370,5 @@ def host_memory(processes: int) -> float:
 
 
 def gib(size: float) -> str:
-    """Bytes for a person."""
+    """Bytes as text, in GiB."""
     return f"{size / 2**30:.2f} GiB"

@@ -1,9 +1,8 @@
-"""What of a decoder layer's forward pass is kept for its backward pass, and what is computed again.
+"""Recomputation: what a decoder layer keeps for its backward pass, and what it computes again.
 
-Goes in: the decoder layers and how much of them to recompute. Comes out: the same layers, with forward passes that keep less.
-Three amounts: nothing is recomputed; `selective`, where the results of matrix products and of attention are kept and what lies
-between them (norms, rotary, SwiGLU) is computed again; or the whole layer, of which only the input is kept. The results are the
-same bits in all three, because the same operations run on the same numbers.
+There are three amounts: nothing is recomputed; `selective` keeps the results of matrix products and of attention, and recomputes the
+operations between them (norms, rotary, SwiGLU); or the whole layer is recomputed from its input. The results are bit-equal in all three,
+because the same operations run on the same numbers.
 """
 
 import functools
@@ -21,30 +20,30 @@ from mftcoder.errors import ModelError
 
 aten = torch.ops.aten
 PRODUCTS = frozenset({aten.mm.default, aten.addmm.default, aten._scaled_mm.default, aten._grouped_mm.default})
-"""Results that `selective` keeps, beside those of attention."""
+"""Operations whose results `selective` keeps, in addition to attention."""
 
 
 @dataclass(frozen=True)
 class Recomputation:
     """How much is recomputed in the backward pass."""
 
-    whole: float = 0.0  # share of the layers, first ones first, of which everything is
-    selective: bool = False  # whether in the others everything is but products and attention
+    whole: float = 0.0  # fraction of the layers, from the first on, that are recomputed completely
+    selective: bool = False  # whether the other layers recompute everything except products and attention
 
     @classmethod
     def of(cls, setting: bool | float | str) -> "Recomputation":
-        """What `train.gradient_checkpointing` says, other than `auto`."""
+        """The recomputation of a value of `train.gradient_checkpointing` other than `auto`."""
         return cls(selective=True) if setting == "selective" else cls(float(setting), 0 < float(setting) < 1)
 
     @property
     def setting(self) -> bool | float | str:
-        """The value of `train.gradient_checkpointing` that says this."""
+        """The value of `train.gradient_checkpointing` for this recomputation."""
         if self.whole in (0, 1):
             return "selective" if self.selective and not self.whole else bool(self.whole)
         return self.whole
 
     def whole_layers(self, count: int) -> int:
-        """How many of `count` layers are recomputed wholly."""
+        """The number of layers, out of `count`, that are recomputed completely."""
         return round(self.whole * count)
 
     def __str__(self) -> str:
@@ -56,7 +55,7 @@ class Recomputation:
 
 
 def layer_stack(causal_lm: Any) -> nn.ModuleList | None:
-    """Where the transformer blocks are, if they are found."""
+    """The module list of the transformer blocks; None if it is not found."""
     count = causal_lm.config.num_hidden_layers
     stacks = (module for module in causal_lm.modules() if isinstance(module, nn.ModuleList) and len(module) == count)
     return next(stacks, None)
@@ -68,7 +67,7 @@ def decoder_layers(causal_lm: Any) -> list[nn.Module]:
 
 
 def recompute_layers(layers: Sequence[nn.Module], how: Recomputation) -> None:
-    """Make the layers recompute; before they are compiled or shared out over ranks. ModelError if there are none to do it."""
+    """Make the layers recompute. Call it before they are compiled or sharded. ModelError if there are no layers."""
     if how != Recomputation() and not layers:
         raise ModelError("train.gradient_checkpointing: this model's layers were not found. Set it to false")
     wholly = how.whole_layers(len(layers))
@@ -89,7 +88,7 @@ def _recomputing(
 
 def _keep_products() -> Any:
     kept = _Kept()
-    # torch's own check refuses every change of a kept result; `_Kept` refuses those that would be wrong.
+    # torch's own check refuses every change of a kept result; `_Kept` refuses only changes that would be wrong.
     contexts = create_selective_checkpoint_contexts(kept, allow_cache_entry_mutation=True)
     kept.results = contexts[0].storage
     return contexts
@@ -98,21 +97,21 @@ def _keep_products() -> Any:
 class _Kept:
     """Decides for each operation of one forward pass whether its result is kept.
 
-    A kept result may be changed in place (an addition accumulated in a product's memory): the change is then not repeated. That
-    is right as long as nothing that is recomputed has read the result before the change; RuntimeError otherwise.
+    A kept result may be changed in place (for example by adding a LoRA product to it). The change is not repeated, which is correct
+    if no recomputed operation has read the result before the change; otherwise RuntimeError.
     """
 
     results: Any
-    """What torch keeps, by operation."""
+    """The results that torch keeps, by operation."""
 
     def __init__(self) -> None:
         self._kept: set[int] = set()
         self._read: set[int] = set()
-        self._unseen: Any = None  # the operation whose result was not there yet
+        self._unseen: Any = None  # the last kept operation, if its result was not available yet
         self._answers: dict[Any, deque[CheckpointPolicy]] = defaultdict(deque)
 
     def __call__(self, context: Any, operation: Any, *inputs: Any, **keywords: Any) -> CheckpointPolicy:
-        """Newer torch calls it after the operation has run. torch 2.11 calls it before, and once more when it recomputes."""
+        """Newer versions of torch call it after the operation. torch 2.11 calls it before, and again at the recomputation."""
         if context.is_recompute:
             return self._answers[operation].popleft() if self._answers[operation] else CheckpointPolicy.MUST_SAVE
         answer = self._answer(context, operation, inputs, keywords)
@@ -129,7 +128,7 @@ class _Kept:
         changed = _changed(operation, inputs) & self._kept
         if changed & self._read:
             raise RuntimeError(
-                f"{operation} changes a result that was used before, which cannot be recomputed selectively. Set "
+                f"{operation} changes a result that was already used, which cannot be recomputed selectively. Set "
                 "train.gradient_checkpointing: true"
             )
         if not keeps and not changed:
@@ -143,7 +142,7 @@ class _Kept:
 
 
 def _is_kept(operation: Any, inputs: Sequence[Any], keywords: dict[str, Any]) -> bool:
-    """Products and attention. Attention with dropout draws random numbers, and so has to run wherever others draw: recomputed."""
+    """Whether the result is kept: of products, and of attention without dropout (random numbers must be drawn again in order)."""
     if operation in PRODUCTS:
         return True
     name = getattr(operation, "name", lambda: "")()
@@ -156,7 +155,7 @@ def _is_kept(operation: Any, inputs: Sequence[Any], keywords: dict[str, Any]) ->
 
 
 def _changed(operation: Any, inputs: Sequence[Any]) -> set[int]:
-    """Storages that the operation writes to."""
+    """The storages that the operation writes to."""
     schema = getattr(operation, "_schema", None)
     if schema is None or not schema.is_mutable:
         return set()

@@ -1,4 +1,4 @@
-"""What is counted on shapes is what a real forward pass keeps."""
+"""The count on shapes is what a real forward pass keeps."""
 
 from typing import Any
 
@@ -47,7 +47,9 @@ def kept_by_autograd(model: Any) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("adapter", [None, AdapterConfig(lora_rank=4), AdapterConfig(lora_rank=4, lora_dropout=0.1)])
-def test_without_recomputation_it_is_what_autograd_holds(dtype: torch.dtype, adapter: AdapterConfig | None) -> None:
+def test_without_recomputation_the_count_is_what_autograd_keeps(
+    dtype: torch.dtype, adapter: AdapterConfig | None
+) -> None:
     real, shapes = llama("cpu", dtype), llama("meta", dtype)
     if adapter:
         real = attach(real, adapter).train()
@@ -57,7 +59,7 @@ def test_without_recomputation_it_is_what_autograd_holds(dtype: torch.dtype, ada
     assert counted.nothing_recomputed == pytest.approx(kept_by_autograd(real), rel=0.03)
 
 
-def test_what_is_kept_while_recomputing_follows_from_the_shapes() -> None:
+def test_what_recomputation_keeps_follows_from_the_shapes() -> None:
     counted = count_activations(llama("meta"), ROWS, LENGTH, compiled=False)
     groups = HIDDEN * GROUPS // HEADS
     # input, q, attention, o and down; k, v; gate, up; logsumexp of each head

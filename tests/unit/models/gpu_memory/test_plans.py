@@ -1,4 +1,4 @@
-"""The plan for a card is the fastest that fits, on models and cards whose answers are known."""
+"""The plan for a GPU is the fastest that fits, on models and GPUs with known answers."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_full_training_of_1_5b_on_80_gb_recomputes_norms_and_swiglu(compiled: bo
     assert plan_for(config, QWEN_1_5B, 141).config.train.gradient_checkpointing is False
 
 
-def test_a_published_measurement_is_met() -> None:
+def test_a_published_measurement_is_reproduced() -> None:
     """77 GiB at the peak of a loop that holds 1.5B weights and moments in bfloat16, without masters, compiled (docs/scaling.md)."""
     config = run_config(
         adapter={"type": "full"},
@@ -87,7 +87,7 @@ def test_qlora_of_7b_fits_24_gb_with_less_recomputation_than_lora() -> None:
     assert held.config.train.gradient_checkpointing in (False, "selective")
 
 
-def test_plans_get_smaller_and_a_given_setting_is_the_only_one() -> None:
+def test_plans_get_smaller_and_a_given_setting_has_one_plan() -> None:
     config = run_config(data={"max_length": 512})
     totals = [plan.memory.total for plan in memory_plans(config, plan_model(config, SMALL), "cuda")]
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == len(totals) > 2
@@ -96,7 +96,7 @@ def test_plans_get_smaller_and_a_given_setting_is_the_only_one() -> None:
     assert [plan.config for plan in memory_plans(given, plan_model(given, SMALL), "cuda")] == [given]
 
 
-def test_the_next_card_is_the_smallest_that_allows_a_faster_plan() -> None:
+def test_the_next_gpu_is_the_smallest_that_allows_a_faster_plan() -> None:
     config = run_config(adapter={"type": "full"}, data={"max_length": 4096}, train={"per_device_train_batch_size": 8})
     plans = memory_plans(config, plan_model(config, QWEN_1_5B), "cuda")
     found = next_card(plans, 80 * USABLE * GIB)
@@ -106,7 +106,7 @@ def test_the_next_card_is_the_smallest_that_allows_a_faster_plan() -> None:
     assert next_card(plans, 1000 * GIB) is None
 
 
-def test_accumulated_gradients_lie_beside_activations_and_are_float32() -> None:
+def test_accumulated_gradients_add_to_activations_and_are_float32() -> None:
     one = run_config(adapter={"type": "full"}, train={"gradient_checkpointing": True})
     many = run_config(
         adapter={"type": "full"}, train={"gradient_checkpointing": True, "gradient_accumulation_steps": 4}
@@ -117,7 +117,7 @@ def test_accumulated_gradients_lie_beside_activations_and_are_float32() -> None:
     assert several.total > single.total
 
 
-def test_8_bit_moments_and_drawn_rounding_are_counted() -> None:
+def test_8_bit_moments_and_stochastic_rounding_are_counted() -> None:
     common = {"gradient_checkpointing": True}
     plain, small, drawn = (
         run_config(adapter={"type": "full"}, train=common | extra)
@@ -129,7 +129,7 @@ def test_8_bit_moments_and_drawn_rounding_are_counted() -> None:
     assert whole.masters == 4 * model.count.trainable and none.masters == 0
 
 
-def test_full_training_of_7b_on_24_gb_lies_in_the_hosts_memory() -> None:
+def test_full_training_of_7b_on_24_gb_uses_the_hosts_memory() -> None:
     config = run_config(adapter={"type": "full"})
     plan = plan_for(config, QWEN_7B, 24)
     assert (plan.config.backend.name, plan.config.backend.offload) == ("fsdp2", "all")
@@ -146,7 +146,7 @@ def test_full_training_of_1_5b_on_24_gb_keeps_its_moments_in_8_bits() -> None:
     assert plan_for(kept, QWEN_1_5B, 24).config.backend.offload == "all"
 
 
-def test_8_bits_come_after_all_layers_and_the_hosts_memory_last() -> None:
+def test_8_bits_come_after_recomputing_all_layers_and_the_hosts_memory_last() -> None:
     config = run_config(adapter={"type": "full"})
     *recomputing, eighth, on_host = memory.choices(config)
     assert {(c.train.optim, c.backend.offload) for c in recomputing} == {("adamw", "none")}
@@ -172,7 +172,7 @@ def test_8_bits_come_after_all_layers_and_the_hosts_memory_last() -> None:
         ({"model": {"quantization": "4bit"}, "backend": {"name": "fsdp2"}}, 2, []),
     ],
 )
-def test_auto_offers_what_the_config_leaves_open_and_the_backend_can_do(
+def test_auto_offers_what_the_config_leaves_open_and_the_backend_supports(
     sections: dict[str, Any], ranks: int, offered: list[str]
 ) -> None:
     config = run_config(**sections)
@@ -182,7 +182,7 @@ def test_auto_offers_what_the_config_leaves_open_and_the_backend_can_do(
     assert [one for one in found if one not in plain] == offered
 
 
-def test_a_plan_that_this_machine_lacks_something_for_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_for_which_this_machine_lacks_something_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config(adapter={"type": "full"}, data={"max_length": 4096})
     model, capacity = plan_model(config, QWEN_1_5B), 24 * USABLE * GIB
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -191,11 +191,11 @@ def test_a_plan_that_this_machine_lacks_something_for_is_not_taken(monkeypatch: 
     assert eighth.memory.total <= capacity and "bitsandbytes is not installed" in eighth.lack
     assert fastest_that_fits(plans, capacity) == plans.index(on_host)
     plans = memory_plans(config, model, "cuda", host_memory=8 * GIB)
-    assert plans[-1].lack.endswith("of the host's memory, and 8.00 GiB are free")
+    assert plans[-1].lack.endswith("of the host's memory, but only 8.00 GiB are free")
     assert fastest_that_fits(plans, capacity) is None
 
 
-def test_a_run_that_goes_on_takes_no_faster_plan_than_it_began_with() -> None:
+def test_a_resumed_run_uses_no_faster_plan_than_before() -> None:
     options = memory.choices(run_config())
     for index, option in enumerate(options):
         assert not_faster_than(options, option.model_dump(mode="json")) == options[index:]
@@ -211,7 +211,7 @@ def test_sharding_divides_weights_gradients_and_moments() -> None:
     assert one.weights - eight.weights == pytest.approx(7 / 8 * 4 * model.count.total, rel=0.01)
 
 
-def test_gradients_wait_for_the_end_of_a_step_where_there_is_room_for_all_of_them() -> None:
+def test_gradients_are_summed_once_a_step_if_all_of_them_fit() -> None:
     """7.6 billion weights over eight devices: 30 GB more on each. LoRA's hardly count."""
     sections: dict[str, Any] = {
         "backend": {"name": "fsdp2", "offload": "none"},
@@ -239,13 +239,13 @@ def test_gradients_wait_for_the_end_of_a_step_where_there_is_room_for_all_of_the
         ({"name": "fsdp2"}, {"gradient_accumulation_steps": 4, "sync_each_batch": True}),
     ],
 )
-def test_there_is_no_choice_of_when_to_sum_gradients(backend: dict[str, Any], train: dict[str, Any]) -> None:
+def test_some_configs_have_no_choice_of_when_to_sum_gradients(backend: dict[str, Any], train: dict[str, Any]) -> None:
     given = {"gradient_checkpointing": True, "optim": "adamw"}
     config = run_config(backend={"offload": "none", **backend}, train={**given, **train})
     assert memory.choices(config) == [config]
 
 
-def test_deepspeed_is_not_offered_what_it_was_not_shown_to_repeat() -> None:
+def test_deepspeed_is_not_offered_partial_recomputation() -> None:
     config = run_config(backend={"name": "deepspeed_zero3"})
     found = [
         choice.train.gradient_checkpointing for choice in memory.choices(config) if choice.backend.offload == "none"
@@ -253,7 +253,7 @@ def test_deepspeed_is_not_offered_what_it_was_not_shown_to_repeat() -> None:
     assert found == [False, True]
 
 
-def test_a_model_whose_code_needs_numbers_is_estimated_by_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_code_needs_numbers_is_estimated_by_a_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     config = run_config(data={"max_length": 512})
     counted = plan_model(config, SMALL).activations
     assert plan_model(config, SMALL).by_formula == ""
@@ -270,7 +270,7 @@ def test_a_model_whose_code_needs_numbers_is_estimated_by_its_shape(monkeypatch:
 
 
 @pytest.mark.parametrize("setting", [0, 1, 1.5, -0.25, "some", "true", None, []])
-def test_an_unknown_setting_is_one_line(setting: Any) -> None:
+def test_an_unknown_setting_is_an_error_of_one_line(setting: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         run_config(train={"gradient_checkpointing": setting})
     (problem,) = caught.value.problems

@@ -1,4 +1,4 @@
-"""Recomputing changes how much is kept for the backward pass, and no bit of what is computed."""
+"""Recomputation changes how much is kept for the backward pass, but no bit of the results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ def results(model: Any, how: Recomputation, *, backend: str | None = None, **key
     ],
     ids=["packed", "sdpa", "sdpa with dropout", "eager with dropout"],
 )
-def test_the_results_are_the_same_bits(settings: dict[str, Any], keywords: dict[str, Any], how: Recomputation) -> None:
+def test_the_results_are_bit_equal(settings: dict[str, Any], keywords: dict[str, Any], how: Recomputation) -> None:
     expected = results(llama(**settings), Recomputation(), **keywords)
     found = results(llama(**settings), how, **keywords)
     assert len(found) == len(expected) > 10
@@ -58,7 +58,7 @@ def test_the_results_are_the_same_bits(settings: dict[str, Any], keywords: dict[
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
-def test_lora_gives_the_same_bits_though_it_accumulates_in_place(how: Recomputation) -> None:
+def test_lora_is_bit_equal_though_it_accumulates_in_place(how: Recomputation) -> None:
     found = []
     for way in (Recomputation(), how):
         torch.manual_seed(2)
@@ -73,7 +73,7 @@ def test_lora_gives_the_same_bits_though_it_accumulates_in_place(how: Recomputat
 
 @pytest.mark.filterwarnings("default")  # the compiler imports and touches much that torch itself warns of
 @pytest.mark.parametrize("how", [WAYS[0], WAYS[2]], ids=str)
-def test_compiled_layers_give_the_same_bits(how: Recomputation) -> None:
+def test_compiled_layers_are_bit_equal(how: Recomputation) -> None:
     """The partitioner of the compiler decides what is kept; its kernels are left to the slow tests of training."""
     torch._dynamo.reset()
     torch._dynamo.config.allow_unspec_int_on_nn_module = True
@@ -121,22 +121,22 @@ def of_layer(change: Callable[[Tensor, Tensor], Tensor], how: Recomputation, *, 
 
 
 @pytest.mark.parametrize("change", [lambda p, x: p.add_(x), lambda p, x: p.addmm_(x, torch.eye(8))])
-def test_an_addition_in_a_products_memory_is_not_repeated(change: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_an_in_place_sum_in_a_products_memory_is_not_repeated(change: Callable[[Tensor, Tensor], Tensor]) -> None:
     plain, selective = of_layer(change, Recomputation()), of_layer(change, Recomputation(selective=True))
     assert all(torch.equal(a, b) for a, b in zip(plain, selective, strict=True))
 
 
-def test_a_change_after_a_reading_is_refused_because_it_would_be_read_wrongly() -> None:
+def test_a_change_of_a_result_that_was_read_is_refused() -> None:
     with pytest.raises(RuntimeError, match="cannot be recomputed selectively"):
         of_layer(lambda p, x: p.add_(x), Recomputation(selective=True), read_first=True)
 
 
 @pytest.mark.parametrize("setting", [False, "selective", 0.25, True])
-def test_a_setting_says_how_much_and_back(setting: bool | float | str) -> None:
+def test_a_setting_converts_to_a_recomputation_and_back(setting: bool | float | str) -> None:
     assert Recomputation.of(setting).setting == setting
 
 
-def test_a_share_recomputes_the_first_layers_wholly_and_the_others_selectively() -> None:
+def test_a_fraction_recomputes_the_first_layers_completely_and_the_others_selectively() -> None:
     how = Recomputation.of(0.25)
     assert (how.whole_layers(28), how.selective) == (7, True)
 
