@@ -79,7 +79,7 @@ class Example:
     def python_codes(self) -> tuple[str, ...]:
         """Python code of the answer: blocks fenced as Python, other code only if it begins as Python does."""
         if not self.blocks:
-            return (self.answer,) if _begins_as_python(self.answer) else ()
+            return (self.answer,) if begins_as_python(self.answer) else ()
         return tuple(block.code for block in self.blocks if _is_python(block))
 
     @cached_property
@@ -109,10 +109,11 @@ def fenced_blocks(text: str) -> list[CodeBlock]:
 def _is_python(block: CodeBlock) -> bool:
     if block.language:
         return block.language in _PYTHON_NAMES
-    return _begins_as_python(block.code)
+    return begins_as_python(block.code)
 
 
-def _begins_as_python(code: str) -> bool:
+def begins_as_python(code: str) -> bool:
+    """Whether code without a language begins as a Python file does."""
     start = _PYTHON_START.match(code)
     return start is not None and (not start["import"] or bool(_PYTHON_BLOCK.search(code)))
 

@@ -3,28 +3,34 @@
 Finds the files, makes the steps, and shows the progress. The work is the pipeline's.
 """
 
+import ast
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mftcoder.benchmarks.catalogue import expand, load
+from mftcoder.benchmarks.problem import Problem
 from mftcoder.cache import cache_root
+from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
+from mftcoder.curation.decontamination.rules import Decontamination
+from mftcoder.curation.example import parse_python
 from mftcoder.curation.filters.config import Filter
 from mftcoder.curation.pipeline.blocks import RecordStep
 from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
-from mftcoder.data.records.files import find_sources
+from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
 from mftcoder.reporting.terminal import print_list, print_table
 
 _RULES_SHOWN = 6
+Problems = Mapping[str, Sequence[ExamProblem]]
 
 
 def curate_recipe(path: Path, overrides: Sequence[str] = ()) -> Made:
@@ -36,19 +42,21 @@ def curate(recipe: Recipe) -> Made:
     """Curate the records of a recipe into its output directory, and print what came of it."""
     output = Path(recipe.output_dir).expanduser()
     sources = find_sources(recipe.tasks, cache_root())
-    key = fingerprint(recipe, sources, {"rensa": _version("rensa")})
+    problems = _exam_problems(recipe)
+    exams = {step: [list(map(str, vars(problem).values())) for problem in found] for step, found in problems.items()}
+    key = fingerprint(recipe, sources, {"rensa": _version("rensa"), "exams": exams})
     refuse_foreign_files(output)
     made = finished(output, key)
     if made is None:
-        made = _curate(recipe, sources, output, key)
+        made = _curate(recipe, sources, output, key, problems)
     _print(made, Console())
     if not made.manifest["kept"]:
         raise DataError(f"{output}: nothing is left to train on. Its README.md shows what each rule dropped")
     return made
 
 
-def _curate(recipe: Recipe, sources: Any, output: Path, key: str) -> Made:
-    steps, barriers = _make_steps(recipe)
+def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: str, problems: Problems) -> Made:
+    steps, barriers = _make_steps(recipe, problems)
     work = output.with_name(f".{output.name}.work")
     with exclusive(work):
         blocks = work / key
@@ -68,7 +76,40 @@ def _version(library: str) -> str:
         return ""
 
 
-def _make_steps(recipe: Recipe) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
+def _exam_problems(recipe: Recipe) -> Problems:
+    """The problems that each step `decontaminate` holds records against."""
+    return {
+        name: tuple(_problems_of(step.decontaminate))
+        for name, step in zip(recipe.step_names, recipe.steps, strict=True)
+        if step.decontaminate is not None
+    }
+
+
+def _problems_of(config: DecontaminateConfig) -> Iterator[ExamProblem]:
+    data_dir = Path(config.data_dir).expanduser() if config.data_dir else None
+    for name in expand(config.benchmarks):
+        yield from (_exam_problem(name, problem) for problem in load(name, data_dir).problems)
+    yield from problems_of_files(config.files, cache_root())
+
+
+_DESCRIPTIONS = ("text", "instruction", "docstring", "desc_en", "prompt_text_chinese")
+
+
+def _exam_problem(benchmark: str, problem: Problem) -> ExamProblem:
+    """What of a benchmark's problem a record may hold. Tests are left out: they share calls with every other test."""
+    solution = problem.prompt + problem.reference
+    described = [str(problem.fields[name]) for name in _DESCRIPTIONS if problem.fields.get(name)]
+    tree = parse_python(solution) if problem.language == "python" else None
+    if tree is not None:
+        described += [
+            text for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) if (text := ast.get_docstring(node))
+        ]
+    code = solution if problem.language == "python" else ""
+    description = described[0] if described else problem.prompt
+    return ExamProblem(f"{benchmark} {problem.id}", (solution, *described), code, problem.entry_point, description)
+
+
+def _make_steps(recipe: Recipe, problems: Problems) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
     """The steps that look at one record, and those that compare records, by name."""
     steps: dict[str, RecordStep] = {}
     barriers: dict[str, Barrier] = {}
@@ -77,6 +118,8 @@ def _make_steps(recipe: Recipe) -> tuple[dict[str, RecordStep], dict[str, Barrie
             steps[name] = Filter(step.filter)
         if step.dedup is not None:
             barriers[name] = Dedup(step.dedup)
+        if step.decontaminate is not None:
+            steps[name] = Decontamination(step.decontaminate, problems[name])
     return steps, barriers
 
 

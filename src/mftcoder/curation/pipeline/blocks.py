@@ -116,6 +116,9 @@ class BlockReport:
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     before: Statistics = field(default_factory=Statistics)
     after: Statistics = field(default_factory=Statistics)
+    grams: Counter[tuple[str, str]] = field(
+        default_factory=Counter
+    )  # by step: n-grams shared with an exam, and records
     samples: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)  # by rank, the smallest ones
 
     def sample(self, key: str, rank: int, shown: dict[str, Any]) -> None:
@@ -132,6 +135,7 @@ class BlockReport:
         self.dropped.update(other.dropped)
         self.before.merge(other.before)
         self.after.merge(other.after)
+        self.grams.update(other.grams)
         for key, samples in other.samples.items():
             self.samples[key] = heapq.nsmallest(SAMPLES, [*self.samples.get(key, []), *samples], key=_by_rank)
 
@@ -141,6 +145,7 @@ class BlockReport:
             "dropped": [[*key, count] for key, count in self.dropped.items()],
             "before": self.before.as_json(),
             "after": self.after.as_json(),
+            "grams": [[*key, count] for key, count in self.grams.items()],
             "samples": self.samples,
         }
 
@@ -157,6 +162,7 @@ def read_report(path: Path) -> BlockReport | None:
             Counter({(step, rule): count for step, rule, count in found["dropped"]}),
             Statistics.from_json(found["before"]),
             Statistics.from_json(found["after"]),
+            Counter({(step, gram): count for step, gram, count in found["grams"]}),
             {key: [(rank, shown) for rank, shown in samples] for key, samples in found["samples"].items()},
         )
     except (OSError, ValueError, TypeError, KeyError):
@@ -202,6 +208,8 @@ class _BlockWork:
 
     def _drop(self, step: str, drop: Drop, origin: str, rank: int, shown: dict[str, Any]) -> dict[str, Any]:
         self.report.dropped[step, drop.rule] += 1
+        if "gram" in drop.details:
+            self.report.grams[step, drop.details["gram"]] += 1
         key = f"{step}/{drop.rule}"
         if self.report.wants(key, rank):
             self.report.sample(key, rank, {"origin": origin, "value": drop.value, **drop.details, **shown})

@@ -7,6 +7,7 @@ from mftcoder.curation.filters.rules import RULES, bounds_in_words
 
 _BAR = 30
 _LANGUAGES = 12
+_GRAMS = 20
 _SHOWN = 400
 
 
@@ -27,6 +28,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Tasks", _tasks(manifest))
     if manifest["notes"]:
         yield from _section("Notes", [f"- {note}" for note in manifest["notes"]])
+    if manifest["grams"]:
+        yield from _section("Words shared with exams", _grams(manifest))
     yield from _section("Lengths", _lengths(manifest))
     yield from _section("Languages", _shares("language of a fenced block", manifest["after"]["languages"], manifest))
     if manifest["after"]["licences"]:
@@ -83,6 +86,12 @@ def _tasks(manifest: Mapping[str, Any]) -> list[str]:
         )
     titles = ["task", "read", "kept", "of these validation", "characters a question", "characters an answer"]
     return _table(titles, rows)
+
+
+def _grams(manifest: Mapping[str, Any]) -> list[str]:
+    rows = [[found["step"], f"{found['records']:,}", f"`{found['gram']}`"] for found in manifest["grams"][:_GRAMS]]
+    advice = "What many unrelated records share is boilerplate: list it under `ignore` of the step, if it is."
+    return [*_table(["step", "records", "n-gram"], rows), "", advice]
 
 
 def _lengths(manifest: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ from mftcoder.jsonl import atomic_path, read_json, write_json, write_text
 MANIFEST = "manifest.json"
 CARD = "README.md"
 DROPPED = "dropped.jsonl"
+_GRAMS_LISTED = 100
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,18 @@ def _counts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "tasks": {task.name: _task_counts(task.format, task.name, outcome) for task in recipe.tasks},
         "before": totals[0].before.as_json(),
         "after": totals[-1].after.as_json(),
+        "grams": _grams(totals),
         "samples": samples,
     }
+
+
+def _grams(totals: Sequence[BlockReport]) -> list[dict[str, Any]]:
+    """The n-grams that most records share with an exam: boilerplate, if the records are unrelated."""
+    pairs = sorted(
+        ((count, step, gram) for total in totals for (step, gram), count in total.grams.items()),
+        key=lambda found: (-found[0], *found[1:]),
+    )
+    return [{"step": step, "gram": gram, "records": count} for count, step, gram in pairs[:_GRAMS_LISTED]]
 
 
 def _task_counts(record_format: str, name: str, outcome: Outcome) -> dict[str, Any]:

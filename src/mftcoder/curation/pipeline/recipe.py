@@ -13,12 +13,13 @@ from mftcoder.config.data import TaskConfig
 from mftcoder.config.load import apply_override, read_config_file
 from mftcoder.config.problems import Location, problem_lines
 from mftcoder.config.section import PathText, PositiveInt, Section
+from mftcoder.curation.decontamination.exams import DecontaminateConfig
 from mftcoder.curation.duplicates.sketches import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
-KINDS = ("filter", "dedup")
+KINDS = ("filter", "dedup", "decontaminate")
 _OF_A_RUN = ("weight", "sampling_weight", "max_samples")
 
 
@@ -39,6 +40,8 @@ class Step(Section):
     """Keep records that are inside the bounds of each rule."""
     dedup: DedupConfig | None = None
     """Keep one of the records that are alike."""
+    decontaminate: DecontaminateConfig | None = None
+    """Drop records that hold a problem of an exam."""
 
     @model_validator(mode="before")
     @classmethod

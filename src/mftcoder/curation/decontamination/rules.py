@@ -1,0 +1,134 @@
+"""The step `decontaminate`: an index over the problems of the exams, and what a record shares with it.
+
+A hit names the problem, the rule, and the overlap as the measured value.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from mftcoder.curation.decontamination.core_words import core_words
+from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem
+from mftcoder.curation.decontamination.fingerprints import function_fingerprints
+from mftcoder.curation.duplicates.sketches import ngram_hashes, words_of
+from mftcoder.curation.example import MAX_PARSED, Drop, Example, begins_as_python, fenced_blocks, parse_python
+
+
+class NgramRule:
+    """A hit shares a run of `length` words with a problem; the value is the share of the problem's runs that the record has."""
+
+    def __init__(self, problems: Sequence[ExamProblem], length: int, ignored: Sequence[str]):
+        self.length = length
+        left_out = {int(value) for text in ignored for value in self._hashes(text)}
+        self.holders: dict[int, list[int]] = defaultdict(list)
+        self.sizes: list[int] = []
+        self.names = [problem.name for problem in problems]
+        for number, problem in enumerate(problems):
+            found = {int(value) for text in problem.texts for value in self._hashes(text)} - left_out
+            self.sizes.append(len(found))
+            for value in found:
+                self.holders[value].append(number)
+        self.known = np.sort(np.fromiter(self.holders, np.uint64, len(self.holders)))
+
+    def _hashes(self, text: str) -> np.ndarray:
+        lowered = text.lower()
+        hashes = ngram_hashes(lowered, self.length)
+        return hashes if len(words_of(lowered)) >= self.length else hashes[:0]
+
+    def check(self, example: Example) -> Drop | None:
+        """The problem with the most shared runs, and one of these."""
+        shared: Counter[int] = Counter()
+        gram = ""
+        for text in (example.question, example.answer):
+            hashes = self._hashes(text)
+            hits = np.flatnonzero(np.isin(hashes, self.known))
+            for value in {int(hashes[place]) for place in hits}:
+                shared.update(self.holders[value])
+            if len(hits) and not gram:
+                words = words_of(text.lower())
+                gram = " ".join(words[hits[0] : hits[0] + self.length])
+        if not shared:
+            return None
+        problem = max(shared, key=lambda number: (shared[number] / self.sizes[number], -number))
+        overlap = shared[problem] / self.sizes[problem]
+        return Drop("exam_ngram", round(overlap, 4), {"problem": self.names[problem], "gram": gram})
+
+
+class CodeRule:
+    """A hit has a Python function that is equal to one of a problem but for names, docstring and annotations; the value is 1."""
+
+    def __init__(self, problems: Sequence[ExamProblem]):
+        self.holders: dict[int, str] = {}
+        for problem in problems:
+            tree = parse_python(problem.code) if problem.code else None
+            for value in function_fingerprints(tree) if tree else ():
+                self.holders.setdefault(value, problem.name)
+
+    def check(self, example: Example) -> Drop | None:
+        """The first problem that the record has a function of."""
+        for code in _codes(example):
+            tree = parse_python(code) if len(code) <= MAX_PARSED and "def " in code else None
+            for value in function_fingerprints(tree) if tree else ():
+                if value in self.holders:
+                    return Drop("exam_code", 1.0, {"problem": self.holders[value]})
+        return None
+
+
+def _codes(example: Example) -> Iterator[str]:
+    """Python code of the answer, of the question, and of a question that the answer continues."""
+    yield from example.python_codes
+    if example.conversation.is_text or "def " not in example.question:
+        return
+    yield from (block.code for block in fenced_blocks(example.question))
+    if begins_as_python(example.question):
+        yield example.question.rstrip() + "\n" + example.answer
+
+
+class FunctionNameRule:
+    """Published: a hit has the name of a problem's function as a word; the value is how often."""
+
+    def __init__(self, problems: Sequence[ExamProblem]):
+        self.holders: dict[str, str] = {}
+        for problem in problems:
+            if problem.entry_point:
+                self.holders.setdefault(problem.entry_point, problem.name)
+
+    def check(self, example: Example) -> Drop | None:
+        """The first name in the record's text."""
+        words = Counter(re.findall(r"\w+", f"{example.question}\n{example.answer}"))
+        for word, count in words.items():
+            if word in self.holders:
+                return Drop("exam_function_name", count, {"problem": self.holders[word], "name": word})
+        return None
+
+
+class CoreWordRule:
+    """Published: a hit's question has more than a share of the core words of a problem's description; the value is the share."""
+
+    def __init__(self, problems: Sequence[ExamProblem], share: float):
+        self.share = share
+        self.problems = [(problem.name, words) for problem in problems if (words := core_words(problem.description))]
+
+    def check(self, example: Example) -> Drop | None:
+        """The problem with the largest share."""
+        asked = core_words(example.question or example.answer)
+        shares = [(len(words & asked) / len(words), name) for name, words in self.problems]
+        value, name = max(shares, default=(0.0, ""), key=lambda pair: pair[0])
+        return Drop("exam_core_words", round(value, 4), {"problem": name}) if value > self.share else None
+
+
+class Decontamination:
+    """The step: drops a record that one of its rules hits."""
+
+    def __init__(self, config: DecontaminateConfig, problems: Sequence[ExamProblem]):
+        self.rules: list[NgramRule | CodeRule | FunctionNameRule | CoreWordRule]
+        if config.rules == "published":
+            self.rules = [FunctionNameRule(problems), CoreWordRule(problems, config.core_word_share)]
+        else:
+            self.rules = [NgramRule(problems, config.ngram, config.ignore), CodeRule(problems)]
+
+    def check(self, example: Example) -> Drop | None:
+        """What the first rule that hits has found."""
+        return next((drop for rule in self.rules if (drop := rule.check(example)) is not None), None)
