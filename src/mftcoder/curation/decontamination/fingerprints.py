@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import xxhash
 
 _BUILTINS = frozenset(dir(builtins))
-LEAST_NODES = 25
+LEAST_NODES = 12
 """Nodes of the smallest function that has a fingerprint. Below it unrelated functions are equal: `return a + b`."""
 
 
