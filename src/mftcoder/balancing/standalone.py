@@ -4,7 +4,8 @@ The methods are those of `mft train`, built by the same function. What `mft trai
 measure; `wants_validation` and `wants_gradient_norms` say when. Numpy only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,20 @@ class Balancer:
         seed: int = 0,
         **options: Any,
     ):
-        self.tasks = tuple(tasks)
-        _check_names("weights", weights or dict.fromkeys(self.tasks, 1.0), self.tasks, complete=True)
+        self.tasks = task_names(tasks)
+        _check_steps(total_steps=total_steps, epoch_steps=epoch_steps, validation_rows=validation_rows)
+        own = dict.fromkeys(self.tasks, 1.0) if weights is None else weights
+        self._weights = task_weights(own, self.tasks)
         facts = RunFacts(
-            weights=np.array([(weights or {}).get(task, 1.0) for task in self.tasks]),
+            weights=np.array([float(own[task]) for task in self.tasks]),  # not divided by their sum: the method does it
             seed=seed,
             total_steps=total_steps,
             rows_per_step=1,
             fresh_steps=np.full(len(self.tasks), epoch_steps or total_steps, np.int64),
             validation_rows=np.full(len(self.tasks), validation_rows, np.int64),
         )
+        self._name = method
         self._method = build_balancer(_section(method, options), facts, self.tasks)
-        self._weights = TaskWeights(facts.weights)
         self._window = TaskLosses.zeros(len(self.tasks))
         self.step = 0
         """Steps that were observed."""
@@ -102,6 +105,8 @@ class Balancer:
         """All that the next weights depend on, JSON-able."""
         window = {name: getattr(self._window, name).tolist() for name in ("loss_sum", "tokens", "samples")}
         return {
+            "balancer": self._name,
+            "tasks": list(self.tasks),
             "step": self.step,
             "weights": self._weights.values.tolist(),
             "window": window,
@@ -109,7 +114,14 @@ class Balancer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict()`."""
+        """Go on from `state_dict()`. ConfigError for the state of another method, or of other tasks."""
+        if not isinstance(state, Mapping) or not {"balancer", "tasks", "step", "weights", "window", "method"} <= set(
+            state
+        ):
+            raise ConfigError("state: is not what state_dict() of a Balancer returned")
+        if (state["balancer"], tuple(state["tasks"])) != (self._name, self.tasks):
+            theirs, ours = f"{state['balancer']} over {list(state['tasks'])}", f"{self._name} over {list(self.tasks)}"
+            raise ConfigError(f"state: is that of {theirs}; this balancer is {ours}")
         window = state["window"]
         self.step, self._weights = state["step"], TaskWeights(np.array(state["weights"]))
         counts = (np.array(window[name], np.int64) for name in ("tokens", "samples"))
@@ -124,7 +136,7 @@ class Balancer:
 
     def _array(self, what: str, values: Mapping[str, float]) -> Float:
         _check_names(what, values, self.tasks)
-        return np.array([float(values.get(task, np.nan)) for task in self.tasks])
+        return np.array([_number(what, task, values[task]) if task in values else np.nan for task in self.tasks])
 
 
 def _section(method: str, options: Mapping[str, Any]) -> BalancerConfig:
@@ -145,8 +157,45 @@ def _line(detail: Any, section: Mapping[str, Any]) -> str:
     return f"{field}: {str(detail['msg']).removeprefix('Value error, ')}"
 
 
+def task_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks of an objective or a balancer. ConfigError unless they are one or more different names."""
+    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+        raise ConfigError(f"tasks: give a list of names, not {tasks!r}")
+    names = tuple(tasks)
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"tasks: must be one or more different names, not {list(names)}")
+    return names
+
+
+def task_weights(weights: Mapping[str, float], tasks: Sequence[str]) -> TaskWeights:
+    """The weights by name, checked. ConfigError for other names than `tasks`, and for weights that are no weights."""
+    _check_names("weights", weights, tasks, complete=True)
+    values = [_number("weights", task, weights[task]) for task in tasks]
+    if not all(0 <= value < np.inf for value in values) or not any(values):
+        raise ConfigError(f"weights: must be finite, not negative and not all zero, not {dict(weights)}")
+    return TaskWeights(np.array(values))
+
+
+def _check_steps(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is None and name == "epoch_steps":
+            continue
+        if not isinstance(value, Integral) or value < 1:
+            raise ConfigError(f"{name}: must be a whole number of at least 1, not {value!r}")
+
+
+def _number(what: str, task: str, value: Any) -> float:
+    """A number, also as a tensor of one element, which may have a gradient."""
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, int | float):
+        raise ConfigError(f"{what}: {task}: must be a number, not {value!r}; leave a task out that was absent")
+    return float(value)
+
+
 def _check_names(what: str, values: Mapping[str, float], tasks: Sequence[str], *, complete: bool = False) -> None:
     """ConfigError for names that are no tasks, and, if `complete`, for tasks that are missing."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what}: give a dict by task name, not {values!r}")
     unknown = sorted(set(values) - set(tasks))
     missing = sorted(set(tasks) - set(values)) if complete else []
     if unknown or missing:

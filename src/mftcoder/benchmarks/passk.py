@@ -4,8 +4,11 @@ The unbiased estimator of Chen et al. 2021 (arXiv:2107.03374): 1 - C(n-c, k) / C
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from numbers import Integral
+
+from mftcoder.errors import BenchmarkError
 
 _Z = 1.959963984540054  # two-sided 95%
 
@@ -27,9 +30,14 @@ class PassAtK:
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """pass@k of one problem: 10 samples, 3 passed, k = 1 -> 0.3. ValueError if there are fewer than k samples."""
-    if not 0 <= passed <= samples or not 1 <= k <= samples:
-        raise ValueError(f"pass@{k} of {passed} passes in {samples} samples")
+    """pass@k of one problem: 10 samples, 3 passed, k = 1 -> 0.3. BenchmarkError if there are fewer than k samples."""
+    for name, value in (("samples", samples), ("passed", passed), ("k", k)):
+        if not isinstance(value, Integral):
+            raise BenchmarkError(f"{name}: must be a whole number, not {value!r}")
+    if not 1 <= k <= samples:
+        raise BenchmarkError(f"pass@{k}: k must lie between 1 and the number of samples, which is {samples}")
+    if not 0 <= passed <= samples:
+        raise BenchmarkError(f"passed: must lie between 0 and the number of samples, which is {samples}, not {passed}")
     return 1.0 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
@@ -43,6 +51,8 @@ def wilson(mean: float, count: int) -> tuple[float, float]:
 
 def estimate(samples: Sequence[int], passed: Sequence[int], k: int) -> PassAtK:
     """pass@k over problems. `samples[i]` and `passed[i]` belong to problem i; every problem needs at least k samples."""
+    if not isinstance(samples, Sized) or not isinstance(passed, Sized) or not 0 < len(samples) == len(passed):
+        raise BenchmarkError("samples, passed: give two lists of the same length, with one number for each problem")
     values = [pass_at_k(n, c, k) for n, c in zip(samples, passed, strict=True)]
     mean = math.fsum(values) / len(values)
     low, high = wilson(mean, len(values))

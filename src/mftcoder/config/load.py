@@ -29,6 +29,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Warnings about a converted config are logged, a line each.
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(f"path: is a {type(path).__name__}; give the path of a YAML or JSON file")
+    _check_overrides(overrides)
     path = Path(path)
     loaded = read_config(path, overrides)
     for warning in loaded.warnings:
@@ -175,8 +178,21 @@ def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:
         raise ConfigError(f"{origin}: nested too deeply") from error
 
 
+def check_config(config: Any) -> None:
+    """ConfigError for a path, a dict or anything else in the place of a config."""
+    if not isinstance(config, RunConfig):
+        raise ConfigError(f"config: is a {type(config).__name__}, not a RunConfig; make one with load_config(path)")
+
+
+def _check_overrides(overrides: Any) -> None:
+    if not isinstance(overrides, list | tuple) or not all(isinstance(override, str) for override in overrides):
+        raise ConfigError(f"overrides: give a list of texts such as ['train.learning_rate=1e-4'], not {overrides!r}")
+
+
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The same run with some fields changed: `train.learning_rate=1e-4`. ConfigError lists all problems."""
+    check_config(config)
+    _check_overrides(overrides)
     raw = config.model_dump(mode="json")
     for override in overrides:
         apply_override(raw, override)

@@ -133,6 +133,13 @@ class Pool:
 
     def run(self, programs: Iterable[tuple[str, Program]], limits: Limits) -> Iterator[tuple[str, ExecutionResult]]:
         """Yield `(key, result)` in the order in which programs finish. The caller's keys must be unique."""
+        try:
+            yield from self._run(programs, limits)
+        finally:  # after an interrupt a busy worker would give its result to the next run
+            for worker in [worker for worker in self._workers if worker.job]:
+                self._replace(worker)
+
+    def _run(self, programs: Iterable[tuple[str, Program]], limits: Limits) -> Iterator[tuple[str, ExecutionResult]]:
         suspects: list[_Job] = []
         for job, result in self._run_beside_others((_Job(*item) for item in programs), limits):
             if result.status == "sandbox_error":

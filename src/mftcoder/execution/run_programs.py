@@ -1,8 +1,10 @@
 """The sandbox as an API: run one or many untrusted programs and get their results. `pool.py` does the work."""
 
+import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import open_pool
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 
@@ -18,7 +20,10 @@ class Sandbox:
     """
 
     def __init__(self, level: str = "auto", *, workers: int | None = None, languages: Iterable[str] = ("python",)):
-        self._pool = open_pool(level, workers, languages)
+        self._languages = {"python", languages} if isinstance(languages, str) else {"python", *languages}
+        _check_workers(workers)
+        self._pool = open_pool(str(level), workers, self._languages)
+        self._batch = threading.Lock()  # the pool runs one batch at a time
         self.level = self._pool.level
         """`namespaces` or `process`."""
         self.covers = self._pool.covers
@@ -33,20 +38,60 @@ class Sandbox:
         self.close()
 
     def run(self, program: Program, limits: Limits | None = None) -> ExecutionResult:
-        """The result of one program."""
+        """The result of one program. Threads may share a sandbox: one waits for the other."""
         [result] = self.run_all([program], limits)
         return result
 
     def run_all(self, programs: Iterable[Program], limits: Limits | None = None) -> list[ExecutionResult]:
         """The results of programs, in their order. They run in parallel on all workers."""
-        keyed = ((str(number), program) for number, program in enumerate(programs))
-        results = dict(self._pool.run(keyed, limits or Limits()))
-        return [results[str(number)] for number in range(len(results))]
+        if isinstance(programs, str | Program) or not isinstance(programs, Iterable):
+            raise ExecutionError(
+                f"programs: is a {type(programs).__name__}; give a list of programs, or call run for one"
+            )
+        if not isinstance(limits, Limits | None):
+            raise ExecutionError(f"limits: is a {type(limits).__name__}; give Limits(seconds=...)")
+        given = list(programs)
+        self._check(given)
+        with self._batch:
+            if not self.close.alive:
+                raise ExecutionError("sandbox: is closed; open a new one")
+            results = dict(
+                self._pool.run(((str(number), program) for number, program in enumerate(given)), limits or Limits())
+            )
+        return [results[str(number)] for number in range(len(given))]
+
+    def _check(self, programs: Sequence[Program]) -> None:
+        """ExecutionError for what is no program, holds no text, or is in a language that this sandbox did not prepare."""
+        for number, program in enumerate(programs):
+            if not isinstance(program, Program):
+                raise ExecutionError(
+                    f"programs[{number}]: is a {type(program).__name__}; make one with python_program(...)"
+                )
+            if program.language not in self._languages:
+                raise ExecutionError(
+                    f"programs[{number}]: language {program.language!r}: not prepared; name it in Sandbox(languages=...)"
+                )
+            wrong = [role for role, text in program.files.items() if not isinstance(text, str)]
+            if wrong or "candidate" not in program.files:
+                raise ExecutionError(f"programs[{number}]: {wrong[0] if wrong else 'candidate'}: must be text")
 
 
 def python_program(answer: str, tests: str, entry_point: str = "") -> Program:
     """A program of a Python answer and tests that call its functions.
 
     `entry_point` is needed only if the tests call a function of the answer that has the name of a builtin, such as `sum`.
+    Tests call functions and classes of the answer; a variable of it, such as `x = 1`, equals nothing in them.
     """
+    for name, text in (("answer", answer), ("tests", tests), ("entry_point", entry_point)):
+        if not isinstance(text, str):
+            raise ExecutionError(f"{name}: must be text, not {type(text).__name__}")
+    if not tests.strip():
+        raise ExecutionError("tests: are empty, so that any answer would pass; write at least one assert")
     return Program("python", {"candidate": answer, "tests": tests, "entry_point": entry_point})
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise ExecutionError(
+            f"workers: must be a whole number of at least 1, or None for one per core, not {workers!r}"
+        )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
+from mftcoder.errors import ExecutionError
+
 Status = Literal["passed", "failed", "cheated", "compile_error", "timeout", "out_of_memory", "sandbox_error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -43,6 +45,11 @@ class Limits:
     processes: int = 128
     compile_seconds: float = 60.0  # CPU time of all compilers of a program together
     output_kb: int = 64  # how much of stdout and of stderr is kept
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise ExecutionError(f"limits: {name}: must be a number above 0, not {value!r}")
 
     @property
     def wall_seconds(self) -> float:

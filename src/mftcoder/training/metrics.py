@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from mftcoder.balancing.base import TaskLosses, TaskWeights
 from mftcoder.config.schema import RunConfig
+from mftcoder.errors import ConfigError
 from mftcoder.jsonl import write_text
 from mftcoder.log import OnProgress, no_progress, say, say_progress
 from mftcoder.training.step import StepResult
@@ -34,6 +35,13 @@ class Callbacks:
     on_validation: Callable[[Record], object] = ignore
     on_checkpoint: Callable[[Path], object] = ignore  # with the folder, once it is on disk
     on_progress: OnProgress = no_progress
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name}: must be a function, not {value!r}" for name, value in vars(self).items() if not callable(value)
+        ]
+        if problems:
+            raise ConfigError(*problems)
 
 
 class MetricsLog:

@@ -78,3 +78,36 @@ def test_misfits_are_errors() -> None:
         Balancer("coba", TASKS, total_steps=8).observe({"a": 1.0, "b": 1.0})
     with pytest.raises(ConfigError, match=r"train: are those of \['c'\]"):
         Balancer("dwa", TASKS, total_steps=8).observe({"c": 1.0})
+
+
+@pytest.mark.parametrize("method", BALANCERS.names())
+def test_the_state_of_another_balancer_is_refused(method: str) -> None:
+    balancer = Balancer(method, TASKS, total_steps=8)
+    other = "uniform" if method != "uniform" else "coba"
+    for state in (
+        Balancer(method, ("b", "a"), total_steps=8).state_dict(),
+        Balancer(method, (*TASKS, "c"), total_steps=8).state_dict(),
+        Balancer(other, TASKS, total_steps=8).state_dict(),
+        {},
+        None,
+    ):
+        with pytest.raises(ConfigError, match="state: is"):
+            balancer.load_state_dict(state)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"total_steps": 0}, {"total_steps": 2.5}, {"total_steps": "9"}, {"total_steps": 9, "epoch_steps": -1}]
+)
+def test_numbers_of_steps_are_whole_and_above_0(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="_steps: must be a whole number of at least 1"):
+        Balancer("coba", TASKS, **wrong)
+
+
+def test_a_loss_is_a_number_and_may_be_a_tensor_with_a_gradient() -> None:
+    import torch
+
+    balancer = Balancer("famo", TASKS, total_steps=8)
+    balancer.observe({"a": torch.tensor(1.0, requires_grad=True), "b": 2.0})  # type: ignore[dict-item]
+    for wrong in (None, "1"):
+        with pytest.raises(ConfigError, match="train: a: must be a number"):
+            balancer.observe({"a": wrong, "b": 2.0})  # type: ignore[dict-item]

@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 
 from mftcoder.benchmarks.passk import estimate, pass_at_k, wilson
+from mftcoder.errors import BenchmarkError
 
 
 @pytest.mark.parametrize("samples", range(1, 7))
@@ -16,7 +17,7 @@ def test_pass_at_k_is_the_fraction_of_draws_with_a_pass(samples):
 
 
 def test_pass_at_k_needs_k_samples():
-    with pytest.raises(ValueError, match="pass@2"):
+    with pytest.raises(BenchmarkError, match="pass@2: k must lie between 1 and"):
         pass_at_k(1, 1, 2)
 
 
@@ -30,3 +31,17 @@ def test_the_interval_solves_wilsons_equation():
     for mean in (0.0, 0.1, 0.5, 1.0):
         for end in wilson(mean, 50):
             assert abs(mean - end) == pytest.approx(1.959963984540054 * (end * (1 - end) / 50) ** 0.5, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("samples", "passed", "k"), [(3, 1, 5), (3, 4, 1), (3, 1, 0), (3.5, 1, 1), ("3", 1, 1), (9, 2, 2.5)]
+)
+def test_numbers_that_do_not_fit_are_errors_that_say_which(samples, passed, k):
+    with pytest.raises(BenchmarkError, match=r"samples|passed|k: must"):
+        pass_at_k(samples, passed, k)
+
+
+@pytest.mark.parametrize(("samples", "passed"), [([], []), ([1, 2], [1]), (10, 3)])
+def test_a_score_needs_two_lists_of_the_same_length(samples, passed):
+    with pytest.raises(BenchmarkError, match="two lists of the same length"):
+        estimate(samples, passed, 1)

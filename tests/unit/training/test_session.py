@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def test_other_errors_of_torch_are_not_changed(text: str) -> None:
 def test_the_message_of_a_full_host_is_recognized() -> None:
     with pytest.raises(TrainingError, match="the device ran out of memory"), session.device_memory_errors():
         torch.empty(1 << 60, dtype=torch.int8)
+
+
+def test_a_run_in_another_thread_leaves_signals_to_the_main_thread() -> None:
+    entered: list[bool] = []
+
+    def run() -> None:
+        stop = session.StopRequest()
+        with stop.listening():
+            entered.append(stop())
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert entered == [False] and signal.getsignal(signal.SIGINT) is before

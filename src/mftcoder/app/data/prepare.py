@@ -7,6 +7,7 @@ Needs no torch.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mftcoder.config.load import check_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.packing import plan_rows
 from mftcoder.data.prepared.store import Store, prepare_with_progress
@@ -39,4 +40,5 @@ class PreparedData:
 
 def prepare(config: RunConfig, *, on_progress: OnProgress = no_progress) -> PreparedData:
     """Make or find the store. DataError lists all bad records."""
+    check_config(config)
     return PreparedData(config, prepare_with_progress(config, on_progress))

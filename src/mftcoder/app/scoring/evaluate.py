@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from mftcoder import __version__
-from mftcoder.app.scoring.options import EvaluateOptions
+from mftcoder.app.scoring.options import EvaluateOptions, check_names
 from mftcoder.benchmarks.answers.generations import model_of, read_generations, task_of
 from mftcoder.benchmarks.answers.python_code import with_imports
 from mftcoder.benchmarks.assembly import Assembled, assemble_all
@@ -26,7 +26,7 @@ from mftcoder.benchmarks.journal import KEY_FILE, Journal, own_secret
 from mftcoder.benchmarks.passk import INTERVAL, PassAtK, estimate
 from mftcoder.benchmarks.problem import Benchmark
 from mftcoder.cache import cache_root
-from mftcoder.errors import BenchmarkError, ExecutionError, Interrupted, MftError, UnjudgedError
+from mftcoder.errors import BenchmarkError, ConfigError, ExecutionError, Interrupted, MftError, UnjudgedError
 from mftcoder.execution.isolation import container
 from mftcoder.execution.isolation.container import container_engine
 from mftcoder.execution.pool import Pool, open_pool
@@ -94,7 +94,11 @@ def evaluate(
     `options` are the fields of EvaluateOptions. If a program could not be judged, its file has no score, and UnjudgedError is raised
     at the end; the error holds all scores.
     """
-    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    given = [files] if isinstance(files, str | Path) else files
+    if not isinstance(given, list | tuple) or not given or not all(isinstance(file, str | Path) for file in given):
+        raise ConfigError(f"files: give one or more paths of generations files, not {files!r}")
+    paths = [Path(file) for file in given]
+    check_names(EvaluateOptions, options)
     chosen = EvaluateOptions(**options)
     inside = _evaluate_in_container if chosen.sandbox == "container" else _evaluate_here
     scores = Scores(inside(paths, chosen, on_progress))

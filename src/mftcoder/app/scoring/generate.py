@@ -20,7 +20,7 @@ import xxhash
 
 from mftcoder import __version__, cache
 from mftcoder.app.scoring.engine_choice import engine_name, open_engine
-from mftcoder.app.scoring.options import GenerateOptions, preset_options
+from mftcoder.app.scoring.options import GenerateOptions, benchmark_names, check_names, preset_options
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.presets import PRESETS, Preset
@@ -98,7 +98,8 @@ def generate(
     `model` is a model folder, a Hub id, a .gguf file, a run folder, or a model of transformers that is loaded already, with its
     `tokenizer`. `options` are the fields of GenerateOptions. Other ranks than rank 0 return no paths. After Interrupted, finished samples are kept.
     """
-    named = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    named = benchmark_names(tasks)
+    check_names(GenerateOptions, options)
     chosen = preset_options(preset, {**options, "tasks": named}) if preset else GenerateOptions(named, **options)
     _check_sampling(chosen)
     with ExitStack() as stack:

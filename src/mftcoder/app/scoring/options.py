@@ -1,16 +1,27 @@
 """The options of `generate` and `evaluate`, each declared once: verbs take them as keywords, commands as flags.
 
-Imports only the standard library, so that `mft --help` stays fast.
+Imports nothing heavy, so that `mft --help` stays fast.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from mftcoder.errors import ConfigError
+from mftcoder.registry import did_you_mean
 
 if TYPE_CHECKING:
     from mftcoder.benchmarks.problem import Asking, PromptMode
     from mftcoder.generation.engine import Sampling
+
+
+LARGEST = 2**31 - 1
+_SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (0, LARGEST),
+    "top_p": (1e-9, 1),
+    "seed": (-(2**63), 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,10 @@ class GenerateOptions:
     """Keep a QLoRA run's base in its 4 or 8 bits instead of merging."""
 
     def __post_init__(self) -> None:
-        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
-        object.__setattr__(self, "tasks", tasks)
+        object.__setattr__(self, "tasks", benchmark_names(self.tasks))
+        counts = ("n_samples", "max_new_tokens", "max_length", "batch_size", "limit")
+        _check_numbers(self, dict.fromkeys(counts, (1, LARGEST)) | _SAMPLING_BOUNDS)
+        _check_choice("mode", self.mode, ("completion", "instruct", "chat"))
         _make_paths(self, "data_dir", "out")
 
     @property
@@ -97,8 +110,6 @@ def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
     """The options of preset `name` together with the `given` ones, which may set everything that the preset leaves open."""
     from mftcoder.benchmarks.catalogue import expand
     from mftcoder.benchmarks.presets import PRESETS
-    from mftcoder.errors import ConfigError
-    from mftcoder.registry import did_you_mean
 
     if name not in PRESETS:
         raise ConfigError(f"--preset: unknown preset '{name}'.{did_you_mean(name, PRESETS)}")
@@ -141,9 +152,48 @@ class EvaluateOptions:
     """Imports before a Python answer; None: the benchmark's own."""
 
     def __post_init__(self) -> None:
-        k = (self.k,) if isinstance(self.k, int) else tuple(sorted(set(self.k)))
+        counts = dict.fromkeys(("workers", "limit"), (1, LARGEST))
+        _check_numbers(self, counts | {"timeout": (1e-9, LARGEST), "memory_mb": (64, LARGEST)})
+        _check_choice("imports", self.imports, (None, "none", "reference"))
+        given = self.k if isinstance(self.k, list | tuple) else (self.k,)
+        if not given or not all(isinstance(k, int) and k > 0 for k in given):
+            raise ConfigError(f"k: must be one or more whole numbers of at least 1, not {self.k!r}")
+        k = tuple(sorted(set(given)))
         object.__setattr__(self, "k", k)
         _make_paths(self, "data_dir", "out")
+
+
+def benchmark_names(tasks: Any) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    names = (tasks,) if isinstance(tasks, str) else tasks
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"tasks: give the name of a benchmark or a list of names, not {tasks!r}")
+    return tuple(names)
+
+
+def check_names(kind: type, given: Mapping[str, Any]) -> None:
+    """ConfigError for an option that `kind` does not have."""
+    names = [field.name for field in fields(kind)]
+    if unknown := [f"{name}: unknown option.{did_you_mean(name, names)}" for name in given if name not in names]:
+        raise ConfigError(*unknown)
+
+
+def _check_numbers(options: Any, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """ConfigError for numbers that the command line refuses too. The field's type says whether it is whole, and whether None is allowed."""
+    problems = []
+    for name, kind in ((field.name, str(field.type)) for field in fields(options) if field.name in bounds):
+        value, (low, high) = getattr(options, name), bounds[name]
+        fits = isinstance(value, int | float if "float" in kind else int) and low <= value <= high
+        if not fits and not (value is None and "None" in kind):
+            what = "a number" if "float" in kind else "a whole number"
+            problems.append(f"{name}: must be {what} from {low:g} to {high:g}, not {value!r}")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    if value not in known:
+        raise ConfigError(f"{name}: must be one of {', '.join(map(str, known))}, not {value!r}")
 
 
 def _make_paths(options: object, *names: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mftcoder.config.load import dump_yaml, load_config, with_overrides
+from mftcoder.config.load import check_config, dump_yaml, load_config, with_overrides
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import prepare as prepare_store
@@ -90,6 +90,8 @@ def compare(
     A balancer may have options: `coba:update_interval=10`. With `alone`, each task is also trained by itself.
     `command` is shown on the page as what made it.
     """
+    check_config(config)
+    _check_lists(balancers, seeds, jobs)
     if config.train.eval_strategy == "no":
         raise ConfigError("train.eval_strategy: a comparison needs validation; give steps or epoch")
     planned = plan(config, balancers, seeds, alone=alone)
@@ -105,6 +107,19 @@ def compare(
             raise
     made_by = f"mftcoder.compare(config, {list(balancers)}, {list(seeds)}, alone={alone})"
     return _write(config, planned, command or made_by)
+
+
+def _check_lists(balancers: Any, seeds: Any, jobs: Any) -> None:
+    """ConfigError where a list is no list, or empty."""
+    problems = []
+    if isinstance(balancers, str) or not isinstance(balancers, Sequence) or not balancers:
+        problems.append(f"balancers: give a list of at least one name, not {balancers!r}")
+    if not isinstance(seeds, Sequence) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        problems.append(f"seeds: give a list of at least one whole number, not {seeds!r}")
+    if not isinstance(jobs, int) or jobs < 1:
+        problems.append(f"jobs: must be a whole number of at least 1, not {jobs!r}")
+    if problems:
+        raise ConfigError(*problems)
 
 
 def plan(base: RunConfig, balancers: Sequence[str], seeds: Sequence[int], *, alone: bool) -> list[PlannedRun]:

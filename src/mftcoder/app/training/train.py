@@ -22,7 +22,7 @@ from mftcoder import __version__
 from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
-from mftcoder.config.load import dump_yaml
+from mftcoder.config.load import check_config, dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
@@ -114,6 +114,7 @@ def train(
     `on_validation` that of every validation, both as in metrics.jsonl. `on_checkpoint` gets the folder of a checkpoint once it is
     complete. An exception in a callback ends the run. After a signal the run saves and raises Interrupted.
     """
+    check_config(config)
     callbacks = Callbacks(on_step, on_validation, on_checkpoint, on_progress)
     if config.train.deterministic:
         compute_deterministically()

@@ -7,12 +7,14 @@ with each sample, and attention stays inside `segment_lengths`.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mftcoder.data.rendering.tokenization import IGNORED, TokenizedSample
+from mftcoder.errors import DataError
 
 PADDING_TOKEN = 0
 """Input id of padding. Any id would do: padding is a segment of its own without trained tokens."""
@@ -74,11 +76,18 @@ def pack_best_fit(lengths: NDArray[np.integer], row_length: int) -> RowPlan:
 
 
 def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """The samples of each row, by their numbers: best-fit decreasing into rows of `row_length`. ValueError if one does not fit.
+    """The samples of each row, by their numbers: best-fit decreasing into rows of `row_length`. DataError if one does not fit.
 
     [5, 3, 2, 4, 2] into rows of 8 -> [[0, 1], [3, 2, 4]].
     """
-    plan = pack_best_fit(np.asarray(lengths, np.int64), row_length)
+    if not isinstance(row_length, Integral) or row_length < 1:
+        raise DataError(f"row_length: must be a whole number of at least 1, not {row_length!r}")
+    for number, length in enumerate(lengths):
+        if not isinstance(length, Integral) or not 1 <= length <= row_length:
+            raise DataError(
+                f"lengths[{number}]: must be a whole number between 1 and the row length {row_length}, not {length!r}"
+            )
+    plan = pack_best_fit(np.asarray(lengths, np.int64), int(row_length))
     return [plan.row(index).tolist() for index in range(len(plan))]
 
 

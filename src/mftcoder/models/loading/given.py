@@ -24,7 +24,13 @@ from mftcoder.models.loading.resolve import local_folder
 
 def check_settings(model: Any, config: ModelConfig) -> None:
     """ModelError if a given model contradicts the config's model section."""
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(
+            f"model: is a {type(model).__name__}; give a model of transformers, or its name in model.model_name_or_path"
+        )
     problems = []
+    if any(parameter.is_meta for parameter in model.parameters()):
+        problems.append("model: has weights on the device meta, which hold no values; load it onto a real device")
     if config.quantization is not None:
         problems.append(f"model.quantization: {config.quantization}: a given model is not quantized; set it to null")
     if (found := {parameter.dtype for parameter in model.parameters()}) != {DTYPES[config.dtype]}:

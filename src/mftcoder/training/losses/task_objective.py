@@ -5,12 +5,14 @@ objective.py has the formulas. `mft train` knows a step's counts before its firs
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mftcoder.balancing.base import TaskWeights
+from mftcoder.balancing.standalone import task_names, task_weights
 from mftcoder.data.batches.loader import StepCounts
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
@@ -58,10 +60,10 @@ class TaskObjective:
             )
         if absent_task not in ("renormalize", "keep"):
             raise ConfigError(f"absent_task: '{absent_task}' is neither renormalize nor keep")
-        self.tasks = tuple(tasks)
+        self.tasks = task_names(tasks)
         self._objective = Objective(normalization, absent_task)
         self._weights = TaskWeights(np.ones(len(self.tasks)))
-        if weights:
+        if weights is not None:
             self.weights = weights
 
     @property
@@ -71,9 +73,7 @@ class TaskObjective:
 
     @weights.setter
     def weights(self, weights: Mapping[str, float]) -> None:
-        if set(weights) != set(self.tasks):
-            raise ConfigError(f"weights: are those of {sorted(weights)}; the tasks are {sorted(self.tasks)}")
-        self._weights = TaskWeights(np.array([weights[task] for task in self.tasks]))
+        self._weights = task_weights(weights, self.tasks)
 
     def count(self, *micro_batches: tuple[Tensor, ...]) -> StepCounts:
         """Trained tokens and samples of a whole step; a micro-batch is `(targets, task_ids)` or `(targets, task_ids, position_ids)`.
@@ -103,17 +103,23 @@ class TaskObjective:
     ) -> Tensor:
         """This micro-batch's part of the objective, a scalar; token_losses [B, L]. Without `counts` the micro-batch is the whole step."""
         rows = (targets, task_ids) if position_ids is None else (targets, task_ids, position_ids)
+        _check_losses(token_losses, targets)
+        if counts is not None and len(getattr(counts, "tokens", ())) != len(self.tasks):
+            raise ConfigError("counts: must be what `count` of an objective over the same tasks returned")
         counts = self.count(rows) if counts is None else counts
         scale = torch.from_numpy(task_scales(counts, self._weights, self._objective)).to(token_losses.device)
         found = self._samples(*rows)
         of_sample = scale[found.tasks.clamp(min=0)]
         if self._objective.normalization in ("sample", "task_sample"):
             of_sample = of_sample / found.trained.clamp(min=1)
-        coefficients = torch.where(targets != UNTRAINED, of_sample[found.of_position], 0.0).float()
-        return (token_losses.float() * coefficients).sum()
+        trained = targets != UNTRAINED
+        coefficients = torch.where(trained, of_sample[found.of_position], 0.0).float()
+        return (token_losses.float().masked_fill(~trained, 0.0) * coefficients).sum()  # 0 * nan would be nan
 
     def mean_losses(self, token_losses: Tensor, targets: Tensor, task_ids: Tensor) -> dict[str, float]:
         """The mean token loss of each task that is present, for a balancer or a log."""
+        _check_losses(token_losses, targets)
+        _check_rows(targets, task_ids)
         trained = targets != UNTRAINED
         tasks = _by_position(task_ids, targets)[trained]
         sums = torch.zeros(len(self.tasks), dtype=torch.float64, device=tasks.device)
@@ -123,6 +129,7 @@ class TaskObjective:
         return {task: mean for task, mean, count in zip(self.tasks, means, tokens.tolist(), strict=True) if count}
 
     def _samples(self, targets: Tensor, task_ids: Tensor, position_ids: Tensor | None = None) -> _Samples:
+        _check_rows(targets, task_ids, position_ids)
         starts = torch.zeros_like(targets, dtype=torch.bool) if position_ids is None else position_ids == 0
         starts[:, 0] = True  # a row that goes on with the sample of the row before does not exist
         of_position = starts.flatten().cumsum(0).view_as(targets) - 1
@@ -130,8 +137,39 @@ class TaskObjective:
         trained = torch.bincount(of_position[targets != UNTRAINED], minlength=len(tasks))
         unknown = (trained > 0) & ((tasks < 0) | (tasks >= len(self.tasks)))
         if unknown.any():
-            raise ValueError(f"task_ids hold {int(tasks[unknown][0])}; the tasks are 0 to {len(self.tasks) - 1}")
+            raise ConfigError(f"task_ids: hold {int(tasks[unknown][0])}; the tasks are 0 to {len(self.tasks) - 1}")
         return _Samples(of_position, tasks, trained)
+
+
+def _check_losses(token_losses: Any, targets: Any) -> None:
+    if not isinstance(token_losses, Tensor) or token_losses.shape != getattr(targets, "shape", None):
+        raise ConfigError(
+            f"token_losses: must be a tensor of one loss a target, not {_kind(token_losses)}; targets: {_kind(targets)}"
+        )
+
+
+def _check_rows(targets: Any, task_ids: Any, position_ids: Any = None) -> None:
+    """ConfigError unless shapes and dtypes are those that TaskObjective promises: a shape that broadcasts would be a wrong loss."""
+    if not _is_whole(targets) or targets.dim() != 2:
+        raise ConfigError(
+            f"targets: must be a tensor [rows, positions] of token ids, {UNTRAINED} where nothing is trained, not {_kind(targets)}"
+        )
+    if not _is_whole(task_ids) or task_ids.shape not in (targets.shape, targets.shape[:1], (len(targets), 1)):
+        raise ConfigError(
+            f"task_ids: must be a tensor of whole numbers, [rows] or [rows, positions], not {_kind(task_ids)}; targets: {_kind(targets)}"
+        )
+    if position_ids is not None and (not _is_whole(position_ids) or position_ids.shape != targets.shape):
+        raise ConfigError(
+            f"position_ids: must be a tensor of whole numbers [rows, positions], not {_kind(position_ids)}; targets: {_kind(targets)}"
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.is_floating_point() and value.dtype != torch.bool
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def _by_position(task_ids: Tensor, targets: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mftcoder.data.batches.packing import assemble, one_per_row, pack_best_fit
+from mftcoder.data.batches.packing import assemble, one_per_row, pack, pack_best_fit
 from mftcoder.data.rendering.tokenization import TokenizedSample
+from mftcoder.errors import DataError
 
 
 def sample(length: int, task: int = 0) -> TokenizedSample:
@@ -75,3 +76,15 @@ def test_a_full_row_has_no_padding_segment_and_an_overfull_one_is_refused() -> N
     assert assemble([sample(5), sample(3)], 8).segment_lengths.tolist() == [5, 3]
     with pytest.raises(ValueError, match="9 positions"):
         assemble([sample(5), sample(4)], 8)
+
+
+@pytest.mark.parametrize("lengths", [[2, 9], [0], [-1], [1.5], ["2"]])
+def test_a_length_that_does_not_fit_a_row_is_named(lengths):
+    with pytest.raises(
+        DataError, match=rf"lengths\[{len(lengths) - 1}\]: must be a whole number between 1 and the row length 8"
+    ):
+        pack(lengths, 8)
+
+
+def test_packing_takes_numpy_numbers_and_no_samples():
+    assert pack(np.array([5, 3]), np.int64(8)) == [[0, 1]] and pack([], 8) == []

@@ -1,12 +1,14 @@
 """The objective for other loops is that of `mft train`, for every split of a step."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mftcoder.balancing.base import TaskWeights
+from mftcoder.balancing.standalone import Balancer
 from mftcoder.data.batches.loader import PackedBatch, StepCounts
 from mftcoder.errors import ConfigError
 from mftcoder.training.losses.objective import NORMALIZATIONS, Objective, token_coefficients
@@ -84,5 +86,46 @@ def test_inputs_that_do_not_fit_are_errors() -> None:
         TaskObjective(["a"], normalization="task_tokens")
     with pytest.raises(ConfigError, match="the tasks are"):
         TaskObjective(["a"], weights={"b": 1.0})
-    with pytest.raises(ValueError, match="task_ids hold 1"):
+    with pytest.raises(ConfigError, match="task_ids: hold 1"):
         TaskObjective(["a"])(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int64), torch.tensor([1]))
+
+
+def test_a_shape_that_would_only_broadcast_is_an_error() -> None:
+    objective = TaskObjective(["a", "b"])
+    losses, targets, tasks = torch.ones(2, 5), torch.ones(2, 5, dtype=torch.int64), torch.tensor([0, 1])
+    for wrong, match in (
+        ((losses, targets, tasks[:1]), "task_ids: must"),
+        ((losses, targets, tasks.float()), "task_ids: must"),
+        ((losses, targets, [0, 1]), "task_ids: must"),
+        ((losses.mean(), targets, tasks), "token_losses: must"),
+        ((losses, targets.bool(), tasks), "targets: must"),
+        ((losses.flatten(), targets.flatten(), tasks), "targets: must"),
+    ):
+        for function in (objective, objective.mean_losses):
+            with pytest.raises(ConfigError, match=match):
+                function(*wrong)  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="counts: must"):
+        objective(losses, targets, tasks, counts=TaskObjective(TASKS).count((targets, tasks)))
+
+
+def test_a_loss_that_is_nan_where_nothing_is_trained_changes_nothing() -> None:
+    losses = torch.tensor([[float("nan"), 2.0]], requires_grad=True)
+    loss = TaskObjective(["a"])(losses, torch.tensor([[-100, 1]]), torch.tensor([0]))
+    loss.backward()
+    assert loss.item() == 2 and losses.grad is not None and losses.grad.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("tasks", ["ab", [], ["a", "a"], [1], 3])
+def test_tasks_are_different_names(tasks: Any) -> None:
+    with pytest.raises(ConfigError, match="tasks: "):
+        TaskObjective(tasks)
+    with pytest.raises(ConfigError, match="tasks: "):
+        Balancer("coba", tasks, total_steps=10)
+
+
+@pytest.mark.parametrize("weights", [{"a": float("nan"), "b": 1}, {"a": -1, "b": 1}, {"a": 0, "b": 0}, {}, [1, 2]])
+def test_weights_are_one_number_a_task(weights: Any) -> None:
+    with pytest.raises(ConfigError, match="weights: "):
+        TaskObjective(["a", "b"], weights=weights)
+    with pytest.raises(ConfigError, match="weights: "):
+        Balancer("coba", ["a", "b"], total_steps=10, weights=weights)
