@@ -181,7 +181,7 @@ def test_options_that_do_not_fit_are_errors(tiny_llama_dir: Path) -> None:
         generate(tiny_llama_dir, "mini", tokenizer=given["tokenizer"])
     with pytest.raises(MftError, match="no benchmark is named"):
         generate(tiny_llama_dir)
-    with pytest.raises(MftError, match="n_sample: unknown option. Did you mean 'n_samples'"):
+    with pytest.raises(MftError, match=r"n_sample: unknown option\. Did you mean 'n_samples'"):
         generate(tiny_llama_dir, "mini", n_sample=2)
 
 
