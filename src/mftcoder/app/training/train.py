@@ -127,12 +127,13 @@ def train(
         config = config.model_copy(update={"model": named})
     if model is not None:
         _check_given(model, config, backend)
+    if tokenizer is None and first:
+        _check_model(config)
     stop = StopRequest()
     with sole_user(config.output_path) if first else nullcontext(), backend.joined():
         if tokenizer is not None:
             backend.run_on_rank0(lambda: given.save_tokenizer(tokenizer, folder).name)
-        if first:
-            _check_model(config)
+            backend.run_on_rank0(lambda: _check_model(config))
         store = backend.run_on_rank0(lambda: prepare_with_progress(config, on_progress))
         checkpoint = backend.run_on_rank0(
             lambda: _checkpoint_to_resume(config, store, backend, allow_changes=allow_changes)
