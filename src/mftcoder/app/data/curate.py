@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -23,7 +24,7 @@ from mftcoder.curation.filters.config import Filter
 from mftcoder.curation.pipeline.blocks import RecordStep
 from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
-from mftcoder.curation.pipeline.recipe import Recipe, load_recipe
+from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
@@ -36,6 +37,12 @@ Problems = Mapping[str, Sequence[ExamProblem]]
 def curate_recipe(path: Path, overrides: Sequence[str] = ()) -> Made:
     """Curate by the recipe in a file."""
     return curate(load_recipe(path, overrides))
+
+
+def curate_paths(paths: Sequence[Path], out: Path, step: dict[str, Any]) -> Made:
+    """Take files and folders, each a task with the name of its path, through one step."""
+    tasks = [{"name": path.resolve().name.split(".")[0], "path": str(path)} for path in paths]
+    return curate(parse_recipe({"tasks": tasks, "steps": [step], "output_dir": str(out)}, origin="command line"))
 
 
 def curate(recipe: Recipe) -> Made:

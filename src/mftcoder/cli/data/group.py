@@ -3,6 +3,9 @@
 import click
 
 from mftcoder.cli.data.curate import command as curate
+from mftcoder.cli.data.decontaminate import command as decontaminate
+from mftcoder.cli.data.dedup import command as dedup
+from mftcoder.cli.data.filter import command as filter_records
 from mftcoder.cli.data.mine import command as mine
 
 
@@ -16,5 +19,5 @@ def group() -> None:
     """
 
 
-for _command in (mine, curate):
+for _command in (mine, curate, filter_records, dedup, decontaminate):
     group.add_command(_command)

@@ -1,0 +1,39 @@
+"""`mft data decontaminate`."""
+
+from pathlib import Path
+
+import click
+
+from mftcoder.cli.options import PATH, Names, data_dir
+
+
+@click.command("decontaminate", short_help="Drop records that hold a problem of an exam.")
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="Output directory.")
+@click.option(
+    "--benchmarks", type=Names(), default="", metavar="NAME,...", help="Benchmarks or groups of `mft benchmarks`."
+)
+@click.option("--against", type=PATH, multiple=True, help="A file or folder of JSONL with problems of your own.")
+@click.option(
+    "--rules", type=click.Choice(["default", "published"]), default="default", show_default=True, help="What a hit is."
+)
+@data_dir
+def command(
+    paths: tuple[Path, ...],
+    out: Path,
+    benchmarks: tuple[str, ...],
+    against: tuple[Path, ...],
+    rules: str,
+    data_dir: Path | None,
+) -> None:
+    """Decontaminate the records in PATHS; each path is a task.
+
+    \b
+    mft data decontaminate data/chat --benchmarks humaneval,mbpp --out data/clean
+    mft data decontaminate data/chat --against data/exam --out data/clean
+    """
+    from mftcoder.app.data.curate import curate_paths
+
+    options = {"benchmarks": list(benchmarks), "files": list(map(str, against)), "rules": rules}
+    folder = {"data_dir": str(data_dir)} if data_dir else {}
+    curate_paths(paths, out, {"decontaminate": {**options, **folder}})

@@ -1,0 +1,33 @@
+"""`mft data dedup`."""
+
+from pathlib import Path
+
+import click
+
+from mftcoder.cli.options import PATH, Finite
+
+
+@click.command("dedup", short_help="Keep one of the records that are equal or alike.")
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="Output directory.")
+@click.option(
+    "--threshold", type=Finite(0.6, 1), default=0.7, show_default=True, help="Jaccard similarity of duplicates."
+)
+@click.option("--exact", is_flag=True, help="Drop exact duplicates only.")
+@click.option(
+    "--keep", type=click.Choice(["longest", "first"]), default="longest", show_default=True, help="Which one is kept."
+)
+@click.option(
+    "--within", type=click.Choice(["all", "task"]), default="all", show_default=True, help="What is compared."
+)
+def command(paths: tuple[Path, ...], out: Path, threshold: float, exact: bool, keep: str, within: str) -> None:
+    """Deduplicate the records in PATHS; each path is a task.
+
+    \b
+    mft data dedup data/chat data/tests --out data/clean
+    mft data dedup data/chat --exact --out data/clean
+    """
+    from mftcoder.app.data.curate import curate_paths
+
+    options = {"threshold": threshold, "near": not exact, "keep": keep, "within": within}
+    curate_paths(paths, out, {"dedup": options})

@@ -1,0 +1,54 @@
+"""`mft data filter`, `dedup` and `decontaminate` as commands: one step over files, and mistakes in a line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mftcoder.benchmarks.catalogue import load
+from mftcoder.cli import main
+
+
+def mft(*arguments: object) -> int:
+    try:
+        main(["data", *map(str, arguments)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def write(path: Path, *pairs: tuple[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"prompt": one, "completion": other}) + "\n" for one, other in pairs))
+    return path
+
+
+def kept(folder: Path) -> list[str]:
+    return [json.loads(line)["completion"] for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def test_each_step_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / "cache"))
+    problem = load("mini").problems[0]
+    good = "```python\nx = 1\n```"
+    pairs = [
+        ("Write it.", good),
+        ("Write it.", f"{good} "),
+        ("Write it.", "```python\nx = = 1\n```"),
+        (problem.prompt, problem.reference),
+    ]
+    data = write(tmp_path / "chat.jsonl", *pairs)
+    assert mft("filter", data, "--rules", "broken_python", "--out", tmp_path / "a") == 0
+    assert mft("dedup", tmp_path / "a" / "chat", "--exact", "--out", tmp_path / "b") == 0
+    assert mft("decontaminate", tmp_path / "b" / "chat", "--benchmarks", "mini", "--out", tmp_path / "c") == 0
+    assert [len(kept(tmp_path / name / "chat")) for name in "abc"] == [3, 2, 1]
+    assert [text.strip() for text in kept(tmp_path / "c" / "chat")] == [good]
+
+
+def test_mistakes_end_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write(tmp_path / "chat.jsonl", ("Write it.", "done"))
+    assert mft("filter", data, "--rules", "broken_pythn", "--out", tmp_path / "a") == 2
+    assert "unknown rule 'broken_pythn'. Did you mean 'broken_python'?" in capsys.readouterr().err
+    assert mft("decontaminate", data, "--out", tmp_path / "a") == 2
+    assert "give `benchmarks` or `files`" in capsys.readouterr().err
+    assert mft("dedup", data, data, "--out", tmp_path / "a") == 2
+    assert "two tasks are named chat" in capsys.readouterr().err
