@@ -65,6 +65,12 @@ def config_arguments(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("config", type=PATH)(command)
 
 
+def paths_to_out(command: Callable[..., Any]) -> Callable[..., Any]:
+    """PATHS and --out, for the commands that take records through one step of curation."""
+    command = click.option("--out", type=PATH, required=True, help="Output directory.")(command)
+    return click.argument("paths", type=PATH, nargs=-1, required=True)(command)
+
+
 data_dir = click.option(
     "--data-dir", type=PATH, metavar="FOLDER", help="Folder with the benchmarks' data (default: download from the Hub)."
 )

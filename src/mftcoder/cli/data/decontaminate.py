@@ -4,12 +4,11 @@ from pathlib import Path
 
 import click
 
-from mftcoder.cli.options import PATH, Names, data_dir
+from mftcoder.cli.options import PATH, Names, data_dir, paths_to_out
 
 
 @click.command("decontaminate", short_help="Drop records that hold a problem of an exam.")
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Output directory.")
+@paths_to_out
 @click.option(
     "--benchmarks", type=Names(), default="", metavar="NAME,...", help="Benchmarks or groups of `mft benchmarks`."
 )

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import click
 
-from mftcoder.cli.options import PATH, Finite
+from mftcoder.cli.options import Finite, paths_to_out
 
 
 @click.command("dedup", short_help="Keep one of the records that are equal or alike.")
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Output directory.")
+@paths_to_out
 @click.option(
     "--threshold", type=Finite(0.6, 1), default=0.7, show_default=True, help="Jaccard similarity of duplicates."
 )

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import click
 
-from mftcoder.cli.options import PATH, Names
+from mftcoder.cli.options import Names, paths_to_out
 
 
 @click.command("filter", short_help="Keep records that are inside the bounds of rules.")
-@click.argument("paths", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="Output directory.")
+@paths_to_out
 @click.option("--rules", type=Names(), default="general", show_default=True, help="A preset, or names of rules.")
 def command(paths: tuple[Path, ...], out: Path, rules: tuple[str, ...]) -> None:
     """Filter the records in PATHS; each path is a task. Bounds other than the default ones need a recipe.
