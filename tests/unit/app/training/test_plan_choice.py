@@ -43,7 +43,7 @@ class OnGpu:
         self._monkeypatch.setattr(plan_choice, "device_memory", lambda device: free)
         self._monkeypatch.setattr(plan_choice, "host_memory", lambda processes: on_host)
         backend: Any = SimpleNamespace(
-            device=torch.device("cuda"), config=config.backend, world_size=1, share=lambda value: [value], check=lambda _: None
+            device=torch.device("cuda"), config=config.backend, world_size=1, all_gather=lambda value: [value], check=lambda _: None
         )  # fmt: skip
         progress = Progress(config=begun.model_dump(mode="json")) if begun else None
         checkpoint: Any = SimpleNamespace(progress=progress) if progress else None
