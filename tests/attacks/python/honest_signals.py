@@ -14,6 +14,8 @@ def twice(xs):
     os.kill(os.getpid(), signal.SIGUSR1)
     signal.raise_signal(signal.SIGUSR1)
     signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
-    signal.setitimer(signal.ITIMER_REAL, 0.001)
-    signal.pause()
-    return [2 * x for x in xs] if len(hits) == 4 else xs
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.05)  # again and again: the first may come before the pause
+    while len(hits) < 4:
+        signal.pause()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return [2 * x for x in xs]
