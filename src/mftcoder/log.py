@@ -44,3 +44,13 @@ def say_progress(line: str) -> None:
 def _log(logger: logging.Logger, level: int, line: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         logger.log(level, "%s", line, stacklevel=3)
+
+
+def silence_libraries() -> None:
+    """Drop what libraries say about themselves at import: call it before transformers or peft is imported.
+
+    Both import bitsandbytes and torchao where these are installed. They warn of kernels for other machines, bitsandbytes later of every
+    cast of its inputs, and torchao makes torch warn of a deprecated call.
+    """
+    for name in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,7 +6,6 @@ alone has.
 """
 
 import errno
-import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -87,11 +86,6 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `mft` and exit with its code."""
     follow_parent()
-    for noisy in (
-        "torchao",
-        "torch.utils._pytree",
-    ):  # transformers imports torchao, which warns of kernels for other machines
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     if "OMP_WAIT_POLICY" not in os.environ:
         # A waiting thread of GNU's OpenMP spins for milliseconds by default: with other work on the processor, ten times the time of a step.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

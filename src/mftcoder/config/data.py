@@ -109,3 +109,13 @@ class DataConfig(Section):
     @classmethod
     def _packing_may_be_a_switch(cls, value: Any) -> Any:
         return {True: "best_fit", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+
+def task_list(value: Any) -> Any:
+    """`{tests: data/tests}` and `{tests: {path: data/tests, weight: 2}}` as lists of named tasks."""
+    if not isinstance(value, dict):
+        return value
+    return [
+        {"name": name, **({"path": task} if isinstance(task, str) else task if isinstance(task, dict) else {})}
+        for name, task in value.items()
+    ]

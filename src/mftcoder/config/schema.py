@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 
 from mftcoder.config.backend import BackendConfig
 from mftcoder.config.balancer import BalancerConfig, read_balancer
-from mftcoder.config.data import DataConfig, TaskConfig
+from mftcoder.config.data import DataConfig, TaskConfig, task_list
 from mftcoder.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -203,16 +203,6 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _task_list(value: Any) -> Any:
-    """`{tests: data/tests}` and `{tests: {path: data/tests, weight: 2}}` as lists of named tasks."""
-    if not isinstance(value, dict):
-        return value
-    return [
-        {"name": name, **({"path": task} if isinstance(task, str) else task if isinstance(task, dict) else {})}
-        for name, task in value.items()
-    ]
-
-
 class RunConfig(Section):
     """The whole config."""
 
@@ -224,7 +214,7 @@ class RunConfig(Section):
         AdapterConfig, BeforeValidator(lambda value: {"type": value} if isinstance(value, str) else value)
     ] = AdapterConfig()
     """Trained weights."""
-    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(_task_list), Field(min_length=1)]
+    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(task_list), Field(min_length=1)]
     """The tasks, in the order of all tables: a list, or a mapping from name to folder or fields."""
     data: DataConfig = DataConfig()
     """From records to rows."""

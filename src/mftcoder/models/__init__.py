@@ -1,6 +1,5 @@
 """Base models: their files, conversion, layers, loading, memory and export."""
 
-import logging
+from mftcoder.log import silence_libraries
 
-# peft imports bitsandbytes where it is installed, which warns about optional kernels, and later about every cast of its inputs.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+silence_libraries()

@@ -1,6 +1,6 @@
 """`mft generate`: a model's answers to benchmarks, all tasks in one run, resumable to the sample.
 
-Goes in: a model folder, a Hub id, a .gguf file or a run folder; task names. Comes out, per task: `generations_{task}_{model}.json`
+The model is a model folder, a Hub id, a .gguf file or a run folder. Each task is written as `generations_{task}_{model}.json`
 (a list of problems of lists of samples), `settings_{task}_{model}.json` beside it, and the journal `completions_...jsonl`. Where
 a launcher started several processes, each generates a part of the samples, and rank 0 merges them.
 """

@@ -1,7 +1,7 @@
 """One block of records through the steps between two barriers. This is what the worker processes run.
 
-Goes in: lines of a data file, or what an earlier stage left of them. Comes out: three files (kept lines, dropped records, a report),
-each complete or not there at all; the report is written last and vouches for the others.
+A block is lines of a data file, or what an earlier stage left of them. It becomes three files: kept lines, dropped records, a report.
+Each is complete or not there at all. The report is written last: where it stands, the others are complete.
 """
 
 import heapq

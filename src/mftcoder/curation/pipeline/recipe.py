@@ -1,6 +1,6 @@
 """A recipe: which records are curated, by which steps, and where the result goes.
 
-Goes in: YAML or JSON and overrides. Comes out: a Recipe, or a ConfigError with every problem. Files are not looked at.
+It is written as YAML or JSON. All its problems are reported together. The files that it names are not looked at here.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from mftcoder.config.data import TaskConfig
+from mftcoder.config.data import TaskConfig, task_list
 from mftcoder.config.load import apply_override, read_config_file
 from mftcoder.config.problems import Location, problem_lines
 from mftcoder.config.section import PathText, PositiveInt, Section
@@ -21,16 +21,6 @@ from mftcoder.registry import did_you_mean
 
 KINDS = ("filter", "dedup", "decontaminate")
 _OF_A_RUN = ("weight", "sampling_weight", "max_samples")
-
-
-def _task_list(value: Any) -> Any:
-    """`{tests: data/tests}` and `{tests: {path: data/tests}}` are lists of named tasks."""
-    if not isinstance(value, dict):
-        return value
-    return [
-        {"name": name, **({"path": task} if isinstance(task, str) else task if isinstance(task, dict) else {})}
-        for name, task in value.items()
-    ]
 
 
 class Step(Section):
@@ -67,7 +57,7 @@ class Step(Section):
 class Recipe(Section):
     """All of a curation."""
 
-    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(_task_list), Field(min_length=1)]
+    tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(task_list), Field(min_length=1)]
     """The tasks, written as in the config of a run: a name, then `path` or `files`, `validation`, `format`."""
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     """What happens to the records, in this order."""

@@ -1,6 +1,6 @@
 """Jobs on all cores: what they need is loaded once a process, and results come back in the order of the jobs.
 
-Goes in: jobs with a method `run`. Comes out: what it returns. At most two jobs a process are under way, which bounds the memory.
+A job is an object with a method `run`. At most two jobs per process are under way, which bounds the memory.
 """
 
 from collections import deque
