@@ -7,8 +7,10 @@
     ├── CheckpointError      a checkpoint that is missing, damaged or made with another config
     ├── TrainingError        a run that cannot continue: a loss that is not finite
     ├── GenerationError      a generations file, an engine
+    ├── EndpointError        an OpenAI-compatible endpoint: it does not answer, refuses, or changed its model
     ├── BenchmarkError       a benchmark, its data, its results
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
+    BudgetSpent              a synthesis that used its budget: exit code 3, with what is finished written
     UnjudgedError            an evaluation that could not judge every answer: exit code 1 and no score
     Interrupted              a stop after a clean save that says how to continue: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
 
@@ -72,12 +74,26 @@ class GenerationError(MftError):
     """A generations file or a generation engine cannot be used."""
 
 
+class EndpointError(MftError):
+    """An OpenAI-compatible endpoint cannot be used. The answers so far are kept."""
+
+
 class BenchmarkError(MftError):
     """A benchmark, its data or its results cannot be used."""
 
 
 class ExecutionError(MftError):
     """The sandbox or a toolchain failed. Never counted as the model's failure."""
+
+
+class BudgetSpent(Exception):  # noqa: N818  # a stop that was requested, not an error
+    """The next request does not fit into the budget. What is finished is written; `hint` says how to go on."""
+
+    exit_code = 3
+
+    def __init__(self, hint: str):
+        self.hint = hint
+        super().__init__(hint)
 
 
 class UnjudgedError(Exception):

@@ -1,6 +1,6 @@
 """The entry point of `mft`: the commands in the order of the journey, and the exit code of every kind of end.
 
-Exit codes: 0 done, 2 a user's mistake, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours or an
+Exit codes: 0 done, 2 a user's mistake, 3 a budget is spent, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours or an
 evaluation that could not judge every answer. Of several processes, rank 0 prints; another rank prints only an error that it
 alone has.
 """
@@ -28,7 +28,7 @@ from mftcoder.cli.training.compare import command as compare
 from mftcoder.cli.training.convert_config import command as convert_config
 from mftcoder.cli.training.train import command as train
 from mftcoder.cli.training.validate import command as validate
-from mftcoder.errors import ConfigError, Interrupted, MftError, UnjudgedError
+from mftcoder.errors import BudgetSpent, ConfigError, Interrupted, MftError, UnjudgedError
 from mftcoder.processes import follow_parent
 
 COMMANDS = (
@@ -104,6 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
         sys.exit(error.exit_code)
+    except BudgetSpent as stop:
+        click.echo(f"stopped: {stop.hint}", err=True)
+        sys.exit(stop.exit_code)
     except Interrupted as stop:
         if not _is_other_rank():
             click.echo(f"interrupted. {stop.hint}", err=True)
