@@ -47,6 +47,12 @@ def parse(code: str, language: str) -> "Tree | None":
         return None
 
 
+def require_grammars() -> None:
+    """DataError if tree-sitter or a grammar is not installed: before the work, and not in the middle of it."""
+    for language in LANGUAGES:
+        _grammar(language)
+
+
 def error_bytes(code: str, language: str) -> int | None:
     """Bytes that the grammar cannot read, one for each missing token; 0 for code that parses, None for code that was not parsed."""
     tree = parse(code, language)

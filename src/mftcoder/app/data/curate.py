@@ -26,11 +26,14 @@ from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
+from mftcoder.curation.syntax import LANGUAGES
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
 from mftcoder.reporting.terminal import print_list, print_table
 
 _RULES_SHOWN = 6
+_SHAPING = ("rensa", "tree-sitter", *(f"tree-sitter-{language}" for language in LANGUAGES))
+"""Packages whose versions shape the result."""
 Problems = Mapping[str, Sequence[ExamProblem]]
 
 
@@ -51,7 +54,8 @@ def curate(recipe: Recipe) -> Made:
     sources = find_sources(recipe.tasks, cache_root())
     problems = _exam_problems(recipe)
     exams = {step: [list(map(str, vars(problem).values())) for problem in found] for step, found in problems.items()}
-    key = fingerprint(recipe, sources, {"rensa": _version("rensa"), "exams": exams})
+    versions = {name: _version(name) for name in _SHAPING}
+    key = fingerprint(recipe, sources, {"versions": versions, "exams": exams})
     refuse_foreign_files(output)
     made = finished(output, key)
     if made is None:
@@ -76,7 +80,7 @@ def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: s
 
 
 def _version(library: str) -> str:
-    """Of a library that shapes the result; empty if it is not installed."""
+    """Of a package; empty if it is not installed."""
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

@@ -19,14 +19,24 @@ from mftcoder.cli.options import Finite, paths_to_out
 @click.option(
     "--within", type=click.Choice(["all", "task"]), default="all", show_default=True, help="What is compared."
 )
-def command(paths: tuple[Path, ...], out: Path, threshold: float, exact: bool, keep: str, within: str) -> None:
+@click.option(
+    "--code",
+    type=click.Choice(["as_written", "renamed"]),
+    default="as_written",
+    show_default=True,
+    help="renamed: compare code without its names, comments and layout.",
+)
+def command(
+    paths: tuple[Path, ...], out: Path, threshold: float, exact: bool, keep: str, within: str, code: str
+) -> None:
     """Deduplicate the records in PATHS; each path is a task.
 
     \b
     mft data dedup data/chat data/tests --out data/clean
     mft data dedup data/chat --exact --out data/clean
+    mft data dedup data/chat --code renamed --out data/clean
     """
     from mftcoder.app.data.curate import curate_paths
 
-    options = {"threshold": threshold, "near": not exact, "keep": keep, "within": within}
+    options = {"threshold": threshold, "near": not exact, "keep": keep, "within": within, "code": code}
     curate_paths(paths, out, {"dedup": options})

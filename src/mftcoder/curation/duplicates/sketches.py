@@ -1,7 +1,7 @@
-"""What is compared of a record: the set of its word n-grams as hashes, and the keys of its MinHash bands.
+"""What is compared of a record: the set of its n-grams as hashes, and the keys of its MinHash bands.
 
 Question and answer have different n-grams, so a record that asks for code from text is no duplicate of one that asks for the text from the
-code. MinHash is rensa's; the n-grams are hashed here, with numpy.
+code. MinHash is rensa's; the n-grams are hashed here, with numpy. How code is read without its names is left to tokens.py.
 """
 
 import re
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mftcoder.config.section import Section
+from mftcoder.curation.duplicates.tokens import CodeTokens, code_and_words
 from mftcoder.curation.example import Example
 from mftcoder.errors import DataError
 from mftcoder.jsonl import atomic_path
@@ -30,6 +31,9 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD_OR_CHARACTER = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _QUESTION_SALT = np.uint64(0xD6E8FEB86659FD93)
+_NOTHING = np.empty(0, np.uint64)
+TOKENS_OF_A_WORD = 2
+"""Tokens of code, operators among them, that stand for a word in the length of an n-gram."""
 
 
 class DedupConfig(Section):
@@ -43,6 +47,8 @@ class DedupConfig(Section):
     """Words of an n-gram."""
     on: Literal["conversation", "question", "answer"] = "conversation"
     """What is compared."""
+    code: Literal["as_written", "renamed"] = "as_written"
+    """renamed: code is compared without its names, comments and layout."""
     keep: Literal["longest", "first"] = "longest"
     """Which record is kept: the one with the longest answer, or the first one. Validation comes before training."""
     within: Literal["all", "task"] = "all"
@@ -85,21 +91,43 @@ def ngram_hashes(text: str, length: int) -> NDArray[np.uint64]:
     return combined
 
 
-def set_of(example: Example, config: DedupConfig) -> NDArray[np.uint64]:
-    """The record's n-grams: sorted, each once."""
-    parts = []
-    if config.on != "answer":
-        parts.append(ngram_hashes(example.question, config.ngram) ^ _QUESTION_SALT)
-    if config.on != "question":
-        parts.append(ngram_hashes(example.answer, config.ngram))
-    return np.unique(np.concatenate(parts))
+@dataclass(frozen=True)
+class Compared:
+    """What of a record is compared: words as text, and code without its names as tokens."""
+
+    question: tuple[str | CodeTokens, ...]
+    answer: tuple[str | CodeTokens, ...]
+
+    def ngrams(self, words: int) -> NDArray[np.uint64]:
+        """The record's n-grams: sorted, each once."""
+        asked = [_ngrams(part, words) ^ _QUESTION_SALT for part in self.question]
+        return np.unique(np.concatenate([*asked, *(_ngrams(part, words) for part in self.answer), _NOTHING]))
+
+    def exact_hash(self) -> int:
+        """Equal for records whose compared parts differ in whitespace only."""
+        question, answer = (" ".join(map(_without_layout, parts)) for parts in (self.question, self.answer))
+        return xxhash.xxh3_64_intdigest(f"{len(question)}:{question}{answer}".encode(errors="surrogatepass"))
 
 
-def exact_hash(example: Example, on: str) -> int:
-    """Equal for records whose compared texts differ in whitespace only."""
-    question = " ".join(example.question.split()) if on != "answer" else ""
-    answer = " ".join(example.answer.split()) if on != "question" else ""
-    return xxhash.xxh3_64_intdigest(f"{len(question)}:{question}{answer}".encode(errors="surrogatepass"))
+def compared(example: Example, config: DedupConfig) -> Compared:
+    """The parts of a record that the options ask for."""
+    parts = code_and_words if config.code == "renamed" else _as_written
+    return Compared(
+        parts(example.question) if config.on != "answer" else (),
+        parts(example.answer) if config.on != "question" else (),
+    )
+
+
+def _as_written(text: str) -> tuple[str, ...]:
+    return (text,)
+
+
+def _ngrams(part: str | CodeTokens, words: int) -> NDArray[np.uint64]:
+    return ngram_hashes(part, words) if isinstance(part, str) else part.ngrams(TOKENS_OF_A_WORD * words)
+
+
+def _without_layout(part: str | CodeTokens) -> str:
+    return " ".join(part.split()) if isinstance(part, str) else f"{part.fingerprint():016x}"
 
 
 @dataclass(frozen=True)
@@ -130,13 +158,14 @@ class Sketches:
 
 def sketch(pairs: Sequence[tuple[int, Example]], config: DedupConfig) -> Sketches:
     """The sketches of `(line number, record)`."""
-    sets = [set_of(example, config) for _, example in pairs] if config.near else []
+    parts = [compared(example, config) for _, example in pairs]
+    sets = [part.ngrams(config.ngram) for part in parts] if config.near else []
     offsets = np.cumsum([0, *map(len, sets)], dtype=np.int64)
     ngrams = np.concatenate(sets) if sets else np.empty(0, np.uint64)
     return Sketches(
         lines=np.array([line for line, _ in pairs], np.int64),
         answer_lengths=np.array([len(example.answer) for _, example in pairs], np.int64),
-        exact=np.array([exact_hash(example, config.on) for _, example in pairs], np.uint64),
+        exact=np.array([part.exact_hash() for part in parts], np.uint64),
         bands=_bands(ngrams, offsets) if config.near else np.empty((len(pairs), 0), np.uint64),
         offsets=offsets,
         ngrams=ngrams,

@@ -9,6 +9,7 @@ from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.pipeline.blocks import kept_path, numbered_lines
 from mftcoder.curation.pipeline.run import BlockFiles
 from mftcoder.curation.pipeline.workers import Tools, Workers
+from mftcoder.curation.syntax import require_grammars
 from mftcoder.data.records.formats import read_record
 
 
@@ -38,6 +39,8 @@ class Dedup:
         self.config = config
         if config.near:
             minhash_library()
+        if config.code == "renamed":
+            require_grammars()
 
     def decide(self, blocks: Sequence[BlockFiles], workers: Workers) -> Sequence[Mapping[int, Drop]]:
         """For each block, the duplicates by line number."""

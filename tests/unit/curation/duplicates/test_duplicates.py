@@ -12,7 +12,7 @@ import pytest
 
 from mftcoder.curation.duplicates import sketches as sketching
 from mftcoder.curation.duplicates.choice import Part, find_duplicates, jaccard
-from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, ngram_hashes, set_of, sketch, words_of
+from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, compared, ngram_hashes, sketch, words_of
 from mftcoder.curation.example import Example
 from mftcoder.data.records.formats import read_record
 from mftcoder.errors import DataError
@@ -51,7 +51,7 @@ def test_kept_records_are_no_near_duplicates_and_each_dropped_one_has_a_near_kep
     originals = [random_text(source, source.randint(20, 80)) for _ in range(60)]
     copies = [changed(source, text, source.randint(0, 4)) for text in originals for _ in range(3)]
     examples = [example("Write it.", text) for text in (*originals, *copies)]
-    sets = [set_of(one, config) for one in examples]
+    sets = [compared(one, config).ngrams(config.ngram) for one in examples]
     found = dropped([part(examples, config)], config)
     gone = {index for (_, index), *_ in found}
     kept = [index for index in range(len(examples)) if index not in gone]
@@ -86,6 +86,54 @@ def test_the_opposite_task_on_the_same_code_is_no_duplicate() -> None:
     one, other = random_text(source, 50), random_text(source, 50)
     config = DedupConfig()
     assert dropped([part([example(one, other), example(other, one)], config)], config) == []
+
+
+FUNCTION = """def add_all(numbers, start):
+    total = start
+    for number in numbers:
+        if number > 3:
+            total += number * 2
+        else:
+            total -= number
+    return total
+"""
+RENAMED = """def f(xs: list, s):  # sum
+    t = (s)
+    for x in xs:
+        if x > 0x3: t += (x * 2)
+        else:
+            t -= x
+
+    return t
+"""
+
+
+@pytest.mark.parametrize("near", [True, False])
+def test_renamed_code_is_a_duplicate_only_by_option(near: bool) -> None:
+    pytest.importorskip("rensa")
+    examples = [example("Write it.", f"Here:\n```python\n{code}```") for code in (FUNCTION, RENAMED)]
+    for code, expected in (("as_written", []), ("renamed", [((0, 1), (0, 0), True)])):
+        config = DedupConfig.model_validate({"code": code, "near": near})
+        assert dropped([part(examples, config)], config) == expected
+
+
+def test_renamed_code_in_training_gives_way_to_validation() -> None:
+    pytest.importorskip("rensa")
+    config = DedupConfig(code="renamed")
+    longer = FUNCTION.replace("return total", "return total + 1")
+    training = part([example("Write it.", code) for code in (longer, FUNCTION, "x = 1")], config, task=0)
+    validation = part([example("Write it.", RENAMED)], config, task=1, validation=True)
+    assert dropped([training, validation], config) == [((0, 0), (1, 0), False), ((0, 1), (1, 0), True)]
+
+
+def test_the_question_still_tells_records_with_the_same_code_apart() -> None:
+    pytest.importorskip("rensa")
+    source = random.Random(4)
+    config = DedupConfig(code="renamed")
+    examples = [example(random_text(source, 60), code) for code in (FUNCTION, RENAMED)]
+    assert dropped([part(examples, config)], config) == []
+    answers = DedupConfig(code="renamed", on="answer")
+    assert len(dropped([part(examples, answers)], answers)) == 1
 
 
 def test_exact_duplicates_need_no_library_and_see_through_whitespace(monkeypatch: pytest.MonkeyPatch) -> None:
