@@ -1,4 +1,4 @@
-"""`mft data mine`: read a folder of Python code, and write one folder of chat_rounds JSONL per task and `mining.json` with all counts.
+"""`mft data mine`: read a folder of code in six languages, and write one folder of chat_rounds JSONL per task and `mining.json` with all counts.
 
 `OUT/<task>/train.jsonl` and `valid.jsonl` are written atomically. The same folder, seed and options give the same bytes. With an
 exam folder, functions are also run in the sandbox: it gets `exam.jsonl`, and `OUT` gets the task `write_asserts`.
@@ -13,6 +13,7 @@ from pathlib import Path
 from mftcoder.benchmarks.families import exam
 from mftcoder.curation.mining.exam import ASSERTS_TASK, run_functions
 from mftcoder.curation.mining.functions import MAX_SOURCE_CHARS
+from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.mine import Mined, MiningOptions, Record, mine
 from mftcoder.curation.mining.sources import standard_library
 from mftcoder.curation.mining.tasks import TASKS
@@ -37,6 +38,7 @@ def mine_data(
     out: Path,
     *,
     tasks: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None,
     max_per_task: int | None = None,
     max_chars: int = MAX_SOURCE_CHARS,
     valid_share: float = 0.1,
@@ -45,9 +47,10 @@ def mine_data(
     seed: int = 42,
     on_progress: OnProgress = no_progress,
 ) -> MinedData:
-    """Mine `folder` (None: the running interpreter's standard library) into `out`."""
+    """Mine `folder` (None: the Python files of the running interpreter's standard library) into `out`."""
     held_out = exam_share if exam_dir else 0.0
-    options = MiningOptions(tuple(tasks or TASKS), max_per_task, valid_share, held_out, max_chars, seed)
+    chosen = tuple(languages or (LANGUAGES if folder else ("python",)))
+    options = MiningOptions(tuple(tasks or TASKS), max_per_task, valid_share, held_out, max_chars, seed, chosen)
     source = folder or standard_library()
     _check(source, options)
     mined = mine(source, options, lambda done, total: on_progress(f"reading {source}", done, total))
@@ -64,6 +67,13 @@ def mine_data(
 def _check(source: Path, options: MiningOptions) -> None:
     unknown = [name for name in options.tasks if name not in TASKS]
     problems = [f"--tasks: unknown task '{name}'.{did_you_mean(name, TASKS)}" for name in unknown]
+    problems += [
+        f"--languages: unknown language '{name}'.{did_you_mean(name, LANGUAGES)}"
+        for name in options.languages
+        if name not in LANGUAGES
+    ]
+    if options.exam_share and "python" not in options.languages:
+        problems.append("--exam: an exam is made of Python functions, and --languages leaves them out")
     if not source.is_dir():
         problems.append(f"{source}: no such folder")
     if options.valid_share + options.exam_share >= 1:
@@ -122,9 +132,10 @@ def _write(mined: Mined, source: Path, out: Path, options: MiningOptions, exam_k
         out / "mining.json",
         {
             "source": str(source),
-            "options": {**vars(options), "tasks": list(options.tasks)},
+            "options": {**vars(options), "tasks": list(options.tasks), "languages": list(options.languages)},
             "modules": mined.modules,
             "functions": mined.functions,
+            "languages": dict(mined.languages),
             "examples": {name: {"train": len(t.train), "valid": len(t.valid)} for name, t in mined.tasks.items()},
             "exam": dict(exam_kinds),
             "skipped": dict(mined.skips.most_common()),

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from mftcoder.app.data.mine import MinedData
 
 
-@click.command("mine", short_help="Make examples of five coding tasks from Python code.")
+@click.command("mine", short_help="Make examples of coding tasks from your code.")
 @click.argument("folder", type=PATH, required=False)
 @click.option("--stdlib", is_flag=True, help="Mine Python's standard library (the default without FOLDER).")
 @click.option("--out", type=PATH, required=True, help="Output directory: one folder per task.")
 @click.option("--tasks", type=Names(), metavar="NAME,...", help="Tasks to make (default: all five).")
+@click.option("--languages", type=Names(), metavar="NAME,...", help="Languages to read (default: all six).")
 @click.option("--max-per-task", type=COUNT, help="Most training examples per task, chosen by their hash.")
 @click.option(
     "--max-chars", type=click.IntRange(100, LARGEST), default=1400, show_default=True, help="Longest function."
@@ -32,16 +33,18 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=SEED, default=42, show_default=True, help="Seed of the split, the choice and the bugs.")
 def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...] | None, **options: Any) -> None:
-    """Make examples of five coding tasks from the Python code in FOLDER.
+    """Make examples of five coding tasks from the code in FOLDER.
 
-    Tasks: complete_function, write_function, write_docstring, repair_function, write_test. All examples of a module
-    go to train.jsonl, or all go to valid.jsonl. No mined code is run without --exam. With --exam, some modules are
-    held out from both files: their functions are run in the sandbox and become an exam. Functions of the other
-    modules are run too and make a sixth task, write_asserts.
+    Tasks: complete_function, write_function, write_docstring, repair_function, write_test. Languages: python, java,
+    javascript, go, rust, cpp; all but Python need the extra "curate". All examples of a module go to train.jsonl, or
+    all go to valid.jsonl. No mined code is run without --exam. With --exam, some modules are held out from both
+    files: their Python functions are run in the sandbox and become an exam. Functions of the other modules are run
+    too and make a sixth task, write_asserts.
 
     \b
     mft data mine --stdlib --out data/mined --max-per-task 1000
     mft data mine src --out data/ours --tasks repair_function,write_test
+    mft data mine ~/src/ours --out data/ours --languages go,rust
     mft data mine src --out data/ours --exam data/exam
     mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
     """
@@ -57,7 +60,8 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
 def print_mined(found: "MinedData", out: Path, exam_dir: Path | None) -> None:
     """The examples of each task, the exam, and what was skipped for which reason."""
     output, mined = console(stderr=True), found.mined
-    output.print(f"{mined.functions:,} functions of {mined.modules:,} modules -> {out}", soft_wrap=True)
+    shares = ", ".join(f"{name}: {count:,}" for name, count in mined.languages.most_common())
+    output.print(f"{mined.functions:,} functions of {mined.modules:,} modules ({shares}) -> {out}", soft_wrap=True)
     output.print(_examples_table(found))
     if exam_dir:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in found.exam_kinds.items())

@@ -89,8 +89,8 @@ def _behaviours(
 
 
 def _asserts_record(item: StandaloneFunction, behaviour: Behaviour) -> Record:
-    origin = item.function.origin
-    return chat_record(ASSERTS_TASK, f"{ASSERTS_TASK}/{origin}", origin, write_asserts(item.function, behaviour))
+    name = f"{ASSERTS_TASK}/{item.function.origin}"
+    return chat_record(ASSERTS_TASK, name, item.function, write_asserts(item.function, behaviour))
 
 
 def _problems(item: StandaloneFunction, behaviour: Behaviour, seed: int, skips: Counter[str]) -> Iterator[Record]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mftcoder.curation.mining.sources import SourceModule
+from mftcoder.curation.mining.sources import UNKNOWN, SourceModule
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -18,7 +18,10 @@ MIN_BODY_CHARS = 40
 
 @dataclass(frozen=True)
 class MinedFunction:
-    """A function or method. Its text is `header + docstring + body`, each of whole lines. The docstring can be empty."""
+    """A function or method. Its text is header, docstring and body, each of whole lines. The docstring can be empty.
+
+    In Python the docstring stands between header and body, in other languages it is a comment above the header.
+    """
 
     module: str
     owner: str  # the class it is a method of, or ""
@@ -28,11 +31,19 @@ class MinedFunction:
     docstring_text: str  # the lines of the file
     docstring: str  # its text without quotes and indentation
     body: str
+    language: str = "python"
+    license: str = UNKNOWN
 
     @property
     def source(self) -> str:
         """The whole function, without a line break at its end."""
-        return (self.header + self.docstring_text + self.body).rstrip("\n")
+        return (self.stub + self.body).rstrip("\n")
+
+    @property
+    def stub(self) -> str:
+        """Signature and docstring."""
+        parts = self.header, self.docstring_text
+        return "".join(parts if self.language == "python" else reversed(parts))
 
     @property
     def origin(self) -> str:
@@ -50,7 +61,7 @@ def mine_functions(
         if reason:
             skips[f"function: {reason}"] += 1
         else:
-            yield _mined(module.path, owner, node, lines)
+            yield _mined(module, owner, node, lines)
 
 
 def functions_of(tree: ast.Module) -> Iterator[tuple[str, FunctionNode]]:
@@ -95,7 +106,7 @@ def _unfit(node: FunctionNode, lines: list[str], longest: int) -> str:
     return ""
 
 
-def _mined(path: str, owner: str, node: FunctionNode, lines: list[str]) -> MinedFunction:
+def _mined(module: SourceModule, owner: str, node: FunctionNode, lines: list[str]) -> MinedFunction:
     text = text_of(node, lines)
     assert text is not None
     start = first_line(node)
@@ -104,7 +115,7 @@ def _mined(path: str, owner: str, node: FunctionNode, lines: list[str]) -> Mined
     header_end = node.body[0].lineno - start
     body_start = (node.body[0].end_lineno or 0) - start + 1 if documented else header_end
     return MinedFunction(
-        module=path,
+        module=module.path,
         owner=owner,
         name=node.name,
         line=node.lineno,
@@ -112,4 +123,5 @@ def _mined(path: str, owner: str, node: FunctionNode, lines: list[str]) -> Mined
         docstring_text="".join(text[header_end:body_start]),
         docstring=docstring,
         body="".join(text[body_start:]),
+        license=module.license,
     )

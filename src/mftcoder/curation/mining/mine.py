@@ -1,4 +1,4 @@
-"""Make chat examples of five tasks from a folder of Python code, split by module. The same folder and seed give the same examples.
+"""Make chat examples of tasks from a folder of code in six languages, split by module. The same folder and seed give the same examples.
 
 Each task has training and validation records (`chat_rounds`). Functions that can be run for an exam are collected, and everything that is
 left out is counted. A module is in training, in validation or in the exam, never in two of them. Equal functions are kept once. No mined
@@ -17,10 +17,15 @@ from typing import Any, Literal
 
 from mftcoder.curation.mining import tasks as mining_tasks
 from mftcoder.curation.mining.functions import MAX_SOURCE_CHARS, MinedFunction, mine_functions
-from mftcoder.curation.mining.sources import is_test, python_files, read_modules
+from mftcoder.curation.mining.languages import functions as tree_functions
+from mftcoder.curation.mining.languages import tests as tree_tests
+from mftcoder.curation.mining.languages.grammars import LANGUAGES
+from mftcoder.curation.mining.languages.trees import function_tree
+from mftcoder.curation.mining.sources import SourceModule, is_test, language_of, read_modules, source_files
 from mftcoder.curation.mining.standalone import StandaloneFunction, standalone_functions
 from mftcoder.curation.mining.tasks import TASKS, Example, UnfitError
 from mftcoder.curation.mining.tests import TestedFunction, index_by_stem, subjects, tested_functions
+from mftcoder.curation.syntax import parse
 from mftcoder.errors import DataError
 
 Record = dict[str, Any]
@@ -37,6 +42,7 @@ class MiningOptions:
     exam_share: float = 0.0  # of the modules; above 0, functions that can be run are collected
     max_chars: int = MAX_SOURCE_CHARS  # of a function
     seed: int = 42
+    languages: tuple[str, ...] = tuple(LANGUAGES)
 
 
 @dataclass
@@ -55,35 +61,86 @@ class Mined:
     skips: Counter[str]
     modules: int
     functions: int
+    languages: Counter[str]  # functions of each
     standalone: list[StandaloneFunction]  # in the order of their hashes; for an exam
 
 
 def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], None] = lambda done, total: None) -> Mined:
-    """Mine `folder`. `on_file(done, total)` is called after each file. DataError if there is no Python file."""
-    files = python_files(folder)
-    if not files:
-        raise DataError(f"{folder}: no .py file in it or below it")
+    """Mine `folder`. `on_file(done, total)` is called after each file. DataError if there is no file of the languages."""
     skips: Counter[str] = Counter()
+    files = source_files(folder, options.languages, skips)
+    _need_grammars({language_of(file.name) for file in files})
+    if not files:
+        suffixes = ", ".join(suffix for name in options.languages for suffix in LANGUAGES[name].suffixes)
+        raise DataError(f"{folder}: no file of {', '.join(options.languages)} in it or below it ({suffixes})")
     code = [file for file in files if not is_test(_relative(file, folder))]
     functions: list[MinedFunction] = []
     standalone: list[StandaloneFunction] = []
-    for done, module in enumerate(read_modules(folder, code, skips), start=1):
-        found = list(mine_functions(module, skips, options.max_chars)) if module else []
+    declared: set[tuple[str, str]] = set()
+    inline: list[Path] = []  # code files that hold tests too
+    for done, (file, module) in enumerate(zip(code, read_modules(folder, code, skips), strict=True), start=1):
+        found = list(_functions(module, skips, options.max_chars, declared)) if module else []
         functions += found
-        if module and options.exam_share:
+        if module and module.language == "python" and options.exam_share:
             standalone += standalone_functions(module, found, skips, options.seed)
+        if module and module.language == "rust" and "#[test]" in module.text:
+            inline.append(file)
         on_file(done, len(files))
     functions = _without_repeats(functions, skips)
-    index = index_by_stem(functions) if "write_test" in options.tasks else {}
-    about_them = [file for file in files if file not in set(code) and subjects(_relative(file, folder), index)]
     tests: list[TestedFunction] = []
-    for done, module in enumerate(read_modules(folder, about_them, skips), start=len(files) - len(about_them) + 1):
-        tests += tested_functions(module, index) if module else ()
-        on_file(done, len(files))
-    skips["file: a test of no function mined here"] += len(files) - len(code) - len(about_them)
+    if "write_test" in options.tasks:
+        others = [file for file in files if file not in set(code)]
+        tests = _tests(folder, others, inline, functions, declared, skips)
+        on_file(len(files), len(files))
     tasks = {name: _mine_task(name, functions, tests, options, skips) for name in options.tasks}
     modules = {function.module for function in functions}
-    return Mined(tasks, +skips, len(modules), len(functions), _in_order(standalone, functions, options))
+    languages = Counter(function.language for function in functions)
+    return Mined(tasks, +skips, len(modules), len(functions), languages, _in_order(standalone, functions, options))
+
+
+def _need_grammars(languages: set[str]) -> None:
+    """DataError, with what can be done, if a language cannot be parsed here."""
+    for language in sorted(languages - {"python"}):
+        try:
+            parse("", language)
+        except DataError as error:
+            raise DataError(f"{error} Or mine the Python files only: --languages python.") from error
+
+
+def _functions(
+    module: SourceModule, skips: Counter[str], longest: int, declared: set[tuple[str, str]]
+) -> Iterator[MinedFunction]:
+    """The functions of a module that make examples. In `declared` come those that do not, too, except for Python's."""
+    if module.language == "python":
+        return mine_functions(module, skips, longest)
+    found = tree_functions.found_functions(module.tree.root_node, module.language)
+    declared.update((module.language, function.name) for function in found)
+    return tree_functions.mine_functions(module, skips, longest)
+
+
+def _tests(
+    folder: Path,
+    files: list[Path],
+    inline: list[Path],
+    functions: list[MinedFunction],
+    declared: set[tuple[str, str]],
+    skips: Counter[str],
+) -> list[TestedFunction]:
+    """The tests of functions in test files, and in code files that hold tests too."""
+    index, candidates = index_by_stem(functions), tree_tests.Candidates(functions, declared)
+    python = [file for file in files if language_of(file.name) == "python"]
+    about_them = [file for file in python if subjects(_relative(file, folder), index)]
+    skips["file: a test of no function mined here"] += len(python) - len(about_them)
+    tests: list[TestedFunction] = []
+    for module in read_modules(folder, about_them, skips):
+        tests += tested_functions(module, index) if module else ()
+    others = [file for file in files if language_of(file.name) != "python"]
+    for module in read_modules(folder, others, skips):
+        tests += (found := list(tree_tests.tested_functions(module, candidates)) if module else [])
+        skips["file: a test of no function mined here"] += bool(module and not found)
+    for module in read_modules(folder, inline, Counter()):
+        tests += tree_tests.tested_functions(module, candidates) if module else ()
+    return tests
 
 
 def _in_order(
@@ -116,7 +173,7 @@ def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) ->
     """The first of the functions whose code is equal except for docstring and layout. A copy must not be on both sides of the split."""
     seen: dict[str, MinedFunction] = {}
     for function in functions:
-        key = ast.dump(ast.parse(function.header + function.body))
+        key = _program(function)
         if key in seen:
             skips["function: repeated"] += 1
         else:
@@ -124,12 +181,21 @@ def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) ->
     return list(seen.values())
 
 
+def _program(function: MinedFunction) -> str:
+    """What is equal for functions that differ in docstring, comments and layout only."""
+    code = function.header + function.body
+    if function.language == "python":
+        return ast.dump(ast.parse(code))
+    tree = function_tree(code, function.language, function.owner)
+    return f"{function.language}: {tree.tokens if tree else code}"
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """An example that can be made."""
 
     id: str
-    origin: str
+    function: MinedFunction
     make: Callable[[], Example]
 
 
@@ -144,7 +210,7 @@ def _mine_task(
     candidates = [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)]
     mined, most = MinedTask(), options.max_per_task
     for candidate in sorted(candidates, key=lambda candidate: _fraction(f"{options.seed}:{candidate.id}")):
-        kind = side_of(candidate.origin.rsplit(":", 1)[0], options)
+        kind = side_of(candidate.function.module, options)
         if kind == "exam":
             skips[f"{name}: held out for the exam"] += 1
             continue
@@ -153,7 +219,7 @@ def _mine_task(
             skips[f"{name}: over the limit"] += 1
             continue
         try:
-            side.append(chat_record(name, candidate.id, candidate.origin, candidate.make()))
+            side.append(chat_record(name, candidate.id, candidate.function, candidate.make()))
         except UnfitError as unfit:
             skips[f"{name}: {unfit}"] += 1
     return mined
@@ -168,7 +234,7 @@ def valid_limit(options: MiningOptions) -> int | None:
 def _of_functions(name: str, functions: Iterable[MinedFunction], options: MiningOptions) -> Iterator[_Candidate]:
     for function in functions:
         make = partial(_example, name, function, options.seed)
-        yield _Candidate(f"{name}/{function.origin}", function.origin, make)
+        yield _Candidate(f"{name}/{function.origin}", function, make)
 
 
 def _example(name: str, function: MinedFunction, seed: int) -> Example:
@@ -187,10 +253,11 @@ def _of_tests(
             skips["write_test: its test file is on the other side of the split"] += 1
             continue
         make = partial(mining_tasks.write_test, tested.function, tested.test)
-        yield _Candidate(f"write_test/{tested.function.origin}#{tested.origin}", tested.function.origin, make)
+        yield _Candidate(f"write_test/{tested.function.origin}#{tested.origin}", tested.function, make)
 
 
-def chat_record(task: str, name: str, origin: str, example: Example) -> Record:
+def chat_record(task: str, name: str, function: MinedFunction, example: Example) -> Record:
     """An example as a training record."""
     rounds = [{"role": "human", "content": example.prompt}, {"role": "bot", "content": example.answer}]
-    return {"id": name, "data_name": task, "source": origin, "chat_rounds": rounds}
+    about = {"source": function.origin, "language": function.language, "license": function.license}
+    return {"id": name, "data_name": task, **about, "chat_rounds": rounds}

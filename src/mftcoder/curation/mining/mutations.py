@@ -77,8 +77,15 @@ def mutations(source: str, rng: random.Random) -> Iterator[Mutation]:
     tree = ast.parse(source)
     where = Positions(source)
     kinds = [(kind, edits) for kind, find in MUTATIONS.items() if (edits := list(find(tree, where)))]
+    return in_turn(kinds, source, lambda changed: _is_another_program(tree, changed), rng)
+
+
+def in_turn(
+    kinds: list[tuple[str, list[Edit]]], source: str, is_another: Callable[[str], bool], rng: random.Random
+) -> Iterator[Mutation]:
+    """The mutations by these edits that are another program, in random order, one of each kind in turn."""
     rng.shuffle(kinds)
-    waiting = deque(_of_kind(kind, edits, tree, source, rng) for kind, edits in kinds)
+    waiting = deque(_of_kind(kind, edits, source, is_another, rng) for kind, edits in kinds)
     while waiting:
         mutants = waiting.popleft()
         for mutant in itertools.islice(mutants, 1):
@@ -86,11 +93,13 @@ def mutations(source: str, rng: random.Random) -> Iterator[Mutation]:
             waiting.append(mutants)
 
 
-def _of_kind(kind: str, edits: list[Edit], tree: ast.Module, source: str, rng: random.Random) -> Iterator[Mutation]:
+def _of_kind(
+    kind: str, edits: list[Edit], source: str, is_another: Callable[[str], bool], rng: random.Random
+) -> Iterator[Mutation]:
     rng.shuffle(edits)
     for edit in edits:
         changed = source[: edit.start] + edit.replacement + source[edit.end :]
-        if _is_another_program(tree, changed):
+        if is_another(changed):
             yield Mutation(kind, changed)
 
 

@@ -1,38 +1,55 @@
-"""Read and parse the modules of a folder of Python code, sorted by path. Files that cannot be read or parsed are counted.
+"""Read and parse the source files of a folder, sorted by path. Files that cannot be read or parsed are counted.
 
 No module is imported or run.
 """
 
 import ast
 import os
+import stat
 import sysconfig
 import tokenize
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from mftcoder.curation.mining.languages.grammars import C_HEADER, LANGUAGES
+from mftcoder.curation.syntax import parse
 
 SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "site-packages", "dist-packages", "node_modules", "build", "dist", "venv", "lib2to3", "turtledemo"}
 )
+VENDORED_FOLDERS = frozenset({"vendor", "third_party", "thirdparty", "target", "bower_components"})
+"""Folders of other people's code in languages other than Python."""
 MAX_FILE_BYTES = 1_000_000
+MAX_LINE_CHARS = 2_000  # of a file that a person writes, in a language with braces
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class SourceModule:
-    """One parsed file. `path` is relative to the mined folder, with forward slashes."""
+    """One parsed file. `path` is relative to the mined folder, with forward slashes. `tree` is `ast`'s for Python, else tree-sitter's."""
 
     path: str
     text: str
-    tree: ast.Module
+    tree: Any
+    language: str = "python"
+    license: str = UNKNOWN
 
 
 def is_test(path: str) -> bool:
     """Whether a file holds tests, judged by its path."""
     *folders, name = path.split("/")
-    in_tests = bool({"test", "tests", "testing", "idle_test"} & set(folders))
-    return in_tests or name.startswith("test_") or name.endswith("_test.py")
+    if {"test", "tests", "testing", "idle_test"} & set(folders):
+        return True
+    if name.endswith(".py"):
+        return name.startswith("test_") or name.endswith("_test.py")
+    stem, lowered = name.split(".")[0], name.rsplit(".", 1)[0].lower()
+    in_tests = bool({"__tests__", "spec", "benches", "unittests"} & set(folders))
+    is_named = lowered.startswith("test_") or lowered.endswith(("_test", "_tests", "_unittest", ".test", ".spec"))
+    return in_tests or is_named or stem.endswith(("Test", "Tests")) or (name.endswith(".java") and stem[:4] == "Test")
 
 
 def standard_library() -> Path:
@@ -40,51 +57,104 @@ def standard_library() -> Path:
     return Path(sysconfig.get_paths()["stdlib"])
 
 
-def python_files(folder: Path) -> list[Path]:
-    """All .py files below `folder`, sorted. Hidden, vendored and built folders and links to folders are left out."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and not name.startswith(".")]
-        found += [Path(parent, name) for name in names if name.endswith(".py")]
+def language_of(name: str) -> str:
+    """The language of a file name, by its suffix; empty for none of ours."""
+    suffix = Path(name).suffix
+    if suffix == C_HEADER:
+        return "cpp"
+    return next((language for language, grammar in LANGUAGES.items() if suffix in grammar.suffixes), "")
+
+
+def source_files(folder: Path, languages: Collection[str], skips: Counter[str]) -> list[Path]:
+    """The files of these languages below `folder`, sorted. Hidden, vendored and built folders are left out.
+
+    Links to folders, repositories inside this one (submodules among them) and folders that cannot be read are counted.
+    """
+    found: list[Path] = []
+
+    def unreadable(_: OSError) -> None:
+        skips["folder: cannot be read"] += 1
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if _is_ours(Path(parent, name), skips)]
+        in_vendored = not VENDORED_FOLDERS.isdisjoint(Path(parent).relative_to(folder).parts)
+        for name in names:
+            language = language_of(name)
+            if language in languages and not (in_vendored and language != "python"):
+                found.append(Path(parent, name))
+    if not any(file.suffix in LANGUAGES["cpp"].suffixes for file in found):
+        found = [file for file in found if file.suffix != C_HEADER]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_modules(folder: Path, files: list[Path], skips: Counter[str]) -> Iterator[SourceModule | None]:
-    """One item for each file, so that a caller can show progress. None for a file that was skipped; `skips` counts the reasons."""
+def _is_ours(folder: Path, skips: Counter[str]) -> bool:
+    """Whether a folder is walked into."""
+    if folder.name in SKIPPED_FOLDERS or folder.name.startswith("."):
+        return False
+    reason = ""
+    if folder.is_symlink():
+        reason = "a link"
+    elif os.path.lexists(folder / ".git"):
+        reason = "a repository inside this one"
+    skips[f"folder: {reason}"] += bool(reason)
+    return not reason
+
+
+def read_modules(
+    folder: Path, files: list[Path], skips: Counter[str], license_of: Callable[[str, str], str] | None = None
+) -> Iterator[SourceModule | None]:
+    """One item for each file, so that a caller can show progress. None for a file that was skipped; `skips` counts the reasons.
+
+    `license_of(path, text)` names the licence of a file.
+    """
     for file in files:
         reason, text, tree = "", "", None
+        language, path = language_of(file.name), file.relative_to(folder).as_posix()
         try:
-            text = _text_of(file)
-            tree = _parse(text)
+            text = _text_of(file, language)
+            tree = _parse(text, language)
         except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
             reason = _reason(error)
         if tree is None:
-            skips[f"file: {reason}"] += 1
+            skips[f"file: {reason or 'does not parse'}"] += 1
             yield None
         else:
-            yield SourceModule(file.relative_to(folder).as_posix(), text, tree)
+            yield SourceModule(path, text, tree, language, license_of(path, text) if license_of else UNKNOWN)
 
 
-def _text_of(file: Path) -> str:
-    if file.stat().st_size > MAX_FILE_BYTES:
-        raise FileTooLargeError
-    with tokenize.open(file) as stream:  # respects a coding line and a byte order mark
-        return stream.read()
+class FileRefusedError(ValueError):
+    """The file is no module that a person writes. The text is the reason, which is counted."""
 
 
-class FileTooLargeError(ValueError):
-    """The file is larger than a module that a person writes."""
+def _text_of(file: Path, language: str) -> str:
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+        raise FileRefusedError("not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise FileRefusedError("over 1 MB")
+    if language == "python":
+        with tokenize.open(file) as stream:  # respects a coding line and a byte order mark
+            return stream.read()
+    text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        raise FileRefusedError("unknown or wrong encoding")
+    if any(len(line) > MAX_LINE_CHARS for line in text.split("\n")):
+        raise FileRefusedError("minified or generated")
+    return text
 
 
-def _parse(text: str) -> ast.Module:
+def _parse(text: str, language: str) -> Any:
+    """The tree of a module. Trees of tree-sitter can have errors in them; functions with an error are left out later."""
+    if language != "python":
+        return parse(text, language)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # for example of an invalid escape in the mined code
         return ast.parse(text)
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, FileTooLargeError):
-        return "over 1 MB"
+    if isinstance(error, FileRefusedError):
+        return str(error)
     if isinstance(error, UnicodeDecodeError) or "encod" in str(error) or "codec" in str(error):
         return "unknown or wrong encoding"
     return "cannot be read" if isinstance(error, OSError) else "does not parse"

@@ -3,7 +3,6 @@
 An `UnfitError` says why a function makes no example. Answers that are code are in a fenced block, as graders of chat models expect.
 """
 
-import ast
 import doctest
 import random
 import textwrap
@@ -11,7 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mftcoder.curation.mining.functions import MinedFunction
-from mftcoder.curation.mining.mutations import mutate
+from mftcoder.curation.mining.languages import mutations as tree_mutations
+from mftcoder.curation.mining.languages.grammars import LANGUAGES, title_of
+from mftcoder.curation.mining.languages.spans import spans
+from mftcoder.curation.mining.mutations import Mutation, mutate
 from mftcoder.curation.mining.recording import Behaviour
 
 MAX_EXAMPLE_CHARS = 3200  # about 1,000 tokens of code
@@ -31,61 +33,72 @@ class Example:
     code: str = ""
 
 
-def fenced(code: str) -> str:
+def fenced(code: str, language: str = "python") -> str:
     """The code as a Markdown block."""
-    return f"```python\n{code.rstrip()}\n```"
+    return f"```{language}\n{code.rstrip()}\n```"
 
 
 def complete_function(function: MinedFunction, rng: random.Random) -> Example:
     """The question is the function up to a line in the second half of its body; the answer is the whole function."""
-    starts = sorted(_statement_lines(function))
+    starts = spans(function).starts
     if len(starts) < 2:
         raise UnfitError("body of one statement")
     cut = rng.choice(starts[(len(starts) + 1) // 2 :])
     begun = "".join(function.source.splitlines(keepends=True)[: cut - 1])
-    ask = rng.choice(["Complete the following Python function.", "Finish this Python function."])
-    return _example(f"{ask}{_of_class(function)}\n\n{fenced(begun)}", fenced(function.source), begun)
+    title = title_of(function.language)
+    ask = rng.choice([f"Complete the following {title} function.", f"Finish this {title} function."])
+    return _about(ask, function, begun, function.source, begun)
 
 
 def write_function(function: MinedFunction, rng: random.Random) -> Example:
     """The question is the signature and docstring, as code or as prose; the answer is the whole function."""
     _need_docstring(function)
-    stub = function.header + function.docstring_text
+    title = title_of(function.language)
     if rng.random() < 0.7:
         ask = rng.choice(
             [
-                "Write a Python function that does what its docstring says.",
-                "Complete the following Python function. Answer with the whole function in one code block.",
-                "Implement this Python function. Answer with the whole function in one code block.",
+                f"Write a {title} function that does what its {LANGUAGES[function.language].doc_name} says.",
+                f"Complete the following {title} function. Answer with the whole function in one code block.",
+                f"Implement this {title} function. Answer with the whole function in one code block.",
             ]
         )
-        return _example(f"{ask}{_of_class(function)}\n\n{fenced(stub)}", fenced(function.source), stub)
-    signature = " ".join(function.header.split()).removesuffix(":")
-    ask = f"Write a Python function `{signature}`.{_of_class(function)}"
-    return _example(f"{ask}\n\n{function.docstring}", fenced(function.source), stub)
+        return _about(ask, function, function.stub, function.source, function.stub)
+    signature = " ".join(function.header.split()).removesuffix(":").removesuffix(" {")
+    ask = f"Write a {title} function `{signature}`.{_of_class(function)}"
+    return _example(f"{ask}\n\n{function.docstring}", fenced(function.source, function.language), function.stub)
 
 
 def write_docstring(function: MinedFunction, rng: random.Random) -> Example:
-    """The question is the function without its docstring; the answer is the docstring."""
+    """The question is the function without its docstring; the answer is the docstring, or the comment as it stands above the function."""
     _need_docstring(function)
-    ask = rng.choice(["Write a docstring for the following Python function.", "Document this Python function."])
+    title, name = title_of(function.language), LANGUAGES[function.language].doc_name
+    ask = rng.choice([f"Write a {name} for the following {title} function.", f"Document this {title} function."])
     quoted = f'"""{function.docstring}"""' if "\n" not in function.docstring else f'"""{function.docstring}\n"""'
-    return _example(f"{ask}{_of_class(function)}\n\n{fenced(function.header + function.body)}", quoted)
+    answer = quoted if function.language == "python" else function.docstring_text.rstrip()
+    code = fenced(function.header + function.body, function.language)
+    return _example(f"{ask}{_of_class(function)}\n\n{code}", answer)
 
 
 def repair_function(function: MinedFunction, rng: random.Random, broken: Sequence[str] = ()) -> Example:
     """The question is the function with a bug (one of `broken`, if given); the answer is the original function."""
-    mutation = None if broken else mutate(function.source, rng)
+    mutation = None if broken else _mutate(function, rng)
     if not broken and mutation is None:
         raise UnfitError("no bug fits")
     code = mutation.source if mutation else rng.choice(broken)
-    ask = rng.choice([f"Fix bugs in {function.name}.", "There is a bug in the following Python function. Fix it."])
-    return _example(f"{ask}{_of_class(function)}\n\n{fenced(code)}", fenced(function.source), code)
+    title = title_of(function.language)
+    ask = rng.choice([f"Fix bugs in {function.name}.", f"There is a bug in the following {title} function. Fix it."])
+    return _about(ask, function, code, function.source, code)
+
+
+def _mutate(function: MinedFunction, rng: random.Random) -> Mutation | None:
+    if function.language == "python":
+        return mutate(function.source, rng)
+    return tree_mutations.mutate(function.source, function.language, function.owner, rng)
 
 
 def write_doctest(function: MinedFunction, _: random.Random) -> Example:
     """The question is the function without the examples in its docstring; the answer is the examples."""
-    if ">>>" not in function.docstring:
+    if function.language != "python" or ">>>" not in function.docstring:
         raise UnfitError("no doctest in the docstring")
     prose, examples = _parted(function.docstring)
     quoted = textwrap.indent(f'"""{prose}\n"""' if "\n" in prose else f'"""{prose}"""', "    ") + "\n" if prose else ""
@@ -95,8 +108,8 @@ def write_doctest(function: MinedFunction, _: random.Random) -> Example:
 
 def write_test(function: MinedFunction, test: str) -> Example:
     """The question is the function; the answer is a test of it from its own project."""
-    ask = "Write a unit test for the following Python function."
-    return _example(f"{ask}{_of_class(function)}\n\n{fenced(function.source)}", fenced(test))
+    ask = f"Write a unit test for the following {title_of(function.language)} function."
+    return _about(ask, function, function.source, test)
 
 
 def write_asserts(function: MinedFunction, behaviour: Behaviour) -> Example:
@@ -121,8 +134,15 @@ def _example(prompt: str, answer: str, code: str = "") -> Example:
     return Example(prompt, answer, code)
 
 
+def _about(ask: str, function: MinedFunction, shown: str, answer: str, code: str = "") -> Example:
+    """A question that shows code of the function, with code for an answer."""
+    language = function.language
+    return _example(f"{ask}{_of_class(function)}\n\n{fenced(shown, language)}", fenced(answer, language), code)
+
+
 def _of_class(function: MinedFunction) -> str:
-    return f" It is a method of the class {function.owner}." if function.owner else ""
+    kind = LANGUAGES[function.language].owner_word
+    return f" It is a method of the {kind} {function.owner}." if function.owner else ""
 
 
 def _need_docstring(function: MinedFunction) -> None:
@@ -130,13 +150,6 @@ def _need_docstring(function: MinedFunction) -> None:
         raise UnfitError("no docstring of four words")
     if len(function.docstring) > MAX_DOCSTRING_CHARS:
         raise UnfitError("docstring too long")
-
-
-def _statement_lines(function: MinedFunction) -> set[int]:
-    """The lines of `function.source` on which a statement of its body begins, including nested ones, without the docstring."""
-    body_line = (function.header + function.docstring_text).count("\n") + 1
-    tree = ast.parse(function.source)
-    return {node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt) and node.lineno >= body_line}
 
 
 def _parted(docstring: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from mftcoder.curation.mining.functions import mine_functions
 from mftcoder.curation.mining.mine import Mined, MiningOptions, mine
-from mftcoder.curation.mining.sources import SourceModule, python_files, read_modules
+from mftcoder.curation.mining.sources import SourceModule, read_modules, source_files
 from mftcoder.errors import DataError
 
 MODULE = '''
@@ -69,6 +69,10 @@ def module_of(text: str) -> SourceModule:
     import ast
 
     return SourceModule("part.py", text, ast.parse(text))
+
+
+def python_files(folder: Path) -> list[Path]:
+    return source_files(folder, ["python"], Counter())
 
 
 def modules(mined: Mined, side: str) -> set[str]:
@@ -149,7 +153,7 @@ def test_a_link_loop_hidden_and_vendored_folders_are_passed_over(repository: Pat
 
 
 def test_a_folder_without_python_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no \.py file"):
+    with pytest.raises(DataError, match=r"no file of python.*\.py"):
         mine(tmp_path, MiningOptions())
 
 
