@@ -12,6 +12,7 @@ from typing import Any
 from mftcoder.config.balancer import options_type
 from mftcoder.config.compat.mftcoder_json import REFUSED
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
+from mftcoder.config.kinds import KINDS
 from mftcoder.config.schema import RunConfig
 from mftcoder.curation.filters.rules import PRESETS, RULES, bounds_in_words
 from mftcoder.data.rendering.templates import TEMPLATES
@@ -25,6 +26,7 @@ DOCS = Path(__file__).parent
 NAMES = {
     ("tasks.<name>", "format"): ["auto", *FORMATS.names()],
     ("data", "chat_template"): ["auto", *TEMPLATES],
+    ("tasks.<name>", "kind"): list(KINDS),
     ("balancer", "name"): BALANCERS.names(),
     ("backend", "name"): BACKENDS.names(),
 }
@@ -219,8 +221,18 @@ def configuration() -> str:
             sections.append(part("tasks.<name>" if name == "tasks" else name, section, schema["$defs"]))
         if name == "balancer":
             sections += balancers()
+        if name == "tasks":
+            sections += [kind(name) for name in KINDS]
     top = table(plain, "field")
     return "\n".join([INTRODUCTION, "## Top level\n", top, *sections, published()])
+
+
+def kind(name: str) -> str:
+    """One kind of task: its sentence and a table of its options."""
+    section = KINDS[name]
+    fields = {key: field for key, field in section.model_json_schema()["properties"].items() if key != "name"}
+    rows = [row(key, field, {}, required=False) for key, field in fields.items()]
+    return f"### `kind: {name}`\n\n{section.__doc__}\n" + (f"\n{table(rows, 'option')}" if rows else "")
 
 
 def balancers() -> list[str]:
@@ -281,6 +293,8 @@ def code(value: Any) -> str:
     words = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return f"`{words[value]}`"
+    if isinstance(value, dict) and list(value) == ["name"]:
+        return f"`{value['name']}`"
     if isinstance(value, list):
         return f"`[{', '.join(map(str, value))}]`"
     return f"`{value}`"

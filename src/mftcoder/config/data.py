@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from mftcoder.config.kinds import SFT, Kind
 from mftcoder.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -22,8 +23,10 @@ class TaskConfig(Section):
 
     name: str
     """Name of the task in tables and metrics."""
+    kind: Kind = SFT
+    """sft: conversations. pretrain: documents. The tables below list each kind's options: `kind: {name: pretrain, fim_rate: 0.5}`."""
     path: PathText | None = None
-    """A folder of .jsonl or .jsonl.gz files, one such file, or the id of a dataset on the Hub."""
+    """A folder of .jsonl or .jsonl.gz files, one such file, or the id of a dataset on the Hub. kind.suffixes adds plain files."""
     files: Paths = ()
     """A list of training files, instead of `path`."""
     validation: Paths = ()
@@ -79,7 +82,7 @@ class DataConfig(Section):
     role_markers: RoleMarkers | None = None
     """A template of your own: marker, content, marker, content, EOS token. Replaces chat_template."""
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
-    """Tokens that are trained: those of every assistant turn, of the last assistant turn, or of the whole text."""
+    """Tokens of a conversation (kind: sft) that are trained: those of every assistant turn, of the last assistant turn, or of the whole text."""
     max_length: Positions = 2048
     """Positions of a row, and the largest length of a sample."""
     packing: Literal["best_fit", "none"] = "best_fit"
@@ -87,7 +90,8 @@ class DataConfig(Section):
     padding: Literal["dynamic", "max_length"] = "dynamic"
     """With packing: none, rows are padded to the longest row of their batch (rows are grouped by length), or to max_length."""
     over_length: Literal["truncate", "drop", "split"] = "truncate"
-    """What happens to a sample longer than max_length. Such samples are counted per task."""
+    """What happens to a sample longer than max_length. Such samples are counted per task. Documents (kind: pretrain) lose nothing: they are
+    always split."""
     val_size: Fraction = 0.02
     """Fraction of each task that is held out for validation, chosen by the hash of the content; 0 for none."""
     max_val_samples: PositiveInt | None = None

@@ -156,7 +156,7 @@ def _step_into(here: Any, key: str, dotted: str) -> Any:
         raise ConfigError(f"override '{dotted}': nothing is named '{key}' there")
     inner = here.get(key)
     if isinstance(inner, str) and key not in ("output_dir",):
-        inner = here[key] = {_SHORTHAND.get(dotted, "path"): inner}
+        inner = here[key] = {_SHORTHAND.get("kind" if key == "kind" else dotted, "path"): inner}
     if inner is None:
         inner = here[key] = {}
     if not isinstance(inner, dict | list):
@@ -164,7 +164,7 @@ def _step_into(here: Any, key: str, dotted: str) -> Any:
     return inner
 
 
-_SHORTHAND = {"model": "model_name_or_path", "adapter": "type", "balancer": "name", "backend": "name"}
+_SHORTHAND = {"model": "model_name_or_path", "adapter": "type", "balancer": "name", "backend": "name", "kind": "name"}
 
 
 def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:

@@ -119,8 +119,11 @@ class TrainConfig(Section):
     """Peak learning rate."""
     min_lr: NonNegativeFloat = 0.0
     """Learning rate at the end of the schedule."""
-    lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the schedule after the warm-up."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = "cosine"
+    """Shape of the schedule after the warm-up. warmup_stable_decay (WSD) stays at learning_rate, and falls linearly to min_lr in the last
+    decay_steps."""
+    decay_steps: PositiveFloat | None = None
+    """Steps in which warmup_stable_decay falls; null: 0.1. A number below 1 is a fraction of all steps."""
     warmup_steps: NonNegativeFloat = 0.0
     """Steps of linear warm-up. A number below 1 is a fraction of all steps."""
     optim: Literal["auto", "adamw", "adamw_8bit"] = "auto"
@@ -190,12 +193,21 @@ class TrainConfig(Section):
     dataloader_num_workers: NonNegativeInt = 0
     """Processes that prepare batches in advance; 0: the training process prepares them."""
 
-    @field_validator("warmup_steps")
+    @field_validator("warmup_steps", "decay_steps")
     @classmethod
-    def _whole_or_fraction(cls, value: float) -> float:
-        if value >= 1 and value != math.floor(value):
+    def _whole_or_fraction(cls, value: float | None) -> float | None:
+        if value is not None and value >= 1 and value != math.floor(value):
             raise ValueError(f"{value} is neither a whole number of steps nor a fraction below 1")
         return value
+
+    @model_validator(mode="after")
+    def _decay_is_used(self) -> "TrainConfig":
+        if self.decay_steps is not None and self.lr_scheduler_type != "warmup_stable_decay":
+            raise ValueError(
+                f"decay_steps: is for lr_scheduler_type: warmup_stable_decay; {self.lr_scheduler_type} falls in all steps or in "
+                "none. Leave it out"
+            )
+        return self
 
 
 def _named(value: Any) -> Any:

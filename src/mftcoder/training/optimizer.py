@@ -28,14 +28,26 @@ def learning_rate(step: int, total_steps: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / warmup
     if config.lr_scheduler_type == "constant":
         return config.learning_rate
-    progress = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
-    falling = 1.0 - progress if config.lr_scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    if config.lr_scheduler_type == "warmup_stable_decay":
+        falling = min(1.0, (total_steps - 1 - step) / decay_steps(total_steps, config))
+    else:
+        progress = min(1.0, (step - warmup) / max(1, total_steps - 1 - warmup))
+        linear = config.lr_scheduler_type == "linear"
+        falling = 1.0 - progress if linear else 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.min_lr + (config.learning_rate - config.min_lr) * falling
 
 
 def warmup_steps(total_steps: int, config: TrainConfig) -> int:
     """Number of warm-up steps; a value below 1 is a fraction of all steps, rounded up."""
-    value = config.warmup_steps
+    return _steps(config.warmup_steps, total_steps)
+
+
+def decay_steps(total_steps: int, config: TrainConfig) -> int:
+    """Number of steps in which `warmup_stable_decay` falls from learning_rate to min_lr."""
+    return _steps(0.1 if config.decay_steps is None else config.decay_steps, total_steps)
+
+
+def _steps(value: float, total_steps: int) -> int:
     return math.ceil(value * total_steps) if value < 1 else int(value)
 
 

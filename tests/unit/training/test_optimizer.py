@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from mftcoder.config.schema import TrainConfig
@@ -39,6 +40,24 @@ def test_cosine_is_halfway_down_in_the_middle() -> None:
 
 def test_constant_stays() -> None:
     assert {learning_rate(step, 10, config(lr_scheduler_type="constant")) for step in range(10)} == {1.0}
+
+
+def test_wsd_stays_at_the_peak_and_falls_linearly_in_the_last_steps() -> None:
+    wsd = {"lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 2, "min_lr": 0.2}
+    for decay in (4, 0.4):
+        rates = [learning_rate(step, 10, config(**wsd, decay_steps=decay)) for step in range(10)]
+        assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    tenth = [learning_rate(step, 50, config(**wsd)) for step in range(50)]
+    assert tenth[44] == 1.0 and tenth[-5:] == pytest.approx([0.84, 0.68, 0.52, 0.36, 0.2])
+    short = [learning_rate(step, 3, config(**wsd, decay_steps=10)) for step in range(3)]
+    assert short[-1] == pytest.approx(0.2)  # a run shorter than its decay still ends at min_lr
+
+
+def test_decay_steps_of_another_schedule_are_refused() -> None:
+    with pytest.raises(ValidationError, match="decay_steps: is for lr_scheduler_type: warmup_stable_decay; cosine"):
+        config(decay_steps=5)
+    with pytest.raises(ValidationError, match="neither a whole number"):
+        config(lr_scheduler_type="warmup_stable_decay", decay_steps=2.5)
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:

@@ -44,7 +44,7 @@ from mftcoder.models.loading.suitability import check_positions, check_row_slice
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.process_group import launched_processes, pick_device
 from mftcoder.training.facts import check_metric, run_facts
-from mftcoder.training.optimizer import warmup_steps
+from mftcoder.training.optimizer import decay_steps, warmup_steps
 
 Checked = TypeVar("Checked")
 
@@ -212,4 +212,8 @@ def _data_line(store: Store) -> str:
 def _schedule_line(config: RunConfig, total_steps: int) -> str:
     train = config.train
     warmup = warmup_steps(total_steps, train)
-    return f"{train.lr_scheduler_type} from {train.learning_rate:g} to {train.min_lr:g}, {warmup} steps of warm-up"
+    stable = train.lr_scheduler_type == "warmup_stable_decay"
+    decay = f", {decay_steps(total_steps, train)} of decay" if stable else ""
+    return (
+        f"{train.lr_scheduler_type} from {train.learning_rate:g} to {train.min_lr:g}, {warmup} steps of warm-up{decay}"
+    )

@@ -29,6 +29,7 @@ _RARE_COLUMNS = {
     "duplicates": "duplicates",
     "also in\nvalidation": "overlap",
     "beyond\nmax_samples": "unused",
+    "FIM": "fim",
 }
 """Shown if any task has one."""
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from mftcoder.config import schema
 from mftcoder.config.balancer import option_names, suggest_option
+from mftcoder.config.kinds import KINDS
 from mftcoder.registry import BALANCERS, did_you_mean
 
 ALIASES: dict[str, str] = {
@@ -69,6 +70,9 @@ ALIASES: dict[str, str] = {
     "optimizer": "train.optim",
     "optim_type": "train.optim",
     "warmup_ratio": "train.warmup_steps",
+    "num_decay_steps": "train.decay_steps",
+    "fim_ratio": "tasks.<name>.kind.fim_rate",
+    "stage": "tasks.<name>.kind",
     "num_warmup_steps": "train.warmup_steps",
     "gradient_clipping": "train.max_grad_norm",
     "clip_grad": "train.max_grad_norm",
@@ -99,6 +103,8 @@ def suggest(location: tuple[Any, ...], raw: dict[str, Any]) -> str:
     key = str(location[-1])
     if location[:-1] == ("balancer",):
         return suggest_option(key, raw["balancer"])
+    if location[:1] == ("tasks",) and location[2:-1] == ("kind",):
+        return did_you_mean(key, _options_of_kind(location, raw))
     siblings = _fields_beside(location)
     if key in ALIASES and key not in siblings:
         return f" Did you mean '{ALIASES[key]}'?"
@@ -109,10 +115,19 @@ def suggest(location: tuple[Any, ...], raw: dict[str, Any]) -> str:
     return did_you_mean(key, siblings)
 
 
+def _options_of_kind(location: tuple[Any, ...], raw: dict[str, Any]) -> list[str]:
+    """The options of the kind that the task at `location` names."""
+    tasks = raw["tasks"]
+    kind = (list(tasks.values()) if isinstance(tasks, dict) else tasks)[location[1]]["kind"]
+    return list(KINDS[kind.get("name", "sft")].model_fields)
+
+
 def all_fields() -> list[str]:
     """Every field as a dotted path: `train.seed`, `tasks.<name>.weight`, `balancer.tau` (options of this package's methods only)."""
     options = dict.fromkeys(option for method in BALANCERS.table for option in option_names(method))
     paths = [f"balancer.{option}" for option in options]
+    kinds = dict.fromkeys(option for kind in KINDS.values() for option in kind.model_fields)
+    paths += [f"tasks.<name>.kind.{option}" for option in kinds]
     for name, field in schema.RunConfig.model_fields.items():
         section = _section_of(field.annotation)
         prefix = f"{name}.<name>" if name == "tasks" else name

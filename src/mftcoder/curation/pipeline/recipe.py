@@ -20,7 +20,7 @@ from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
 KINDS = ("filter", "dedup", "decontaminate")
-_OF_A_RUN = ("weight", "sampling_weight", "max_samples")
+_OF_A_RUN = ("kind", "weight", "sampling_weight", "max_samples")
 
 
 class Step(Section):

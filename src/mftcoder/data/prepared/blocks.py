@@ -7,18 +7,17 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from mftcoder.config.data import DataConfig
-from mftcoder.data.records.conversation import Conversation
-from mftcoder.data.records.files import Block
-from mftcoder.data.records.formats import read_record
-from mftcoder.data.rendering.segment import Segment
-from mftcoder.data.rendering.templates import load_template, render
-from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_segments, fit
+from mftcoder.config.kinds import TaskKind
+from mftcoder.data.records.files import Block, SourceFile
+from mftcoder.data.rendering.kinds import Example, Records, records_of
+from mftcoder.data.rendering.tokenization import Fitted, Tokens
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import DataError
 from mftcoder.processes import start_as_worker
@@ -35,7 +34,7 @@ class BlockRows:
     tokens: NDArray[np.int32]  # the tokens of all samples, concatenated: T + 1 of each
     sizes: NDArray[np.int32]  # [N] T + 1
     trained: NDArray[np.int32]  # [N] trained targets
-    hashes: NDArray[np.uint64]  # [N] of the conversation's content
+    hashes: NDArray[np.uint64]  # [N] of the record's content
     lines: NDArray[np.int64]  # [N]
     starts_record: NDArray[np.bool_]  # [N] false for the second and later pieces of a split sample
     cut: NDArray[np.uint8]  # [N] WHOLE, TRUNCATED or SPLIT
@@ -62,6 +61,7 @@ class BlockReport:
     tokens: int = 0
     dropped: int = 0
     untrained: int = 0
+    fim: int = 0
     problems: int = 0
     errors: list[str] = field(default_factory=list)
 
@@ -77,8 +77,9 @@ class BlockJob:
     """One block and what a worker needs to tokenize it. Without `rows_path` its records are only checked."""
 
     block: Block
-    path: str
+    source: SourceFile
     task: str
+    kind: TaskKind
     format: str
     rows_path: Path | None
 
@@ -92,68 +93,78 @@ class BlockJob:
 class _Rendered:
     line: int
     content_hash: int
-    segments: list[Segment]
+    content: Any
 
 
 class BlockMaker:
-    """Tokenizer, template and limits, loaded once per process."""
+    """Tokenizer, templates and limits, loaded once per process."""
 
     def __init__(self, tokenizer_name: str, config: DataConfig):
         # The processes are the parallelism: one thread in each, which also avoids a warning in forks of this process.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.tokenizer = load_tokenizer(tokenizer_name)
-        self.template = load_template(config, self.tokenizer)
         self.config = config
+        self._records: dict[TaskKind, Records] = {}
+
+    def _records_of(self, kind: TaskKind) -> Records:
+        if kind not in self._records:
+            self._records[kind] = records_of(kind, self.tokenizer, self.config)
+        return self._records[kind]
 
     def run(self, job: BlockJob) -> BlockReport:
         """Make one block file, or reuse one that an earlier run finished."""
         earlier = _read_report(job)
         if earlier is not None:
             return earlier
-        report = BlockReport()
-        rendered = (self._render(batch, report) for batch in self._batches(job, report))
+        report, records = BlockReport(), self._records_of(job.kind)
+        rendered = (_render(batch, job, report, records) for batch in _batches(job, report, records))
         if job.rows_path is None or job.report_path is None:
             for _ in rendered:
                 pass  # rendering finds the problems
         else:
-            join([self._tokenize(batch, report) for batch in rendered]).save(job.rows_path)
+            join([_tokenize(batch, report, records) for batch in rendered]).save(job.rows_path)
             temporary = job.report_path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_bytes(orjson.dumps(asdict(report)))
             temporary.replace(job.report_path)
         return report
 
-    def _batches(self, job: BlockJob, report: BlockReport) -> Iterator[list[tuple[int, Conversation]]]:
-        """The valid conversations with their line numbers, about a million characters at a time to bound the memory."""
-        batch: list[tuple[int, Conversation]] = []
-        size = 0
-        for number, conversation in _conversations(job, report):
-            batch.append((number, conversation))
-            size += sum(len(message.content) for message in conversation.messages)
-            if size > _BATCH_CHARACTERS:
-                yield batch
-                batch, size = [], 0
-        if batch:
+
+def _batches(job: BlockJob, report: BlockReport, records: Records) -> Iterator[list[tuple[int, Example]]]:
+    """The valid examples with their line numbers, about a million characters at a time to bound the memory."""
+    batch: list[tuple[int, Example]] = []
+    size = 0
+    for number, example in _examples(job, report, records):
+        batch.append((number, example))
+        size += example.size
+        if size > _BATCH_CHARACTERS:
             yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
-    def _render(self, batch: Sequence[tuple[int, Conversation]], report: BlockReport) -> list[_Rendered]:
-        rendered = []
-        for line, conversation in batch:
-            try:
-                segments = render(conversation, self.template, self.tokenizer, self.config.train_on)
-            except DataError as error:
-                report.records -= 1
-                report.note(conversation.origin, error.problems)
-                continue
-            rendered.append(_Rendered(line, conversation.content_hash, segments))
-        return rendered
 
-    def _tokenize(self, batch: Sequence[_Rendered], report: BlockReport) -> BlockRows:
-        tokens = encode_segments(self.tokenizer, [one.segments for one in batch])
-        fitted = [fit(one, self.config.max_length, self.config.over_length) for one in tokens]
-        report.dropped += sum(one.dropped for one in fitted)
-        report.untrained += sum(one.untrained for one in fitted)
-        report.tokens += sum(len(one.ids) for one in tokens)
-        return _rows(fitted, batch)
+def _render(
+    batch: Sequence[tuple[int, Example]], job: BlockJob, report: BlockReport, records: Records
+) -> list[_Rendered]:
+    rendered = []
+    for line, example in batch:
+        try:
+            content = records.render(example)
+        except DataError as error:
+            report.records -= 1
+            report.note(job.source.origin(line), error.problems)
+            continue
+        rendered.append(_Rendered(line, example.content_hash, content))
+    return rendered
+
+
+def _tokenize(batch: Sequence[_Rendered], report: BlockReport, records: Records) -> BlockRows:
+    fitted = records.fit([one.content for one in batch])
+    report.dropped += sum(one.dropped for one in fitted)
+    report.untrained += sum(one.untrained for one in fitted)
+    report.fim += sum(one.fim for one in fitted)
+    report.tokens += sum(len(piece.ids) for one in fitted for piece in one.pieces)
+    return _rows(fitted, batch)
 
 
 def _read_report(job: BlockJob) -> BlockReport | None:
@@ -165,21 +176,28 @@ def _read_report(job: BlockJob) -> BlockReport | None:
         return None
 
 
-def _conversations(job: BlockJob, report: BlockReport) -> Iterator[tuple[int, Conversation]]:
+def _examples(job: BlockJob, report: BlockReport, records: Records) -> Iterator[tuple[int, Example]]:
     for number, line in job.block.lines():
-        origin = f"{job.path}:{number}"
+        origin = job.source.origin(number)
         try:
-            conversation = read_record(line, format=job.format, task=job.task, origin=origin)
+            example = records.read(line, format=job.format, task=job.task, origin=origin)
         except DataError as error:
-            cut_off = " (the file ends within this line)" if _is_cut_off(job.block, line) else ""
-            report.note(origin, [f"{problem}{cut_off}" for problem in error.problems])
+            report.note(origin, _problems(error, job, line))
             continue
         report.records += 1
-        yield number, conversation
+        yield number, example
 
 
-def _is_cut_off(block: Block, line: bytes) -> bool:
-    return not block.data.endswith(b"\n") and block.data.endswith(line) and not line.endswith(b"}")
+def _problems(error: DataError, job: BlockJob, line: bytes) -> list[str]:
+    if job.source.documents:  # not JSON: only its encoding can be wrong
+        return [problem.removeprefix("not valid JSON: ") for problem in error.problems]
+    cut_off = " (the file ends within this line)" if _is_cut_off(job, line) else ""
+    return [f"{problem}{cut_off}" for problem in error.problems]
+
+
+def _is_cut_off(job: BlockJob, line: bytes) -> bool:
+    data = job.block.data
+    return not (data.endswith(b"\n") or line.endswith(b"}")) and data.endswith(line)
 
 
 def _rows(fitted: Sequence[Fitted], batch: Sequence[_Rendered]) -> BlockRows:

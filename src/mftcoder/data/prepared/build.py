@@ -156,7 +156,7 @@ class _Builder:
                 rows_path = None if self._only_checks() else place.rows_path(self.work, index)
                 if rows_path:
                     tally.blocks[place.split].append((place.file, rows_path))
-                job = BlockJob(block, str(place.source.path), task.name, task.format, rows_path)
+                job = BlockJob(block, place.source, task.name, task.kind, task.format, rows_path)
                 waiting[submit(job)] = _Block(place, index, self.bytes_before + block.read)
                 self._collect(waiting)
                 if self._only_checks() and self.problems > self.config.data.max_errors:
@@ -182,6 +182,7 @@ class _Builder:
             total.records += report.records
             total.dropped += report.dropped
             total.untrained += report.untrained
+            total.fim += report.fim
         total.tokens += report.tokens
         self._note(place, block.index, report.errors, report.problems)
         if self.on_progress:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mftcoder.data.prepared.blocks import SPLIT, TRUNCATED, BlockRows
+from mftcoder.data.records.files import SourceFile
 from mftcoder.data.rendering.tokenization import TokenizedSample, Tokens, to_sample
 
 Split = Literal["train", "validation"]
@@ -53,6 +54,8 @@ class TaskStatistics:
     """Training records left out because their content is in a validation set."""
     unused: int = 0
     """Records beyond max_samples."""
+    fim: int = 0
+    """Training records rearranged for fill-in-the-middle, before any were held out."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,13 @@ class TaskSamples:
 
     folder: Path
     task: int
-    paths: tuple[str, ...]
+    files: tuple[SourceFile, ...]
 
     def __len__(self) -> int:
         return len(self._columns["ends"])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "task": self.task, "paths": self.paths}
+        return {"folder": self.folder, "task": self.task, "files": self.files}
 
     @cached_property
     def _columns(self) -> dict[str, NDArray]:
@@ -89,7 +92,7 @@ class TaskSamples:
         stored = np.array(self._columns["tokens"][ends[index - 1] if index else 0 : ends[index]])
         trained = stored < 0
         tokens = Tokens(np.where(trained, ~stored, stored), trained)
-        origin = f"{self.paths[self._columns['files'][index]]}:{self._columns['lines'][index]}"
+        origin = self.files[self._columns["files"][index]].origin(int(self._columns["lines"][index]))
         return to_sample(tokens, task=self.task, origin=origin)
 
 
@@ -123,11 +126,69 @@ class ColumnWriter:
             "files": np.full(len(sizes), file),
             "lines": rows.lines[chosen],
         }
-        for name, values in columns.items():
-            self._files[name].write(np.ascontiguousarray(values, COLUMNS[name]).data)
+        self._append(columns)
         self._end += int(sizes.sum())
         self.samples += len(sizes)
         self.tokens += int(sizes.sum()) - len(sizes)
         self.trained += int(rows.trained[chosen].sum())
         self.truncated += int((rows.cut[chosen] == TRUNCATED).sum())
         self.split += int((rows.cut[chosen] == SPLIT).sum())
+
+    def _append(self, columns: dict[str, NDArray]) -> None:
+        for name, values in columns.items():
+            self._files[name].write(np.ascontiguousarray(values, COLUMNS[name]).data)
+
+
+class RunOnWriter(ColumnWriter):
+    """Lets the records run on, and cuts them into samples of `row_length` positions without loss; the last one may be shorter.
+
+    The last target of a sample is the first input of the next one, so every token but the first is a target exactly once. A sample has
+    the origin of the record that its first token is from.
+    """
+
+    def __init__(self, folder: Path, row_length: int):
+        super().__init__(folder)
+        self._row_length = row_length
+        self._waiting = np.empty(0, np.int32)  # tokens that no sample has as its inputs yet
+        self._origins = np.empty(
+            (3, 0), np.int64
+        )  # [3, R] of each record in them: its first token, its file and its line
+
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is None and (self._waiting[1:] < 0).any():
+            self._write(self._waiting[None])
+        super().__exit__(*exception)
+
+    def add(self, rows: BlockRows, chosen: NDArray[np.bool_], file: int) -> None:
+        """Append the records of a block that are `chosen` [N], and write the samples that are complete."""
+        sizes = rows.sizes[chosen].astype(np.int64)
+        starts = len(self._waiting) + np.cumsum(sizes) - sizes
+        origins = np.stack([starts, np.full(len(sizes), file), rows.lines[chosen]])
+        self._origins = np.concatenate([self._origins, origins], axis=1)
+        self._waiting = np.concatenate([self._waiting, rows.tokens[np.repeat(chosen, rows.sizes)]])
+        complete = max(0, len(self._waiting) - 1) // self._row_length
+        if complete:
+            windows = np.lib.stride_tricks.sliding_window_view(self._waiting, self._row_length + 1)
+            self._write(windows[: complete * self._row_length : self._row_length])
+
+    def _write(self, samples: NDArray[np.int32]) -> None:
+        """Write samples [S, L + 1] from the first waiting token on, and keep the tokens after them."""
+        count, size = samples.shape
+        used = count * (size - 1)
+        record = np.searchsorted(self._origins[0], np.arange(0, used, size - 1), side="right") - 1
+        trained = (samples[:, 1:] < 0).sum(axis=1)
+        columns: dict[str, NDArray] = {
+            "tokens": samples,
+            "ends": self._end + size * np.arange(1, count + 1),
+            "trained": trained,
+            "files": self._origins[1][record],
+            "lines": self._origins[2][record],
+        }
+        self._append(columns)
+        self.samples += count
+        self.tokens += used
+        self.trained += int(trained.sum())
+        self._end += count * size
+        self._waiting = self._waiting[used:]
+        self._origins[0] -= used
+        self._origins = self._origins[:, max(0, int((self._origins[0] <= 0).sum()) - 1) :]

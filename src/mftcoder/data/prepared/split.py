@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mftcoder.config.data import DataConfig, TaskConfig
+from mftcoder.config.kinds import PretrainKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.blocks import BlockReport, BlockRows
-from mftcoder.data.prepared.columns import ColumnWriter, Split, TaskStatistics
+from mftcoder.data.prepared.columns import ColumnWriter, RunOnWriter, Split, TaskStatistics
 from mftcoder.errors import DataError
 
 Hashes = NDArray[np.uint64]
@@ -49,7 +50,7 @@ def merge_blocks(config: RunConfig, tallies: Sequence[Tally], target: Path) -> l
     statistics, problems = [], []
     for index, (tally, choice) in enumerate(zip(tallies, choices, strict=True)):
         task = config.tasks[index]
-        counts = _merge_task(tally, choice, barred, task, target, index)
+        counts = _merge_task(tally, choice, barred, task, target, index, config.data.max_length)
         statistics.append(counts)
         if not counts.samples:
             problems.append(_nothing_left(task, counts))
@@ -112,12 +113,23 @@ def _record_hashes(paths: Sequence[Path]) -> Hashes:
 
 
 def _merge_task(
-    tally: Tally, choice: _Choice, barred: Hashes, task: TaskConfig, target: Path, index: int
+    tally: Tally,
+    choice: _Choice,
+    barred: Hashes,
+    task: TaskConfig,
+    target: Path,
+    index: int,
+    row_length: int,
 ) -> TaskStatistics:
+    def writer(split: Split) -> ColumnWriter:
+        folder = target / f"{index}-{split}"
+        runs_on = isinstance(task.kind, PretrainKind) and task.kind.documents == "packed"
+        return RunOnWriter(folder, row_length) if runs_on else ColumnWriter(folder)
+
     assigner = SplitAssigner(choice, barred, task.max_samples)
     with ExitStack() as stack:
-        train = stack.enter_context(ColumnWriter(target / f"{index}-train"))
-        validation = stack.enter_context(ColumnWriter(target / f"{index}-validation"))
+        train = stack.enter_context(writer("train"))
+        validation = stack.enter_context(writer("validation"))
         for file, rows in _load(tally.blocks["train"]):
             to_train, to_validate = assigner.assign(rows)
             train.add(rows, to_train, file)
@@ -140,6 +152,7 @@ def _merge_task(
         duplicates=choice.duplicates,
         overlap=assigner.overlap,
         unused=assigner.unused,
+        fim=report.fim,
     )
 
 

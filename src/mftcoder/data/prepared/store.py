@@ -13,11 +13,12 @@ import xxhash
 
 from mftcoder import log
 from mftcoder.cache import cache_root
+from mftcoder.config.kinds import SFT
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.build import OnProgress, PrepareCounts, build
 from mftcoder.data.prepared.columns import TaskSamples, TaskStatistics
-from mftcoder.data.records.files import TaskSources, find_sources
-from mftcoder.data.rendering.templates import load_template
+from mftcoder.data.records.files import SourceFile, TaskSources, find_sources
+from mftcoder.data.rendering.kinds import template_of
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
 from mftcoder.jsonl import locked
@@ -36,16 +37,16 @@ class Store:
     statistics: tuple[TaskStatistics, ...]
     skipped: tuple[str, ...]
     """The problems skipped with data.on_error: skip, as `path:line: what`."""
-    training_paths: tuple[tuple[str, ...], ...]
-    validation_paths: tuple[tuple[str, ...], ...]
+    training_files: tuple[tuple[SourceFile, ...], ...]
+    validation_files: tuple[tuple[SourceFile, ...], ...]
 
     def train(self, task: int) -> TaskSamples:
         """The training samples of one task, by its index."""
-        return TaskSamples(self.folder / f"{task}-train", task, self.training_paths[task])
+        return TaskSamples(self.folder / f"{task}-train", task, self.training_files[task])
 
     def validation(self, task: int) -> TaskSamples:
         """The validation samples of one task, by its index; there may be none."""
-        return TaskSamples(self.folder / f"{task}-validation", task, self.validation_paths[task])
+        return TaskSamples(self.folder / f"{task}-validation", task, self.validation_files[task])
 
 
 def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Store:
@@ -76,11 +77,11 @@ def prepare_with_progress(config: RunConfig, on_progress: log.OnProgress) -> Sto
 
 def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[TaskSources]) -> str:
     """128 bits over everything that shapes the samples. The folders of the files are not part of it."""
-    data, template = config.data, load_template(config.data, tokenizer)
+    data, template = config.data, template_of([task.kind for task in config.tasks], tokenizer, config.data)
     shaped_by = {
         "version": STORE_VERSION,
         "tokenizer": tokenizer.fingerprint,
-        "template": [data.chat_template, template.as_jinja()],
+        "template": [data.chat_template, template.as_jinja()] if template else [],
         "data": data.model_dump(
             mode="json", include={"train_on", "max_length", "over_length", "val_size", "max_val_samples", "on_error"}
         ),
@@ -91,6 +92,7 @@ def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[Tas
                 task.max_samples,
                 [(file.name, file.digest) for file in found.training],
                 [(file.name, file.digest) for file in found.validation],
+                *([] if task.kind == SFT else [task.kind.model_dump(mode="json")]),
             ]
             for task, found in zip(config.tasks, sources, strict=True)
         ],
@@ -113,14 +115,14 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _open(config: RunConfig, sources: list[TaskSources], folder: Path, fingerprint: str) -> Store:
     meta = orjson.loads((folder / "meta.json").read_bytes())
-    training = tuple(tuple(str(file.path) for file in task.training) for task in sources)
-    given = tuple(tuple(str(file.path) for file in task.validation) for task in sources)
+    training = tuple(task.training for task in sources)
+    given = tuple(task.validation for task in sources)
     return Store(
         folder=folder,
         fingerprint=fingerprint,
         tasks=config.task_names,
         statistics=tuple(TaskStatistics(**counts) for counts in meta["statistics"]),
         skipped=tuple(meta["skipped"]),
-        training_paths=training,
-        validation_paths=tuple(own or held_out for own, held_out in zip(given, training, strict=True)),
+        training_files=training,
+        validation_files=tuple(own or held_out for own, held_out in zip(given, training, strict=True)),
     )

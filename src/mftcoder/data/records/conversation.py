@@ -50,6 +50,11 @@ class Conversation:
         return self.messages[0].role == "text"
 
     @property
+    def size(self) -> int:
+        """Characters of all contents."""
+        return sum(len(message.content) for message in self.messages)
+
+    @property
     def content_hash(self) -> int:
         """64 bits over roles and contents; equal for equal conversations in any file."""
         return content_hash(self.messages)

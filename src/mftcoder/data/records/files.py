@@ -25,12 +25,20 @@ MAX_LINE_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One data file. `name` is its path below the task's folder; `digest` identifies its content."""
+    """One data file. `name` is its path below the task's folder; `digest` identifies its content.
+
+    The plain files of a task are one SourceFile: each of its `documents` stands for a line, and `path` is the folder of them all.
+    """
 
     path: Path
     name: str
     size: int
     digest: str
+    documents: tuple[str, ...] = ()
+
+    def origin(self, line: int) -> str:
+        """`path:line`; for a plain file the path alone."""
+        return self.documents[line - 1] if self.documents else f"{self.path}:{line}"
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,10 @@ def find_sources(tasks: Sequence[TaskConfig], cache: Path) -> list[TaskSources]:
     found = []
     for task in tasks:
         try:
-            validation = [file for path in task.validation for file in _expand(path, task.name, cache)]
-            training = [file for path in task.files or (task.path or "",) for file in _expand(path, task.name, cache)]
+            suffixes = getattr(task.kind, "suffixes", ())
+            validation = [file for path in task.validation for file in _expand(path, task.name, cache, suffixes)]
+            given = task.files or (task.path or "",)
+            training = [file for path in given for file in _expand(path, task.name, cache, suffixes)]
         except DataError as error:
             problems += error.problems
             continue
@@ -64,14 +74,15 @@ def find_sources(tasks: Sequence[TaskConfig], cache: Path) -> list[TaskSources]:
     return found
 
 
-def _expand(given: str, task: str, cache: Path) -> list[tuple[Path, str]]:
-    """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub."""
+def _expand(given: str, task: str, cache: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, str]]:
+    """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub. `suffixes` are those of plain files."""
     path = Path(given).expanduser()
+    endings = (*ENDINGS, *suffixes)
     if path.is_dir():
-        return _files_below(path, task)
+        return _files_below(path, task, endings)
     if path.is_file():
-        if not path.name.endswith(ENDINGS):
-            raise DataError(f"{given}: task '{task}': is not a .jsonl or .jsonl.gz file")
+        if not path.name.endswith(endings):
+            raise DataError(f"{given}: task '{task}': is not a {_either(endings)} file")
         return [(path, path.name)]
     if path.exists():
         raise DataError(f"{given}: task '{task}': is neither a file nor a folder")
@@ -94,7 +105,11 @@ def _hub_dataset(identifier: str, cache: Path) -> Path:
     return target
 
 
-def _files_below(folder: Path, task: str) -> list[tuple[Path, str]]:
+def _either(endings: tuple[str, ...]) -> str:
+    return f"{', '.join(endings[:-1])} or {endings[-1]}"
+
+
+def _files_below(folder: Path, task: str, endings: tuple[str, ...]) -> list[tuple[Path, str]]:
     """Data files below a folder, sorted by name. Links are followed, each folder is read once, hidden files are skipped."""
     seen: set[tuple[int, int]] = set()
     found: list[Path] = []
@@ -106,11 +121,11 @@ def _files_below(folder: Path, task: str) -> list[tuple[Path, str]]:
             continue
         seen.add((stat.st_dev, stat.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        data = [name for name in files if name.endswith(ENDINGS) and not name.startswith(".")]
+        data = [name for name in files if name.endswith(endings) and not name.startswith(".")]
         others += len(files) - len(data)
         found += [Path(here) / name for name in data]
     if not found:
-        raise DataError(f"{folder}: task '{task}': it holds no .jsonl or .jsonl.gz file ({others} other files)")
+        raise DataError(f"{folder}: task '{task}': it holds no {_either(endings)} file ({others} other files)")
     missing = [path for path in found if not path.is_file()]
     if missing:
         raise DataError(*(f"{path}: task '{task}': is a broken link or not a file" for path in missing))
@@ -130,7 +145,9 @@ class _Identities:
 
     def describe(self, files: Sequence[tuple[Path, str]]) -> tuple[SourceFile, ...]:
         """Sizes and content hashes. A file is read again only if its stat has changed."""
-        return tuple(SourceFile(path, name, path.stat().st_size, self._digest(path)) for path, name in files)
+        described = [SourceFile(path, name, path.stat().st_size, self._digest(path)) for path, name in files]
+        records = [file for file in described if file.path.name.endswith(ENDINGS)]
+        return (*records, *_bundle([file for file in described if not file.path.name.endswith(ENDINGS)]))
 
     def _digest(self, path: Path) -> str:
         stat = path.stat()
@@ -150,6 +167,15 @@ class _Identities:
         if self.changed:
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(orjson.dumps(self.known))
+
+
+def _bundle(plain: Sequence[SourceFile]) -> Iterator[SourceFile]:
+    """All plain files of a task as one source, in their order."""
+    if plain:
+        digest = xxhash.xxh3_128("\n".join(f"{file.name}:{file.digest}" for file in plain).encode()).hexdigest()
+        folder = Path(os.path.commonpath([file.path.absolute().parent for file in plain]))
+        names = tuple(str(file.path) for file in plain)
+        yield SourceFile(folder, "", sum(file.size for file in plain), digest, names)
 
 
 def _hash_file(path: Path) -> str:
@@ -185,6 +211,9 @@ def _decompressed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes
 
 def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
     """The file's lines in blocks of about `block_bytes`, without a BOM. DataError if the file cannot be read."""
+    if file.documents:
+        yield from _blocks_of_documents(file, block_bytes)
+        return
     try:
         with file.path.open("rb") as raw, _decompressed(raw, file.path) as stream:
             first_line = 1
@@ -198,3 +227,27 @@ def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
                 first_line += lines
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file.path}: cannot be read: {error}") from error
+
+
+def _blocks_of_documents(file: SourceFile, block_bytes: int) -> Iterator[Block]:
+    """Plain files as lines `{"text": ...}`, in blocks of about `block_bytes`."""
+    lines: list[bytes] = []
+    first_line, size, read = 1, 0, 0
+    for number, name in enumerate(file.documents, start=1):
+        try:
+            content = Path(name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+        lines.append(_as_record(content))
+        size, read = size + len(content), read + len(content)
+        if size >= block_bytes or number == len(file.documents):
+            yield Block(first_line, b"\n".join(lines), read)
+            lines, first_line, size = [], number + 1, 0
+
+
+def _as_record(content: bytes) -> bytes:
+    """A line with this text. If the content is not UTF-8, the line is not JSON, and its error names the first such byte."""
+    try:
+        return orjson.dumps({"text": content.decode("utf-8-sig")})
+    except UnicodeDecodeError:
+        return content.translate(bytes.maketrans(b" \t\r\n", b"????"))

@@ -38,6 +38,7 @@ FIELDS = [
     ("alpaca", ("instruction", "output")),
     *(("prompt_completion", pair) for pair in PAIRS),
     ("text", ("text",)),
+    ("text", ("content",)),
 ]
 """The fields by which `auto` knows a dialect, tried in this order."""
 
@@ -55,9 +56,14 @@ def detect(record: Record) -> str:
 def read_record(line: bytes, *, format: str, task: str, origin: str) -> Conversation:
     """The conversation on one line of JSONL; DataError with one problem a line, without the origin."""
     record = parse_object(line)
-    dialect = _dialect(detect(record) if format == "auto" else format)
+    messages = messages_of(record, detect(record) if format == "auto" else format)
     identity = record.get("id", "")
-    return make_conversation(dialect(record), id="" if identity is None else str(identity), task=task, origin=origin)
+    return make_conversation(messages, id="" if identity is None else str(identity), task=task, origin=origin)
+
+
+def messages_of(record: Record, dialect: str) -> list[Message]:
+    """The messages of a record in this dialect; DataError with all problems."""
+    return _dialect(dialect)(record)
 
 
 @cache
@@ -138,9 +144,21 @@ def prompt_completion(record: Record) -> list[Message]:
 
 
 def text(record: Record) -> list[Message]:
-    """`{"text": ...}`: plain text without a chat template, trained on every token."""
-    (content,) = _texts(record, "text")
+    """`{"text": ...}` or `{"content": ...}`: plain text without a chat template, trained on every token."""
+    (content,) = _texts(record, _text_field(record))
     return [Message("text", content, True)]
+
+
+def plain_text(record: Record) -> str:
+    """The text of a record of dialect `text`, which may be blank here."""
+    field = _text_field(record)
+    if not isinstance(record.get(field), str):
+        _texts(record, field)  # says what it is instead
+    return str(record[field])
+
+
+def _text_field(record: Record) -> str:
+    return "content" if "content" in record and "text" not in record else "text"
 
 
 def _system(record: Record) -> list[Message]:

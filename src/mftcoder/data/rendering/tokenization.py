@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["IGNORED", "TokenizedSample", "Tokenizer", "Tokens", "encode_segments", "fit", "load_tokenizer", "to_sample"]
+__all__ = [
+    "IGNORED",
+    "TokenizedSample",
+    "Tokenizer",
+    "Tokens",
+    "encode_inside",
+    "encode_segments",
+    "fit",
+    "load_tokenizer",
+    "split_without_loss",
+    "to_sample",
+]
 
 IGNORED = -100
 """The target of a position that is not trained."""
@@ -94,14 +105,16 @@ def _encode_whole(tokenizer: Tokenizer, segments: Sequence[Segment]) -> Tokens:
     for segment in segments:
         text += segment.text
         upto = tokenizer.encode(text) if len(text) <= _MAX_CHARACTERS or not done else []
-        ids = upto[len(done) :] if upto[: len(done)] == done else _encode_inside(tokenizer, segment.text)
+        ids = upto[len(done) :] if upto[: len(done)] == done else encode_inside(tokenizer, segment.text)
         pieces.append((np.asarray(ids, np.int32), segment.trained))
         done = done + ids
     return _join(pieces)
 
 
-def _encode_inside(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode_inside(tokenizer: Tokenizer, text: str) -> list[int]:
     """The text's tokens as they are inside a longer text: encoded after a character that does not merge with it."""
+    if tokenizer.encodes_piecewise:
+        return tokenizer.encode(text)
     for anchor in ("\n", ".", "x"):
         before, both = tokenizer.encode(anchor), tokenizer.encode(anchor + text)
         if both[: len(before)] == before:
@@ -111,13 +124,23 @@ def _encode_inside(tokenizer: Tokenizer, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The pieces of one tokenized conversation (one; several if it was split; or none), and what was done to it."""
+    """The pieces of one tokenized record (one; several if it was split; or none), and what was done to it."""
 
     pieces: tuple[Tokens, ...]
     truncated: bool = False
     dropped: bool = False
     split: bool = False
     untrained: bool = False
+    fim: bool = False
+
+
+def split_without_loss(tokens: Tokens, max_length: int) -> tuple[Tokens, ...]:
+    """All tokens in pieces of at most `max_length` positions; the last target of a piece is the first token of the next one.
+
+    Every token but the first is a target exactly once.
+    """
+    length = len(tokens.ids) - 1
+    return tuple(_cut(tokens, start, min(start + max_length, length)) for start in range(0, length, max_length))
 
 
 def fit(tokens: Tokens, max_length: int, over_length: OverLength) -> Fitted:

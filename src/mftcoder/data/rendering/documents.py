@@ -1,0 +1,127 @@
+"""Documents -> tokens, for tasks of kind pretrain: every token is trained, and an EOS token ends each document.
+
+Some documents are rearranged for fill-in-the-middle (tokenizers/fim.py), at random places that depend only on their content.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from mftcoder.config.data import DataConfig
+from mftcoder.config.kinds import PretrainKind
+from mftcoder.data.records.conversation import Message
+from mftcoder.data.records.formats import detect, messages_of, parse_object, plain_text
+from mftcoder.data.rendering.segment import Segment, merge
+from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_inside, encode_segments, split_without_loss
+from mftcoder.data.tokenizers.fim import Order, fim_format, marker_id
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
+
+_FIM = 3  # a salt, so that this choice is independent of those of the split
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The texts of one record; each ends with an EOS token. More than one if the record is a chat: a text for each round."""
+
+    texts: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Characters."""
+        return sum(map(len, self.texts))
+
+    @property
+    def content_hash(self) -> int:
+        """64 bits over the texts."""
+        digest = xxhash.xxh3_64()
+        for text in self.texts:
+            content = text.encode()
+            digest.update(f"document:{len(content)}:".encode())
+            digest.update(content)
+        return digest.intdigest()
+
+
+class Documents:
+    """Reads and tokenizes the documents of a task."""
+
+    def __init__(self, kind: PretrainKind, tokenizer: Tokenizer, config: DataConfig):
+        self.kind, self.tokenizer, self.config = kind, tokenizer, config
+        self.format = fim_format(tokenizer) if kind.fim_rate else None
+
+    def read(self, line: bytes, *, format: str, task: str, origin: str) -> Document:
+        """The document on one line: `text` or `content`, or a chat, of which each question with its answer is a text."""
+        record = parse_object(line)
+        name = detect(record) if format == "auto" else format
+        if name == "text":
+            return Document((plain_text(record),))
+        return Document(tuple(_rounds(messages_of(record, name))))
+
+    def render(self, document: Document) -> Document:
+        """The document itself: it has no template."""
+        return document
+
+    def fit(self, documents: Sequence[Document]) -> list[Fitted]:
+        """Tokens of each document: whole if documents run on, else in pieces of at most max_length positions. Blank ones have none."""
+        tokens = encode_segments(self.tokenizer, [self._segments(document) for document in documents])
+        rearranged = [self._rearranged(one, whole) for one, whole in zip(documents, tokens, strict=True)]
+        return [
+            self._pieces(document, fim or whole, fim is not None)
+            for document, whole, fim in zip(documents, tokens, rearranged, strict=True)
+        ]
+
+    def _segments(self, document: Document) -> list[Segment]:
+        opening = Segment(self.tokenizer.bos_token if self.tokenizer.adds_bos else "", False)
+        texts = (Segment(text + self.tokenizer.eos_token, True) for text in document.texts)
+        return merge(segment for text in texts for segment in (opening, text))
+
+    def _pieces(self, document: Document, tokens: Tokens, fim: bool) -> Fitted:
+        if not any(text.strip() for text in document.texts):
+            return Fitted((), untrained=True)
+        if self.kind.documents == "packed":
+            return Fitted((tokens,), fim=fim)
+        pieces = tuple(one for one in split_without_loss(tokens, self.config.max_length) if one.trained[1:].any())
+        return Fitted(pieces, split=len(pieces) > 1, fim=fim)
+
+    def _rearranged(self, document: Document, whole: Tokens) -> Tokens | None:
+        """The tokens for fill-in-the-middle; None if the document is not chosen, or does not fit into a row."""
+        if self.format is None or len(document.texts) > 1 or len(whole.ids) > self.config.max_length:
+            return None
+        random = np.random.default_rng([document.content_hash, _FIM])
+        if random.random() >= self.kind.fim_rate:
+            return None
+        order: Order = "spm" if random.random() < self.kind.fim_spm_rate else "psm"
+        (text,) = document.texts
+        first, second = sorted(random.integers(0, len(text) + 1, 2).tolist())
+        parts = self.format.arrange(text[:first], text[first:second], text[second:], order)
+        made = self._encode(parts)
+        return made if len(made.ids) <= self.config.max_length + 1 else None
+
+    def _encode(self, parts: Sequence[str]) -> Tokens:
+        """Tokens of markers and texts in turn. Texts are encoded on their own: no token crosses a cut."""
+        ids: list[int] = (
+            [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
+        )
+        opening = len(ids)
+        for marker, text in zip(parts[::2], parts[1::2], strict=True):
+            ids += [marker_id(self.tokenizer, marker), *encode_inside(self.tokenizer, text)]
+        ids.append(self.tokenizer.eos_id)
+        trained: NDArray[np.bool_] = np.arange(len(ids)) >= opening
+        return Tokens(np.asarray(ids, np.int32), trained)
+
+
+def _rounds(messages: Sequence[Message]) -> list[str]:
+    """Each question with its answer as one text; system messages are left out."""
+    rounds: list[str] = []
+    open_round = False
+    for message in messages:
+        if message.role == "system":
+            continue
+        if open_round:
+            rounds[-1] += message.content
+        else:
+            rounds.append(message.content)
+        open_round = message.role == "user"
+    return rounds

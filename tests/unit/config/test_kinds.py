@@ -1,0 +1,59 @@
+"""A task's kind is read with its own options, and an option of another kind is refused with a suggestion."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mftcoder.config.kinds import PretrainKind, SftKind
+from mftcoder.config.load import apply_override, load_config, parse_config
+from mftcoder.config.schema import RunConfig
+from mftcoder.errors import ConfigError
+
+
+def config(kind: Any, *overrides: str) -> RunConfig:
+    raw = {"model": "m", "tasks": {"a": {"path": "x", "kind": kind}}, "output_dir": "o"}
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_config(raw, origin="test")
+
+
+def test_a_text_is_a_kind_with_its_defaults() -> None:
+    assert config("pretrain").tasks[0].kind == PretrainKind(name="pretrain")
+    assert config("sft").tasks[0].kind == SftKind()
+    assert parse_config({"model": "m", "tasks": {"a": "x"}, "output_dir": "o"}, origin="t").tasks[0].kind == SftKind()
+
+
+def test_a_resolved_config_reads_back(tmp_path: Path) -> None:
+    made = config({"name": "pretrain", "suffixes": ".py", "fim_rate": 0.5})
+    assert parse_config(made.model_dump(mode="json"), origin="again") == made
+
+
+def test_options_can_be_set_on_the_command_line() -> None:
+    assert config("pretrain", "tasks.a.kind.fim_rate=0.25").tasks[0].kind == PretrainKind(
+        name="pretrain", fim_rate=0.25
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("pretrian", r"tasks\.a\.kind: unknown kind 'pretrian'\. Did you mean 'pretrain'\?"),
+        ({"name": ["sft"]}, r"tasks\.a\.kind: unknown kind"),
+        ({"name": "sft", "fim_rate": 0.5}, r"tasks\.a\.kind\.fim_rate: unknown key"),
+        ({"name": "pretrain", "fim_raet": 0.5}, r"tasks\.a\.kind\.fim_raet: unknown key\. Did you mean 'fim_rate'"),
+        ({"name": "pretrain", "fim_rate": 1.5}, r"tasks\.a\.kind\.fim_rate: Input should be less than or equal to 1"),
+        ({"name": "pretrain", "suffixes": ["a/b"]}, r"'a/b' is not the end of a file name"),
+        ({"name": "pretrain", "suffixes": [".jsonl"]}, "such files are always read, as records"),
+        (3, r"tasks\.a\.kind: should be a section of fields, not 3"),
+    ],
+)
+def test_a_wrong_kind_is_one_line(kind: Any, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as error:
+        config(kind)
+    assert len(error.value.problems) == 1
+
+
+def test_the_recipe_of_the_repository_is_valid() -> None:
+    kinds = [task.kind.name for task in load_config(Path(__file__).parents[3] / "recipes" / "pretrain.yaml").tasks]
+    assert kinds == ["pretrain", "pretrain"]

@@ -1,0 +1,97 @@
+"""Tasks of several kinds in one real run: a step is the same however it is split, and a run goes on from a stop to the last bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mftcoder.app.training.train import train
+from mftcoder.config.load import parse_config
+from mftcoder.jsonl import read_jsonl
+
+STEPS = 3
+Run = Callable[..., Path]
+KINDS: dict[str, Any] = {
+    "chat": {"kind": "sft"},
+    "code": {"kind": "pretrain"},
+    "notes": {"kind": {"name": "pretrain", "documents": "isolated"}},
+}
+
+
+def records(name: str) -> list[dict[str, Any]]:
+    if KINDS[name]["kind"] == "sft":
+        return [{"prompt": f"What is {n} + 1?", "completion": str(n + 1)} for n in range(40)]
+    return [{"text": f"{name}_{n} = {n}\n" * (n % 4 + 1)} for n in range(40)]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path]) -> Run:
+    """`run(name, data={...}, ...)`: three steps of eight rows of all kinds; the run folder."""
+    files = {name: str(make_jsonl(f"{name}.jsonl", records(name))) for name in KINDS}
+
+    def start(name: str, data: dict[str, Any] | None = None, **fields: Any) -> Path:
+        raw = {
+            "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"},
+            "adapter": {"lora_rank": 4},
+            "tasks": {task: {"path": files[task], **KINDS[task]} for task in KINDS},
+            "data": {"max_length": 64, "val_size": 0.2, "num_proc": 1, **(data or {})},
+            "train": {
+                "max_steps": STEPS, "eval_steps": 100, "save_steps": 1, "report_to": [], "learning_rate": 0.01,
+                "per_device_train_batch_size": 8, **fields,
+            },
+            "backend": {"device": "cpu"},
+            "output_dir": str(tmp_path / name),
+        }  # fmt: skip
+        train(parse_config(raw, origin="test"))
+        return tmp_path / name
+
+    return start
+
+
+def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(folder / "checkpoints" / f"step-{step:08d}" / "model" / "adapter_model.safetensors")
+
+
+def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [record for _, record in read_jsonl(folder / "metrics.jsonl") if record["kind"] == kind]
+
+
+@pytest.mark.parametrize("data", [{}, {"packing": "none", "padding": "max_length"}], ids=["packed", "padded"])
+def test_steps_of_all_kinds_do_not_depend_on_how_they_are_split(run: Run, data: dict[str, Any]) -> None:
+    whole = run("whole", data)
+    for size in (4, 1):
+        split = run(f"split-{size}", data, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
+        for first, second in zip(of_kind(whole, "train"), of_kind(split, "train"), strict=True):
+            assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+            assert first["losses"] == pytest.approx(second["losses"], rel=1e-5, nan_ok=True)
+            assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-4)
+        torch.testing.assert_close(weights(whole), weights(split), rtol=1e-3, atol=1e-5)
+
+
+def test_every_kind_is_validated_and_its_loss_falls(run: Run) -> None:
+    folder = run("longer", max_steps=30, save_strategy="no")
+    first, last = (of_kind(folder, "validation")[at] for at in (0, -1))
+    assert set(first["losses"]) == set(KINDS)
+    assert all(last["losses"][task] < first["losses"][task] for task in KINDS), (first["losses"], last["losses"])
+
+
+def test_a_run_of_all_kinds_goes_on_from_a_checkpoint_to_the_last_bit(run: Run) -> None:
+    whole = run("whole")
+    part = run("part", max_steps=STEPS)
+    for step in (2, 3):
+        folder = part / "checkpoints" / f"step-{step:08d}"
+        for file in sorted(folder.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        folder.rmdir()
+    (part / "checkpoints" / "latest").unlink()
+    run("part")
+    again, before = weights(part), weights(whole)
+    assert again.keys() == before.keys() and all(torch.equal(again[name], before[name]) for name in before)
+    np.testing.assert_equal(
+        [record["losses"] for record in of_kind(part, "train")],
+        [record["losses"] for record in of_kind(whole, "train")],
+    )
