@@ -16,7 +16,7 @@ from mftcoder.curation.mining.functions import MAX_SOURCE_CHARS
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.mine import Mined, MiningOptions, Record, mine
 from mftcoder.curation.mining.sources import standard_library
-from mftcoder.curation.mining.tasks import TASKS
+from mftcoder.curation.mining.tasks import DEFAULT_TASKS, TASKS
 from mftcoder.errors import DataError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import Limits, Program
@@ -50,7 +50,7 @@ def mine_data(
     """Mine `folder` (None: the Python files of the running interpreter's standard library) into `out`."""
     held_out = exam_share if exam_dir else 0.0
     chosen = tuple(languages or (LANGUAGES if folder else ("python",)))
-    options = MiningOptions(tuple(tasks or TASKS), max_per_task, valid_share, held_out, max_chars, seed, chosen)
+    options = MiningOptions(tuple(tasks or DEFAULT_TASKS), max_per_task, valid_share, held_out, max_chars, seed, chosen)
     source = folder or standard_library()
     _check(source, options)
     mined = mine(source, options, lambda done, total: on_progress(f"reading {source}", done, total))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("folder", type=PATH, required=False)
 @click.option("--stdlib", is_flag=True, help="Mine Python's standard library (the default without FOLDER).")
 @click.option("--out", type=PATH, required=True, help="Output directory: one folder per task.")
-@click.option("--tasks", type=Names(), metavar="NAME,...", help="Tasks to make (default: all five).")
+@click.option("--tasks", type=Names(), metavar="NAME,...", help="Tasks to make (default: the first five).")
 @click.option("--languages", type=Names(), metavar="NAME,...", help="Languages to read (default: all six).")
 @click.option("--max-per-task", type=COUNT, help="Most training examples per task, chosen by their hash.")
 @click.option(
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=SEED, default=42, show_default=True, help="Seed of the split, the choice and the bugs.")
 def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...] | None, **options: Any) -> None:
-    """Make examples of five coding tasks from the code in FOLDER.
+    """Make examples of coding tasks from the code in FOLDER.
 
-    Tasks: complete_function, write_function, write_docstring, repair_function, write_test. Languages: python, java,
+    Tasks: complete_function, write_function, write_docstring, repair_function, write_test; and, if --tasks names
+    them, complete_line, complete_block, fill_middle. Languages: python, java,
     javascript, go, rust, cpp; all but Python need the extra "curate". All examples of a module go to train.jsonl, or
     all go to valid.jsonl. No mined code is run without --exam. With --exam, some modules are held out from both
     files: their Python functions are run in the sandbox and become an exam. Functions of the other modules are run
@@ -45,6 +46,7 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
     mft data mine --stdlib --out data/mined --max-per-task 1000
     mft data mine src --out data/ours --tasks repair_function,write_test
     mft data mine ~/src/ours --out data/ours --languages go,rust
+    mft data mine src --out data/ours --tasks fill_middle,complete_line,complete_block
     mft data mine src --out data/ours --exam data/exam
     mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
     """

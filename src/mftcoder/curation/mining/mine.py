@@ -23,7 +23,7 @@ from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.languages.trees import function_tree
 from mftcoder.curation.mining.sources import SourceModule, is_test, language_of, read_modules, source_files
 from mftcoder.curation.mining.standalone import StandaloneFunction, standalone_functions
-from mftcoder.curation.mining.tasks import TASKS, Example, UnfitError
+from mftcoder.curation.mining.tasks import DEFAULT_TASKS, TASKS, Example, UnfitError
 from mftcoder.curation.mining.tests import TestedFunction, index_by_stem, subjects, tested_functions
 from mftcoder.curation.syntax import parse
 from mftcoder.errors import DataError
@@ -36,7 +36,7 @@ Side = Literal["train", "valid", "exam"]
 class MiningOptions:
     """What is mined, how much of it, and how it is split."""
 
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = DEFAULT_TASKS
     max_per_task: int | None = None  # training examples; those with the smallest hashes are kept
     valid_share: float = 0.1  # of the modules
     exam_share: float = 0.0  # of the modules; above 0, functions that can be run are collected
@@ -260,4 +260,4 @@ def chat_record(task: str, name: str, function: MinedFunction, example: Example)
     """An example as a training record."""
     rounds = [{"role": "human", "content": example.prompt}, {"role": "bot", "content": example.answer}]
     about = {"source": function.origin, "language": function.language, "license": function.license}
-    return {"id": name, "data_name": task, **about, "chat_rounds": rounds}
+    return {"id": name, "data_name": task, **about, **example.fields, "chat_rounds": rounds}

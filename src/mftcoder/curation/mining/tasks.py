@@ -5,19 +5,23 @@ An `UnfitError` says why a function makes no example. Answers that are code are 
 
 import doctest
 import random
+import re
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from mftcoder.curation.mining.functions import MinedFunction
 from mftcoder.curation.mining.languages import mutations as tree_mutations
 from mftcoder.curation.mining.languages.grammars import LANGUAGES, title_of
-from mftcoder.curation.mining.languages.spans import spans
+from mftcoder.curation.mining.languages.spans import Span, spans
 from mftcoder.curation.mining.mutations import Mutation, mutate
 from mftcoder.curation.mining.recording import Behaviour
 
 MAX_EXAMPLE_CHARS = 3200  # about 1,000 tokens of code
 MIN_DOCSTRING_WORDS, MAX_DOCSTRING_CHARS = 4, 800
+GAP = "<MISSING>"
+Choice = TypeVar("Choice")
 
 
 class UnfitError(Exception):
@@ -26,16 +30,19 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """One question and its answer. `code` is the code in the question, which an exam's problem needs."""
+    """One question and its answer. `code` is the code in the question, which an exam's problem needs. `fields` go into the record."""
 
     prompt: str
     answer: str
     code: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 def fenced(code: str, language: str = "python") -> str:
-    """The code as a Markdown block."""
-    return f"```{language}\n{code.rstrip()}\n```"
+    """The code as a Markdown block. Its fence is longer than every fence in the code."""
+    longest = max((len(fence) for fence in re.findall(r"^[ \t]*(`{3,})", code, re.MULTILINE)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
 def complete_function(function: MinedFunction, rng: random.Random) -> Example:
@@ -48,6 +55,50 @@ def complete_function(function: MinedFunction, rng: random.Random) -> Example:
     title = title_of(function.language)
     ask = rng.choice([f"Complete the following {title} function.", f"Finish this {title} function."])
     return _about(ask, function, begun, function.source, begun)
+
+
+def complete_line(function: MinedFunction, rng: random.Random) -> Example:
+    """The question is the function up to a statement; the answer is this statement, which has a line of its own."""
+    found = spans(function)
+    first = function.source.find("\n", len(function.stub)) + 1
+    span = _one_of([span for span in found.lines if span[0] >= first > 0], "line to write", rng)
+    ask = f"Write the next line of the following {title_of(function.language)} function."
+    return _next(ask, function, span)
+
+
+def complete_block(function: MinedFunction, rng: random.Random) -> Example:
+    """The question is the function up to the beginning of a block; the answer is the block's lines."""
+    span = _one_of(spans(function).blocks, "block to write", rng)
+    ask = f"Write the block that comes next in the following {title_of(function.language)} function."
+    return _next(ask, function, span)
+
+
+def _next(ask: str, function: MinedFunction, span: Span) -> Example:
+    begun = function.source[: span[0]].rstrip(" \t")
+    return _about(ask, function, begun, function.source[slice(*span)], begun)
+
+
+def fill_middle(function: MinedFunction, rng: random.Random) -> Example:
+    """The question is the function with a gap; the answer is what belongs there: a line, a block or an expression.
+
+    The record has the three parts too, as `prefix`, `middle` and `suffix`. Joined in this order they are the function.
+    """
+    if GAP in function.source:
+        raise UnfitError("the mark of a gap in the code")
+    found = spans(function)
+    levels = {"line": found.lines, "block": found.blocks, "expression": found.expressions}
+    level = _one_of([name for name, inside in levels.items() if inside], "line, block or expression to leave out", rng)
+    start, end = rng.choice(levels[level])
+    prefix, middle, suffix = function.source[:start], function.source[start:end], function.source[end:]
+    ask = f"Write the code that is missing at {GAP} in the following {title_of(function.language)} function."
+    made = _about(ask, function, f"{prefix}{GAP}{suffix}", middle)
+    return replace(made, fields={"level": level, "prefix": prefix, "middle": middle, "suffix": suffix})
+
+
+def _one_of(choices: Sequence[Choice], what: str, rng: random.Random) -> Choice:
+    if not choices:
+        raise UnfitError(f"no {what}")
+    return rng.choice(choices)
 
 
 def write_function(function: MinedFunction, rng: random.Random) -> Example:
@@ -125,7 +176,11 @@ TASKS: dict[str, Callable[[MinedFunction, random.Random], Example]] = {
     "write_docstring": write_docstring,
     "repair_function": repair_function,
     "write_test": write_doctest,  # and write_test, for functions that have one
+    "complete_line": complete_line,
+    "complete_block": complete_block,
+    "fill_middle": fill_middle,
 }
+DEFAULT_TASKS = tuple(TASKS)[:5]
 
 
 def _example(prompt: str, answer: str, code: str = "") -> Example:

@@ -9,14 +9,16 @@ import pytest
 
 from mftcoder.curation.example import fenced_blocks
 from mftcoder.curation.mining.functions import MinedFunction
+from mftcoder.curation.mining.functions import mine_functions as mine_python_functions
 from mftcoder.curation.mining.languages.functions import mine_functions
 from mftcoder.curation.mining.languages.mutations import MUTATIONS, mutations
 from mftcoder.curation.mining.languages.spans import spans
 from mftcoder.curation.mining.languages.trees import function_tree
 from mftcoder.curation.mining.mine import Mined, MiningOptions, mine
 from mftcoder.curation.mining.sources import SourceModule, language_of, source_files
-from mftcoder.curation.mining.tasks import TASKS
+from mftcoder.curation.mining.tasks import TASKS, UnfitError
 from mftcoder.curation.syntax import parse
+from mftcoder.data.records.formats import detect
 
 
 @pytest.fixture(autouse=True)
@@ -404,6 +406,58 @@ def test_spans_are_whole_lines_blocks_and_expressions_of_the_body(language: str)
     assert block.startswith((" ", "\t"))
     expressions = {source[slice(*span)] for span in found.expressions}
     assert {"value < low", "value < low && low < high"} <= expressions
+
+
+@pytest.mark.parametrize("language", [*FILES, "python"])
+def test_the_parts_of_a_gap_are_the_function_and_each_level_is_taken(language: str) -> None:
+    function = python_function() if language == "python" else function_of(language)
+    levels = set()
+    for seed in range(20):
+        example = TASKS["fill_middle"](function, random.Random(seed))
+        parts = [example.fields[name] for name in ("prefix", "middle", "suffix")]
+        assert "".join(parts) == function.source
+        assert codes(example.prompt)[0].rstrip() == f"{parts[0]}<MISSING>{parts[2]}".rstrip()
+        assert codes(example.answer)[0] == f"{parts[1].rstrip()}\n"
+        levels.add(example.fields["level"])
+    assert levels == {"line", "block", "expression"}
+
+
+@pytest.mark.parametrize("language", [*FILES, "python"])
+def test_the_next_line_and_the_next_block_go_on_where_the_question_ends(language: str) -> None:
+    function = python_function() if language == "python" else function_of(language)
+    for task in ("complete_line", "complete_block"):
+        for seed in range(8):
+            example = TASKS[task](function, random.Random(seed))
+            begun, answer = codes(example.prompt)[0], codes(example.answer)[0]
+            assert function.source.startswith(begun.rstrip())
+            assert function.source[len(begun.rstrip()) :].split()[: len(answer.split())] == answer.split()
+            assert (
+                (answer.count("\n") == 1 and answer[0].strip() != "") if task == "complete_line" else answer[0] in " \t"
+            )
+
+
+def test_a_function_with_the_mark_of_a_gap_in_it_makes_no_gap() -> None:
+    text = 'package a\nfunc f(a int) int {\n\tshow("<MISSING>")\n\treturn a + 1000000000000000000\n}\n'
+    with pytest.raises(UnfitError, match="the mark of a gap"):
+        TASKS["fill_middle"](function_of("go", text), random.Random(0))
+
+
+def test_a_record_of_a_gap_has_the_parts_beside_the_chat(tmp_path: Path) -> None:
+    mined = mine(repository(tmp_path, "go"), MiningOptions(tasks=("fill_middle",), valid_share=0.0))
+    (record,) = mined.tasks["fill_middle"].train
+    assert record["prefix"] + record["middle"] + record["suffix"] == function_of("go").source
+    assert detect(record) == "chat_rounds"
+
+
+def python_function() -> MinedFunction:
+    import ast
+
+    text = (
+        "def clamp(value, low, high):\n    if value < low and low < high:\n        return low  # the least\n"
+        "    moved = min(value, high) + 1\n    moved -= 1\n    return moved\n"
+    )
+    (function,) = mine_python_functions(SourceModule("ranges.py", text, ast.parse(text)), Counter())
+    return function
 
 
 def test_positions_count_characters_not_bytes() -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from mftcoder.curation.example import fenced_blocks
 from mftcoder.curation.mining.functions import MinedFunction, mine_functions
 from mftcoder.curation.mining.recording import Behaviour
 from mftcoder.curation.mining.sources import SourceModule
@@ -131,3 +132,8 @@ def test_a_method_is_said_to_be_one() -> None:
 
 def test_a_fenced_block_ends_on_a_line_of_its_own() -> None:
     assert fenced("x = 1\n\n") == "```python\nx = 1\n```"
+
+
+def test_code_with_a_fence_in_it_gets_a_longer_one() -> None:
+    code = 'text = """\n```\nx\n```\n"""'
+    assert [block.code for block in fenced_blocks(fenced(code))] == [f"{code}\n"]

@@ -109,5 +109,7 @@ def _whole_lines(source: str, span: Span) -> Span | None:
     inner = source[slice(*span)]
     start, end = span[0] + len(inner) - len(inner.lstrip()), span[0] + len(inner.rstrip())
     begin = source.rfind("\n", 0, start) + 1
-    behind = source[end:].split("\n", 1)[0].strip()
+    behind = source[end:].split("\n", 1)[0].rstrip()
+    if behind.lstrip().startswith("#"):  # Python's comment behind the last statement
+        end, behind = end + len(behind), ""
     return (begin, end) if begin < end and not source[begin:start].strip() and not behind else None
