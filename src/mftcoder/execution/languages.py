@@ -110,6 +110,9 @@ class Runner(Protocol):
     ) -> AbstractContextManager[Sides | ExecutionResult]:
         """The candidate (in this zygote) and its judge, ready to run; or the compile error of the answer."""
 
+    def compile(self, code: str, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """`passed` if the code compiles as a file of its own, else the compile error."""
+
     def close(self) -> None:
         """End the judge's processes."""
 

@@ -17,7 +17,10 @@ LEVELS = ("namespaces", "process")
 
 @dataclass(frozen=True)
 class Program:
-    """An answer and the tests that it must pass. `files` maps a role (`candidate`, `tests`, `entry_point`, ...) to its text."""
+    """An answer and the tests that it must pass. `files` maps a role (`candidate`, `tests`, `entry_point`, ...) to its text.
+
+    In languages other than Python, a program without tests is compiled and does not run.
+    """
 
     language: str
     files: Mapping[str, str]

@@ -73,6 +73,8 @@ class Slot:
             return run_python(program, limits, self.zygote(preload_for(program)))
         if program.language not in self.toolchains:
             return ExecutionResult("sandbox_error", stderr=f"no toolchain for {program.language} was prepared")
+        if "tests" not in program.files:
+            return self.runner(program.language).compile(program.files["candidate"], limits, self.commands())
         with self.runner(program.language).sides(program, limits, self.commands()) as sides:
             return sides if isinstance(sides, ExecutionResult) else judge(sides, limits)
 

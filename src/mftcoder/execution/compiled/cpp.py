@@ -58,7 +58,7 @@ _ASSERT = (
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
     """The runner of a slot's programs."""
-    return CompiledRunner(plan, toolchain, tests_zygote)
+    return CompiledRunner(plan, alone, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -73,6 +73,14 @@ def plan(program: Program, toolchain: Toolchain) -> Plan:
         instrumented.claims,
         _build("tests.cpp", signature.tests(sources["tests"]), toolchain),
     )
+
+
+def alone(code: str, toolchain: Toolchain) -> Build:
+    """Checks code as a file of its own: behind the usual headers as C++11, or else as it stands as C++20."""
+    known = f'"$@" -I {toolchain.cache} -include {PRECOMPILED} {" ".join(FLAGS)} 2>/dev/null'
+    script = f'{{ {known} || "$@" -std=c++20 -w; }} && echo done > program'
+    command = shell(script, toolchain.tools["g++"], "-fsyntax-only", "answer.cpp")
+    return Build({"answer.cpp": code}, command, {"TMPDIR": "."})
 
 
 def _build(name: str, source: str, toolchain: Toolchain) -> Build:

@@ -57,7 +57,7 @@ _NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
     """The runner of a slot's programs."""
-    return CompiledRunner(plan, toolchain, tests_zygote)
+    return CompiledRunner(plan, alone, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -76,6 +76,14 @@ def plan(program: Program, toolchain: Toolchain) -> Plan:
         for text in (instrumented.tests, sources["tests"])
     )
     return Plan(_build(answer, toolchain), tests, instrumented.claims, plain, address_mb=4096)
+
+
+def alone(code: str, toolchain: Toolchain) -> Build:
+    """Compiles code as a package of its own, with exactly the imports that it uses."""
+    script = '"$2" -o program -p answer -complete -pack -importcfg "$1/importcfg" answer.go'
+    command = shell(script, toolchain.cache, toolchain.tools["compile"])
+    environment = {"GOROOT": toolchain.tools["root"], "GOMAXPROCS": "2", "GOMEMLIMIT": "off"}
+    return Build({"answer.go": _source("answer", code, ())}, command, environment)
 
 
 def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:

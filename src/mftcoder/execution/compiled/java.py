@@ -28,6 +28,8 @@ from mftcoder.execution.toolchains import Toolchain, cached, output_of
 _VM = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-XX:-UsePerfData", "-XX:ActiveProcessorCount=2")
 _HEADER = "import java.util.*;\nimport java.lang.*;\nimport java.util.stream.*;\nimport java.math.*;\nimport java.security.*;\n"
 _IMPORT = re.compile(r"^[ \t]*import\s+(?:static\s+)?[\w.*]+;", re.MULTILINE)
+_TYPE = re.compile(r"^[ \t]*(?:[\w@]+[ \t]+)*(?:class|interface|enum|record)\s+\w", re.MULTILINE)
+_PUBLIC = re.compile(r"^public[ \t]+((?:[a-z]+[ \t]+)*(?:class|interface|enum|record)\b)", re.MULTILINE)
 _BRIDGE = sorted((BRIDGE / "mft").glob("*.java"))
 _SERVER_MB = 1024
 _OVERHEAD_MB, _ADDRESS_MB = 512, 6144  # of the virtual machine
@@ -62,6 +64,11 @@ class JavaRunner:
         command = _command(self.answers, limits.memory_mb, limits.seconds, limits.output_kb)
         yield Sides(CommandSide(command, zygote, limits, first=(b"c", compiled)), judge, chosen.claims)
 
+    def compile(self, code: str, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """Whether the code compiles as a file of its own; methods without a class get one. It does not run."""
+        compiled = self._compiled(_whole(code), limits)
+        return compiled if isinstance(compiled, ExecutionResult) else ExecutionResult("passed")
+
     def _compiled(self, source: str, limits: Limits) -> bytes | ExecutionResult:
         """The answer's classes. Compiling hostile source in the judge is safe: a compiler without plugins runs none of it."""
         try:
@@ -92,6 +99,14 @@ class JavaRunner:
     def close(self) -> None:
         """End the judge and its zygote."""
         self.server.close()
+
+
+def _whole(code: str) -> str:
+    """Code as a file of its own. A public type would need a file of its own name, so it is not public."""
+    if _TYPE.search(code):
+        return _PUBLIC.sub(r"\1", code)
+    imports = "\n".join(_IMPORT.findall(code))
+    return f"{_HEADER}{imports}\nclass Answer {{\n{_IMPORT.sub('', code)}\n}}\n"
 
 
 def _command(arguments: Sequence[str], memory_mb: int, seconds: float, kept_kb: int = 0) -> Command:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mftcoder.execution.compiled.claims import instrument
 from mftcoder.execution.compiled.judging import Sides
-from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB
-from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide
+from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB, Build, shell
+from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide, compiled_alone
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
@@ -43,6 +43,12 @@ class JavaScriptRunner:
         )
         source = b"c", program.files["candidate"].encode(errors="replace")
         yield Sides(CommandSide(command, zygote, limits, first=source), judge, instrumented.claims)
+
+    def compile(self, code: str, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """Whether the code parses, as a script or as a module; it does not run."""
+        script = '{ "$1" --check answer.js 2>/dev/null || "$1" --check answer.mjs; } && echo done > program'
+        build = Build({"answer.js": code, "answer.mjs": code}, shell(script, self.answers[0]))
+        return compiled_alone(build, limits, zygote)
 
     def close(self) -> None:
         """End the judge and its zygote."""

@@ -171,8 +171,14 @@ class ServerSide:
 class CompiledRunner:
     """Runs a slot's programs in one language. Keeps the zygote of the tests, and the last few tests compiled."""
 
-    def __init__(self, plan: Callable[[Program, Toolchain], Plan], toolchain: Toolchain, tests_zygote: ZygoteHandle):
-        self.plan, self.toolchain, self.tests_zygote = plan, toolchain, tests_zygote
+    def __init__(
+        self,
+        plan: Callable[[Program, Toolchain], Plan],
+        alone: Callable[[str, Toolchain], Build],
+        toolchain: Toolchain,
+        tests_zygote: ZygoteHandle,
+    ):
+        self.plan, self.alone, self.toolchain, self.tests_zygote = plan, alone, toolchain, tests_zygote
         self._kept: OrderedDict[str, tuple[SealedProgram, int]] = OrderedDict()
 
     @contextmanager
@@ -210,12 +216,25 @@ class CompiledRunner:
             return plain, 0
         raise ExecutionError(f"the tests do not compile: {plain.stderr[:500]}")
 
+    def compile(self, code: str, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """Whether the code compiles as a file of its own; it does not run."""
+        return compiled_alone(self.alone(code, self.toolchain), limits, zygote)
+
     def close(self) -> None:
         """End the tests' zygote and free the compiled tests."""
         for program, _ in self._kept.values():
             program.close()
         self._kept.clear()
         self.tests_zygote.close()
+
+
+def compiled_alone(build: Build, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+    """`passed` if this can be built, else the compile error."""
+    built = build_program(build, limits, zygote)
+    if isinstance(built, ExecutionResult):
+        return built
+    built.close()
+    return ExecutionResult("passed")
 
 
 def build_program(build: Build, limits: Limits, zygote: ZygoteHandle) -> SealedProgram | ExecutionResult:

@@ -67,7 +67,7 @@ debug = 0
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
     """The runner of a slot's programs."""
-    return CompiledRunner(plan, toolchain, tests_zygote)
+    return CompiledRunner(plan, alone, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -85,12 +85,17 @@ def plan(program: Program, toolchain: Toolchain) -> Plan:
     )
 
 
-def _build(name: str, source: str, toolchain: Toolchain) -> Build:
+def alone(code: str, toolchain: Toolchain) -> Build:
+    """Checks code as a crate of its own."""
+    return _build("answer.rs", code, toolchain, ("--crate-type", "lib", "--emit", "metadata"))
+
+
+def _build(name: str, source: str, toolchain: Toolchain, kind: Sequence[str] = ()) -> Build:
     listed = Path(toolchain.cache, "externs").read_text().split()
     crates = [argument for extern in listed for argument in ("--extern", extern)]
     linker = [part for flag in ("-s", *fast_linker()) for part in ("-C", f"link-arg={flag}")]
     search = ("-L", f"dependency={toolchain.cache}/deps")
-    command = shell('"$@" -o program', toolchain.tools["rustc"], *_FLAGS, *search, *crates, *linker, name)
+    command = shell('"$@" -o program', toolchain.tools["rustc"], *_FLAGS, *kind, *search, *crates, *linker, name)
     return Build({name: source}, command)
 
 
