@@ -26,6 +26,7 @@ from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
+from mftcoder.curation.pipeline.verify import Verification, circumstances
 from mftcoder.curation.syntax import LANGUAGES
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
@@ -55,7 +56,8 @@ def curate(recipe: Recipe) -> Made:
     problems = _exam_problems(recipe)
     exams = {step: [list(map(str, vars(problem).values())) for problem in found] for step, found in problems.items()}
     versions = {name: _version(name) for name in _SHAPING}
-    key = fingerprint(recipe, sources, {"versions": versions, "exams": exams})
+    runs = circumstances() if any(step.verify is not None for step in recipe.steps) else []
+    key = fingerprint(recipe, sources, {"versions": versions, "exams": exams, "runs": runs})
     refuse_foreign_files(output)
     made = finished(output, key)
     if made is None:
@@ -129,6 +131,8 @@ def _make_steps(recipe: Recipe, problems: Problems) -> tuple[dict[str, RecordSte
             steps[name] = Filter(step.filter)
         if step.dedup is not None:
             barriers[name] = Dedup(step.dedup)
+        if step.verify is not None:
+            barriers[name] = Verification(name, step.verify, recipe.num_proc)
         if step.decontaminate is not None:
             steps[name] = Decontamination(step.decontaminate, problems[name])
     return steps, barriers
@@ -160,6 +164,10 @@ def _print(made: Made, console: Console) -> None:
     tasks = [[name, f"{task['read']:,}", f"{task['kept']:,}"] for name, task in manifest["tasks"].items()]
     console.print()
     print_table(console, ("task", "read", "kept"), tasks, numbers=("read", "kept"))
+    if manifest["verdicts"]:
+        found = [[row["step"], row["verdict"], f"{row['records']:,}"] for row in manifest["verdicts"]]
+        console.print()
+        print_table(console, ("step", "verdict", "records"), found, numbers=("records",))
     console.print()
     print_list(console, "notes:", manifest["notes"])
     for line in [

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import shown
 from mftcoder.cli.options import PATH
 
 
@@ -21,4 +22,5 @@ def command(recipe: Path, overrides: tuple[str, ...]) -> None:
     """
     from mftcoder.app.data.curate import curate_recipe
 
-    curate_recipe(recipe, overrides)
+    with shown(stderr=True):
+        curate_recipe(recipe, overrides)

@@ -7,6 +7,7 @@ from mftcoder.cli.data.decontaminate import command as decontaminate
 from mftcoder.cli.data.dedup import command as dedup
 from mftcoder.cli.data.filter import command as filter_records
 from mftcoder.cli.data.mine import command as mine
+from mftcoder.cli.data.verify import command as verify
 
 
 @click.group("data")
@@ -19,5 +20,5 @@ def group() -> None:
     """
 
 
-for _command in (mine, curate, filter_records, dedup, decontaminate):
+for _command in (mine, curate, filter_records, dedup, decontaminate, verify):
     group.add_command(_command)

@@ -5,6 +5,7 @@ Each is complete or not there at all. The report is written last: where it stand
 """
 
 import heapq
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,14 @@ SAMPLES = 10
 KEPT = "kept"
 _SHOWN_CHARACTERS = 1200
 _SHOWN_OF_A_BAD_LINE = 300
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A barrier keeps a record: how it is counted, and fields that are written into it."""
+
+    counted: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 class RecordStep(Protocol):
@@ -57,7 +66,7 @@ class BlockJob:
     steps: tuple[str, ...]  # names of record steps
     target: Path  # without an ending
     seed: int
-    decided: tuple[str, Mapping[int, Drop]] = ("", {})  # the barrier's name, and drops by line number
+    decided: tuple[str, Mapping[int, Drop | Kept]] = ("", {})  # the barrier's name, and its decisions by line number
 
     @property
     def report_path(self) -> Path:
@@ -79,7 +88,7 @@ class BlockJob:
             for number, line in _lines(self.source):
                 entry = worker.take(number, line)
                 if entry is None:
-                    kept_file.write(b"%d\t%s\n" % (number, line))
+                    kept_file.write(b"%d\t%s\n" % (number, worker.labelled(number, line)))
                 else:
                     dropped_file.write(orjson.dumps(entry) + b"\n")
         with atomic_path(self.report_path) as temporary:
@@ -119,6 +128,7 @@ class BlockReport:
     grams: Counter[tuple[str, str]] = field(
         default_factory=Counter
     )  # by step: n-grams shared with an exam, and records
+    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)  # by step: what running the records has shown
     samples: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)  # by rank, the smallest ones
 
     def sample(self, key: str, rank: int, shown: dict[str, Any]) -> None:
@@ -136,6 +146,7 @@ class BlockReport:
         self.before.merge(other.before)
         self.after.merge(other.after)
         self.grams.update(other.grams)
+        self.verdicts.update(other.verdicts)
         for key, samples in other.samples.items():
             self.samples[key] = heapq.nsmallest(SAMPLES, [*self.samples.get(key, []), *samples], key=_by_rank)
 
@@ -146,6 +157,7 @@ class BlockReport:
             "before": self.before.as_json(),
             "after": self.after.as_json(),
             "grams": [[*key, count] for key, count in self.grams.items()],
+            "verdicts": [[*key, count] for key, count in self.verdicts.items()],
             "samples": self.samples,
         }
 
@@ -163,6 +175,7 @@ def read_report(path: Path) -> BlockReport | None:
             Statistics.from_json(found["before"]),
             Statistics.from_json(found["after"]),
             Counter({(step, gram): count for step, gram, count in found["grams"]}),
+            Counter({(step, verdict): count for step, verdict, count in found["verdicts"]}),
             {key: [(rank, shown) for rank, shown in samples] for key, samples in found["samples"].items()},
         )
     except (OSError, ValueError, TypeError, KeyError):
@@ -189,6 +202,7 @@ class _BlockWork:
             text = line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
             return self._drop(READ, Drop("unusable", problem, {"begins": text}), origin, rank, {"begins": text})
         self.report.before.add(example)
+        self._count_verdict(number)
         step, drop = self._check(number, example)
         if drop is not None:
             return self._drop(step, drop, origin, rank, _shown(example))
@@ -197,9 +211,21 @@ class _BlockWork:
             self.report.sample(KEPT, rank, {"origin": origin, **_shown(example)})
         return None
 
+    def labelled(self, number: int, line: bytes) -> bytes:
+        """The line with the fields that the barrier gives it; byte for byte as it was without any."""
+        decided = self.decided.get(number)
+        return with_fields(line, decided.fields) if isinstance(decided, Kept) and decided.fields else line
+
+    def _count_verdict(self, number: int) -> None:
+        decided = self.decided.get(number)
+        verdict = decided.counted if isinstance(decided, Kept) else decided.details.get("verdict") if decided else None
+        if verdict:
+            self.report.verdicts[self.barrier, verdict] += 1
+
     def _check(self, number: int, example: Example) -> tuple[str, Drop | None]:
-        if number in self.decided:
-            return self.barrier, self.decided[number]
+        decided = self.decided.get(number)
+        if isinstance(decided, Drop):
+            return self.barrier, decided
         for name, step in self.steps:
             drop = step.check(example)
             if drop is not None:
@@ -215,6 +241,13 @@ class _BlockWork:
             self.report.sample(key, rank, {"origin": origin, "value": drop.value, **drop.details, **shown})
         head = {"task": self.job.place.task, "step": step, "rule": drop.rule, "value": drop.value}
         return {**head, "origin": origin, **drop.details}
+
+
+def with_fields(line: bytes, fields: Mapping[str, Any]) -> bytes:
+    """A record with further fields. The rest keeps its bytes, unless the record has one of these fields already."""
+    if orjson.loads(line).keys() & fields.keys():
+        return json.dumps({**json.loads(line), **fields}, ensure_ascii=False).encode(errors="surrogatepass")
+    return line.rstrip()[:-1] + b"," + orjson.dumps(fields)[1:]
 
 
 def _shown(example: Example) -> dict[str, Any]:

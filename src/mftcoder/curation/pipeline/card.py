@@ -28,6 +28,8 @@ def _lines(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Tasks", _tasks(manifest))
     if manifest["notes"]:
         yield from _section("Notes", [f"- {note}" for note in manifest["notes"]])
+    if manifest["verdicts"]:
+        yield from _section("Verification", _verdicts(manifest))
     if manifest["grams"]:
         yield from _section("Words shared with exams", _grams(manifest))
     yield from _section("Lengths", _lengths(manifest))
@@ -86,6 +88,11 @@ def _tasks(manifest: Mapping[str, Any]) -> list[str]:
         )
     titles = ["task", "read", "kept", "of these validation", "characters a question", "characters an answer"]
     return _table(titles, rows)
+
+
+def _verdicts(manifest: Mapping[str, Any]) -> list[str]:
+    rows = [[found["step"], found["verdict"], f"{found['records']:,}"] for found in manifest["verdicts"]]
+    return _table(["step", "verdict", "records"], rows)
 
 
 def _grams(manifest: Mapping[str, Any]) -> list[str]:

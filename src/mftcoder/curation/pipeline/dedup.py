@@ -7,7 +7,7 @@ from mftcoder.curation.duplicates.choice import Part, find_duplicates
 from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, minhash_library, sketch
 from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.pipeline.blocks import kept_path, numbered_lines
-from mftcoder.curation.pipeline.run import BlockFiles
+from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
 from mftcoder.curation.pipeline.workers import Tools, Workers
 from mftcoder.curation.syntax import require_grammars
 from mftcoder.data.records.formats import read_record
@@ -42,7 +42,9 @@ class Dedup:
         if config.code == "renamed":
             require_grammars()
 
-    def decide(self, blocks: Sequence[BlockFiles], workers: Workers) -> Sequence[Mapping[int, Drop]]:
+    def decide(
+        self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
+    ) -> Sequence[Mapping[int, Drop]]:
         """For each block, the duplicates by line number."""
         for _ in workers.map(SketchJob(block, self.config) for block in blocks):
             pass

@@ -172,6 +172,7 @@ def _counts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "before": totals[0].before.as_json(),
         "after": totals[-1].after.as_json(),
         "grams": _grams(totals),
+        "verdicts": _verdicts(totals),
         "samples": samples,
     }
 
@@ -183,6 +184,15 @@ def _grams(totals: Sequence[BlockReport]) -> list[dict[str, Any]]:
         key=lambda found: (-found[0], *found[1:]),
     )
     return [{"step": step, "gram": gram, "records": count} for count, step, gram in pairs[:_GRAMS_LISTED]]
+
+
+def _verdicts(totals: Sequence[BlockReport]) -> list[dict[str, Any]]:
+    """What running the records has shown, the most frequent first."""
+    pairs = sorted(
+        ((count, step, verdict) for total in totals for (step, verdict), count in total.verdicts.items()),
+        key=lambda found: (found[1], -found[0], found[2]),
+    )
+    return [{"step": step, "verdict": verdict, "records": count} for count, step, verdict in pairs]
 
 
 def _task_counts(record_format: str, name: str, outcome: Outcome) -> dict[str, Any]:

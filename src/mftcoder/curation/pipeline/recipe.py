@@ -16,10 +16,11 @@ from mftcoder.config.section import PathText, PositiveInt, Section
 from mftcoder.curation.decontamination.exams import DecontaminateConfig
 from mftcoder.curation.duplicates.sketches import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
+from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
-KINDS = ("filter", "dedup", "decontaminate")
+KINDS = ("filter", "dedup", "decontaminate", "verify")
 _OF_A_RUN = ("kind", "weight", "sampling_weight", "max_samples")
 
 
@@ -32,6 +33,8 @@ class Step(Section):
     """Keep one of the records that are alike."""
     decontaminate: DecontaminateConfig | None = None
     """Drop records that hold a problem of an exam."""
+    verify: VerifyConfig | None = None
+    """Run what can be run of a record, and drop what fails."""
 
     @model_validator(mode="before")
     @classmethod

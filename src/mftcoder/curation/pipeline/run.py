@@ -7,7 +7,7 @@ to output.py.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import xxhash
 
 from mftcoder import __version__
 from mftcoder.curation.example import Drop
-from mftcoder.curation.pipeline.blocks import BlockJob, BlockReport, Place, RecordStep, kept_path
+from mftcoder.curation.pipeline.blocks import BlockJob, BlockReport, Kept, Place, RecordStep, kept_path
 from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.workers import Workers, open_workers
 from mftcoder.data.records.files import BLOCK_BYTES, SourceFile, TaskSources, read_blocks
@@ -40,8 +40,10 @@ class BlockFiles:
 class Barrier(Protocol):
     """A step that compares records with each other."""
 
-    def decide(self, blocks: Sequence[BlockFiles], workers: Workers) -> Sequence[Mapping[int, Drop]]:
-        """For each block, the records to drop by line number."""
+    def decide(
+        self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
+    ) -> Iterable[Mapping[int, Drop | Kept]]:
+        """For each block, what becomes of its records by line number; a record that is not named is kept."""
         ...
 
 
@@ -193,7 +195,7 @@ class _Run:
         stage = self.stages[number]
         before = self.blocks[-1]
         self.on_progress(stage.barrier, 0, len(before))
-        decisions = barrier.decide(before, self.workers)
+        decisions = barrier.decide(before, self.workers, self.on_progress)
         self.blocks.append([BlockFiles(block.place, self._target(number, i)) for i, block in enumerate(before)])
         self._start_reports()
         for index, report in enumerate(self.workers.map(self._jobs_behind(stage, before, self.blocks[-1], decisions))):
@@ -205,7 +207,7 @@ class _Run:
         stage: Stage,
         before: Sequence[BlockFiles],
         after: Sequence[BlockFiles],
-        decisions: Sequence[Mapping[int, Drop]],
+        decisions: Iterable[Mapping[int, Drop | Kept]],
     ) -> Iterator[BlockJob]:
         for old, new, decided in zip(before, after, decisions, strict=True):
             source = kept_path(old.target)

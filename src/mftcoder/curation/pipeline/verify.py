@@ -1,0 +1,202 @@
+"""The step `verify` over blocks: what can be run is planned in the workers, the sandbox runs it, and each block's verdicts are kept.
+
+A block whose verdicts are on disk is not run again. A sandbox that fails is not the records' fault: their block stays unfinished.
+"""
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from mftcoder.curation.example import Drop, Example
+from mftcoder.curation.pipeline.blocks import Kept, kept_path, numbered_lines
+from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
+from mftcoder.curation.pipeline.workers import Tools, Workers
+from mftcoder.curation.verification.config import VerifyConfig
+from mftcoder.curation.verification.plan import Planned, Run, plan
+from mftcoder.curation.verification.program import program
+from mftcoder.curation.verification.verdict import Verdict, combined, verdict_of
+from mftcoder.data.records.formats import read_record
+from mftcoder.errors import ExecutionError, UnjudgedError
+from mftcoder.execution.languages import LANGUAGES, prepare
+from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
+from mftcoder.jsonl import atomic_path
+from mftcoder.log import say, warn
+
+_COMPILE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class PlanJob:
+    """Write down what can be run of each record of a block, or find what an earlier run has written."""
+
+    block: BlockFiles
+    config: VerifyConfig
+
+    def run(self, steps: Tools) -> Counter[str]:
+        """A line a record: its number, its programs, what is known without running one. Returns the programs by language."""
+        path = _plan_path(self.block)
+        if not path.exists():
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                for number, line in numbered_lines(kept_path(self.block.target)):
+                    found = plan(_example(self.block, line), self.config)
+                    runs, known = [asdict(run) for run in found.runs], [asdict(verdict) for verdict in found.known]
+                    file.write(orjson.dumps([number, runs, known]) + b"\n")
+        return Counter(run.language for _, planned in _read_plan(self.block) for run in planned.runs)
+
+
+def _example(block: BlockFiles, line: bytes) -> Example:
+    return Example(read_record(line, format=block.place.format, task=block.place.task, origin=""), line)
+
+
+def _plan_path(block: BlockFiles) -> Path:
+    return block.target.with_suffix(".plan")
+
+
+def _verdict_path(block: BlockFiles) -> Path:
+    return block.target.with_suffix(".verdicts")
+
+
+def _read_plan(block: BlockFiles) -> Iterator[tuple[int, Planned]]:
+    with _plan_path(block).open("rb") as file:
+        for line in file:
+            number, runs, known = orjson.loads(line)
+            yield number, Planned(tuple(Run(**run) for run in runs), tuple(Verdict(**verdict) for verdict in known))
+
+
+def read_verdicts(block: BlockFiles) -> Iterator[tuple[int, Verdict]]:
+    """`(line number, verdict)` of a finished block."""
+    with _verdict_path(block).open("rb") as file:
+        for line in file:
+            number, fields = orjson.loads(line)
+            yield number, Verdict(**{**fields, "checks": tuple(fields["checks"])})
+
+
+def circumstances() -> list[str]:
+    """What verdicts depend on besides records and code: Python, and the tools of each language that are missing here."""
+    return [platform.python_version(), *(f"{name} {row.missing()}" for name, row in sorted(LANGUAGES.items()))]
+
+
+class Verification:
+    """The barrier: runs what can be run, drops what fails, labels what is kept."""
+
+    def __init__(self, name: str, config: VerifyConfig, processes: int | None = None):
+        self.name, self.config, self.processes = name, config, processes
+
+    def decide(
+        self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
+    ) -> Iterable[Mapping[int, Drop | Kept]]:
+        """For each block, what becomes of its records by line number; read from disk when it is asked for."""
+        unfinished = [block for block in blocks if not _verdict_path(block).exists()]
+        if unfinished:
+            programs: Counter[str] = sum(workers.map(PlanJob(block, self.config) for block in unfinished), Counter())
+            self._run(unfinished, programs, on_progress)
+        return (self._decisions(block) for block in blocks)
+
+    def _run(self, blocks: Sequence[BlockFiles], programs: Counter[str], on_progress: OnProgress) -> None:
+        here = _languages_here(programs)
+        total = sum(count for name, count in programs.items() if name in here)
+        with open_pool(self.config.sandbox, self.processes, here) as pool:
+            say(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers")
+            if pool.level == "process":
+                warn("warning: level process is the last resort; `mft doctor` says what a stronger one needs.")
+            judging = _Judging(blocks, here, self.config)
+            for done in judging.run(pool):
+                on_progress(self.name, done, total)
+        unjudged = judging.unjudged
+        if unjudged:
+            raise UnjudgedError(
+                f"verify: the sandbox failed on {unjudged:,} programs, which says nothing about their records; nothing was written. "
+                "Mend the machine (`mft doctor` looks at it); the same command runs only the unfinished blocks again."
+            )
+
+    def _decisions(self, block: BlockFiles) -> Mapping[int, Drop | Kept]:
+        return {number: self._decision(verdict) for number, verdict in read_verdicts(block)}
+
+    def _decision(self, verdict: Verdict) -> Drop | Kept:
+        if verdict.outcome == "failed" and self.config.failed == "drop":
+            return Drop(f"failed_{verdict.why}", verdict.detail or verdict.why, {"verdict": verdict.name})
+        if verdict.outcome == "not_run" and self.config.not_run == "drop":
+            return Drop("not_run", verdict.why, {"verdict": verdict.name})
+        return Kept(verdict.name, {"verification": verdict.as_record()} if self.config.label else {})
+
+
+def _languages_here(languages: Iterable[str]) -> frozenset[str]:
+    """Those whose toolchain works; the others are told of once, and their code counts as not run."""
+    here = {"python"}
+    for name in sorted(set(languages) - here):
+        try:
+            prepare(name)
+            here.add(name)
+        except ExecutionError as error:
+            warn(f"warning: {LANGUAGES[name].title} is not run: {error}")
+    return frozenset(here)
+
+
+class _Judging:
+    """The programs of some blocks on their way through the pool."""
+
+    def __init__(self, blocks: Sequence[BlockFiles], languages: frozenset[str], config: VerifyConfig):
+        self.blocks, self.languages = blocks, languages
+        self.limits = Limits(seconds=config.timeout, memory_mb=config.memory_mb, compile_seconds=_COMPILE_SECONDS)
+        self.under_way: dict[int, _BlockVerdicts] = {}
+        self.unjudged = 0
+
+    def run(self, pool: Pool) -> Iterator[int]:
+        """Write the verdicts of each block as soon as it is done. Yields the number of programs that have run."""
+        for done, (key, result) in enumerate(pool.run(self._programs(), self.limits), start=1):
+            block, record, run = map(int, key.split("."))
+            self.unjudged += not self.under_way[block].take(record, run, result)
+            self._finish(block)
+            yield done
+
+    def _programs(self) -> Iterator[tuple[str, Program]]:
+        for number, block in enumerate(self.blocks):
+            verdicts = self.under_way[number] = _BlockVerdicts(block, self.languages)
+            for record, run in sorted(verdicts.waiting):
+                yield f"{number}.{record}.{run}", program(verdicts.planned[record][1].runs[run])
+            self._finish(number)
+
+    def _finish(self, number: int) -> None:
+        """Write the verdicts if none is missing. Those of a block whose sandbox failed are not written."""
+        verdicts = self.under_way.get(number)
+        if verdicts is not None and not verdicts.waiting:
+            verdicts.write()
+            del self.under_way[number]
+
+
+class _BlockVerdicts:
+    """The verdicts of a block's records, as they come in."""
+
+    def __init__(self, block: BlockFiles, languages: frozenset[str]):
+        self.block = block
+        self.planned = list(_read_plan(block))
+        self.waiting: set[tuple[int, int]] = set()  # place of the record in the block, place of the run in the record
+        self.found: dict[int, list[Verdict]] = {}
+        for record, (_, planned) in enumerate(self.planned):
+            self.found[record] = list(planned.known)
+            for place, run in enumerate(planned.runs):
+                if run.language in languages:
+                    self.waiting.add((record, place))
+                else:
+                    self.found[record].append(Verdict.not_run("no_toolchain"))
+
+    def take(self, record: int, place: int, result: ExecutionResult) -> bool:
+        """Take in a result; False if it is none, because the sandbox failed."""
+        run = self.planned[record][1].runs[place]
+        verdict = verdict_of(result, run.language, tuple(run.checks))
+        if verdict is None:
+            return False
+        self.found[record].append(verdict)
+        self.waiting.discard((record, place))
+        return True
+
+    def write(self) -> None:
+        """A line a record, in the order of the block."""
+        with atomic_path(_verdict_path(self.block)) as temporary, temporary.open("wb") as file:
+            for record, (number, _) in enumerate(self.planned):
+                file.write(orjson.dumps([number, asdict(combined(self.found[record]))]) + b"\n")
