@@ -14,7 +14,7 @@ from mftcoder.config.compat.mftcoder_json import REFUSED
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.kinds import KINDS
 from mftcoder.config.schema import RunConfig
-from mftcoder.curation.filters.rules import PRESETS, RULES, bounds_in_words
+from mftcoder.curation.filters.rules import PRESETS, RULES, kept_in_words
 from mftcoder.data.rendering.templates import TEMPLATES
 from mftcoder.data.tokenizers.byte_level import SPLITTINGS
 from mftcoder.models.conversion.gguf_architectures import ARCHITECTURES
@@ -191,7 +191,7 @@ def curation() -> str:
     rows = ["| rule | measures | kept by default | preset |", "|---|---|---|---|"]
     for name, rule in RULES.items():
         presets = ", ".join(preset for preset, names in PRESETS.items() if name in names)
-        rows.append(f"| `{name}` | {rule.measures} | {bounds_in_words(rule.low, rule.high)} | {presets} |")
+        rows.append(f"| `{name}` | {rule.measures} | {kept_in_words(rule.keeps)} | {presets} |")
     return before + RULES_BEGIN + "\n\n" + "\n".join(rows) + "\n\n" + RULES_END + after
 
 

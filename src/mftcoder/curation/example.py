@@ -35,6 +35,7 @@ class Drop:
     rule: str
     value: float | str
     details: Mapping[str, Any] = field(default_factory=dict)
+    is_private: bool = False  # the record's text must not stand in the data card
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,10 @@ class Example:
     def python_trees(self) -> tuple[ast.Module | None, ...]:
         """The syntax tree of each Python code that is short enough to parse; None for one that does not parse."""
         return tuple(parse_python(code) for code in self.python_codes if len(code) <= MAX_PARSED)
+
+    def release(self) -> None:
+        """Forget the syntax trees. They take about a hundred times the memory of their code."""
+        self.__dict__.pop("python_trees", None)
 
 
 def fenced_blocks(text: str) -> list[CodeBlock]:

@@ -33,7 +33,8 @@ from mftcoder.errors import DataError
 from mftcoder.reporting.terminal import print_list, print_table
 
 _RULES_SHOWN = 6
-_SHAPING = ("rensa", "tree-sitter", *(f"tree-sitter-{language}" for language in LANGUAGES))
+_GRAMMARS = tuple(f"tree-sitter-{language}" for language in LANGUAGES)
+_SHAPING = ("detect-secrets", "py3langid", "rensa", "ruff", "tree-sitter", *_GRAMMARS)
 """Packages whose versions shape the result."""
 Problems = Mapping[str, Sequence[ExamProblem]]
 

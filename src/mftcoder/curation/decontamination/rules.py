@@ -136,6 +136,10 @@ class Decontamination:
         else:
             self.rules = [NgramRule(problems, config.ngram, config.ignore), CodeRule(problems)]
 
+    def check_all(self, examples: Sequence[Example]) -> list[Drop | None]:
+        """For each record, its first hit."""
+        return [self.check(example) for example in examples]
+
     def check(self, example: Example) -> Drop | None:
         """What the first rule that hits has found."""
         return next((drop for rule in self.rules if (drop := rule.check(example)) is not None), None)

@@ -1,23 +1,24 @@
-"""Which rules a filter step uses, and with which bounds: read from a recipe, and applied to a record."""
+"""Which rules a filter step uses, and with which bounds: read from a recipe, and applied to records."""
 
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from pydantic import model_validator
 
 from mftcoder.config.section import Section
 from mftcoder.curation.example import Drop, Example
-from mftcoder.curation.filters.rules import PRESETS, RULES
+from mftcoder.curation.filters.rules import PRESETS, RULES, Bounds, Names, Rule, Value
+from mftcoder.errors import DataError
 from mftcoder.registry import did_you_mean
-
-Bounds = tuple[float | None, float | None]
 
 
 class FilterConfig(Section):
-    """A preset, a list of rules, or a mapping from rules to bounds (true: the default ones, false: without this rule)."""
+    """A preset, a list of rules, or a mapping from rules to what they keep (true: the default, false: without this rule)."""
 
-    rules: dict[str, Bounds]
-    """Rule -> lowest and highest value that is kept."""
+    rules: dict[str, Bounds | Names]
+    """Rule -> lowest and highest value that is kept, or the names that are kept."""
 
     @model_validator(mode="before")
     @classmethod
@@ -28,18 +29,18 @@ class FilterConfig(Section):
             value = {str(name): True for name in value}
         if not isinstance(value, dict) or set(value) == {"rules"}:
             return value
-        return {"rules": _bounds_of_all(value)}
+        return {"rules": _kept_by_all(value)}
 
 
-def _bounds_of_all(given: Mapping[str, Any]) -> dict[str, Bounds]:
-    """The bounds of each rule. ValueError with every problem."""
+def _kept_by_all(given: Mapping[str, Any]) -> dict[str, Bounds | Names]:
+    """What each rule keeps. ValueError with every problem."""
     problems = []
-    chosen: dict[str, Bounds] = {}
+    chosen: dict[str, Bounds | Names] = {}
     preset = given.get("preset")
     if preset is not None and preset not in PRESETS:
         problems.append(f"unknown preset '{preset}'.{did_you_mean(str(preset), PRESETS)}")
     for name in PRESETS.get(preset, ()) if isinstance(preset, str) else ():
-        chosen[name] = (RULES[name].low, RULES[name].high)
+        chosen[name] = RULES[name].keeps
     for name, value in given.items():
         if name == "preset":
             continue
@@ -48,16 +49,24 @@ def _bounds_of_all(given: Mapping[str, Any]) -> dict[str, Bounds]:
         elif value is False:
             chosen.pop(name, None)
         elif value is True or value is None:
-            chosen[name] = (RULES[name].low, RULES[name].high)
-        elif (bounds := _bounds(value)) is None:
-            problems.append(f"rule '{name}': give [lowest, highest] with null for no bound, or true, or false")
+            chosen[name] = RULES[name].keeps
+        elif (keeps := (_names if RULES[name].keeps_names else _bounds)(value)) is None:
+            expected = "a list of names" if RULES[name].keeps_names else "[lowest, highest] with null for no bound"
+            problems.append(f"rule '{name}': give {expected}, or true, or false")
         else:
-            chosen[name] = bounds
+            chosen[name] = keeps
     if not chosen and not problems:
         problems.append("no rule is left in it")
     if problems:
         raise ValueError("; ".join(problems))
     return chosen
+
+
+def _names(value: Any) -> Names | None:
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(name, str) and name for name in value):
+        return None
+    return tuple(value)
 
 
 def _bounds(value: Any) -> Bounds | None:
@@ -75,14 +84,58 @@ class Filter:
     """The step: keeps a record that is inside the bounds of every rule."""
 
     def __init__(self, config: FilterConfig):
-        self.rules = [(name, RULES[name].measure, low, high) for name, (low, high) in config.rules.items()]
+        self.rules = config.rules
+        missing = sorted({RULES[name].needs for name in self.rules if RULES[name].needs and not _is_there(RULES[name])})
+        if missing:
+            raise DataError(*(_advice(module, self.rules) for module in missing))
 
-    def check(self, example: Example) -> Drop | None:
-        """The first rule that the record breaks."""
-        for name, measure, low, high in self.rules:
-            value = measure(example)
-            if value is None:
-                continue
-            if (low is not None and value < low) or (high is not None and value > high):
-                return Drop(name, round(value, 4))
-        return None
+    def check_all(self, examples: Sequence[Example]) -> list[Drop | None]:
+        """For each record, the first rule that it breaks."""
+        drops: list[Drop | None] = [None] * len(examples)
+        for is_bulk, names in groupby(self.rules, lambda name: RULES[name].measure_all is not None):
+            left = [index for index, drop in enumerate(drops) if drop is None]
+            found = self._in_bulk if is_bulk else self._one_by_one
+            for index, drop in zip(left, found(list(names), [examples[index] for index in left]), strict=True):
+                drops[index] = drop
+        return drops
+
+    def _one_by_one(self, names: Sequence[str], examples: Sequence[Example]) -> Iterator[Drop | None]:
+        """All rules of a record before the next record, because they share its syntax trees and these are large."""
+        for example in examples:
+            yield next((drop for name in names if (drop := self._drop(name, _measured(name, example)))), None)
+            example.release()
+
+    def _in_bulk(self, names: Sequence[str], examples: Sequence[Example]) -> Iterator[Drop | None]:
+        values = {name: RULES[name].measure_all(examples) for name in names}  # type: ignore[misc]  # only such rules come here
+        for index in range(len(examples)):
+            yield next((drop for name in names if (drop := self._drop(name, values[name][index]))), None)
+
+    def _drop(self, name: str, value: Value) -> Drop | None:
+        if value is None or _is_kept(value, self.rules[name]):
+            return None
+        return Drop(name, value if isinstance(value, str) else round(value, 4), is_private=RULES[name].is_private)
+
+
+def _measured(name: str, example: Example) -> Value:
+    measure = RULES[name].measure
+    assert measure is not None
+    return measure(example)
+
+
+def _is_kept(value: float | str, keeps: Bounds | Names) -> bool:
+    if isinstance(value, str):
+        return value in keeps
+    low, high = keeps
+    return (low is None or value >= low) and (high is None or value <= high)  # type: ignore[operator]  # bounds of numbers
+
+
+def _is_there(rule: Rule) -> bool:
+    return importlib.util.find_spec(rule.needs) is not None
+
+
+def _advice(module: str, rules: Mapping[str, Any]) -> str:
+    names = " and ".join(f"'{name}'" for name in rules if RULES[name].needs == module)
+    return (
+        f"filter: {names} needs {module.replace('_', '-')}, which is not installed. "
+        "Install it with: pip install 'mftcoder[curate]', or leave the rule out"
+    )

@@ -7,7 +7,7 @@ Each is complete or not there at all. The report is written last: where it stand
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,10 +40,10 @@ class Kept:
 
 
 class RecordStep(Protocol):
-    """A step that looks at one record at a time."""
+    """A step that looks at records one by one. It is given those of a block together, because some tools are slow to start."""
 
-    def check(self, example: Example) -> Drop | None:
-        """Why the record is dropped; None if it is kept."""
+    def check_all(self, examples: Sequence[Example]) -> Sequence[Drop | None]:
+        """For each record, why it is dropped; None if it is kept."""
         ...
 
 
@@ -85,10 +85,10 @@ class BlockJob:
             kept.open("wb") as kept_file,
             dropped.open("wb") as dropped_file,
         ):
-            for number, line in _lines(self.source):
-                entry = worker.take(number, line)
+            for record in worker.take(_lines(self.source)):
+                entry = worker.count(record)
                 if entry is None:
-                    kept_file.write(b"%d\t%s\n" % (number, worker.labelled(number, line)))
+                    kept_file.write(b"%d\t%s\n" % (record.number, worker.labelled(record)))
                 else:
                     dropped_file.write(orjson.dumps(entry) + b"\n")
         with atomic_path(self.report_path) as temporary:
@@ -182,39 +182,69 @@ def read_report(path: Path) -> BlockReport | None:
         return None
 
 
+@dataclass(slots=True)
+class _Record:
+    """A line of the block. `example` is None for one that cannot be read; `dropped` is the step and its reason."""
+
+    number: int
+    line: bytes
+    origin: str
+    rank: int
+    example: Example | None = None
+    dropped: tuple[str, Drop] | None = None
+
+
 class _BlockWork:
-    """The records of one block, one by one."""
+    """The records of one block: each step takes those that the steps before it have left."""
 
     def __init__(self, job: BlockJob, steps: Sequence[tuple[str, RecordStep]]):
         self.job, self.steps = job, steps
         self.barrier, self.decided = job.decided
         self.report = BlockReport()
 
-    def take(self, number: int, line: bytes) -> dict[str, Any] | None:
-        """The entry of dropped.jsonl for a record that is dropped; None for one that is kept."""
+    def take(self, lines: Iterable[tuple[int, bytes]]) -> list[_Record]:
+        """All records, with what became of them."""
+        records = [self._read(number, line) for number, line in lines]
+        for name, step in self.steps:
+            left = [(record, record.example) for record in records if record.example and not record.dropped]
+            drops = step.check_all([example for _, example in left])
+            for (record, _), drop in zip(left, drops, strict=True):
+                record.dropped = (name, drop) if drop else None
+        return records
+
+    def _read(self, number: int, line: bytes) -> _Record:
         place = self.job.place
         origin = f"{place.path}:{number}"
-        rank = xxhash.xxh3_64_intdigest(origin.encode(), seed=self.job.seed) >> 1
+        record = _Record(number, line, origin, xxhash.xxh3_64_intdigest(origin.encode(), seed=self.job.seed) >> 1)
         try:
-            example = Example(read_record(line, format=place.format, task=place.task, origin=origin), line)
+            record.example = Example(read_record(line, format=place.format, task=place.task, origin=origin), line)
         except DataError as error:
-            problem = one_line("; ".join(error.problems))
             text = line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
-            return self._drop(READ, Drop("unusable", problem, {"begins": text}), origin, rank, {"begins": text})
-        self.report.before.add(example)
-        self._count_verdict(number)
-        step, drop = self._check(number, example)
-        if drop is not None:
-            return self._drop(step, drop, origin, rank, _shown(example))
+            record.dropped = READ, Drop("unusable", one_line("; ".join(error.problems)), {"begins": text})
+        decided = self.decided.get(number)
+        if isinstance(decided, Drop):
+            record.dropped = self.barrier, decided
+        return record
+
+    def count(self, record: _Record) -> dict[str, Any] | None:
+        """Count the record; the entry of dropped.jsonl for one that is dropped, None for one that is kept."""
+        example = record.example
+        if example is not None:
+            self.report.before.add(example)
+        self._count_verdict(record.number)
+        if record.dropped is not None:
+            return self._drop(record, *record.dropped)
+        assert example is not None
         self.report.after.add(example)
-        if self.report.wants(KEPT, rank):
-            self.report.sample(KEPT, rank, {"origin": origin, **_shown(example)})
+        if self.report.wants(KEPT, record.rank):
+            self.report.sample(KEPT, record.rank, {"origin": record.origin, **_shown(example)})
         return None
 
-    def labelled(self, number: int, line: bytes) -> bytes:
+    def labelled(self, record: _Record) -> bytes:
         """The line with the fields that the barrier gives it; byte for byte as it was without any."""
-        decided = self.decided.get(number)
-        return with_fields(line, decided.fields) if isinstance(decided, Kept) and decided.fields else line
+        decided = self.decided.get(record.number)
+        fields = decided.fields if isinstance(decided, Kept) else {}
+        return with_fields(record.line, fields) if fields else record.line
 
     def _count_verdict(self, number: int) -> None:
         decided = self.decided.get(number)
@@ -222,25 +252,17 @@ class _BlockWork:
         if verdict:
             self.report.verdicts[self.barrier, verdict] += 1
 
-    def _check(self, number: int, example: Example) -> tuple[str, Drop | None]:
-        decided = self.decided.get(number)
-        if isinstance(decided, Drop):
-            return self.barrier, decided
-        for name, step in self.steps:
-            drop = step.check(example)
-            if drop is not None:
-                return name, drop
-        return "", None
-
-    def _drop(self, step: str, drop: Drop, origin: str, rank: int, shown: dict[str, Any]) -> dict[str, Any]:
+    def _drop(self, record: _Record, step: str, drop: Drop) -> dict[str, Any]:
         self.report.dropped[step, drop.rule] += 1
         if "gram" in drop.details:
             self.report.grams[step, drop.details["gram"]] += 1
         key = f"{step}/{drop.rule}"
-        if self.report.wants(key, rank):
-            self.report.sample(key, rank, {"origin": origin, "value": drop.value, **drop.details, **shown})
+        if self.report.wants(key, record.rank):
+            shown = _shown(record.example) if record.example and not drop.is_private else {}
+            sample = {"origin": record.origin, "value": drop.value, **drop.details, **shown}
+            self.report.sample(key, record.rank, sample)
         head = {"task": self.job.place.task, "step": step, "rule": drop.rule, "value": drop.value}
-        return {**head, "origin": origin, **drop.details}
+        return {**head, "origin": record.origin, **drop.details}
 
 
 def with_fields(line: bytes, fields: Mapping[str, Any]) -> bytes:

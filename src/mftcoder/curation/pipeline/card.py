@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mftcoder.curation.filters.rules import RULES, bounds_in_words
+from mftcoder.curation.filters.rules import RULES, kept_in_words
 
 _BAR = 30
 _LANGUAGES = 12
@@ -67,7 +67,7 @@ def _bounds_of(rule: str, manifest: Mapping[str, Any]) -> str:
     bounds = next((pair for pair in found if pair), None)
     if bounds is None:
         return ""
-    return f" (kept: {bounds_in_words(*bounds)})"
+    return f" (kept: {kept_in_words(bounds)})"
 
 
 def _tasks(manifest: Mapping[str, Any]) -> list[str]:

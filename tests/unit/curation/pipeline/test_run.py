@@ -77,6 +77,14 @@ def test_kept_records_stay_byte_for_byte_and_dropped_ones_are_named(tmp_path: Pa
     assert "answer_words 2" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_what_a_private_rule_finds_stands_in_no_file_of_the_result(tmp_path: Path) -> None:
+    private = b'{"prompt": "Who wrote it?", "completion": "It was m.kowalska@wroclaw.pl, a long time ago."}'
+    write(tmp_path / "a" / "x.jsonl", line(0), private)
+    curate(recipe(tmp_path, steps=[{"filter": ["personal_data"]}]))
+    assert records(tmp_path / "out" / "dropped.jsonl")[0]["rule"] == "personal_data"
+    assert not [name for name, content in contents(tmp_path / "out").items() if b"wroclaw" in content]
+
+
 def test_lines_that_cannot_be_read_are_dropped_by_name_and_the_rest_is_kept(tmp_path: Path) -> None:
     bad = [
         b'{"instruction": "half a li',
@@ -195,9 +203,9 @@ def test_a_killed_command_goes_on_without_loss_or_repetition(tmp_path: Path) -> 
         )
     )
     program = (
-        "import time; from mftcoder.curation.pipeline import run, blocks; run.BLOCK_BYTES = 5000; check = blocks._BlockWork.take\n"
-        "def slow(self, number, line):\n    time.sleep({pause}); return check(self, number, line)\n"
-        f"blocks._BlockWork.take = slow; from mftcoder.cli import main; main(['data', 'curate', {str(config)!r}])"
+        "import time; from mftcoder.curation.pipeline import run, blocks; run.BLOCK_BYTES = 5000; check = blocks._BlockWork.count\n"
+        "def slow(self, record):\n    time.sleep({pause}); return check(self, record)\n"
+        f"blocks._BlockWork.count = slow; from mftcoder.cli import main; main(['data', 'curate', {str(config)!r}])"
     )
     started = subprocess.Popen([sys.executable, "-c", program.format(pause=0.001)], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
