@@ -7,6 +7,7 @@ from mftcoder.cli.data.decontaminate import command as decontaminate
 from mftcoder.cli.data.dedup import command as dedup
 from mftcoder.cli.data.filter import command as filter_records
 from mftcoder.cli.data.mine import command as mine
+from mftcoder.cli.data.synthesize import group as synthesize
 from mftcoder.cli.data.verify import command as verify
 
 
@@ -17,8 +18,9 @@ def group() -> None:
     \b
     mft data mine my-repository --out data/mined
     mft data curate recipe.yaml
+    mft data synthesize oss my-repository --endpoint http://localhost:8000/v1 --model NAME --out data/oss
     """
 
 
-for _command in (mine, curate, filter_records, dedup, decontaminate, verify):
+for _command in (mine, curate, filter_records, dedup, decontaminate, synthesize, verify):
     group.add_command(_command)
