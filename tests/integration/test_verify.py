@@ -121,7 +121,7 @@ def test_a_failing_sandbox_is_not_the_records_fault(
     def failing(self: Pool, programs: Any, limits: Limits) -> Iterator[Any]:
         for key, result in real(self, programs, limits):
             broken = replace(result, status="sandbox_error", stderr="no space left")
-            yield key, broken if key == "1.0.0" else result
+            yield key, broken if key == "1.0.0.0" else result
 
     monkeypatch.setattr(Pool, "run", failing)
     assert mft("verify", source, "--out", tmp_path / "out") == 1
@@ -147,6 +147,60 @@ def test_a_recipe_verifies_what_its_filters_leave(tmp_path: Path) -> None:
     [record] = [json.loads(text) for text in (tmp_path / "out" / "chat" / "train.jsonl").read_text().splitlines()]
     assert record["verification"] == {"verdict": "passed", "checks": ["tests"]}
     assert "| 2-verify | passed tests | 1 |" in (tmp_path / "out" / "README.md").read_text()
+
+
+def answer(body: str) -> str:
+    return f"```python\ndef f(x):\n    {body}\n```"
+
+
+def test_answers_to_one_question_become_pairs_of_a_passing_and_a_failing_one(
+    tmp_path: Path, small_blocks: None
+) -> None:
+    def record(question: str, text: str, **fields: Any) -> str:
+        turns = [{"role": "system", "content": "Be short."}, {"role": "human", "content": question}]
+        tests = {"tests": "assert f(1) == 2"}
+        return json.dumps({"chat_rounds": [*turns, {"role": "bot", "content": text}], **tests, **fields})
+
+    right, other, wrong = answer("return x + 1"), answer("return 1 + x"), answer("return x")
+    lines = [
+        record("Add one.", right),
+        record("Only right.", right),
+        record("Add one.", wrong),
+        record("Sampled.", wrong, answers=[right, other, wrong, answer("return x + 3")]),
+        record("Add one.", other),
+        record("Unproved.", right, tests="assert True"),
+        record("Unproved.", wrong, tests="assert True"),
+    ]
+    source, pairs = write(tmp_path / "chat.jsonl", *lines), tmp_path / "pairs.jsonl"
+    arguments = ("verify", source, "--out", tmp_path / "out", "--preferences", pairs, "--samples", "answers")
+    assert mft(*arguments) == 0
+    written = [json.loads(text) for text in pairs.read_text().splitlines()]
+    texts = [
+        (one["chosen"][1]["content"], one["chosen"][-1]["content"], one["rejected"][-1]["content"]) for one in written
+    ]
+    assert sorted(texts) == sorted(
+        [("Add one.", right, wrong), ("Sampled.", right, wrong), ("Sampled.", other, answer("return x + 3"))]
+    )
+    assert all(one["chosen"][:-1] == one["rejected"][:-1] for one in written)
+    assert [turn["role"] for turn in written[0]["chosen"]] == ["system", "human", "bot"]
+    before = pairs.read_bytes()
+    pairs.unlink()
+    assert mft(*arguments) == 0, "the same command makes a lost file again"
+    assert pairs.read_bytes() == before
+
+
+def test_a_file_of_pairs_replaces_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "chat.jsonl", line(1))
+    other = write(tmp_path / "other.jsonl", line(1))
+    for path, problem in (
+        (source, "is an input"),
+        (other, "is no pair of answers"),
+        (tmp_path / "out" / "pairs.jsonl", "lies in the output directory"),
+        (tmp_path / "pairs.json", "ends in .jsonl"),
+    ):
+        assert mft("verify", source, "--out", tmp_path / "out", "--preferences", path) == 2
+        assert problem in capsys.readouterr().err
+    assert source.read_text() == other.read_text() == f"{line(1)}\n"
 
 
 def test_mistakes_end_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

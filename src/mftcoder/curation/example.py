@@ -8,9 +8,11 @@ import re
 import textwrap
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+import orjson
 
 from mftcoder.data.records.conversation import Conversation
 
@@ -65,6 +67,20 @@ class Example:
         """What the assistant says, all turns of it, or the plain text."""
         wanted = ("assistant", "text")
         return "\n\n".join(message.content for message in self.conversation.messages if message.role in wanted)
+
+    def with_other_answers(self, field_name: str) -> list["Example"]:
+        """The record with each text of this field in place of its last assistant turn."""
+        messages = self.conversation.messages
+        texts = orjson.loads(self.line).get(field_name) if field_name else None
+        if not isinstance(texts, list) or messages[-1].role != "assistant":
+            return []
+        return [
+            Example(
+                replace(self.conversation, messages=(*messages[:-1], replace(messages[-1], content=text))), self.line
+            )
+            for text in texts
+            if isinstance(text, str) and text.strip()
+        ]
 
     @cached_property
     def blocks(self) -> tuple[CodeBlock, ...]:

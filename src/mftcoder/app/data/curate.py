@@ -24,6 +24,7 @@ from mftcoder.curation.filters.config import Filter
 from mftcoder.curation.pipeline.blocks import RecordStep
 from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
+from mftcoder.curation.pipeline.preferences import Preferences, refuse_to_overwrite
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
 from mftcoder.curation.pipeline.verify import Verification, circumstances
@@ -60,6 +61,7 @@ def curate(recipe: Recipe) -> Made:
     runs = circumstances() if any(step.verify is not None for step in recipe.steps) else []
     key = fingerprint(recipe, sources, {"versions": versions, "exams": exams, "runs": runs})
     refuse_foreign_files(output)
+    _refuse_to_overwrite(recipe, sources, output)
     made = finished(output, key)
     if made is None:
         made = _curate(recipe, sources, output, key, problems)
@@ -70,16 +72,28 @@ def curate(recipe: Recipe) -> Made:
 
 
 def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: str, problems: Problems) -> Made:
-    steps, barriers = _make_steps(recipe, problems)
+    preferences = Preferences()
+    steps, barriers = _make_steps(recipe, problems, preferences)
     work = output.with_name(f".{output.name}.work")
     with exclusive(work):
         blocks = work / key
         blocks.mkdir(exist_ok=True)
         with _progress() as on_progress:
             outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
-        made = write_output(recipe, sources, outcome, blocks, key, ())
+        made = write_output(recipe, sources, outcome, blocks, key, preferences.written)
         shutil.rmtree(work)
     return made
+
+
+def _refuse_to_overwrite(recipe: Recipe, sources: Sequence[TaskSources], output: Path) -> None:
+    inputs = [file.path for task in sources for file in (*task.training, *task.validation)]
+    files = [
+        Path(step.verify.preferences).expanduser() for step in recipe.steps if step.verify and step.verify.preferences
+    ]
+    for file in files:
+        refuse_to_overwrite(file, inputs, output)
+    if len(set(files)) < len(files):
+        raise DataError("two steps write their preferences to the same file")
 
 
 def _version(library: str) -> str:
@@ -123,7 +137,9 @@ def _exam_problem(benchmark: str, problem: Problem) -> ExamProblem:
     return ExamProblem(f"{benchmark} {problem.id}", (solution, *described), code, problem.entry_point, description)
 
 
-def _make_steps(recipe: Recipe, problems: Problems) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
+def _make_steps(
+    recipe: Recipe, problems: Problems, preferences: Preferences
+) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
     """The steps that look at one record, and those that compare records, by name."""
     steps: dict[str, RecordStep] = {}
     barriers: dict[str, Barrier] = {}
@@ -133,7 +149,7 @@ def _make_steps(recipe: Recipe, problems: Problems) -> tuple[dict[str, RecordSte
         if step.dedup is not None:
             barriers[name] = Dedup(step.dedup)
         if step.verify is not None:
-            barriers[name] = Verification(name, step.verify, recipe.num_proc)
+            barriers[name] = Verification(name, step.verify, recipe.num_proc, preferences.write)
         if step.decontaminate is not None:
             steps[name] = Decontamination(step.decontaminate, problems[name])
     return steps, barriers
@@ -172,6 +188,7 @@ def _print(made: Made, console: Console) -> None:
     console.print()
     print_list(console, "notes:", manifest["notes"])
     for line in [
+        *(f"{facts['records']:,} pairs of answers -> {facts['path']}" for facts in manifest["preferences"]),
         f"{manifest['kept']:,} of {manifest['read']:,} records -> {made.folder}",
         *task_lines(made.folder, manifest),
     ]:

@@ -72,8 +72,9 @@ def finished(folder: Path, fingerprint: str) -> Made | None:
         manifest = read_json(folder / MANIFEST)
         if manifest["fingerprint"] != fingerprint:
             return None
-        for name, facts in manifest["files"].items():
-            if content_hash(folder / name) != facts["sha256"]:
+        files = [(folder / name, facts) for name, facts in manifest["files"].items()]
+        for path, facts in [*files, *((Path(facts["path"]), facts) for facts in manifest["preferences"])]:
+            if content_hash(path) != facts["sha256"]:
                 return None
     except (DataError, KeyError, TypeError):
         return None
@@ -81,7 +82,12 @@ def finished(folder: Path, fingerprint: str) -> Made | None:
 
 
 def write_output(
-    recipe: Recipe, sources: Sequence[TaskSources], outcome: Outcome, work: Path, fingerprint: str, notes: Sequence[str]
+    recipe: Recipe,
+    sources: Sequence[TaskSources],
+    outcome: Outcome,
+    work: Path,
+    fingerprint: str,
+    preferences: Sequence[Mapping[str, Any]],
 ) -> Made:
     """Put the folder together in `work`, and let it take the place of `output_dir`."""
     folder = work / "output"
@@ -98,7 +104,8 @@ def write_output(
             for file in (*task.training, *task.validation)
         ],
         "files": files,
-        "notes": [*notes, *(f"{path}: is empty" for path in outcome.empty_files)],
+        "preferences": list(preferences),
+        "notes": [f"{path}: is empty" for path in outcome.empty_files],
         **_counts(recipe, outcome),
     }
     write_json(folder / MANIFEST, manifest)

@@ -5,9 +5,10 @@ A block whose verdicts are on disk is not run again. A sandbox that fails is not
 
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -28,6 +29,8 @@ from mftcoder.jsonl import atomic_path
 from mftcoder.log import say, warn
 
 _COMPILE_SECONDS = 30.0
+OnJudged = Callable[[Sequence[BlockFiles], VerifyConfig], None]
+"""Called when all blocks have their verdicts."""
 
 
 @dataclass(frozen=True)
@@ -38,42 +41,50 @@ class PlanJob:
     config: VerifyConfig
 
     def run(self, steps: Tools) -> Counter[str]:
-        """A line a record: its number, its programs, what is known without running one. Returns the programs by language."""
+        """A line a record: its number, and what is planned for each of its answers. Returns the programs by language."""
         path = _plan_path(self.block)
         if not path.exists():
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 for number, line in numbered_lines(kept_path(self.block.target)):
-                    found = plan(_example(self.block, line), self.config)
-                    runs, known = [asdict(run) for run in found.runs], [asdict(verdict) for verdict in found.known]
-                    file.write(orjson.dumps([number, runs, known]) + b"\n")
-        return Counter(run.language for _, planned in _read_plan(self.block) for run in planned.runs)
+                    planned = [plan(example, self.config) for example in answers_of(self.block, line, self.config)]
+                    file.write(orjson.dumps([number, [asdict(one) for one in planned]]) + b"\n")
+        return Counter(
+            run.language for _, answers in _read_plan(self.block) for planned in answers for run in planned.runs
+        )
 
 
-def _example(block: BlockFiles, line: bytes) -> Example:
-    return Example(read_record(line, format=block.place.format, task=block.place.task, origin=""), line)
+def answers_of(block: BlockFiles, line: bytes, config: VerifyConfig) -> list[Example]:
+    """The record, and after it the record with each of its further answers (`samples`) in place of its last one."""
+    first = Example(read_record(line, format=block.place.format, task=block.place.task, origin=""), line)
+    return [first, *first.with_other_answers(config.samples)]
 
 
 def _plan_path(block: BlockFiles) -> Path:
     return block.target.with_suffix(".plan")
 
 
-def _verdict_path(block: BlockFiles) -> Path:
+def verdict_path(block: BlockFiles) -> Path:
+    """The verdicts of a block; complete, or not there."""
     return block.target.with_suffix(".verdicts")
 
 
-def _read_plan(block: BlockFiles) -> Iterator[tuple[int, Planned]]:
+def _read_plan(block: BlockFiles) -> Iterator[tuple[int, list[Planned]]]:
     with _plan_path(block).open("rb") as file:
         for line in file:
-            number, runs, known = orjson.loads(line)
-            yield number, Planned(tuple(Run(**run) for run in runs), tuple(Verdict(**verdict) for verdict in known))
+            number, answers = orjson.loads(line)
+            yield number, [_planned(**answer) for answer in answers]
 
 
-def read_verdicts(block: BlockFiles) -> Iterator[tuple[int, Verdict]]:
-    """`(line number, verdict)` of a finished block."""
-    with _verdict_path(block).open("rb") as file:
+def _planned(runs: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]) -> Planned:
+    return Planned(tuple(Run(**run) for run in runs), tuple(map(Verdict.from_json, known)))
+
+
+def read_verdicts(block: BlockFiles) -> Iterator[tuple[int, list[Verdict]]]:
+    """`(line number, a verdict for each answer)` of a finished block."""
+    with verdict_path(block).open("rb") as file:
         for line in file:
-            number, fields = orjson.loads(line)
-            yield number, Verdict(**{**fields, "checks": tuple(fields["checks"])})
+            number, answers = orjson.loads(line)
+            yield number, list(map(Verdict.from_json, answers))
 
 
 def circumstances() -> list[str]:
@@ -84,17 +95,21 @@ def circumstances() -> list[str]:
 class Verification:
     """The barrier: runs what can be run, drops what fails, labels what is kept."""
 
-    def __init__(self, name: str, config: VerifyConfig, processes: int | None = None):
-        self.name, self.config, self.processes = name, config, processes
+    def __init__(
+        self, name: str, config: VerifyConfig, processes: int | None = None, on_judged: OnJudged | None = None
+    ):
+        self.name, self.config, self.processes, self.on_judged = name, config, processes, on_judged
 
     def decide(
         self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
     ) -> Iterable[Mapping[int, Drop | Kept]]:
         """For each block, what becomes of its records by line number; read from disk when it is asked for."""
-        unfinished = [block for block in blocks if not _verdict_path(block).exists()]
+        unfinished = [block for block in blocks if not verdict_path(block).exists()]
         if unfinished:
             programs: Counter[str] = sum(workers.map(PlanJob(block, self.config) for block in unfinished), Counter())
             self._run(unfinished, programs, on_progress)
+        if self.on_judged is not None:
+            self.on_judged(blocks, self.config)
         return (self._decisions(block) for block in blocks)
 
     def _run(self, blocks: Sequence[BlockFiles], programs: Counter[str], on_progress: OnProgress) -> None:
@@ -115,7 +130,7 @@ class Verification:
             )
 
     def _decisions(self, block: BlockFiles) -> Mapping[int, Drop | Kept]:
-        return {number: self._decision(verdict) for number, verdict in read_verdicts(block)}
+        return {number: self._decision(answers[0]) for number, answers in read_verdicts(block)}
 
     def _decision(self, verdict: Verdict) -> Drop | Kept:
         if verdict.outcome == "failed" and self.config.failed == "drop":
@@ -149,16 +164,16 @@ class _Judging:
     def run(self, pool: Pool) -> Iterator[int]:
         """Write the verdicts of each block as soon as it is done. Yields the number of programs that have run."""
         for done, (key, result) in enumerate(pool.run(self._programs(), self.limits), start=1):
-            block, record, run = map(int, key.split("."))
-            self.unjudged += not self.under_way[block].take(record, run, result)
+            block, *place = map(int, key.split("."))
+            self.unjudged += not self.under_way[block].take(tuple(place), result)
             self._finish(block)
             yield done
 
     def _programs(self) -> Iterator[tuple[str, Program]]:
         for number, block in enumerate(self.blocks):
             verdicts = self.under_way[number] = _BlockVerdicts(block, self.languages)
-            for record, run in sorted(verdicts.waiting):
-                yield f"{number}.{record}.{run}", program(verdicts.planned[record][1].runs[run])
+            for place in sorted(verdicts.waiting):
+                yield ".".join(map(str, (number, *place))), program(verdicts.run_at(place))
             self._finish(number)
 
     def _finish(self, number: int) -> None:
@@ -170,33 +185,40 @@ class _Judging:
 
 
 class _BlockVerdicts:
-    """The verdicts of a block's records, as they come in."""
+    """The verdicts of a block's answers, as they come in. A place is a record, an answer of it, a program of that."""
 
     def __init__(self, block: BlockFiles, languages: frozenset[str]):
         self.block = block
         self.planned = list(_read_plan(block))
-        self.waiting: set[tuple[int, int]] = set()  # place of the record in the block, place of the run in the record
-        self.found: dict[int, list[Verdict]] = {}
-        for record, (_, planned) in enumerate(self.planned):
-            self.found[record] = list(planned.known)
-            for place, run in enumerate(planned.runs):
-                if run.language in languages:
-                    self.waiting.add((record, place))
-                else:
-                    self.found[record].append(Verdict.not_run("no_toolchain"))
+        self.waiting: set[tuple[int, ...]] = set()
+        self.found: dict[tuple[int, int], list[Verdict]] = {}
+        for record, (_, answers) in enumerate(self.planned):
+            for answer, planned in enumerate(answers):
+                found = self.found[record, answer] = list(planned.known)
+                for number, run in enumerate(planned.runs):
+                    if run.language in languages:
+                        self.waiting.add((record, answer, number))
+                    else:
+                        found.append(Verdict.not_run("no_toolchain"))
 
-    def take(self, record: int, place: int, result: ExecutionResult) -> bool:
+    def run_at(self, place: tuple[int, ...]) -> Run:
+        """The program at a place."""
+        record, answer, number = place
+        return self.planned[record][1][answer].runs[number]
+
+    def take(self, place: tuple[int, ...], result: ExecutionResult) -> bool:
         """Take in a result; False if it is none, because the sandbox failed."""
-        run = self.planned[record][1].runs[place]
+        run = self.run_at(place)
         verdict = verdict_of(result, run.language, tuple(run.checks))
         if verdict is None:
             return False
-        self.found[record].append(verdict)
-        self.waiting.discard((record, place))
+        self.found[place[0], place[1]].append(verdict)
+        self.waiting.discard(place)
         return True
 
     def write(self) -> None:
         """A line a record, in the order of the block."""
-        with atomic_path(_verdict_path(self.block)) as temporary, temporary.open("wb") as file:
-            for record, (number, _) in enumerate(self.planned):
-                file.write(orjson.dumps([number, asdict(combined(self.found[record]))]) + b"\n")
+        with atomic_path(verdict_path(self.block)) as temporary, temporary.open("wb") as file:
+            for record, (number, answers) in enumerate(self.planned):
+                verdicts = [asdict(combined(self.found[record, answer])) for answer in range(len(answers))]
+                file.write(orjson.dumps([number, verdicts]) + b"\n")

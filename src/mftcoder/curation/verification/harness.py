@@ -73,6 +73,8 @@ def run(answer: str, checks: dict[str, Any]) -> str:
 def _of_loading(error: BaseException, checks: dict[str, Any]) -> str:
     if isinstance(error, AssertionError):
         return f"failed {'asserts' if 'asserts' in checks else 'import'} AssertionError"
+    if isinstance(error, NameError) and error.name in checks.get("import", ()):
+        return "void uses_names_of_the_question"
     has_claims = bool(checks.keys() & CHECKS.keys())
     reason = "exits" if isinstance(error, SystemExit) and not has_claims else excuse(error)
     return f"void {reason}" if reason else f"failed import {type(error).__name__}"

@@ -5,6 +5,7 @@ Nothing runs here. Python code is parsed to find its tests; other languages are 
 
 import ast
 import doctest
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Set
@@ -22,6 +23,7 @@ from mftcoder.execution.languages import LANGUAGES
 
 TEST_FIELDS = ("tests", "test", "test_list", "test_code", "unit_tests", "assertions")
 SETUP_FIELDS = ("test_setup_code", "test_setup", "test_imports")
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _NAMES = {"javascript": "js"}
 """Fence -> name in `execution.languages`, where they differ."""
 
@@ -115,7 +117,15 @@ def _python_checks(
         yield "doctests", docstrings
     if not example.conversation.is_text and (examples := examples_in(example.question, defined)):
         yield "examples", examples
-    yield "import", True
+    yield "import", sorted(_undefined(tree) & set(_IDENTIFIER.findall(example.question)))
+
+
+def _undefined(tree: ast.Module) -> set[str]:
+    """Names that the code reads and never sets."""
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    return {node.id for node in names if isinstance(node.ctx, ast.Load)} - {
+        node.id for node in names if not isinstance(node.ctx, ast.Load)
+    }
 
 
 def _tests_of(example: Example, config: VerifyConfig) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What running a record says of it: passed, failed, or not run, with the check or the reason."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +38,11 @@ class Verdict:
     def not_run(cls, reason: str) -> "Verdict":
         """Nothing could be run, or what ran says nothing."""
         return cls("not_run", (), reason)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Verdict":
+        """From the fields as JSON holds them."""
+        return cls(**{**fields, "checks": tuple(fields["checks"])})
 
     @property
     def is_proof(self) -> bool:

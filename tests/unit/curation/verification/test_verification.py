@@ -88,6 +88,7 @@ def test_what_a_record_claims_is_run(pool: Pool, record: Example, expected: str)
         (example(fenced("ls", language="bash")), "language_not_run"),
         (example(fenced("import nosuchmodule")), "missing_module"),
         (example(fenced("import nosuchmodule\ndef f(): pass"), tests="assert f()"), "missing_module"),
+        (example(fenced("print(graph)"), "Print this:\ngraph = {1: 2}"), "uses_names_of_the_question"),
         (example(fenced("name = input()")), "reads_input"),
         (example(fenced("text = open('data.csv').read()")), "needs_files_or_network"),
         (example(fenced("import socket\nsocket.create_connection(('10.0.0.1', 80))")), "needs_files_or_network"),
