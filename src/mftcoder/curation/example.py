@@ -20,12 +20,12 @@ _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE
 _PYTHON_NAMES = frozenset({"python", "py", "python3", "python2"})
 _PYTHON_START = re.compile(
     r"\s*(?:#[^\n]*\n\s*)*"
-    r"(?:def \w+\((?:[^\n]*:[ \t]*(?:#[^\n]*)?)?$|class \w+(?:\([\w., =]*\))?:[ \t]*$|from [\w.]+ import [\w*(]"
-    r"|(?P<import>import [\w.]+(?: as \w+)?(?:, ?[\w.]+(?: as \w+)?)*[ \t]*$))",
+    r"(?:def \w+\((?:[^\n]*:[ \t]*(?:#[^\n]*)?)?\r?$|class \w+(?:\([\w., =]*\))?:[ \t]*\r?$|from [\w.]+ import [\w*(]"
+    r"|(?P<import>import [\w.]+(?: as \w+)?(?:, ?[\w.]+(?: as \w+)?)*[ \t]*\r?$))",
     re.MULTILINE,
 )
 """The first statement of a Python file. Of these, an import begins files of other languages too."""
-_PYTHON_BLOCK = re.compile(r"^[ \t]*(?:def|class|for|if|while|with|try)\b[^\n{}]*:[ \t]*(?:#[^\n]*)?$", re.MULTILINE)
+_PYTHON_BLOCK = re.compile(r"^[ \t]*(?:def|class|for|if|while|with|try)\b[^\n{}]*:[ \t]*(?:#[^\n]*)?\r?$", re.MULTILINE)
 MAX_PARSED = 1 << 20
 """Longest code that is parsed, in characters: a syntax tree takes about a hundred times the memory of its text."""
 

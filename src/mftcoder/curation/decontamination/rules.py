@@ -3,17 +3,21 @@
 A hit names the problem, the rule, and the overlap as the measured value.
 """
 
+import keyword
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from mftcoder.curation.decontamination.core_words import core_words
+from mftcoder.curation.decontamination.examples import example_hashes
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem
-from mftcoder.curation.decontamination.fingerprints import function_fingerprints
+from mftcoder.curation.decontamination.fingerprints import SMALL, function_fingerprints
 from mftcoder.curation.duplicates.sketches import ngram_hashes, words_of
-from mftcoder.curation.example import MAX_PARSED, Drop, Example, begins_as_python, fenced_blocks, parse_python
+from mftcoder.curation.example import MAX_PARSED, Drop, Example, fenced_blocks, parse_python
 
 
 class NgramRule:
@@ -64,32 +68,70 @@ class NgramRule:
 
 
 class CodeRule:
-    """A hit has a Python function that is equal to one of a problem but for names, docstring and annotations; the value is 1."""
+    """A hit has a Python function that is equal to one of a problem but for names, docstring and annotations; the value is 1.
+
+    A small function is a hit only beside a witness in the text: an example of the problem, or half of its description's core words.
+    """
 
     def __init__(self, problems: Sequence[ExamProblem]):
-        self.holders: dict[int, str] = {}
-        for problem in problems:
-            tree = parse_python(problem.code) if problem.code else None
-            for value in function_fingerprints(tree) if tree else ():
-                self.holders.setdefault(value, problem.name)
+        self.problems = problems
+        self.holders: dict[int, list[int]] = defaultdict(list)
+        for number, problem in enumerate(problems):
+            for value in _asked_functions(problem):
+                self.holders[value].append(number)
 
     def check(self, example: Example) -> Drop | None:
         """The first problem that the record has a function of."""
         for code in _codes(example):
             tree = parse_python(code) if len(code) <= MAX_PARSED and "def " in code else None
-            for value in function_fingerprints(tree) if tree else ():
-                if value in self.holders:
-                    return Drop("exam_code", 1.0, {"problem": self.holders[value]})
+            for function in function_fingerprints(tree) if tree else ():
+                for number in self.holders.get(function.hash, ()):
+                    witness = {} if function.tokens >= SMALL else _witness(self.problems[number], example)
+                    if witness is not None:
+                        return Drop("exam_code", 1.0, {"problem": self.problems[number].name, **witness})
         return None
 
 
+def _asked_functions(problem: ExamProblem) -> Iterator[int]:
+    """The fingerprints of the function that the problem asks for. Its helpers are often boilerplate: they count where it is small itself."""
+    tree = parse_python(problem.code) if problem.code else None
+    found = list(function_fingerprints(tree)) if tree else []
+    asked = [function for function in found if function.name == problem.entry_point]
+    is_small = all(function.tokens < SMALL for function in asked)
+    return (function.hash for function in (found if is_small else asked))
+
+
+_WITNESS_SHARE = 0.5
+_KEYWORDS = frozenset(keyword.kwlist)
+"""No evidence: the code of a record has them anyway."""
+
+
+def _witness(problem: ExamProblem, example: Example) -> dict[str, Any] | None:
+    """What of a problem's text a record has, if that is enough beside the same small function."""
+    said = f"{example.question}\n{example.answer}"
+    examples = _examples_of(problem) & example_hashes(said)
+    words = core_words(problem.description) - _KEYWORDS
+    share = len(words & core_words(said)) / max(1, len(words))
+    if not examples and share < _WITNESS_SHARE:
+        return None
+    return {"examples": len(examples), "core_words": round(share, 4)}
+
+
+@lru_cache(maxsize=1024)
+def _examples_of(problem: ExamProblem) -> frozenset[int]:
+    return example_hashes("\n".join(problem.texts))
+
+
 def _codes(example: Example) -> Iterator[str]:
-    """Python code of the answer, of the question, and of a question that the answer continues."""
-    yield from example.python_codes
-    if example.conversation.is_text or "def " not in example.question:
+    """What may be Python code: fenced blocks, and without them the answer, and a question that the answer continues."""
+    yield from (block.code for block in example.blocks)
+    if not example.blocks:
+        yield example.answer
+    if example.conversation.is_text:
         return
-    yield from (block.code for block in fenced_blocks(example.question))
-    if begins_as_python(example.question):
+    asked = fenced_blocks(example.question)
+    yield from (block.code for block in asked)
+    if not asked and not example.blocks and "def " in example.question:
         yield example.question.rstrip() + "\n" + example.answer
 
 

@@ -10,10 +10,11 @@ import pytest
 from mftcoder.app.data.curate import curate
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.curation.decontamination.core_words import core_words
+from mftcoder.curation.decontamination.examples import example_hashes
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
 from mftcoder.curation.decontamination.fingerprints import function_fingerprints
 from mftcoder.curation.decontamination.rules import Decontamination
-from mftcoder.curation.example import Drop, Example
+from mftcoder.curation.example import Drop, Example, begins_as_python
 from mftcoder.curation.pipeline.recipe import parse_recipe
 from mftcoder.data.records.formats import read_record
 
@@ -53,7 +54,7 @@ def check(question: str, answer: str, **options: Any) -> Drop | None:
 
 
 def fingerprints(code: str) -> set[int]:
-    return set(function_fingerprints(ast.parse(code)))
+    return {function.hash for function in function_fingerprints(ast.parse(code))}
 
 
 def test_ten_words_in_a_row_are_a_hit_and_nine_are_not() -> None:
@@ -97,8 +98,76 @@ def test_code_that_does_something_else_has_another_fingerprint(change: tuple[str
     assert fingerprints(RENAMED.replace(*change)) != fingerprints(SOLUTION)
 
 
-def test_a_function_too_small_to_tell_has_no_fingerprint() -> None:
-    assert fingerprints("def add(a, b):\n    return a + b") == set()
+SMALL_PROBLEM = ExamProblem(
+    "exam 8",
+    ("def strlen(text):\n    return len(text)\n", ">>> strlen('abc')\n3"),
+    "def strlen(text):\n    return len(text)\n",
+    "strlen",
+    "Return how many characters a text has.",
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "is_hit"),
+    [
+        ("Write it.", False),
+        ("Write the size of x. For example size('abc') should return 3.", True),
+        ("Write the size of x. For example size('abc') should return 4.", False),
+        ("How many characters has it?", True),  # 2 of 3 core words
+        ("How many items has it?", False),
+    ],
+)
+def test_a_small_function_is_a_hit_only_beside_an_example_or_half_of_the_words(question: str, is_hit: bool) -> None:
+    rules = Decontamination(DecontaminateConfig(benchmarks=("mini",)), [SMALL_PROBLEM])
+    found = rules.check(example(question, "def size(x: str) -> int:\n    return len(x)\n"))
+    assert (found is not None) == is_hit
+    assert found is None or (found.rule, found.details["problem"]) == ("exam_code", "exam 8")
+
+
+def test_helpers_of_a_problem_count_only_where_its_own_function_is_small() -> None:
+    helper = (
+        "def prime(n):\n    for k in range(2, n):\n        if n % k == 0:\n            return False\n    return True\n"
+    )
+    small = "def both(n):\n    return prime(n)\n"
+    large = "def all_primes(xs):\n    return [x for x in xs if prime(x) and x < 100]\n"
+    for own, name, expected in ((small, "both", True), (large, "all_primes", False)):
+        problem = ExamProblem("exam 9", (own,), helper + own, name)
+        rules = Decontamination(DecontaminateConfig(benchmarks=("mini",)), [problem])
+        assert (rules.check(example("Write it.", helper.replace("prime", "f"))) is not None) == expected
+
+
+def test_a_solution_is_found_behind_a_question_or_an_answer_that_begins_in_any_way() -> None:
+    head, _, body = RENAMED.partition("    n = 0")
+    constant = "LIMIT = 3\n\n"
+    for question, answer in ((constant + head, f"    n = 0{body}"), ("Write it.", constant + RENAMED)):
+        hit = check(question, answer)
+        assert hit is not None
+        assert hit.rule == "exam_code"
+
+
+def test_a_parameter_with_the_name_of_a_builtin_is_a_name() -> None:
+    assert fingerprints(RENAMED.replace("xs", "list")) == fingerprints(SOLUTION)
+    assert fingerprints(RENAMED.replace("abs(", "len(")) != fingerprints(SOLUTION)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [">>> f(2, [3])\n'a'", "assert g(2,[3]) == 'a'", "f (2, [3]) -> \"a\".", 'f(2, [3])==\'a\'"""', "Then f(2, [3]) should return 'a'"],
+)  # fmt: skip
+def test_an_example_is_the_same_however_it_is_written(text: str) -> None:
+    assert example_hashes(text) == example_hashes("f(2, [3]) => 'a'") != frozenset()
+
+
+@pytest.mark.parametrize(
+    "text", ["f(x) == 3", "f(2, [3]", "f(1if x) == '\\d'", ">>> f(2)\nTraceback", "f(2) == x", "(2) == 2", ">>> f(2)"]
+)
+def test_what_has_no_literal_arguments_and_value_is_no_example(text: str) -> None:
+    assert example_hashes(text) == frozenset()
+
+
+def test_python_with_windows_line_ends_is_read_as_python() -> None:
+    assert begins_as_python(SOLUTION.replace("\n", "\r\n"))
+    assert begins_as_python("import os\r\n\r\ndef f():\r\n    pass\r\n")
 
 
 def test_published_rules_find_the_name_or_the_core_words_of_the_question() -> None:
