@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 # Tiny models gain nothing from threads, and threads of tests that run side by side wait for each other. Set before torch starts.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -68,6 +68,39 @@ def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "pad_token": "</s>",
         "chat_template": CHAT_TEMPLATE,
     }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_like_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer as Llama 2's: a space before the first word, spaces written as \u2581, bytes for unknown characters."""
+    folder = tmp_path_factory.mktemp("sentencepiece-like")
+    words = ["def", "return", "value", "x", "y", "func", "tion"]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
+    letters = [chr(code) for code in range(33, 127)]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        merges += [(word[:end], word[end]) for end in range(1, len(word))] + [("\u2581", word)]
+    merges.append(("\u2581func", "tion"))
+    merges = list(dict.fromkeys(merges))
+    vocabulary = list(dict.fromkeys([*pieces, *letters, *(a + b for a, b in merges)]))
+    tokenizer = Tokenizer(
+        models.BPE(
+            {piece: number for number, piece in enumerate(vocabulary)},
+            merges,
+            unk_token="<unk>",
+            byte_fallback=True,
+            fuse_unk=True,
+        )
+    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in pieces[:3]])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 

@@ -27,9 +27,7 @@ def token_prompts(
     """
     found, problems = [], []
     for prompt in prompts:
-        # No second BOS token if the text already begins with it.
-        add = add_special_tokens and not (tokenizer.bos_token and prompt.text.startswith(tokenizer.bos_token))
-        ids = list(tokenizer.backend.encode(prompt.text, add_special_tokens=add).ids)
+        ids = text_ids(prompt.text, tokenizer, add_special_tokens=add_special_tokens)
         free = positions - len(ids)
         if free <= 0 or not ids:
             what = f"has {len(ids):,} tokens, the model only {positions:,} positions" if ids else "is empty"
@@ -39,6 +37,12 @@ def token_prompts(
     if problems:
         raise GenerationError.collect(problems)
     return found
+
+
+def text_ids(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool) -> list[int]:
+    """The ids of one prompt. It gets no second BOS token if the text already begins with it."""
+    add = add_special_tokens and not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    return list(tokenizer.backend.encode(text, add_special_tokens=add).ids)
 
 
 def split_by_limit(prompts: Sequence[TokenPrompt]) -> tuple[list[TokenPrompt], list[Completion]]:

@@ -21,6 +21,21 @@ def random_stream(prompt: Prompt, seed: int) -> np.random.Generator:
     return np.random.default_rng(sample_seed(prompt, seed))
 
 
+def choose_tokens(logits: Tensor, samplings: Sequence[Sampling], streams: Sequence[np.random.Generator]) -> list[int]:
+    """The next token of each row of logits [rows, vocabulary], each row with its own temperature and top_p."""
+    groups: dict[tuple[float, float], list[int]] = {}
+    for row, sampling in enumerate(samplings):
+        groups.setdefault((sampling.temperature, sampling.top_p), []).append(row)
+    if len(groups) == 1:
+        return next_tokens(logits, samplings[0], streams)
+    chosen = [0] * len(samplings)
+    for rows in groups.values():
+        tokens = next_tokens(logits[rows], samplings[rows[0]], [streams[row] for row in rows])
+        for row, token in zip(rows, tokens, strict=True):
+            chosen[row] = token
+    return chosen
+
+
 def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> list[int]:
     """The next token of each row of logits [rows, vocabulary]."""
     if sampling.temperature == 0:

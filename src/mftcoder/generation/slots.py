@@ -1,7 +1,7 @@
 """The key-value cache of a batch whose rows change: allocated once, written in place, compacted when a row ends.
 
 Rows are right-aligned: all end at the same column; shorter ones start later and are masked before their start. When a row ends, the
-last row moves into its slot. A new row is prefilled separately and copied in.
+last row moves into its slot. A new row is prefilled separately and copied in; where it is longer than the others, they move right.
 
     column      0    1    2    3    4    5          length 6, rows 2
     row 0       .    a0   a1   a2   a3   a4
@@ -34,6 +34,15 @@ class SlotLayer(DynamicLayer):
         self.keys = key_states.new_zeros(rows, key_states.shape[1], capacity, key_states.shape[3])
         self.values = value_states.new_zeros(rows, value_states.shape[1], capacity, value_states.shape[3])
         self.is_initialized = True
+
+    def resize(self, rows: int, capacity: int) -> None:
+        """Allocate for another number of rows and columns; what is in use is copied."""
+        used, columns = self.table.rows, self.table.length
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            new = old.new_zeros(rows, old.shape[1], capacity, old.shape[3])
+            new[:used, :, :columns] = old[:used, :, :columns]
+            setattr(self, name, new)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the states [rows, heads, 1, size] at column `length`; returns views of everything in use."""
@@ -74,16 +83,25 @@ class SlotTable:
         return torch.tensor([[self.length - start] for start in self.starts], device=self.device)
 
     def add(self, prefilled: Cache, lengths: Sequence[int]) -> None:
-        """Add right-aligned rows whose states were computed separately; `lengths` are their tokens, none above `length`."""
+        """Add right-aligned rows whose states were computed separately; `lengths` are their tokens, at most `capacity`."""
         width = max(lengths)
         if not self.rows:
             self.length = width
+        self._move_right(width - self.length)
         first, begin = self.rows, self.length - width
         for index, layer in enumerate(_states(prefilled)):
             mine = self._layer(index, layer)
             mine.keys[first : first + len(lengths), :, begin : self.length] = layer.keys
             mine.values[first : first + len(lengths), :, begin : self.length] = layer.values
         self.starts += [self.length - length for length in lengths]
+
+    def reserve(self, rows: int, capacity: int) -> None:
+        """Make room for at least so many rows and columns."""
+        if rows <= self.max_rows and capacity <= self.capacity:
+            return
+        self.max_rows, self.capacity = max(rows, self.max_rows), max(capacity, self.capacity)
+        for layer in self._layers():
+            layer.resize(self.max_rows, self.capacity)
 
     def _layer(self, index: int, like: Any) -> SlotLayer:
         while len(self.cache.layers) <= index:
@@ -113,6 +131,16 @@ class SlotTable:
                 states[: self.rows, :, : self.length - gap] = states[: self.rows, :, gap : self.length].clone()
         self.length -= gap
         self.starts = [start - gap for start in self.starts]
+
+    def _move_right(self, columns: int) -> None:
+        """Move all rows right, so that a longer row can be added. The columns that this frees are masked."""
+        if columns <= 0:
+            return
+        for layer in self._layers():
+            for states in (layer.keys, layer.values):
+                states[: self.rows, :, columns : columns + self.length] = states[: self.rows, :, : self.length].clone()
+        self.length += columns
+        self.starts = [start + columns for start in self.starts]
 
     def _layers(self) -> list[Any]:
         return _states(self.cache)
