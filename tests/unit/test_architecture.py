@@ -20,6 +20,7 @@ ROOMS = {
     "execution",
     "benchmarks",
     "reporting",
+    "serving",
 }
 BETWEEN_ROOMS = {
     "training": {"data", "balancing", "kernels"},
@@ -27,6 +28,7 @@ BETWEEN_ROOMS = {
     "generation": {"models", "data.tokenizers"},
     "benchmarks": {"generation.engine", "execution"},
     "curation": {"data", "execution"},
+    "serving": {"generation", "data"},
 }
 TORCH_FREE = [
     "cli", "errors", "registry", "jsonl", "log", "processes", "cache", "hub", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",

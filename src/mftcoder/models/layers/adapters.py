@@ -8,7 +8,8 @@ would be lost, so the optimizer keeps float32 copies (training/optimizer.py).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -226,16 +227,35 @@ def restore(model: Any, folder: Path) -> None:
 
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """`model` with the adapter of a peft folder. ModelError if the folder is not one, is damaged, or fits another base."""
+    with _checked_adapter(folder):
+        adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=False)
+    return _ready(adapted, model)
+
+
+def load_adapters(model: Any, folders: Mapping[str, Path]) -> Any:
+    """`model` with several adapters by name, none merged; peft's `set_adapter` chooses one. ModelError as in `load_adapter`."""
+    adapted: Any = None
+    for name, folder in folders.items():
+        with _checked_adapter(folder):
+            if adapted is None:
+                adapted = PeftModel.from_pretrained(model, folder, name, autocast_adapter_dtype=False)
+            else:
+                adapted.load_adapter(folder, name, autocast_adapter_dtype=False)
+    return _cast_to_base(adapted, model).eval()
+
+
+@contextmanager
+def _checked_adapter(folder: Path) -> Iterator[None]:
+    """ModelError if the adapter that is loaded in this block is incomplete or does not fit the model."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: is not an adapter folder: {name} is missing")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(model, folder, is_trainable=trainable, autocast_adapter_dtype=False)
+            yield
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"{folder}: does not fit this base model or is damaged: {reason(error)}") from error
     missing = [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message)]
     if missing:
         raise ModelError(f"{folder}: does not fit this base model: {missing[0][:300]}")
-    return _ready(adapted, model)

@@ -1,0 +1,153 @@
+"""`mft serve`: a model behind the OpenAI protocol, with the template and the end tokens of its training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mftcoder.config.data import DataConfig
+from mftcoder.data.rendering.templates import Template, load_template
+from mftcoder.errors import ConfigError, ModelError
+from mftcoder.jsonl import read_json
+from mftcoder.log import say, warn
+from mftcoder.models.export.folder import end_ids
+from mftcoder.models.export.source import ModelSource, find_source, open_run
+from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapters
+from mftcoder.models.loading.load import stop_tokens
+from mftcoder.serving.catalogue import Catalogue, Served
+from mftcoder.serving.server import bind, read_keys, run_server
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a model is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    name: str | None = None
+    """Name of the model for clients; None: from its folder."""
+    adapters: Mapping[str, Path] | None = None
+    """Name -> peft folder or run folder of a LoRA adapter over the model."""
+    api_key_file: Path | None = None
+    template: str | None = None
+    """Chat template; None: the run's, else the tokenizer's own."""
+    batch_size: int = 64
+    """Texts that are generated at the same time."""
+    cache_tokens: int = 32768
+    """Largest size of the key-value cache: rows times columns."""
+    max_requests: int = 512
+    """Texts that may be in work or wait; more are refused with 429."""
+    max_body_mb: float = 8
+    """Largest request; a larger one is refused with 413."""
+    grace_seconds: int = 300
+    """How long answers may take to complete after SIGTERM."""
+    checkpoint: str = "best"
+    dtype: str | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+
+
+def serve(model: str, **options: Any) -> None:
+    """Serve a model until SIGTERM or Ctrl-C. `options` are the fields of ServeOptions."""
+    chosen = ServeOptions(**options)
+    keys = read_keys(chosen.api_key_file)
+    bound = bind(chosen.host, chosen.port, keys)
+    with bound:
+        source = find_source(model, checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
+        if chosen.checkpoint != "best" and source.run is None:
+            raise ConfigError(f"--checkpoint {chosen.checkpoint}: {source.name} is no run folder")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        loaded = source.load(
+            device=device if chosen.device == "auto" else chosen.device, dtype=source.dtype(chosen.dtype)
+        )
+        served = [served_model(source, chosen.template, chosen.name)]
+        if chosen.adapters:
+            loaded, adapters = _with_adapters(loaded, source, served[0], chosen.adapters)
+            served += adapters
+        catalogue = _catalogue(served, source, loaded, chosen)
+        bound.listen(2048)  # from here on a client that connects is answered
+        _tell(catalogue, bound.getsockname(), keys)
+        run_server(
+            loaded,
+            catalogue,
+            bound,
+            keys=keys,
+            batch_size=chosen.batch_size,
+            cache_tokens=chosen.cache_tokens,
+            most_texts=chosen.max_requests,
+            most_bytes=int(chosen.max_body_mb * 2**20),
+            grace_seconds=chosen.grace_seconds,
+        )
+
+
+def served_model(source: ModelSource, template: str | None = None, name: str | None = None) -> Served:
+    """The model under its name, with the template that its training used; without one it has no chat."""
+    data = source.run.data if source.run else DataConfig()
+    if template:
+        data = DataConfig(chat_template=template)
+    try:
+        found: Template | None = load_template(data, source.tokenizer)
+    except ConfigError:
+        if template or (source.run and source.run.data.chat_template != "auto"):
+            raise
+        found = None
+    ends = set(stop_tokens(source.weights, source.tokenizer))
+    if found is not None:
+        ends |= end_ids(source.tokenizer, found.end)
+    return Served(name or source.name, None, found, frozenset(ends))
+
+
+def _with_adapters(
+    loaded: Any, source: ModelSource, base: Served, adapters: Mapping[str, Path]
+) -> tuple[Any, list[Served]]:
+    """The model with the adapters by its side, and what is served by their names."""
+    served, folders, taken = [], {}, {base.name}
+    for number, (name, path) in enumerate(adapters.items()):
+        if name in taken or not name.strip():
+            raise ConfigError(f"--adapter {name}={path}: the name is {'taken' if name.strip() else 'empty'}")
+        taken.add(name)
+        folder, own = path, base
+        if (path / "config.yaml").is_file():
+            run = open_run(path)
+            if run.adapter is None:
+                raise ModelError(
+                    f"--adapter {name}={path}: the run trained all weights; serve it as a model of its own"
+                )
+            folder, own = run.adapter, served_model(run)
+        _warn_of_another_base(name, folder, source)
+        inner = f"adapter{number}"  # peft allows no dot in a name
+        folders[inner] = folder
+        served.append(replace(own, name=name, adapter=inner))
+    return load_adapters(loaded, folders), served
+
+
+def _warn_of_another_base(name: str, folder: Path, source: ModelSource) -> None:
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return
+    trained = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    if trained and Path(trained).expanduser().resolve() != source.weights.resolve():
+        warn(f"warning: adapter {name} was trained over {trained}; here it runs over {source.weights}")
+
+
+def _catalogue(served: Sequence[Served], source: ModelSource, model: Any, options: ServeOptions) -> Catalogue:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = min(int(positions or options.cache_tokens), options.cache_tokens)
+    if positions and options.cache_tokens < int(positions):
+        say(f"the context is {context:,} tokens instead of {int(positions):,}, as --cache-tokens has it")
+    return Catalogue(served, source.tokenizer, frozenset(stop_tokens(source.weights, source.tokenizer)), context)
+
+
+def _tell(catalogue: Catalogue, address: tuple[Any, ...], keys: Sequence[str]) -> None:
+    """Say what is served, and where."""
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    for served in catalogue.models:
+        say(f"{served.name}: {'chat and completions' if served.template else 'completions; it has no chat template'}")
+    fill = catalogue.fill
+    say(
+        f"fill in the middle: {f'{fill.prefix} ... {fill.suffix}' if fill else 'no, the vocabulary has no tokens for it'}"
+    )
+    say(
+        f"serving http://{host}:{address[1]}/v1 with {'a key' if keys else 'no key'}, {catalogue.context:,} tokens of context"
+    )

@@ -1,0 +1,1 @@
+"""Use a model: serve it, talk to it."""

@@ -1,0 +1,222 @@
+"""The routes of the server."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+from functools import cached_property
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from mftcoder import __version__
+from mftcoder.data.tokenizers.token_bytes import token_bytes
+from mftcoder.errors import GenerationError
+from mftcoder.generation.live_engine import Request
+from mftcoder.serving import answers
+from mftcoder.serving.answers import Header, Text
+from mftcoder.serving.catalogue import Catalogue, ClientError
+from mftcoder.serving.guard import error_response
+from mftcoder.serving.metrics import Metrics
+from mftcoder.serving.protocol import ChatRequest, Choices, CompletionRequest, InfillRequest
+from mftcoder.serving.writing import Texts, Writer
+
+
+class Api:
+    """The answers to requests."""
+
+    def __init__(self, catalogue: Catalogue, writer: Writer, metrics: Metrics):
+        self.catalogue, self.writer, self.metrics = catalogue, writer, metrics
+
+    @cached_property
+    def _bytes(self) -> answers.Bytes:
+        return token_bytes(self.catalogue.tokenizer)
+
+    async def chat(self, asked: ChatRequest, http: HttpRequest) -> Response:
+        """POST /v1/chat/completions."""
+        requests = self.catalogue.chat(asked)
+        noted = self._bytes if asked.logprobs else None
+
+        def choice(number: int, text: Text, delta: str | None) -> dict[str, Any]:
+            return answers.chat_choice(number, text, noted, delta=delta)
+
+        return await self._answer(asked, http, requests, "chat.completion", choice)
+
+    async def completions(self, asked: CompletionRequest, http: HttpRequest) -> Response:
+        """POST /v1/completions."""
+        requests = self.catalogue.completions(asked)
+        noted = self._bytes if asked.logprobs is not None else None
+
+        def choice(number: int, text: Text, delta: str | None) -> dict[str, Any]:
+            return answers.completion_choice(number, text, noted)
+
+        return await self._answer(asked, http, requests, "text_completion", choice)
+
+    async def _answer(
+        self,
+        asked: Choices,
+        http: HttpRequest,
+        requests: list[Request],
+        kind: str,
+        choice: Callable[[int, Text, str | None], dict[str, Any]],
+    ) -> Response:
+        texts = self.writer.open(requests, http.receive)
+        prompt_tokens = sum(len(request.ids) for request in requests) // (asked.n or 1)
+        self.metrics.prompt_tokens.inc(prompt_tokens)
+        header = Header.new(kind, self.catalogue.find(asked.model).name)
+        if asked.stream:
+            with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+            chunks = _chunks(texts, header, choice, prompt_tokens if with_usage else None)
+            return StreamingResponse(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        found = await _collect(texts, len(requests))
+        choices = [choice(number, text, None) for number, text in enumerate(found)]
+        return _json(header.answer(choices, usage=answers.usage(prompt_tokens, sum(texts.generated))))
+
+    async def infill(self, asked: InfillRequest, http: HttpRequest) -> Response:
+        """POST /infill, as llama.cpp's server answers it."""
+        if asked.n_predict == 0:
+            return _json({"content": "", "stop": True, "tokens_predicted": 0})
+        request = self.catalogue.infill(asked)
+        texts = self.writer.open([request], http.receive)
+        seconds = asked.t_max_predict_ms / 1000 if asked.t_max_predict_ms else None
+        if asked.stream:
+            return StreamingResponse(_infill_chunks(texts, seconds), media_type="text/event-stream")
+        text = (await _collect(texts, 1, seconds))[0]
+        counts = {"tokens_predicted": texts.generated[0], "tokens_evaluated": len(request.ids)}
+        stop_type = {"stop": "eos", "length": "limit"}.get(str(text.finish_reason), "none")
+        return _json({"content": text.text, "stop": True, "stop_type": stop_type, **counts})
+
+    async def models(self) -> Response:
+        """GET /v1/models."""
+        return _json({"object": "list", "data": [self._described(served.name) for served in self.catalogue.models]})
+
+    async def model(self, name: str) -> Response:
+        """GET /v1/models/NAME."""
+        return _json(self._described(self.catalogue.find(name).name))
+
+    def _described(self, name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "mftcoder",
+            "context_length": self.catalogue.context,
+        }
+
+    async def health(self) -> Response:
+        """GET /health."""
+        return _json({"status": "ok"})
+
+    async def prometheus(self) -> Response:
+        """GET /metrics."""
+        engine = self.writer.engine
+        if engine is not None:
+            self.metrics.running.set(engine.running)
+            self.metrics.waiting.set(len(engine.waiting))
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def make_app(api: Api, lifespan: Callable[[], Any]) -> FastAPI:
+    """The application. `lifespan` is an async context manager around its life."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        async with lifespan():
+            yield
+
+    app = FastAPI(title="mft serve", version=__version__, lifespan=life)
+    posts: dict[str, Callable[..., Awaitable[Response]]] = {
+        "/v1/chat/completions": api.chat,
+        "/v1/completions": api.completions,
+        "/infill": api.infill,
+    }
+    gets: dict[str, Callable[..., Awaitable[Response]]] = {
+        "/v1/models": api.models,
+        "/v1/models/{name:path}": api.model,
+        "/health": api.health,
+        "/metrics": api.prometheus,
+    }
+    for path, endpoint in posts.items():
+        app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
+    for path, endpoint in gets.items():
+        app.add_api_route(path, endpoint, methods=["GET"], response_model=None)
+    app.add_exception_handler(ClientError, _client_error)
+    app.add_exception_handler(GenerationError, _engine_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _collect(texts: Texts, count: int, seconds: float | None = None) -> list[Text]:
+    """The texts, when they are complete."""
+    found = [Text() for _ in range(count)]
+    async with texts, aclosing(texts.pieces(seconds)) as pieces:
+        async for number, piece in pieces:
+            found[number].add(piece)
+    return found
+
+
+async def _chunks(
+    texts: Texts, header: Header, choice: Callable[[int, Text, str | None], dict[str, Any]], prompt_tokens: int | None
+) -> AsyncIterator[bytes]:
+    """The server-sent events of an answer. With `prompt_tokens` the last one counts the tokens."""
+    started: set[int] = set()
+    async with texts, aclosing(texts.pieces()) as pieces:
+        try:
+            async for number, piece in pieces:
+                delta = "" if number in started else "assistant"
+                started.add(number)
+                text = Text(piece.text, list(piece.tokens), piece.finish_reason)
+                yield _event(header.answer([choice(number, text, delta)], chunk=True))
+        except GenerationError as error:
+            yield _event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
+            return
+        if prompt_tokens is not None:
+            counted = answers.usage(prompt_tokens, sum(texts.generated))
+            yield _event(header.answer([], chunk=True, usage=counted))
+    yield b"data: [DONE]\n\n"
+
+
+async def _infill_chunks(texts: Texts, seconds: float | None) -> AsyncIterator[bytes]:
+    async with texts, aclosing(texts.pieces(seconds)) as pieces:
+        async for _, piece in pieces:
+            yield _event({"content": piece.text, "stop": piece.finish_reason is not None})
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+async def _client_error(_: HttpRequest, error: Exception) -> JSONResponse:
+    assert isinstance(error, ClientError)
+    return error_response(error.status, str(error), param=error.param, code=error.code)
+
+
+async def _engine_error(_: HttpRequest, error: Exception) -> JSONResponse:
+    return error_response(500, str(error))
+
+
+async def _http_error(request: HttpRequest, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = "request_too_large" if error.status_code == 413 else None
+    return error_response(error.status_code, f"{request.method} {request.url.path}: {error.detail}", code=code)
+
+
+async def _invalid(_: HttpRequest, error: Exception) -> JSONResponse:
+    """All problems of a request in one line, each with its field."""
+    assert isinstance(error, RequestValidationError)
+    problems = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"] if part != "body")
+        what = str(problem["msg"]).removeprefix("Value error, ")
+        problems.append(f"{where}: {what}" if where else what)
+    param = ".".join(str(part) for part in error.errors()[0]["loc"][1:]) or None
+    return error_response(400, "; ".join(problems[:5])[:2000], param=param)

@@ -1,0 +1,175 @@
+"""The requests of the OpenAI protocol and of llama.cpp's /infill, checked. A field that would change the text and that this server
+cannot honour is refused; a field that never changes a text is accepted without effect.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (None,),
+    "echo": (None, False),
+    "frequency_penalty": (None, 0),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logit_bias": (None, {}),
+    "min_p": (None, 0),
+    "modalities": (None, ["text"]),
+    "prediction": (None,),
+    "presence_penalty": (None, 0),
+    "reasoning_effort": (None, "none"),
+    "repetition_penalty": (None, 1),
+    "response_format": (None, {"type": "text"}),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_k": (None, 0, -1),
+    "verbosity": (None, "medium"),
+    "web_search_options": (None,),
+}
+"""Fields that are not supported, and the values at which they change nothing."""
+WITHOUT_EFFECT = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+INFILL_WITHOUT_EFFECT = frozenset(
+    {"cache_prompt", "id_slot", "n_indent", "n_keep", "response_fields", "samplers", "t_max_prompt_ms", "top_k"}
+)
+MOST_CHOICES = 128
+
+
+class StreamOptions(BaseModel):
+    """Options of a stream."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False  # is about padding chunks, which this server does not do
+
+
+class Asked(BaseModel):
+    """What all requests have in common."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=1 << 26)
+
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    complete_word: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_can_be_honoured(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        unsupported = [name for name in fields if name in NEUTRAL and fields[name] not in NEUTRAL[name]]
+        if unsupported:
+            raise ValueError(f"{', '.join(unsupported)}: not supported by this server. Leave it out")
+        dropped = WITHOUT_EFFECT | NEUTRAL.keys()
+        return {name: value for name, value in fields.items() if name not in dropped or name in cls.model_fields}
+
+    @property
+    def stop_words(self) -> tuple[str, ...]:
+        """The stop words, without empty ones."""
+        words = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(word for word in words if word)
+
+
+class Choices(Asked):
+    """Requests that may ask for several texts."""
+
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stream_options: StreamOptions | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: None = None
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+    annotations: list[Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatRequest(Choices):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _top_logprobs_need_logprobs(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: needs logprobs to be true")
+        return self
+
+
+class CompletionRequest(Choices):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    suffix: str | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    best_of: int | None = None
+
+    @model_validator(mode="after")
+    def _best_of_all_is_all(self) -> "CompletionRequest":
+        if self.best_of not in (None, self.n or 1):
+            raise ValueError("best_of: not supported by this server. Leave it out")
+        return self
+
+
+class ExtraFile(BaseModel):
+    """Another file that the model should know."""
+
+    text: str
+    filename: str = ""
+
+
+class InfillRequest(Asked):
+    """POST /infill of llama.cpp's server. Greedy unless a temperature is given."""
+
+    input_prefix: str
+    input_suffix: str
+    input_extra: list[ExtraFile] = []
+    prompt: str = ""
+    n_predict: Annotated[int, Field(ge=-1)] = -1
+    t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_effect(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        if fields.get("temperature") and fields.get("top_k", 0) > 0:
+            raise ValueError("top_k: not supported by this server together with a temperature. Leave one out")
+        return {name: value for name, value in fields.items() if name not in INFILL_WITHOUT_EFFECT}

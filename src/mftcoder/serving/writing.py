@@ -1,0 +1,120 @@
+"""From the engine's thread to the event loop: the texts of one HTTP request, and their end when the client goes away."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from starlette.types import Receive
+
+from mftcoder.errors import GenerationError
+from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
+from mftcoder.serving.catalogue import ClientError
+from mftcoder.serving.metrics import Metrics
+
+Arrival = tuple[int, Event] | None
+"""The number of a text and what happened to it; None when the client has gone."""
+
+
+@dataclass
+class Writer:
+    """The way from requests to their texts. `most_texts` may be in work at the same time."""
+
+    metrics: Metrics
+    most_texts: int
+
+    def __post_init__(self) -> None:
+        self.engine: LiveEngine | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._places: dict[Submission, tuple[int, asyncio.Queue[Arrival]]] = {}
+
+    def deliver(self, events: list[tuple[Submission, Event]]) -> None:
+        """Called by the engine's thread after each step."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._hand_out, events)
+
+    def _hand_out(self, events: list[tuple[Submission, Event]]) -> None:
+        for submission, event in events:
+            if submission in self._places:
+                number, queue = self._places[submission]
+                queue.put_nowait((number, event))
+
+    @property
+    def texts(self) -> int:
+        """Texts in work."""
+        return len(self._places)
+
+    def open(self, requests: Sequence[Request], receive: Receive) -> "Texts":
+        """Queue the requests. ClientError 429 if too many are in work."""
+        assert self.engine is not None, "the server has started"
+        if self.texts + len(requests) > self.most_texts:
+            raise ClientError(
+                429,
+                f"The server is busy: {self.texts} texts are in work, at most {self.most_texts} may be. Try again later.",
+                code="rate_limit_exceeded",
+            )
+        queue: asyncio.Queue[Arrival] = asyncio.Queue()
+        submissions = [self.engine.submit(request) for request in requests]
+        self._places |= {submission: (number, queue) for number, submission in enumerate(submissions)}
+        return Texts(self, submissions, queue, receive)
+
+    def close(self, submissions: Sequence[Submission]) -> None:
+        """Forget texts; those that are not complete are not generated any further."""
+        for submission in submissions:
+            submission.cancel()
+            self._places.pop(submission, None)
+
+
+class Texts:
+    """The texts of one HTTP request; an async context manager, which ends them with the request."""
+
+    def __init__(
+        self, writer: Writer, submissions: Sequence[Submission], queue: "asyncio.Queue[Arrival]", receive: Receive
+    ):
+        self._writer, self._submissions, self._queue = writer, submissions, queue
+        self._watch = asyncio.create_task(self._until_gone(receive))
+        self.begin = time.monotonic()
+        self.generated = [0] * len(submissions)
+
+    async def __aenter__(self) -> "Texts":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._watch.cancel()
+        self._writer.close(self._submissions)
+        self._writer.metrics.generated_tokens.inc(sum(self.generated))
+
+    async def _until_gone(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._queue.put_nowait(None)
+
+    async def pieces(self, seconds: float | None = None) -> AsyncGenerator[tuple[int, Piece], None]:
+        """The pieces of all texts until all have ended, the client has gone, or `seconds` are over. GenerationError if the engine fails."""
+        metrics, first = self._writer.metrics, True
+        open_texts = len(self._submissions)
+        while open_texts:
+            arrival = await self._next(seconds)
+            if arrival is None:
+                return
+            number, event = arrival
+            if isinstance(event, GenerationError):
+                raise event
+            if first:
+                metrics.first_token.observe(time.monotonic() - self.begin)
+                first = False
+            self.generated[number] = event.generated
+            if event.finish_reason is not None:
+                open_texts -= 1
+                metrics.finished.labels(event.finish_reason).inc()
+                metrics.seconds.observe(time.monotonic() - self.begin)
+            yield number, event
+
+    async def _next(self, seconds: float | None) -> Arrival:
+        if seconds is None:
+            return await self._queue.get()
+        left = self.begin + seconds - time.monotonic()
+        try:
+            return await asyncio.wait_for(self._queue.get(), max(left, 0))
+        except TimeoutError:
+            return None

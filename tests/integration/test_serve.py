@@ -1,0 +1,295 @@
+"""`mft serve` as a process, asked by the official client."""
+
+import concurrent.futures
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mftcoder.cli import cli
+from tests.served import Server, served
+
+openai = pytest.importorskip("openai")
+httpx = pytest.importorskip("httpx")
+pytest.importorskip("uvicorn")
+
+PROMPT = "def add(a, b):\n"
+CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Write a loop."}]
+
+
+def client_of(server: Server, key: str = "none") -> Any:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(tiny_llama_dir: Path) -> Iterator[Server]:
+    with served(tiny_llama_dir, "--name", "tiny", "--dtype", "float32", "--max-requests", 70) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def client(server: Server) -> Any:
+    return client_of(server)
+
+
+def greedy(client: Any, **more: Any) -> Any:
+    return client.completions.create(**{"model": "tiny", "prompt": PROMPT, "temperature": 0, "max_tokens": 20, **more})
+
+
+def sampled_chat(client: Any, **more: Any) -> Any:
+    asked = {"model": "tiny", "messages": CHAT, "max_tokens": 20, "seed": 5, **more}
+    return client.chat.completions.create(**asked)
+
+
+def test_greedy_completions_are_the_texts_of_mft_generate(client: Any, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    words = ["generate", str(tiny_llama_dir), "--task", "mini", "--limit", "3", "--out", str(tmp_path)]
+    CliRunner().invoke(cli, [*words, "--max-new-tokens", "20", "--dtype", "float32"], catch_exceptions=False)
+    lines = next(tmp_path.glob("completions_mini_*.jsonl")).read_text().splitlines()[1:]
+    written = {line["problem_id"]: line["text"] for line in map(json.loads, lines)}
+    from mftcoder.benchmarks.catalogue import load
+    from mftcoder.benchmarks.problem import Asking
+
+    mini, asking = load("mini", None, 3), Asking()
+    prompts = [mini.prompt(problem, asking) for problem in mini.problems]
+    stops = mini.stop(mini.problems[0], asking)
+    asked = greedy(client, prompt=prompts, stop=list(stops)[:16])
+    assert {problem.id: choice.text for problem, choice in zip(mini.problems, asked.choices, strict=True)} == written
+
+
+def test_a_stream_of_a_chat_has_the_text_and_the_end_of_the_whole_answer(client: Any) -> None:
+    whole = sampled_chat(client)
+    chunks = list(sampled_chat(client, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1]) == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "length"
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.completion_tokens == 20
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_seed_and_n_give_choices_of_their_own_that_repeat(client: Any) -> None:
+    one, again, other = (sampled_chat(client, n=3, seed=seed) for seed in (5, 5, 6))
+    texts = [choice.message.content for choice in one.choices]
+    assert len(set(texts)) == 3
+    assert texts == [choice.message.content for choice in again.choices]
+    assert set(texts).isdisjoint(choice.message.content for choice in other.choices)
+    assert sampled_chat(client).choices[0].message.content == texts[0]
+    assert len({sampled_chat(client, seed=None).choices[0].message.content for _ in range(3)}) == 3
+
+
+def test_streamed_choices_are_told_apart_by_their_index(client: Any) -> None:
+    whole = sampled_chat(client, n=3)
+    texts = ["", "", ""]
+    for chunk in sampled_chat(client, n=3, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [choice.message.content for choice in whole.choices]
+
+
+def test_a_prompt_may_be_a_text_token_ids_or_a_list_of_either(client: Any, tiny_llama_dir: Path) -> None:
+    from mftcoder.data.tokenizers.tokenizer import load_tokenizer
+
+    ids = load_tokenizer(str(tiny_llama_dir)).encode(PROMPT)
+    expected = greedy(client).choices[0].text
+    assert greedy(client, prompt=ids).choices[0].text == expected
+    for prompts in ([PROMPT, "x = "], [ids, ids[:2]]):
+        found = greedy(client, prompt=prompts, n=2)
+        assert [choice.index for choice in found.choices] == [0, 1, 2, 3]
+        assert [choice.text == expected for choice in found.choices] == [True, True, False, False]
+
+
+def test_a_stop_word_ends_the_text_before_it(client: Any) -> None:
+    whole = greedy(client).choices[0].text
+    word = whole[5:8]
+    for stream in (False, True):
+        found = greedy(client, stop=[word, "never"], stream=stream)
+        choices = [chunk.choices[0] for chunk in found] if stream else found.choices
+        assert "".join(choice.text for choice in choices) == whole[: whole.index(word)]
+        assert choices[-1].finish_reason == "stop"
+
+
+def test_log_probabilities_of_a_completion_and_of_a_chat_name_every_token(client: Any) -> None:
+    found = greedy(client, logprobs=2).choices[0]
+    noted = found.logprobs
+    assert len(noted.tokens) == len(noted.token_logprobs) == len(noted.top_logprobs) == 20
+    assert all(value == max(top.values()) for value, top in zip(noted.token_logprobs, noted.top_logprobs, strict=True))
+    assert noted.text_offset[0] == 0
+    content = sampled_chat(client, logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    text = sampled_chat(client).choices[0].message.content
+    assert bytes(byte for token in content for byte in token.bytes).decode(errors="replace") == text
+    assert all(len(token.top_logprobs) == 3 and token.logprob <= 0 for token in content)
+
+
+REFUSED = {
+    "an unknown model": ({"model": "gpt-7"}, 404, "model_not_found", "Known: tiny."),
+    "a prompt as long as the context": ({"prompt": [5] * 512}, 400, "context_length_exceeded", "512 tokens"),
+    "an empty prompt": ({"prompt": ""}, 400, None, "The prompt is empty"),
+    "a token id that is none": ({"prompt": [10**6]}, 400, None, "Token ids must be from 0 to 999"),
+    "a suffix without a format for it": ({"suffix": "return c"}, 400, None, "cannot fill in the middle"),
+    "a setting that would be ignored": ({"frequency_penalty": 1.5}, 400, None, "frequency_penalty: not supported"),
+    "a field that does not exist": ({"extra_body": {"tempratur": 1}}, 400, None, "tempratur: Extra inputs"),
+    "a wrong type": ({"max_tokens": "many"}, 400, None, "max_tokens: Input should be a valid integer"),
+    "no temperature": ({"temperature": -1}, 400, None, "temperature: Input should be greater"),
+    "more choices than a request may have": ({"prompt": ["a"] * 100, "n": 2}, 400, None, "at most 128"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_is_refused_in_the_words_of_the_protocol(client: Any, name: str) -> None:
+    fields, status, code, message = REFUSED[name]
+    with pytest.raises(openai.APIStatusError) as caught:
+        greedy(client, **fields)
+    assert caught.value.status_code == status
+    assert caught.value.body["code"] == code
+    assert message in caught.value.body["message"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
+        [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}],
+        [{"role": "tool", "content": "y", "tool_call_id": "1"}],
+        [],
+    ],
+)
+def test_chats_that_the_template_was_not_trained_on_are_refused(client: Any, messages: list[dict[str, Any]]) -> None:
+    with pytest.raises(openai.BadRequestError):
+        sampled_chat(client, messages=messages)
+
+
+def test_models_are_listed_and_found_by_name(client: Any) -> None:
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_64_clients_at_once_lose_no_request_and_get_the_texts_of_one(client: Any) -> None:
+    prompts = [f"def f{number}(x):\n" for number in range(64)]
+    alone = [greedy(client, prompt=prompt, max_tokens=8).choices[0].text for prompt in prompts[:8]]
+    with concurrent.futures.ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(lambda prompt: greedy(client, prompt=prompt, max_tokens=8).choices[0].text, prompts))
+    assert together[:8] == alone
+    assert len(together) == 64
+
+
+def test_more_texts_than_the_server_takes_get_429_and_the_others_their_answers(client: Any) -> None:
+    def ask(number: int) -> int:
+        try:
+            return len(greedy(client, prompt=f"x{number} = ", n=10, max_tokens=60, temperature=1).choices)
+        except openai.RateLimitError as error:
+            assert error.response.headers["Retry-After"] == "1"
+            return 0
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(ask, range(16)))
+    assert set(found) == {0, 10}
+    assert len(greedy(client).choices) == 1
+
+
+def metric(server: Server, name: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+
+def until(condition: Any) -> None:
+    """Wait for what another process does; a minute at most."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_ends_its_generation(server: Server, client: Any, stream: bool) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 480, "temperature": 1.5, "n": 8, "stream": stream}
+    before = metric(server, "mft_generated_tokens_total")
+    with socket.create_connection(server.url.removeprefix("http://").split(":")) as connection:
+        content = json.dumps(body).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        connection.sendall(head.encode() + content)
+        until(lambda: metric(server, "mft_running") == 8)
+    until(lambda: metric(server, "mft_running") == 0)
+    assert metric(server, "mft_generated_tokens_total") - before < 8 * 480
+
+
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(server: Server) -> None:
+    for content in (b'{"prompt": "' + b"x" * (9 << 20), iter([b" " * (1 << 20)] * 9)):
+        answer = httpx.post(f"{server.url}/v1/completions", content=content)
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_broken_json_and_unknown_paths_get_an_error_object(server: Server) -> None:
+    headers = {"Content-Type": "application/json"}
+    broken = httpx.post(f"{server.url}/v1/completions", content=b"{", headers=headers)
+    assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
+    unknown = httpx.get(f"{server.url}/v2/x")
+    assert (unknown.status_code, "GET /v2/x" in unknown.json()["error"]["message"]) == (404, True)
+
+
+def test_keys_of_file_and_environment_open_the_server_and_nothing_else_does(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("# of the editors\nfirst-key-123\n")
+    options = ("--api-key-file", tmp_path / "keys", "--host", "0.0.0.0", "--name", "tiny")
+    with served(tiny_llama_dir, *options, MFTCODER_API_KEY="second-key-456") as locked:
+        locked.url = locked.url.replace("0.0.0.0", "127.0.0.1")
+        for key in ("first-key-123", "second-key-456"):
+            assert [model.id for model in client_of(locked, key).models.list()] == ["tiny"]
+        with pytest.raises(openai.AuthenticationError):
+            client_of(locked, "first-key-12").models.list()
+        assert httpx.get(f"{locked.url}/metrics").status_code == 401
+        assert httpx.get(f"{locked.url}/health").json() == {"status": "ok"}
+
+
+def test_sigterm_lets_streams_finish_refuses_new_ones_and_exits_with_0(tiny_llama_dir: Path) -> None:
+    with served(tiny_llama_dir, "--name", "tiny", "--dtype", "float32") as one:
+        client = client_of(one)
+        stream = greedy(client, max_tokens=400, stream=True)
+        first = next(iter(stream))
+        one.process.terminate()
+        until(lambda: refused(one))
+        text = first.choices[0].text + "".join(chunk.choices[0].text for chunk in stream)
+        assert one.process.wait(timeout=60) == 0
+    with served(tiny_llama_dir, "--name", "tiny", "--dtype", "float32") as other:
+        assert greedy(client_of(other), max_tokens=400).choices[0].text == text
+        assert other.stop() == 0
+
+
+def refused(server: Server) -> bool:
+    try:
+        httpx.get(f"{server.url}/health")
+    except httpx.ConnectError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--host", "0.0.0.0"], "other machines could use this model without a key"),
+        (["--template", "chatlm"], "unknown template 'chatlm'. Did you mean 'chatml'?"),
+        (["--adapter", "x"], "give NAME=FOLDER"),
+        (["--adapter", "x=nowhere"], "is not an adapter folder"),
+        (["--adapter", "x=a", "--adapter", "x=b"], "the name is given twice"),
+        (["--api-key-file", "nowhere"], "cannot be read"),
+        (["--checkpoint", "latest"], "is no run folder"),
+    ],
+)
+def test_a_server_that_cannot_start_says_why_in_one_line(
+    tiny_llama_dir: Path, options: list[str], message: str
+) -> None:
+    words = [sys.executable, "-m", "mftcoder", "serve", str(tiny_llama_dir), "--port", "0", *options]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
