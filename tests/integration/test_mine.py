@@ -109,3 +109,31 @@ def test_an_exam_that_cannot_be_made_is_an_error_and_writes_nothing(tmp_path: Pa
     assert mft(*arguments, "--valid-share", "0.5", "--exam-share", "0.5").stderr.startswith("error: --valid-share and")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "exam").exists()
+
+
+def test_the_fixes_of_a_log_are_mined_alone_or_beside_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    names = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for text, message in ((CODE.replace("<", ">="), "Begin"), (CODE, "Fix the lower bound")):
+        (folder / "m.py").write_text(text)
+        for arguments in (("init", "-q"), ("add", "-A"), (*names, "commit", "-q", "-m", message)):
+            subprocess.run(["git", "-C", str(folder), *arguments], check=True)
+    done = mft("data", "mine", "--history", str(folder), "--out", str(tmp_path / "alone"), "--valid-share", "0")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "alone").iterdir() if path.is_dir()] == ["repair_history"]
+    record = json.loads((tmp_path / "alone" / "repair_history" / "train.jsonl").read_text())
+    assert "value >= low" in record["chat_rounds"][0]["content"]
+    arguments = ("--history", str(folder), "--out", str(tmp_path / "both"), "--valid-share", "0")
+    assert mft("data", "mine", str(folder), *arguments).returncode == 0
+    assert {"repair_history", "write_function"} <= {path.name for path in (tmp_path / "both").iterdir()}
+    for wrong, message in {
+        ("--history", str(tmp_path)): "cannot be read as a git repository",
+        ("--history", str(folder), "--fix-pattern", "("): "--fix-pattern: not a regular expression",
+        ("--history", str(folder), "--exam", str(tmp_path / "exam")): "Give FOLDER beside --history",
+        ("--fix-pattern", "x"): "--fix-pattern is about --history",
+        ("--stdlib", "--history", str(folder)): "or else --stdlib",
+    }.items():
+        done = mft("data", "mine", *wrong, "--out", str(tmp_path / "wrong"))
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "wrong").exists()

@@ -5,6 +5,7 @@ exam folder, functions are also run in the sandbox: it gets `exam.jsonl`, and `O
 """
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from mftcoder.curation.mining.exam import ASSERTS_TASK, run_functions
 from mftcoder.curation.mining.functions import MAX_SOURCE_CHARS
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.mine import Mined, MiningOptions, Record, mine
+from mftcoder.curation.mining.repository.history import HISTORY_TASK, mine_history
 from mftcoder.curation.mining.sources import standard_library
 from mftcoder.curation.mining.tasks import DEFAULT_TASKS, TASKS
 from mftcoder.errors import DataError
@@ -44,27 +46,46 @@ def mine_data(
     valid_share: float = 0.1,
     exam_dir: Path | None = None,
     exam_share: float = 0.2,
+    history: Path | None = None,
+    fix_pattern: str | None = None,
     seed: int = 42,
     on_progress: OnProgress = no_progress,
 ) -> MinedData:
-    """Mine `folder` (None: the Python files of the running interpreter's standard library) into `out`."""
+    """Mine `folder` and the git repository `history` into `out`.
+
+    If both are None, the Python files of the running interpreter's standard library are mined.
+    """
     held_out = exam_share if exam_dir else 0.0
-    chosen = tuple(languages or (LANGUAGES if folder else ("python",)))
+    chosen = tuple(languages or (LANGUAGES if folder or history else ("python",)))
     options = MiningOptions(tuple(tasks or DEFAULT_TASKS), max_per_task, valid_share, held_out, max_chars, seed, chosen)
-    source = folder or standard_library()
+    source = folder or (None if history else standard_library())
     _check(source, options)
-    mined = mine(source, options, lambda done, total: on_progress(f"reading {source}", done, total))
+    pattern = _compiled(fix_pattern)
+    mined = Mined.nothing()
+    if source:
+        mined = mine(source, options, lambda done, total: on_progress(f"reading {source}", done, total))
+    if history:
+        mined.tasks[HISTORY_TASK] = mine_history(
+            history, options, mined.skips, pattern, lambda done, total: on_progress("reading commits", done, total)
+        )
     if not any(task.train for task in mined.tasks.values()):
-        raise DataError(f"{source}: no function in it makes an example: {_most_common(mined.skips)}")
+        raise DataError(f"{source or history}: no function in it makes an example: {_most_common(mined.skips)}")
     problems = _examine(mined, options, on_progress) if exam_dir else []
     if exam_dir:
         write_jsonl(exam_dir / exam.FILE, problems)
     kinds = Counter(problem["kind"] for problem in problems)
-    _write(mined, source, out, options, kinds)
+    _write(mined, {"source": source and str(source), "history": history and str(history)}, out, options, kinds)
     return MinedData(mined, kinds)
 
 
-def _check(source: Path, options: MiningOptions) -> None:
+def _compiled(pattern: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(pattern, re.IGNORECASE) if pattern else None
+    except re.error as error:
+        raise DataError(f"--fix-pattern: not a regular expression: {error}") from error
+
+
+def _check(source: Path | None, options: MiningOptions) -> None:
     unknown = [name for name in options.tasks if name not in TASKS]
     problems = [f"--tasks: unknown task '{name}'.{did_you_mean(name, TASKS)}" for name in unknown]
     problems += [
@@ -72,9 +93,11 @@ def _check(source: Path, options: MiningOptions) -> None:
         for name in options.languages
         if name not in LANGUAGES
     ]
+    if options.exam_share and source is None:
+        problems.append("--exam: an exam is made of the functions in FOLDER. Give FOLDER beside --history.")
     if options.exam_share and "python" not in options.languages:
         problems.append("--exam: an exam is made of Python functions, and --languages leaves them out")
-    if not source.is_dir():
+    if source and not source.is_dir():
         problems.append(f"{source}: no such folder")
     if options.valid_share + options.exam_share >= 1:
         problems.append("--valid-share and --exam-share leave nothing to train on: their sum must be below 1")
@@ -120,7 +143,7 @@ def fair_problems(problems: Sequence[Record], pool: Pool, skips: Counter[str]) -
     return fair
 
 
-def _write(mined: Mined, source: Path, out: Path, options: MiningOptions, exam_kinds: Counter[str]) -> None:
+def _write(mined: Mined, sources: Record, out: Path, options: MiningOptions, exam_kinds: Counter[str]) -> None:
     for name, task in mined.tasks.items():
         for file, records in (("train.jsonl", task.train), ("valid.jsonl", task.valid)):
             path = out / name / file
@@ -131,7 +154,7 @@ def _write(mined: Mined, source: Path, out: Path, options: MiningOptions, exam_k
     write_json(
         out / "mining.json",
         {
-            "source": str(source),
+            **sources,
             "options": {**vars(options), "tasks": list(options.tasks), "languages": list(options.languages)},
             "modules": mined.modules,
             "functions": mined.functions,

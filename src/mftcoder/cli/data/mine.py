@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @click.option(
     "--exam-share", type=Finite(0.01, 0.9), default=0.2, show_default=True, help="Fraction of modules for the exam."
 )
+@click.option("--history", type=PATH, metavar="REPO", help="Also read the fixes in the log of this git repository.")
+@click.option("--fix-pattern", metavar="REGEX", help="Messages of the commits that fix something (default: built in).")
 @click.option("--seed", type=SEED, default=42, show_default=True, help="Seed of the split, the choice and the bugs.")
 def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...] | None, **options: Any) -> None:
     """Make examples of coding tasks from the code in FOLDER.
@@ -47,28 +49,32 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
     mft data mine src --out data/ours --tasks repair_function,write_test
     mft data mine ~/src/ours --out data/ours --languages go,rust
     mft data mine src --out data/ours --tasks fill_middle,complete_line,complete_block
+    mft data mine --history ~/src/ours --out data/fixes
     mft data mine src --out data/ours --exam data/exam
     mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
     """
     from mftcoder.app.data.mine import mine_data
 
-    if stdlib and folder:
-        raise click.UsageError("give FOLDER or --stdlib, not both")
+    if stdlib and (folder or options["history"]):
+        raise click.UsageError("give FOLDER or --history, or else --stdlib, not both")
+    if options["fix_pattern"] and not options["history"]:
+        raise click.UsageError("--fix-pattern is about --history, which is not given")
     with shown(stderr=True) as on_progress:
         found = mine_data(folder, out, tasks=tasks, on_progress=on_progress, **options)
     print_mined(found, out, options["exam_dir"])
 
 
-def print_mined(found: "MinedData", out: Path, exam_dir: Path | None) -> None:
+def print_mined(data: "MinedData", out: Path, exam_dir: Path | None) -> None:
     """The examples of each task, the exam, and what was skipped for which reason."""
-    output, mined = console(stderr=True), found.mined
+    output, mined = console(stderr=True), data.mined
     shares = ", ".join(f"{name}: {count:,}" for name, count in mined.languages.most_common())
-    output.print(f"{mined.functions:,} functions of {mined.modules:,} modules ({shares}) -> {out}", soft_wrap=True)
-    output.print(_examples_table(found))
+    found = f"{mined.functions:,} functions of {mined.modules:,} modules ({shares})" if shares else "fixes of the log"
+    output.print(f"{found} -> {out}", soft_wrap=True)
+    output.print(_examples_table(data))
     if exam_dir:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in found.exam_kinds.items())
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in data.exam_kinds.items())
         output.print(f"exam of modules held out -> {exam_dir}: {counts}", soft_wrap=True, highlight=False)
-    output.print("passed over:", _skips_table(found))
+    output.print("passed over:", _skips_table(data))
 
 
 def _examples_table(found: "MinedData") -> "Table":

@@ -64,6 +64,11 @@ class Mined:
     languages: Counter[str]  # functions of each
     standalone: list[StandaloneFunction]  # in the order of their hashes; for an exam
 
+    @classmethod
+    def nothing(cls) -> "Mined":
+        """No records, for what is mined elsewhere to be added."""
+        return cls({}, Counter(), 0, 0, Counter(), [])
+
 
 def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], None] = lambda done, total: None) -> Mined:
     """Mine `folder`. `on_file(done, total)` is called after each file. DataError if there is no file of the languages."""
@@ -79,7 +84,8 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
     declared: set[tuple[str, str]] = set()
     inline: list[Path] = []  # code files that hold tests too
     for done, (file, module) in enumerate(zip(code, read_modules(folder, code, skips), strict=True), start=1):
-        found = list(_functions(module, skips, options.max_chars, declared)) if module else []
+        found = list(functions_of_module(module, skips, options.max_chars)) if module else []
+        declared.update(_declared(module) if module else ())
         functions += found
         if module and module.language == "python" and options.exam_share:
             standalone += standalone_functions(module, found, skips, options.seed)
@@ -107,15 +113,17 @@ def _need_grammars(languages: set[str]) -> None:
             raise DataError(f"{error} Or mine the Python files only: --languages python.") from error
 
 
-def _functions(
-    module: SourceModule, skips: Counter[str], longest: int, declared: set[tuple[str, str]]
-) -> Iterator[MinedFunction]:
-    """The functions of a module that make examples. In `declared` come those that do not, too, except for Python's."""
-    if module.language == "python":
-        return mine_functions(module, skips, longest)
-    found = tree_functions.found_functions(module.tree.root_node, module.language)
-    declared.update((module.language, function.name) for function in found)
-    return tree_functions.mine_functions(module, skips, longest)
+def functions_of_module(module: SourceModule, skips: Counter[str], longest: int) -> Iterator[MinedFunction]:
+    """The functions of a module in any language that make examples."""
+    find = mine_functions if module.language == "python" else tree_functions.mine_functions
+    return find(module, skips, longest)
+
+
+def _declared(module: SourceModule) -> Iterator[tuple[str, str]]:
+    """`(language, name)` of all functions of a module that is not Python, also of those that make no example."""
+    if module.language != "python":
+        for function in tree_functions.found_functions(module.tree.root_node, module.language):
+            yield module.language, function.name
 
 
 def _tests(
@@ -173,7 +181,7 @@ def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) ->
     """The first of the functions whose code is equal except for docstring and layout. A copy must not be on both sides of the split."""
     seen: dict[str, MinedFunction] = {}
     for function in functions:
-        key = _program(function)
+        key = program_of(function)
         if key in seen:
             skips["function: repeated"] += 1
         else:
@@ -181,7 +189,7 @@ def _without_repeats(functions: Iterable[MinedFunction], skips: Counter[str]) ->
     return list(seen.values())
 
 
-def _program(function: MinedFunction) -> str:
+def program_of(function: MinedFunction) -> str:
     """What is equal for functions that differ in docstring, comments and layout only."""
     code = function.header + function.body
     if function.language == "python":
@@ -191,7 +199,7 @@ def _program(function: MinedFunction) -> str:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class Candidate:
     """An example that can be made."""
 
     id: str
@@ -206,8 +214,13 @@ def _mine_task(
     options: MiningOptions,
     skips: Counter[str],
 ) -> MinedTask:
-    """The task's examples, in the order of their hashes. Examples over the limit are not made."""
-    candidates = [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)]
+    return choose(
+        name, [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)], options, skips
+    )
+
+
+def choose(name: str, candidates: Iterable[Candidate], options: MiningOptions, skips: Counter[str]) -> MinedTask:
+    """A task's examples, in the order of their hashes. Examples over the limit are not made."""
     mined, most = MinedTask(), options.max_per_task
     for candidate in sorted(candidates, key=lambda candidate: _fraction(f"{options.seed}:{candidate.id}")):
         kind = side_of(candidate.function.module, options)
@@ -231,10 +244,10 @@ def valid_limit(options: MiningOptions) -> int | None:
     return None if options.max_per_task is None else max(1, round(options.max_per_task * share / rest))
 
 
-def _of_functions(name: str, functions: Iterable[MinedFunction], options: MiningOptions) -> Iterator[_Candidate]:
+def _of_functions(name: str, functions: Iterable[MinedFunction], options: MiningOptions) -> Iterator[Candidate]:
     for function in functions:
         make = partial(_example, name, function, options.seed)
-        yield _Candidate(f"{name}/{function.origin}", function, make)
+        yield Candidate(f"{name}/{function.origin}", function, make)
 
 
 def _example(name: str, function: MinedFunction, seed: int) -> Example:
@@ -244,7 +257,7 @@ def _example(name: str, function: MinedFunction, seed: int) -> Example:
 
 def _of_tests(
     name: str, tests: Iterable[TestedFunction], options: MiningOptions, skips: Counter[str]
-) -> Iterator[_Candidate]:
+) -> Iterator[Candidate]:
     """One example for each test. A test file belongs to the side of the split of its first function."""
     sides: dict[str, Side] = {}
     for tested in tests if name == "write_test" else ():
@@ -253,7 +266,7 @@ def _of_tests(
             skips["write_test: its test file is on the other side of the split"] += 1
             continue
         make = partial(mining_tasks.write_test, tested.function, tested.test)
-        yield _Candidate(f"write_test/{tested.function.origin}#{tested.origin}", tested.function, make)
+        yield Candidate(f"write_test/{tested.function.origin}#{tested.origin}", tested.function, make)
 
 
 def chat_record(task: str, name: str, function: MinedFunction, example: Example) -> Record:

@@ -4,6 +4,7 @@ No module is imported or run.
 """
 
 import ast
+import io
 import os
 import stat
 import sysconfig
@@ -11,7 +12,7 @@ import tokenize
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,34 +109,52 @@ def read_modules(
     `license_of(path, text)` names the licence of a file.
     """
     for file in files:
-        reason, text, tree = "", "", None
-        language, path = language_of(file.name), file.relative_to(folder).as_posix()
+        path = file.relative_to(folder).as_posix()
         try:
-            text = _text_of(file, language)
-            tree = _parse(text, language)
-        except (SyntaxError, ValueError, RecursionError, MemoryError, OSError) as error:
-            reason = _reason(error)
-        if tree is None:
-            skips[f"file: {reason or 'does not parse'}"] += 1
+            module = read_source(path, _bytes_of(file))
+        except READ_ERRORS as error:
+            skips[f"file: {_reason(error)}"] += 1
             yield None
         else:
-            yield SourceModule(path, text, tree, language, license_of(path, text) if license_of else UNKNOWN)
+            yield replace(module, license=license_of(path, module.text)) if license_of else module
+
+
+READ_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OSError)
+"""What reading and parsing a file of any content can raise."""
 
 
 class FileRefusedError(ValueError):
     """The file is no module that a person writes. The text is the reason, which is counted."""
 
 
-def _text_of(file: Path, language: str) -> str:
+def _bytes_of(file: Path) -> bytes:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         raise FileRefusedError("not a regular file")
     if status.st_size > MAX_FILE_BYTES:
         raise FileRefusedError("over 1 MB")
-    if language == "python":
-        with tokenize.open(file) as stream:  # respects a coding line and a byte order mark
-            return stream.read()
-    text = file.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    return file.read_bytes()
+
+
+def read_source(path: str, data: bytes) -> SourceModule:
+    """The parsed content of a file; one of READ_ERRORS if it is not code that a person writes."""
+    language = language_of(path)
+    text = _python_text(data) if language == "python" else _text(data)
+    tree = _parse(text, language)
+    if tree is None:
+        raise FileRefusedError("does not parse")
+    return SourceModule(path, text, tree, language)
+
+
+def _python_text(data: bytes) -> str:
+    """The text in the encoding of its coding line or byte order mark, as Python reads it."""
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    with io.TextIOWrapper(io.BytesIO(data), encoding) as stream:
+        return stream.read()
+
+
+def _text(data: bytes) -> str:
+    text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         raise FileRefusedError("unknown or wrong encoding")
     if any(len(line) > MAX_LINE_CHARS for line in text.split("\n")):
@@ -152,7 +171,7 @@ def _parse(text: str, language: str) -> Any:
         return ast.parse(text)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, FileRefusedError):
         return str(error)
     if isinstance(error, UnicodeDecodeError) or "encod" in str(error) or "codec" in str(error):

@@ -141,6 +141,18 @@ def repair_function(function: MinedFunction, rng: random.Random, broken: Sequenc
     return _about(ask, function, code, function.source, code)
 
 
+def repair_as_committed(function: MinedFunction, before: str, subject: str, commit: str, rng: random.Random) -> Example:
+    """The question is the function before a commit that fixed it, and half of the time what the commit says; the answer is it afterwards."""
+    said = f" The commit that fixed it says: {subject}" if rng.random() < 0.5 and subject else ""
+    ask = f"There is a bug in the following {title_of(function.language)} function. Fix it."
+    if said and not said.endswith((".", "!", "?")):
+        said += "."
+    code = fenced(before, function.language)
+    answer = fenced(function.source, function.language)
+    made = _example(f"{ask}{said}{_of_class(function)}\n\n{code}", answer, before)
+    return replace(made, fields={"commit": commit})
+
+
 def _mutate(function: MinedFunction, rng: random.Random) -> Mutation | None:
     if function.language == "python":
         return mutate(function.source, rng)
