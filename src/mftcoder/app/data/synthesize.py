@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from mftcoder.curation.synthesis.checked import REPAIR, WRITE_TESTS, Repair, Tests
 from mftcoder.curation.synthesis.config import SynthesisConfig, load_synthesis, parse_synthesis
 from mftcoder.curation.synthesis.evol import Evol
 from mftcoder.curation.synthesis.exercises import Exercises
@@ -14,11 +15,13 @@ from mftcoder.curation.synthesis.output import Synthesized, check_libraries, ref
 from mftcoder.curation.synthesis.prompts import Prompts
 from mftcoder.curation.synthesis.prompts import copy_prompts as write_prompts
 from mftcoder.curation.synthesis.sources import choose_snippets, read_examples, read_topics
+from mftcoder.curation.synthesis.trials import Trials
 from mftcoder.curation.synthesis.work import Collected, Method
 from mftcoder.curation.teacher.budget import Budget
 from mftcoder.curation.teacher.journal import FILE, RequestJournal
 from mftcoder.curation.teacher.teacher import Teacher, in_order, open_teacher, spent_so_far
-from mftcoder.log import OnProgress, no_progress
+from mftcoder.execution.run_programs import Sandbox
+from mftcoder.log import OnProgress, no_progress, say
 
 
 def synthesize_recipe(
@@ -64,17 +67,29 @@ def _items(config: SynthesisConfig, collected: Collected) -> list[Any]:
         most = config.limit or config.oss.snippets
         chosen = min(most, config.oss.snippets)
         return choose_snippets(Path(config.oss.folder).expanduser(), chosen, config.oss.lines, config.seed)
+    if config.tests:
+        return read_examples(config.tests.records, WRITE_TESTS, collected)
+    if config.repair:
+        return read_examples(config.repair.records, REPAIR, collected)
     raise AssertionError("a config has one method")
 
 
 def _method(
-    config: SynthesisConfig, items: list[Any], prompts: Prompts, teacher: Teacher, sharpener: Teacher
+    config: SynthesisConfig, items: list[Any], prompts: Prompts, teachers: Sequence[Teacher], stack: AsyncExitStack
 ) -> Method:
+    teacher = teachers[0]
     if config.exercises:
-        return Exercises(config.exercises, items, prompts, teacher, sharpener)
+        return Exercises(config.exercises, items, prompts, teacher, teachers[-1])
     if config.evol:
         return Evol(config.evol, items, prompts, teacher, config.seed)
-    return OssInstruct(items, prompts, teacher)
+    if config.oss:
+        return OssInstruct(items, prompts, teacher)
+    sandbox = stack.enter_context(Sandbox())
+    say(f"sandbox: {sandbox.level} ({', '.join(sandbox.covers)})")
+    if config.tests:
+        return Tests(config.tests, items, prompts, teacher, Trials(sandbox))
+    assert config.repair is not None
+    return Repair(config.repair, items, prompts, teacher, Trials(sandbox))
 
 
 async def _ask(
@@ -92,7 +107,7 @@ async def _ask(
             await stack.enter_async_context(open_teacher(endpoint, journal, budget, seed=config.seed))
             for endpoint in config.endpoints
         ]
-        method = _method(config, items, prompts, teachers[0], teachers[-1])
+        method = _method(config, items, prompts, teachers, stack)
         count = len(method.items)
 
         def show(done: int) -> None:

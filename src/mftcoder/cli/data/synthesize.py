@@ -126,6 +126,40 @@ def _oss(folder: Path, **options: Any) -> None:
     _run("oss", {"folder": str(folder)}, ("snippets", "lines"), options)
 
 
+@group.command("tests", short_help="Tests for the Python answers of your records.")
+@click.argument("records", type=PATH, nargs=-1, required=True)
+@click.option("--count", type=COUNT, help="Tests that are asked for (default: 5).")
+@click.option("--mutants", type=COUNT, help="Buggy variants of the code that are tried (default: 5).")
+@_shared
+def _tests(records: tuple[Path, ...], **options: Any) -> None:
+    """Write tests for the Python code in the answers of RECORDS, and run them in the sandbox.
+
+    Tests are kept if the code passes them and at least one variant of it with a bug fails. Each makes an example of writing tests
+    (write_tests), and a copy of its record with the field `tests` (tested).
+
+    \b
+    mft data synthesize tests data/chat --endpoint http://localhost:8000/v1 --model NAME --out data/tests
+    """
+    _run("tests", {"records": [str(path) for path in records]}, ("count", "mutants"), options)
+
+
+@group.command("repair", short_help="Answers that fail their tests, repaired.")
+@click.argument("records", type=PATH, nargs=-1, required=True)
+@click.option("--answer", is_flag=True, default=None, help="Let the model write the first answer too.")
+@click.option("--rounds", type=COUNT, help="Attempts to repair an answer (default: 3).")
+@_shared
+def _repair(records: tuple[Path, ...], **options: Any) -> None:
+    """Run the answers of RECORDS against their tests, and let the model repair those that fail, from what the sandbox says.
+
+    RECORDS have a question and a field such as `tests`. Code that passes makes an example of repair (repair), and a record of the question
+    with that code (repaired), whose field `samples` holds the answers that failed.
+
+    \b
+    mft data synthesize repair data/tests/tested --answer --endpoint http://localhost:8000/v1 --model NAME --out data/repair
+    """
+    _run("repair", {"records": [str(path) for path in records]}, ("answer", "rounds"), options)
+
+
 @group.command("recipe", short_help="Any of these by a YAML or JSON file.")
 @click.argument("recipe", type=PATH)
 @click.argument("overrides", nargs=-1, metavar="[FIELD=VALUE]...")

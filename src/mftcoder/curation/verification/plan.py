@@ -85,7 +85,7 @@ def _unfenced(example: Example, config: VerifyConfig) -> str:
     answer = example.answer
     if config.language or example.python_codes:
         return answer
-    has_tests = parse_python(_tests_of(example, config)[0] or "(") is not None
+    has_tests = parse_python(tests_of(example, config)[0] or "(") is not None
     if not has_tests or len(answer) > MAX_PARSED:
         return ""
     code = (
@@ -108,7 +108,7 @@ def _python(example: Example, code: str, config: VerifyConfig) -> Run | Verdict:
 def _python_checks(
     example: Example, tree: ast.Module, defined: Set[str], config: VerifyConfig
 ) -> Iterator[tuple[str, Any]]:
-    tests, entry_point = _tests_of(example, config)
+    tests, entry_point = tests_of(example, config)
     if tests and len(tests) <= MAX_PARSED and (parsed := parse_python(tests)) is not None:
         yield "tests", [_without_imports_of_the_answer(parsed, defined), entry_point or _last_function(tree)]
     if asserts := _asserts_of(tree, defined):
@@ -128,7 +128,7 @@ def _undefined(tree: ast.Module) -> set[str]:
     }
 
 
-def _tests_of(example: Example, config: VerifyConfig) -> tuple[str, str]:
+def tests_of(example: Example, config: VerifyConfig) -> tuple[str, str]:
     """The text of the record's tests (empty without any), and the function that they are about, if the record names it."""
     record = orjson.loads(example.line) if example.line else {}
     names = TEST_FIELDS if config.tests == "auto" else (config.tests,)

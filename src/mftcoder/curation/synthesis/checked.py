@@ -1,0 +1,161 @@
+"""Two methods that believe no model: tests are kept if code passes them and buggy code fails, repaired code if it passes its tests."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mftcoder.curation.example import Example, parse_python
+from mftcoder.curation.synthesis.config import RepairConfig, TestsConfig
+from mftcoder.curation.synthesis.prompts import Prompts
+from mftcoder.curation.synthesis.trials import Trials, fenced, mutants, passes, python_of, tests_in, usable_tests
+from mftcoder.curation.synthesis.work import Collected, Draft, DroppedError, ask
+from mftcoder.curation.teacher.teacher import Teacher
+from mftcoder.curation.verification.verdict import Verdict
+
+WRITE_TESTS, TESTED = "write_tests", "tested"
+REPAIR, REPAIRED = "repair", "repaired"
+_ASK_FOR_TESTS = "Write tests for the following Python code: assert statements that call it."
+_ASK_FOR_REPAIR = "The following Python code should answer this question, but its tests fail. Correct it."
+
+
+class Tests:
+    """The method: an item is a record with Python code. It becomes an example of writing tests, and a record with tests."""
+
+    __test__ = False  # pytest would take a class named Test... for a test
+    steps: tuple[str, ...] = ("read", "tests", "trial")
+
+    def __init__(self, config: TestsConfig, records: list[Example], prompts: Prompts, teacher: Teacher, trials: Trials):
+        self.config, self.prompts, self.teacher, self.trials = config, prompts, teacher, trials
+        self.items = records
+
+    async def make(self, number: int, collected: Collected) -> None:
+        """The tests of one record."""
+        record = self.items[number]
+        origin = record.conversation.origin
+        try:
+            code = _code_of(record)
+            tests = await self._tests(record, code)
+            found = await self._proved(code, tests)
+        except DroppedError as error:
+            collected.drop((number,), WRITE_TESTS, error, origin)
+            return
+        facts = {"method": "tests", "model": self.teacher.config.model, **found}
+        question = f"{_ASK_FOR_TESTS}\n\n{fenced(code)}"
+        collected.keep((number, 0), Draft(WRITE_TESTS, question, fenced(tests), origin, facts))
+        if record.question.strip():
+            answer = record.answer if record.blocks else fenced(code)
+            collected.keep((number, 1), Draft(TESTED, record.question, answer, origin, facts, {"tests": tests}))
+
+    async def _tests(self, record: Example, code: str) -> str:
+        prompt = self.prompts.render("tests", question=record.question, code=code, count=self.config.count)
+        reply = await ask(self.teacher, "tests", prompt)
+        tests = usable_tests(reply, code)
+        if not tests:
+            raise DroppedError("tests", "no_assert", reply[:200])
+        return tests
+
+    async def _proved(self, code: str, tests: str) -> dict[str, int]:
+        """How many of how many bugs the tests find; DroppedError if the code fails, or if no bug is found."""
+        buggy = mutants(code, self.config.mutants, code)
+        if not buggy:
+            raise DroppedError("trial", "no_bug_fits", "no function to put a bug into")
+        verdict, *others = await self.trials.run([code, *buggy], tests)
+        if not passes(verdict):
+            raise DroppedError("trial", "code_does_not_pass", _said(verdict))
+        found = sum(other.outcome == "failed" for other in others)
+        if not found:
+            raise DroppedError("trial", "finds_no_bug", len(others))
+        return {"bugs": len(others), "bugs_found": found}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A question with its tests."""
+
+    question: str
+    tests: str
+    entry_point: str
+    origin: str
+
+
+class Repair:
+    """The method: an item is a record with tests. Each step from failing to passing code becomes an example."""
+
+    steps: tuple[str, ...] = ("read", "answer", "repair", "trial")
+
+    def __init__(
+        self, config: RepairConfig, records: list[Example], prompts: Prompts, teacher: Teacher, trials: Trials
+    ):
+        self.config, self.prompts, self.teacher, self.trials = config, prompts, teacher, trials
+        self.items = records
+
+    async def make(self, number: int, collected: Collected) -> None:
+        """Repair one answer, in several rounds if needed."""
+        record = self.items[number]
+        origin = record.conversation.origin
+        try:
+            await self._repair(record, number, collected)
+        except DroppedError as error:
+            collected.drop((number, self.config.rounds), REPAIR, error, origin)
+
+    async def _repair(self, record: Example, number: int, collected: Collected) -> None:
+        tests, entry_point = tests_in(record)
+        if not tests or not record.question.strip():
+            raise DroppedError("read", "no_tests" if record.question.strip() else "no_question", record.question[:200])
+        task = _Task(record.question, tests, entry_point, record.conversation.origin)
+        code = await self._first_answer(record)
+        verdict = await self._verdict(code, task)
+        facts = {"method": "repair", "model": self.teacher.config.model}
+        if passes(verdict):
+            if not self.config.answer:
+                raise DroppedError("trial", "passes_already", verdict.name)
+            collected.keep((number, 0), self._answered(task, code, [], facts))
+            return
+        failed = [code]
+        for turn in range(self.config.rounds):
+            reply = await self._repaired(task, code, verdict)
+            fixed = python_of(reply)
+            after = await self._verdict(fixed, task)
+            if passes(after):
+                question = f"{_ASK_FOR_REPAIR}\n\n{task.question}\n\n{fenced(code)}\n\nThe tests say: {_said(verdict)}"
+                shown = {**facts, "round": turn + 1}
+                collected.keep((number, 0), Draft(REPAIR, question, reply, task.origin, shown, {"tests": task.tests}))
+                collected.keep((number, 1), self._answered(task, fixed, failed, shown))
+                return
+            code, verdict = fixed, after
+            failed.append(fixed)
+        raise DroppedError("trial", "still_fails", _said(verdict))
+
+    def _answered(self, task: _Task, code: str, failed: list[str], facts: dict[str, Any]) -> Draft:
+        """The question with the answer that passes. `samples` holds those that failed: `mft data verify` makes preference pairs of them."""
+        fields = {"tests": task.tests, "entry_point": task.entry_point, "samples": [fenced(one) for one in failed]}
+        return Draft(REPAIRED, task.question, fenced(code), task.origin, facts, {k: v for k, v in fields.items() if v})
+
+    async def _first_answer(self, record: Example) -> str:
+        if not self.config.answer:
+            return _code_of(record, must_parse=False)
+        return python_of(await ask(self.teacher, "answer", self.prompts.render("answer", question=record.question)))
+
+    async def _repaired(self, task: _Task, code: str, verdict: Verdict) -> str:
+        values = {"question": task.question, "code": code, "error": _said(verdict), "tests": task.tests}
+        return await ask(self.teacher, "repair", self.prompts.render("repair", **values))
+
+    async def _verdict(self, code: str, task: _Task) -> Verdict:
+        if not code.strip():
+            return Verdict.failed("compile", "there is no Python code in the answer")
+        [verdict] = await self.trials.run([code], task.tests, task.entry_point)
+        if verdict.outcome == "not_run" or (verdict.outcome == "passed" and not passes(verdict)):
+            raise DroppedError("trial", "not_run", verdict.why or verdict.detail)
+        return verdict
+
+
+def _code_of(record: Example, *, must_parse: bool = True) -> str:
+    """The Python code of a record's answer."""
+    code = "\n\n".join(one.rstrip() for one in record.python_codes)
+    if not code.strip() or (must_parse and parse_python(code) is None):
+        raise DroppedError("read", "no_python", record.answer[:200])
+    return code
+
+
+def _said(verdict: Verdict) -> str:
+    """What a verdict says, for a person: `failed tests: AssertionError test_empty`."""
+    return f"{verdict.name}: {verdict.detail}" if verdict.detail else verdict.name
