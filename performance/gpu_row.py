@@ -281,6 +281,7 @@ def run_steps(spec: Spec) -> dict[str, Any]:
     from mftcoder.config.schema import RunConfig
     from mftcoder.log import LOGGER
     from mftcoder.models.gpu_memory.plans import in_words
+    from mftcoder.models.loading.resolve import resolve_model
     from mftcoder.registry import BACKENDS
 
     config = RunConfig.model_validate(run_config(spec))
@@ -288,7 +289,7 @@ def run_steps(spec: Spec) -> dict[str, Any]:
     LOGGER.setLevel(logging.INFO)
     backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
-    plans = plans_of(config, backend, None)
+    plans = plans_of(config, backend, None, resolve_model(config.model))
     for plan in plans:
         try:
             with carrier(backend, plan) as engine:
@@ -307,7 +308,7 @@ def time_steps(spec: Spec, config: Any, plan: Any, backend: Any) -> dict[str, An
     """The steps of one plan, over batches that were made before."""
     from torch.nn.attention import current_flash_attention_impl
 
-    from mftcoder.app.training.train import _build
+    from mftcoder.app.training.train import _build, _Start
     from mftcoder.balancing.base import TaskWeights
     from mftcoder.data.prepared.store import prepare as prepare_store
     from mftcoder.training.metrics import Callbacks
@@ -315,7 +316,8 @@ def time_steps(spec: Spec, config: Any, plan: Any, backend: Any) -> dict[str, An
     from mftcoder.training.step import train_step
 
     device = torch.device(spec.device)
-    run = _build(config, plan, prepare_store(config), backend, None, StopRequest(), Callbacks())
+    start = _Start(config, prepare_store(config), None, None, StopRequest(), Callbacks())
+    run = _build(start, plan, backend)
     run.metrics.__exit__()  # these steps write no records
     count = WARMUP + spec.steps
     batches = [run.train_loader.step(number) for number in range(count + 3)]

@@ -15,10 +15,9 @@ from mftcoder.config.schema import BackendConfig
 from mftcoder.errors import MftError
 from mftcoder.training.backends.ddp import DdpBackend
 from mftcoder.training.backends.fsdp2 import Fsdp2Backend
-from mftcoder.training.backends.process_group import ProcessGroup
 from tests.forked import PATIENCE, context, finish
 
-BACKENDS = {"ddp": DdpBackend, "fsdp2": Fsdp2Backend}
+BACKENDS: dict[str, Any] = {"ddp": DdpBackend, "fsdp2": Fsdp2Backend}
 Ask = Callable[..., list[Any]]
 
 
@@ -69,12 +68,12 @@ def _be_rank(rank: int, port: int, config: BackendConfig, connection: Connection
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     backend = BACKENDS[config.name](config)
-    with backend.joined():
+    with backend.group.joined():
         while asked := pickle.loads(connection.recv_bytes()):
             connection.send_bytes(pickle.dumps(_answer_to(asked, backend)))
 
 
-def _answer_to(asked: tuple[Callable[..., Any], tuple[Any, ...]], backend: ProcessGroup) -> tuple[Any, str | None]:
+def _answer_to(asked: tuple[Callable[..., Any], tuple[Any, ...]], backend: Any) -> tuple[Any, str | None]:
     function, arguments = asked
     try:
         return function(backend, *arguments), None

@@ -50,6 +50,38 @@ def test_torchrun_and_mft_nproc_make_the_same_run(tmp_path: Path, tiny_llama_dir
     assert same_bits(weights(tmp_path / "ours" / "run"), weights(tmp_path / "theirs" / "run"))
 
 
+COUNTING = """
+import os
+from pathlib import Path
+from mftcoder.cli.group import main
+from mftcoder.models.loading import resolve
+
+check = resolve.tokenizer_problems
+
+def counted(*arguments, **keywords):
+    with Path(os.environ["CHECKS"]).open("a") as file:
+        file.write(os.environ.get("RANK", "0"))
+    return check(*arguments, **keywords)
+
+resolve.tokenizer_problems = counted
+main()
+"""
+"""`mft` that notes the rank each time a model is resolved: each resolve_model compares the tokenizer with the model once."""
+
+
+@pytest.mark.parametrize("launcher", [[sys.executable], [*TORCHRUN, "--nproc-per-node=2"]], ids=["alone", "two-ranks"])
+def test_a_run_resolves_its_model_once_and_on_rank_0(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, launcher: list[str]
+) -> None:
+    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=1)
+    (tmp_path / "counting.py").write_text(COUNTING)
+    environment = {**ENVIRONMENT, "CHECKS": str(tmp_path / "checks")}
+    command = [*launcher, str(tmp_path / "counting.py"), "train", str(config)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "checks").read_text() == "0"
+
+
 def test_a_mistake_has_exit_code_2_before_a_process_is_started(
     tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:

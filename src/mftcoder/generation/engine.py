@@ -15,10 +15,11 @@ FinishReason = Literal["stop", "length"]
 class Prompt:
     """The prompt of one completion. Each sample of a problem has a prompt of its own, so a run can continue at any sample."""
 
+    task: str
     problem_id: str
-    """Unique within the run."""
+    """Unique within the task."""
     sample: int
-    """From 0. It seeds the sampling together with the problem, so that the order of a run does not change a completion."""
+    """From 0. It seeds the sampling together with task and problem, so that the order of a run does not change a completion."""
     text: str
     stop: tuple[str, ...] = ()
     """The text ends before the first of these; () stops only at the model's EOS token."""
@@ -41,8 +42,7 @@ class Sampling:
 class Completion:
     """The text that a model wrote after one prompt, without the EOS token and cut before the first stop word."""
 
-    problem_id: str
-    sample: int
+    prompt: Prompt
     text: str
     finish_reason: FinishReason  # "length": stopped by the token limit
     tokens: int  # tokens generated, the EOS token included

@@ -6,7 +6,6 @@ first writes its own file, `...rank1.jsonl`, and the first merges them at the en
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -43,8 +42,18 @@ class GenerationJournal:
 
     def add(self, completion: Completion, answer: str) -> None:
         """Append one sample; it is in the file when this returns."""
-        self._file.append({**asdict(completion), "answer": answer})
-        self.answers[completion.problem_id, completion.sample] = answer
+        prompt = completion.prompt
+        self._file.append(
+            {
+                "problem_id": prompt.problem_id,
+                "sample": prompt.sample,
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "tokens": completion.tokens,
+                "answer": answer,
+            }
+        )
+        self.answers[prompt.problem_id, prompt.sample] = answer
 
     def merge_others(self) -> None:
         """Move the lines of the other processes into the first one's journal, after all of them are done."""

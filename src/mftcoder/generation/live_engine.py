@@ -153,7 +153,7 @@ class LiveEngine:
         limit = min(request.sampling.max_new_tokens, self.context - len(request.ids))
         if limit <= 0 or not request.ids:
             raise ValueError(f"a prompt of {len(request.ids)} tokens in a context of {self.context}")
-        stream = random_stream(Prompt("", request.sample, ""), request.sampling.seed)
+        stream = random_stream(Prompt("", "", request.sample, ""), request.sampling.seed)
         row = Row(list(request.ids), limit, request.sampling, stream, request.logprobs)
         submission = Submission(request, row, TextStream(self.tokenizer, request.ids, request.stop))
         with self._changed:

@@ -49,10 +49,10 @@ def split_by_limit(prompts: Sequence[TokenPrompt]) -> tuple[list[TokenPrompt], l
     """The prompts that allow at least one token, and an empty completion for each of the others."""
     able = [item for item in prompts if item.limit]
     full = [item.prompt for item in prompts if not item.limit]
-    return able, [Completion(prompt.problem_id, prompt.sample, "", "length", 0) for prompt in full]
+    return able, [Completion(prompt, "", "length", 0) for prompt in full]
 
 
 def sample_seed(prompt: Prompt, seed: int) -> int:
-    """128 bits that seed one sample's random numbers; they depend only on seed, problem and sample."""
-    key = hashlib.sha256(f"{seed}\0{prompt.problem_id}\0{prompt.sample}".encode()).digest()
-    return int.from_bytes(key[:16], "little")
+    """128 bits that seed one sample's random numbers; they depend only on seed, task, problem and sample."""
+    key = "\0".join((str(seed), prompt.task, prompt.problem_id, str(prompt.sample)))
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")

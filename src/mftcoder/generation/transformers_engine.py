@@ -98,7 +98,7 @@ class TransformersEngine:
             return None
         text.finish()
         reason: FinishReason = "stop" if stopped or text.stopped else "length"
-        return Completion(draft.prompt.problem_id, draft.prompt.sample, text.text, reason, len(tokens))
+        return Completion(draft.prompt, text.text, reason, len(tokens))
 
     def _is_whole(self, draft: Draft) -> bool:
         """Whether the last token ends a line, and the complete lines of the text satisfy the prompt's `is_whole`."""

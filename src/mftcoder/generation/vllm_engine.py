@@ -68,7 +68,7 @@ class VllmEngine:
                 if output.finished:
                     prompt, answer = found[int(output.request_id)].prompt, output.outputs[0]
                     ended: FinishReason = "length" if answer.finish_reason == "length" else "stop"
-                    yield Completion(prompt.problem_id, prompt.sample, answer.text, ended, len(answer.token_ids))
+                    yield Completion(prompt, answer.text, ended, len(answer.token_ids))
 
     def _parameters(self, item: TokenPrompt) -> SamplingParams:
         return SamplingParams(

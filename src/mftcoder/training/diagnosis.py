@@ -28,7 +28,7 @@ def describe_nonfinite(
     bad = [name for name in names if counted[name] and not math.isfinite(means[name])]
     if not bad:
         return f"the gradient norm is {result.grad_norm}, with finite losses"
-    on_ranks = backend.all_gather(_first_bad_sample(model, data, names.index(bad[0])))
+    on_ranks = backend.group.all_gather(_first_bad_sample(model, data, names.index(bad[0])))
     found = next((sample for sample in on_ranks if sample), None)
     where = f"first in {origin(*found)}" if found else "although the loss of each of its samples is finite"
     others = f" (and of {', '.join(bad[1:])})" if bad[1:] else ""

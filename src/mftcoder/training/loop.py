@@ -74,7 +74,7 @@ class TrainingRun:
         self._clock = time.perf_counter()
         stopped = "early_stopping" if self._out_of_patience() else "max_steps"
         for data in () if self._out_of_patience() else self.train_loader.steps(progress.step):
-            if not self.steps_taken and self.backend.any_rank(self.should_stop()):
+            if not self.steps_taken and self.backend.group.any_rank(self.should_stop()):
                 stopped = "interrupted"  # before the first step, so there is nothing to save
                 break
             self._step(data, weights)
@@ -84,7 +84,7 @@ class TrainingRun:
             if self._out_of_patience():
                 stopped = "early_stopping"
             elif (
-                self.backend.any_rank(self.should_stop() or self.checkpoints.failed)
+                self.backend.group.any_rank(self.should_stop() or self.checkpoints.failed)
                 and progress.step < self.train_loader.total_steps
             ):
                 stopped = "interrupted"

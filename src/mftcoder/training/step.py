@@ -168,7 +168,7 @@ def train_step(
             tokens_run += losses.tokens
             routers.add(batch, losses.router)
     optimizer.sum_gradients()
-    sums = backend.sum_over_ranks(sums)
+    sums = backend.group.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
     router_loss = routers.mean()
     parts = [sums, grad_norm.to(sums).reshape(1), *([] if router_loss is None else [router_loss])]
@@ -183,7 +183,7 @@ def _memory_errors_of_all(backend: Backend) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         problem = error
-    if backend.any_rank(problem is not None):
+    if backend.group.any_rank(problem is not None):
         raise problem or torch.OutOfMemoryError("another rank ran out of memory")
 
 
@@ -200,7 +200,7 @@ def _focus(
     with model.evaluating():
         for batch in data.micro_batches:
             sums += model.focal_sums(batch, token_coefficients(batch, data.counts, weights, objective))
-    return TaskFocus(gamma, detach, backend.sum_over_ranks(sums))
+    return TaskFocus(gamma, detach, backend.group.sum_over_ranks(sums))
 
 
 def validate(model: LanguageModel, batches: Iterable[PackedBatch], counts: StepCounts, backend: Backend) -> TaskLosses:
@@ -209,4 +209,4 @@ def validate(model: LanguageModel, batches: Iterable[PackedBatch], counts: StepC
     with model.evaluating():
         for batch in batches:
             loss_sum += model.losses(batch, torch.zeros(batch.targets.shape)).loss_sum
-    return TaskLosses(backend.sum_over_ranks(loss_sum).cpu().numpy(), counts.tokens, counts.samples)
+    return TaskLosses(backend.group.sum_over_ranks(loss_sum).cpu().numpy(), counts.tokens, counts.samples)

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from mftcoder.errors import GenerationError
-from mftcoder.generation.engine import Completion
+from mftcoder.generation.engine import Completion, Prompt
 from mftcoder.generation.journal import GenerationJournal
 
 SETTINGS = {"task": "mini", "seed": 0}
 
 
 def completion(number: int, sample: int = 0) -> Completion:
-    return Completion(f"mini/{number}", sample, f"text {number}", "stop", 3)
+    return Completion(Prompt("mini", f"mini/{number}", sample, "prompt"), f"text {number}", "stop", 3)
 
 
 def written(path: Path, numbers: range, rank: int = 0, settings: dict[str, Any] = SETTINGS) -> Path:

@@ -71,8 +71,8 @@ def texts(pieces: list[list[Piece]]) -> list[str]:
 def batch_texts(model: Any, tokenizer: Tokenizer, *, stop: tuple[str, ...] = (), tokens: int = 24) -> list[str]:
     """What `mft generate` writes, greedy."""
     engine = TransformersEngine(model, tokenizer, Sampling(tokens), end_ids=[tokenizer.eos_id])
-    prompts = [Prompt(str(index), 0, text, stop) for index, text in enumerate(TEXTS)]
-    by_id = {done.problem_id: done.text for done in engine.generate(prompts)}
+    prompts = [Prompt("t", str(index), 0, text, stop) for index, text in enumerate(TEXTS)]
+    by_id = {done.prompt.problem_id: done.text for done in engine.generate(prompts)}
     return [by_id[str(index)] for index in range(len(TEXTS))]
 
 

@@ -18,7 +18,7 @@ def tokenizer(tiny_tokenizer_dir: Path) -> Tokenizer:
 
 
 def prompts(*texts: str) -> list[Prompt]:
-    return [Prompt(f"p/{number}", 0, text) for number, text in enumerate(texts)]
+    return [Prompt("t", f"p/{number}", 0, text) for number, text in enumerate(texts)]
 
 
 def limits(tokenizer: Tokenizer, *texts: str, positions: int = 100, **sampling: int) -> list[int]:
@@ -58,7 +58,7 @@ def test_prompts_that_fill_max_length_get_an_empty_completion(tokenizer: Tokeniz
     )
     able, completions = split_by_limit(found)
     assert [item.prompt.problem_id for item in able] == ["p/1"]
-    assert [(c.problem_id, c.text, c.finish_reason, c.tokens) for c in completions] == [
+    assert [(c.prompt.problem_id, c.text, c.finish_reason, c.tokens) for c in completions] == [
         ("p/0", "", "length", 0),
         ("p/2", "", "length", 0),
     ]
@@ -76,8 +76,8 @@ def test_every_prompt_that_is_too_long_for_the_model_is_named(tokenizer: Tokeniz
 
 def test_samples_have_their_own_random_numbers_in_any_process() -> None:
     seeds = {
-        sample_seed(Prompt(problem, sample, ""), seed)
+        sample_seed(Prompt("t", problem, sample, ""), seed)
         for problem in ("a", "b", "a\0") for sample in range(3) for seed in range(2)
     }  # fmt: skip
     assert len(seeds) == 18
-    assert sample_seed(Prompt("a", 1, "one text"), 0) == sample_seed(Prompt("a", 1, "another"), 0) < 2**128
+    assert sample_seed(Prompt("t", "a", 1, "one text"), 0) == sample_seed(Prompt("t", "a", 1, "another"), 0) < 2**128

@@ -42,7 +42,7 @@ def test_top_p_over_a_flat_distribution_uses_more_than_the_most_probable_tokens(
 
 def test_streams_depend_on_seed_problem_and_sample() -> None:
     variants = [("a", 0, 1), ("a", 0, 2), ("a", 1, 1), ("b", 0, 1)]
-    first = [random_stream(Prompt(name, sample, ""), seed).random() for name, sample, seed in variants]
-    again = [random_stream(Prompt(name, sample, "other text"), seed).random() for name, sample, seed in variants]
+    first = [random_stream(Prompt("t", name, sample, ""), seed).random() for name, sample, seed in variants]
+    again = [random_stream(Prompt("t", name, sample, "other text"), seed).random() for name, sample, seed in variants]
     assert first == again
     assert len(set(first)) == 4

@@ -37,11 +37,13 @@ def completions(
 ) -> dict[tuple[str, int], Completion]:
     settings = Sampling(**{"max_new_tokens": 24, **sampling})
     engine = TransformersEngine(model, tokenizer, settings, end_ids=[tokenizer.eos_id], batch_size=batch_size)
-    return {(done.problem_id, done.sample): done for done in engine.generate(prompts)}
+    return {(done.prompt.problem_id, done.prompt.sample): done for done in engine.generate(prompts)}
 
 
 def prompts(stop: tuple[str, ...] = (), samples: int = 1) -> list[Prompt]:
-    return [Prompt(f"p{index}", sample, text, stop) for index, text in enumerate(TEXTS) for sample in range(samples)]
+    return [
+        Prompt("t", f"p{index}", sample, text, stop) for index, text in enumerate(TEXTS) for sample in range(samples)
+    ]
 
 
 def greedy_by_hand(model: Any, tokenizer: Tokenizer, text: str, count: int) -> list[int]:
@@ -127,14 +129,14 @@ def test_an_eos_token_ends_a_text_and_is_not_in_it(model: Any, tokenizer: Tokeni
 
 
 def test_moving_the_cache_in_a_long_run_changes_no_completion(model: Any, tokenizer: Tokenizer) -> None:
-    many = [Prompt(f"p{index}", 0, text * (1 + index % 5)) for index, text in enumerate(TEXTS * 5)]
+    many = [Prompt("t", f"p{index}", 0, text * (1 + index % 5)) for index, text in enumerate(TEXTS * 5)]
     one_by_one = completions(model, tokenizer, many, batch_size=1, max_new_tokens=60)
     together = completions(model, tokenizer, many, batch_size=3, max_new_tokens=60)
     assert {key: done.text for key, done in together.items()} == {key: done.text for key, done in one_by_one.items()}
 
 
 def test_prompts_too_long_for_the_model_are_all_named(model: Any, tokenizer: Tokenizer) -> None:
-    long = [Prompt("a", 0, "def " * 1000), Prompt("b", 0, "x"), Prompt("c", 0, "")]
+    long = [Prompt("t", "a", 0, "def " * 1000), Prompt("t", "b", 0, "x"), Prompt("t", "c", 0, "")]
     with pytest.raises(GenerationError) as caught:
         completions(model, tokenizer, long)
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["a", "c"]

@@ -9,11 +9,12 @@ import torch
 from mftcoder.config.schema import BackendConfig
 from mftcoder.data.batches.loader import StepCounts, StepData
 from mftcoder.training.backends.base import LocalBackend
+from mftcoder.training.backends.process_group import OneProcess
 from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.step import HostCopy, StepResult
 from tests.unit.training.losses.test_objective import LAYOUTS, language_model, samples, step_data
-from tests.unit.training.test_weighting import number_samples
+from tests.unit.training.test_step_weighting import number_samples
 
 NAMES = ("easy", "hard")
 
@@ -77,12 +78,14 @@ def test_the_message_says_if_each_sample_alone_is_finite() -> None:
 
 
 def test_the_sample_may_be_another_ranks() -> None:
-    class SecondOfThree(LocalBackend):
+    class SecondOfThree(OneProcess):
         def all_gather(self, value: Any) -> list[Any]:
             assert value is None  # this rank's samples are all finite
             return [None, value, (0, 41)]
 
-    message = describe(language_model(), result(NAN, 1.0), step(), SecondOfThree(BackendConfig(device="cpu")))
+    backend = LocalBackend(BackendConfig(device="cpu"))
+    backend.group = SecondOfThree(backend.config)
+    message = describe(language_model(), result(NAN, 1.0), step(), backend)
     assert message == "the loss of task 'easy' is nan, first in 0.jsonl:41"
 
 

@@ -8,9 +8,9 @@ a launcher started several processes, each generates a part of the samples, and 
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +24,7 @@ from mftcoder.app.scoring.options import GenerateOptions, benchmark_names, check
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.presets import PRESETS, Preset
-from mftcoder.benchmarks.problem import Asking, Benchmark, Problem
+from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
 from mftcoder.config.data import DataConfig
 from mftcoder.config.schema import BackendConfig
@@ -37,7 +37,7 @@ from mftcoder.jsonl import write_json
 from mftcoder.log import OnProgress, no_progress, say, warn
 from mftcoder.models.export.source import ModelSource, find_source, loaded_source
 from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
-from mftcoder.training.backends.process_group import ProcessGroup, launched_processes
+from mftcoder.training.backends.process_group import Group, OneProcess, ProcessGroup, launched_processes
 
 _PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others
 
@@ -53,15 +53,10 @@ class _Task:
     prompts: tuple[Prompt, ...]
     path: Path
 
-    def run_id(self, problem_id: str) -> str:
-        """The problem's id in the prompts of a run, where it must be unique over all tasks. Random numbers are seeded by it."""
-        return f"{self.benchmark.name}\0{problem_id}"
-
     def waiting(self, rank: int, processes: int) -> list[Prompt]:
-        """This process's prompts without an answer, with ids that are unique in the run."""
+        """This process's prompts without an answer."""
         mine = self.prompts[rank::processes]
-        todo = (prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers)
-        return [replace(prompt, problem_id=self.run_id(prompt.problem_id)) for prompt in todo]
+        return [prompt for prompt in mine if (prompt.problem_id, prompt.sample) not in self.journal.answers]
 
     def write(self) -> Path:
         """Write the generations file, in the order of the problems, and the settings file."""
@@ -71,17 +66,6 @@ class _Task:
         write_json(self.path.with_name(self.path.name.replace("generations_", "settings_", 1)), self.settings)
         write_json(self.path, list(answers.values()))
         return self.path
-
-
-@dataclass(frozen=True)
-class _Rank:
-    """One process of the run; by default the only one."""
-
-    rank: int = 0
-    processes: int = 1
-    run_on_rank0: Callable[[Callable[[], Any]], Any] = lambda action: action()
-    """Returns the action's value on rank 0 to all: paths and times of files differ between machines."""
-    wait_for_all: Callable[[], object] = lambda: None
 
 
 def generate(
@@ -159,21 +143,19 @@ def _check_sampling(options: GenerateOptions) -> None:
 def _generate_on_all_ranks(source: ModelSource, options: GenerateOptions, on_progress: OnProgress) -> list[Path]:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", options.device):
         raise ConfigError(f"--device {options.device}: is none. Give auto, cpu, cuda or cuda:1")
-    processes = launched_processes()
-    if processes == 1:
-        return _generate(source, options, _Rank(), options.device, on_progress)
+    if launched_processes() == 1:
+        return _generate(source, options, OneProcess(BackendConfig(device="cpu")), options.device, on_progress)
     kind = "auto" if options.device == "auto" else "cuda" if options.device.startswith("cuda") else "cpu"
     group = ProcessGroup(BackendConfig(device=kind, timeout_seconds=_PATIENCE))
     with group.joined():
-        process = _Rank(group.rank, processes, group.run_on_rank0, lambda: group.all_gather(True))
-        return _generate(source, options, process, str(group.device), on_progress)
+        return _generate(source, options, group, str(group.device), on_progress)
 
 
 def _generate(
-    source: ModelSource, options: GenerateOptions, process: _Rank, device: str, on_progress: OnProgress
+    source: ModelSource, options: GenerateOptions, group: Group, device: str, on_progress: OnProgress
 ) -> list[Path]:
-    """The work of one rank."""
-    rank, processes = process.rank, process.processes
+    """The work of one rank, on this device."""
+    rank, processes = group.rank, group.world_size
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     if source.loaded is not None:
         device = str(source.loaded.device)
@@ -184,7 +166,7 @@ def _generate(
     if options.preset:
         _tell_preset(PRESETS[options.preset], source, options)
     with ExitStack() as stack:
-        tasks = [_open(benchmark, source, template, engine, options, process, stack) for benchmark in benchmarks]
+        tasks = [_open(benchmark, source, template, engine, options, group, stack) for benchmark in benchmarks]
         total = sum(len(task.prompts[rank::processes]) for task in tasks)
         waiting = [prompt for task in tasks for prompt in task.waiting(rank, processes)]
         try:
@@ -210,7 +192,7 @@ def _generate(
                 "--batch-size: so many samples at once do not fit into the device's memory. What is done is kept; type the same command "
                 "with a smaller one"
             ) from error
-        process.wait_for_all()
+        group.all_gather("done")  # the others have written their journals
         if rank:
             return []
         files = [_write(task) for task in tasks]
@@ -274,15 +256,16 @@ def _open(
     template: Template | None,
     engine: str,
     options: GenerateOptions,
-    process: _Rank,
+    group: Group,
     stack: ExitStack,
 ) -> _Task:
     name, asking = _file_name(source, options), options.asking(benchmark.name)
-    settings = process.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
+    # Paths and times of files differ between machines, so one rank tells all.
+    settings = group.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
     out = options.out or (Path(f"generations_{name}") if options.preset else Path())
     out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(
-        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, process.rank)
+        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, group.rank)
     )
     prompts = tuple(_prompts(benchmark, asking, template, options))
     return _Task(benchmark, asking, journal, settings, prompts, out / f"generations_{benchmark.name}_{name}.json")
@@ -355,25 +338,22 @@ def _prompts(
             text = template.render_prompt([*system, Message("user", text, False)])
         stop, is_whole = benchmark.stop(problem, asking), benchmark.is_whole(problem, asking)
         for sample in range(options.n_samples):
-            yield Prompt(problem.id, sample, text, stop, is_whole)
+            yield Prompt(benchmark.name, problem.id, sample, text, stop, is_whole)
 
 
 def _answer(tasks: Sequence[_Task], completions: Iterator[Completion]) -> None:
     """Write each completion to its journal, and warn of prompts that left no room for an answer."""
-    by_run_id = {task.run_id(problem.id): (task, problem) for task in tasks for problem in task.benchmark.problems}
+    asked = {
+        (task.benchmark.name, problem.id): (task, problem) for task in tasks for problem in task.benchmark.problems
+    }
     full: Counter[str] = Counter()
     for completion in completions:
-        task, problem = by_run_id[completion.problem_id]
-        _record(task, problem, completion)
+        task, problem = asked[completion.prompt.task, completion.prompt.problem_id]
+        task.journal.add(completion, task.benchmark.extract(problem, completion.text, task.asking))
         full[task.benchmark.name] += completion.tokens == 0
     for name, count in full.items():
         if count:
             warn(f"warning: {name}: {count} prompts fill --max-length alone; their answers are empty")
-
-
-def _record(task: _Task, problem: Problem, completion: Completion) -> None:
-    answer = task.benchmark.extract(problem, completion.text, task.asking)
-    task.journal.add(replace(completion, problem_id=problem.id), answer)
 
 
 def _with_progress(

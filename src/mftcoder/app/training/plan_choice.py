@@ -17,6 +17,7 @@ from mftcoder.log import say, warn
 from mftcoder.models.gpu_memory.plans import (
     MOVED,
     MemoryPlan,
+    PlannedModel,
     choices,
     device_memory,
     fastest_that_fits,
@@ -28,7 +29,7 @@ from mftcoder.models.gpu_memory.plans import (
     not_faster_than,
     plan_model,
 )
-from mftcoder.models.loading.resolve import resolve_model
+from mftcoder.models.loading.resolve import ResolvedModel
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import Checkpoint
@@ -38,22 +39,25 @@ WITH_OTHER_NUMBERS = "Moments in 8 bits train with other numbers than float32 on
 ON_THE_HOST = "What lies in the host's memory is fetched and updated there, which is slow; backend.offload: none keeps it on the device"
 
 
-def plans_of(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None) -> list[RunConfig]:
+def plans_of(
+    config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, resolved: ResolvedModel | None
+) -> list[RunConfig]:
     """The plans that `auto` may take on this device: first the fastest one that fits, then those that take less memory.
 
-    On a CPU every plan counts as fitting. A resumed run takes no faster plan than its checkpoint, and keeps its optimizer.
+    On a CPU every plan counts as fitting. A resumed run takes no faster plan than its checkpoint, and keeps its optimizer. Only rank 0
+    needs the resolved model.
     """
     config = config.model_copy(update={"backend": backend.config})
     if checkpoint:
         config = with_optimizer_of(checkpoint, config)
         backend.check(config)
     begun = checkpoint.progress.config if checkpoint else {}
-    options = not_faster_than(choices(config, backend.world_size), begun)
+    options = not_faster_than(choices(config, backend.group.world_size), begun)
     if backend.device.type != "cuda":
         return [option for option in options if not lack_of(option)]
     if len(options) == 1:
         return options
-    return _with_room(config, options, backend)
+    return _with_room(config, options, backend, resolved)
 
 
 def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
@@ -64,13 +68,20 @@ def with_optimizer_of(checkpoint: Checkpoint, config: RunConfig) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update={"optim": begun})})
 
 
-def _with_room(config: RunConfig, options: list[RunConfig], backend: Backend) -> list[RunConfig]:
+def _with_room(
+    config: RunConfig, options: list[RunConfig], backend: Backend, resolved: ResolvedModel | None
+) -> list[RunConfig]:
     """The options from the fastest one on that fits the GPU by the estimate. Logs which one it is and why."""
-    model = plan_model(config, resolve_model(config.model).config)
+
+    def plan() -> PlannedModel:
+        assert resolved is not None
+        return plan_model(config, resolved.config)
+
+    model = backend.group.run_on_rank0(plan)
     on_host = host_memory(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    free = backend.all_gather((device_memory(backend.device), on_host))
+    free = backend.group.all_gather((device_memory(backend.device), on_host))
     memory, on_host = (min(values) for values in zip(*free, strict=True))
-    known = memory_plans(config, model, "cuda", backend.world_size, on_host)
+    known = memory_plans(config, model, "cuda", backend.group.world_size, on_host)
     plans = [plan for plan in known if plan.config in options] or known[-1:]
     fitting = fastest_that_fits(plans, memory)
     usable = [plan for plan in plans if not plan.lack] or plans[-1:]
@@ -114,7 +125,7 @@ def carrier(backend: Backend, plan: RunConfig) -> Iterator[Backend]:
         return
     other: Backend = BACKENDS.load(plan.backend.name)(plan.backend)
     other.check(plan)
-    with other.joined():
+    with other.group.joined():
         yield other
 
 

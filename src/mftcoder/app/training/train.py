@@ -39,7 +39,7 @@ from mftcoder.models.layers.lora_forward import kept_by_peft
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading import given
 from mftcoder.models.loading.load import DTYPES, load_model
-from mftcoder.models.loading.resolve import resolve_model
+from mftcoder.models.loading.resolve import ResolvedModel, resolve_model
 from mftcoder.models.loading.suitability import check_positions, check_row_slices
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
@@ -94,6 +94,18 @@ class TrainResult(Summary):
         ]
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a run starts from, with any memory plan."""
+
+    config: RunConfig
+    store: Store
+    checkpoint: Checkpoint | None
+    given_model: Any
+    stop: StopRequest
+    callbacks: Callbacks
+
+
 def train(
     config: RunConfig,
     *,
@@ -120,26 +132,35 @@ def train(
         compute_deterministically()
     backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
     backend.check(config)
-    first = backend.rank == 0
+    group = backend.group
+    first = group.rank == 0
     if tokenizer is not None:
         folder = config.output_path / "tokenizer"
         named = config.model.model_copy(update={"tokenizer_name_or_path": str(folder)})
         config = config.model_copy(update={"model": named})
     if model is not None:
         _check_given(model, config, backend)
-    if tokenizer is None and first:
-        _check_model(config)
-    stop = StopRequest()
-    with sole_user(config.output_path) if first else nullcontext(), backend.joined():
+    resolved: ResolvedModel | None = None  # known on rank 0
+
+    def check_model() -> None:
+        nonlocal resolved
         if tokenizer is not None:
-            backend.run_on_rank0(lambda: given.save_tokenizer(tokenizer, folder).name)
-            backend.run_on_rank0(lambda: _check_model(config))
-        store = backend.run_on_rank0(lambda: prepare_with_progress(config, on_progress))
-        checkpoint = backend.run_on_rank0(
+            given.save_tokenizer(tokenizer, folder)
+        resolved = _checked_model(config)
+
+    if tokenizer is None and first:
+        check_model()
+    stop = StopRequest()
+    with sole_user(config.output_path) if first else nullcontext(), group.joined():
+        if tokenizer is not None:
+            group.run_on_rank0(check_model)
+        store = group.run_on_rank0(lambda: prepare_with_progress(config, on_progress))
+        checkpoint = group.run_on_rank0(
             lambda: _checkpoint_to_resume(config, store, backend, allow_changes=allow_changes)
         )
+        start = _Start(config, store, checkpoint, model, stop, callbacks)
         with device_memory_errors():
-            summary = _train_with_first_that_runs(config, store, backend, checkpoint, stop, callbacks, model)
+            summary = _train_with_first_that_runs(start, backend, resolved)
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
@@ -151,14 +172,15 @@ def train(
     return TrainResult(**vars(summary), run_dir=config.output_path)
 
 
-def _check_model(config: RunConfig) -> None:
-    """Check, before anything is loaded, that the model supports the config. Log warnings."""
+def _checked_model(config: RunConfig) -> ResolvedModel:
+    """The model of the config. Checks, before anything is loaded, that it supports the config. Logs warnings."""
     check_recipe(config.train.fp8_recipe)
     model = resolve_model(config.model)
     check_row_slices(model, config.backend.context_parallel_size)
     warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
     for line in filter(None, (warning, model.unused_line)):
         warn(line)
+    return model
 
 
 def _check_given(model: Any, config: RunConfig, backend: Backend) -> None:
@@ -200,7 +222,7 @@ def _checkpoint_to_resume(
             *(f"{checkpoint.path}: made by another run: {change}" for change in lasting),
             "The checkpoint's state does not fit these new values. Go on with the old ones, or choose another output_dir.",
         )
-    free = free_fields(checkpoint.progress, current, backend.data_world_size)
+    free = free_fields(checkpoint.progress, current, backend.group.data_world_size)
     changes = differing_fields(checkpoint.progress.config, current, free=free)
     if checkpoint.progress.data_fingerprint != store.fingerprint:
         changes.append("the data has changed since")
@@ -213,54 +235,37 @@ def _checkpoint_to_resume(
     return checkpoint
 
 
-def _train_with_first_that_runs(
-    config: RunConfig,
-    store: Store,
-    backend: Backend,
-    checkpoint: Checkpoint | None,
-    stop: StopRequest,
-    callbacks: Callbacks,
-    model: Any,
-) -> Summary:
+def _train_with_first_that_runs(start: _Start, backend: Backend, resolved: ResolvedModel | None) -> Summary:
     """Train with the fastest plan that fits, and with the next one if its first step runs out of memory."""
     steps_taken = 0
 
     def attempt(plan: RunConfig) -> Summary:
         nonlocal steps_taken
         with carrier(backend, plan) as engine:
-            run = _build(config, plan, store, engine, deepcopy(checkpoint), stop, callbacks, model)
-            if backend.rank == 0:
-                _write_run_files(config, store)
-            with run.metrics, run.checkpoints, stop.listening():
+            run = _build(start, plan, engine)
+            if backend.group.rank == 0:
+                _write_run_files(start.config, start.store)
+            with run.metrics, run.checkpoints, start.stop.listening():
                 try:
                     return run.run()
                 finally:
                     steps_taken = run.steps_taken
 
-    alone = backend.world_size == 1 or not backend.lockstep  # otherwise the other ranks wait inside a pass
+    alone = backend.group.world_size == 1 or not backend.lockstep  # otherwise the other ranks wait inside a pass
+    plans = plans_of(start.config, backend, start.checkpoint, resolved)
     return first_that_runs(
-        plans_of(config, backend, checkpoint)[
-            : None if model is None else 1
-        ],  # a model that is given is changed in place
+        plans if start.given_model is None else plans[:1],  # a given model is changed in place
         attempt,
         may_go_on=lambda: alone and not steps_taken,
-        step=checkpoint.progress.step + 1 if checkpoint else 1,
+        step=start.checkpoint.progress.step + 1 if start.checkpoint else 1,
         device=backend.device,
     )
 
 
-def _build(
-    config: RunConfig,
-    plan: RunConfig,
-    store: Store,
-    backend: Backend,
-    checkpoint: Checkpoint | None,
-    stop: StopRequest,
-    callbacks: Callbacks,
-    base: Any = None,
-) -> TrainingRun:
+def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
     """Everything that the loop needs, in the state of the checkpoint. `plan` is the config without open choices."""
-    ranks = {"rank": backend.data_rank, "world_size": backend.data_world_size}
+    config, store, callbacks, checkpoint = start.config, start.store, start.callbacks, deepcopy(start.checkpoint)
+    ranks = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
     validation_loader = ValidationLoader(store, config, **ranks)
@@ -268,7 +273,7 @@ def _build(
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)
-    model = _load_trainable(plan, backend, checkpoint, base)
+    model = _load_trainable(plan, backend, checkpoint, start.given_model)
     for line in _slower_ways(config, model, backend.device):
         say(line)
     _choose_attention(config, model, store, backend)
@@ -276,7 +281,7 @@ def _build(
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
-    torch.manual_seed(config.train.seed + backend.rank)
+    torch.manual_seed(config.train.seed + backend.group.rank)
     if checkpoint:
         progress = checkpoint.progress
         if [task["weight"] for task in progress.config["tasks"]] != [task.weight for task in config.tasks]:
@@ -285,7 +290,7 @@ def _build(
         unobserved.load_state_dict(progress.unobserved)
         state = checkpoint.optimizer_state(optimizer.allocate)
         optimizer.load_state_dict(state["optimizer"])
-        set_random_state(state["random"], backend.rank, backend.world_size)
+        set_random_state(state["random"], backend.group.rank, backend.group.world_size)
     progress.config, progress.data_fingerprint = plan.model_dump(mode="json"), store.fingerprint
     progress.rows_per_step = train_loader.step_rows
     files = ModelFiles(model.module, save_weights, save_settings)
@@ -300,28 +305,30 @@ def _build(
         validation_loader=validation_loader,
         checkpoints=CheckpointWriter(_checkpoint_store(config), backend, config.train, files, callbacks.on_checkpoint),
         metrics=open_log(
-            config, train_loader.total_steps, resumed_step=progress.step, callbacks=callbacks, rank=backend.rank
+            config, train_loader.total_steps, resumed_step=progress.step, callbacks=callbacks, rank=backend.group.rank
         ),
         progress=progress,
-        should_stop=stop,
+        should_stop=start.stop,
         unobserved=unobserved,
         steps_behind=int(backend.device.type == "cuda"),
     )
 
 
-def _load_trainable(config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, base: Any) -> LanguageModel:
+def _load_trainable(
+    config: RunConfig, backend: Backend, checkpoint: Checkpoint | None, given_model: Any
+) -> LanguageModel:
     """The model with its trainable weights, on its device."""
     attention.register()
     implementation = _implementations(config, backend)[0]
     where: dict[str, Any] = {"attn_implementation": implementation, "device": backend.load_device}
-    base = load_model(config.model, **where) if base is None else given.take(base, **where)
+    base = load_model(config.model, **where) if given_model is None else given.take(given_model, **where)
     module = attach(base, config.adapter)
     if config.train.fp8_recipe:
         multiply_in_fp8(module, config.train.fp8_recipe, emulate=lack_of_fp8(backend.device) is not None)
     if checkpoint:
         restore(module, checkpoint.model_dir)
     model = LanguageModel(
-        module.train(), attn_implementation=implementation, num_tasks=len(config.tasks), context=backend.context
+        module.train(), attn_implementation=implementation, num_tasks=len(config.tasks), context=backend.group.context
     )
     recompute_layers(model.decoder_layers(), Recomputation.of(config.train.gradient_checkpointing))
     backend.place(model, config.train)
@@ -356,7 +363,9 @@ def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend) -
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
     """The configured attention, or the candidates for `auto`."""
     wanted = config.model.attn_implementation
-    return attention.candidates(backend.device, slices=backend.context.size > 1) if wanted == "auto" else (wanted,)
+    return (
+        attention.candidates(backend.device, slices=backend.group.context.size > 1) if wanted == "auto" else (wanted,)
+    )
 
 
 def _choose_attention(config: RunConfig, model: LanguageModel, store: Store, backend: Backend) -> None:

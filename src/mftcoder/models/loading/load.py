@@ -12,43 +12,24 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import ModelError, reason
 from mftcoder.models.files.weights import listed, meta_model
 from mftcoder.models.layers.quantize import free_loading_memory, hold, loader_options
-from mftcoder.models.loading.resolve import (
-    ResolvedModel,
-    count_parameters,
-    folder_fit,
-    local_folder,
-    read_model_config,
-    resolve_model,
-)
-
-__all__ = [
-    "ResolvedModel",
-    "count_parameters",
-    "load_folder",
-    "load_model",
-    "resolve_model",
-    "stop_tokens",
-]
+from mftcoder.models.loading.resolve import folder_fit, local_folder, read_model_config
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def load_model(config: ModelConfig, *, attn_implementation: str, device: torch.device | str) -> Any:
-    """The base model on `device` in evaluation mode, without a key-value cache. ModelError if it cannot be used.
+    """The base model on `device` in evaluation mode, without a key-value cache. ModelError if it cannot be loaded.
 
+    `resolve_model` finds more problems, and all of them at once; a run calls it once, before its ranks load the model.
     `attn_implementation` is a name that transformers knows or that was registered with its AttentionInterface.
     """
-    resolved = resolve_model(config)
-    name = config.model_name_or_path
-    folder = local_folder(name, weights=True, pickled=not config.use_safetensors)
     return load_folder(
-        folder,
+        local_folder(config.model_name_or_path, weights=True, pickled=not config.use_safetensors),
         dtype=DTYPES[config.dtype],
         attn_implementation=attn_implementation,
         device=device,
         trust_remote_code=config.trust_remote_code,
         use_safetensors=config.use_safetensors,
-        model_config=resolved.config,
         quantization=config.quantization,
     )
 
@@ -61,15 +42,13 @@ def load_folder(
     attn_implementation: str | None = None,
     trust_remote_code: bool = False,
     use_safetensors: bool = True,
-    model_config: Any = None,
     quantization: str | None = None,
 ) -> Any:
     """The model of a folder on `device`, by default with the attention that transformers chooses.
 
     ModelError if a weight is missing or has the wrong shape, or if the model does not fit on the device.
     """
-    if model_config is None:
-        model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
+    model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
     model = meta_model(model_config, where=folder / "config.json", trust_remote_code=trust_remote_code)
     if problems := folder_fit(folder, model, allow_pickled=not use_safetensors).problems:
         raise ModelError(*problems)

@@ -1,24 +1,21 @@
 """The protocol of backends, and the backend for one device.
 
-Gradients over ranks are sums, never means. Tasks, losses and files are left to the rest of training. Each engine for several devices
-is one file beside this one.
+A backend holds its group: the ranks and their communication. Gradients over ranks are sums, never means. Tasks, losses and files are
+left to the rest of training. Each engine for several devices is one file beside this one.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
-from mftcoder.kernels.context_group import ALONE, ContextGroup
-from mftcoder.training.backends.process_group import check_context_parallel_size, launched_processes, pick_device
+from mftcoder.training.backends.process_group import Group, OneProcess, launched_processes
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
 from mftcoder.training.sharded_state import ShardedState
 
-Value = TypeVar("Value")
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
@@ -44,27 +41,16 @@ class Backend(Protocol):
     device: torch.device
     load_device: torch.device
     """Where weights are loaded; `place` moves them to the device."""
-    rank: int
-    world_size: int
-    data_rank: int
-    """Which part of a step's rows this rank runs; ranks that share rows have the same value."""
-    data_world_size: int
-    """The number of these parts."""
-    context: ContextGroup
-    """The ranks that share this one's rows; set by `joined`."""
     lockstep: bool
     """True if every rank must run every backward pass, even without trained tokens, because ranks wait for each other in it."""
 
+    @property
+    def group(self) -> Group:
+        """The ranks of the run."""
+        ...
+
     def check(self, config: RunConfig) -> None:
         """ConfigError for options that this engine does not support; called before a weight is loaded."""
-        ...
-
-    def joined(self) -> AbstractContextManager[None]:
-        """Connect to the other ranks for the duration of the block."""
-        ...
-
-    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
-        """Run `action` on rank 0. Every rank returns its value, or raises its error."""
         ...
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
@@ -73,18 +59,6 @@ class Backend(Protocol):
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """The optimizer of the trained weights of the placed model."""
-        ...
-
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """The element-wise sum of `values` over all ranks, on every rank."""
-        ...
-
-    def any_rank(self, flag: bool) -> bool:
-        """True if the flag is true on any rank."""
-        ...
-
-    def all_gather(self, value: Value) -> list[Value]:
-        """The values of all ranks in the order of ranks, on every rank."""
         ...
 
     def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
@@ -99,17 +73,12 @@ class Backend(Protocol):
 class LocalBackend:
     """One process, one device."""
 
-    rank = 0
-    world_size = 1
-    data_rank = 0
-    data_world_size = 1
-    context = ALONE
     lockstep = False
 
     def __init__(self, config: BackendConfig):
         self.config = config
-        self._context_size = config.context_parallel_size
-        self.device = self.load_device = pick_device(config.device)
+        self.group: Group = OneProcess(config)
+        self.device = self.load_device = self.group.device
 
     def check(self, config: RunConfig) -> None:
         """ConfigError if several processes were started: each would train on its own."""
@@ -120,33 +89,12 @@ class LocalBackend:
                 "Use auto, ddp or fsdp2."
             )
 
-    def joined(self) -> AbstractContextManager[None]:
-        """Check that no row is to be shared; there are no other ranks."""
-        check_context_parallel_size(self._context_size, 1)
-        return nullcontext()
-
-    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
-        """Run the action: this is rank 0."""
-        return action()
-
     def place(self, model: Decoder, config: TrainConfig) -> None:
         """Do nothing: the model is on its device."""
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters."""
         return MasterAdamW(named_parameters, config)
-
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """The values themselves, of the only rank."""
-        return values
-
-    def any_rank(self, flag: bool) -> bool:
-        """The flag itself, of the only rank."""
-        return flag
-
-    def all_gather(self, value: Value) -> list[Value]:
-        """A list of one value."""
-        return [value]
 
     def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
         """None: the module has them."""

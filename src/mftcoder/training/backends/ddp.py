@@ -23,13 +23,14 @@ BUCKET_BYTES = 25 << 20
 ALIGNMENT = 4  # in float32 numbers: the optimizer's kernel reads vectors of 16 bytes
 
 
-class DdpBackend(ProcessGroup):
+class DdpBackend:
     """The whole model on every rank."""
 
     def __init__(self, config: BackendConfig):
-        super().__init__(config)
+        self.config = config
+        self.group = ProcessGroup(config)
+        self.device = self.load_device = self.group.device
         self.lockstep = config.context_parallel_size > 1
-        self.load_device = self.device
 
     def check(self, config: RunConfig) -> None:
         """ConfigError for packages that are not installed; every option of one device is supported."""
@@ -37,14 +38,15 @@ class DdpBackend(ProcessGroup):
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
         """Copy rank 0's trained weights to all ranks: if they were initialized at random, they could differ between devices."""
-        self.copy_from_rank0([parameter.data for parameter in model.module.parameters() if parameter.requires_grad])
+        trained = [parameter.data for parameter in model.module.parameters() if parameter.requires_grad]
+        self.group.copy_from_rank0(trained)
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters, with gradients summed over ranks."""
         named = list(named_parameters)
         trained = [parameter for _, parameter in named if parameter.requires_grad]
         # Ranks that share rows communicate inside a pass; together with the gradients' sums that could deadlock.
-        gradients = SummedGradients(trained, self._run, overlap=self._context_size == 1)
+        gradients = SummedGradients(trained, self.group.run, overlap=not self.lockstep)
         return MasterAdamW(named, config, gradients=gradients)
 
     def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:

@@ -28,7 +28,7 @@ BUCKET_ELEMENTS = 1 << 26  # gradients summed in one message: 256 MiB of float32
 FORMATS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
-class _ZeroBackend(ProcessGroup):
+class _ZeroBackend:
     """The common part of both stages."""
 
     lockstep = True
@@ -38,9 +38,9 @@ class _ZeroBackend(ProcessGroup):
     """The backend to use instead if this one is not available."""
 
     def __init__(self, config: BackendConfig):
-        super().__init__(config)
-        self.load_device = self.device
-        self._config = config
+        self.config = config
+        self.group = ProcessGroup(config)
+        self.device = self.load_device = self.group.device
         self._engine: Any = None
         self._optimizer: ZeroAdamW | None = None
         self._forward_pass = _ForwardPass()
@@ -60,7 +60,7 @@ class _ZeroBackend(ProcessGroup):
                 "model.quantization: 4bit-fp8 multiplies in layers without DeepSpeed's hooks",
             ),
             (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
-            (self._config.context_parallel_size > 1, "backend.context_parallel_size: ranks that share rows"),
+            (self.config.context_parallel_size > 1, "backend.context_parallel_size: ranks that share rows"),
         ]
         problems = [
             f"{problem}, which backend {self.name} does not offer. Use ddp." for applies, problem in refused if applies
@@ -108,7 +108,7 @@ class _ZeroBackend(ProcessGroup):
             "gradient_clipping": config.max_grad_norm or 0.0,
             "bf16": {"enabled": causal_lm.dtype == torch.bfloat16, "check_grad_overflow": True},
             "data_types": {"grad_accum_dtype": "fp32"},
-            "communication_data_type": FORMATS[self._config.reduce_dtype],
+            "communication_data_type": FORMATS[self.config.reduce_dtype],
             "zero_allow_untested_optimizer": True,  # torch's AdamW, on the host too: the same update as in the other backends
             "zero_force_ds_cpu_optimizer": False,
             "zero_optimization": {
@@ -166,7 +166,7 @@ class Zero3Backend(_ZeroBackend):
         weights = {}
         for name, weight in trained_weights(module).items():
             with GatheredParameters(weight) if isinstance(weight, nn.Parameter) else nullcontext():
-                weights[name] = weight.detach().cpu().clone() if self.rank == 0 else torch.empty(0)
+                weights[name] = weight.detach().cpu().clone() if self.group.rank == 0 else torch.empty(0)
         return weights
 
 

@@ -33,23 +33,28 @@ from mftcoder.training.sharded_state import ShardedState, insert_tensors, traine
 REDUCE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Fsdp2Backend(ProcessGroup):
+class Fsdp2Backend:
     """Every rank holds a shard of each weight."""
 
     lockstep = True
 
     def __init__(self, config: BackendConfig):
-        super().__init__(config)
+        self.config = config
+        self.group = ProcessGroup(config)
+        self.device = self.group.device
         # Layers are moved to the device one by one, so the whole model need not fit there.
         self.load_device = torch.device("cpu")
-        self._config = config
         self._dtype = torch.float32
         self._root: Any = None
         self._checkpoint_group: Any = None
 
+    @property
+    def shard_ranks(self) -> int:
+        """The number of ranks that hold one copy of the model together."""
+        return self.config.shard_group_size or self.group.world_size
+
     def check(self, config: RunConfig) -> None:
         """ConfigError for options that need a layer's complete weights, and for uneven groups."""
-        size = self._config.shard_group_size or self.world_size
         refused = [
             (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
             (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
@@ -70,8 +75,10 @@ class Fsdp2Backend(ProcessGroup):
         problems = [
             f"{problem}, which backend fsdp2 does not offer. Use ddp." for applies, problem in refused if applies
         ]
-        if self.world_size % size:
-            problems.append(f"backend.shard_group_size: {size} does not divide the {self.world_size} processes.")
+        if self.group.world_size % self.shard_ranks:
+            problems.append(
+                f"backend.shard_group_size: {self.shard_ranks} does not divide the {self.group.world_size} processes."
+            )
         if problems:
             raise ConfigError(*problems)
 
@@ -85,7 +92,7 @@ class Fsdp2Backend(ProcessGroup):
         low = self._dtype != torch.float32
         precision = MixedPrecisionPolicy(
             param_dtype=self._dtype if low else None,
-            reduce_dtype=REDUCE[self._config.reduce_dtype],
+            reduce_dtype=REDUCE[self.config.reduce_dtype],
             cast_forward_inputs=False,
         )
         for part in model.module.modules():
@@ -106,11 +113,10 @@ class Fsdp2Backend(ProcessGroup):
         model.device = self.device
 
     def _mesh(self) -> DeviceMesh:
-        size = self._config.shard_group_size or self.world_size
-        if size == self.world_size:
-            return init_device_mesh(self.device.type, (size,), mesh_dim_names=("shard",))
-        copies = self.world_size // size
-        return init_device_mesh(self.device.type, (copies, size), mesh_dim_names=("copy", "shard"))
+        copies = self.group.world_size // self.shard_ranks
+        if copies == 1:
+            return init_device_mesh(self.device.type, (self.shard_ranks,), mesh_dim_names=("shard",))
+        return init_device_mesh(self.device.type, (copies, self.shard_ranks), mesh_dim_names=("copy", "shard"))
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on this rank's shards."""
@@ -120,7 +126,7 @@ class Fsdp2Backend(ProcessGroup):
     def full_tensor(self, shard: Tensor, like: DTensor) -> Tensor:
         """The full tensor of the ranks' shards, which are sharded like `like`; on the CPU of rank 0, empty on other ranks."""
         full = sharded_like(like, shard.to(self.device)).full_tensor()
-        return full.cpu() if self.rank == 0 else full.new_empty(0, device="cpu")
+        return full.cpu() if self.group.rank == 0 else full.new_empty(0, device="cpu")
 
     def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
         """The trained weights (for full training all of them) in the model's dtype."""
@@ -137,7 +143,7 @@ class Fsdp2Backend(ProcessGroup):
         assert isinstance(optimizer, ShardedAdamW)
         self._root.reshard()
         if self._checkpoint_group is None:
-            self._checkpoint_group = dist.new_group(backend="gloo", timeout=self._timeout)
+            self._checkpoint_group = dist.new_group(backend="gloo", timeout=self.group.timeout)
         full = all(weight.requires_grad for weight in module.parameters())
         return ShardedState(
             model={
@@ -222,7 +228,7 @@ class ShardedAdamW:
         self._backend, self._low_precision = backend, masters
         self._parameters: list[Any] = [parameter for _, parameter in named]
         self._shards = [nn.Parameter(local_shard(parameter)) for parameter in self._parameters]
-        self._copies = backend.world_size // (backend._config.shard_group_size or backend.world_size)
+        self._copies = backend.group.world_size // backend.shard_ranks
         names = [name for name, _ in named]
         self._adamw = MasterAdamW(
             zip(names, self._shards, strict=True),
@@ -247,7 +253,9 @@ class ShardedAdamW:
         return self._adamw.step(rate, None if loss_sums is None else loss_sums.to(device))
 
     def _whole_norm(self, norm: Tensor) -> Tensor:
-        squares = self._backend.sum_over_ranks(norm.double() ** 2)  # each copy of the model contributes the whole norm
+        squares = self._backend.group.sum_over_ranks(
+            norm.double() ** 2
+        )  # each copy of the model contributes the whole norm
         return (squares / self._copies).sqrt().to(norm.dtype)
 
     def state_dict(self) -> dict[str, Any]:

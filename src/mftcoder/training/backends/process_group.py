@@ -10,10 +10,10 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -58,20 +58,85 @@ def check_context_parallel_size(size: int, world_size: int) -> None:
         )
 
 
-class ProcessGroup:
-    """This process and its connection to the other ranks. Without a launcher it is the only rank."""
+class Group(Protocol):
+    """The ranks of a run, as one process sees them. All ranks call each method in the same order."""
 
-    context: ContextGroup = ALONE
-    """The ranks that run the same rows as this one; set by `joined`."""
+    device: torch.device
+    rank: int
+    world_size: int
+    data_rank: int
+    """Which part of a step's rows this rank runs; ranks that share rows have the same value."""
+    data_world_size: int
+    """The number of these parts."""
+    context: ContextGroup
+    """The ranks that share this one's rows; set by `joined`."""
+
+    def joined(self) -> AbstractContextManager[None]:
+        """Connect to the other ranks for the duration of the block."""
+        ...
+
+    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
+        """Run `action` on rank 0. Every rank returns its value, or raises its MftError."""
+        ...
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The element-wise sum of `values` over all ranks, on every rank."""
+        ...
+
+    def any_rank(self, flag: bool) -> bool:
+        """True if the flag is true on any rank."""
+        ...
+
+    def all_gather(self, value: Value) -> list[Value]:
+        """The values of all ranks in the order of ranks, on every rank."""
+        ...
+
+
+class OneProcess:
+    """The group of a process that trains alone, without torch.distributed."""
+
+    rank = data_rank = 0
+    world_size = data_world_size = 1
+    context = ALONE
 
     def __init__(self, config: BackendConfig):
-        self.config = config
+        self.device = pick_device(config.device)
+        self._context_size = config.context_parallel_size
+
+    def joined(self) -> AbstractContextManager[None]:
+        """ConfigError if rows are to be shared: there are no other ranks."""
+        check_context_parallel_size(self._context_size, 1)
+        return nullcontext()
+
+    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
+        """Run the action: this is rank 0."""
+        return action()
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
+
+    def any_rank(self, flag: bool) -> bool:
+        """The flag itself."""
+        return flag
+
+    def all_gather(self, value: Value) -> list[Value]:
+        """A list of one value."""
+        return [value]
+
+
+class ProcessGroup:
+    """The processes that a launcher started, connected with torch.distributed. Without a launcher there is one."""
+
+    context: ContextGroup = ALONE
+
+    def __init__(self, config: BackendConfig):
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = launched_processes()
         self._context_size = config.context_parallel_size
         self.data_rank, self.data_world_size = self.rank // self._context_size, self.world_size // self._context_size
         self.device = pick_device(config.device)
-        self._timeout = timedelta(seconds=config.timeout_seconds)
+        self.timeout = timedelta(seconds=config.timeout_seconds)
         self._start_timeout = timedelta(seconds=config.init_timeout_seconds)
         self._store: dist.Store | None = None
         self._count = 0  # collectives so far
@@ -106,7 +171,7 @@ class ProcessGroup:
             # Ranks may start at very different times, so this has a timeout of its own.
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.world_size, timeout=self._start_timeout))
             dist.init_process_group(
-                engine, store=store, rank=self.rank, world_size=self.world_size, timeout=self._timeout
+                engine, store=store, rank=self.rank, world_size=self.world_size, timeout=self.timeout
             )
         except (ValueError, RuntimeError) as error:
             raise TrainingError(
@@ -121,10 +186,10 @@ class ProcessGroup:
         if size == 1:
             return ALONE
         groups = [
-            dist.new_group(list(range(first, first + size)), timeout=self._timeout)
+            dist.new_group(list(range(first, first + size)), timeout=self.timeout)
             for first in range(0, self.world_size, size)
         ]
-        return ContextGroup(size, self.rank % size, groups[self.data_rank], self._run)
+        return ContextGroup(size, self.rank % size, groups[self.data_rank], self.run)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The element-wise sum of `values` over all ranks, on every rank."""
@@ -132,19 +197,19 @@ class ProcessGroup:
 
     def sum_in_place(self, values: Tensor, name: str) -> Tensor:
         """The element-wise sum over ranks, in place; `name` is what is summed, for errors."""
-        self._run(name, lambda: dist.all_reduce(values))
+        self.run(name, lambda: dist.all_reduce(values))
         return values
 
     def any_rank(self, flag: bool) -> bool:
         """True if the flag is true on any rank."""
         found = torch.tensor([int(flag)])
-        self._run("agreeing to go on", lambda: dist.all_reduce(found, op=dist.ReduceOp.MAX))
+        self.run("agreeing to go on", lambda: dist.all_reduce(found, op=dist.ReduceOp.MAX))
         return bool(found.item())
 
     def all_gather(self, value: Value) -> list[Value]:
         """The values of all ranks, in the order of ranks."""
         values: list[Any] = [None] * self.world_size
-        self._run("exchanging values", lambda: dist.all_gather_object(values, value))
+        self.run("exchanging values", lambda: dist.all_gather_object(values, value))
         return values
 
     def run_on_rank0(self, action: Callable[[], Value]) -> Value:
@@ -181,9 +246,9 @@ class ProcessGroup:
     def copy_from_rank0(self, tensors: list[Tensor]) -> None:
         """Give every rank the values of rank 0."""
         for tensor in tensors:
-            self._run("copying weights", partial(dist.broadcast, tensor, src=0))
+            self.run("copying weights", partial(dist.broadcast, tensor, src=0))
 
-    def _run(self, name: str, collective: Callable[[], object]) -> None:
+    def run(self, name: str, collective: Callable[[], object]) -> None:
         """Run a collective under this name. If it fails, TrainingError with the ranks that did not reach it."""
         self._count += 1
         if self._store:

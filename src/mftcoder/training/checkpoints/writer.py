@@ -86,15 +86,15 @@ class CheckpointWriter:
         write, self._write_in_progress = self._write_in_progress, None
         if write is None:
             return
-        self._backend.run_on_rank0(write.result)
+        self._backend.group.run_on_rank0(write.result)
         wait([write])
-        if self._backend.rank == 0:
+        if self._backend.group.rank == 0:
             self._on_checkpoint(self.store.folder_of(self._step))
 
     def save(self, progress: Progress, optimizer: Optimizer, *, best: bool) -> None:
         """Save the run; with `train.async_save` copy it, and return before the copy is on disk."""
         self.finish()
-        self._backend.run_on_rank0(lambda: self.store.begin(progress.step))
+        self._backend.group.run_on_rank0(lambda: self.store.begin(progress.step))
         contents = self._contents(progress, optimizer, best=best)
         if self._asynchronous:
             contents = self._copied(contents, self._usable_stager())
@@ -114,14 +114,14 @@ class CheckpointWriter:
         weights = None if sharded and sharded.model else backend.full_state_dict(module)
         state = {
             "optimizer": sharded.rest if sharded else optimizer.state_dict(),
-            "random": backend.all_gather(random_state()),
+            "random": backend.group.all_gather(random_state()),
         }
         return Contents(progress, best, weights, state, sharded)
 
     def _copied(self, contents: Contents, stager: DefaultStager) -> Contents:
         """A copy in memory that training does not change, without what this rank does not write."""
         sharded, weights = contents.sharded, contents.weights
-        if self._backend.rank != 0:
+        if self._backend.group.rank != 0:
             contents = replace(contents, weights=None, state={})
         elif weights is None and not (sharded and sharded.model):
             weights = trained_weights(self._model.module)
@@ -143,7 +143,7 @@ class CheckpointWriter:
 
     def _write(self, contents: Contents) -> None:
         """Write this rank's part; rank 0 then makes it the newest checkpoint."""
-        if self._backend.rank == 0:
+        if self._backend.group.rank == 0:
             self.store.save(contents.progress, lambda folder: self._write_parts(contents, folder), best=contents.best)
         elif contents.sharded:
             self._write_shards(contents.sharded, self.store.temporary_folder_of(contents.progress.step))

@@ -24,7 +24,7 @@ def gradient_norms(model: LanguageModel, data: StepData, backend: Backend, *, la
         for task, objective in model.task_sums(batch):
             grads = torch.autograd.grad(objective, parameters, retain_graph=True, allow_unused=True)
             totals[task] += _flat(grads, parameters)
-    norms = backend.sum_over_ranks(totals).double().norm(dim=1).cpu().numpy()
+    norms = backend.group.sum_over_ranks(totals).double().norm(dim=1).cpu().numpy()
     tokens = data.counts.tokens
     return np.where(tokens > 0, norms / np.maximum(tokens, 1), np.nan)
 

@@ -55,7 +55,7 @@ class RouterTerm:
         self._sum: Tensor | None = None
         if router is not None and self._coefficient > 0:
             self._tokens = max(
-                data.counts.positions * backend.context.size, 1
+                data.counts.positions * backend.group.context.size, 1
             )  # each of the ranks that share rows counts them
             self._sum = torch.zeros(1, dtype=torch.float64, device=backend.device)
             self._backend = backend
@@ -71,7 +71,7 @@ class RouterTerm:
 
     def mean(self) -> Tensor | None:
         """The step's value over all ranks, without the coefficient; None without routers."""
-        return None if self._sum is None else self._backend.sum_over_ranks(self._sum)
+        return None if self._sum is None else self._backend.group.sum_over_ranks(self._sum)
 
 
 def _real_tokens(batch: PackedBatch) -> int:

@@ -1,6 +1,7 @@
 """On a GPU a run says in one line which memory plan it takes and why; here for a GPU of a given size and a model as shapes."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,10 @@ from transformers import Qwen2Config
 from mftcoder.app.training import plan_choice
 from mftcoder.app.training.plan_choice import plans_of
 from mftcoder.config.load import parse_config
-from mftcoder.config.schema import RunConfig
+from mftcoder.config.schema import BackendConfig, RunConfig
 from mftcoder.models.gpu_memory import plans as memory
+from mftcoder.models.loading.resolve import ResolvedModel
+from mftcoder.training.backends.process_group import OneProcess
 from mftcoder.training.checkpoints.checkpoint import Progress
 
 GIB = 2**30
@@ -39,15 +42,16 @@ class OnGpu:
 
     def __call__(self, config: RunConfig, gigabytes: int, begun: RunConfig | None = None, host: float = 256) -> Any:
         free, on_host = gigabytes * memory.USABLE * GIB, host * GIB
-        self._monkeypatch.setattr(plan_choice, "resolve_model", lambda model: SimpleNamespace(config=QWEN_1_5B))
         self._monkeypatch.setattr(plan_choice, "device_memory", lambda device: free)
         self._monkeypatch.setattr(plan_choice, "host_memory", lambda processes: on_host)
+        group = OneProcess(BackendConfig(device="cpu"))
         backend: Any = SimpleNamespace(
-            device=torch.device("cuda"), config=config.backend, world_size=1, all_gather=lambda value: [value], check=lambda _: None
-        )  # fmt: skip
+            device=torch.device("cuda"), config=config.backend, group=group, check=lambda _: None
+        )
+        resolved = ResolvedModel("qwen", Path(), QWEN_1_5B, 0)
         progress = Progress(config=begun.model_dump(mode="json")) if begun else None
         checkpoint: Any = SimpleNamespace(progress=progress) if progress else None
-        found = plans_of(config, backend, checkpoint)
+        found = plans_of(config, backend, checkpoint, resolved)
         self.said = self._said()
         return found
 

@@ -25,7 +25,7 @@ from mftcoder.errors import ModelError
 from mftcoder.models.conversion.convert import Recipe, write_native
 from mftcoder.models.files.weights import StoredTensor
 from mftcoder.models.loading.load import load_folder, load_model
-from mftcoder.models.loading.resolve import local_folder
+from mftcoder.models.loading.resolve import local_folder, resolve_model
 
 HIDDEN, HEADS, SIZE, LAYERS, INNER, VOCABULARY, LENGTH = 32, 4, 8, 2, 24, 96, 20
 IDS = torch.randint(0, VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(3))
@@ -523,12 +523,12 @@ def test_a_whole_baichuan_folder_with_only_a_sentencepiece_model_loads_by_its_ow
         assert load_tokenizer(str(folder)).encode(text) == processor.encode(text)
 
 
-def test_a_broken_tokenizer_is_named_when_the_model_is_loaded(tmp_path: Path) -> None:
+def test_a_broken_tokenizer_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
     pytest.importorskip("sentencepiece")
     original = write_folder(tmp_path / "original", SMALL, small_baichuan_weights())
     (original / "tokenizer.model").write_bytes(b"")
     with pytest.raises(ModelError, match="is not a sentencepiece model, or is truncated"):
-        load_model(ModelConfig(model_name_or_path=str(original)), attn_implementation="sdpa", device="cpu")
+        resolve_model(ModelConfig(model_name_or_path=str(original)))
 
 
 def test_a_large_conversion_is_written_in_parts_that_load_as_one(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.models.export.source import find_source
-from mftcoder.models.loading.load import load_model, resolve_model
+from mftcoder.models.loading.load import load_model
+from mftcoder.models.loading.resolve import resolve_model
 
 HIDDEN, HEADS, LAYERS, INNER = 32, 4, 1, 64
 

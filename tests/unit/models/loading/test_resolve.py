@@ -10,7 +10,8 @@ from safetensors.torch import load, load_file, save_file
 
 from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.errors import ModelError
-from mftcoder.models.loading.load import count_parameters, load_folder, load_model, resolve_model
+from mftcoder.models.loading.load import load_folder, load_model
+from mftcoder.models.loading.resolve import count_parameters, resolve_model
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def take_steps(backend: DdpBackend, dtype: torch.dtype, bucket_bytes: int) -> di
     with mock.patch.object(ddp_backend, "BUCKET_BYTES", bucket_bytes):
         optimizer = backend.optimizer(model.named_parameters(), CONFIG)
     for _ in range(2):
-        *passes, last = model.losses(backend.rank)
+        *passes, last = model.losses(backend.group.rank)
         for objective in passes:
             optimizer.backward(objective, last=False)
         optimizer.backward(last, last=True)
@@ -90,7 +90,7 @@ def step_without_a_pass(backend: DdpBackend) -> list[dict[str, Tensor]]:
     model, seen = Net(), []
     optimizer = backend.optimizer(model.named_parameters(), CONFIG.model_copy(update={"on_nonfinite": "skip"}))
     for factor in (math.nan, 1.0):
-        if backend.rank == 1:
+        if backend.group.rank == 1:
             optimizer.backward(model.losses(1)[0] * factor, last=True)
         optimizer.sum_gradients()
         optimizer.step(0.1)
@@ -116,7 +116,7 @@ def traced_steps(backend: DdpBackend) -> list[list[tuple[str, int]]]:
         for weight in layer.parameters():
             weight.register_post_accumulate_grad_hook(lambda _, number=number: events.append(("gradient", number)))
     data = step_data(samples(), 4)
-    own = StepData(data.micro_batches[2 * backend.rank :][:2], data.counts)
+    own = StepData(data.micro_batches[2 * backend.group.rank :][:2], data.counts)
     all_reduce, steps = dist.all_reduce, []
 
     def traced(values: Tensor, *arguments: Any, **keywords: Any) -> Any:
@@ -159,7 +159,7 @@ def steps_with_passes_between(backend: DdpBackend, between: bool) -> dict[str, T
     with mock.patch.object(ddp_backend, "BUCKET_BYTES", 1 << 12):
         optimizer = backend.optimizer(model.module.named_parameters(), CONFIG)
     data = step_data(samples(), 4)
-    own = StepData(data.micro_batches[2 * backend.rank :][:2], data.counts)
+    own = StepData(data.micro_batches[2 * backend.group.rank :][:2], data.counts)
     for _ in range(2):
         train_step(model, own, WEIGHTS, Objective(focal="task"), optimizer, 0.1, backend)
         if between:
@@ -175,7 +175,7 @@ def test_passes_beside_a_step_add_nothing_to_its_gradients(ask: Ask) -> None:
 def step_on_the_first_only(backend: DdpBackend) -> str:
     model = Net()
     optimizer = backend.optimizer(model.named_parameters(), CONFIG)
-    if backend.rank == 0:
+    if backend.group.rank == 0:
         optimizer.backward(model.both(torch.ones(3)).sum(), last=True)
         try:
             optimizer.sum_gradients()
@@ -200,7 +200,7 @@ class Whole:
 
 
 def place_other_weights(backend: DdpBackend) -> tuple[Tensor, Tensor]:
-    model = Net(seed=backend.rank)
+    model = Net(seed=backend.group.rank)
     model.odd.requires_grad_(False)
     backend.place(Whole(model), CONFIG)  # type: ignore[arg-type]
     return model.both.weight.detach(), model.odd.weight.detach()

@@ -55,7 +55,7 @@ def placed(backend: Fsdp2Backend, folder: Path, dtype: torch.dtype = torch.float
 def take_steps(backend: Fsdp2Backend, model: LanguageModel, optimizer: Any, rates: tuple[float, ...]) -> list[float]:
     norms = []
     for rate in rates:
-        optimizer.backward(objective(model, backend.rank), last=True)
+        optimizer.backward(objective(model, backend.group.rank), last=True)
         optimizer.sum_gradients()
         norms.append(float(optimizer.step(rate)))
     return norms
@@ -130,7 +130,7 @@ def steps_of_three_passes(
     for rate in RATES:
         in_passes = []
         for number in range(3):
-            loss = objective(model, backend.rank + number)
+            loss = objective(model, backend.group.rank + number)
             with Sums() as sums:
                 optimizer.backward(loss, last=number == 2)
             in_passes.append(sums.count)
@@ -192,7 +192,7 @@ def write_and_read_again(backend: Fsdp2Backend, folder: Path, out: Path) -> tupl
     assert shards
     write_shards(out / "optimizer", shards.optimizer, shards.group)
     write_model_shards(out / "model", shards.model, shards.group)
-    backend.all_gather("written")  # rank 0 has put the model's files together
+    backend.group.all_gather("written")  # rank 0 has put the model's files together
     again = read_shards(out / "optimizer", optimizer.allocate)
     own = optimizer.sharded_tensors()
     same = again.keys() == own.keys() and all(again[name].to_local().equal(own[name].to_local()) for name in own)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mftcoder.config.schema import BackendConfig
 from mftcoder.errors import ConfigError, DataError, MftError, TrainingError
+from mftcoder.training.backends.ddp import DdpBackend
 from mftcoder.training.backends.process_group import (
     ProcessGroup,
     check_context_parallel_size,
@@ -24,9 +25,9 @@ def ask() -> Iterator[Ask]:
         yield ask
 
 
-def sum_of_ranks(group: ProcessGroup) -> tuple[Tensor, Tensor]:
-    own = torch.tensor([1.0, 10.0]) * (group.rank + 1)
-    return group.sum_over_ranks(own), own
+def sum_of_ranks(backend: DdpBackend) -> tuple[Tensor, Tensor]:
+    own = torch.tensor([1.0, 10.0]) * (backend.group.rank + 1)
+    return backend.group.sum_over_ranks(own), own
 
 
 def test_a_sum_is_the_same_on_every_rank_and_leaves_what_was_summed(ask: Ask) -> None:
@@ -34,9 +35,9 @@ def test_a_sum_is_the_same_on_every_rank_and_leaves_what_was_summed(ask: Ask) ->
         assert summed.tolist() == [3.0, 30.0] and own.tolist() == [rank + 1, 10 * (rank + 1)]
 
 
-def sum_in_place(group: ProcessGroup) -> Tensor:
-    own = torch.tensor([2.0**group.rank])
-    group.sum_in_place(own, "adding")
+def sum_in_place(backend: DdpBackend) -> Tensor:
+    own = torch.tensor([2.0**backend.group.rank])
+    backend.group.sum_in_place(own, "adding")
     return own
 
 
@@ -44,8 +45,8 @@ def test_a_sum_in_place_is_found_in_what_was_summed(ask: Ask) -> None:
     assert [own.tolist() for own in ask(sum_in_place)] == [[3.0], [3.0]]
 
 
-def flag_of(group: ProcessGroup, raised: tuple[bool, bool]) -> bool:
-    return group.any_rank(raised[group.rank])
+def flag_of(backend: DdpBackend, raised: tuple[bool, bool]) -> bool:
+    return backend.group.any_rank(raised[backend.group.rank])
 
 
 @pytest.mark.parametrize("raised", [(False, False), (True, False), (False, True), (True, True)])
@@ -53,16 +54,16 @@ def test_a_flag_of_one_rank_is_known_to_all(ask: Ask, raised: tuple[bool, bool])
     assert ask(flag_of, raised) == [any(raised)] * 2
 
 
-def share_rank(group: ProcessGroup) -> list[str]:
-    return group.all_gather(f"from rank {group.rank}")
+def share_rank(backend: DdpBackend) -> list[str]:
+    return backend.group.all_gather(f"from rank {backend.group.rank}")
 
 
 def test_each_rank_gets_every_ranks_value_in_the_order_of_ranks(ask: Ask) -> None:
     assert ask(share_rank) == [["from rank 0", "from rank 1"]] * 2
 
 
-def pid_of_the_first(group: ProcessGroup) -> tuple[int, int]:
-    return group.run_on_rank0(os.getpid), os.getpid()
+def pid_of_the_first(backend: DdpBackend) -> tuple[int, int]:
+    return backend.group.run_on_rank0(os.getpid), os.getpid()
 
 
 def test_what_rank_0_does_is_done_once_and_known_to_all(ask: Ask) -> None:
@@ -70,11 +71,11 @@ def test_what_rank_0_does_is_done_once_and_known_to_all(ask: Ask) -> None:
     assert on_first == on_second == first != second
 
 
-def fail_on_first(group: ProcessGroup) -> None:
+def fail_on_first(backend: DdpBackend) -> None:
     def act() -> None:
-        raise DataError(f"rank {group.rank}: no such file", "and another problem")
+        raise DataError(f"rank {backend.group.rank}: no such file", "and another problem")
 
-    group.run_on_rank0(act)
+    backend.group.run_on_rank0(act)
 
 
 def test_an_error_of_rank_0_is_raised_on_all_and_reported_by_rank_0_only(ask: Ask) -> None:
@@ -90,9 +91,9 @@ def test_ranks_continue_after_an_error_of_rank_0(ask: Ask) -> None:
     assert ask(share_rank) == [["from rank 0", "from rank 1"]] * 2
 
 
-def copied_from_rank0(group: ProcessGroup) -> list[list[float]]:
-    tensors = [torch.full((2,), float(group.rank + 5)), torch.full((1,), float(group.rank + 7))]
-    group.copy_from_rank0(tensors)
+def copied_from_rank0(backend: DdpBackend) -> list[list[float]]:
+    tensors = [torch.full((2,), float(backend.group.rank + 5)), torch.full((1,), float(backend.group.rank + 7))]
+    backend.group.copy_from_rank0(tensors)
     return [tensor.tolist() for tensor in tensors]
 
 
@@ -100,10 +101,10 @@ def test_copying_from_rank_0_replaces_the_values_of_the_others(ask: Ask) -> None
     assert ask(copied_from_rank0) == [[[5.0, 5.0], [7.0]]] * 2
 
 
-def sum_on_the_first_only(group: ProcessGroup) -> str:
-    if group.rank == 0:
+def sum_on_the_first_only(backend: DdpBackend) -> str:
+    if backend.group.rank == 0:
         try:
-            group.sum_over_ranks(torch.ones(1))
+            backend.group.sum_over_ranks(torch.ones(1))
         except TrainingError as error:
             return str(error)
     return ""

@@ -1,7 +1,5 @@
 """The gradient norms that GradNorm compares, checked by hand with autograd."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import BackendConfig
 from mftcoder.data.batches.loader import StepData
 from mftcoder.training.backends.base import LocalBackend
+from mftcoder.training.backends.process_group import OneProcess
 from mftcoder.training.forward.gradient_norms import gradient_norms, layer_parameters
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective, token_coefficients
@@ -70,12 +69,13 @@ def test_a_weight_that_the_loss_does_not_reach_counts_as_zero() -> None:
 def test_gradients_are_summed_over_the_ranks_before_their_norm_is_taken() -> None:
     """Gradients that cancel between two ranks have norm zero, however large each is."""
 
-    class Cancelling(LocalBackend):
+    class Cancelling(OneProcess):
         def sum_over_ranks(self, values: Tensor) -> Tensor:
             assert values.shape[0] == 2 and values.ndim == 2  # gradients, not norms
             return values - values
 
-    backend: Any = Cancelling(BackendConfig(device="cpu"))
+    backend = local()
+    backend.group = Cancelling(backend.config)
     assert gradient_norms(language_model(), step_data(samples(), 1), backend, layer=-1).tolist() == [0, 0]
 
 

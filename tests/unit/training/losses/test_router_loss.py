@@ -14,6 +14,7 @@ from mftcoder.data.batches.loader import StepData
 from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
 from mftcoder.models.layers.adapters import attach, trainable_parameters
 from mftcoder.training.backends.base import LocalBackend
+from mftcoder.training.backends.process_group import OneProcess
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective
 from mftcoder.training.losses.router_loss import RouterTerm
@@ -92,14 +93,16 @@ def test_a_split_step_has_the_token_weighted_mean_of_its_parts(family: str) -> N
 
 
 def test_a_step_knows_its_tokens_without_communication() -> None:
-    class Alone(LocalBackend):
+    class Alone(OneProcess):
         world_size = 2
 
         def sum_over_ranks(self, values: torch.Tensor) -> torch.Tensor:
             raise AssertionError("the ranks wait for each other")
 
     data, router = step_data(samples(), 2), experts_model("mixtral").router
-    term = RouterTerm(router, 0.5, data, Alone(BackendConfig(device="cpu")))
+    backend = LocalBackend(BackendConfig(device="cpu"))
+    backend.group = Alone(backend.config)
+    term = RouterTerm(router, 0.5, data, backend)
     assert sum(term.weight(batch) for batch in data.micro_batches) == pytest.approx(0.5)
 
 
