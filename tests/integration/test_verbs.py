@@ -39,6 +39,15 @@ def loaded(folder: Path) -> dict[str, Any]:
     return {"model": AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), "tokenizer": tokenizer}
 
 
+def test_training_leaves_the_callers_random_state_and_determinism_as_they_were(config: RunConfig) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3).tolist()
+    torch.manual_seed(7)
+    train(with_overrides(config, ["train.deterministic=true", "train.max_steps=1", "train.eval_strategy=no"]))
+    assert torch.rand(3).tolist() == expected
+    assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
 def test_verbs_print_nothing_and_return_what_they_made(
     config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

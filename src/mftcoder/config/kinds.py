@@ -39,6 +39,11 @@ class PretrainKind(TaskKind):
     fim_spm_rate: Share = 0.5
     """Fraction of the rearranged documents in the order suffix, prefix, middle (SPM). The others have prefix, suffix, middle (PSM)."""
 
+    @property
+    def options_without_effect(self) -> dict[str, str]:
+        """`fim_spm_rate` without `fim_rate`."""
+        return {} if self.fim_rate else {"fim_spm_rate": "kind.fim_rate is 0"}
+
     @field_validator("suffixes")
     @classmethod
     def _name_no_records(cls, value: tuple[str, ...]) -> tuple[str, ...]:

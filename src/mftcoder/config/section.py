@@ -60,6 +60,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
+    @property
+    def options_without_effect(self) -> dict[str, str]:
+        """Option -> why it has no effect beside the others."""
+        return {}
+
 
 def one_or_many(value: Any) -> Any:
     """A single text stands for a list of one."""

@@ -14,6 +14,7 @@ import torch
 from mftcoder.errors import ConfigError, TrainingError, reason
 from mftcoder.jsonl import locked
 
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # torch's message, in a plain RuntimeError
 
 
@@ -51,10 +52,31 @@ def device_memory_errors() -> Iterator[None]:
 
 def compute_deterministically() -> None:
     """Make GPU kernels give the same bits each time; a kernel that cannot raises RuntimeError. Call it before the GPU is used."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs this for determinism
+    os.environ.setdefault(CUBLAS_WORKSPACE, ":4096:8")  # cuBLAS needs this for determinism
     torch.use_deterministic_algorithms(True)
     deterministic: Any = torch.utils.deterministic
     deterministic.fill_uninitialized_memory = False  # takes time and is of no use here
+
+
+@contextmanager
+def torch_state_kept() -> Iterator[None]:
+    """Restore torch's random state and its settings of determinism after the block; also usable as a decorator."""
+    deterministic: Any = torch.utils.deterministic
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    fill, workspace = deterministic.fill_uninitialized_memory, os.environ.get(CUBLAS_WORKSPACE)
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(gpus):
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+            deterministic.fill_uninitialized_memory = fill
+            os.environ.pop(CUBLAS_WORKSPACE, None)
+            if workspace is not None:
+                os.environ[CUBLAS_WORKSPACE] = workspace
 
 
 class StopRequest:

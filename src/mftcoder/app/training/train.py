@@ -22,6 +22,7 @@ from mftcoder import __version__
 from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
+from mftcoder.config.effects import Run, fields_without_effect
 from mftcoder.config.load import check_config, dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
@@ -40,7 +41,7 @@ from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading import given
 from mftcoder.models.loading.load import DTYPES, load_model
 from mftcoder.models.loading.resolve import ResolvedModel, resolve_model
-from mftcoder.models.loading.suitability import check_positions, check_row_slices
+from mftcoder.models.loading.suitability import check_suitability
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import (
@@ -67,6 +68,7 @@ from mftcoder.training.session import (
     device_memory_errors,
     restarted,
     sole_user,
+    torch_state_kept,
 )
 from mftcoder.training.step import LossWindow
 
@@ -106,6 +108,7 @@ class _Start:
     callbacks: Callbacks
 
 
+@torch_state_kept()
 def train(
     config: RunConfig,
     *,
@@ -134,6 +137,9 @@ def train(
     backend.check(config)
     group = backend.group
     first = group.rank == 0
+    as_run = config.model_copy(update={"backend": backend.config})
+    for line in fields_without_effect(Run(as_run, group.world_size, backend.device.type == "cuda")):
+        warn(line)
     if tokenizer is not None:
         folder = config.output_path / "tokenizer"
         named = config.model.model_copy(update={"tokenizer_name_or_path": str(folder)})
@@ -176,9 +182,7 @@ def _checked_model(config: RunConfig) -> ResolvedModel:
     """The model of the config. Checks, before anything is loaded, that it supports the config. Logs warnings."""
     check_recipe(config.train.fp8_recipe)
     model = resolve_model(config.model)
-    check_row_slices(model, config.backend.context_parallel_size)
-    warning = check_positions(model, config.data.max_length, trust_remote_code=config.model.trust_remote_code)
-    for line in filter(None, (warning, model.unused_line)):
+    for line in check_suitability(model, config):
         warn(line)
     return model
 

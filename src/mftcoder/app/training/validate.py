@@ -18,7 +18,8 @@ from rich.table import Table
 
 from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.build import build_balancer
-from mftcoder.config.schema import IN_BITS, RunConfig
+from mftcoder.config.effects import Run, fields_without_effect
+from mftcoder.config.schema import IN_BITS, BackendConfig, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
 from mftcoder.errors import ConfigError, MftError
@@ -40,8 +41,9 @@ from mftcoder.models.layers.fp8 import check_recipe
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading.load import DTYPES
 from mftcoder.models.loading.resolve import ParameterCount, ResolvedModel, resolve_model
-from mftcoder.models.loading.suitability import check_positions, check_row_slices
+from mftcoder.models.loading.suitability import check_suitability
 from mftcoder.registry import BACKENDS
+from mftcoder.training.backends.base import Backend
 from mftcoder.training.backends.process_group import launched_processes, pick_device
 from mftcoder.training.facts import check_metric, run_facts
 from mftcoder.training.optimizer import decay_steps, warmup_steps
@@ -88,15 +90,10 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
             return None
 
     card = check(lambda: Card.of(gpu) if gpu else Card.here(pick_device(config.backend.device)))
-    if card:
-        check(lambda: BACKENDS.load(config.backend.name)(config.backend).check(config))
+    backend = check(lambda: _checked_backend(config)) if card else None
     check(lambda: check_recipe(config.train.fp8_recipe))
     model = check(lambda: resolve_model(config.model))
-    warning = None
-    if model:
-        check(lambda: check_row_slices(model, config.backend.context_parallel_size))
-        trusted = config.model.trust_remote_code
-        warning = check(lambda: check_positions(model, config.data.max_length, trust_remote_code=trusted))
+    warnings = check(lambda: check_suitability(model, config)) if model else None
     planned = check(lambda: plan_model(config, model.config)) if model else None
     check(lambda: _check_output(config.output_path))
     store = check(lambda: prepare_with_progress(config, on_progress)) if model else None
@@ -114,9 +111,18 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
         if not card.is_here
         else [*device_limits(card.device), *model_limits(card.device, model.config, DTYPES[config.model.dtype])]
     )
-    for line in filter(None, (warning, model.unused_line, *map(str, limits))):
+    as_run = config.model_copy(update={"backend": backend})
+    idle = fields_without_effect(Run(as_run, card.count, card.device.type == "cuda"))
+    for line in (*idle, *(warnings or ()), *map(str, limits)):
         warn(line)
     Console().print("Everything that can be checked without training is in order.")
+
+
+def _checked_backend(config: RunConfig) -> BackendConfig:
+    """The backend section that a run here would use; `auto` can be what accelerate's flags say. MftError if it cannot run."""
+    backend: Backend = BACKENDS.load(config.backend.name)(config.backend)
+    backend.check(config)
+    return backend.config
 
 
 def _check_output(folder: Path) -> None:

@@ -81,6 +81,11 @@ class PaceOptions(BalancerConfig):
     val_rows: PositiveInt = 4
     """Validation rows of each task that are measured in turn."""
 
+    @property
+    def options_without_effect(self) -> dict[str, str]:
+        """`val_rows` without `val_share`."""
+        return {} if self.val_share else {"val_rows": "balancer.val_share is 0"}
+
     @model_validator(mode="after")
     def _window_fits(self) -> "PaceOptions":
         check_window(self.window, self.warmup_steps)

@@ -1,19 +1,47 @@
-"""Whether a resolved model suits the run, by its config: the positions of data.max_length, and rows shared by ranks.
+"""Whether a resolved model suits the run, by its config: positions of data.max_length, rows shared by ranks, the router loss.
 
 Loads no weights. Whether the slices of the loaded model give the same as whole rows is verified when a run starts.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ModelError
 from mftcoder.kernels.rotary import BY_LENGTH
 from mftcoder.models.loading.resolve import ResolvedModel
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
+
+
+def check_suitability(model: ResolvedModel, config: RunConfig) -> list[str]:
+    """Warnings about the model in a run of this config. ModelError lists all that it cannot do."""
+    problems, warnings = list[str](), [model.unused_line, _unused_coefficient(model, config.loss.router_aux_loss_coef)]
+    try:
+        check_row_slices(model, config.backend.context_parallel_size)
+    except ModelError as error:
+        problems += error.problems
+    try:
+        trusted = config.model.trust_remote_code
+        warnings.append(check_positions(model, config.data.max_length, trust_remote_code=trusted) or "")
+    except ModelError as error:
+        problems += error.problems
+    if problems:
+        raise ModelError(*problems)
+    return [warning for warning in warnings if warning]
+
+
+def _unused_coefficient(model: ResolvedModel, coefficient: float | None) -> str:
+    """A warning if loss.router_aux_loss_coef is set for a model without such a loss."""
+    architecture: Any = AutoModelForCausalLM._model_mapping.get(type(model.config), None)
+    formula = getattr(sys.modules.get(getattr(architecture, "__module__", "")), "load_balancing_loss_func", None)
+    if not coefficient or architecture is None or (formula and hasattr(model.config, "router_aux_loss_coef")):
+        return ""
+    return f"loss.router_aux_loss_coef: {coefficient:g} has no effect: {model.name} has no such loss"
 
 
 def check_positions(model: ResolvedModel, max_length: int, *, trust_remote_code: bool = False) -> str | None:
