@@ -188,6 +188,11 @@ def latest(previous: Float, now: Float) -> Float:
     return np.where(np.isfinite(now), now, previous)
 
 
+def ratio(now: Float, before: Float) -> Float:
+    """now / before, element by element; 1 where `before` is 0: a task that was solved counts as unchanged, whatever its loss is now."""
+    return np.divide(now, before, out=np.ones_like(now), where=before != 0)
+
+
 def softmax(values: Float) -> Float:
     """exp(values) / sum over the last axis, without overflow."""
     shifted = np.exp(values - values.max(axis=-1, keepdims=True))

@@ -30,6 +30,7 @@ FIRST_REPEATED_NOISE = (
     0.1  # variance on samples measured before, as a fraction of that on new samples: first estimate ...
 )
 LEAST_REPEATED_NOISE = 0.01  # ... and lower limit
+SMALLEST_SCALE = 1e-8  # nats; stands in for a first loss of 0, which says nothing about the size of later ones
 SMALLEST_NOISE = 1e-10  # of the first loss squared; keeps the filter regular if the losses have no noise
 
 
@@ -146,7 +147,7 @@ class LossTrend:
 
     def _start(self, time: float, loss: float) -> None:
         """Set the prior: the level is near the first loss, and the first level equals the level."""
-        self._time, self._scale = time, abs(loss)
+        self._time, self._scale = time, max(abs(loss), SMALLEST_SCALE)
         self._noise = (FIRST_NOISE * self._scale) ** 2
         self._mean[:] = 0.0
         self._mean[LEVEL] = self._mean[FIRST_LEVEL] = loss

@@ -126,6 +126,18 @@ def test_a_task_that_never_appears_keeps_a_finite_weight(
 
 
 @every_method
+def test_losses_of_exactly_0_give_finite_weights_and_no_warning(
+    config: BalancerConfig, facts: Callable, losses: Callable
+) -> None:
+    """A memorized task in bfloat16: solved from the start, from step 20 on, at first only, now and then."""
+    history = noisy(60, absent=False)
+    history[:, 0], history[20:, 1], history[:8, 2], history[15::4, 3] = 0.0, 0.0, 0.0, 0.0
+    balancer = build_balancer(config, facts(TASKS), tuple("abcd"))
+    assert np.isfinite(drive(balancer, history, losses)).all()
+    assert all(len(values) == TASKS for values in balancer.signals.values())
+
+
+@every_method
 def test_configured_weights_stay_a_factor(config: BalancerConfig, facts: Callable, losses: Callable) -> None:
     equal = facts(TASKS)
     doubled = facts(TASKS, weights=np.array([2.0, 1.0, 1.0, 0.0]))

@@ -18,7 +18,7 @@ Choices made here, where the paper leaves room:
   (for ACS: at most those of the last N steps). So each softmax has as many terms as its factor says.
 - The softmax over time scales each past alpha_max as at t: its logits are -tau t alpha_max(s) / sum |alpha_max| for s <= t.
 - W and N count optimizer steps, whatever the interval is. Slopes are per step. No formula depends on the unit of time.
-- A task whose measurement is not finite keeps its last ratio. Constant losses have slope 0 everywhere and give equal weights.
+- A task whose measurement is not finite keeps its last ratio. The ratio to a loss of 0 is 1. Constant losses have slope 0 everywhere and give equal weights.
 
 `variant: released` is the arithmetic of the published MFTCoder. L_val(0) is the whole validation before the first step. alpha_max is
 the slope of the curve max_k y_k(t), not the largest slope. DF is not clamped at 1. The window of ACS holds N - W + 1 slopes. The result
@@ -39,6 +39,7 @@ from mftcoder.balancing.base import (
     as_array,
     check_window,
     latest,
+    ratio,
     softmax,
     stratified_rows,
     weighted,
@@ -142,7 +143,7 @@ class CobaBalancer:
         """The configured weights during the warm-up, then omega."""
         assert validation is not None, "the loop measures the rows that validation_rows names"
         self._first = latest(validation.mean, self._first)
-        now = validation.mean / self._first
+        now = ratio(validation.mean, self._first)
         self._ratios = [*self._ratios, latest(self._ratios[-1] if self._ratios else np.ones_like(now), now)]
         self._ratios = self._ratios[-max(2, self._window // self._interval) :]
         if step < self._warmup or len(self._ratios) < 2:

@@ -5,7 +5,7 @@
 where L_k(t) is the mean loss of period t and T is `temperature`. A task whose loss falls more slowly gains weight.
 
 Choices made here: a period is `update_interval` steps, because fine-tuning has few epochs (in the paper it is an epoch). Its mean is
-taken over the period's tokens. A task that is absent from a whole period keeps its last mean.
+taken over the period's tokens. A task that is absent from a whole period keeps its last mean. The ratio to a loss of 0 is 1.
 """
 
 from typing import Any
@@ -20,6 +20,7 @@ from mftcoder.balancing.base import (
     as_array,
     as_lists,
     latest,
+    ratio,
     softmax,
     weighted,
 )
@@ -51,14 +52,14 @@ class DwaBalancer(LossReader):
     @property
     def signals(self) -> dict[str, Float]:
         """The ratio of the last two periods' losses."""
-        return {"loss_ratio": self._last / self._before}
+        return {"loss_ratio": ratio(self._last, self._before)}
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
         """Softmax of loss ratio / T over the tasks. The weights are equal until two periods are known."""
         self._before, self._last = self._last, latest(self._last, self.measured(train, validation))
-        ratios = np.nan_to_num(self._last / self._before, nan=1.0)
+        ratios = np.nan_to_num(ratio(self._last, self._before), nan=1.0)
         return weighted(self.facts, softmax(ratios / self._temperature))
 
     def state_dict(self) -> dict[str, Any]:

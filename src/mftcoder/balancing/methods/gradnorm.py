@@ -9,14 +9,24 @@ that is w_k <- w_k - learning_rate * sign(G_k - target_k) * g_k. They are then s
 
 Choices made here: the shared layer is the decoder layer `layer`, of which the trained weights count. The step on w is plain gradient
 descent. A weight stays at or above 1e-3. The norms are measured only every `update_interval` steps, because they cost a backward pass
-through the head for each task. An absent task keeps its weight and its last ratio.
+through the head for each task. An absent task keeps its weight and its last ratio. The ratio to a loss of 0 is 1.
 """
 
 from typing import Any
 
 import numpy as np
 
-from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, latest, weighted
+from mftcoder.balancing.base import (
+    Float,
+    RunFacts,
+    TaskLosses,
+    TaskWeights,
+    as_array,
+    as_lists,
+    latest,
+    ratio,
+    weighted,
+)
 from mftcoder.balancing.signal import LossReader, SignalOptions
 from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -75,8 +85,8 @@ class GradNormBalancer(LossReader):
         return weighted(self.facts, self._weights)
 
     def _descend(self, known: "np.ndarray[Any, np.dtype[np.bool_]]") -> None:
-        ratios = self._last[known] / self._first[known]
-        pull = (ratios / ratios.mean()) ** self._alpha
+        ratios = ratio(self._last[known], self._first[known])
+        pull = ratio(ratios, np.full_like(ratios, ratios.mean())) ** self._alpha
         weighted_norms = self._weights[known] * self._norms[known]
         direction = np.sign(weighted_norms - weighted_norms.mean() * pull) * self._norms[known]
         self._weights = self._weights.copy()

@@ -4,14 +4,24 @@
 
 A task whose loss has fallen little keeps its weight, a task whose loss has fallen much loses weight. L_k(0) is the first loss of the
 task that is measured. With `window` it is measured again every so many steps (in the paper, at the first batch of each epoch). An
-absent task keeps its last ratio.
+absent task keeps its last ratio. The ratio to a loss of 0 is 1.
 """
 
 from typing import Any
 
 import numpy as np
 
-from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, latest, weighted
+from mftcoder.balancing.base import (
+    Float,
+    RunFacts,
+    TaskLosses,
+    TaskWeights,
+    as_array,
+    as_lists,
+    latest,
+    ratio,
+    weighted,
+)
 from mftcoder.balancing.signal import LossReader, SignalOptions
 from mftcoder.config.section import NonNegativeFloat, PositiveInt
 
@@ -43,7 +53,7 @@ class LbtwBalancer(LossReader):
     @property
     def signals(self) -> dict[str, Float]:
         """The ratio of the last loss to the reference."""
-        return {"loss_ratio": self._last / self._reference}
+        return {"loss_ratio": ratio(self._last, self._reference)}
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
@@ -54,7 +64,7 @@ class LbtwBalancer(LossReader):
         if self._renewal is not None and step - self._renewed_at > self._renewal:
             self._reference, self._renewed_at = self._last.copy(), step
         self._reference = latest(now, self._reference)
-        ratios = np.nan_to_num(self._last / self._reference, nan=1.0)
+        ratios = np.nan_to_num(ratio(self._last, self._reference), nan=1.0)
         return weighted(self.facts, np.maximum(ratios, 1e-8) ** self._alpha)
 
     def state_dict(self) -> dict[str, Any]:
