@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "src" / "mftcoder"
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parents[1] / "src" / "mftcoder"
+OF_THE_WHOLE = {"test_api.py", "test_architecture.py", "test_docs.py", "balancing/test_every_balancer.py"}
 FILES = sorted(SOURCE.rglob("*.py"))
 LEAVES = {"errors", "registry", "jsonl", "log", "processes", "cache", "hub"}
-ROOMS = {
+PACKAGES = {
     "data",
     "curation",
     "models",
@@ -22,7 +24,7 @@ ROOMS = {
     "reporting",
     "serving",
 }
-BETWEEN_ROOMS = {
+BETWEEN_PACKAGES = {
     "training": {"data", "balancing", "kernels"},
     "models": {"kernels", "data.tokenizers"},
     "generation": {"models", "data.tokenizers"},
@@ -66,30 +68,32 @@ def own_imports(path: Path) -> set[str]:
     return names & modules
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[0]
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_follow_the_arrows(path: Path) -> None:
     module = module_name(path)
-    room = room_of(module)
+    package = package_of(module)
     if module == "__init__":
         return  # its names are imported on first use: tests/unit/test_api.py
     for target in own_imports(path):
-        target_room = room_of(target)
-        if target_room in LEAVES or target_room == room != "app":
+        target_package = package_of(target)
+        if target_package in LEAVES or target_package == package != "app":
             continue
-        if room == "cli" or module == "__main__":
-            assert target_room in {"app", "config", "cli", "reporting"}, f"{module} imports {target}"
-        elif room == "app":
-            assert target_room in ROOMS | {"config"} or target in APP_SUPPORT, f"{module} imports {target}"
-        elif room in ROOMS:
-            allowed = BETWEEN_ROOMS.get(room, set())
+        if package == "cli" or module == "__main__":
+            assert target_package in {"app", "config", "cli", "reporting"}, f"{module} imports {target}"
+        elif package == "app":
+            assert target_package in PACKAGES | {"config"} or target in APP_SUPPORT, f"{module} imports {target}"
+        elif package in PACKAGES:
+            allowed = BETWEEN_PACKAGES.get(package, set())
             inside = any(target == arrow or target.startswith(f"{arrow}.") for arrow in allowed)
-            assert target_room == "config" or inside, f"{module} imports {target}"
+            assert target_package == "config" or inside, f"{module} imports {target}"
         else:
-            assert (room == "config" and target_room == "config") or room in LEAVES, f"{module} imports {target}"
+            assert (package == "config" and target_package == "config") or package in LEAVES, (
+                f"{module} imports {target}"
+            )
 
 
 APP_SUPPORT = {"app.scoring.options", "app.scoring.engine_choice", "app.training.plan_choice"}
@@ -98,7 +102,7 @@ APP_SUPPORT = {"app.scoring.options", "app.scoring.engine_choice", "app.training
 def test_execution_needs_only_the_errors_and_did_you_mean() -> None:
     """So that it could be a distribution of its own."""
     needed = {target for path in (SOURCE / "execution").rglob("*.py") for target in own_imports(path)}
-    assert {target for target in needed if room_of(target) != "execution"} == {"errors", "registry"}
+    assert {target for target in needed if package_of(target) != "execution"} == {"errors", "registry"}
 
 
 def reachable(module: str, graph: dict[str, set[str]]) -> set[str]:
@@ -143,7 +147,7 @@ def test_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
 def test_torch_free_part_reaches_nothing_heavy(prefix: str) -> None:
     """cli is held by the top-level imports of its run (tests/integration), its commands import their verbs when they run."""
     by_name = {module_name(path): path for path in FILES}
-    graph = {name: own_imports(path) for name, path in by_name.items() if room_of(name) != "cli"}
+    graph = {name: own_imports(path) for name, path in by_name.items() if package_of(name) != "cli"}
     for module in by_name:
         if module == prefix or module.startswith(f"{prefix}."):
             for reached in reachable(module, graph) & by_name.keys():
@@ -156,3 +160,17 @@ def test_file_fits_on_a_few_screens_and_opens_by_saying_what_it_is(path: Path) -
     text = path.read_text(encoding="utf-8")
     assert text.count("\n") <= MAX_LINES, f"{path.name} has {text.count(chr(10))} lines"
     assert ast.get_docstring(ast.parse(text)), f"{path.name} has no docstring"
+
+
+def test_the_test_of_a_module_is_found_by_its_name() -> None:
+    """`tests/unit/a/test_b.py` or `test_b_<aspect>.py` tests the module a/b.py; test_a.py may stand for a whole folder a."""
+    strays = []
+    for path in sorted(TESTS.rglob("test_*.py")):
+        folder = path.relative_to(TESTS).parent
+        subjects = {module.stem for module in (SOURCE / folder).iterdir()} | {folder.name}
+        name = path.stem.removeprefix("test_")
+        if folder.parts[:1] != ("curation",) and not any(
+            name == subject or name.startswith(f"{subject}_") for subject in subjects
+        ):
+            strays.append(str(path.relative_to(TESTS)))
+    assert set(strays) == OF_THE_WHOLE

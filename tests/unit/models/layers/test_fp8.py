@@ -1,4 +1,4 @@
-"""Full fine-tuning with torchao's fp8 products, rounded as on a GPU and multiplied in float32; what is refused."""
+"""A frozen layer in e4m3; full fine-tuning with torchao's fp8 products, rounded as on a GPU and multiplied in float32."""
 
 import copy
 import importlib.util
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mftcoder.config.load import parse_config
 from mftcoder.errors import ConfigError, ModelError
+from mftcoder.kernels.linear.fp8 import round_rows
 from mftcoder.models.layers.adapters import restore, save_weights
-from mftcoder.models.layers.fp8 import check_recipe, multiply_in_fp8
+from mftcoder.models.layers.fp8 import Fp8Linear, check_recipe, multiply_in_fp8
 
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="no torchao")
 RECIPES = ["tensorwise", "rowwise"]
@@ -111,3 +113,23 @@ def test_unsupported_combinations_are_refused_with_an_alternative(sections: dict
     raw = {"model": "m", "tasks": {"a": "/data/a"}, "output_dir": "/run", "train": {"fp8_recipe": "rowwise"}}
     with pytest.raises(ConfigError, match=problem):
         parse_config({**raw, **sections}, origin="x")
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_output_and_gradient_of_a_frozen_layer_are_those_of_the_rounded_factors(biased: bool) -> None:
+    torch.manual_seed(0)
+    layer = Fp8Linear(nn.Linear(64, 32, bias=biased, dtype=torch.bfloat16))
+    x = torch.randn(2, 5, 64, dtype=torch.bfloat16, requires_grad=True)
+    slope = torch.randn(2, 5, 32, dtype=torch.bfloat16)
+    y = layer(x)
+    y.backward(slope)
+    weight = layer.whole_weight().double()
+    expected = whole(x) @ weight.T + (layer.bias.double() if biased else 0)
+    assert x.grad is not None and not any(parameter.requires_grad for parameter in layer.parameters())
+    torch.testing.assert_close(y.double(), expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(x.grad.double(), whole(slope) @ weight, rtol=0.02, atol=0.02)
+
+
+def whole(rows: torch.Tensor) -> torch.Tensor:
+    rounded, scales = round_rows(rows.detach().flatten(0, -2))
+    return (rounded.double() * scales.double()).view(rows.shape)
