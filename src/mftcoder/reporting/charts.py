@@ -176,12 +176,21 @@ def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool 
 
 def _chart(title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None]) -> Chart:
     """An SVG of what `paint` draws, over steps."""
+
+    def paint_over_steps(axes: Axes) -> None:
+        paint(axes)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+    return picture(title, description, names, paint_over_steps)
+
+
+def picture(title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None]) -> Chart:
+    """An SVG of what `paint` draws, with a description for screen readers."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 2.7), layout="constrained")
         axes = figure.add_subplot()
         paint(axes)
-        axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Chart(title, themed(stream.getvalue(), description), names)

@@ -7,6 +7,7 @@ from mftcoder.cli.data.decontaminate import command as decontaminate
 from mftcoder.cli.data.dedup import command as dedup
 from mftcoder.cli.data.filter import command as filter_records
 from mftcoder.cli.data.mine import command as mine
+from mftcoder.cli.data.stats import command as stats
 from mftcoder.cli.data.synthesize import group as synthesize
 from mftcoder.cli.data.verify import command as verify
 
@@ -22,5 +23,5 @@ def group() -> None:
     """
 
 
-for _command in (mine, curate, filter_records, dedup, decontaminate, synthesize, verify):
+for _command in (mine, curate, filter_records, dedup, decontaminate, synthesize, verify, stats):
     group.add_command(_command)

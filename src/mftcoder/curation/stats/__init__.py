@@ -1,0 +1,1 @@
+"""What is in sets of records, and how they overlap."""
