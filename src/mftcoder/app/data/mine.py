@@ -41,6 +41,7 @@ def mine_data(
     *,
     tasks: Sequence[str] | None = None,
     languages: Sequence[str] | None = None,
+    licenses: Sequence[str] | None = None,
     max_per_task: int | None = None,
     max_chars: int = MAX_SOURCE_CHARS,
     valid_share: float = 0.1,
@@ -57,7 +58,16 @@ def mine_data(
     """
     held_out = exam_share if exam_dir else 0.0
     chosen = tuple(languages or (LANGUAGES if folder or history else ("python",)))
-    options = MiningOptions(tuple(tasks or DEFAULT_TASKS), max_per_task, valid_share, held_out, max_chars, seed, chosen)
+    options = MiningOptions(
+        tuple(tasks or DEFAULT_TASKS),
+        max_per_task,
+        valid_share,
+        held_out,
+        max_chars,
+        seed,
+        chosen,
+        tuple(licenses or ()),
+    )
     source = folder or (None if history else standard_library())
     _check(source, options)
     pattern = _compiled(fix_pattern)
@@ -155,10 +165,16 @@ def _write(mined: Mined, sources: Record, out: Path, options: MiningOptions, exa
         out / "mining.json",
         {
             **sources,
-            "options": {**vars(options), "tasks": list(options.tasks), "languages": list(options.languages)},
+            "options": {
+                **vars(options),
+                "tasks": list(options.tasks),
+                "languages": list(options.languages),
+                "licenses": list(options.licenses),
+            },
             "modules": mined.modules,
             "functions": mined.functions,
             "languages": dict(mined.languages),
+            "licenses": dict(mined.licenses),
             "examples": {name: {"train": len(t.train), "valid": len(t.valid)} for name, t in mined.tasks.items()},
             "exam": dict(exam_kinds),
             "skipped": dict(mined.skips.most_common()),

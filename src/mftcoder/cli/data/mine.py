@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, required=True, help="Output directory: one folder per task.")
 @click.option("--tasks", type=Names(), metavar="NAME,...", help="Tasks to make (default: the first five).")
 @click.option("--languages", type=Names(), metavar="NAME,...", help="Languages to read (default: all six).")
+@click.option(
+    "--licenses", type=Names(), metavar="NAME,...", help="Licences of files to read, as SPDX names (default: all)."
+)
 @click.option("--max-per-task", type=COUNT, help="Most training examples per task, chosen by their hash.")
 @click.option(
     "--max-chars", type=click.IntRange(100, LARGEST), default=1400, show_default=True, help="Longest function."
@@ -49,6 +52,7 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
     mft data mine src --out data/ours --tasks repair_function,write_test
     mft data mine ~/src/ours --out data/ours --languages go,rust
     mft data mine src --out data/ours --tasks fill_middle,complete_line,complete_block
+    mft data mine ~/src/ours --out data/ours --licenses MIT,BSD-3-Clause,Apache-2.0
     mft data mine --history ~/src/ours --out data/fixes
     mft data mine src --out data/ours --exam data/exam
     mft generate models/my --task exam --data-dir data/exam --mode chat --evaluate
@@ -70,6 +74,9 @@ def print_mined(data: "MinedData", out: Path, exam_dir: Path | None) -> None:
     shares = ", ".join(f"{name}: {count:,}" for name, count in mined.languages.most_common())
     found = f"{mined.functions:,} functions of {mined.modules:,} modules ({shares})" if shares else "fixes of the log"
     output.print(f"{found} -> {out}", soft_wrap=True)
+    if mined.licenses:
+        licences = ", ".join(f"{name}: {count:,}" for name, count in mined.licenses.most_common())
+        output.print(f"licences: {licences}", soft_wrap=True, highlight=False)
     output.print(_examples_table(data))
     if exam_dir:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in data.exam_kinds.items())

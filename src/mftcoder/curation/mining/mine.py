@@ -21,6 +21,7 @@ from mftcoder.curation.mining.languages import functions as tree_functions
 from mftcoder.curation.mining.languages import tests as tree_tests
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.languages.trees import function_tree
+from mftcoder.curation.mining.repository.licences import Licences, is_allowed
 from mftcoder.curation.mining.sources import SourceModule, is_test, language_of, read_modules, source_files
 from mftcoder.curation.mining.standalone import StandaloneFunction, standalone_functions
 from mftcoder.curation.mining.tasks import DEFAULT_TASKS, TASKS, Example, UnfitError
@@ -43,6 +44,7 @@ class MiningOptions:
     max_chars: int = MAX_SOURCE_CHARS  # of a function
     seed: int = 42
     languages: tuple[str, ...] = tuple(LANGUAGES)
+    licenses: tuple[str, ...] = ()  # SPDX names of those that are taken; none: all
 
 
 @dataclass
@@ -62,12 +64,13 @@ class Mined:
     modules: int
     functions: int
     languages: Counter[str]  # functions of each
+    licenses: Counter[str]  # functions under each
     standalone: list[StandaloneFunction]  # in the order of their hashes; for an exam
 
     @classmethod
     def nothing(cls) -> "Mined":
         """No records, for what is mined elsewhere to be added."""
-        return cls({}, Counter(), 0, 0, Counter(), [])
+        return cls({}, Counter(), 0, 0, Counter(), Counter(), [])
 
 
 def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], None] = lambda done, total: None) -> Mined:
@@ -83,7 +86,8 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
     standalone: list[StandaloneFunction] = []
     declared: set[tuple[str, str]] = set()
     inline: list[Path] = []  # code files that hold tests too
-    for done, (file, module) in enumerate(zip(code, read_modules(folder, code, skips), strict=True), start=1):
+    read = partial(_read, folder, Licences(folder), options)
+    for done, (file, module) in enumerate(zip(code, read(code, skips), strict=True), start=1):
         found = list(functions_of_module(module, skips, options.max_chars)) if module else []
         declared.update(_declared(module) if module else ())
         functions += found
@@ -96,12 +100,15 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
     tests: list[TestedFunction] = []
     if "write_test" in options.tasks:
         others = [file for file in files if file not in set(code)]
-        tests = _tests(folder, others, inline, functions, declared, skips)
+        tests = _tests(read, folder, others, inline, functions, declared, skips)
         on_file(len(files), len(files))
     tasks = {name: _mine_task(name, functions, tests, options, skips) for name in options.tasks}
     modules = {function.module for function in functions}
     languages = Counter(function.language for function in functions)
-    return Mined(tasks, +skips, len(modules), len(functions), languages, _in_order(standalone, functions, options))
+    licenses = Counter(function.license for function in functions)
+    return Mined(
+        tasks, +skips, len(modules), len(functions), languages, licenses, _in_order(standalone, functions, options)
+    )
 
 
 def _need_grammars(languages: set[str]) -> None:
@@ -126,7 +133,27 @@ def _declared(module: SourceModule) -> Iterator[tuple[str, str]]:
             yield module.language, function.name
 
 
+def _read(
+    folder: Path, licences: Licences, options: MiningOptions, files: list[Path], skips: Counter[str]
+) -> Iterator[SourceModule | None]:
+    """One item for each file; None for one that cannot be read or whose licence is not asked for, which is counted."""
+    for module in read_modules(folder, files, skips, licences.of):
+        if module and not is_wanted(module.license, options, skips):
+            yield None
+        else:
+            yield module
+
+
+def is_wanted(licence: str, options: MiningOptions, skips: Counter[str]) -> bool:
+    """Whether files under a licence are taken. Others are counted."""
+    wanted = not options.licenses or is_allowed(licence, options.licenses)
+    if not wanted:
+        skips[f"file: not under a licence asked for ({licence})"] += 1
+    return wanted
+
+
 def _tests(
+    read: Callable[[list[Path], Counter[str]], Iterator[SourceModule | None]],
     folder: Path,
     files: list[Path],
     inline: list[Path],
@@ -140,13 +167,13 @@ def _tests(
     about_them = [file for file in python if subjects(_relative(file, folder), index)]
     skips["file: a test of no function mined here"] += len(python) - len(about_them)
     tests: list[TestedFunction] = []
-    for module in read_modules(folder, about_them, skips):
+    for module in read(about_them, skips):
         tests += tested_functions(module, index) if module else ()
     others = [file for file in files if language_of(file.name) != "python"]
-    for module in read_modules(folder, others, skips):
+    for module in read(others, skips):
         tests += (found := list(tree_tests.tested_functions(module, candidates)) if module else [])
         skips["file: a test of no function mined here"] += bool(module and not found)
-    for module in read_modules(folder, inline, Counter()):
+    for module in read(inline, Counter()):
         tests += tree_tests.tested_functions(module, candidates) if module else ()
     return tests
 

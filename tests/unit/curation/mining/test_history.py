@@ -206,6 +206,28 @@ def test_large_objects_are_not_read(repository: Path) -> None:
         assert opened.content("HEAD:ranges.py", len(CODE)) == CODE.encode()
 
 
+def test_a_repair_names_the_licence_of_its_file_or_of_the_repository(repository: Path) -> None:
+    commit(
+        repository,
+        "Add a licence",
+        LICENSE="MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining a copy",
+    )
+    commit(repository, "Fix the lower bound", ranges_py=FIXED)
+    commit(repository, "Add one", one_py=f"# SPDX-License-Identifier: ISC\n{CODE}")
+    commit(
+        repository, "Fix one", one_py=f"# SPDX-License-Identifier: ISC\n{FIXED.replace('min(value', 'min(value + 0')}"
+    )
+    records, _ = mined(repository)
+    assert {record["source"].split(":")[0]: record["license"] for record in records} == {
+        "ranges.py": "MIT",
+        "one.py": "ISC",
+    }
+    skips: Counter[str] = Counter()
+    kept = mine_history(repository, MiningOptions(valid_share=0.0, licenses=("ISC",)), skips).train
+    assert [record["license"] for record in kept] == ["ISC"]
+    assert skips["file: not under a licence asked for (MIT)"] == 1
+
+
 def test_the_words_of_a_project_can_be_given(repository: Path) -> None:
     commit(repository, "Let clamp know its lower bound", ranges_py=FIXED)
     assert mined(repository)[0] == []

@@ -8,16 +8,27 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mftcoder.curation.mining.functions import MinedFunction
-from mftcoder.curation.mining.mine import Candidate, MinedTask, MiningOptions, choose, functions_of_module, program_of
+from mftcoder.curation.mining.mine import (
+    Candidate,
+    MinedTask,
+    MiningOptions,
+    choose,
+    functions_of_module,
+    is_wanted,
+    program_of,
+)
 from mftcoder.curation.mining.repository.git import Change, Commit, GitRepository
-from mftcoder.curation.mining.sources import MAX_FILE_BYTES, READ_ERRORS, is_test, language_of, read_source
+from mftcoder.curation.mining.repository.licences import licence_in_header, licence_of_text
+from mftcoder.curation.mining.sources import MAX_FILE_BYTES, READ_ERRORS, UNKNOWN, is_test, language_of, read_source
 from mftcoder.curation.mining.tasks import repair_as_committed
 
 HISTORY_TASK = "repair_history"
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "COPYING", "LICENSE-MIT", "LICENSE-APACHE")
 MAX_FILES, MAX_FUNCTIONS = 30, 3  # that a commit may change
 _FIXES = re.compile(
     r"\b(fix(e[sd]|ing)?|bug(s|fix(es)?)?|repair(s|ed)?|correct(s|ed)?|mend(s|ed)?|resolve[sd]?|regressions?|crash(es|ed)?|"
@@ -61,19 +72,26 @@ def mine_history(
     candidates: list[Candidate] = []
     seen: set[bytes] = set()
     with GitRepository(folder) as repository:
-        total = repository.count()
+        total, licence = repository.count(), _licence(repository)
         for done, commit in enumerate(repository.commits(), start=1):
             if commit is None:
                 skips["commit: cannot be read"] += 1
             elif not is_fix(commit, pattern):
                 skips["commit: its message names no fix"] += 1
             else:
-                repairs = _repairs(repository, commit, options, skips)
+                repairs = _repairs(repository, commit, licence, options, skips)
                 candidates += [
                     _candidate(commit, *repair, options) for repair in repairs if _is_new(repair, seen, skips)
                 ]
             on_commit(done, total)
     return choose(HISTORY_TASK, candidates, options, skips)
+
+
+def _licence(repository: GitRepository) -> str:
+    """The licence of the files that name none: what the licence files at the top of HEAD say."""
+    texts = (repository.content(f"HEAD:{name}", MAX_FILE_BYTES) for name in LICENCE_FILES)
+    found = {licence_of_text(text.decode(errors="replace")) for text in texts if text} - {UNKNOWN}
+    return " AND ".join(sorted(found)) or UNKNOWN
 
 
 Repair = tuple[MinedFunction, MinedFunction]  # before and after
@@ -85,13 +103,15 @@ def _candidate(commit: Commit, before: MinedFunction, after: MinedFunction, opti
     return Candidate(name, after, partial(repair_as_committed, after, before.source, commit.subject, commit.id, rng))
 
 
-def _repairs(repository: GitRepository, commit: Commit, options: MiningOptions, skips: Counter[str]) -> list[Repair]:
+def _repairs(
+    repository: GitRepository, commit: Commit, licence: str, options: MiningOptions, skips: Counter[str]
+) -> list[Repair]:
     """The functions that a commit changed; none if it changed many, because then a part of it is something else."""
     changes = repository.changes(commit, MAX_FILES)
     if changes is None:
         skips[f"commit: changes more than {MAX_FILES} files"] += 1
         return []
-    found = [repair for change in changes for repair in _of_change(repository, change, options, skips)]
+    found = [repair for change in changes for repair in _of_change(repository, change, licence, options, skips)]
     if len(found) > MAX_FUNCTIONS:
         skips[f"commit: changes more than {MAX_FUNCTIONS} functions"] += 1
         return []
@@ -101,7 +121,7 @@ def _repairs(repository: GitRepository, commit: Commit, options: MiningOptions, 
 
 
 def _of_change(
-    repository: GitRepository, change: Change, options: MiningOptions, skips: Counter[str]
+    repository: GitRepository, change: Change, licence: str, options: MiningOptions, skips: Counter[str]
 ) -> Iterator[Repair]:
     """The functions of a file that are there before and after, with different programs."""
     language = language_of(change.new_path)
@@ -116,6 +136,10 @@ def _of_change(
             module = None
         if module is None:
             skips["history: a file that cannot be read or parsed"] += 1
+            return
+        stated = licence_in_header(module.text)
+        module = replace(module, license=licence if stated == UNKNOWN else stated)
+        if not is_wanted(module.license, options, skips):
             return
         sides.append(_by_name(functions_of_module(module, Counter(), options.max_chars)))
     before, after = sides
