@@ -52,6 +52,7 @@ class RequestJournal:
         except BaseException:
             self._file.close()
             raise
+        self._broken: EndpointError | None = None
         self._replies: dict[str, Reply] = {}
         self.totals: dict[str, Totals] = {}  # by the model that was asked for
         self.models: dict[str, Counter[str]] = {}  # by the model that was asked for: the names that answered
@@ -80,7 +81,13 @@ class RequestJournal:
         record: dict[str, Any] = {"key": key, "request": dict(body), "failed": attempts, "seconds": round(seconds, 3)}
         if reply is not None:
             record |= {"text": reply.text, "finish": reply.finish, "model": reply.model, **_tokens(reply.usage)}
-        self._file.append(record)
+        if self._broken is not None:
+            raise self._broken
+        try:
+            self._file.append(record)
+        except EndpointError as error:
+            self._broken = error  # a line behind half a line would be lost with it
+            raise
         self._take(record)
 
     def _take(self, record: Mapping[str, Any]) -> None:

@@ -70,6 +70,7 @@ class Teacher:
         self._places = asyncio.Semaphore(self.config.concurrency)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._failures_in_a_row = 0
+        self._stopped: EndpointError | None = None
         self._jitter = random.Random(seed)  # shapes waits only, never a result
 
     async def ask(self, messages: Messages | str, *, sample: int = 0) -> Reply:
@@ -83,7 +84,11 @@ class Teacher:
         key = request_key(body, self.seed, sample)
         async with self._locks.setdefault(key, asyncio.Lock()):  # two records may ask the same
             known = self.journal.reply(key)
-            return known if known is not None else await self._answer(key, body, messages)
+            try:
+                return known if known is not None else await self._answer(key, body, messages)
+            except EndpointError as error:
+                self._stopped = error
+                raise
 
     async def _answer(self, key: str, body: dict, messages: Messages) -> Reply:
         failed: list[AttemptError] = []
@@ -118,6 +123,8 @@ class Teacher:
         seeded = {**body, "seed": _seed_of(key, number)} if "seed" not in self.config.extra_body else body
         async with self.budget.reserved(most_of(self.config, messages)), self._places:
             await self._pace.wait()
+            if self._stopped is not None:  # while this request waited for its turn
+                raise self._stopped
             usage: Usage | None = None
             try:
                 reply = await self._endpoint.chat(seeded)
