@@ -50,17 +50,22 @@ def journal_lines(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_killed_command_goes_on_without_repeating_an_answered_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_stopped_command_goes_on_without_repeating_an_answered_request(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     answered = 7
     with ScriptedEndpoint(lambda asked: teacher(asked) if asked.number <= answered else Answer(never=True)) as endpoint:
         command = [sys.executable, "-m", "mftcoder", *arguments(endpoint, tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + PATIENCE
             while journal_lines(tmp_path) < 1 + answered and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert journal_lines(tmp_path) == 1 + answered
-            os.kill(process.pid, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
+            os.kill(process.pid, sent)
+            _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code
+        assert "Traceback" not in said
         lost = {asked.content for asked in endpoint.asked[answered:]}  # under way when it was killed
         endpoint.script = teacher
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

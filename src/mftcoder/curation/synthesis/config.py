@@ -44,7 +44,7 @@ class EvolConfig(Section):
     """Ask whether a version asks for more than the one before it, and eliminate it if not."""
     most_alike: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of word pairs in common from which on a version counts as unchanged."""
-    prompt_words: tuple[str, ...] = ("harder question", "harder version", "first version", "rewritten question")
+    prompt_words: tuple[str, ...] = ("harder question", "harder version", "rewritten question")
     """Phrases of the prompts. A version that holds one talks about the prompt, and is eliminated."""
 
 

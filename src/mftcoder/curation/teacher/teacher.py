@@ -121,7 +121,7 @@ class Teacher:
 
     async def _attempt(self, key: str, body: dict, messages: Messages, number: int) -> Reply:
         seeded = {**body, "seed": _seed_of(key, number)} if "seed" not in self.config.extra_body else body
-        async with self.budget.reserved(most_of(self.config, messages)), self._places:
+        async with self._places, self.budget.reserved(most_of(self.config, messages)):
             await self._pace.wait()
             if self._stopped is not None:  # while this request waited for its turn
                 raise self._stopped
