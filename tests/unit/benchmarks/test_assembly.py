@@ -2,6 +2,9 @@
 
 import os
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -82,8 +85,19 @@ def test_an_error_even_with_an_empty_answer_is_a_bug():
 
 
 @pytest.mark.slow(reason="two seconds of CPU time for most answers")
-def test_hostile_answers_use_no_more_than_their_limits(mini):
-    """Each took minutes or gigabytes to parse. Takes two seconds of CPU time for most."""
+def test_hostile_answers_use_no_more_than_their_limits():
+    """Each took minutes or gigabytes to parse. They are measured in a process that has no other children."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_assembly; test_assembly.assemble_hostile()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert seconds < 5 * 3
+    assert kilobytes < 1 << 20
+
+
+def assemble_hostile():
+    """Print the CPU seconds and the most kilobytes that programs of hostile answers take."""
+    mini = load("mini")
     row = {
         "task_id": "CPP/5", "entry_point": "intersperse", "canonical_solution": "", "test": "int main(){}", "docstring": "",
         "prompt": "#include<vector>\nvector<int> intersperse(vector<int> numbers, int delimeter){\n",
@@ -96,14 +110,12 @@ def test_hostile_answers_use_no_more_than_their_limits(mini):
         "deep": "```python\nx = " + "(" * 500_000 + "\n```",
         "right": mini.problems[0].reference,
     }
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = assemble_all(mini, of(mini, **texts)) | assemble_all(
         cpp, {"c++": (cpp.problems[0], "int intersperse(\n" * 42_000)}
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert isinstance(found["right"], Program) and len(found) == 5
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5 * 3
-    assert after.ru_maxrss < 1 << 20  # kilobytes
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 
 
 def load_cpp(problem):
