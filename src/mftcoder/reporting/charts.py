@@ -185,12 +185,13 @@ def _chart(title: str, description: str, names: tuple[str, ...], paint: Callable
     return picture(title, description, names, paint_over_steps)
 
 
-def picture(title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None]) -> Chart:
-    """An SVG of what `paint` draws, with a description for screen readers."""
+def picture(
+    title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None], *, height: float = 2.7
+) -> Chart:
+    """An SVG of what `paint` draws, 4.4 inches wide, with a description for screen readers."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 2.7), layout="constrained")
-        axes = figure.add_subplot()
-        paint(axes)
+        figure = Figure(figsize=(4.4, height), layout="constrained")
+        paint(figure.add_subplot())
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Chart(title, themed(stream.getvalue(), description), names)

@@ -36,14 +36,33 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A data record: where it is from, what is known of it, and its texts."""
+
+    origin: str
+    facts: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Samples under one title, folded."""
+
+    title: str
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
 class Part:
-    """One part of the page: title, notes, table, charts, and questions with their answers."""
+    """One part of the page: title, notes, table, charts, questions with their answers, samples, and long texts with titles, folded."""
 
     title: str
     notes: tuple[str, ...] = ()
     table: Table | None = None
     charts: tuple[Chart, ...] = ()
     questions: tuple[Question, ...] = ()
+    samples: tuple[SampleGroup, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +108,9 @@ def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequenc
 
 
 def _is_filled(part: Part) -> bool:
-    return bool(part.charts or part.questions or (part.table.rows if part.table else part.notes))
+    return bool(
+        part.charts or part.questions or part.samples or part.texts or (part.table.rows if part.table else part.notes)
+    )
 
 
 def _parts(

@@ -21,6 +21,7 @@ from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamPro
 from mftcoder.curation.decontamination.rules import Decontamination
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.filters.config import Filter
+from mftcoder.curation.filters.rules import RULES
 from mftcoder.curation.pipeline.blocks import RecordStep
 from mftcoder.curation.pipeline.dedup import Dedup
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
@@ -37,6 +38,23 @@ _RULES_SHOWN = 6
 _GRAMMARS = tuple(f"tree-sitter-{language}" for language in LANGUAGES)
 _SHAPING = ("detect-secrets", "py3langid", "rensa", "ruff", "tree-sitter", *_GRAMMARS)
 """Packages whose versions shape the result."""
+_OTHER_RULES = {
+    "unusable": "a line that is no record of a known dialect",
+    "exact_duplicate": "equal to a kept record but for whitespace",
+    "near_duplicate": "similar to a kept record",
+    "exam_ngram": "words in a row that a problem of an exam has too",
+    "exam_code": "the code of an exam's solution, perhaps under other names",
+    "exam_function_name": "the name of an exam's function",
+    "exam_core_words": "the words of a problem's description",
+    "failed_tests": "the answer fails its tests",
+    "failed_asserts": "an assert of the answer fails",
+    "failed_doctests": "a doctest of the answer fails",
+    "failed_examples": "the answer contradicts an example of its question",
+    "failed_import": "the answer raises an exception when it is imported",
+    "failed_compile": "the answer does not compile",
+    "not_run": "nothing of the record can be run",
+}
+"""What the rules of the other steps say, for the data card."""
 Problems = Mapping[str, Sequence[ExamProblem]]
 
 
@@ -80,9 +98,27 @@ def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: s
         blocks.mkdir(exist_ok=True)
         with _progress() as on_progress:
             outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
-        made = write_output(recipe, sources, outcome, blocks, key, preferences.written)
+        facts = {"preferences": preferences.written, "exams": _exams(recipe)}
+        made = write_output(recipe, sources, outcome, blocks, key, facts, _card_page)
         shutil.rmtree(work)
     return made
+
+
+def _card_page(manifest: Mapping[str, Any]) -> str:
+    from mftcoder.reporting.data_card import card_page  # matplotlib takes a moment
+
+    return card_page(manifest, {name: rule.measures for name, rule in RULES.items()} | _OTHER_RULES)
+
+
+def _exams(recipe: Recipe) -> list[dict[str, Any]]:
+    """What the records were decontaminated against: benchmarks with their sources, and files of the user's own."""
+    found = []
+    for name, step in zip(recipe.step_names, recipe.steps, strict=True):
+        if step.decontaminate is not None:
+            data_dir = Path(step.decontaminate.data_dir).expanduser() if step.decontaminate.data_dir else None
+            benchmarks = {exam: load(exam, data_dir).source for exam in expand(step.decontaminate.benchmarks)}
+            found.append({"step": name, "benchmarks": benchmarks, "files": list(step.decontaminate.files)})
+    return found
 
 
 def _refuse_to_overwrite(recipe: Recipe, sources: Sequence[TaskSources], output: Path) -> None:

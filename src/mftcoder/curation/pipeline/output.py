@@ -4,14 +4,14 @@
     validation/<task>.jsonl   those of the validation files
     dropped.jsonl             one line a dropped record: task, step, rule, value, origin
     manifest.json             counts, statistics, the recipe, input and output files with checksums
-    README.md                 the data card
+    README.md, card.html      the data card, and the same as a page
 
 The folder is put together in the work folder and takes its name when it is complete.
 """
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from mftcoder.errors import DataError
 from mftcoder.jsonl import atomic_path, read_json, write_json, write_text
 
 MANIFEST = "manifest.json"
-CARD = "README.md"
+CARD, PAGE = "README.md", "card.html"
 DROPPED = "dropped.jsonl"
 _GRAMS_LISTED = 100
 
@@ -61,7 +61,7 @@ def refuse_foreign_files(folder: Path) -> None:
 
 def _written_files(folder: Path) -> set[str]:
     try:
-        return {MANIFEST, CARD, *read_json(folder / MANIFEST)["files"]}
+        return {MANIFEST, CARD, PAGE, *read_json(folder / MANIFEST)["files"]}
     except (DataError, KeyError, TypeError):
         return set()
 
@@ -87,9 +87,10 @@ def write_output(
     outcome: Outcome,
     work: Path,
     fingerprint: str,
-    preferences: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Any],
+    page: Callable[[Mapping[str, Any]], str],
 ) -> Made:
-    """Put the folder together in `work`, and let it take the place of `output_dir`."""
+    """Put the folder together in `work`, and let it take the place of `output_dir`. `facts` are further fields of the manifest."""
     folder = work / "output"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -104,12 +105,13 @@ def write_output(
             for file in (*task.training, *task.validation)
         ],
         "files": files,
-        "preferences": list(preferences),
+        **facts,
         "notes": [f"{path}: is empty" for path in outcome.empty_files],
         **_counts(recipe, outcome),
     }
     write_json(folder / MANIFEST, manifest)
     write_text(folder / CARD, data_card(manifest))
+    write_text(folder / PAGE, page(manifest))
     return Made(_replace(Path(recipe.output_dir).expanduser(), folder), manifest)
 
 
@@ -206,7 +208,8 @@ def _task_counts(record_format: str, name: str, outcome: Outcome) -> dict[str, A
     reports: list[BlockReport] = [stage[name] for stage in outcome.reports]
     lost = sum(sum(report.dropped.values()) for report in reports)
     kept = reports[-1].after.records
-    return {"format": record_format, "read": kept + lost, "kept": kept, "after": reports[-1].after.as_json()}
+    first, last = reports[0].before.as_json(), reports[-1].after.as_json()
+    return {"format": record_format, "read": kept + lost, "kept": kept, "before": first, "after": last}
 
 
 def _replace(target: Path, folder: Path) -> Path:
