@@ -18,7 +18,7 @@ from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.mine import Mined, MiningOptions, Record, mine
 from mftcoder.curation.mining.repository.history import HISTORY_TASK, mine_history
 from mftcoder.curation.mining.sources import standard_library
-from mftcoder.curation.mining.tasks import DEFAULT_TASKS, TASKS
+from mftcoder.curation.mining.tasks import CONTEXT_TASKS, DEFAULT_TASKS, TASK_NAMES, TRANSLATE
 from mftcoder.errors import DataError
 from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import Limits, Program
@@ -42,6 +42,7 @@ def mine_data(
     tasks: Sequence[str] | None = None,
     languages: Sequence[str] | None = None,
     licenses: Sequence[str] | None = None,
+    context: bool = False,
     max_per_task: int | None = None,
     max_chars: int = MAX_SOURCE_CHARS,
     valid_share: float = 0.1,
@@ -96,8 +97,8 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def _check(source: Path | None, options: MiningOptions) -> None:
-    unknown = [name for name in options.tasks if name not in TASKS]
-    problems = [f"--tasks: unknown task '{name}'.{did_you_mean(name, TASKS)}" for name in unknown]
+    unknown = [name for name in options.tasks if name not in TASK_NAMES]
+    problems = [f"--tasks: unknown task '{name}'.{did_you_mean(name, TASK_NAMES)}" for name in unknown]
     problems += [
         f"--languages: unknown language '{name}'.{did_you_mean(name, LANGUAGES)}"
         for name in options.languages
@@ -107,6 +108,10 @@ def _check(source: Path | None, options: MiningOptions) -> None:
         problems.append("--exam: an exam is made of the functions in FOLDER. Give FOLDER beside --history.")
     if options.exam_share and "python" not in options.languages:
         problems.append("--exam: an exam is made of Python functions, and --languages leaves them out")
+    if TRANSLATE in options.tasks and len(options.languages) < 2:
+        problems.append("--tasks translate: needs two languages at least")
+    if options.context and not CONTEXT_TASKS & set(options.tasks):
+        problems.append(f"--context: no task of --tasks shows it. Those that do: {', '.join(sorted(CONTEXT_TASKS))}.")
     if source and not source.is_dir():
         problems.append(f"{source}: no such folder")
     if options.valid_share + options.exam_share >= 1:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--licenses", type=Names(), metavar="NAME,...", help="Licences of files to read, as SPDX names (default: all)."
 )
+@click.option("--context", is_flag=True, help="Show imports and signatures that a function uses in the question.")
 @click.option("--max-per-task", type=COUNT, help="Most training examples per task, chosen by their hash.")
 @click.option(
     "--max-chars", type=click.IntRange(100, LARGEST), default=1400, show_default=True, help="Longest function."
@@ -41,7 +42,7 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
     """Make examples of coding tasks from the code in FOLDER.
 
     Tasks: complete_function, write_function, write_docstring, repair_function, write_test; and, if --tasks names
-    them, complete_line, complete_block, fill_middle. Languages: python, java,
+    them, complete_line, complete_block, fill_middle, translate. Languages: python, java,
     javascript, go, rust, cpp; all but Python need the extra "curate". All examples of a module go to train.jsonl, or
     all go to valid.jsonl. No mined code is run without --exam. With --exam, some modules are held out from both
     files: their Python functions are run in the sandbox and become an exam. Functions of the other modules are run
@@ -51,7 +52,8 @@ def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...]
     mft data mine --stdlib --out data/mined --max-per-task 1000
     mft data mine src --out data/ours --tasks repair_function,write_test
     mft data mine ~/src/ours --out data/ours --languages go,rust
-    mft data mine src --out data/ours --tasks fill_middle,complete_line,complete_block
+    mft data mine src --out data/ours --tasks fill_middle,complete_line,complete_block --context
+    mft data mine sdk --out data/ours --tasks translate --languages go,java
     mft data mine ~/src/ours --out data/ours --licenses MIT,BSD-3-Clause,Apache-2.0
     mft data mine --history ~/src/ours --out data/fixes
     mft data mine src --out data/ours --exam data/exam

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,21 @@ from mftcoder.curation.mining.languages import functions as tree_functions
 from mftcoder.curation.mining.languages import tests as tree_tests
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.languages.trees import function_tree
+from mftcoder.curation.mining.repository.context import Context
 from mftcoder.curation.mining.repository.licences import Licences, is_allowed
+from mftcoder.curation.mining.repository.translation import pairs
 from mftcoder.curation.mining.sources import SourceModule, is_test, language_of, read_modules, source_files
 from mftcoder.curation.mining.standalone import StandaloneFunction, standalone_functions
-from mftcoder.curation.mining.tasks import DEFAULT_TASKS, TASKS, Example, UnfitError
+from mftcoder.curation.mining.tasks import (
+    CONTEXT_TASKS,
+    DEFAULT_TASKS,
+    TASKS,
+    TRANSLATE,
+    Example,
+    UnfitError,
+    translate,
+    with_context,
+)
 from mftcoder.curation.mining.tests import TestedFunction, index_by_stem, subjects, tested_functions
 from mftcoder.curation.syntax import parse
 from mftcoder.errors import DataError
@@ -45,6 +56,7 @@ class MiningOptions:
     seed: int = 42
     languages: tuple[str, ...] = tuple(LANGUAGES)
     licenses: tuple[str, ...] = ()  # SPDX names of those that are taken; none: all
+    context: bool = False  # whether questions show what the function uses of its repository
 
 
 @dataclass
@@ -85,11 +97,14 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
     functions: list[MinedFunction] = []
     standalone: list[StandaloneFunction] = []
     declared: set[tuple[str, str]] = set()
+    context = Context()
     inline: list[Path] = []  # code files that hold tests too
     read = partial(_read, folder, Licences(folder), options)
     for done, (file, module) in enumerate(zip(code, read(code, skips), strict=True), start=1):
         found = list(functions_of_module(module, skips, options.max_chars)) if module else []
         declared.update(_declared(module) if module else ())
+        if module and options.context:
+            context.add(module)
         functions += found
         if module and module.language == "python" and options.exam_share:
             standalone += standalone_functions(module, found, skips, options.seed)
@@ -102,7 +117,7 @@ def mine(folder: Path, options: MiningOptions, on_file: Callable[[int, int], Non
         others = [file for file in files if file not in set(code)]
         tests = _tests(read, folder, others, inline, functions, declared, skips)
         on_file(len(files), len(files))
-    tasks = {name: _mine_task(name, functions, tests, options, skips) for name in options.tasks}
+    tasks = {name: _mine_task(name, functions, tests, context, options, skips) for name in options.tasks}
     modules = {function.module for function in functions}
     languages = Counter(function.language for function in functions)
     licenses = Counter(function.license for function in functions)
@@ -238,12 +253,14 @@ def _mine_task(
     name: str,
     functions: list[MinedFunction],
     tests: list[TestedFunction],
+    context: Context,
     options: MiningOptions,
     skips: Counter[str],
 ) -> MinedTask:
-    return choose(
-        name, [*_of_functions(name, functions, options), *_of_tests(name, tests, options, skips)], options, skips
-    )
+    if name == TRANSLATE:
+        return choose(name, _of_pairs(functions, options, skips), options, skips)
+    candidates = [*_of_functions(name, functions, context, options), *_of_tests(name, tests, options, skips)]
+    return choose(name, candidates, options, skips)
 
 
 def choose(name: str, candidates: Iterable[Candidate], options: MiningOptions, skips: Counter[str]) -> MinedTask:
@@ -271,15 +288,30 @@ def valid_limit(options: MiningOptions) -> int | None:
     return None if options.max_per_task is None else max(1, round(options.max_per_task * share / rest))
 
 
-def _of_functions(name: str, functions: Iterable[MinedFunction], options: MiningOptions) -> Iterator[Candidate]:
+def _of_functions(
+    name: str, functions: Iterable[MinedFunction], context: Context, options: MiningOptions
+) -> Iterator[Candidate]:
     for function in functions:
-        make = partial(_example, name, function, options.seed)
+        make = partial(_example, name, function, context, options.seed)
         yield Candidate(f"{name}/{function.origin}", function, make)
 
 
-def _example(name: str, function: MinedFunction, seed: int) -> Example:
+def _example(name: str, function: MinedFunction, context: Context, seed: int) -> Example:
     """The choices made for a function depend only on the function, the task and the seed."""
-    return TASKS[name](function, random.Random(f"{seed}:{name}:{function.origin}"))
+    made = TASKS[name](function, random.Random(f"{seed}:{name}:{function.origin}"))
+    return with_context(made, context.of(function), function.language) if name in CONTEXT_TASKS else made
+
+
+def _of_pairs(functions: Iterable[MinedFunction], options: MiningOptions, skips: Counter[str]) -> Iterator[Candidate]:
+    """One example for each function that is there in two languages, in a direction by its hash."""
+    for pair in pairs(functions):
+        name = f"{TRANSLATE}/{pair[0].origin}#{pair[1].origin}"
+        if len({side_of(function.module, options) for function in pair}) > 1:
+            skips["translate: the two languages are on different sides of the split"] += 1
+            continue
+        known, into = pair if _fraction(f"{options.seed}:direction:{name}") < 0.5 else pair[::-1]
+        licence = " AND ".join(sorted({known.license, into.license}))
+        yield Candidate(name, replace(into, license=licence), partial(translate, known, into))
 
 
 def _of_tests(

@@ -182,6 +182,21 @@ def write_asserts(function: MinedFunction, behaviour: Behaviour) -> Example:
     return _example(f"{ask}\n\n{fenced(code)}", fenced(asserts), code)
 
 
+def translate(function: MinedFunction, into: MinedFunction) -> Example:
+    """The question is a function in one language; the answer is the same function in another language, from its own project."""
+    ask = f"Translate the following {title_of(function.language)} function into {title_of(into.language)}."
+    code = fenced(function.source, function.language)
+    made = _example(f"{ask}{_of_class(function)}\n\n{code}", fenced(into.source, into.language), function.source)
+    return replace(made, fields={"translated_from": function.origin})
+
+
+def with_context(example: Example, context: str, language: str) -> Example:
+    """The example with code of the repository in its question, before the code that it asks about."""
+    ask, _, rest = example.prompt.partition("\n\n")
+    prompt = f"{ask}\n\nIts repository has:\n\n{fenced(context, language)}\n\n{rest}"
+    return replace(example, prompt=prompt) if context else example
+
+
 TASKS: dict[str, Callable[[MinedFunction, random.Random], Example]] = {
     "complete_function": complete_function,
     "write_function": write_function,
@@ -193,6 +208,10 @@ TASKS: dict[str, Callable[[MinedFunction, random.Random], Example]] = {
     "fill_middle": fill_middle,
 }
 DEFAULT_TASKS = tuple(TASKS)[:5]
+CONTEXT_TASKS = frozenset({"complete_function", "write_function", "complete_line", "complete_block", "fill_middle"})
+"""Tasks whose answer is code of the function, so that it helps to know what the repository has."""
+TRANSLATE = "translate"
+TASK_NAMES = (*TASKS, TRANSLATE)
 
 
 def _example(prompt: str, answer: str, code: str = "") -> Example:
