@@ -1,5 +1,6 @@
 """The sections `tasks` and `data`: which tasks there are, and how their records become rows."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -14,7 +15,10 @@ from mftcoder.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
+    usable_path,
 )
+from mftcoder.errors import MftError
+from mftcoder.jsonl import read_json
 from mftcoder.registry import FORMATS, did_you_mean
 
 
@@ -116,10 +120,34 @@ class DataConfig(Section):
 
 
 def task_list(value: Any) -> Any:
-    """`{tests: data/tests}` and `{tests: {path: data/tests, weight: 2}}` as lists of named tasks."""
+    """`{tests: data/tests}` and `{tests: {path: data/tests, weight: 2}}` as lists of named tasks; a text is a folder of `mft data`."""
+    if isinstance(value, str):
+        return _curated_tasks(value)
     if not isinstance(value, dict):
         return value
     return [
         {"name": name, **({"path": task} if isinstance(task, str) else task if isinstance(task, dict) else {})}
         for name, task in value.items()
+    ]
+
+
+def _curated_tasks(given: str) -> list[dict[str, Any]]:
+    """The tasks of a folder that `mft data` made, with their validation files, as its manifest names them."""
+    try:
+        folder = Path(usable_path(given)).expanduser()
+        manifest = read_json(folder / "manifest.json")
+        tasks, files = dict(manifest["tasks"]), set(manifest["files"])
+    except (MftError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{given}: is not a folder that `mft data curate` made. Write `tasks: {{NAME: {given}}}` for one task of its files"
+        ) from error
+    return [
+        {
+            "name": name,
+            "path": str(folder / name),
+            "validation": [str(folder / held_out)] if (held_out := f"validation/{name}.jsonl") in files else [],
+            "format": facts.get("format", "auto"),
+        }
+        for name, facts in tasks.items()
+        if f"{name}/train.jsonl" in files
     ]

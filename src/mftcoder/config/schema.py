@@ -227,7 +227,7 @@ class RunConfig(Section):
     ] = AdapterConfig()
     """Trained weights."""
     tasks: Annotated[tuple[TaskConfig, ...], BeforeValidator(task_list), Field(min_length=1)]
-    """The tasks, in the order of all tables: a list, or a mapping from name to folder or fields."""
+    """The tasks, in the order of all tables: a list, a mapping from name to folder or fields, or a folder that `mft data curate` made."""
     data: DataConfig = DataConfig()
     """From records to rows."""
     loss: LossConfig = LossConfig()

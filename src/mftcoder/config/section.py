@@ -30,7 +30,7 @@ def _in_range(value: float) -> float:
     return value
 
 
-def _usable_path(value: str) -> str:
+def usable_path(value: str) -> str:
     """A path that the system accepts: parts of at most 255 bytes, at most 4,095 bytes in all, no null character, a known home folder."""
     if "\0" in value:
         raise ValueError("holds a null character, which no file name has")
@@ -49,9 +49,9 @@ PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable)]
 NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_in_range)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_in_range)]
-PathText = Annotated[str, AfterValidator(_usable_path)]
+PathText = Annotated[str, AfterValidator(usable_path)]
 PathOrSwitch = Annotated[
-    bool | str, AfterValidator(lambda value: _usable_path(value) if isinstance(value, str) else value)
+    bool | str, AfterValidator(lambda value: usable_path(value) if isinstance(value, str) else value)
 ]
 
 

@@ -119,7 +119,11 @@ def _parts(
     balance = (*charts.minima_chart(runs), *charts.weight_charts(runs), *charts.slope_charts(runs))
     return [
         Part("Runs", _run_notes(runs), tables.runs_table(runs)),
-        Part("Scores", ("The change is against the first model of the same benchmark.",), tables.scores_table(scores)),
+        Part(
+            "Scores",
+            ("The change is against the first model of the same benchmark.", *tables.undecontaminated(runs, scores)),
+            tables.scores_table(scores),
+        ),
         Part("Before and after", (*(change.sentence for change in changes), METHODS), tables.changes_table(changes)),
         *(_answers_part(task, questions) for task in dict.fromkeys(question.task for question in questions)),
         Part(
@@ -130,7 +134,7 @@ def _parts(
         ),
         Part("Balance", (*tables.minima_spread(runs), *tables.constant_weights(runs)), None, balance),
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
-        Part("Data", (), tables.data_table(runs)),
+        Part("Data", tables.card_notes(runs), tables.data_table(runs)),
     ]
 
 

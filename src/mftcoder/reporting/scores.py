@@ -22,6 +22,7 @@ class Score:
     high: float | None
     problems: int | None
     change: float | None = None  # relative to the first model of the same task and k
+    source: str = ""  # the benchmark's data file and its checksum
 
 
 def find_metrics(folder: Path) -> list[Path]:
@@ -58,6 +59,8 @@ def _scores_of(path: Path) -> list[Score]:
     if not isinstance(table, dict) or not any(_k_of(key) for key in table):
         raise DataError(f"{path}: it holds no pass@k; give a metrics file that mft evaluate wrote")
     task, model = _names(path, metrics)
+    settings = metrics.get("settings")
+    source = str(settings.get("data", "")) if isinstance(settings, dict) else ""
     found = []
     for key, raw in table.items():
         k, score = _k_of(key), raw if isinstance(raw, dict) else {"value": raw}
@@ -65,7 +68,8 @@ def _scores_of(path: Path) -> list[Score]:
         if k is not None and value is not None:
             problems = number(score.get("problems"))
             count = None if problems is None else int(problems)
-            found.append(Score(task, model, k, value, number(score.get("low")), number(score.get("high")), count))
+            low, high = number(score.get("low")), number(score.get("high"))
+            found.append(Score(task, model, k, value, low, high, count, source=source))
     return found
 
 

@@ -1,6 +1,7 @@
 """The tables of a report as formatted text, the same for HTML and Markdown."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -200,3 +201,49 @@ def _without_lone_run(table: Table, runs: Sequence[RunRecord]) -> Table:
     if len(runs) > 1:
         return table
     return Table((table.columns[0], *table.columns[2:]), tuple((row[0], *row[2:]) for row in table.rows), names=1)
+
+
+_CHECKSUM = re.compile(r"sha256 (\w+)")
+
+
+def card_notes(runs: Sequence[RunRecord]) -> tuple[str, ...]:
+    """A sentence for each task with data cards."""
+    several = len(runs) > 1
+    return tuple(
+        f"{f'{run.name}: ' if several else ''}data card of {task}: {', '.join(facts['cards'])}"
+        for run in runs
+        for task, facts in _curation(run).items()
+        if facts.get("cards")
+    )
+
+
+def undecontaminated(runs: Sequence[RunRecord], scores: Sequence[Score]) -> tuple[str, ...]:
+    """A sentence for each run and benchmark with tasks that the benchmark was not kept out of."""
+    exams = dict.fromkeys((score.task, score.source) for score in scores)
+    found = []
+    for run in runs:  # a run of an older version says nothing of its data
+        for exam, source in exams:
+            tasks = [task for task, facts in _curation(run).items() if not _is_kept_out(facts, exam, source)]
+            if tasks:
+                found.append(
+                    f"{run.name} was trained on {', '.join(tasks)}, never decontaminated against {exam}: the score may count remembered "
+                    f"answers. `mft data decontaminate --benchmarks {exam}` drops what holds its problems."
+                )
+    return tuple(found)
+
+
+def _is_kept_out(facts: Mapping[str, Any], exam: str, source: str) -> bool:
+    """Whether this exam was kept out of a task: the same name, and no other checksum where both sides have one.
+
+    `mft data mine` itself holds an exam of your own code out of what it mines, so that counts for data without a card.
+    """
+    exams = facts.get("exams") or {}
+    if exam not in exams:
+        return exam.startswith("exam-") and not facts.get("cards")
+    then, now = (_CHECKSUM.search(text) for text in (exams[exam], source))
+    return then is None or now is None or then[1] == now[1]
+
+
+def _curation(run: RunRecord) -> Mapping[str, Any]:
+    found = run.data.get("curation")
+    return found if isinstance(found, dict) else {}

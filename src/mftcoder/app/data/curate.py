@@ -30,6 +30,7 @@ from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
 from mftcoder.curation.pipeline.verify import Verification, circumstances
 from mftcoder.curation.syntax import LANGUAGES
+from mftcoder.data.records.curated import provenance_of
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
 from mftcoder.reporting.terminal import print_list, print_table
@@ -98,7 +99,7 @@ def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: s
         blocks.mkdir(exist_ok=True)
         with _progress() as on_progress:
             outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
-        facts = {"preferences": preferences.written, "exams": _exams(recipe)}
+        facts = {"preferences": preferences.written, "exams": _exams(recipe, sources)}
         made = write_output(recipe, sources, outcome, blocks, key, facts, _card_page)
         shutil.rmtree(work)
     return made
@@ -110,15 +111,17 @@ def _card_page(manifest: Mapping[str, Any]) -> str:
     return card_page(manifest, {name: rule.measures for name, rule in RULES.items()} | _OTHER_RULES)
 
 
-def _exams(recipe: Recipe) -> list[dict[str, Any]]:
-    """What the records were decontaminated against: benchmarks with their sources, and files of the user's own."""
-    found = []
-    for name, step in zip(recipe.step_names, recipe.steps, strict=True):
+def _exams(recipe: Recipe, sources: Sequence[TaskSources]) -> dict[str, dict[str, str]]:
+    """For each task the benchmarks that are kept out of it, with their sources: by this recipe, or by the one that made its files."""
+    here: dict[str, str] = {}
+    for step in recipe.steps:
         if step.decontaminate is not None:
             data_dir = Path(step.decontaminate.data_dir).expanduser() if step.decontaminate.data_dir else None
-            benchmarks = {exam: load(exam, data_dir).source for exam in expand(step.decontaminate.benchmarks)}
-            found.append({"step": name, "benchmarks": benchmarks, "files": list(step.decontaminate.files)})
-    return found
+            here |= {name: load(name, data_dir).source for name in expand(step.decontaminate.benchmarks)}
+    return {
+        task.name: {**(provenance_of(found.training).exams or {}), **here}
+        for task, found in zip(recipe.tasks, sources, strict=True)
+    }
 
 
 def _refuse_to_overwrite(recipe: Recipe, sources: Sequence[TaskSources], output: Path) -> None:

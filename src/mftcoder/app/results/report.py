@@ -7,10 +7,12 @@ from mftcoder.benchmarks.catalogue import all_tasks, load
 from mftcoder.benchmarks.problem import Asking
 from mftcoder.errors import DataError
 from mftcoder.jsonl import read_json, write_text
+from mftcoder.log import warn
 from mftcoder.reporting.page import Answer, Question, render
 from mftcoder.reporting.paired import Change, read_changes
 from mftcoder.reporting.run_folder import read_runs
 from mftcoder.reporting.scores import find_metrics, read_scores
+from mftcoder.reporting.tables import undecontaminated
 
 
 def report(
@@ -29,7 +31,10 @@ def report(
     files = given or [path for folder in folders for path in find_metrics(folder)]
     changes = read_changes(files)
     questions = [question for change in changes for question in _questions(change, data_dir)]
-    pages = render(runs, read_scores(files), changes, questions)
+    scores = read_scores(files)
+    for sentence in undecontaminated(runs, scores):
+        warn(f"warning: {sentence}")
+    pages = render(runs, scores, changes, questions)
     target = out or folders[0] / "report.html"
     write_text(target, pages.html)
     write_text(target.with_suffix(".md"), pages.markdown)

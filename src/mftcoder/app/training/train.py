@@ -27,6 +27,7 @@ from mftcoder.config.load import check_config, dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
+from mftcoder.data.records.curated import described
 from mftcoder.errors import CheckpointError, Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention, flash
@@ -391,4 +392,7 @@ def _write_run_files(config: RunConfig, store: Store) -> None:
     write_text(config.output_path / "config.yaml", dump_yaml(config))
     write_json(config.output_path / "versions.json", {**versions, **machine, "devices": devices})
     statistics = {name: asdict(counts) for name, counts in zip(store.tasks, store.statistics, strict=True)}
-    write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": statistics})
+    curation = described(store.tasks, store.training_files)
+    write_json(
+        config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": statistics, "curation": curation}
+    )

@@ -22,12 +22,12 @@ from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, k
 from mftcoder.curation.pipeline.card import data_card
 from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.run import BlockFiles, Outcome
+from mftcoder.data.records.curated import MANIFEST, PAGE
 from mftcoder.data.records.files import TaskSources
 from mftcoder.errors import DataError
 from mftcoder.jsonl import atomic_path, read_json, write_json, write_text
 
-MANIFEST = "manifest.json"
-CARD, PAGE = "README.md", "card.html"
+CARD = "README.md"
 DROPPED = "dropped.jsonl"
 _GRAMS_LISTED = 100
 
@@ -224,7 +224,7 @@ def _replace(target: Path, folder: Path) -> Path:
 
 
 def task_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """The section `tasks` of a run's config that trains on the curated folder."""
+    """The section `tasks` of a run's config that trains on the curated folder; `tasks: FOLDER` means the same."""
     lines = ["tasks:"]
     for name, task in manifest["tasks"].items():
         if f"{name}/train.jsonl" not in manifest["files"]:

@@ -78,6 +78,11 @@ def _expand(given: str, task: str, cache: Path, suffixes: tuple[str, ...]) -> li
     """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub. `suffixes` are those of plain files."""
     path = Path(given).expanduser()
     endings = (*ENDINGS, *suffixes)
+    if (path / "manifest.json").is_file() and (path / "card.html").is_file():
+        raise DataError(
+            f"{given}: task '{task}': is a whole folder of `mft data`, with validation and dropped records in it. "
+            f"Write `tasks: {given}` for all of its tasks, or name the folder of one task in it"
+        )
     if path.is_dir():
         return _files_below(path, task, endings)
     if path.is_file():
