@@ -18,10 +18,10 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """Summed token losses of each task over a step or a validation pass, with the numbers of tokens and samples."""
+    """Summed losses of each task over a step or a validation pass, with the numbers of tokens and samples."""
 
-    loss_sum: Float  # [K] sum of the trained tokens' cross entropy, in nats
-    tokens: Int  # [K] trained tokens
+    loss_sum: Float  # [K] sum of the trained tokens' cross entropy, in nats; of a preference task of its pairs' losses
+    tokens: Int  # [K] trained tokens; of a preference task its pairs
     samples: Int  # [K] samples with at least one trained token
 
     @property

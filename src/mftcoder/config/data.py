@@ -28,7 +28,7 @@ class TaskConfig(Section):
     name: str
     """Name of the task in tables and metrics."""
     kind: Kind = SFT
-    """sft: conversations. pretrain: documents. The tables below list each kind's options: `kind: {name: pretrain, fim_rate: 0.5}`."""
+    """sft: conversations. pretrain: documents. The others: pairs of a chosen and a rejected answer, for kto labelled answers. The tables below list each kind's options: `kind: {name: pretrain, fim_rate: 0.5}`."""
     path: PathText | None = None
     """A folder of .jsonl or .jsonl.gz files, one such file, or the id of a dataset on the Hub. kind.suffixes adds plain files."""
     files: Paths = ()
@@ -88,14 +88,14 @@ class DataConfig(Section):
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     """Tokens of a conversation (kind: sft) that are trained: those of every assistant turn, of the last assistant turn, or of the whole text."""
     max_length: Positions = 2048
-    """Positions of a row, and the largest length of a sample."""
+    """Positions of a row, and the largest length of a sample; of the two texts of a pair together."""
     packing: Literal["best_fit", "none"] = "best_fit"
     """best_fit puts several samples into a row of max_length, isolated from each other. none gives each sample its own row."""
     padding: Literal["dynamic", "max_length"] = "dynamic"
     """With packing: none, rows are padded to the longest row of their batch (rows are grouped by length), or to max_length."""
     over_length: Literal["truncate", "drop", "split"] = "truncate"
     """What happens to a sample longer than max_length. Such samples are counted per task. Documents (kind: pretrain) lose nothing: they are
-    always split."""
+    always split. Pairs (the preference kinds) are never split: split drops them."""
     val_size: Fraction = 0.02
     """Fraction of each task that is held out for validation, chosen by the hash of the content; 0 for none."""
     max_val_samples: PositiveInt | None = None

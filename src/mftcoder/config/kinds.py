@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
-from mftcoder.config.section import Section, Strings
+from mftcoder.config.section import NonNegativeFloat, PositiveFloat, Section, Strings
 from mftcoder.registry import did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -55,7 +55,70 @@ class PretrainKind(TaskKind):
         return value
 
 
-KINDS: dict[str, type[TaskKind]] = {"sft": SftKind, "pretrain": PretrainKind}
+class PreferenceKind(TaskKind):
+    """Base of the kinds whose records are pairs of a chosen and a rejected answer, or labelled answers. A pair is one sample."""
+
+
+class DpoKind(PreferenceKind):
+    """Pairs: the chosen answer must gain more likelihood over the reference, the untrained model, than the rejected one (arXiv
+    2305.18290)."""
+
+    beta: PositiveFloat = 0.1
+    """How far the model may move from the reference: a small beta lets it move far."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed fraction of pairs with exchanged answers (cDPO)."""
+    rpo_alpha: NonNegativeFloat = 0.0
+    """Weight of the chosen answers' mean token loss, added to the loss (RPO, arXiv 2404.19733)."""
+
+
+class IpoKind(PreferenceKind):
+    """Pairs: the gain of the chosen answer over the rejected one, each a mean over tokens, must come close to 1 / (2 beta) (arXiv
+    2310.12036)."""
+
+    beta: PositiveFloat = 0.1
+    """Regularization; the paper's tau."""
+
+
+class OrpoKind(PreferenceKind):
+    """Pairs, without a reference: the chosen answers' mean token loss, plus beta times the log odds ratio (arXiv 2403.07691)."""
+
+    beta: PositiveFloat = 0.1
+    """Weight of the odds ratio; the paper's lambda."""
+
+
+class SimpoKind(PreferenceKind):
+    """Pairs, without a reference: the mean log-probability of the chosen answer must exceed that of the rejected one by a margin (arXiv
+    2405.14734)."""
+
+    beta: PositiveFloat = 2.0
+    """Scale of the mean log-probabilities."""
+    gamma: NonNegativeFloat = 1.0
+    """Target margin between the two scaled means."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Assumed fraction of pairs with exchanged answers."""
+
+
+class KtoKind(PreferenceKind):
+    """Answers with a label, desirable or not, each compared with the reference and with the step's mean divergence from it (arXiv
+    2402.01306)."""
+
+    beta: PositiveFloat = 0.1
+    """How far the model may move from the reference."""
+    desirable_weight: NonNegativeFloat = 1.0
+    """Weight of the desirable answers."""
+    undesirable_weight: NonNegativeFloat = 1.0
+    """Weight of the undesirable answers."""
+
+
+KINDS: dict[str, type[TaskKind]] = {
+    "sft": SftKind,
+    "pretrain": PretrainKind,
+    "dpo": DpoKind,
+    "ipo": IpoKind,
+    "orpo": OrpoKind,
+    "simpo": SimpoKind,
+    "kto": KtoKind,
+}
 SFT = SftKind()
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from mftcoder.config.backend import BackendConfig
 from mftcoder.config.balancer import BalancerConfig, read_balancer
 from mftcoder.config.data import DataConfig, TaskConfig, task_list
+from mftcoder.config.loss import LossConfig, check_loss
 from mftcoder.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -70,25 +71,6 @@ class AdapterConfig(Section):
     """Train magnitude and direction separately (DoRA)."""
     peft_forward: bool = False
     """Compute every layer with peft's own forward, for comparison. It is slower. Layers with dropout or DoRA always use it."""
-
-
-class LossConfig(Section):
-    """The objective of a step."""
-
-    normalization: Literal["token", "sample", "task_token", "task_sample", "corpus"] = "task_token"
-    """Weighted mean over tokens (token), over samples (sample), or over tasks of their token means (task_token) or sample means
-    (task_sample): MFTCoder's case1 to case4. corpus gives each token of a task the same coefficient in the whole epoch, so rare tasks have
-    their full weight."""
-    absent_task: Literal["renormalize", "keep"] = "renormalize"
-    """With task_token and task_sample: the weight of a task that is absent from a step goes to the other tasks (renormalize), or is unused (keep)."""
-    focal: Literal["none", "sample", "task"] = "none"
-    """Multiply the loss of each sample, or of each task, by (1 - its mean token probability)^focal_gamma, so that hard ones count more."""
-    focal_gamma: NonNegativeFloat = 2.0
-    """Exponent of the focal weight; 0 turns it off."""
-    focal_detach: bool = True
-    """Treat the focal weight as a constant. false lets gradients flow through it."""
-    router_aux_loss_coef: NonNegativeFloat | None = None
-    """Factor of the routers' load-balancing loss in a mixture of experts. null: the factor of the model's own config; 0: no such loss."""
 
 
 def _recomputed(value: Any) -> Any:
@@ -251,6 +233,11 @@ class RunConfig(Section):
             raise ValueError("tasks: at least one weight must be above 0")
         if self.data.sampling == "weights" and not any(task.sampling_weight for task in self.tasks):
             raise ValueError("data.sampling: weights needs a sampling_weight above 0 in at least one task")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_has_the_kinds(self) -> "RunConfig":
+        check_loss(self.loss, {task.name: task.kind for task in self.tasks})
         return self
 
     @model_validator(mode="after")

@@ -5,14 +5,14 @@ record of a step is written while the next step runs.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mftcoder.balancing.base import TaskBalancer, TaskWeights
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.batches.loader import StepData, TrainLoader, ValidationLoader
+from mftcoder.data.batches.loader import PackedBatch, StepCounts, StepData, TrainLoader, ValidationLoader
 from mftcoder.errors import TrainingError
 from mftcoder.log import say
 from mftcoder.training.backends.base import Backend
@@ -24,7 +24,7 @@ from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective
 from mftcoder.training.metrics import MetricsLog, NoLog, Pace, balance_record, train_record, validation_record
 from mftcoder.training.optimizer import Optimizer, learning_rate
-from mftcoder.training.step import LossWindow, StepResult, train_step, validate
+from mftcoder.training.step import LossWindow, Pairs, StepResult, Validated, train_step, validate
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class TrainingRun:
     metrics: MetricsLog | NoLog
     progress: Progress
     should_stop: Callable[[], bool]
+    pairs: Pairs | None  # of the training samples, if the run has preference tasks
+    validation_pairs: Pairs | None
     unobserved: LossWindow  # training losses since the balancer's last observation
     steps_behind: int = 0  # 1 where reading a result waits for the device: records are then written one step late
     steps_taken: int = 0  # by this process
@@ -106,7 +108,9 @@ class TrainingRun:
         progress = self.progress
         rate = learning_rate(progress.step, self.train_loader.total_steps, self.config.train)
         first = self.steps_taken == 0
-        result = train_step(self.model, data, weights, self.objective, self.optimizer, rate, self.backend, first=first)
+        result = train_step(
+            self.model, data, weights, self.objective, self.optimizer, rate, self.backend, first=first, pairs=self.pairs
+        )
         self.steps_taken += 1
         progress.step += 1
         progress.tokens_seen = (np.asarray(progress.tokens_seen) + data.counts.tokens).tolist()
@@ -143,10 +147,13 @@ class TrainingRun:
         started, step, balancer = time.perf_counter(), self.progress.step, self.balancer
         rows = balancer.validation_rows(step)
         held_out = self.validation_loader.subset([row.task for row in rows], [row.row for row in rows])
-        losses = validate(self.model, held_out.micro_batches, held_out.counts, self.backend) if rows else None
+        losses = self._validate(held_out.micro_batches, held_out.counts).losses if rows else None
         norms, layer = None, balancer.gradient_layer(step)
         if layer is not None:
-            norms = gradient_norms(self.model, held_out if rows else data, self.backend, layer=layer)
+            measured, pairs = (held_out, self.validation_pairs) if rows else (data, self.pairs)
+            batches, counts = measured.micro_batches, measured.counts
+            of_pairs = pairs.losses(self.model, batches, counts, self.backend) if pairs else None
+            norms = gradient_norms(self.model, measured, self.backend, layer=layer, pairs=of_pairs)
         weights = balancer.observe(step, self.unobserved.peek(), losses, norms)
         self.unobserved.clear()
         self.progress.weights = weights.values.tolist()
@@ -161,8 +168,9 @@ class TrainingRun:
         """Validate, log the losses, keep them in `progress`. Returns True if the metric is the best so far."""
         self._write_records()
         started, progress, config = time.perf_counter(), self.progress, self.config
-        losses = validate(self.model, self.validation_loader, self.validation_loader.counts, self.backend)
-        record = validation_record(progress.step, losses, config.task_names, time.perf_counter() - started)
+        found = self._validate(self.validation_loader, self.validation_loader.counts)
+        losses = found.losses
+        record = validation_record(progress.step, found, config.task_names, time.perf_counter() - started)
         self.metrics.log(record)
         self.balancer.evaluated(progress.step, losses)
         self._clock = time.perf_counter()
@@ -177,6 +185,9 @@ class TrainingRun:
         progress.best_value, progress.best_step, progress.stalled = value, progress.step, 0
         progress.validation["best"] = record["losses"]
         return progress.step > 0
+
+    def _validate(self, batches: Iterable[PackedBatch], counts: StepCounts) -> Validated:
+        return validate(self.model, batches, counts, self.backend, self.validation_pairs)
 
     def _save(self, *, best: bool) -> None:
         self._write_records()

@@ -13,12 +13,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mftcoder.balancing.base import TaskLosses, TaskWeights
+from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError
 from mftcoder.jsonl import write_text
 from mftcoder.log import OnProgress, no_progress, say, say_progress
-from mftcoder.training.step import StepResult
+from mftcoder.training.step import StepResult, Validated
 
 Record = dict[str, Any]
 
@@ -117,6 +117,7 @@ def train_record(
         "loss": result.objective,
         **({} if result.router_loss is None else {"router_loss": result.router_loss}),
         "losses": by_task(names, result.losses.mean),
+        **_rewards(names, result.rewards),
         "weights": by_task(names, weights.values),
         "tokens": by_task(names, result.counts.tokens),
         "learning_rate": result.learning_rate,
@@ -135,8 +136,25 @@ class Pace:
     real_tokens: int
 
 
-def validation_record(step: int, losses: TaskLosses, names: Sequence[str], seconds: float) -> Record:
-    """The record of a validation: mean token losses per task, and their mean over the tasks with validation data."""
+def _rewards(names: Sequence[str], sums: NDArray[Any] | None) -> Record:
+    """`{"rewards": {task: {"chosen": ..., "rejected": ..., "margin": ..., "accuracy": ...}}}` of the tasks with pairs: means."""
+    if sums is None:
+        return {}
+    found = {}
+    for name, (chosen, rejected, right, num_chosen, num_rejected, judged) in zip(names, sums.T.tolist(), strict=True):
+        if judged:
+            means = {"chosen": _mean(chosen, num_chosen), "rejected": _mean(rejected, num_rejected)}
+            found[name] = {**means, "margin": means["chosen"] - means["rejected"], "accuracy": _mean(right, judged)}
+    return {"rewards": found}
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else math.nan
+
+
+def validation_record(step: int, found: Validated, names: Sequence[str], seconds: float) -> Record:
+    """The record of a validation: mean losses per task, and their mean over the tasks with validation data."""
+    losses = found.losses
     means = finite(by_task(names, losses.mean))
     present = [value for value in means.values() if value is not None]
     return {
@@ -144,6 +162,7 @@ def validation_record(step: int, losses: TaskLosses, names: Sequence[str], secon
         "step": step,
         "loss": sum(present) / len(present) if present else None,
         "losses": means,
+        **finite(_rewards(names, found.rewards)),
         "tokens": by_task(names, losses.tokens),
         "seconds": seconds,
     }
@@ -192,6 +211,8 @@ def scalars(record: Record) -> list[tuple[str, float]]:
     pairs = [(f"{kind}/{key}", value) for key, value in record.items() if isinstance(value, float) and key != "time"]
     for group, label in (("losses", "loss"), ("weights", "weight"), ("tokens", "tokens")):
         pairs += [(f"{kind}/{label}/{task}", value) for task, value in record.get(group, {}).items()]
+    for task, values in record.get("rewards", {}).items():
+        pairs += [(f"{kind}/reward_{name}/{task}", value) for name, value in values.items()]
     for signal, values in record.get("signals", {}).items():
         pairs += [(f"{kind}/{signal}/{task}", value) for task, value in values.items()]
     return [(name, float(value)) for name, value in pairs if value is not None and math.isfinite(value)]
@@ -227,8 +248,17 @@ class RunLines:
         differ = len({round(weight, 6) for weight in weights.values()}) > 1
         shown = {task: record["losses"].get(task) for task in self._tasks}
         parts = [
-            f"{task} {loss:.3f}" + (f" ×{weights[task]:.2f}" if differ else "")
+            f"{task} {loss:.3f}" + self._margin(record, task) + (f" ×{weights[task]:.2f}" if differ else "")
             for task, loss in shown.items()
             if loss is not None and not math.isnan(loss)
         ]
         return "  ".join(parts)
+
+    def _margin(self, record: Record, task: str) -> str:
+        """` (accuracy 0.62, margin 0.104)` of a preference task; empty for another."""
+        rewards = record.get("rewards", {}).get(task)
+        if not rewards:
+            return ""
+        margin = rewards["margin"]
+        known = margin is not None and not math.isnan(margin)  # a step may hold no undesirable answer
+        return f" (accuracy {rewards['accuracy']:.2f}" + (f", margin {margin:.3f})" if known else ")")

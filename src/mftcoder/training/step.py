@@ -1,6 +1,6 @@
 """One optimizer step over its micro-batches, and one validation pass. When they are due is left to the loop."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from mftcoder.training.backends.base import Backend
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.focal import Focus, SampleFocus, TaskFocus
 from mftcoder.training.losses.objective import Objective, token_coefficients
+from mftcoder.training.losses.preference import REWARDS, PairLosses, PairTask, means_of
 from mftcoder.training.losses.router_loss import RouterTerm
 from mftcoder.training.optimizer import Optimizer
 
@@ -49,9 +50,10 @@ class HostCopy:
 class StepResult:
     """The results of a step. They are on their way from the device; the first access waits for them."""
 
-    copy: HostCopy  # f64 [K + 3] or [K + 4], over all ranks: losses, objective, tokens, gradient norm, router loss
+    copy: HostCopy  # f64 [K + 3] to [7 K + 4], over all ranks: losses, objective, tokens, gradient norm, router loss, rewards
     counts: StepCounts
     learning_rate: float
+    has_router: bool = False
 
     @cached_property
     def _numbers(self) -> NDArray[np.float64]:
@@ -64,7 +66,7 @@ class StepResult:
     @property
     def losses(self) -> TaskLosses:
         """Summed losses and counts of the whole step."""
-        return TaskLosses(self._numbers[: len(self.counts.tokens)], self.counts.tokens, self.counts.samples)
+        return TaskLosses(self._numbers[: len(self.counts.tokens)], self.counts.units, self.counts.samples)
 
     @property
     def objective(self) -> float:
@@ -84,7 +86,13 @@ class StepResult:
     @property
     def router_loss(self) -> float | None:
         """Load-balancing loss of a mixture of experts, without its coefficient; None if it is not part of the objective."""
-        return float(self._after_losses[3]) if len(self._after_losses) > 3 else None
+        return float(self._after_losses[3]) if self.has_router else None
+
+    @property
+    def rewards(self) -> NDArray[np.float64] | None:
+        """The sums [6, K] of the step's pairs (losses/preference.py); None without preference tasks."""
+        sums = self._after_losses[4 if self.has_router else 3 :]
+        return sums.reshape(len(REWARDS), -1) if len(sums) else None
 
     @property
     def finite(self) -> bool:
@@ -136,6 +144,26 @@ class LossWindow:
         )
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """The preference tasks of a run, for its training samples or for its validation samples; None in the place of other tasks."""
+
+    tasks: Sequence[PairTask | None]
+
+    def losses(
+        self, model: LanguageModel, batches: Iterable[PackedBatch], counts: StepCounts, backend: Backend
+    ) -> PairLosses:
+        """The losses of a step or a validation over all of its `batches` on this rank. KTO needs a forward pass over them first."""
+        step = PairLosses(self.tasks, counts, model.context)
+        if with_divergence := step.with_divergence:
+            sums = torch.zeros(model.num_tasks, dtype=torch.float64, device=backend.device)
+            with model.evaluating():
+                for batch in batches:
+                    sums += model.divergence_sums(batch, step)
+            step.divergence = means_of(backend.group.sum_over_ranks(sums), counts, with_divergence)
+        return step
+
+
 def train_step(
     model: LanguageModel,
     data: StepData,
@@ -146,6 +174,7 @@ def train_step(
     backend: Backend,
     *,
     first: bool = False,
+    pairs: Pairs | None = None,
 ) -> StepResult:
     """Forward and backward over the micro-batches, then one update. The result does not depend on how the step is split.
 
@@ -156,23 +185,30 @@ def train_step(
     sums = torch.zeros(model.num_tasks + 2, dtype=torch.float64, device=backend.device)
     loss_sums, objective_sum, tokens_run = sums.split([model.num_tasks, 1, 1])  # views
     focus = _focus(model, data, weights, objective, backend)
+    of_pairs = pairs.losses(model, data.micro_batches, data.counts, backend) if pairs else None
+    rewards = torch.zeros(len(REWARDS), model.num_tasks, dtype=torch.float64, device=backend.device)
     routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
     with _memory_errors_of_all(backend) if alone else nullcontext():
         for number, batch in enumerate(data.micro_batches, start=1):
             coefficients = token_coefficients(batch, data.counts, weights, objective)
-            losses = model.losses(batch, coefficients, focus, routers.weight(batch))
+            reweigh = of_pairs.of(batch) if of_pairs else focus
+            losses = model.losses(batch, coefficients, reweigh, routers.weight(batch))
             if losses.trained or backend.lockstep:
                 optimizer.backward(losses.objective, last=number == len(data.micro_batches) and not alone)
             loss_sums += losses.loss_sum
             objective_sum += losses.value
             tokens_run += losses.tokens
+            if losses.rewards is not None:
+                rewards += losses.rewards
             routers.add(batch, losses.router)
     optimizer.sum_gradients()
     sums = backend.group.sum_over_ranks(sums)
     grad_norm = optimizer.step(learning_rate, sums[:-1])
     router_loss = routers.mean()
     parts = [sums, grad_norm.to(sums).reshape(1), *([] if router_loss is None else [router_loss])]
-    return StepResult(HostCopy(torch.cat(parts)), data.counts, learning_rate)
+    if pairs:
+        parts.append(backend.group.sum_over_ranks(rewards).flatten())
+    return StepResult(HostCopy(torch.cat(parts)), data.counts, learning_rate, router_loss is not None)
 
 
 @contextmanager
@@ -203,10 +239,30 @@ def _focus(
     return TaskFocus(gamma, detach, backend.group.sum_over_ranks(sums))
 
 
-def validate(model: LanguageModel, batches: Iterable[PackedBatch], counts: StepCounts, backend: Backend) -> TaskLosses:
-    """Summed token losses per task over the validation rows of all ranks."""
+@dataclass(frozen=True)
+class Validated:
+    """The results of a validation pass, over all ranks."""
+
+    losses: TaskLosses
+    rewards: NDArray[np.float64] | None  # [6, K] sums of the pairs; None without preference tasks
+
+
+def validate(
+    model: LanguageModel,
+    batches: Iterable[PackedBatch],
+    counts: StepCounts,
+    backend: Backend,
+    pairs: Pairs | None = None,
+) -> Validated:
+    """Summed losses per task over the validation rows of all ranks. The batches are read twice if a task needs KTO's divergence."""
     loss_sum = torch.zeros(model.num_tasks, dtype=torch.float64, device=backend.device)
+    rewards = torch.zeros(len(REWARDS), model.num_tasks, dtype=torch.float64, device=backend.device)
+    of_pairs = pairs.losses(model, batches, counts, backend) if pairs else None
     with model.evaluating():
         for batch in batches:
-            loss_sum += model.losses(batch, torch.zeros(batch.targets.shape)).loss_sum
-    return TaskLosses(backend.group.sum_over_ranks(loss_sum).cpu().numpy(), counts.tokens, counts.samples)
+            found = model.losses(batch, torch.zeros(batch.targets.shape), of_pairs.of(batch) if of_pairs else None)
+            loss_sum += found.loss_sum
+            if found.rewards is not None:
+                rewards += found.rewards
+    losses = TaskLosses(backend.group.sum_over_ranks(loss_sum).cpu().numpy(), counts.units, counts.samples)
+    return Validated(losses, backend.group.sum_over_ranks(rewards).cpu().numpy() if pairs else None)

@@ -54,6 +54,15 @@ def test_a_wrong_kind_is_one_line(kind: Any, problem: str) -> None:
     assert len(error.value.problems) == 1
 
 
+@pytest.mark.parametrize("loss", [{"normalization": "token"}, {"focal": "sample"}, {"focal": "task"}])
+def test_an_objective_without_meaning_for_pairs_is_refused(loss: dict[str, str]) -> None:
+    raw = {"model": "m", "tasks": {"a": "x", "b": {"path": "y", "kind": "dpo"}}, "output_dir": "o", "loss": loss}
+    with pytest.raises(ConfigError, match=r"loss\.\w+: \w+ has no meaning for task 'b', whose samples are pairs"):
+        parse_config(raw, origin="test")
+    raw["tasks"] = {"a": "x"}
+    parse_config(raw, origin="test")
+
+
 def test_the_recipe_of_the_repository_is_valid() -> None:
     kinds = [task.kind.name for task in load_config(Path(__file__).parents[3] / "recipes" / "pretrain.yaml").tasks]
     assert kinds == ["pretrain", "pretrain"]

@@ -40,7 +40,7 @@ def test_corpus_gives_a_rare_task_its_full_weight_over_an_epoch() -> None:
     """Task 0 has 40 tokens in one of ten steps, task 1 has 100 in each. Over the epoch each has exactly its weight."""
     epoch = [counts(40, 100)] + [counts(0, 100)] * 9
     expected_tokens = np.array([4.0, 100.0])
-    corpus = Objective("corpus", expected_tokens=expected_tokens)
+    corpus = Objective("corpus", expected_units=expected_tokens)
     totals = sum(step.tokens * task_scales(step, WEIGHTS, corpus) for step in epoch)
     np.testing.assert_allclose(totals / len(epoch), [0.25, 0.75])
     usual = sum(step.tokens * task_scales(step, WEIGHTS, Objective()) for step in epoch)
@@ -48,7 +48,7 @@ def test_corpus_gives_a_rare_task_its_full_weight_over_an_epoch() -> None:
 
 
 def test_corpus_coefficients_do_not_depend_on_the_step() -> None:
-    corpus = Objective("corpus", expected_tokens=np.array([4.0, 100.0]))
+    corpus = Objective("corpus", expected_units=np.array([4.0, 100.0]))
     np.testing.assert_array_equal(
         task_scales(counts(3, 7), WEIGHTS, corpus), task_scales(counts(0, 9), WEIGHTS, corpus)
     )
@@ -56,7 +56,7 @@ def test_corpus_coefficients_do_not_depend_on_the_step() -> None:
 
 def test_corpus_equals_task_token_where_every_step_is_alike() -> None:
     data = step_data(samples(), 2)
-    value, gradient = ours(data, Objective("corpus", expected_tokens=data.counts.tokens.astype(float)))
+    value, gradient = ours(data, Objective("corpus", expected_units=data.counts.tokens.astype(float)))
     expected, reference = ours(data, Objective("task_token"))
     assert value == pytest.approx(expected, rel=1e-6)
     torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-8)

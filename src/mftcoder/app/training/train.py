@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mftcoder import __version__
+from mftcoder import __version__, cache
 from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
@@ -41,7 +41,7 @@ from mftcoder.models.layers.lora_forward import kept_by_peft
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading import given
 from mftcoder.models.loading.load import DTYPES, load_model
-from mftcoder.models.loading.resolve import ResolvedModel, resolve_model
+from mftcoder.models.loading.resolve import ResolvedModel, resolve_model, weights_of
 from mftcoder.models.loading.suitability import check_suitability
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
@@ -62,7 +62,9 @@ from mftcoder.training.forward.isolation import attention_window, choose_attenti
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.losses.objective import Objective
+from mftcoder.training.losses.preference import needs_reference
 from mftcoder.training.metrics import Callbacks, Record, ignore, open_log
+from mftcoder.training.reference import pairs_of_run
 from mftcoder.training.session import (
     StopRequest,
     compute_deterministically,
@@ -194,6 +196,10 @@ def _check_given(model: Any, config: RunConfig, backend: Backend) -> None:
         raise ModelError(
             f"backend.name: {backend.config.name}: shares a model out while it loads it; give its name only"
         )
+    if config.adapter.type == "full" and any(needs_reference(task.kind) for task in config.tasks):
+        raise ModelError(
+            "model: the reference of a preference task is found by the model's name; with adapter.type: full give the name only"
+        )
     given.check_settings(model, config.model)
     if config.adapter.type != "full":
         given.check_same_weights(model, config.model)
@@ -270,7 +276,7 @@ def _train_with_first_that_runs(start: _Start, backend: Backend, resolved: Resol
 def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
     """Everything that the loop needs, in the state of the checkpoint. `plan` is the config without open choices."""
     config, store, callbacks, checkpoint = start.config, start.store, start.callbacks, deepcopy(start.checkpoint)
-    ranks = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
+    ranks: dict[str, Any] = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
     validation_loader = ValidationLoader(store, config, **ranks)
@@ -283,6 +289,10 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         say(line)
     _choose_attention(config, model, store, backend)
     _compile_layers(config, model, backend)
+    is_trained = checkpoint is not None and config.adapter.type == "full"
+    pairs, validation_pairs = pairs_of_run(
+        config, store, model, backend, lambda: _reference_file(plan, store), is_trained=is_trained
+    )
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
@@ -303,7 +313,7 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         config=config,
         model=model,
         optimizer=optimizer,
-        objective=Objective.of(config.loss, train_loader.expected_tokens),
+        objective=Objective.of(config.loss, train_loader.expected_units),
         balancer=balancer,
         backend=backend,
         train_loader=train_loader,
@@ -314,9 +324,18 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         ),
         progress=progress,
         should_stop=start.stop,
+        pairs=pairs,
+        validation_pairs=validation_pairs,
         unobserved=unobserved,
         steps_behind=int(backend.device.type == "cuda"),
     )
+
+
+def _reference_file(config: RunConfig, store: Store) -> Path:
+    """Where the reference of a run's pairs is kept. Its name depends on the data, and on the model's weights and precision."""
+    precision = f"{config.model.dtype} {config.model.quantization} {config.train.fp8_recipe}"
+    name = cache.key("reference", store.fingerprint, precision, *weights_of(config.model))
+    return cache.cache_root(config.data.cache_dir) / "reference" / f"{name}.npz"
 
 
 def _load_trainable(

@@ -33,7 +33,8 @@ class PackedBatch:
     targets: Tensor  # [B, L]
     position_ids: Tensor  # [B, L]
     task_ids: Tensor  # [B, L]
-    samples: Tensor  # [S, 2] (task, index in the task's samples) in order of appearance, without padding
+    samples: Tensor
+    """[S, 2] (task, index in the task's samples) of each segment in order of appearance, without padding; a pair has two segments."""
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory, for asynchronous copies."""
@@ -47,6 +48,12 @@ class StepCounts:
     tokens: NDArray[np.int64]  # [K] trained tokens
     samples: NDArray[np.int64]  # [K] samples with at least one trained token
     positions: int  # tokens of all samples, trained or not; padding is not counted
+    has_pairs: NDArray[np.bool_] | None = None  # [K] tasks whose samples are pairs of texts; None: no task
+
+    @property
+    def units(self) -> NDArray[np.int64]:
+        """What a task's loss is the mean of [K]: its trained tokens; of a preference task its samples."""
+        return self.tokens if self.has_pairs is None else np.where(self.has_pairs, self.samples, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,10 @@ class _Rows:
         packed = [
             assemble([self.samples[task].sample(index) for task, index in row], length) for row in members or [[]]
         ]
-        pairs = [pair for row in members for pair in row]
+        segments = [one for row in members for one in row for _ in range(2 if self.samples[one[0]].has_pairs else 1)]
         columns = ("input_ids", "targets", "position_ids", "task_ids")
         stacked = {name: torch.from_numpy(np.stack([getattr(row, name) for row in packed])).long() for name in columns}
-        return PackedBatch(**stacked, samples=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2))
+        return PackedBatch(**stacked, samples=torch.tensor(segments, dtype=torch.int64).reshape(-1, 2))
 
     def _row_length(self, lengths: Sequence[int]) -> int:
         if not self.groups_by_length:
@@ -107,7 +114,8 @@ class _Rows:
             tokens[task] += trained.sum()
             samples[task] += np.count_nonzero(trained)
             positions += int(self.lengths[task][row])
-        return StepCounts(tokens, samples, positions)
+        has_pairs = np.array([one.has_pairs for one in self.samples])
+        return StepCounts(tokens, samples, positions, has_pairs if has_pairs.any() else None)
 
 
 class _Steps(Dataset[StepData]):
@@ -163,12 +171,12 @@ class TrainLoader:
         drawn = zip(mixture.row_counts, mixture.fractions, strict=True)
         self.fresh_steps = tuple(int(count / (part * plan.step_rows)) if part else 0 for count, part in drawn)
         """Per task the number of steps at the beginning that repeat none of its rows."""
-        trained = [int(samples.trained_tokens.sum()) for samples in rows.samples]
+        trained = [len(samples) if samples.has_pairs else int(samples.trained_tokens.sum()) for samples in rows.samples]
         by_task = zip(trained, mixture.row_counts, mixture.fractions, strict=True)
-        self.expected_tokens = np.array(
+        self.expected_units = np.array(
             [tokens / max(count, 1) * float(part) * plan.step_rows for tokens, count, part in by_task]
         )
-        """Per task the mean number of trained tokens in a step [K]."""
+        """Per task the mean number of trained tokens, or of pairs, in a step [K]."""
 
     def origin(self, task: int, sample: int) -> str:
         """The `path:line` of a training sample."""
@@ -224,14 +232,29 @@ class ValidationLoader:
     Rows go to the ranks in turn. Every rank has the same number of batches; a last one may be only padding.
     """
 
-    def __init__(self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1):
-        self._rows = _Rows([store.validation(task) for task in range(len(store.tasks))], config)
+    def __init__(
+        self,
+        store: Store,
+        config: RunConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        samples: Sequence[TaskSamples] | None = None,
+        only: Sequence[int] | None = None,
+    ):
+        """`samples`: those of each task that are loaded in place of the validation samples. `only`: the tasks whose rows are loaded."""
+        if samples is None:
+            samples = [store.validation(task) for task in range(len(store.tasks))]
+        self._rows = _Rows(samples, config)
         self._rank, self._world_size = rank, world_size
         self._size = size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
         tasks = np.repeat(np.arange(len(self._rows.plans)), [len(plan) for plan in self._rows.plans])
         rows = np.concatenate([np.arange(len(plan)) for plan in self._rows.plans])
+        if only is not None:
+            tasks, rows = tasks[np.isin(tasks, only)], rows[np.isin(tasks, only)]
         if self._rows.groups_by_length:
-            order = np.argsort(np.concatenate(self._rows.lengths), kind="stable")
+            lengths = np.array([self._rows.lengths[task][row] for task, row in zip(tasks, rows, strict=True)])
+            order = np.argsort(lengths, kind="stable")
             tasks, rows = tasks[order], rows[order]
         self.counts = self._rows.counts(tasks.tolist(), rows.tolist())
         """Trained tokens and samples of the whole set, over all ranks."""

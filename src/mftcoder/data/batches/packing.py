@@ -143,7 +143,7 @@ class PackedRow:
 
 def assemble(samples: Sequence[TokenizedSample], row_length: int) -> PackedRow:
     """Concatenate samples and fill the row with padding; ValueError if they do not fit."""
-    lengths = [len(sample.input_ids) for sample in samples]
+    lengths = [length for sample in samples for length in sample.lengths]
     used = sum(lengths)
     if used > row_length:
         raise ValueError(f"samples of {used} positions do not fit into a row of {row_length}")
@@ -155,10 +155,10 @@ def assemble(samples: Sequence[TokenizedSample], row_length: int) -> PackedRow:
         segment_lengths=np.array(lengths + [row_length - used] * (used < row_length), np.int32),
     )
     start = 0
-    for sample, length in zip(samples, lengths, strict=True):
-        here = slice(start, start + length)
+    for sample in samples:
+        here = slice(start, start + len(sample.input_ids))
         row.input_ids[here], row.targets[here], row.task_ids[here] = sample.input_ids, sample.targets, sample.task
-        row.position_ids[here] = np.arange(length, dtype=np.int32)
-        start += length
+        row.position_ids[here] = np.concatenate([np.arange(length, dtype=np.int32) for length in sample.lengths])
+        start += len(sample.input_ids)
     row.position_ids[used:] = np.arange(row_length - used, dtype=np.int32)
     return row

@@ -33,11 +33,13 @@ class BlockRows:
 
     tokens: NDArray[np.int32]  # the tokens of all samples, concatenated: T + 1 of each
     sizes: NDArray[np.int32]  # [N] T + 1
-    trained: NDArray[np.int32]  # [N] trained targets
+    trained: NDArray[np.int32]  # [N] trained targets; of a pair those of its first text
     hashes: NDArray[np.uint64]  # [N] of the record's content
     lines: NDArray[np.int64]  # [N]
     starts_record: NDArray[np.bool_]  # [N] false for the second and later pieces of a split sample
     cut: NDArray[np.uint8]  # [N] WHOLE, TRUNCATED or SPLIT
+    second: NDArray[np.int32]  # [N] the token at which the second text of a pair begins; 0 for a single text
+    desirable: NDArray[np.bool_]  # [N] the label of a labelled answer
 
     def save(self, path: Path) -> None:
         """Write all arrays into one file, atomically."""
@@ -50,7 +52,9 @@ class BlockRows:
     def load(cls, path: Path) -> "BlockRows":
         """The samples of a block file."""
         with np.load(path) as arrays:
-            return cls(**arrays)
+            count = len(arrays["sizes"])
+            # A block of an earlier version has no pairs.
+            return cls(**{"second": np.zeros(count, np.int32), "desirable": np.ones(count, bool), **arrays})
 
 
 @dataclass
@@ -122,7 +126,7 @@ class BlockMaker:
             for _ in rendered:
                 pass  # rendering finds the problems
         else:
-            join([_tokenize(batch, report, records) for batch in rendered]).save(job.rows_path)
+            join([_tokenize(batch, job, report, records) for batch in rendered]).save(job.rows_path)
             temporary = job.report_path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_bytes(orjson.dumps(asdict(report)))
             temporary.replace(job.report_path)
@@ -158,8 +162,12 @@ def _render(
     return rendered
 
 
-def _tokenize(batch: Sequence[_Rendered], report: BlockReport, records: Records) -> BlockRows:
+def _tokenize(batch: Sequence[_Rendered], job: BlockJob, report: BlockReport, records: Records) -> BlockRows:
     fitted = records.fit([one.content for one in batch])
+    for one, record in zip(fitted, batch, strict=True):
+        if one.problem:
+            report.records -= 1
+            report.note(job.source.origin(record.line), [one.problem])
     report.dropped += sum(one.dropped for one in fitted)
     report.untrained += sum(one.untrained for one in fitted)
     report.fim += sum(one.fim for one in fitted)
@@ -214,11 +222,13 @@ def _rows(fitted: Sequence[Fitted], batch: Sequence[_Rendered]) -> BlockRows:
     return BlockRows(
         tokens=np.concatenate(flagged).astype(np.int32),
         sizes=np.array([len(piece.ids) for piece in pieces], np.int32),
-        trained=np.array([piece.trained[1:].sum() for piece in pieces], np.int32),
+        trained=np.array([piece.trained[1 : piece.second or None].sum() for piece in pieces], np.int32),
         hashes=np.array(hashes, np.uint64),
         lines=np.array(lines, np.int64),
         starts_record=np.array(starts, bool),
         cut=np.array(cuts, np.uint8),
+        second=np.array([piece.second for piece in pieces], np.int32),
+        desirable=np.array([piece.desirable for piece in pieces], bool),
     )
 
 
@@ -230,6 +240,8 @@ _TYPES = {
     "lines": np.int64,
     "starts_record": np.bool_,
     "cut": np.uint8,
+    "second": np.int32,
+    "desirable": np.bool_,
 }
 
 

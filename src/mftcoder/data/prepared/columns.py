@@ -20,6 +20,8 @@ COLUMNS: dict[str, type[np.generic]] = {
     "files": np.int32,
     "lines": np.int64,
 }
+PAIR_COLUMNS: dict[str, type[np.generic]] = {"second": np.int32, "desirable": np.bool_}
+"""Columns that only a task of pairs has."""
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,27 @@ class TaskSamples:
 
     @cached_property
     def _columns(self) -> dict[str, NDArray]:
-        return {name: _map(self.folder / name, kind) for name, kind in COLUMNS.items()}
+        columns = COLUMNS | (PAIR_COLUMNS if self.has_pairs else {})
+        return {name: _map(self.folder / name, kind) for name, kind in columns.items()}
+
+    @cached_property
+    def has_pairs(self) -> bool:
+        """Whether each sample is a pair of texts."""
+        return (self.folder / "second").exists()
+
+    @property
+    def desirable(self) -> NDArray[np.bool_]:
+        """The label of each labelled answer [N]; true in pairs of a chosen and a rejected answer."""
+        return self._columns["desirable"]
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
         """Input positions of each sample [N]."""
-        return (np.diff(self._columns["ends"], prepend=0) - 1).astype(np.int32)
+        return (np.diff(self._columns["ends"], prepend=0) - (2 if self.has_pairs else 1)).astype(np.int32)
 
     @property
     def trained_tokens(self) -> NDArray[np.int32]:
-        """Trained tokens of each sample [N]; at least 1."""
+        """Trained tokens of each sample [N], at least 1; of a pair those of its first text."""
         return self._columns["trained"]
 
     def sample(self, index: int) -> TokenizedSample:
@@ -91,7 +104,8 @@ class TaskSamples:
         ends = self._columns["ends"]
         stored = np.array(self._columns["tokens"][ends[index - 1] if index else 0 : ends[index]])
         trained = stored < 0
-        tokens = Tokens(np.where(trained, ~stored, stored), trained)
+        second = int(self._columns["second"][index]) if self.has_pairs else 0
+        tokens = Tokens(np.where(trained, ~stored, stored), trained, second)
         origin = self.files[self._columns["files"][index]].origin(int(self._columns["lines"][index]))
         return to_sample(tokens, task=self.task, origin=origin)
 
@@ -103,13 +117,15 @@ def _map(path: Path, kind: type[np.generic]) -> NDArray:
 class ColumnWriter:
     """Writes the columns of one task and split by appending, and counts."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, pairs: bool = False):
         self.folder = folder
+        self._types = COLUMNS | (PAIR_COLUMNS if pairs else {})
+        self._texts = 2 if pairs else 1  # of a sample
         self.samples = self.tokens = self.trained = self.truncated = self.split = self._end = 0
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True)
-        self._files = {name: (self.folder / name).open("wb") for name in COLUMNS}
+        self._files = {name: (self.folder / name).open("wb") for name in self._types}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -125,18 +141,20 @@ class ColumnWriter:
             "trained": rows.trained[chosen],
             "files": np.full(len(sizes), file),
             "lines": rows.lines[chosen],
+            "second": rows.second[chosen],
+            "desirable": rows.desirable[chosen],
         }
         self._append(columns)
         self._end += int(sizes.sum())
         self.samples += len(sizes)
-        self.tokens += int(sizes.sum()) - len(sizes)
+        self.tokens += int(sizes.sum()) - self._texts * len(sizes)
         self.trained += int(rows.trained[chosen].sum())
         self.truncated += int((rows.cut[chosen] == TRUNCATED).sum())
         self.split += int((rows.cut[chosen] == SPLIT).sum())
 
     def _append(self, columns: dict[str, NDArray]) -> None:
-        for name, values in columns.items():
-            self._files[name].write(np.ascontiguousarray(values, COLUMNS[name]).data)
+        for name, kind in self._types.items():
+            self._files[name].write(np.ascontiguousarray(columns[name], kind).data)
 
 
 class RunOnWriter(ColumnWriter):

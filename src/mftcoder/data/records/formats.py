@@ -166,6 +166,13 @@ def _system(record: Record) -> list[Message]:
     return [Message("system", content, False)] if content else []
 
 
+def turns(record: Record, field: str) -> list[Message]:
+    """The turns in a field, with `role` and `content`, or `from` and `value` in all of them."""
+    found = record.get(field)
+    other = isinstance(found, list) and found and all(isinstance(turn, dict) and "from" in turn for turn in found)
+    return _turns(record, field, role="from" if other else "role", content="value" if other else "content")
+
+
 def _turns(record: Record, field: str, *, role: str, content: str) -> list[Message]:
     """The messages of a list of turns; DataError lists every problem of every turn."""
     turns = record.get(field)

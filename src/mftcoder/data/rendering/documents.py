@@ -1,6 +1,11 @@
 """Documents -> tokens, for tasks of kind pretrain: every token is trained, and an EOS token ends each document.
 
-Some documents are rearranged for fill-in-the-middle (tokenizers/fim.py), at random places that depend only on their content.
+Some documents are cut into prefix P, middle M and suffix S and rearranged, so that the model learns to write M (arXiv 2207.14255):
+
+    PSM    <prefix> P <suffix> S <middle> M
+    SPM    <prefix> <suffix> S <middle> P M
+
+`fill_in_the_middle.py` has each family's tokens. The cuts are random places that depend only on the content.
 """
 
 from collections.abc import Sequence
@@ -14,10 +19,11 @@ from mftcoder.config.data import DataConfig
 from mftcoder.config.kinds import PretrainKind
 from mftcoder.data.records.conversation import Message
 from mftcoder.data.records.formats import detect, messages_of, parse_object, plain_text
+from mftcoder.data.rendering.fill_in_the_middle import FORMATS, FillFormat, find_format, render_fill
 from mftcoder.data.rendering.segment import Segment, merge
 from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_inside, encode_segments, split_without_loss
-from mftcoder.data.tokenizers.fim import Order, fim_format, marker_id
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.errors import ModelError
 
 _FIM = 3  # a salt, so that this choice is independent of those of the split
 
@@ -49,7 +55,7 @@ class Documents:
 
     def __init__(self, kind: PretrainKind, tokenizer: Tokenizer, config: DataConfig):
         self.kind, self.tokenizer, self.config = kind, tokenizer, config
-        self.format = fim_format(tokenizer) if kind.fim_rate else None
+        self.form = _form(tokenizer) if kind.fim_rate else None
 
     def read(self, line: bytes, *, format: str, task: str, origin: str) -> Document:
         """The document on one line: `text` or `content`, or a chat, of which each question with its answer is a text."""
@@ -87,29 +93,36 @@ class Documents:
 
     def _rearranged(self, document: Document, whole: Tokens) -> Tokens | None:
         """The tokens for fill-in-the-middle; None if the document is not chosen, or does not fit into a row."""
-        if self.format is None or len(document.texts) > 1 or len(whole.ids) > self.config.max_length:
+        if self.form is None or len(document.texts) > 1 or len(whole.ids) > self.config.max_length:
             return None
         random = np.random.default_rng([document.content_hash, _FIM])
         if random.random() >= self.kind.fim_rate:
             return None
-        order: Order = "spm" if random.random() < self.kind.fim_spm_rate else "psm"
+        spm = random.random() < self.kind.fim_spm_rate
         (text,) = document.texts
         first, second = sorted(random.integers(0, len(text) + 1, 2).tolist())
-        parts = self.format.arrange(text[:first], text[first:second], text[second:], order)
-        made = self._encode(parts)
+        made = self._encode(self.form, text[:first], text[first:second], text[second:], spm=spm)
         return made if len(made.ids) <= self.config.max_length + 1 else None
 
-    def _encode(self, parts: Sequence[str]) -> Tokens:
-        """Tokens of markers and texts in turn. Texts are encoded on their own: no token crosses a cut."""
-        ids: list[int] = (
-            [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
-        )
-        opening = len(ids)
-        for marker, text in zip(parts[::2], parts[1::2], strict=True):
-            ids += [marker_id(self.tokenizer, marker), *encode_inside(self.tokenizer, text)]
-        ids.append(self.tokenizer.eos_id)
-        trained: NDArray[np.bool_] = np.arange(len(ids)) >= opening
+    def _encode(self, form: FillFormat, prefix: str, middle: str, suffix: str, *, spm: bool) -> Tokens:
+        """Tokens of the three parts, each encoded on its own as in a prompt for the middle: no token crosses a cut."""
+        prompt = render_fill(form, self.tokenizer, prefix, suffix)
+        rest = (*prompt.after, *prompt.prefix) if spm else (*prompt.prefix, *prompt.after)
+        ids = [*prompt.before, *rest, *encode_inside(self.tokenizer, middle), self.tokenizer.eos_id]
+        trained: NDArray[np.bool_] = np.arange(len(ids)) >= int(self.tokenizer.adds_bos)
         return Tokens(np.asarray(ids, np.int32), trained)
+
+
+def _form(tokenizer: Tokenizer) -> FillFormat:
+    """The tokens for fill-in-the-middle in this vocabulary. ModelError if it has none."""
+    found = find_format(tokenizer)
+    if found is None:
+        known = "; ".join(" ".join(filter(None, (one.prefix, one.suffix, one.middle))) for one in FORMATS)
+        raise ModelError(
+            f"{tokenizer.name}: its vocabulary has no tokens for fill-in-the-middle. Known: {known}. Set kind.fim_rate: 0, or take a "
+            "model with such tokens"
+        )
+    return found
 
 
 def _rounds(messages: Sequence[Message]) -> list[str]:

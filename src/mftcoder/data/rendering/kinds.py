@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mftcoder.config.data import DataConfig
-from mftcoder.config.kinds import PretrainKind, TaskKind
+from mftcoder.config.kinds import KtoKind, PreferenceKind, PretrainKind, TaskKind
 from mftcoder.data.records.conversation import Conversation
 from mftcoder.data.records.formats import read_record
 from mftcoder.data.rendering.documents import Documents
+from mftcoder.data.rendering.pairs import Pairs
 from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
 from mftcoder.data.rendering.tokenization import Fitted, encode_segments, fit
@@ -69,6 +70,8 @@ def records_of(kind: TaskKind, tokenizer: Tokenizer, config: DataConfig) -> Reco
     """The reader of this kind. ModelError or ConfigError if this tokenizer cannot have it."""
     if isinstance(kind, PretrainKind):
         return Documents(kind, tokenizer, config)
+    if isinstance(kind, PreferenceKind):
+        return Pairs(tokenizer, config, labelled=isinstance(kind, KtoKind))
     return Conversations(tokenizer, config)
 
 

@@ -44,6 +44,13 @@ class TokenizedSample:
     input_ids: NDArray[np.int32]  # [T]
     targets: NDArray[np.int32]  # [T]
     origin: str
+    second: int = 0
+    """Where the second text of a pair begins; it does not see the first. 0 for a single text."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """The positions of each text."""
+        return [self.second, len(self.input_ids) - self.second] if self.second else [len(self.input_ids)]
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,10 @@ class Tokens:
 
     ids: NDArray[np.int32]
     trained: NDArray[np.bool_]
+    second: int = 0
+    """Where the second text of a pair begins; 0 for a single text."""
+    desirable: bool = True
+    """The label of a labelled answer; true without one."""
 
 
 def encode_segments(tokenizer: Tokenizer, conversations: Sequence[Sequence[Segment]]) -> list[Tokens]:
@@ -132,6 +143,7 @@ class Fitted:
     split: bool = False
     untrained: bool = False
     fim: bool = False
+    problem: str | None = None
 
 
 def split_without_loss(tokens: Tokens, max_length: int) -> tuple[Tokens, ...]:
@@ -174,6 +186,14 @@ def _cut(tokens: Tokens, start: int, stop: int) -> Tokens:
 
 
 def to_sample(tokens: Tokens, *, task: int, origin: str) -> TokenizedSample:
-    """Shift by one: [7, 8, 9] with 8 and 9 trained -> input_ids [7, 8], targets [8, 9]."""
+    """Shift by one: [7, 8, 9] with 8 and 9 trained -> input_ids [7, 8], targets [8, 9]. Each text of a pair is shifted on its own."""
+    if tokens.second:
+        parts = (slice(None, tokens.second), slice(tokens.second, None))
+        first, second = (
+            to_sample(Tokens(tokens.ids[part], tokens.trained[part]), task=task, origin=origin) for part in parts
+        )
+        ids = np.concatenate([first.input_ids, second.input_ids])
+        targets = np.concatenate([first.targets, second.targets])
+        return TokenizedSample(task, ids, targets, origin, len(first.input_ids))
     targets = np.where(tokens.trained[1:], tokens.ids[1:], np.int32(IGNORED)).astype(np.int32)
     return TokenizedSample(task, tokens.ids[:-1].astype(np.int32), targets, origin)

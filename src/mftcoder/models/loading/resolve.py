@@ -70,6 +70,13 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     return ResolvedModel(name, path, model_config, parameters, fitting.unused)
 
 
+def weights_of(config: ModelConfig) -> list[Path]:
+    """The weight files of a model, sorted."""
+    pickled = not config.use_safetensors
+    folder = local_folder(config.model_name_or_path, weights=True, pickled=pickled)
+    return sorted(weight_files(folder, allow_pickled=pickled))
+
+
 def folder_fit(path: Path, model: Any, *, allow_pickled: bool) -> Fit:
     """How well the weight files of a local folder fit the model of its config. ModelError if they cannot be read."""
     tensors = all_tensors(weight_files(path, allow_pickled=allow_pickled))

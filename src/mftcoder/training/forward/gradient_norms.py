@@ -13,20 +13,23 @@ from mftcoder.data.batches.loader import StepData
 from mftcoder.errors import ConfigError
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.losses.preference import PairLosses
 
 
-def gradient_norms(model: LanguageModel, data: StepData, backend: Backend, *, layer: int) -> Float:
-    """Norm [K] of the gradient of each task's mean token loss with respect to decoder layer `layer`; nan without tokens."""
+def gradient_norms(
+    model: LanguageModel, data: StepData, backend: Backend, *, layer: int, pairs: PairLosses | None = None
+) -> Float:
+    """Norm [K] of the gradient of each task's mean loss with respect to decoder layer `layer`; nan without tokens."""
     parameters = layer_parameters(model, layer)
     size = sum(parameter.numel() for parameter in parameters)
     totals = torch.zeros(model.num_tasks, size, dtype=torch.float32, device=backend.device)
     for batch in data.micro_batches:
-        for task, objective in model.task_sums(batch):
+        for task, objective in model.task_sums(batch, pairs.of(batch) if pairs else None):
             grads = torch.autograd.grad(objective, parameters, retain_graph=True, allow_unused=True)
             totals[task] += _flat(grads, parameters)
     norms = backend.group.sum_over_ranks(totals).double().norm(dim=1).cpu().numpy()
-    tokens = data.counts.tokens
-    return np.where(tokens > 0, norms / np.maximum(tokens, 1), np.nan)
+    units = data.counts.units
+    return np.where(units > 0, norms / np.maximum(units, 1), np.nan)
 
 
 def layer_parameters(model: LanguageModel, layer: int) -> list[nn.Parameter]:

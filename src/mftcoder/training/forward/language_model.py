@@ -20,7 +20,8 @@ from mftcoder.kernels.attention import SampleLayout
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
 from mftcoder.kernels.rotary import RotaryBySample
-from mftcoder.training.losses.focal import Focus, group_sums
+from mftcoder.training.losses.focal import Focus, Reweighed, group_sums
+from mftcoder.training.losses.preference import PairLosses, divergence_sums
 from mftcoder.training.losses.router_loss import RouterLoss
 
 
@@ -30,10 +31,11 @@ class BatchLosses:
 
     objective: Tensor  # scalar: sum of coefficient * loss, differentiable
     value: Tensor  # scalar: the value of the objective, without gradient
-    loss_sum: Tensor  # f64 [K]: summed token losses of each task
+    loss_sum: Tensor  # f64 [K]: summed token losses of each task; of a preference task the losses of its pairs
     trained: int  # trained tokens in this rank's positions
     tokens: int  # tokens of samples that this rank ran, trained or not
     router: Tensor | None = None  # scalar: load-balancing loss of the routers, without gradient and coefficient
+    rewards: Tensor | None = None  # f64 [6, K] sums of preference tasks; None without pairs
 
 
 class _ObjectivePass:
@@ -97,22 +99,25 @@ class LanguageModel:
         self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None, router_weight: float
     ) -> BatchLosses:
         tokens = self._trained_tokens(batch, coefficients, with_router=router_weight > 0)
-        weights, value = tokens.coefficients, None
-        if focus:
-            with torch.no_grad():
-                found = self._cross_entropy(tokens, weights)[1]
-            focal = focus(found, weights, tokens.samples, tokens.tasks, tokens.num_samples)
-            weights, value = focal.coefficients, focal.value
-        objective, token_losses = self._cross_entropy(tokens, weights)
-        value = objective.detach() if value is None else value
+        found = self._reweighed(tokens, focus) if focus else None
+        objective, token_losses = self._cross_entropy(tokens, found.coefficients if found else tokens.coefficients)
+        value = found.value if found else objective.detach()
         router = None
         if tokens.router is not None:
             router = tokens.router.detach()
             objective, value = objective + router_weight * tokens.router, value + router_weight * router
         loss_sum = torch.zeros(self.num_tasks, dtype=torch.float64, device=token_losses.device)
         loss_sum.index_add_(0, tokens.tasks, token_losses.double())
+        if found and found.loss_sum is not None:
+            loss_sum = found.loss_sum
         ran = int(self.context.own(batch.task_ids >= 0).sum())
-        return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router)
+        rewards = found.rewards if found else None
+        return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router, rewards)
+
+    def _reweighed(self, tokens: "_TrainedTokens", focus: Focus) -> Reweighed:
+        with torch.no_grad():
+            losses = self._cross_entropy(tokens, tokens.coefficients)[1]
+        return focus(losses, tokens.coefficients, tokens.samples, tokens.tasks, tokens.num_samples)
 
     def focal_sums(self, batch: PackedBatch, coefficients: Tensor) -> Tensor:
         """The sums [3, K] that TaskFocus needs of one micro-batch: c, c p and c l of each task."""
@@ -121,6 +126,16 @@ class LanguageModel:
             tokens = self._trained_tokens(batch, coefficients)
             found = self._cross_entropy(tokens, tokens.coefficients)[1]
             return group_sums(found, tokens.coefficients, tokens.tasks, self.num_tasks)
+
+        return self.run_forward(sums)
+
+    def divergence_sums(self, batch: PackedBatch, step: PairLosses) -> Tensor:
+        """KTO's sums [K] of one micro-batch over its answers to other prompts."""
+
+        def sums() -> Tensor:
+            tokens = self._trained_tokens(batch, torch.zeros(batch.targets.shape))
+            losses = self._cross_entropy(tokens, tokens.coefficients)[1]
+            return divergence_sums(step, batch, losses, tokens.samples, tokens.num_samples)
 
         return self.run_forward(sums)
 
@@ -166,11 +181,12 @@ class LanguageModel:
 
         return self.run_forward(sums)
 
-    def task_sums(self, batch: PackedBatch) -> Iterator[tuple[int, Tensor]]:
-        """`(task, summed token losses)` for each task of the batch, differentiable, from one forward pass."""
+    def task_sums(self, batch: PackedBatch, focus: Focus | None = None) -> Iterator[tuple[int, Tensor]]:
+        """`(task, summed losses)` for each task of the batch, differentiable, from one forward pass; `focus`: that of its pairs."""
         tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+        coefficients = self._reweighed(tokens, focus).coefficients if focus else tokens.coefficients
         for task in batch.task_ids[batch.targets != -100].unique().tolist():
-            of_task = tokens.coefficients * (tokens.tasks == task)
+            of_task = coefficients * (tokens.tasks == task)
             yield task, self._cross_entropy(tokens, of_task)[0]
 
     @property

@@ -26,14 +26,16 @@ SMALLEST = 1e-30  # keeps groups without tokens or weight finite
 
 @dataclass(frozen=True)
 class Reweighed:
-    """Coefficients whose weighted sum of losses has the focal gradient, and the value of the focal objective."""
+    """Coefficients whose weighted sum of losses has the gradient of another objective (focal, pairs), and the value of that."""
 
     coefficients: Tensor  # [N]
     value: Tensor  # scalar
+    loss_sum: Tensor | None = None  # f64 [K] what a task's mean loss is the sum of; None: the token losses
+    rewards: Tensor | None = None  # f64 [6, K] sums of a preference task, see losses/preference.py
 
 
 class Focus(Protocol):
-    """Turns the coefficients of a micro-batch's N trained tokens into focal ones, given their losses."""
+    """Turns the coefficients of a micro-batch's N trained tokens into others, given their losses."""
 
     def __call__(
         self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor, num_samples: int

@@ -13,7 +13,8 @@ weights, a token (or sample) of one task counts more than one of another, so wei
 
 The counts of the whole step are known before its first forward pass, so each token's coefficient is a constant and the objective is
 the plain sum of coefficient times loss. It does not depend on padding, or on the split into micro-batches, ranks, rows or packs. This
-file is arithmetic on the host, without model or device.
+file is arithmetic on the host, without model or device. In a preference task a pair of answers stands for a token and for a sample;
+preference.py makes the coefficients of its tokens from that of the pair.
 
 If a task is absent from a step: with `absent_task: renormalize` both sums over k cover only the tasks that are present, so these get
 the whole weight; with `keep` the denominator covers all tasks, so the absent task's weight is unused. In both cases a rare task counts
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mftcoder.balancing.base import TaskWeights
-from mftcoder.config.schema import LossConfig
+from mftcoder.config.loss import LossConfig
 from mftcoder.data.batches.loader import PackedBatch, StepCounts
 
 NORMALIZATIONS = ("token", "sample", "task_token", "task_sample")
@@ -41,25 +42,28 @@ class Objective:
 
     normalization: str = "task_token"
     absent_task: str = "renormalize"
-    expected_tokens: NDArray[np.float64] | None = None  # [K] mean trained tokens per step of each task; for corpus
+    expected_units: NDArray[np.float64] | None = (
+        None  # [K] mean trained tokens (or pairs) per step of each task; for corpus
+    )
     focal: str = "none"
     focal_gamma: float = 2.0
     focal_detach: bool = True
     router_aux_loss_coef: float | None = None  # None: the model's own
 
     @classmethod
-    def of(cls, config: LossConfig, expected_tokens: NDArray[np.float64]) -> "Objective":
+    def of(cls, config: LossConfig, expected_units: NDArray[np.float64]) -> "Objective":
         """The objective of a run."""
-        return cls(**config.model_dump(), expected_tokens=expected_tokens)
+        return cls(**config.model_dump(), expected_units=expected_units)
 
 
 def token_coefficients(batch: PackedBatch, counts: StepCounts, weights: TaskWeights, objective: Objective) -> Tensor:
-    """Coefficient of each token's loss, float32 [B, L]; 0 for tokens that are not trained."""
-    trained = (batch.targets != -100).numpy()
+    """Coefficient of each token's loss, float32 [B, L]; 0 for tokens that are not trained. All tokens of a pair have that of the pair."""
+    trained, tasks = (batch.targets != -100).numpy(), batch.task_ids.numpy()
     scale = task_scales(counts, weights, objective)
-    coefficients = np.where(trained, scale[batch.task_ids.numpy()], 0.0)
+    coefficients = np.where(trained, scale[tasks], 0.0)
     if objective.normalization in ("sample", "task_sample"):
-        coefficients /= np.maximum(trained_tokens_of_sample(batch.position_ids.numpy(), trained), 1)
+        shares = np.maximum(trained_tokens_of_sample(batch.position_ids.numpy(), trained), 1)
+        coefficients /= shares if counts.has_pairs is None else np.where(counts.has_pairs[tasks], 1, shares)
     return torch.from_numpy(coefficients.astype(np.float32))
 
 
@@ -67,11 +71,11 @@ def task_scales(counts: StepCounts, weights: TaskWeights, objective: Objective) 
     """The factor [K] of each task's token losses (token, task_token, corpus) or sample means (sample, task_sample)."""
     normalization = objective.normalization
     if normalization == "corpus":
-        assert objective.expected_tokens is not None, "corpus needs the expected tokens"
-        return weights.values / np.maximum(objective.expected_tokens, np.finfo(np.float64).tiny)
+        assert objective.expected_units is not None, "corpus needs the expected tokens"
+        return weights.values / np.maximum(objective.expected_units, np.finfo(np.float64).tiny)
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"unknown normalization {normalization}")
-    units = counts.samples if normalization in ("sample", "task_sample") else counts.tokens
+    units = counts.samples if normalization in ("sample", "task_sample") else counts.units
     if normalization in ("token", "sample"):
         return weights.values / max(float(weights.values @ units), np.finfo(np.float64).tiny)
     present = np.where(units > 0, weights.values, 0.0)

@@ -37,6 +37,8 @@ def rows_of(records: Sequence[Record], first_line: int) -> BlockRows:
         lines=np.array([line for _, _, line in samples], np.int64),
         starts_record=np.array([piece == 0 for _, piece, _ in samples], bool),
         cut=np.array([record.cut for record, _, _ in samples], np.uint8),
+        second=np.zeros(len(samples), np.int32),
+        desirable=np.ones(len(samples), bool),
     )
 
 

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer as Backend
 from mftcoder.config.data import DataConfig
 from mftcoder.config.kinds import PretrainKind
 from mftcoder.data.rendering.documents import Document, Documents
-from mftcoder.data.tokenizers.fim import FORMATS
+from mftcoder.data.rendering.fill_in_the_middle import FORMATS, find_format, render_fill
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError, ModelError
 
+MARKERS = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 TEXTS = [f"def f{n}(x):\n    return x + {n}\n" * (n % 5 + 1) for n in range(60)]
 
 
@@ -23,7 +24,7 @@ def tokenizer(tiny_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory
     """The tiny tokenizer with StarCoder's markers."""
     folder = tmp_path_factory.mktemp("fim")
     backend = Backend.from_file(str(tiny_tokenizer_dir / "tokenizer.json"))
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in FORMATS[1].tokens])
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in MARKERS])
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text((tiny_tokenizer_dir / "tokenizer_config.json").read_text())
     return load_tokenizer(str(folder))
@@ -35,7 +36,7 @@ def documents(tokenizer: Tokenizer, max_length: int = 512, **kind: object) -> Do
 
 def original(text: str, eos: str) -> str:
     """The document that was rearranged, put together again."""
-    prefix, suffix, middle = FORMATS[1].tokens
+    prefix, suffix, middle = MARKERS
     body = text.removesuffix(eos)
     if not body.startswith(prefix):
         return body
@@ -57,7 +58,7 @@ def test_rearranged_documents_hold_the_same_text_in_both_orders(tokenizer: Token
     texts = [tokenizer.decode(one.pieces[0].ids.tolist()) for one in made]
     assert [original(text, tokenizer.eos_token) for text in texts] == TEXTS
     assert all(text.endswith(tokenizer.eos_token) for text in texts)
-    prefix, suffix, _ = FORMATS[1].tokens
+    prefix, suffix, _ = MARKERS
     rearranged = [text for text in texts if text.startswith(prefix)]
     assert [one.fim for one in made] == [text.startswith(prefix) for text in texts]
     assert abs(len(rearranged) / len(TEXTS) - rate) < 0.2
@@ -66,12 +67,24 @@ def test_rearranged_documents_hold_the_same_text_in_both_orders(tokenizer: Token
 
 
 def test_only_one_order_where_only_one_is_wanted(tokenizer: Tokenizer) -> None:
-    prefix, suffix, _ = FORMATS[1].tokens
+    prefix, suffix, _ = MARKERS
     for rate, expected in ((1.0, True), (0.0, False)):
         made = documents(tokenizer, fim_rate=1.0, fim_spm_rate=rate).fit([Document((text,)) for text in TEXTS])
         spm = [tokenizer.decode(one.pieces[0].ids.tolist()).startswith(prefix + suffix) for one in made]
         # A prefix that happens to be empty looks like SPM.
         assert all(spm) if expected else sum(spm) < len(spm) / 4
+
+
+def test_psm_begins_with_the_tokens_of_a_prompt_for_the_middle(tokenizer: Tokenizer) -> None:
+    """What `mft serve` sends to fill a gap is what was trained."""
+    assert find_format(tokenizer) == FORMATS[1]
+    prefix, suffix, middle = MARKERS
+    for one in documents(tokenizer, fim_rate=1.0, fim_spm_rate=0.0).fit([Document((text,)) for text in TEXTS]):
+        text = tokenizer.decode(one.pieces[0].ids.tolist())
+        before, rest = text.removeprefix(prefix).split(suffix)
+        prompt = render_fill(FORMATS[1], tokenizer, before, rest.split(middle)[0])
+        ids = [*prompt.before, *prompt.prefix, *prompt.after]
+        assert one.pieces[0].ids[: len(ids)].tolist() == ids
 
 
 def test_the_places_of_the_cuts_depend_on_the_content_only(tokenizer: Tokenizer) -> None:

@@ -19,18 +19,25 @@ KINDS: dict[str, Any] = {
     "chat": {"kind": "sft"},
     "code": {"kind": "pretrain"},
     "notes": {"kind": {"name": "pretrain", "documents": "isolated"}},
+    "dpo": {"kind": {"name": "dpo", "rpo_alpha": 0.5}},
+    "orpo": {"kind": "orpo"},
+    "kto": {"kind": "kto"},
 }
 
 
 def records(name: str) -> list[dict[str, Any]]:
-    if KINDS[name]["kind"] == "sft":
+    if name in ("dpo", "orpo"):
+        return [{"prompt": f"{n} + 1", "chosen": str(n + 1), "rejected": f"it is {n}"} for n in range(40)]
+    if name == "kto":
+        return [{"prompt": f"{n} + 2", "completion": str(n + n % 3), "label": n % 3 == 2} for n in range(40)]
+    if name == "chat":
         return [{"prompt": f"What is {n} + 1?", "completion": str(n + 1)} for n in range(40)]
     return [{"text": f"{name}_{n} = {n}\n" * (n % 4 + 1)} for n in range(40)]
 
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path]) -> Run:
-    """`run(name, data={...}, ...)`: three steps of eight rows of all kinds; the run folder."""
+    """`run(name, data={...}, ...)`: three steps of sixteen rows of all kinds; the run folder."""
     files = {name: str(make_jsonl(f"{name}.jsonl", records(name))) for name in KINDS}
 
     def start(name: str, data: dict[str, Any] | None = None, **fields: Any) -> Path:
@@ -38,10 +45,10 @@ def run(tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path]) -
             "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"},
             "adapter": {"lora_rank": 4},
             "tasks": {task: {"path": files[task], **KINDS[task]} for task in KINDS},
-            "data": {"max_length": 64, "val_size": 0.2, "num_proc": 1, **(data or {})},
+            "data": {"max_length": 128, "val_size": 0.2, "num_proc": 1, **(data or {})},
             "train": {
                 "max_steps": STEPS, "eval_steps": 100, "save_steps": 1, "report_to": [], "learning_rate": 0.01,
-                "per_device_train_batch_size": 8, **fields,
+                "per_device_train_batch_size": 16, **fields,
             },
             "backend": {"device": "cpu"},
             "output_dir": str(tmp_path / name),
@@ -60,23 +67,38 @@ def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
     return [record for _, record in read_jsonl(folder / "metrics.jsonl") if record["kind"] == kind]
 
 
+def numbers(values: dict[str, float | None]) -> dict[str, float]:
+    """With nan for what a step has none of."""
+    return {name: float("nan") if value is None else value for name, value in values.items()}
+
+
 @pytest.mark.parametrize("data", [{}, {"packing": "none", "padding": "max_length"}], ids=["packed", "padded"])
 def test_steps_of_all_kinds_do_not_depend_on_how_they_are_split(run: Run, data: dict[str, Any]) -> None:
     whole = run("whole", data)
-    for size in (4, 1):
-        split = run(f"split-{size}", data, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size)
+    for size in (8, 1):
+        split = run(f"split-{size}", data, per_device_train_batch_size=size, gradient_accumulation_steps=16 // size)
         for first, second in zip(of_kind(whole, "train"), of_kind(split, "train"), strict=True):
             assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
-            assert first["losses"] == pytest.approx(second["losses"], rel=1e-5, nan_ok=True)
+            assert numbers(first["losses"]) == pytest.approx(numbers(second["losses"]), rel=1e-5, nan_ok=True)
+            for task, rewards in first["rewards"].items():
+                assert numbers(rewards) == pytest.approx(
+                    numbers(second["rewards"][task]), rel=1e-3, abs=1e-5, nan_ok=True
+                )
             assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-4)
         torch.testing.assert_close(weights(whole), weights(split), rtol=1e-3, atol=1e-5)
 
 
 def test_every_kind_is_validated_and_its_loss_falls(run: Run) -> None:
-    folder = run("longer", max_steps=30, save_strategy="no")
+    folder = run("longer", max_steps=60, save_strategy="no")
     first, last = (of_kind(folder, "validation")[at] for at in (0, -1))
     assert set(first["losses"]) == set(KINDS)
     assert all(last["losses"][task] < first["losses"][task] for task in KINDS), (first["losses"], last["losses"])
+    assert set(last["rewards"]) == {"dpo", "orpo", "kto"}
+    assert all(last["rewards"][task]["margin"] > first["rewards"][task]["margin"] for task in last["rewards"])
+    assert (
+        first["losses"]["dpo"] == pytest.approx(np.log(2) + 0.5 * first["losses"]["dpo"], rel=1)
+        and last["rewards"]["dpo"]["accuracy"] > 0.5
+    )
 
 
 def test_a_run_of_all_kinds_goes_on_from_a_checkpoint_to_the_last_bit(run: Run) -> None:
