@@ -3,7 +3,7 @@
 `kind: pretrain` in a task is short for `kind: {name: pretrain}`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
@@ -18,6 +18,9 @@ class TaskKind(Section):
 
     name: str = "sft"
     """One of KINDS."""
+
+    needs_reference: ClassVar[bool] = False
+    """Whether the loss compares the model with the untrained one."""
 
 
 class SftKind(TaskKind):
@@ -63,6 +66,8 @@ class DpoKind(PreferenceKind):
     """Pairs: the chosen answer must gain more likelihood over the reference, the untrained model, than the rejected one (arXiv
     2305.18290)."""
 
+    needs_reference: ClassVar[bool] = True
+
     beta: PositiveFloat = 0.1
     """How far the model may move from the reference: a small beta lets it move far."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
@@ -74,6 +79,8 @@ class DpoKind(PreferenceKind):
 class IpoKind(PreferenceKind):
     """Pairs: the gain of the chosen answer over the rejected one, each a mean over tokens, must come close to 1 / (2 beta) (arXiv
     2310.12036)."""
+
+    needs_reference: ClassVar[bool] = True
 
     beta: PositiveFloat = 0.1
     """Regularization; the paper's tau."""
@@ -101,6 +108,8 @@ class SimpoKind(PreferenceKind):
 class KtoKind(PreferenceKind):
     """Answers with a label, desirable or not, each compared with the reference and with the step's mean divergence from it (arXiv
     2402.01306)."""
+
+    needs_reference: ClassVar[bool] = True
 
     beta: PositiveFloat = 0.1
     """How far the model may move from the reference."""

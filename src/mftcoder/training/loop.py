@@ -24,7 +24,8 @@ from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective
 from mftcoder.training.metrics import MetricsLog, NoLog, Pace, balance_record, train_record, validation_record
 from mftcoder.training.optimizer import Optimizer, learning_rate
-from mftcoder.training.step import LossWindow, Pairs, StepResult, Validated, train_step, validate
+from mftcoder.training.reference import RunPairs
+from mftcoder.training.step import LossWindow, StepResult, Validated, train_step, validate
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class TrainingRun:
     metrics: MetricsLog | NoLog
     progress: Progress
     should_stop: Callable[[], bool]
-    pairs: Pairs | None  # of the training samples, if the run has preference tasks
-    validation_pairs: Pairs | None
+    pairs: RunPairs  # the preference tasks
     unobserved: LossWindow  # training losses since the balancer's last observation
     steps_behind: int = 0  # 1 where reading a result waits for the device: records are then written one step late
     steps_taken: int = 0  # by this process
@@ -109,7 +109,15 @@ class TrainingRun:
         rate = learning_rate(progress.step, self.train_loader.total_steps, self.config.train)
         first = self.steps_taken == 0
         result = train_step(
-            self.model, data, weights, self.objective, self.optimizer, rate, self.backend, first=first, pairs=self.pairs
+            self.model,
+            data,
+            weights,
+            self.objective,
+            self.optimizer,
+            rate,
+            self.backend,
+            first=first,
+            pairs=self.pairs.train,
         )
         self.steps_taken += 1
         progress.step += 1
@@ -150,7 +158,7 @@ class TrainingRun:
         losses = self._validate(held_out.micro_batches, held_out.counts).losses if rows else None
         norms, layer = None, balancer.gradient_layer(step)
         if layer is not None:
-            measured, pairs = (held_out, self.validation_pairs) if rows else (data, self.pairs)
+            measured, pairs = (held_out, self.pairs.validation) if rows else (data, self.pairs.train)
             batches, counts = measured.micro_batches, measured.counts
             of_pairs = pairs.losses(self.model, batches, counts, self.backend) if pairs else None
             norms = gradient_norms(self.model, measured, self.backend, layer=layer, pairs=of_pairs)
@@ -187,7 +195,7 @@ class TrainingRun:
         return progress.step > 0
 
     def _validate(self, batches: Iterable[PackedBatch], counts: StepCounts) -> Validated:
-        return validate(self.model, batches, counts, self.backend, self.validation_pairs)
+        return validate(self.model, batches, counts, self.backend, self.pairs.validation)
 
     def _save(self, *, best: bool) -> None:
         self._write_records()

@@ -7,11 +7,13 @@ trains in full has not been trained yet.
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mftcoder import cache
 from mftcoder.config.kinds import PreferenceKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import ValidationLoader
@@ -22,7 +24,7 @@ from mftcoder.jsonl import atomic_path
 from mftcoder.log import say
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.forward.language_model import LanguageModel
-from mftcoder.training.losses.preference import Float, PairTask, needs_reference
+from mftcoder.training.losses.preference import Float, PairTask
 from mftcoder.training.step import Pairs
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -30,27 +32,47 @@ Reference = dict[str, list[Float]]
 """Split -> log-probabilities [N, 2] for each task; [0, 2] for a task without a reference."""
 
 
+def reference_path(config: RunConfig, store: Store, weights: Sequence[Path]) -> Path:
+    """Where a run's reference is kept. The name depends on the data, and on the content of the model's weight files and its precision."""
+    precision = f"{config.model.dtype} {config.model.quantization} {config.train.fp8_recipe}"
+    name = cache.key("reference", store.fingerprint, precision, *weights)
+    return cache.cache_root(config.data.cache_dir) / "reference" / f"{name}.npz"
+
+
+@dataclass(frozen=True)
+class RunPairs:
+    """The preference tasks of a run, for its training samples and for its validation samples; None for a run without."""
+
+    train: Pairs | None = None
+    validation: Pairs | None = None
+
+
 def pairs_of_run(
     config: RunConfig,
     store: Store,
     model: LanguageModel,
     backend: Backend,
-    path_of: Callable[[], Path],
+    weights: Callable[[], Sequence[Path]],
     *,
-    is_trained: bool,
-) -> tuple[Pairs | None, Pairs | None]:
-    """The preference tasks of a run, for its training and its validation samples; None for a run without.
+    resumed: bool,
+) -> RunPairs:
+    """The preference tasks of a run, with the reference that they need. `weights` finds the model's weight files.
 
-    `path_of` names the file of the reference. CheckpointError if it is gone and the model `is_trained`, so that it cannot be computed.
+    CheckpointError if the reference is gone and the model has been trained in full, so that it cannot be computed again.
     """
     kinds = [task.kind for task in config.tasks]
     if not any(isinstance(kind, PreferenceKind) for kind in kinds):
-        return None, None
+        return RunPairs()
+    wanted = [number for number, kind in enumerate(kinds) if kind.needs_reference]
     reference: Reference = {}
-    if wanted := [number for number, kind in enumerate(kinds) if needs_reference(kind)]:
-        reference = _reference(config, store, model, backend, path_of, wanted, is_trained=is_trained)
+    if wanted:
+        path = backend.group.run_on_rank0(lambda: reference_path(config, store, weights()))
+        known = backend.group.run_on_rank0(lambda: read_reference(path))
+        is_trained = resumed and config.adapter.type == "full"
+        reference = known or _make(config, store, model, backend, path, wanted, is_trained=is_trained)
 
-    def pairs(split: Split, samples: Sequence[TaskSamples]) -> Pairs:
+    def pairs(split: Split) -> Pairs:
+        samples = _samples(store, split)
         return Pairs(
             [
                 PairTask.of(kind, samples[k], reference[split][k] if k in wanted else None)
@@ -60,7 +82,7 @@ def pairs_of_run(
             ]
         )
 
-    return pairs("train", _samples(store, "train")), pairs("validation", _samples(store, "validation"))
+    return RunPairs(pairs("train"), pairs("validation"))
 
 
 def _samples(store: Store, split: Split) -> list[TaskSamples]:
@@ -68,20 +90,16 @@ def _samples(store: Store, split: Split) -> list[TaskSamples]:
     return [read(task) for task in range(len(store.tasks))]
 
 
-def _reference(
+def _make(
     config: RunConfig,
     store: Store,
     model: LanguageModel,
     backend: Backend,
-    path_of: Callable[[], Path],
+    path: Path,
     wanted: Sequence[int],
     *,
     is_trained: bool,
 ) -> Reference:
-    path = backend.group.run_on_rank0(path_of)
-    known = backend.group.run_on_rank0(lambda: read_reference(path))
-    if known is not None:
-        return known
     if is_trained:
         raise CheckpointError(
             f"{path}: the log-probabilities of this run's reference are gone, and its weights have been trained since. Put the file "

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mftcoder import __version__, cache
+from mftcoder import __version__
 from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.balancing.build import build_balancer
@@ -62,7 +62,6 @@ from mftcoder.training.forward.isolation import attention_window, choose_attenti
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.losses.objective import Objective
-from mftcoder.training.losses.preference import needs_reference
 from mftcoder.training.metrics import Callbacks, Record, ignore, open_log
 from mftcoder.training.reference import pairs_of_run
 from mftcoder.training.session import (
@@ -196,10 +195,8 @@ def _check_given(model: Any, config: RunConfig, backend: Backend) -> None:
         raise ModelError(
             f"backend.name: {backend.config.name}: shares a model out while it loads it; give its name only"
         )
-    if config.adapter.type == "full" and any(needs_reference(task.kind) for task in config.tasks):
-        raise ModelError(
-            "model: the reference of a preference task is found by the model's name; with adapter.type: full give the name only"
-        )
+    if config.adapter.type == "full" and any(task.kind.needs_reference for task in config.tasks):
+        raise ModelError("model: the reference of a preference task needs the model's name; give it only")
     given.check_settings(model, config.model)
     if config.adapter.type != "full":
         given.check_same_weights(model, config.model)
@@ -289,10 +286,8 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         say(line)
     _choose_attention(config, model, store, backend)
     _compile_layers(config, model, backend)
-    is_trained = checkpoint is not None and config.adapter.type == "full"
-    pairs, validation_pairs = pairs_of_run(
-        config, store, model, backend, lambda: _reference_file(plan, store), is_trained=is_trained
-    )
+    resumed = checkpoint is not None
+    pairs = pairs_of_run(plan, store, model, backend, lambda: weights_of(plan.model), resumed=resumed)
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
@@ -325,17 +320,9 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         progress=progress,
         should_stop=start.stop,
         pairs=pairs,
-        validation_pairs=validation_pairs,
         unobserved=unobserved,
         steps_behind=int(backend.device.type == "cuda"),
     )
-
-
-def _reference_file(config: RunConfig, store: Store) -> Path:
-    """Where the reference of a run's pairs is kept. Its name depends on the data, and on the model's weights and precision."""
-    precision = f"{config.model.dtype} {config.model.quantization} {config.train.fp8_recipe}"
-    name = cache.key("reference", store.fingerprint, precision, *weights_of(config.model))
-    return cache.cache_root(config.data.cache_dir) / "reference" / f"{name}.npz"
 
 
 def _load_trainable(
@@ -386,10 +373,8 @@ def _compile_layers(config: RunConfig, model: LanguageModel, backend: Backend) -
 
 def _implementations(config: RunConfig, backend: Backend) -> tuple[str, ...]:
     """The configured attention, or the candidates for `auto`."""
-    wanted = config.model.attn_implementation
-    return (
-        attention.candidates(backend.device, slices=backend.group.context.size > 1) if wanted == "auto" else (wanted,)
-    )
+    wanted, slices = config.model.attn_implementation, backend.group.context.size > 1
+    return attention.candidates(backend.device, slices=slices) if wanted == "auto" else (wanted,)
 
 
 def _choose_attention(config: RunConfig, model: LanguageModel, store: Store, backend: Backend) -> None:

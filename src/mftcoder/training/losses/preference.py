@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mftcoder.config.kinds import DpoKind, IpoKind, KtoKind, OrpoKind, PreferenceKind, SimpoKind, TaskKind
+from mftcoder.config.kinds import DpoKind, IpoKind, KtoKind, OrpoKind, PreferenceKind, SimpoKind
 from mftcoder.data.batches.loader import PackedBatch, StepCounts
 from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.kernels.context_group import ALONE, ContextGroup
@@ -84,11 +84,6 @@ def _smoothed(margins: Tensor, smoothing: float) -> Tensor:
 def nll_weight(kind: PreferenceKind) -> float:
     """The weight of the chosen answers' mean token loss."""
     return kind.rpo_alpha if isinstance(kind, DpoKind) else float(isinstance(kind, OrpoKind))
-
-
-def needs_reference(kind: TaskKind) -> bool:
-    """Whether the loss compares the model with the untrained one."""
-    return isinstance(kind, DpoKind | IpoKind | KtoKind)
 
 
 @dataclass(frozen=True)
