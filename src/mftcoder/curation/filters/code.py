@@ -70,6 +70,18 @@ def generated_notes(example: Example) -> int:
     return sum(bool(_GENERATED.search(line)) for line in example.code.split("\n", 5)[:5])
 
 
+_PLACEHOLDER = re.compile(
+    r"(?:#|//|/\*|--|<!--|\.\.\.)[^\n]*?(?:\btodo\b|\byour (?:own )?(?:code|logic|implementation|solution)\b(?! (?:is|has|was)\b)"
+    r"|\b(?:code|logic|implementation|solution) (?:goes )?here\b|\bimplement (?:this|me|it here)\b|\brest of the code\b)",
+    re.IGNORECASE,
+)
+
+
+def placeholders(example: Example) -> int:
+    """Of all fenced blocks, or of an answer that is code without a fence."""
+    return sum(bool(_PLACEHOLDER.search(line)) for line in example.code.split("\n"))
+
+
 def broken_code(example: Example) -> int | None:
     """Python has a rule of its own, which Python's own parser decides."""
     found = [error_bytes(block.code, name) for block in example.blocks if (name := _grammar_of(block))]

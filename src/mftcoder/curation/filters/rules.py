@@ -78,6 +78,9 @@ RULES: dict[str, Rule] = {
     "generated_notes": Rule(
         "of the first five lines of code, those that say that a program wrote it", code.generated_notes, (None, 0)
     ),
+    "placeholders": Rule(
+        "comments of the code that leave the work to the reader: `TODO`, `your code here`", code.placeholders, (None, 0)
+    ),
     "refusals": Rule("assistant turns that refuse, apologize first, or speak as an AI", text.refusals, (None, 0)),
     "other_language": Rule(
         "blocks of code, none of them in the only language that the question names",

@@ -106,7 +106,14 @@ class SynthesisConfig(Section):
     budget: BudgetConfig = BudgetConfig()
     """What all runs into this output may use together."""
     filter: FilterConfig | None = FilterConfig(
-        rules={"code_blocks": (1, None), "open_fences": (None, 0), "broken_python": (None, 0), "refusals": (None, 0)}
+        rules={
+            "code_blocks": (1, None),
+            "open_fences": (None, 0),
+            "broken_python": (None, 0),
+            "empty_functions": (None, 0),
+            "placeholders": (None, 0),
+            "refusals": (None, 0),
+        }
     )
     """Rules that a record must keep, as in a recipe of `mft data curate`; null for none."""
     dedup: DedupConfig | None = DedupConfig(on="question", keep="first")

@@ -45,8 +45,9 @@ class Synthesized:
     unfinished: str = ""
 
     def task_lines(self) -> list[str]:
-        """The section `tasks` of a run's config that trains on the records."""
-        return ["tasks:", *(f"  {name}: {self.folder / name}" for name in self.manifest["tasks"])]
+        """The section `tasks` of a run's config that trains on the records; empty without one."""
+        lines = [f"  {name}: {self.folder / name}" for name in self.manifest["tasks"]]
+        return ["tasks:", *lines] if lines else []
 
 
 def refuse_foreign_folder(folder: Path) -> None:
