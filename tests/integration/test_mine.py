@@ -137,3 +137,33 @@ def test_the_fixes_of_a_log_are_mined_alone_or_beside_a_folder(tmp_path: Path) -
         done = mft("data", "mine", *wrong, "--out", str(tmp_path / "wrong"))
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "wrong").exists()
+
+
+def test_every_option_reaches_the_mining(tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "m.py").write_text(CODE)
+    (folder / "n.py").write_text(
+        "# SPDX-License-Identifier: MIT\nimport os\n"
+        + CODE.replace("moved(", "other(").replace("return low", "return os")
+    )
+    arguments = ("data", "mine", str(folder), "--valid-share", "0")
+    done = mft(*arguments, "--out", str(tmp_path / "a"), "--context", "--tasks", "complete_line", "--licenses", "mit")
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "a" / "complete_line" / "train.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert record["license"] == "MIT"
+    assert "Its repository has:\n\n```python\nimport os\n```" in record["chat_rounds"][0]["content"]
+    assert json.loads((tmp_path / "a" / "mining.json").read_text())["licenses"] == {"MIT": 1}
+    assert "licences: MIT: 1" in done.stderr
+    done = mft(*arguments, "--out", str(tmp_path / "b"), "--languages", "go")
+    assert (done.returncode, "no file of go in it or below it (.go)" in done.stderr) == (2, True)
+    for wrong, message in {
+        ("--context", "--tasks", "repair_function"): "--context: no task of --tasks shows it",
+        ("--tasks", "translate", "--languages", "go"): "needs two languages",
+        ("--languages", "pyton"): "unknown language 'pyton'. Did you mean 'python'?",
+        ("--languages", "go", "--exam", str(tmp_path / "exam")): "an exam is made of Python functions",
+    }.items():
+        done = mft(*arguments, *wrong, "--out", str(tmp_path / "b"))
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "b").exists()

@@ -60,14 +60,15 @@ def mine_data(
     held_out = exam_share if exam_dir else 0.0
     chosen = tuple(languages or (LANGUAGES if folder or history else ("python",)))
     options = MiningOptions(
-        tuple(tasks or DEFAULT_TASKS),
-        max_per_task,
-        valid_share,
-        held_out,
-        max_chars,
-        seed,
-        chosen,
-        tuple(licenses or ()),
+        tasks=tuple(tasks or DEFAULT_TASKS),
+        max_per_task=max_per_task,
+        valid_share=valid_share,
+        exam_share=held_out,
+        max_chars=max_chars,
+        seed=seed,
+        languages=chosen,
+        licenses=tuple(licenses or ()),
+        context=context,
     )
     source = folder or (None if history else standard_library())
     _check(source, options)
