@@ -41,22 +41,30 @@ def longest_line(example: Example) -> int:
     return max(map(len, example.answer.split("\n")))
 
 
-_REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|^\W*(?:i['’]?m |i am )?(?:very |really |so )?(?:sorry|afraid)\b"
-    r"|^\W*(?:i |we |my )?apolog(?:ize|ise|ies)\b"
-    r"|^\W*(?:unfortunately,? )?i (?:cannot|can['’]?t|can not|am unable to|am not able to|won['’]?t) "
-    r"|^\W*(?:很?抱歉|对不起|我(?:无法|不能))|作为一个?(?:人工智能|AI|语言模型)",
+_SPEAKS_AS_AI = re.compile(
+    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b|作为一个?(?:人工智能|AI|语言模型)",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(  # of how an answer begins
+    r"\W*(?:i['’]?m |i am )?(?:very |really |so )?(?:sorry|afraid)\b"
+    r"|\W*(?:i |we |my )?apolog(?:ize|ise|ies)\b"
+    r"|\W*(?:unfortunately,? )?i (?:cannot|can['’]?t|can not|am unable to|am not able to|won['’]?t) "
+    r"|\W*(?:很?抱歉|对不起|我(?:无法|不能))",
     re.IGNORECASE,
 )
 
 
 def refusals(example: Example) -> int:
     return sum(
-        bool(_REFUSAL.search(message.content[:300]))
-        for message in example.conversation.messages
-        if message.role == "assistant"
+        _refuses(message.content[:300]) for message in example.conversation.messages if message.role == "assistant"
     )
+
+
+def _refuses(beginning: str) -> bool:
+    if _REFUSAL.match(beginning):
+        return True
+    is_possible = "as a" in beginning.lower() or "作为" in beginning  # most texts have neither, and the pattern is slow
+    return is_possible and bool(_SPEAKS_AS_AI.search(beginning))
 
 
 NGRAM, LEAST_NGRAMS = 10, 50

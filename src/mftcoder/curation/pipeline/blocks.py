@@ -16,6 +16,7 @@ import orjson
 import xxhash
 
 from mftcoder.config.problems import one_line
+from mftcoder.curation.duplicates.sketches import DedupConfig, sketch
 from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.statistics import Statistics
 from mftcoder.data.records.files import Block
@@ -67,6 +68,8 @@ class BlockJob:
     target: Path  # without an ending
     seed: int
     decided: tuple[str, Mapping[int, Drop | Kept]] = ("", {})  # the barrier's name, and its decisions by line number
+    sketch: DedupConfig | None = None  # of the next barrier: it gets the sketches of what is kept
+    is_last: bool = True  # what is kept now is the result: statistics are made of it
 
     @property
     def report_path(self) -> Path:
@@ -85,12 +88,17 @@ class BlockJob:
             kept.open("wb") as kept_file,
             dropped.open("wb") as dropped_file,
         ):
+            examples = []
             for record in worker.take(_lines(self.source)):
                 entry = worker.count(record)
                 if entry is None:
+                    if self.sketch is not None and record.example is not None:
+                        examples.append((record.number, record.example))
                     kept_file.write(b"%d\t%s\n" % (record.number, worker.labelled(record)))
                 else:
                     dropped_file.write(orjson.dumps(entry) + b"\n")
+        if self.sketch is not None:
+            sketch(examples, self.sketch).save(self.target)
         with atomic_path(self.report_path) as temporary:
             temporary.write_bytes(orjson.dumps(worker.report.as_json()))
         return worker.report
@@ -120,7 +128,7 @@ def _lines(source: Block | Path) -> Iterator[tuple[int, bytes]]:
 
 @dataclass
 class BlockReport:
-    """What became of a block: counts a step and rule, statistics before and after, samples of what was kept and dropped."""
+    """What became of a block: counts a step and rule, samples, statistics before the first step and after the last one."""
 
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     before: Statistics = field(default_factory=Statistics)
@@ -229,12 +237,14 @@ class _BlockWork:
     def count(self, record: _Record) -> dict[str, Any] | None:
         """Count the record; the entry of dropped.jsonl for one that is dropped, None for one that is kept."""
         example = record.example
-        if example is not None:
+        if example is not None and isinstance(self.job.source, Block):
             self.report.before.add(example)
         self._count_verdict(record.number)
         if record.dropped is not None:
             return self._drop(record, *record.dropped)
         assert example is not None
+        if not self.job.is_last:
+            return None
         self.report.after.add(example)
         if self.report.wants(KEPT, record.rank):
             self.report.sample(KEPT, record.rank, {"origin": record.origin, **_shown(example)})

@@ -1,35 +1,13 @@
 """The step `dedup` over blocks: sketches in the workers, the choice here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from mftcoder.curation.duplicates.choice import Part, find_duplicates
-from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, minhash_library, sketch
-from mftcoder.curation.example import Drop, Example
-from mftcoder.curation.pipeline.blocks import kept_path, numbered_lines
+from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, minhash_library
+from mftcoder.curation.example import Drop
 from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
-from mftcoder.curation.pipeline.workers import Tools, Workers
+from mftcoder.curation.pipeline.workers import Workers
 from mftcoder.curation.syntax import require_grammars
-from mftcoder.data.records.formats import read_record
-
-
-@dataclass(frozen=True)
-class SketchJob:
-    """Make the sketches of a block, or find those that an earlier run has finished."""
-
-    block: BlockFiles
-    config: DedupConfig
-
-    def run(self, steps: Tools) -> None:
-        """Write them beside the block's files."""
-        target, place = self.block.target, self.block.place
-        if target.with_suffix(".sketch").exists():
-            return
-        pairs = [
-            (number, Example(read_record(line, format=place.format, task=place.task, origin="")))
-            for number, line in numbered_lines(kept_path(target))
-        ]
-        sketch(pairs, self.config).save(target)
 
 
 class Dedup:
@@ -46,8 +24,6 @@ class Dedup:
         self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
     ) -> Sequence[Mapping[int, Drop]]:
         """For each block, the duplicates by line number."""
-        for _ in workers.map(SketchJob(block, self.config) for block in blocks):
-            pass
         tasks = {name: number for number, name in enumerate(dict.fromkeys(block.place.task for block in blocks))}
         parts = [
             Part(Sketches.load(block.target), tasks[block.place.task], block.place.split == "validation")

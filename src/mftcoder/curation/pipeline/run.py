@@ -186,7 +186,7 @@ class _Run:
             target = self._target(0, len(self.blocks[0]))
             self.blocks[0].append(BlockFiles(place, target))
             self._bytes_read.append(before + block.read)
-            yield BlockJob(place, block, self.stages[0].steps, target, self.recipe.seed)
+            yield BlockJob(place, block, self.stages[0].steps, target, self.recipe.seed, **self._asked_of(0))
         if empty:
             self.empty_files.append(str(file.path))
 
@@ -211,7 +211,17 @@ class _Run:
     ) -> Iterator[BlockJob]:
         for old, new, decided in zip(before, after, decisions, strict=True):
             source = kept_path(old.target)
-            yield BlockJob(old.place, source, stage.steps, new.target, self.recipe.seed, (stage.barrier, decided))
+            options = self._asked_of(self.stages.index(stage))
+            yield BlockJob(
+                old.place, source, stage.steps, new.target, self.recipe.seed, (stage.barrier, decided), **options
+            )
+
+    def _asked_of(self, stage: int) -> dict[str, Any]:
+        """What the next barrier needs of a stage, and whether there is none."""
+        if stage + 1 == len(self.stages):
+            return {"is_last": True}
+        steps = dict(zip(self.recipe.step_names, self.recipe.steps, strict=True))
+        return {"is_last": False, "sketch": steps[self.stages[stage + 1].barrier].dedup}
 
     def _target(self, stage: int, block: int) -> Path:
         return self.work / f"{stage}-{block:06d}"
