@@ -12,6 +12,7 @@ from typing import Any
 from mftcoder.config.balancer import options_type
 from mftcoder.config.compat.mftcoder_json import REFUSED
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
+from mftcoder.config.compat.mftcoder_programs import PROGRAMS
 from mftcoder.config.kinds import KINDS
 from mftcoder.config.schema import RunConfig
 from mftcoder.curation.filters.rules import PRESETS, RULES, kept_in_words
@@ -266,13 +267,26 @@ def published() -> str:
     schema = PublishedConfig.model_json_schema()
     required = schema["required"]
     rows = [row(key, field, {}, required=key in required) for key, field in schema["properties"].items()]
+    programs = "\n".join(_further_keys(program) for program in PROGRAMS)
     refused = "\n".join(f"- `{key}: {str(value).lower()}`: {sentence}." for (key, value), sentence in REFUSED.items())
     legacy = ", ".join(f"`{key}`" for key in sorted(LEGACY))
     older = ", ".join(f"`{other}` is `{key}`" for other, key in SPELLINGS.items())
     return (
-        f"{PUBLISHED}\n{table(rows, 'key')}\nRefused, with this sentence:\n\n{refused}\n\n"
+        f"{PUBLISHED}\n{table(rows, 'key')}\n{programs}\nRefused, with this sentence:\n\n{refused}\n\n"
         f"Older spellings: {older}. Accepted without effect, with a warning that names them: {legacy}.\n"
     )
+
+
+def _further_keys(program: type[PublishedConfig]) -> str:
+    """The keys that a published program has beside those of fine-tuning, or has with another meaning."""
+    schema = program.model_json_schema()
+    own = program.__annotations__
+    rows = [
+        row(key, field, {}, required=key in schema["required"])
+        for key, field in schema["properties"].items()
+        if key in own
+    ]
+    return f"{program.__doc__}\n\n{table(rows, 'key')}"
 
 
 def table(rows: list[str], first: str) -> str:

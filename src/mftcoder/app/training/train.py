@@ -396,7 +396,5 @@ def _write_run_files(config: RunConfig, store: Store) -> None:
     write_text(config.output_path / "config.yaml", dump_yaml(config))
     write_json(config.output_path / "versions.json", {**versions, **machine, "devices": devices})
     statistics = {name: asdict(counts) for name, counts in zip(store.tasks, store.statistics, strict=True)}
-    curation = described(store.tasks, store.training_files)
-    write_json(
-        config.output_path / "data.json", {"fingerprint": store.fingerprint, "tasks": statistics, "curation": curation}
-    )
+    about = {"tasks": statistics, "curation": described(store.tasks, store.training_files)}
+    write_json(config.output_path / "data.json", {"fingerprint": store.fingerprint, **about})

@@ -14,6 +14,13 @@ from pydantic import ValidationError
 
 from mftcoder.config.compat.accelerate_deepspeed import deepspeed_backend
 from mftcoder.config.compat.mftcoder_json_keys import DORMANT, LEGACY, SPELLINGS, PublishedConfig
+from mftcoder.config.compat.mftcoder_programs import (
+    PROGRAMS,
+    PretrainingProgram,
+    adapted,
+    program_of,
+    program_warnings,
+)
 from mftcoder.config.problems import one_line, problem_lines
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
@@ -56,7 +63,8 @@ def is_published(raw: dict[str, Any]) -> bool:
 
 def is_published_key(name: str) -> bool:
     """Whether the published config has a key of this name."""
-    return name in PublishedConfig.model_fields or name in LEGACY or name in SPELLINGS
+    programs: tuple[type[PublishedConfig], ...] = (PublishedConfig, *PROGRAMS)
+    return name in LEGACY or name in SPELLINGS or any(name in program.model_fields for program in programs)
 
 
 def convert(raw: dict[str, Any], *, origin: str) -> Converted:
@@ -67,19 +75,20 @@ def convert(raw: dict[str, Any], *, origin: str) -> Converted:
         for other, key in SPELLINGS.items()
         if other in raw and key in raw
     ]
-    published = None
+    published, program = None, program_of(raw)
     try:
-        published = PublishedConfig.model_validate(known)
+        published = program.model_validate(known)
     except ValidationError as error:
-        problems += problem_lines(error, known, origin=origin, suggest=_suggest)
+        problems += problem_lines(error, known, origin=origin, suggest=lambda location: _suggest(location, program))
     problems += [one_line(f"{origin}: {problem}") for problem in [*_refusals(known), *_placeholders(known)]]
     if published is None or problems:
         raise ConfigError.collect(dict.fromkeys(problems))
-    return Converted(_nested(published), _warnings(raw, published))
+    warnings = (*_warnings(raw, published), *program_warnings(raw, published))
+    return Converted(adapted(_nested(published), published), warnings)
 
 
-def _suggest(location: tuple[str | int, ...]) -> str:
-    return did_you_mean(str(location[-1]), [*PublishedConfig.model_fields, *LEGACY, *SPELLINGS])
+def _suggest(location: tuple[str | int, ...], program: type[PublishedConfig]) -> str:
+    return did_you_mean(str(location[-1]), [*program.model_fields, *LEGACY, *SPELLINGS])
 
 
 def _refusals(raw: dict[str, Any]) -> list[str]:
@@ -120,11 +129,11 @@ def _warnings(raw: dict[str, Any], published: PublishedConfig) -> tuple[str, ...
         notes.append("quantization: 8bit is used; the published trainer takes 4 bits for qlora, whatever this key says")
     if published.data_split[2] > 0:
         notes.append("data_split: the third part is held out together with the second; there is no test split here")
-    if published.padding_mode == "concat":
+    if published.padding_mode == "concat" and type(published) is PublishedConfig:
         notes.append(
             "padding_mode: concat packs whole samples, isolated from each other, and splits the over-long ones"
         )
-    if published.role_markers is None:
+    if published.role_markers is None and not isinstance(published, PretrainingProgram):
         row, reason = _template(published)
         notes.append(f"data.chat_template: {row}, {reason}. docs/data.md lists the rows of the published models")
     return tuple(notes)
