@@ -132,6 +132,11 @@ def _parts(
             tables.loss_table(runs),
             tuple(charts.loss_charts(runs)),
         ),
+        Part(
+            "Preferences",
+            ("Accuracy is the fraction of validation pairs whose chosen answer has the larger reward.",),
+            tables.preference_table(runs),
+        ),
         Part("Balance", (*tables.minima_spread(runs), *tables.constant_weights(runs)), None, balance),
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
         Part("Data", tables.card_notes(runs), tables.data_table(runs)),

@@ -25,8 +25,10 @@ DATA_COLUMNS = {
     "untrained": "nothing to train",
     "skipped": "skipped",
     "duplicates": "duplicates",
+    "fim": "FIM",
 }
 """Statistics in the order of the table; others come after them under their own names."""
+REWARD_COLUMNS = ("accuracy", "margin", "chosen", "rejected")
 ALWAYS_SHOWN = ("samples", "trained_tokens", "validation_samples", "truncated", "dropped")
 
 
@@ -74,6 +76,23 @@ def loss_table(runs: Sequence[RunRecord]) -> Table:
                 change = f"{(last - first) / first:+.1%}" if first else "–"
                 rows.append((task, run.name, decimals(first), decimals(last), change, decimals(best), whole(step)))
     columns = ("task", "run", "before", "after", "change", "best", "best at step")
+    return _without_lone_run(Table(columns, tuple(rows), names=2), runs)
+
+
+def preference_table(runs: Sequence[RunRecord]) -> Table:
+    """One row per preference task and run: accuracy and margin of the validation before and after, and the rewards after."""
+    rows = []
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        for run in runs:
+            points = {
+                name: [value for _, value in series(run.validation, "rewards", task, name)] for name in REWARD_COLUMNS
+            }
+            if points["accuracy"]:
+                ends = ((name, at) for name in ("accuracy", "margin") for at in (0, -1))
+                cells = [decimals(points[name][at]) if points[name] else "–" for name, at in ends]
+                after = [decimals(points[name][-1]) if points[name] else "–" for name in ("chosen", "rejected")]
+                rows.append((task, run.name, *cells, *after))
+    columns = ("task", "run", "accuracy before", "after", "margin before", "after", "reward of chosen", "of rejected")
     return _without_lone_run(Table(columns, tuple(rows), names=2), runs)
 
 

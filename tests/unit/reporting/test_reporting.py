@@ -89,6 +89,19 @@ def test_the_loss_table_has_before_after_and_the_step_of_the_minimum(tmp_path: P
     assert table.rows[0] == ("tests", "2.0000", "1.5000", "-25.0%", "1.5000", "2")
 
 
+def test_preference_tasks_have_a_table_of_accuracy_and_margin(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    assert not tables.preference_table([read_run(folder)]).rows
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step, accuracy, margin in ((0, 0.5, 0.0), (9, 0.75, 1.5)):
+            means = {"chosen": margin, "rejected": None, "margin": margin, "accuracy": accuracy}
+            record = {"kind": "validation", "step": step, "losses": {"pairs": 0.7}, "rewards": {"pairs": means}}
+            file.write(json.dumps(record) + "\n")
+    run = read_run(folder)
+    assert tables.preference_table([run]).rows == (("pairs", "0.5000", "0.7500", "0.0000", "1.5000", "1.5000", "–"),)
+    assert "Accuracy is the fraction" in render([run], []).html
+
+
 def test_the_runs_table_computes_missing_summary_values_from_the_records(tmp_path: Path) -> None:
     (row,) = tables.runs_table([read_run(write_run(tmp_path / "run"))]).rows
     assert row == ("run", "2", "5 s", "200", "–", "–", "not finished")
