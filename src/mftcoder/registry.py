@@ -102,6 +102,7 @@ ENGINES = Registry(
         "vllm": "mftcoder.generation.vllm_engine:VllmEngine",
     },
 )
+SCORERS = Registry("scorer", {"transformers": "mftcoder.generation.answer_loss:AnswerLoss"})
 BENCHMARKS = Registry(
     "benchmark",
     {

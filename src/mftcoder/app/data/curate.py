@@ -17,13 +17,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mftcoder.benchmarks.catalogue import expand, load
 from mftcoder.benchmarks.problem import Problem
 from mftcoder.cache import cache_root
+from mftcoder.config.schema import ModelConfig
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
 from mftcoder.curation.decontamination.rules import Decontamination
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.filters.config import Filter
+from mftcoder.curation.filters.difficulty import DifficultyConfig, Scorer
 from mftcoder.curation.filters.rules import RULES
 from mftcoder.curation.pipeline.blocks import RecordStep
 from mftcoder.curation.pipeline.dedup import Dedup
+from mftcoder.curation.pipeline.difficulty import Difficulty
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
 from mftcoder.curation.pipeline.preferences import Preferences, refuse_to_overwrite
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
@@ -33,6 +36,7 @@ from mftcoder.curation.syntax import LANGUAGES
 from mftcoder.data.records.curated import provenance_of
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
+from mftcoder.registry import SCORERS
 from mftcoder.reporting.terminal import print_list, print_table
 
 _RULES_SHOWN = 6
@@ -78,7 +82,8 @@ def curate(recipe: Recipe) -> Made:
     exams = {step: [list(map(str, vars(problem).values())) for problem in found] for step, found in problems.items()}
     versions = {name: _version(name) for name in _SHAPING}
     runs = circumstances() if any(step.verify is not None for step in recipe.steps) else []
-    key = fingerprint(recipe, sources, {"versions": versions, "exams": exams, "runs": runs})
+    models = [_model_state(step.difficulty) for step in recipe.steps if step.difficulty is not None]
+    key = fingerprint(recipe, sources, {"versions": versions, "exams": exams, "runs": runs, "models": models})
     refuse_foreign_files(output)
     _refuse_to_overwrite(recipe, sources, output)
     made = finished(output, key)
@@ -189,9 +194,25 @@ def _make_steps(
             barriers[name] = Dedup(step.dedup)
         if step.verify is not None:
             barriers[name] = Verification(name, step.verify, recipe.num_proc, preferences.write)
+        if step.difficulty is not None:
+            barriers[name] = Difficulty(name, step.difficulty, _load_scorer)
         if step.decontaminate is not None:
             steps[name] = Decontamination(step.decontaminate, problems[name])
     return steps, barriers
+
+
+def _load_scorer(config: DifficultyConfig) -> Scorer:
+    """Found by its name, so that curation without this step needs no torch."""
+    scorer: Scorer = SCORERS.load("transformers")(ModelConfig(model_name_or_path=config.model, dtype=config.dtype))
+    return scorer
+
+
+def _model_state(config: DifficultyConfig) -> list[list[str | int]]:
+    """The files of a model with size and time, and the libraries that compute with it: another model makes another result."""
+    path = Path(config.model).expanduser()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    libraries: list[list[str | int]] = [[name, _version(name)] for name in ("torch", "transformers", "tokenizers")]
+    return libraries + [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 @contextmanager

@@ -16,11 +16,12 @@ from mftcoder.config.section import PathText, PositiveInt, Section
 from mftcoder.curation.decontamination.exams import DecontaminateConfig
 from mftcoder.curation.duplicates.sketches import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
+from mftcoder.curation.filters.difficulty import DifficultyConfig
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
-KINDS = ("filter", "dedup", "decontaminate", "verify")
+KINDS = ("filter", "dedup", "decontaminate", "verify", "difficulty")
 _OF_A_RUN = ("kind", "weight", "sampling_weight", "max_samples")
 
 
@@ -35,6 +36,8 @@ class Step(Section):
     """Drop records that hold a problem of an exam."""
     verify: VerifyConfig | None = None
     """Run what can be run of a record, and drop what fails."""
+    difficulty: DifficultyConfig | None = None
+    """Let a model say how much the question helps with the answer."""
 
     @model_validator(mode="before")
     @classmethod
