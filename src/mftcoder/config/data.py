@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mftcoder.config.kinds import SFT, Kind
+from mftcoder.config.kinds import SFT, Kind, PreferenceKind
 from mftcoder.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -36,7 +36,7 @@ class TaskConfig(Section):
     validation: Paths = ()
     """Validation files or folders. Without them a part of the training data is held out (data.val_size)."""
     format: str = "auto"
-    """Dialect of the records. auto recognizes it record by record."""
+    """Dialect of the records. auto recognizes it record by record. The preference kinds have fields of their own, and take auto only."""
     weight: NonNegativeFloat = 1.0
     """Weight of the task in the objective."""
     sampling_weight: NonNegativeFloat | None = None
@@ -62,6 +62,14 @@ class TaskConfig(Section):
     def _has_data(self) -> "TaskConfig":
         if bool(self.path) == bool(self.files):
             raise ValueError("give either `path` (a folder, a file or a Hub dataset) or `files`")
+        return self
+
+    @model_validator(mode="after")
+    def _format_is_read(self) -> "TaskConfig":
+        if self.format != "auto" and isinstance(self.kind, PreferenceKind):
+            raise ValueError(
+                f"format: {self.format}: records of kind {self.kind.name} are read by their fields. Leave it out"
+            )
         return self
 
 

@@ -57,6 +57,11 @@ _DOCUMENTS: Rule = (
     "all tasks are of kind pretrain",
 )
 
+_NO_SFT: Rule = (
+    lambda run: all(task.kind.name != "sft" for task in run.config.tasks),
+    "no task is of kind sft",
+)
+
 RULES: tuple[tuple[str, Rule], ...] = (
     ("adapter.lora_rank", _FULL),
     ("adapter.lora_alpha", _FULL),
@@ -77,7 +82,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("data.chat_template", _DOCUMENTS),
     ("data.chat_template", (lambda run: run.config.data.role_markers, "data.role_markers replace it")),
     ("data.role_markers", _DOCUMENTS),
-    ("data.train_on", _DOCUMENTS),
+    ("data.train_on", _NO_SFT),
     ("data.over_length", _DOCUMENTS),
     ("data.padding", _unless("data", "packing", "none")),
     (

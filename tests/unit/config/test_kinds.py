@@ -54,6 +54,12 @@ def test_a_wrong_kind_is_one_line(kind: Any, problem: str) -> None:
     assert len(error.value.problems) == 1
 
 
+def test_a_format_of_conversations_is_refused_for_pairs() -> None:
+    raw = {"model": "m", "tasks": {"a": {"path": "x", "kind": "kto", "format": "alpaca"}}, "output_dir": "o"}
+    with pytest.raises(ConfigError, match="format: alpaca: records of kind kto are read by their fields"):
+        parse_config(raw, origin="test")
+
+
 @pytest.mark.parametrize("loss", [{"normalization": "token"}, {"focal": "sample"}, {"focal": "task"}])
 def test_an_objective_without_meaning_for_pairs_is_refused(loss: dict[str, str]) -> None:
     raw = {"model": "m", "tasks": {"a": "x", "b": {"path": "y", "kind": "dpo"}}, "output_dir": "o", "loss": loss}

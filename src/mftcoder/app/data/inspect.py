@@ -4,6 +4,8 @@ It shows the prepared store, so template, truncation and trained spans are those
 stand in [brackets] and the others end with ¦. Needs no torch.
 """
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
@@ -16,6 +18,7 @@ from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
 _TRAINED = ("black on green", "black on bright_green")  # two shades, to tell neighbouring tokens apart
+Ids = NDArray[np.int32]
 _SEEN = ("default", "dim")
 
 
@@ -52,9 +55,18 @@ def _legend(console: Console) -> Text:
 
 
 def render_tokens(tokenizer: Tokenizer, sample: TokenizedSample, *, colour: bool) -> Text:
-    """All tokens of a sample, including the last target. A token that ends with a line break ends the line."""
-    ids = [*sample.input_ids.tolist(), int(sample.targets[-1])]
-    trained = [False, *(sample.targets != IGNORED).tolist()]
+    """All tokens of a sample, including the last target. A token that ends with a line break ends the line.
+
+    The second text of a pair begins on a line of its own.
+    """
+    parts = [slice(None, sample.second or None), *([slice(sample.second, None)] if sample.second else [])]
+    texts = [_render_text(tokenizer, sample.input_ids[part], sample.targets[part], colour=colour) for part in parts]
+    return Text("\n── second text ──\n").join(texts)
+
+
+def _render_text(tokenizer: Tokenizer, input_ids: Ids, targets: Ids, *, colour: bool) -> Text:
+    ids = [*input_ids.tolist(), int(targets[-1])]
+    trained = [False, *(targets != IGNORED).tolist()]
     text = Text()
     for index, (piece, flag) in enumerate(zip(_pieces(tokenizer, ids), trained, strict=True)):
         shown = piece.replace("\t", "→").replace("\r", "␍")
