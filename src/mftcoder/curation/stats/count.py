@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mftcoder.config.data import DataConfig
-from mftcoder.config.kinds import PretrainKind, TaskKind
+from mftcoder.config.kinds import PreferenceKind, PretrainKind, TaskKind
 from mftcoder.config.problems import one_line
+from mftcoder.config.section import LARGEST_ROW
 from mftcoder.curation.duplicates.sketches import DedupConfig, sketch
 from mftcoder.curation.example import Example
 from mftcoder.curation.pipeline.workers import Tools
@@ -24,7 +25,7 @@ from mftcoder.data.records.conversation import Conversation, Message
 from mftcoder.data.records.files import Block
 from mftcoder.data.records.formats import read_record
 from mftcoder.data.rendering.kinds import Conversations, Records, records_of
-from mftcoder.data.rendering.tokenization import Tokens, encode_segments, fit
+from mftcoder.data.rendering.tokenization import Tokens, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
 
@@ -78,14 +79,15 @@ class Counting:
         return load_tokenizer(self.tokenizer_name)
 
     @cached_property
-    def _records(self) -> dict[TaskKind, Records]:
+    def _records(self) -> dict[tuple[TaskKind, bool], Records]:
         return {}
 
-    def records_of(self, kind: TaskKind) -> Records:
-        """The reader of this kind of task."""
-        if kind not in self._records:
-            self._records[kind] = records_of(kind, self.tokenizer, self.data)
-        return self._records[kind]
+    def records_of(self, kind: TaskKind, *, whole: bool = True) -> Records:
+        """The reader of this kind of task; its samples are `whole`, or cut to max_length."""
+        if (kind, whole) not in self._records:
+            limit = {"max_length": LARGEST_ROW if whole else self.max_length, "over_length": "truncate"}
+            self._records[kind, whole] = records_of(kind, self.tokenizer, self.data.model_copy(update=limit))
+        return self._records[kind, whole]
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,10 @@ class CountJob:
             document = counting.records_of(self.kind).read(line, **given)
             messages = tuple(Message("text", text, True) for text in document.texts)
             return Example(Conversation("", self.task, messages, origin), line), document
+        if isinstance(self.kind, PreferenceKind):
+            pair = counting.records_of(self.kind).read(line, **given)
+            messages = (*pair.first.messages, *(pair.second.messages[-1:] if pair.second else ()))
+            return Example(Conversation("", self.task, messages, origin), line), pair
         conversation = read_record(line, **given)
         if counting.tokenizer_name is None:
             return Example(conversation, line), None
@@ -144,27 +150,32 @@ def _count(counts: Counts, example: Example) -> None:
 
 
 def _count_tokens(counts: Counts, counting: Counting, kind: TaskKind, rendered: Sequence[Any]) -> None:
-    for tokens in _tokens(counting.records_of(kind), rendered):
-        trained = int(tokens.trained.sum())
+    whole = list(_whole(counting.records_of(kind), rendered))
+    for tokens in filter(None, whole):
         counts.add("tokens", len(tokens.ids))
-        counts.add("trained tokens", trained)
-        if counting.max_length is None or isinstance(kind, PretrainKind):
-            continue  # documents run on or are split: nothing of them is cut
-        kept = fit(tokens, counting.max_length, "truncate")
-        if kept.truncated:
+        counts.add("trained tokens", int(tokens.trained.sum()))
+    if counting.max_length is None or isinstance(kind, PretrainKind):
+        return  # documents run on or are split: nothing of them is cut
+    for all_tokens, kept in zip(whole, counting.records_of(kind, whole=False).fit(rendered), strict=True):
+        if all_tokens is not None and (kept.truncated or kept.problem):
             left = sum(len(piece.ids) for piece in kept.pieces)
             left_trained = sum(int(piece.trained.sum()) for piece in kept.pieces)
-            counts.cut.update(
-                {"records": 1, "tokens": len(tokens.ids) - left, "trained tokens": trained - left_trained}
-            )
+            lost = {
+                "tokens": len(all_tokens.ids) - left,
+                "trained tokens": int(all_tokens.trained.sum()) - left_trained,
+            }
+            counts.cut.update({"records": 1, **lost})
 
 
-def _tokens(records: Records, rendered: Sequence[Any]) -> Iterator[Tokens]:
+def _whole(records: Records, rendered: Sequence[Any]) -> Iterator[Tokens | None]:
+    """All tokens of each record; None for one without any."""
     if isinstance(records, Conversations):
         yield from encode_segments(records.tokenizer, rendered)
         return
     for fitted in records.fit(rendered):
-        if fitted.pieces:
-            first, *rest = fitted.pieces  # each begins with the last token of the one before it
-            ids = np.concatenate([first.ids, *(piece.ids[1:] for piece in rest)])
-            yield Tokens(ids, np.concatenate([first.trained, *(piece.trained[1:] for piece in rest)]))
+        first, *rest = fitted.pieces or (None,)  # each piece begins with the last token of the one before it
+        if first is None:
+            yield None
+            continue
+        ids = np.concatenate([first.ids, *(piece.ids[1:] for piece in rest)])
+        yield Tokens(ids, np.concatenate([first.trained, *(piece.trained[1:] for piece in rest)]))

@@ -170,6 +170,27 @@ def test_documents_of_a_config_are_counted_as_texts_and_nothing_of_them_is_cut(
     assert found["cut"]["records"] == 0
 
 
+def test_pairs_of_a_preference_task_are_counted_with_both_answers_as_the_prepared_samples(
+    tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    pairs = [{"prompt": f"q{n}", "chosen": words(3 * n + 1), "rejected": words(n + 1, 50)} for n in range(40)]
+    a = write(tmp_path / "a.jsonl", *pairs, {"prompt": "q", "chosen": "x"})
+    config = tmp_path / "run.yaml"
+    settings = {
+        "model": str(tiny_tokenizer_dir),
+        "tasks": {"a": {"path": str(a), "kind": "dpo"}},
+        "data": {"max_length": 160, "val_size": 0, "on_error": "skip"},
+        "output_dir": str(tmp_path / "run"),
+    }
+    config.write_text(json.dumps(settings))
+    found = counted(config)["all"]
+    assert (found["records"], found["unusable"], found["roles"]) == (40, 1, {"assistant": 80, "user": 40})
+    prepared = prepare(load_config(config)).statistics[0]
+    assert found["cut"]["records"] == prepared.truncated > 0
+    kept = found["lengths"]["tokens"]["sum"] - found["cut"]["tokens"]
+    assert kept - 2 * 40 == prepared.tokens  # positions: the last token of each of the two texts is none
+
+
 def test_a_recipe_names_tasks_and_their_validation_is_a_set_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "a" / "x.jsonl", chat("q", "a"), chat("q", "b"))
     held_out = write(tmp_path / "v.jsonl", chat("q", "b"))
