@@ -56,7 +56,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt \
-	  --editable '.[train,hub,gguf,sentencepiece,qlora]' pytest pytest-xdist hypothesis
+	  --editable '.[train,hub,curate,gguf,sentencepiece,qlora]' pytest pytest-xdist hypothesis
 	touch $@
 
 clean:

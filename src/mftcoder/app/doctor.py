@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 TRAIN = "pip install 'mftcoder[train]'"
+CURATE = "pip install 'mftcoder[curate]'"
 State = Literal["ok", "note", "lack"]
 
 
@@ -76,6 +77,10 @@ EXTRAS = (
     ("safetensors", "safetensors", "no model folder can be read or written", TRAIN),
     ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
     ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
+    ("rensa", "rensa", "`mft data dedup` finds exact duplicates only (near: false)", CURATE),
+    ("tree_sitter", "tree-sitter", "no mining and no code: renamed in other languages than Python", CURATE),
+    ("detect_secrets", "detect-secrets", "no filter rule on secrets", CURATE),
+    ("py3langid", "py3langid", "no filter rule on the language of the prose", CURATE),
     ("torchao", "torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
     ("deepspeed", "deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
     ("tensorboard", "tensorboard", "no TensorBoard logs", f"{TRAIN}, or train.report_to=[]"),
