@@ -5,11 +5,20 @@ With `signal: validation` the same `val_batches` rows of each task are measured 
 earlier one, and different rows would add noise to the comparison.
 """
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import model_validator
 
-from mftcoder.balancing.base import Float, IgnoresEvaluations, RunFacts, TaskLosses, ValidationRow, stratified_rows
+from mftcoder.balancing.base import (
+    Float,
+    IgnoresEvaluations,
+    RunFacts,
+    TaskLosses,
+    ValidationRow,
+    as_array,
+    stratified_rows,
+)
 from mftcoder.config.balancer import BalancerConfig, computed
 from mftcoder.config.section import PositiveInt
 
@@ -31,6 +40,9 @@ class SignalOptions(BalancerConfig):
 
 class LossReader(IgnoresEvaluations):
     """Base of methods that need one mean loss per task at each update, every `interval` steps."""
+
+    remembered: ClassVar[tuple[str, ...]]
+    """The attributes, without their underscore, that `observe` depends on: arrays and numbers."""
 
     def __init__(self, config: SignalOptions, facts: RunFacts, *, interval: int):
         self.facts = facts
@@ -61,3 +73,13 @@ class LossReader(IgnoresEvaluations):
             return train.mean
         assert validation is not None, "the loop measures the rows that validation_rows names"
         return validation.mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers, as values that JSON can hold."""
+        return {name: np.asarray(getattr(self, f"_{name}")).tolist() for name in self.remembered}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()`."""
+        for name in self.remembered:
+            value = state[name]
+            setattr(self, f"_{name}", as_array(value) if isinstance(value, list) else value)

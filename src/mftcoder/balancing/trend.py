@@ -81,11 +81,6 @@ class LossTrend:
         return max(0.0, float(found))  # rounding can make it slightly negative
 
     @property
-    def level_variance(self) -> float:
-        """Variance of `level`."""
-        return float(self._covariance[LEVEL, LEVEL])
-
-    @property
     def slope_variance(self) -> float:
         """Variance of `slope`."""
         return float(self._covariance[SLOPE, SLOPE])

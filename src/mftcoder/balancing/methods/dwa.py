@@ -8,8 +8,6 @@ Choices made here: a period is `update_interval` steps, because fine-tuning has 
 taken over the period's tokens. A task that is absent from a whole period keeps its last mean. The ratio to a loss of 0 is 1.
 """
 
-from typing import Any
-
 import numpy as np
 
 from mftcoder.balancing.base import (
@@ -17,8 +15,6 @@ from mftcoder.balancing.base import (
     RunFacts,
     TaskLosses,
     TaskWeights,
-    as_array,
-    as_lists,
     latest,
     ratio,
     softmax,
@@ -43,6 +39,7 @@ class DwaBalancer(LossReader):
     """More weight to tasks whose loss falls more slowly from period to period."""
 
     options_type = DwaOptions
+    remembered = ("before", "last")
 
     def __init__(self, config: DwaOptions, facts: RunFacts):
         super().__init__(config, facts, interval=config.update_interval or max(1, facts.total_steps // 20))
@@ -61,11 +58,3 @@ class DwaBalancer(LossReader):
         self._before, self._last = self._last, latest(self._last, self.measured(train, validation))
         ratios = np.nan_to_num(ratio(self._last, self._before), nan=1.0)
         return weighted(self.facts, softmax(ratios / self._temperature))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The last two periods' losses."""
-        return as_lists(before=self._before, last=self._last)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._before, self._last = as_array(state["before"]), as_array(state["last"])

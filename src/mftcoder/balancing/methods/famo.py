@@ -15,7 +15,7 @@ Choices made here: l(t) and l(t + 1) are the losses of two successive observatio
 step, which costs a second forward pass. An absent task keeps its last loss, so its delta is 0.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from mftcoder.balancing.base import (
     RunFacts,
     TaskLosses,
     TaskWeights,
-    as_array,
-    as_lists,
     jacobian_product,
     latest,
     softmax,
@@ -57,6 +55,7 @@ class FamoBalancer(LossReader):
     """Lowers all tasks' log losses at the same rate."""
 
     options_type = FamoOptions
+    remembered = ("logits", "losses", "moments", "updates")
 
     def __init__(self, config: FamoOptions, facts: RunFacts):
         super().__init__(config, facts, interval=config.update_interval)
@@ -99,13 +98,3 @@ class FamoBalancer(LossReader):
         mean = self._moments[0] / (1 - first**self._updates)
         square = self._moments[1] / (1 - second**self._updates)
         return mean / (np.sqrt(square) + ADAM_EPSILON)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Logits, last losses, moments of Adam."""
-        arrays = as_lists(logits=self._logits, losses=self._losses, moments=self._moments)
-        return {**arrays, "updates": self._updates}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._logits, self._losses = as_array(state["logits"]), as_array(state["losses"])
-        self._moments, self._updates = as_array(state["moments"]), state["updates"]

@@ -21,8 +21,6 @@ from mftcoder.balancing.base import (
     RunFacts,
     TaskLosses,
     TaskWeights,
-    as_array,
-    as_lists,
     latest,
     ratio,
     weighted,
@@ -53,6 +51,7 @@ class GradNormBalancer(LossReader):
     """Equal gradient norms on one shared layer, with more for the tasks that train more slowly."""
 
     options_type = GradNormOptions
+    remembered = ("weights", "first", "last", "norms")
 
     def __init__(self, config: GradNormOptions, facts: RunFacts):
         super().__init__(config, facts, interval=config.update_interval)
@@ -92,12 +91,3 @@ class GradNormBalancer(LossReader):
         self._weights = self._weights.copy()
         self._weights[known] = np.maximum(self._weights[known] - self._rate * direction, SMALLEST_WEIGHT)
         self._weights *= len(self._weights) / self._weights.sum()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, first and last losses, last norms."""
-        return as_lists(weights=self._weights, first=self._first, last=self._last, norms=self._norms)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._weights, self._first = as_array(state["weights"]), as_array(state["first"])
-        self._last, self._norms = as_array(state["last"]), as_array(state["norms"])

@@ -7,8 +7,6 @@ task that is measured. With `window` it is measured again every so many steps (i
 absent task keeps its last ratio. The ratio to a loss of 0 is 1.
 """
 
-from typing import Any
-
 import numpy as np
 
 from mftcoder.balancing.base import (
@@ -16,8 +14,6 @@ from mftcoder.balancing.base import (
     RunFacts,
     TaskLosses,
     TaskWeights,
-    as_array,
-    as_lists,
     latest,
     ratio,
     weighted,
@@ -42,6 +38,7 @@ class LbtwBalancer(LossReader):
     """Weight by how much of its first loss a task still has."""
 
     options_type = LbtwOptions
+    remembered = ("reference", "last", "renewed_at")
 
     def __init__(self, config: LbtwOptions, facts: RunFacts):
         super().__init__(config, facts, interval=config.update_interval)
@@ -66,12 +63,3 @@ class LbtwBalancer(LossReader):
         self._reference = latest(now, self._reference)
         ratios = np.nan_to_num(ratio(self._last, self._reference), nan=1.0)
         return weighted(self.facts, np.maximum(ratios, 1e-8) ** self._alpha)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Reference losses, last losses, and the step at which the reference was measured."""
-        return {**as_lists(reference=self._reference, last=self._last), "renewed_at": self._renewed_at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._reference, self._last = as_array(state["reference"]), as_array(state["last"])
-        self._renewed_at = state["renewed_at"]

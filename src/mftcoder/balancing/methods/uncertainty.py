@@ -11,11 +11,9 @@ normalized to sum 1, so the method sets the proportions and the learning rate sc
 keeps its s.
 """
 
-from typing import Any
-
 import numpy as np
 
-from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, as_array, as_lists, weighted
+from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, weighted
 from mftcoder.balancing.signal import LossReader, SignalOptions
 from mftcoder.config.section import PositiveFloat, PositiveInt
 
@@ -34,6 +32,7 @@ class UncertaintyBalancer(LossReader):
     """Learns a noise level for each task and weights by its inverse."""
 
     options_type = UncertaintyOptions
+    remembered = ("log_variance",)
 
     def __init__(self, config: UncertaintyOptions, facts: RunFacts):
         super().__init__(config, facts, interval=config.update_interval)
@@ -52,11 +51,3 @@ class UncertaintyBalancer(LossReader):
         gradient = 0.5 - np.exp(-self._log_variance) * self.measured(train, validation)
         self._log_variance = self._log_variance - self._rate * np.where(np.isfinite(gradient), gradient, 0.0)
         return weighted(self.facts, np.exp(-self._log_variance))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The log variances."""
-        return as_lists(log_variance=self._log_variance)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
-        self._log_variance = as_array(state["log_variance"])

@@ -154,21 +154,12 @@ def tokenizer_problems(name: str, *, vocab_size: int) -> Iterator[str]:
         )
 
 
-def count_parameters(
+def planned_model(
     model_config: Any,
-    adapter: AdapterConfig | None = None,
+    adapter: AdapterConfig | None,
     *,
     quantization: str | None = None,
     trust_remote_code: bool = False,
-) -> ParameterCount:
-    """The number of weights, from the config alone."""
-    return count_weights(
-        *planned_model(model_config, adapter, quantization=quantization, trust_remote_code=trust_remote_code)
-    )
-
-
-def planned_model(
-    model_config: Any, adapter: AdapterConfig | None, *, quantization: str | None, trust_remote_code: bool
 ) -> tuple[Any, int]:
     """`(the model that will train, the number of weights that model.quantization would quantize)`.
 

@@ -70,6 +70,21 @@ class Backend(Protocol):
         ...
 
 
+def refused_over_shards(config: RunConfig, backend: str, others: Iterable[tuple[Any, str]]) -> list[str]:
+    """Problems of options that need whole weights or compiled layers. `others`: whether an option is set, and what it would do."""
+    refused = [
+        (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
+        (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
+        (
+            config.balancer.reads_gradients,
+            f"balancer.name: {config.balancer.name} compares gradients of a whole layer",
+        ),
+        (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
+        *others,
+    ]
+    return [f"{problem}, which backend {backend} does not offer. Use ddp." for applies, problem in refused if applies]
+
+
 class LocalBackend:
     """One process, one device."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
-from mftcoder.training.backends.base import Decoder, NamedParameters
+from mftcoder.training.backends.base import Decoder, NamedParameters, refused_over_shards
 from mftcoder.training.backends.deepspeed_optimizer import ZeroAdamW
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import Halt, Optimizer, adamw
@@ -47,24 +47,15 @@ class _ZeroBackend:
 
     def check(self, config: RunConfig) -> None:
         """ConfigError if DeepSpeed is not installed, and for options that it does not support."""
-        refused = [
-            (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
-            (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
-            (
-                config.balancer.reads_gradients,
-                f"balancer.name: {config.balancer.name} compares gradients of a whole layer",
-            ),
+        others = [
             (config.train.torch_compile is True, "train.torch_compile: compiled layers under DeepSpeed's hooks"),
             (
                 config.model.quantization == "4bit-fp8",
                 "model.quantization: 4bit-fp8 multiplies in layers without DeepSpeed's hooks",
             ),
-            (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
             (self.config.context_parallel_size > 1, "backend.context_parallel_size: ranks that share rows"),
         ]
-        problems = [
-            f"{problem}, which backend {self.name} does not offer. Use ddp." for applies, problem in refused if applies
-        ]
+        problems = refused_over_shards(config, self.name, others)
         if importlib.util.find_spec("deepspeed") is None:
             problems.append(
                 f"backend.name: {self.name} needs DeepSpeed, which is not installed: pip install 'mftcoder[deepspeed]'. "

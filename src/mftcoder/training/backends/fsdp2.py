@@ -25,7 +25,7 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
-from mftcoder.training.backends.base import Decoder, NamedParameters
+from mftcoder.training.backends.base import Decoder, NamedParameters, refused_over_shards
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, decays
 from mftcoder.training.sharded_state import ShardedState, insert_tensors, trained_weights
@@ -55,13 +55,7 @@ class Fsdp2Backend:
 
     def check(self, config: RunConfig) -> None:
         """ConfigError for options that need a layer's complete weights, and for uneven groups."""
-        refused = [
-            (config.train.optim == "adamw_8bit", f"train.optim: {config.train.optim} over shards"),
-            (config.train.master_weights != "float32", "train.master_weights: trains without float32 copies"),
-            (
-                config.balancer.reads_gradients,
-                f"balancer.name: {config.balancer.name} compares gradients of a whole layer",
-            ),
+        others = [
             (
                 config.model.quantization == "8bit",
                 "model.quantization: 8-bit weights lose their scales when they are cut",
@@ -70,11 +64,8 @@ class Fsdp2Backend:
                 config.train.torch_compile is True,
                 "train.torch_compile: compiled layers were not shown to gather rightly",
             ),
-            (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
         ]
-        problems = [
-            f"{problem}, which backend fsdp2 does not offer. Use ddp." for applies, problem in refused if applies
-        ]
+        problems = refused_over_shards(config, "fsdp2", others)
         if self.group.world_size % self.shard_ranks:
             problems.append(
                 f"backend.shard_group_size: {self.shard_ranks} does not divide the {self.group.world_size} processes."

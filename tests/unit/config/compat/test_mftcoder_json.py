@@ -16,53 +16,9 @@ CONTEST: dict[str, Any] = json.loads(
 )
 """The contest's qwen_train_config_1_8B.json (codefuse-ai/MFTCoder, branch codeqwen_competition, mft_peft_hf)."""
 # Names and values as configs/*_train_config.json of the published project has them, paths filled in.
-EXAMPLE: dict[str, Any] = {
-    "load_raw_dataset": True,
-    "data_paths": "[/data/code_completion,/data/unit_tests]",
-    "output_dir": "/runs/lora",
-    "tb_dir": "/runs/tensorboard",
-    "model_type": "qwen",
-    "peft_type": "lora",
-    "lora_rank": 96,
-    "lora_alpha": 32,
-    "lora_dropout": 0.05,
-    "target_modules": None,
-    "quantization": None,
-    "pretrained_model_path": "/models/Qwen-1_8B",
-    "tokenizer_type": "AutoTokenizer",
-    "attn_implementation": "flash_attention_2",
-    "weighted_loss_mode": "case3",
-    "task_weights": None,
-    "data_split": "98,2,0",
-    "padding_mode": "padding",
-    "use_dynamic_padding": True,
-    "tokenize_mode": "sft",
-    "num_train_epochs": 4,
-    "max_train_steps": None,
-    "per_device_train_batch_size": 2,
-    "per_device_eval_batch_size": 4,
-    "gradient_accumulation_steps": 3,
-    "learning_rate": 5e-5,
-    "min_lr": 5e-6,
-    "weight_decay": 0.1,
-    "seq_length": 4096,
-    "log_interval": 10,
-    "checkpointing_steps": 100,
-    "evaluation_steps": 50,
-    "epoch_checkpointing": True,
-    "early_stopping": True,
-    "early_stopping_stall_num": 5,
-    "lr_scheduler_type": "cosine",
-    "num_warmup_steps": 300,
-    "seed": 1234,
-    "saving_limit": None,
-    "resume_from_checkpoint": None,
-    "auto_resume": True,
-    "role_markers": None,
-    "distributed_type": None,
-    "init_timeout_seconds": 3600,
-    "shuffle_before_split": True,
-}
+EXAMPLE: dict[str, Any] = json.loads(
+    (Path(__file__).parents[3] / "golden" / "published" / "lora_example.json").read_text()
+)
 
 
 def run_of(**changes: Any) -> RunConfig:

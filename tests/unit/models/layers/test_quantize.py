@@ -19,7 +19,7 @@ from mftcoder.models.gpu_memory.recompute import Recomputation, decoder_layers, 
 from mftcoder.models.layers.adapters import attach, load_adapter, save_adapter, trainable_parameters
 from mftcoder.models.layers.quantize import as_held
 from mftcoder.models.loading.load import load_folder, load_model
-from mftcoder.models.loading.resolve import count_parameters, resolve_model
+from mftcoder.models.loading.resolve import count_weights, planned_model, resolve_model
 from mftcoder.training.forward.isolation import verify_isolation
 from mftcoder.training.forward.language_model import LanguageModel
 
@@ -60,7 +60,7 @@ def test_the_estimated_bytes_of_the_weights_are_those_of_the_loaded_model(
 ) -> None:
     config = run_config(tiny_llama_dir, model={"quantization": quantization, "dtype": "bfloat16"})
     model = load(tiny_llama_dir, quantization, "bfloat16")
-    count = count_parameters(resolve_model(config.model).config, quantization=quantization)
+    count = count_weights(*planned_model(resolve_model(config.model).config, None, quantization=quantization))
     assert weight_bytes(config, count) == pytest.approx(bytes_of(model), rel=0.02)
 
 

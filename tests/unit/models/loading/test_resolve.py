@@ -11,7 +11,7 @@ from safetensors.torch import load, load_file, save_file
 from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.errors import ModelError
 from mftcoder.models.loading.load import load_folder, load_model
-from mftcoder.models.loading.resolve import count_parameters, resolve_model
+from mftcoder.models.loading.resolve import count_weights, planned_model, resolve_model
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_good_folder_resolves_to_its_size(tiny_llama_dir: Path) -> None:
 
 def test_lora_parameters_are_rank_times_inputs_plus_outputs_of_each_linear_layer(tiny_llama_dir: Path) -> None:
     config = resolve_model(ModelConfig(model_name_or_path=str(tiny_llama_dir))).config
-    counted = count_parameters(config, AdapterConfig(lora_rank=4))
+    counted = count_weights(*planned_model(config, AdapterConfig(lora_rank=4)))
     attention = (32 + 32) + (32 + 16) + (32 + 16) + (32 + 32)  # q, k, v, o: two of four key-value heads
     mlp = (32 + 64) * 3
     assert counted.trainable == 2 * 4 * (attention + mlp)
