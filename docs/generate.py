@@ -41,7 +41,7 @@ This page is made from the code by `make docs`.
 
 A config is a YAML or JSON file with nested sections. A field that is left out has its default. An unknown key is an error that suggests
 the right one. Every field can be set on the command line: `mft train my.yaml train.learning_rate=1e-4 tasks.repair.weight=2`.
-`mft validate my.yaml` checks a config without training.
+`mft validate my.yaml` checks a config without training. It and `mft train` name each field that has no effect in it, and why.
 
 ```yaml
 model: HuggingFaceTB/SmolLM2-135M-Instruct   # short for model: {model_name_or_path: ...}

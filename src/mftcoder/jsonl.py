@@ -214,12 +214,20 @@ class JournalFile:
             raise self._error(f"{self.path}: cannot be written: {error.strerror}. Choose another --out") from error
         try:
             lock(file)
+            if not self._is_open(file):
+                raise BlockingIOError
         except BlockingIOError as error:
             file.close()
             raise self._error(
                 f"{self.path}: another process is writing into it. Wait for it, or choose another --out"
             ) from error
         return file
+
+    def _is_open(self, file: IO[bytes]) -> bool:
+        """False if another process has replaced the file at the path since this one was opened, so that each would lock its own."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        return False
 
 
 def read_journal(path: Path, settings: Mapping[str, Any]) -> list[Any]:

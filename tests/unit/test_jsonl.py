@@ -1,8 +1,13 @@
+"""Folders and journals appear whole, and one process at a time writes a journal."""
+
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mftcoder.jsonl import atomic_folder
+from mftcoder import jsonl
+from mftcoder.errors import GenerationError
+from mftcoder.jsonl import JournalFile, atomic_folder
 
 
 def names(folder: Path) -> list[str]:
@@ -31,3 +36,27 @@ def test_the_folder_of_a_faster_process_stays(tmp_path: Path) -> None:
         (tmp_path / "made" / "file").write_text("theirs")
     assert (tmp_path / "made" / "file").read_text() == "theirs"
     assert names(tmp_path) == ["made"]
+
+
+def test_a_journal_has_one_process_even_if_it_is_replaced_while_another_one_opens_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else both would hold a lock, each of its own file, and the answers of the first would be lost."""
+    first = JournalFile(tmp_path / "journal.jsonl", {"task": "mini"}, GenerationError)
+    lock = jsonl.lock
+
+    def lock_late(file: Any, **options: bool) -> None:
+        monkeypatch.setattr(jsonl, "lock", lock)
+        first.rewrite([])  # between the open and the lock of the second process
+        lock(file, **options)
+
+    monkeypatch.setattr(jsonl, "lock", lock_late)
+    with pytest.raises(
+        GenerationError, match=r"another process is writing into it\. Wait for it, or choose another --out"
+    ):
+        JournalFile(tmp_path / "journal.jsonl", {"task": "mini"}, GenerationError)
+    first.append({"number": 1})
+    first.close()
+    again = JournalFile(tmp_path / "journal.jsonl", {"task": "mini"}, GenerationError)
+    again.close()
+    assert again.records == [{"number": 1}]

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,8 +36,8 @@ def sole_user(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def device_memory_errors() -> Iterator[None]:
-    """Turn out-of-memory into an error with remedies."""
+def device_memory_errors(where_to_go_on: Callable[[], str] = str) -> Iterator[None]:
+    """Turn out-of-memory into an error with remedies. `where_to_go_on` gives a sentence about the last checkpoint."""
     try:
         yield
     except RuntimeError as error:  # the base class of torch.OutOfMemoryError
@@ -46,7 +46,7 @@ def device_memory_errors() -> Iterator[None]:
         raise TrainingError(
             f"the device ran out of memory: {reason(error)} Try train.gradient_checkpointing=true, a smaller "
             "train.per_device_train_batch_size with more gradient_accumulation_steps, or a smaller data.max_length; "
-            "`mft validate` estimates what a run takes."
+            f"`mft validate` estimates what a run takes. {where_to_go_on()}".rstrip()
         ) from error
 
 

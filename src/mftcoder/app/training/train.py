@@ -28,7 +28,7 @@ from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
 from mftcoder.data.records.curated import described
-from mftcoder.errors import CheckpointError, Interrupted, ModelError
+from mftcoder.errors import Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention, flash
 from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
@@ -47,15 +47,11 @@ from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import (
     Checkpoint,
-    CheckpointStore,
     Progress,
-    differing_fields,
-    free_fields,
-    lasting_changes,
-    load_checkpoint,
     rows_of_step,
     set_random_state,
 )
+from mftcoder.training.checkpoints.resume import checkpoint_store, checkpoint_to_resume, where_to_go_on
 from mftcoder.training.checkpoints.writer import CheckpointWriter, ModelFiles
 from mftcoder.training.facts import check_metric, run_facts
 from mftcoder.training.forward.isolation import attention_window, choose_attention, probe_samples
@@ -68,7 +64,6 @@ from mftcoder.training.session import (
     StopRequest,
     compute_deterministically,
     device_memory_errors,
-    restarted,
     sole_user,
     torch_state_kept,
 )
@@ -164,15 +159,15 @@ def train(
             group.run_on_rank0(check_model)
         store = group.run_on_rank0(lambda: prepare_with_progress(config, on_progress))
         checkpoint = group.run_on_rank0(
-            lambda: _checkpoint_to_resume(config, store, backend, allow_changes=allow_changes)
+            lambda: checkpoint_to_resume(config, store, group.data_world_size, allow_changes=allow_changes)
         )
         start = _Start(config, store, checkpoint, model, stop, callbacks)
-        with device_memory_errors():
+        with device_memory_errors(lambda: where_to_go_on(config)):
             summary = _train_with_first_that_runs(start, backend, resolved)
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))
     if summary.stopped_because == "interrupted":
-        folder = _checkpoint_store(config).folder
+        folder = checkpoint_store(config).folder
         saved = (
             f"Step {summary.steps} is saved in {folder}. Go on" if summary.steps else "No step was done. Start again"
         )
@@ -200,47 +195,6 @@ def _check_given(model: Any, config: RunConfig, backend: Backend) -> None:
     given.check_settings(model, config.model)
     if config.adapter.type != "full":
         given.check_same_weights(model, config.model)
-
-
-def _checkpoint_store(config: RunConfig) -> CheckpointStore:
-    return CheckpointStore(config.output_path / "checkpoints", save_total_limit=config.train.save_total_limit, say=say)
-
-
-def _checkpoint_to_resume(
-    config: RunConfig, store: Store, backend: Backend, *, allow_changes: bool
-) -> Checkpoint | None:
-    """The checkpoint to resume from, or None. CheckpointError if it was made with another config or other data."""
-    checkpoints = _checkpoint_store(config)
-    wanted = config.train.resume_from_checkpoint
-    if wanted is False and not restarted():
-        if checkpoints.all():
-            raise CheckpointError(
-                f"{checkpoints.folder}: holds checkpoints of an earlier run, and train.resume_from_checkpoint is false. "
-                "Remove them or choose another output_dir."
-            )
-        return None
-    newest = checkpoints.newest() if isinstance(wanted, bool) or restarted() else None
-    checkpoint = load_checkpoint(Path(wanted)) if newest is None and isinstance(wanted, str) else newest
-    if checkpoint is None:
-        return None
-    current = config.model_dump(mode="json")
-    lasting = lasting_changes(checkpoint.progress.config, current)
-    if lasting:
-        raise CheckpointError(
-            *(f"{checkpoint.path}: made by another run: {change}" for change in lasting),
-            "The checkpoint's state does not fit these new values. Go on with the old ones, or choose another output_dir.",
-        )
-    free = free_fields(checkpoint.progress, current, backend.group.data_world_size)
-    changes = differing_fields(checkpoint.progress.config, current, free=free)
-    if checkpoint.progress.data_fingerprint != store.fingerprint:
-        changes.append("the data has changed since")
-    if changes and not allow_changes:
-        raise CheckpointError(
-            *(f"{checkpoint.path}: made by another run: {change}" for change in changes),
-            "Give --allow-changes to go on with the new values, or choose another output_dir.",
-        )
-    say(f"going on from {checkpoint.path}")
-    return checkpoint
 
 
 def _train_with_first_that_runs(start: _Start, backend: Backend, resolved: ResolvedModel | None) -> Summary:
@@ -313,7 +267,7 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         backend=backend,
         train_loader=train_loader,
         validation_loader=validation_loader,
-        checkpoints=CheckpointWriter(_checkpoint_store(config), backend, config.train, files, callbacks.on_checkpoint),
+        checkpoints=CheckpointWriter(checkpoint_store(config), backend, config.train, files, callbacks.on_checkpoint),
         metrics=open_log(
             config, train_loader.total_steps, resumed_step=progress.step, callbacks=callbacks, rank=backend.group.rank
         ),

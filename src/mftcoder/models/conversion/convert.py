@@ -7,6 +7,7 @@ weight is read. The recipe of each family, with its formulas, is in a module bes
 
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from mftcoder import cache
 from mftcoder.data.tokenizers.converted import MADE_BY
 from mftcoder.data.tokenizers.tokenizer import FILES, load_tokenizer
 from mftcoder.errors import MftError, ModelError, reason
-from mftcoder.jsonl import atomic_folder, read_json, write_json
+from mftcoder.jsonl import atomic_folder, locked, read_json, write_json
 from mftcoder.models.files import download
 from mftcoder.models.files.weights import (
     COMPUTED,
@@ -78,13 +79,33 @@ def converted(folder: Path, *, name: str, pickled: bool) -> Path:
     files = weight_files(folder, allow_pickled=pickled)
     beside = [path for pattern in ("*token*", "*.json", "*.py", "*.jinja") for path in sorted(folder.glob(pattern))]
     target = download.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *MADE_BY, *files, *beside)}"
-    if not (target / "config.json").is_file():
+
+    def make(temporary: Path) -> None:
         tensors = all_tensors(files).values()
         check_conversion(tensors, recipe, where=folder)
-        with atomic_folder(target) as temporary:
-            write_native(tensors, recipe, temporary)
-            _copy_settings(folder, temporary)
-    return target
+        write_native(tensors, recipe, temporary)
+        _copy_settings(folder, temporary)
+
+    return made_once(target, make)
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A model folder of the cache. `make` fills it if it is missing, or if files were lost: a cache may be cleaned up file by file."""
+    if _is_whole(folder):
+        return folder
+    with locked(folder.parent.with_suffix(".lock"), wait=True):
+        if not _is_whole(folder):  # another process may have made it
+            shutil.rmtree(folder, ignore_errors=True)
+            with atomic_folder(folder) as temporary:
+                make(temporary)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file() and bool(all_tensors(weight_files(folder, allow_pickled=False)))
+    except MftError:
+        return False
 
 
 def _recipe(make: Callable[[Config, Path], Recipe], raw: Config, folder: Path, name: str) -> Recipe:

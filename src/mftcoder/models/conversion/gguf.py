@@ -20,7 +20,7 @@ from mftcoder.data.tokenizers.converted import MADE_BY
 from mftcoder.data.tokenizers.gguf import opened_gguf
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import MftError, ModelError
-from mftcoder.jsonl import atomic_folder, write_json
+from mftcoder.jsonl import write_json
 from mftcoder.models.conversion import convert, gguf_architectures
 from mftcoder.models.files import download
 from mftcoder.models.files.weights import StoredTensor
@@ -35,10 +35,7 @@ def folder_of(file: Path) -> Path:
         raise ModelError(f"{file}: no such file; give a model folder, a .gguf file or a Hub id")
     made_by = (sys.modules[__name__], gguf_architectures, convert, *MADE_BY)
     folder = download.models_cache() / f"{file.stem}-{cache.key(cache.content_hash(file), *made_by)}"
-    if not (folder / "config.json").is_file():
-        with atomic_folder(folder) as temporary:
-            convert_file(file, temporary)
-    return folder
+    return convert.made_once(folder, functools.partial(convert_file, file))
 
 
 def convert_file(file: Path, out: Path) -> None:

@@ -131,6 +131,27 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_by_the_next_plan(
     assert "step 2 ran out of memory" in said()
 
 
+def test_a_later_step_that_does_not_fit_ends_the_run_with_remedies_and_the_checkpoint_to_go_on_from(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected = run("whole", max_steps=4, save_steps=2)
+    step = TrainingRun._step
+
+    def full_at_the_third(self: TrainingRun, *arguments: Any) -> None:
+        if self.progress.step == 2:
+            raise torch.OutOfMemoryError("the device is full")
+        step(self, *arguments)
+
+    with monkeypatch.context() as faulty, pytest.raises(TrainingError) as caught:
+        faulty.setattr(TrainingRun, "_step", full_at_the_third)
+        run("later", max_steps=4, save_steps=2)
+    message = str(caught.value)
+    assert message.startswith("the device ran out of memory: the device is full Try train.gradient_checkpointing=true")
+    assert message.endswith("later/run/checkpoints/step-00000002; the same command goes on from there.")
+    _, found = run("later", max_steps=4, save_steps=2)
+    assert found == expected
+
+
 def test_a_setting_that_was_given_is_kept(run: Callable[..., Any]) -> None:
     free, _ = run("free", max_steps=1)
     with pytest.raises(TrainingError, match="the device ran out of memory"):

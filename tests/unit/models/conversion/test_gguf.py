@@ -11,6 +11,7 @@ from mftcoder import cache
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
+from mftcoder.models.conversion.gguf import folder_of as gguf_folder
 from mftcoder.models.export.source import find_source
 from mftcoder.models.loading.load import load_model
 from mftcoder.models.loading.resolve import resolve_model
@@ -113,6 +114,25 @@ def test_it_is_converted_once_for_its_content(tmp_path: Path) -> None:
     assert resolve_model(ModelConfig(model_name_or_path=str(tmp_path / "tiny.gguf"))).path == first
     assert (first / "config.json").stat().st_mtime_ns == made
     assert not [path for path in first.parent.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "config.json"])
+def test_a_folder_of_the_cache_that_lost_a_file_is_made_again(tmp_path: Path, lost: str) -> None:
+    write_gguf(tmp_path / "tiny.gguf", quantised=False)
+    folder = gguf_folder(tmp_path / "tiny.gguf")
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / lost).unlink()
+    assert gguf_folder(tmp_path / "tiny.gguf") == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_a_weight_file_of_the_cache_that_is_cut_short_is_made_again(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", quantised=False)
+    weights = gguf_folder(tmp_path / "tiny.gguf") / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    gguf_folder(tmp_path / "tiny.gguf")
+    assert weights.read_bytes() == whole
 
 
 def test_a_file_is_parsed_once_and_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
