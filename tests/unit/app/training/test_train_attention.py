@@ -25,7 +25,7 @@ def test_only_auto_tries_newer_versions_and_only_where_samples_are_attended_by_t
         origin="test",
     )
     model: Any = SimpleNamespace(causal_lm=SimpleNamespace(config=LlamaConfig()), attn_implementation=None)
-    backend: Any = SimpleNamespace(device=torch.device("cuda"), context=SimpleNamespace(size=1))
+    backend: Any = SimpleNamespace(device=torch.device("cuda"), group=SimpleNamespace(context=SimpleNamespace(size=1)))
     store: Any = SimpleNamespace(tasks=())
     asked_for: list[flash.Heads] = []
 
