@@ -6,7 +6,19 @@ import click
 
 from mftcoder.app.scoring.options import GenerateOptions
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, PATH, SEED, Finite, Names, checkpoint, data_dir, dtype, limit
+from mftcoder.cli.options import (
+    COUNT,
+    PATH,
+    SEED,
+    Finite,
+    Names,
+    checkpoint,
+    data_dir,
+    device,
+    dtype,
+    limit,
+    trust_remote_code,
+)
 from mftcoder.cli.scoring.evaluate import run_evaluation
 
 
@@ -75,8 +87,8 @@ from mftcoder.cli.scoring.evaluate import run_evaluation
 @limit
 @checkpoint
 @dtype
-@click.option("--device", default=GenerateOptions.device, show_default=True, help="auto, cpu, cuda or cuda:1.")
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@device
+@trust_remote_code
 @click.option("--as-trained", is_flag=True, help="Keep a QLoRA run's base in its 4 or 8 bits instead of merging.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Evaluate the answers at once, like `mft evaluate`.")
 @click.pass_context

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, dtype
+from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, trust_remote_code
 from mftcoder.errors import ConfigError
 
 
@@ -60,8 +60,8 @@ class NamedPath(click.ParamType):
 )
 @checkpoint
 @dtype
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-@click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+@device
+@trust_remote_code
 def command(model: str, adapters: tuple[tuple[str, Path], ...], **options: Any) -> None:
     """Serve MODEL: /v1/chat/completions, /v1/completions, /v1/models, /infill, /health, /metrics.
 
