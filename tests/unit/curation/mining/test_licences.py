@@ -50,6 +50,7 @@ def test_whole_licence_texts_are_known_by_their_title(file: str, name: str) -> N
         ("# SPDX-License-Identifier: ???\n", "unknown"),
         ("#!/usr/bin/python\n# This program is free software under the GNU General Public License as published by\n# the FSF; either version 2\n", "GPL-2.0"),
         ("/*\n * Licensed to the ASF ... under the Apache License, Version 2.0\n */\n", "Apache-2.0"),
+        ("// Licensed under the Apache License, Version 2.0 <A> or the MIT license <M>, at your option.\n", "Apache-2.0 AND MIT"),
         ("// Use of this source code is governed by a BSD-style license.\n", "unknown"),
         ('LICENSE = """Licensed under the Apache License, Version 2.0"""\n', "unknown"),
         ('"""Written under the Apache License, Version 2.0."""\nimport os\n', "Apache-2.0"),

@@ -27,6 +27,7 @@ _TITLED: tuple[tuple[str, str], ...] = (
     ("Apache-2.0", r"apache license,? version 2\.0"),
     ("BSL-1.0", r"boost software license.{0,20}version 1\.0"),
     ("CC0-1.0", r"cc0 1\.0 universal"),
+    ("MIT", r"\bmit licen[cs]e\b"),
     ("Python-2.0", r"python software foundation license version 2"),
 )
 _WORDED: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -43,15 +44,22 @@ _TITLE_CHARS = 400  # of a licence text, where its name is; names of other licen
 
 
 def licence_of_text(text: str) -> str:
-    """The SPDX name of a licence text, or of a header that refers to one; several are joined by AND; `unknown` for none.
+    """The SPDX name of a licence text; several are joined by AND; `unknown` for none.
 
     The names say nothing of later versions: GPL-2.0 can be "or later" too.
     """
+    plain = _plain_text(text)
+    titled = [name for name in _titled(plain[:_TITLE_CHARS]) if name != "MIT"]  # its words tell more than its name
+    return titled[0] if titled else _all_of(plain)
+
+
+def _plain_text(text: str) -> str:
     plain = " ".join(re.sub(r"[*#\"“”`]+|//+", " ", text.replace("’", "'")).lower().split())
-    plain = plain.replace(" of this software in source", " in source")
-    titled = _titled(plain[:_TITLE_CHARS])
-    if titled:
-        return titled[0]
+    return plain.replace(" of this software in source", " in source")
+
+
+def _all_of(plain: str) -> str:
+    """Every licence that a text has the words or the name of."""
     found = [name for name, words in _WORDED if all(word in plain for word in words)]
     kinds = {name.split("-")[0]: name for name in reversed(found)}
     return " AND ".join(sorted({*kinds.values(), *_titled(plain)})) or UNKNOWN
@@ -75,7 +83,7 @@ def licence_in_header(text: str) -> str:
     if spdx:
         named = _EXPRESSION.match(spdx[1].strip())
         return named[0].strip("()") if named else UNKNOWN
-    return licence_of_text(head)
+    return _all_of(_plain_text(head))
 
 
 class Licences:
