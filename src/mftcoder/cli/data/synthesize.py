@@ -129,6 +129,9 @@ def _oss(folder: Path, **options: Any) -> None:
 @group.command("tests", short_help="Tests for the Python answers of your records.")
 @click.argument("records", type=PATH, nargs=-1, required=True)
 @click.option("--count", type=COUNT, help="Tests that are asked for (default: 5).")
+@click.option(
+    "--answers", type=click.IntRange(0), help="Further answers; a test needs more than half of all (default: 0)."
+)
 @click.option("--mutants", type=COUNT, help="Buggy variants of the code that are tried (default: 5).")
 @_shared
 def _tests(records: tuple[Path, ...], **options: Any) -> None:
@@ -138,9 +141,9 @@ def _tests(records: tuple[Path, ...], **options: Any) -> None:
     (write_tests), and a copy of its record with the field `tests` (tested).
 
     \b
-    mft data synthesize tests data/chat --endpoint http://localhost:8000/v1 --model NAME --out data/tests
+    mft data synthesize tests data/chat --answers 4 --endpoint http://localhost:8000/v1 --model NAME --out data/tests
     """
-    _run("tests", {"records": [str(path) for path in records]}, ("count", "mutants"), options)
+    _run("tests", {"records": [str(path) for path in records]}, ("count", "answers", "mutants"), options)
 
 
 @group.command("repair", short_help="Answers that fail their tests, repaired.")

@@ -1,14 +1,26 @@
 """Two methods that believe no model: tests are kept if code passes them and buggy code fails, repaired code if it passes its tests."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from mftcoder.curation.example import Example, parse_python
 from mftcoder.curation.synthesis.config import RepairConfig, TestsConfig
 from mftcoder.curation.synthesis.prompts import Prompts
-from mftcoder.curation.synthesis.trials import Trials, fenced, mutants, passes, python_of, tests_in, usable_tests
+from mftcoder.curation.synthesis.trials import (
+    Trials,
+    fenced,
+    joined_tests,
+    mutants,
+    passes,
+    python_of,
+    signatures,
+    single_tests,
+    tests_in,
+    usable_tests,
+)
 from mftcoder.curation.synthesis.work import Collected, Draft, DroppedError, ask
-from mftcoder.curation.teacher.teacher import Teacher
+from mftcoder.curation.teacher.teacher import Teacher, in_order
 from mftcoder.curation.verification.verdict import Verdict
 
 WRITE_TESTS, TESTED = "write_tests", "tested"
@@ -34,16 +46,18 @@ class Tests:
         try:
             code = _code_of(record)
             tests = await self._tests(record, code)
-            found = await self._proved(code, tests)
+            chosen, tests, samples = await self._agreed(record, code, tests)
+            found = await self._proved(chosen, tests)
         except DroppedError as error:
             collected.drop((number,), WRITE_TESTS, error, origin)
             return
         facts = {"method": "tests", "model": self.teacher.config.model, **found}
-        question = f"{_ASK_FOR_TESTS}\n\n{fenced(code)}"
+        question = f"{_ASK_FOR_TESTS}\n\n{fenced(chosen)}"
         collected.keep((number, 0), Draft(WRITE_TESTS, question, fenced(tests), origin, facts))
         if record.question.strip():
-            answer = record.answer if record.blocks else fenced(code)
-            collected.keep((number, 1), Draft(TESTED, record.question, answer, origin, facts, {"tests": tests}))
+            answer = record.answer if record.blocks and chosen == code else fenced(chosen)
+            fields = {"tests": tests, **({"samples": samples} if samples else {})}
+            collected.keep((number, 1), Draft(TESTED, record.question, answer, origin, facts, fields))
 
     async def _tests(self, record: Example, code: str) -> str:
         prompt = self.prompts.render("tests", question=record.question, code=code, count=self.config.count)
@@ -52,6 +66,41 @@ class Tests:
         if not tests:
             raise DroppedError("tests", "no_assert", reply[:200])
         return tests
+
+    async def _agreed(self, record: Example, code: str, tests: str) -> tuple[str, str, list[str]]:
+        """The first answer that passes the tests on which more than half of the answers agree, these tests, and the other answers."""
+        if not self.config.answers:
+            return code, tests, []
+        votes = Counter([code, *await self._answers(record, code)])
+        answers, singles = list(votes), single_tests(tests)
+        kept = []
+        for single in singles:
+            verdicts = await self.trials.run(answers, single)
+            agreeing = sum(votes[one] for one, verdict in zip(answers, verdicts, strict=True) if passes(verdict))
+            if 2 * agreeing > 1 + self.config.answers:
+                kept.append(single)
+        if not kept:
+            raise DroppedError("trial", "no_agreement", f"{len(answers)} answers, {len(singles)} tests")
+        right = [passes(verdict) for verdict in await self.trials.run(answers, joined_tests(tests, kept))]
+        chosen = next((one for one, is_right in zip(answers, right, strict=True) if is_right), None)
+        if chosen is None:
+            raise DroppedError("trial", "no_answer_passes", f"{len(answers)} answers, {len(kept)} tests")
+        return chosen, joined_tests(tests, kept), [fenced(one) for one in answers if one != chosen]
+
+    async def _answers(self, record: Example, code: str) -> list[str]:
+        """Further answers; one that the endpoint does not give, or without Python, passes no test."""
+        prompt = self.prompts.render("answer", question=record.question, names=signatures(code))
+
+        async def one(sample: int) -> str:
+            try:
+                return python_of(await ask(self.teacher, "answer", prompt, sample=sample))
+            except DroppedError:
+                return ""
+
+        found, stop = await in_order(one, range(self.config.answers), width=self.config.answers)
+        if stop is not None:
+            raise stop
+        return [answer for answer in found if answer and parse_python(answer) is not None]
 
     async def _proved(self, code: str, tests: str) -> dict[str, int]:
         """How many of how many bugs the tests find; DroppedError if the code fails, or if no bug is found."""

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mftcoder.config.load import apply_override, read_config_file
 from mftcoder.config.problems import Location, problem_lines
-from mftcoder.config.section import Paths, PathText, PositiveInt, Section
+from mftcoder.config.section import NonNegativeInt, Paths, PathText, PositiveInt, Section
 from mftcoder.curation.duplicates.sketches import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.curation.teacher.budget import BudgetConfig, check_budget
@@ -68,6 +68,8 @@ class TestsConfig(Section):
     """Files or folders of JSONL, in any dialect: questions with Python code as answers."""
     count: PositiveInt = 5
     """Tests that are asked for."""
+    answers: NonNegativeInt = 0
+    """Further answers that the model writes. A test is kept if more than half of all answers, the record's included, pass it."""
     mutants: PositiveInt = 5
     """Variants of the answer with one bug that are tried; the tests must fail for at least one."""
 

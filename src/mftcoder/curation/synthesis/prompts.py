@@ -40,7 +40,7 @@ PROMPTS: Mapping[str, Mapping[str, Placeholders]] = {
         "answer": _of("question"),
     },
     "oss": {"problem": _of("snippet", "language")},
-    "tests": {"tests": _of("code", "question count")},
+    "tests": {"tests": _of("code", "question count"), "answer": _of("question names")},
     "repair": {"answer": _of("question"), "repair": _of("code error", "question tests")},
 }
 """Method -> prompt -> the placeholders that it must have, and those that it may have."""

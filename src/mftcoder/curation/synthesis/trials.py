@@ -93,6 +93,41 @@ def usable_tests(text: str, code: str) -> str:
     return ast.unparse(tree) if has_assert else ""
 
 
+def single_tests(tests: str) -> list[str]:
+    """Each assert and each test function alone, with the other statements before it: imports, helpers, values."""
+    body = ast.parse(tests).body
+    claims = [node for node in body if _is_claim(node)]
+    others = [node for node in body if not _is_claim(node)]
+    return [ast.unparse(ast.Module([*others, claim], [])) for claim in claims]
+
+
+def _is_claim(node: ast.stmt) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return node.name.startswith("test")
+    return isinstance(node, ast.Assert | ast.ClassDef) and any(
+        isinstance(inner, ast.Assert | ast.FunctionDef) for inner in ast.walk(node)
+    )
+
+
+def joined_tests(tests: str, kept: Sequence[str]) -> str:
+    """The tests without those single ones that are not kept."""
+    body = ast.parse(tests).body
+    singles = iter(single_tests(tests))
+    return ast.unparse(ast.Module([node for node in body if not _is_claim(node) or next(singles) in kept], []))
+
+
+def signatures(code: str) -> str:
+    """The functions and classes of a module as a prompt names them: `area(width, height)`, `Stack`."""
+    tree = parse_python(code)
+    names = []
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.append(f"`{node.name}({ast.unparse(node.args)})`")
+        elif isinstance(node, ast.ClassDef):
+            names.append(f"`{node.name}`")
+    return ", ".join(names)
+
+
 def _uses(node: ast.AST, names: set[str]) -> bool:
     return any(isinstance(inner, ast.Name) and inner.id in names for inner in ast.walk(node))
 

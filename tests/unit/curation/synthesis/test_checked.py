@@ -112,6 +112,53 @@ def test_records_without_code_or_without_a_place_for_a_bug_are_dropped(tmp_path:
     assert len(asked) == 1
 
 
+def sampling(tests: str, *answers: str) -> Any:
+    """The tests for the first request, then the answers in turn."""
+    replies = iter(answers)
+    return lambda asked: Answer(fenced(tests) if "Write 5 tests" in asked.text else fenced(next(replies)))
+
+
+def test_tests_are_kept_on_which_most_answers_agree(tmp_path: Path) -> None:
+    """The second test is wrong: only one of three answers passes it."""
+    tests = "assert largest([1, 3, 2]) == 3\nassert largest([]) == 0\nassert largest([]) is None"
+    path = records_file(tmp_path, question(fenced(RIGHT)))
+    other = "def largest(items):\n    return max(items, default=None)\n"
+    zero = "def largest(items):\n    return max(items, default=0)\n"
+    made, asked = run(sampling(tests, other, zero), tmp_path, tests={"records": path, "answers": 2})
+    assert "`largest(items)`" in asked[1].text
+    [record] = written(made, "tested")
+    assert record["tests"] == "assert largest([1, 3, 2]) == 3\nassert largest([]) is None"
+    assert record["chat_rounds"][1]["content"] == fenced(RIGHT)
+    assert sorted(record["samples"]) == sorted(map(fenced, (other.rstrip(), zero.rstrip())))
+
+
+def test_an_answer_that_most_others_contradict_gives_way_to_one_that_passes(tmp_path: Path) -> None:
+    path = records_file(tmp_path, question(fenced(WRONG)))
+    answers = ("def largest(items):\n    return max(items)\n", "def largest(items):\n    return sorted(items)[-1]\n")
+    made, _ = run(sampling("assert largest([1, 3, 2]) == 3", *answers), tmp_path, tests={"records": path, "answers": 2})
+    [record] = written(made, "tested")
+    assert record["chat_rounds"][1]["content"] in [fenced(answer) for answer in answers]
+    assert fenced(WRONG.rstrip()) in record["samples"]
+
+
+def test_equal_answers_are_votes_of_their_own(tmp_path: Path) -> None:
+    path = records_file(tmp_path, question(fenced(WRONG)))
+    made, _ = run(
+        sampling("assert largest([1, 3, 2]) == 3", RIGHT, RIGHT), tmp_path, tests={"records": path, "answers": 2}
+    )
+    assert [record["chat_rounds"][1]["content"] for record in written(made, "tested")] == [fenced(RIGHT)]
+
+
+def test_tests_without_a_majority_are_dropped(tmp_path: Path) -> None:
+    """Two of four answers are not more than half; one answer is missing."""
+    path = records_file(tmp_path, question(fenced(RIGHT)))
+    script = sampling(
+        "assert largest([1, 3, 2]) == 3", "def largest(items):\n    return max(items)\n", WRONG, "no(code"
+    )
+    made, _ = run(script, tmp_path, tests={"records": path, "answers": 3})
+    assert dropped(made) == [("trial", "no_agreement")]
+
+
 def test_copies_of_the_tested_code_are_taken_out_of_tests() -> None:
     tests = usable_tests(fenced(f"{WRONG}\nfrom solution import largest\nassert largest([1, 2]) == 2"), RIGHT)
     assert "def largest" not in tests
