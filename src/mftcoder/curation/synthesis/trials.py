@@ -67,9 +67,9 @@ def fenced(code: str) -> str:
 
 
 def python_of(text: str) -> str:
-    """The Python code of a reply: its blocks that are fenced as Python or as nothing."""
-    blocks = [block for block in fenced_blocks(text) if _may_be_python(block)]
-    return "\n\n".join(block.code.rstrip() for block in blocks)
+    """The Python code of a reply: its blocks that are fenced as Python or as nothing, each once. Small models repeat themselves."""
+    blocks = dict.fromkeys(block.code.rstrip() for block in fenced_blocks(text) if _may_be_python(block))
+    return "\n\n".join(blocks)
 
 
 def _may_be_python(block: CodeBlock) -> bool:

@@ -15,7 +15,7 @@ from mftcoder.app.data.curate import curate
 from mftcoder.curation.pipeline.recipe import parse_recipe
 from mftcoder.curation.synthesis.config import parse_synthesis
 from mftcoder.curation.synthesis.output import Synthesized
-from mftcoder.curation.synthesis.trials import fenced, mutants, usable_tests
+from mftcoder.curation.synthesis.trials import fenced, mutants, python_of, usable_tests
 from mftcoder.execution.run_programs import Sandbox
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 
@@ -163,6 +163,10 @@ def test_copies_of_the_tested_code_are_taken_out_of_tests() -> None:
     tests = usable_tests(fenced(f"{WRONG}\nfrom solution import largest\nassert largest([1, 2]) == 2"), RIGHT)
     assert "def largest" not in tests
     assert "assert largest([1, 2]) == 2" in tests
+
+
+def test_a_block_that_a_reply_repeats_counts_once() -> None:
+    assert python_of(f"{fenced(RIGHT)}\n\nOr:\n\n{fenced(RIGHT)}\n\n```text\nnote\n```") == RIGHT.rstrip()
 
 
 def test_bugs_come_from_all_functions_in_turn() -> None:
