@@ -71,7 +71,7 @@ def losses(config_path: Path, module: Any) -> list[float]:
     config = load_config(config_path)
     loader = ValidationLoader(prepare(config), config, rank=0, world_size=1)
     model = LanguageModel(module, attn_implementation=ATTENTION, num_tasks=len(config.tasks))
-    return validate(model, loader, loader.counts, LocalBackend(config.backend)).mean.tolist()
+    return validate(model, loader, loader.counts, LocalBackend(config.backend)).losses.mean.tolist()
 
 
 def measure(args: argparse.Namespace, folder: Path, quantization: str | None) -> dict[str, Any]:
