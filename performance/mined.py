@@ -38,15 +38,15 @@ def parses(code: str, language: str) -> bool:
         return code.lstrip().startswith(">>>")
 
 
-def codes_of(task: str, record: dict[str, Any]) -> list[str]:
-    """The whole programs of a record."""
+def codes_of(task: str, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The whole programs of a record, each with its language."""
+    language = record["language"]
     question, answer = (turn["content"] for turn in record["chat_rounds"])
-    asked, answered = ([block.code for block in fenced_blocks(text)] for text in (question, answer))
+    asked, answered = ([(block.code, block.language) for block in fenced_blocks(text)] for text in (question, answer))
     if task == "fill_middle":
-        return [record["prefix"] + record["middle"] + record["suffix"]]
+        return [(record["prefix"] + record["middle"] + record["suffix"], language)]
     if task == "write_docstring":
-        comment = answer if record["language"] != "python" else ""
-        return [f"{comment}\n{asked[-1]}"]
+        return [(f"{answer if language != 'python' else ''}\n{asked[-1][0]}", language)]
     return [*answered, *(asked[-1:] if task in ("repair_function", "translate", "write_test") else [])]
 
 
@@ -77,7 +77,7 @@ def main() -> int:
         failed = [
             record["id"]
             for record in made
-            if task not in NOT_ALONE and not all(parses(code, record["language"]) for code in codes_of(task, record))
+            if task not in NOT_ALONE and not all(parses(*code) for code in codes_of(task, record))
         ]
         wrong += len(failed)
         print(f"{task:18} {len(made):6}  " + ("" if task in NOT_ALONE else f"parse: {len(made) - len(failed)}"))

@@ -80,6 +80,17 @@ def test_the_nearest_licence_file_holds_and_the_header_comes_before_it(tmp_path:
     assert Licences(tmp_path).of("a/b/m.py", "") == "unknown"
 
 
+def test_a_folder_inside_a_repository_is_under_the_repositorys_licence(tmp_path: Path) -> None:
+    mined = tmp_path / "outside" / "repository" / "src" / "package"
+    mined.mkdir(parents=True)
+    (tmp_path / "LICENSE").write_text("Apache License, Version 2.0, January 2004")
+    assert Licences(mined).of("m.py", "") == "unknown"
+    (tmp_path / "outside" / "repository" / ".git").mkdir()
+    assert Licences(mined).of("m.py", "") == "unknown"  # what is above the repository is about something else
+    (tmp_path / "outside" / "repository" / "LICENSE").write_text(MIT)
+    assert Licences(mined).of("m.py", "") == "MIT"
+
+
 @pytest.mark.parametrize(
     ("licence", "allowed", "result"),
     [

@@ -3,6 +3,7 @@
 Common licences are recognised by their name and a few of their own words. Others are `unknown`.
 """
 
+import os
 import re
 from collections.abc import Collection
 from functools import cache
@@ -99,12 +100,24 @@ class Licences:
         return stated if stated != UNKNOWN else self._nearest(path.rpartition("/")[0])
 
     def _of_folder(self, folder: str) -> str:
-        """The licences of a folder's licence files, all of them; without such a file, what holds for the folder around it."""
+        """What a folder's licence files say; without such a file, what holds for the folder around it."""
         files = licence_files(self._folder / folder)
-        if files:
-            found = {licence_of_text(_read(file)) for file in files} - {UNKNOWN}
-            return " AND ".join(sorted(found)) or UNKNOWN
-        return self._nearest(folder.rpartition("/")[0]) if folder else UNKNOWN
+        if files or not folder:
+            return _of_files(files or self._above())
+        return self._nearest(folder.rpartition("/")[0])
+
+    def _above(self) -> list[Path]:
+        """The nearest licence files above the mined folder, up to the top of the git repository that it belongs to."""
+        mined = self._folder.resolve()
+        outer = [mined, *mined.parents]
+        top = next((number for number, folder in enumerate(outer) if os.path.lexists(folder / ".git")), 0)
+        return next((files for folder in outer[1 : top + 1] if (files := licence_files(folder))), [])
+
+
+def _of_files(files: list[Path]) -> str:
+    """The licences of all these files."""
+    found = {licence_of_text(_read(file)) for file in files} - {UNKNOWN}
+    return " AND ".join(sorted(found)) or UNKNOWN
 
 
 def licence_files(folder: Path) -> list[Path]:
