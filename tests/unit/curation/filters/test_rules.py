@@ -1,5 +1,6 @@
 """Each rule keeps what is just inside its bounds and drops what is just outside."""
 
+import importlib.util
 import json
 import sys
 
@@ -257,3 +258,12 @@ def test_exactly_the_planted_records_are_dropped_each_by_its_rule() -> None:
     order = [name for name in RULES if name not in PRESETS["evol_66k"]] + list(PRESETS["evol_66k"])
     drops = Filter(FilterConfig.model_validate(order)).check_all(records)
     assert [drop.rule if drop else "" for drop in drops] == expected
+
+
+@pytest.mark.parametrize("piece", ["//", "://a:b", "a@", "+1 12 ", "a.b@c.d.", "1.2.", "in python ", "```\nx\n", "a<"])
+def test_no_rule_takes_time_that_grows_with_the_square_of_a_line(piece: str) -> None:
+    """Such a rule would take minutes here."""
+    hostile = piece * (100_000 // len(piece))
+    for rule in RULES.values():
+        if rule.measure is not None and (not rule.needs or importlib.util.find_spec(rule.needs)):
+            rule.measure(example("In Python?", hostile))
