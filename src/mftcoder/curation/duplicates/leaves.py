@@ -88,7 +88,9 @@ def _without_docstring(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
     documented = isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     if not documented or not body or not isinstance(body[0], ast.Expr) or not isinstance(body[0].value, ast.Constant):
         return body
-    return body[1:] if isinstance(body[0].value.value, str) else body
+    return (
+        body[1:] or body if isinstance(body[0].value.value, str) else body
+    )  # a docstring alone is all that there is to compare
 
 
 _ONE_TOKEN = frozenset({"string", "string_literal", "raw_string_literal", "interpreted_string_literal", "char_literal"})

@@ -86,6 +86,14 @@ def test_what_the_code_does_shows(language: str, change: tuple[str, str]) -> Non
     assert tokens(other.replace(*change), language).fingerprint() != tokens(one, language).fingerprint()
 
 
+def test_a_function_that_is_its_docstring_alone_is_told_by_it() -> None:
+    one, other, same = (
+        f'def {name}(self):\n    """{text}"""' for name, text in (("f", "Go."), ("g", "Stop."), ("h", "Go."))
+    )
+    assert tokens(one, "python").fingerprint() == tokens(same, "python").fingerprint()
+    assert tokens(one, "python").fingerprint() != tokens(other, "python").fingerprint()
+
+
 def test_a_name_is_the_distance_to_its_last_use_inside_the_ngram() -> None:
     found = encode([(NAME, "a"), ("op", "+"), (NAME, "b"), ("op", "+"), (NAME, "a")])
     assert found.distances.tolist() == [0, -1, 0, -1, 4]
