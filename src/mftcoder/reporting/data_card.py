@@ -30,7 +30,7 @@ def _parts(manifest: Manifest, measures: Mapping[str, str]) -> Iterator[Part]:
     meanings = "\n".join(f"{rule}: {measures[rule]}" for rule in _rules(manifest) if rule in measures)
     yield Part("Rules", (), _rules_table(manifest), texts=(("What the rules measure", meanings),) if meanings else ())
     yield Part("Tasks", (), _tasks_table(manifest))
-    yield Part("Verification by running", (), _verdicts_table(manifest))
+    yield Part("Verdicts", (), _verdicts_table(manifest))
     yield Part("Notes", tuple(manifest["notes"]))
     yield Part("Lengths", ("Records by characters: up to this many.",), None, tuple(_length_charts(manifest)))
     after = manifest["after"]
