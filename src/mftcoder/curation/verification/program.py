@@ -1,5 +1,6 @@
 """Programs of the sandbox: the harness with an answer and its checks, or code that is compiled only."""
 
+import marshal
 from functools import cache
 from importlib.resources import files
 
@@ -20,4 +21,7 @@ def program(run: Run) -> Program:
 
 @cache
 def _harness() -> str:
-    return (files("mftcoder.curation.verification") / "harness.py").read_text(encoding="utf-8")
+    """The harness as code that is compiled already: every program would compile it again. The sandbox runs this interpreter."""
+    text = (files("mftcoder.curation.verification") / "harness.py").read_text(encoding="utf-8")
+    compiled = marshal.dumps(compile(text, "<harness>", "exec", dont_inherit=True))
+    return f"import marshal\nexec(marshal.loads({compiled!r}))"
