@@ -40,7 +40,8 @@ def client(server: Server) -> Any:
 
 
 def greedy(client: Any, **more: Any) -> Any:
-    return client.completions.create(**{"model": "tiny", "prompt": PROMPT, "temperature": 0, "max_tokens": 20, **more})
+    asked = {"model": "tiny", "prompt": PROMPT, "temperature": 0, "max_tokens": 20, **more}
+    return client.completions.create(**{"extra_body": {"complete_word": False}, **asked})
 
 
 def sampled_chat(client: Any, **more: Any) -> Any:
@@ -193,6 +194,114 @@ def test_more_texts_than_the_server_takes_get_429_and_the_others_their_answers(c
         found = list(pool.map(ask, range(16)))
     assert set(found) == {0, 10}
     assert len(greedy(client).choices) == 1
+
+
+def test_a_prompt_that_ends_inside_a_word_is_completed_from_there(client: Any, tiny_llama_dir: Path) -> None:
+    """The log probabilities name the tokens, the first of which may begin in the prompt."""
+    prompt = "from pathlib import Pa"
+    found = greedy(client, prompt=prompt, extra_body={}, logprobs=1, max_tokens=5).choices[0]
+    plain = greedy(client, prompt=prompt, max_tokens=5).choices[0]
+    written = "".join(found.logprobs.tokens)
+    assert written.endswith(found.text)
+    assert "import Pa".endswith(written.removesuffix(found.text))
+    assert found.text != plain.text
+    assert len(found.logprobs.tokens) == 5
+
+
+@pytest.fixture(scope="module")
+def filling(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose vocabulary has the tokens of StarCoder, with two adapters."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    from mftcoder.config.schema import AdapterConfig
+    from mftcoder.models.layers.adapters import attach, save_adapter
+
+    folder = tmp_path_factory.mktemp("filling")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    tokens = ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    tokenizer.save_pretrained(folder / "base")
+    model = LlamaForCausalLM.from_pretrained(tiny_llama_dir)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(folder / "base")
+    for number, name in enumerate(("one", "two")):
+        torch.manual_seed(number)
+        base = LlamaForCausalLM.from_pretrained(folder / "base")
+        adapted = attach(base, AdapterConfig(lora_rank=4))
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.2)
+        save_adapter(adapted, folder / name)
+    options = (
+        "--name",
+        "base",
+        "--dtype",
+        "float32",
+        "--adapter",
+        f"one={folder / 'one'}",
+        "--adapter",
+        f"v.2={folder / 'two'}",
+    )
+    with served(folder / "base", *options) as one:
+        one.told.append(str(folder))
+        yield one
+
+
+def test_a_suffix_and_infill_give_the_text_of_the_rendered_prompt(filling: Server) -> None:
+    from mftcoder.data.tokenizers.tokenizer import load_tokenizer
+
+    client = client_of(filling)
+    tokenizer = load_tokenizer(f"{filling.told[-1]}/base")
+    rendered = tokenizer.encode("<fim_prefix>a = (<fim_suffix>)\n<fim_middle>")
+    expected = greedy(client, model="base", prompt=rendered).choices[0].text
+    assert greedy(client, model="base", prompt="a = (", suffix=")\n").choices[0].text == expected
+    body = {"input_prefix": "a = (", "input_suffix": ")\n", "n_predict": 20, "complete_word": False}
+    llama_vscode = {"samplers": ["top_k", "infill"], "top_k": 40, "cache_prompt": True, "t_max_prompt_ms": 500}
+    answer = httpx.post(f"{filling.url}/infill", json={**body, **llama_vscode}).json()
+    assert (answer["content"], answer["stop"], answer["tokens_predicted"]) == (expected, True, 20)
+    assert answer["tokens_evaluated"] == len(rendered)
+    lines = httpx.post(f"{filling.url}/infill", json={**body, "stream": True}).text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert "".join(event["content"] for event in events) == expected
+    begun = httpx.post(f"{filling.url}/infill", json={**body, "prompt": expected[:3], "input_extra": []}).json()
+    assert begun["content"]
+
+
+def test_the_word_before_a_gap_is_completed(filling: Server) -> None:
+    """The prefix is sent without its last word, and the text is held to it."""
+    found = greedy(
+        client_of(filling), model="base", prompt="x = retur", suffix="\n", extra_body={}, logprobs=1
+    ).choices[0]
+    written = "".join(found.logprobs.tokens)
+    assert written.endswith(found.text)
+    assert " retur".endswith(written.removesuffix(found.text))
+
+
+def test_adapters_answer_by_name_with_their_own_texts_also_at_the_same_time(filling: Server) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from mftcoder.data.tokenizers.tokenizer import load_tokenizer
+    from mftcoder.models.layers.adapters import load_adapter
+
+    client = client_of(filling)
+    folder = Path(filling.told[-1])
+    assert [model.id for model in client.models.list()] == ["base", "one", "v.2"]
+    ids = load_tokenizer(str(folder / "base")).encode(PROMPT)
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        found = list(
+            pool.map(lambda name: greedy(client, model=name, logprobs=0).choices[0], ["base", "one", "v.2"] * 4)
+        )
+    for number, adapter in enumerate((None, "one", "two")):
+        model: Any = LlamaForCausalLM.from_pretrained(folder / "base")
+        model = load_adapter(model, folder / adapter) if adapter else model
+        with torch.no_grad():
+            first = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1).max().item()
+        for choice in found[number::3]:
+            assert choice.logprobs.token_logprobs[0] == pytest.approx(first, abs=1e-4)
+            assert choice.text == found[number].text
+    assert len({choice.text for choice in found}) == 3
 
 
 def metric(server: Server, name: str) -> float:

@@ -96,7 +96,12 @@ def test_imports_follow_the_arrows(path: Path) -> None:
             )
 
 
-APP_SUPPORT = {"app.scoring.options", "app.scoring.engine_choice", "app.training.plan_choice"}
+APP_SUPPORT = {
+    "app.scoring.options",
+    "app.serving.model_choice",
+    "app.scoring.engine_choice",
+    "app.training.plan_choice",
+}
 
 
 def test_execution_needs_only_the_errors_and_did_you_mean() -> None:

@@ -24,6 +24,7 @@ from mftcoder.cli.scoring.benchmarks import command as benchmarks
 from mftcoder.cli.scoring.evaluate import command as evaluate
 from mftcoder.cli.scoring.generate import command as generate
 from mftcoder.cli.scoring.submit import command as submit
+from mftcoder.cli.serving.chat import command as chat
 from mftcoder.cli.serving.serve import command as serve
 from mftcoder.cli.training.compare import command as compare
 from mftcoder.cli.training.convert_config import command as convert_config
@@ -48,6 +49,7 @@ COMMANDS = (
     evaluate,
     submit,
     report,
+    chat,
     serve,
 )
 """In the order of `mft --help`: the order in which a user needs them."""

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicCache
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.sampler import choose_tokens
 from mftcoder.generation.slots import SlotTable
+from mftcoder.generation.word_completion import HeldText
 
 PREFILL_TOKENS = 8192  # prompt tokens of one forward pass, which bounds its memory
 GAP = 64  # spare columns, so that the cache is moved left at most once in as many steps
@@ -38,6 +39,7 @@ class Row:
     sampling: Sampling
     stream: np.random.Generator
     logprobs: int | None = None  # number of most probable tokens to note in `choices`; None notes nothing
+    held: HeldText | None = None  # what the next tokens must agree with
     tokens: list[int] = field(default_factory=list)
     choices: list[TokenChoice] = field(default_factory=list)
 
@@ -116,12 +118,28 @@ class Batch:
 
 def _append(logits: Tensor, rows: Sequence[Row]) -> None:
     """Choose the next token of each row from its logits [rows, vocabulary]."""
-    chosen = choose_tokens(logits, [row.sampling for row in rows], [row.stream for row in rows])
+    chosen = choose_tokens(_held(logits, rows), [row.sampling for row in rows], [row.stream for row in rows])
     for row, token in zip(rows, chosen, strict=True):
         row.tokens.append(token)
+        if row.held is not None and row.held.left:
+            row.held.take(token)
     noted = [index for index, row in enumerate(rows) if row.logprobs is not None]
     if noted:
         _note(logits[noted].float().log_softmax(dim=-1), [rows[index] for index in noted])
+
+
+def _held(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """The logits, with those of a row that is held to a text only at the tokens that agree with it."""
+    holding = [(index, row.held) for index, row in enumerate(rows) if row.held is not None and row.held.left]
+    if not holding:
+        return logits
+    logits = logits.clone()
+    for index, held in holding:
+        allowed = torch.tensor(held.allowed(), device=logits.device)
+        values = logits[index, allowed]
+        logits[index] = float("-inf")
+        logits[index, allowed] = values
+    return logits
 
 
 def _note(logprobs: Tensor, rows: Sequence[Row]) -> None:

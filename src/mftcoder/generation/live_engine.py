@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,6 +20,7 @@ from mftcoder.generation.batch import GAP, PREFILL_TOKENS, Batch, Row, TokenChoi
 from mftcoder.generation.engine import FinishReason, Prompt, Sampling
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
+from mftcoder.generation.word_completion import HeldText, Vocabulary
 
 START = 512  # columns that a batch begins with, and goes back to when it is empty
 
@@ -37,6 +39,10 @@ class Request:
     logprobs: int | None = None
     """Number of most probable tokens that each token comes with; None gives no log probabilities."""
     adapter: str | None = None
+    held: Sequence[int] = ()
+    """Tokens of a prompt's last word, taken off `ids`: the first tokens are held to their text, which is not part of the answer."""
+    tail: str = ""
+    """Text before the EOS token that is not part of the answer."""
     whole: bool = False
     """Whether the text is delivered at once, when it is complete."""
 
@@ -65,12 +71,18 @@ Event = Piece | GenerationError
 class Submission:
     """A request on its way through the engine."""
 
-    def __init__(self, request: Request, row: Row, text: TextStream):
+    def __init__(self, request: Request, row: Row, text: TextStream, context: int):
         self.request, self.row, self.text = request, row, text
+        self._most = context - len(row.ids)
         self.cancelled = False
         self._characters = 0  # of the text that are delivered
         self._begins: list[int] = []  # where the text of each token begins
         self._delivered = 0  # tokens
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated, without those that wrote nothing but the prompt's last word."""
+        return len(self.row.tokens) - (self.row.held.tokens if self.row.held else 0)
 
     def cancel(self) -> None:
         """Stop generating: nobody waits for this text. May be called from any thread."""
@@ -84,8 +96,8 @@ class Submission:
             self._begins.append(len(self.text.text))
             self.text.add(token)
         stopped = ended or self.text.stopped
-        if stopped or len(self.row.tokens) >= self.row.limit:
-            self.text.finish()
+        if stopped or self.generated >= self.row.limit or len(self.row.tokens) >= self._most:
+            self.text.finish(ended=ended)
             return self._piece(len(self.text.text), "stop" if stopped or self.text.stopped else "length")
         return None if self.request.whole else self._piece(self.text.certain, None)
 
@@ -94,11 +106,11 @@ class Submission:
             return None
         text, self._characters = self.text.text[self._characters : characters], characters
         tokens = self._tokens(characters) if self.request.logprobs is not None else ()
-        return Piece(text, tokens, len(self.row.tokens), finish_reason)
+        return Piece(text, tokens, self.generated, finish_reason)
 
     def _tokens(self, characters: int) -> tuple[WrittenToken, ...]:
         """The tokens that begin in the delivered text and were not delivered."""
-        first = self._delivered
+        first = self._delivered = max(self._delivered, self.row.held.tokens if self.row.held else 0)
         while self._delivered < len(self._begins) and self._begins[self._delivered] < characters:
             self._delivered += 1
         return tuple(WrittenToken(self.row.choices[at], self._begins[at]) for at in range(first, self._delivered))
@@ -143,6 +155,11 @@ class LiveEngine:
             self._changed.notify()
         self._thread.join()
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens by their bytes."""
+        return Vocabulary(self.tokenizer)
+
     @property
     def running(self) -> int:
         """Rows that are being generated."""
@@ -150,12 +167,15 @@ class LiveEngine:
 
     def submit(self, request: Request) -> Submission:
         """Queue a request. May be called from any thread."""
-        limit = min(request.sampling.max_new_tokens, self.context - len(request.ids))
+        size = len(request.ids) + len(request.held)
+        limit = min(request.sampling.max_new_tokens, self.context - size)
         if limit <= 0 or not request.ids:
-            raise ValueError(f"a prompt of {len(request.ids)} tokens in a context of {self.context}")
+            raise ValueError(f"a prompt of {size} tokens in a context of {self.context}")
         stream = random_stream(Prompt("", "", request.sample, ""), request.sampling.seed)
-        row = Row(list(request.ids), limit, request.sampling, stream, request.logprobs)
-        submission = Submission(request, row, TextStream(self.tokenizer, request.ids, request.stop))
+        held = HeldText(self.vocabulary, request.held) if request.held else None
+        row = Row(list(request.ids), limit, request.sampling, stream, request.logprobs, held)
+        text = TextStream(self.tokenizer, request.ids, request.stop, request.held, request.tail)
+        submission = Submission(request, row, text, self.context)
         with self._changed:
             self.waiting.append(submission)
             self._changed.notify()

@@ -11,36 +11,50 @@ CONTEXT = 6  # tokens before the text that are decoded with it
 class TextStream:
     """The text of one row. It ends before the first of its stop words.
 
-    Tokens are decoded after the last tokens of the prompt: some decoders remove the space before the first word that they see.
+    Tokens are decoded after the last tokens of the prompt: some decoders remove the space before the first word that they see. The
+    text of the tokens `held` belongs to the prompt: whatever tokens write it, it is left out. `tail` is left out where it stands
+    before the EOS token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        stop: Sequence[str] = (),
+        held: Sequence[int] = (),
+        tail: str = "",
+    ):
         self._decode = tokenizer.decode
-        self._stop = tuple(stop)
+        self._stop, self._tail = tuple(stop), tail
         self._tokens = list(prompt[-CONTEXT:])
         if self._text(self._tokens).endswith(HALF):  # a prompt of token ids that ends inside a character
             self._tokens = []
         self._begin, self._end = 0, len(self._tokens)
         self.text = ""
         self.stopped = False
+        self.hidden = len(self._text([*self._tokens, *held])) - len(self._text(self._tokens))
+        """Characters that are still left out."""
 
     def add(self, token: int) -> None:
         """Take one more token. `stopped` is true from the token on that completes a stop word."""
         self._tokens.append(token)
         self._take(whole=False)
 
-    def finish(self) -> None:
-        """Take what was held back: the bytes of a character that is not complete."""
+    def finish(self, *, ended: bool = False) -> None:
+        """Take what was held back: the bytes of a character that is not complete. `ended` is true after an EOS token."""
         self._take(whole=True)
+        if ended:
+            self.text = self.text.removesuffix(self._tail)
 
     @property
     def certain(self) -> int:
-        """Characters of `text` that no later token can take back: the rest may be the beginning of a stop word."""
+        """Characters of `text` that no later token can take back: the rest may be the beginning of a stop word, or the tail."""
         if self.stopped:
             return len(self.text)
-        longest = max(map(len, self._stop), default=1) - 1
+        longest = max([len(self._tail), *(len(word) - 1 for word in self._stop)])
         for size in range(min(longest, len(self.text)), 0, -1):
-            if any(word.startswith(self.text[-size:]) for word in self._stop):
+            end = self.text[-size:]
+            if self._tail.startswith(end) or any(word.startswith(end) for word in self._stop):
                 return len(self.text) - size
         return len(self.text)
 
@@ -50,7 +64,9 @@ class TextStream:
             return
         self._begin, self._end = self._end, len(self._tokens)
         searched = len(self.text)
-        self.text += after[len(before) :]
+        new = after[len(before) :]
+        self.text += new[self.hidden :]
+        self.hidden = max(0, self.hidden - len(new))
         found = [self.text.find(word, max(0, searched - len(word) + 1)) for word in self._stop]
         if places := [place for place in found if place >= 0]:
             self.text, self.stopped = self.text[: min(places)], True

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from functools import cached_property
 from typing import Any
 
 import orjson
@@ -14,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mftcoder import __version__
-from mftcoder.data.tokenizers.token_bytes import token_bytes
 from mftcoder.errors import GenerationError
 from mftcoder.generation.live_engine import Request
 from mftcoder.serving import answers
@@ -32,9 +30,9 @@ class Api:
     def __init__(self, catalogue: Catalogue, writer: Writer, metrics: Metrics):
         self.catalogue, self.writer, self.metrics = catalogue, writer, metrics
 
-    @cached_property
+    @property
     def _bytes(self) -> answers.Bytes:
-        return token_bytes(self.catalogue.tokenizer)
+        return self.catalogue.vocabulary.bytes
 
     async def chat(self, asked: ChatRequest, http: HttpRequest) -> Response:
         """POST /v1/chat/completions."""
@@ -65,7 +63,7 @@ class Api:
         choice: Callable[[int, Text, str | None], dict[str, Any]],
     ) -> Response:
         texts = self.writer.open(requests, http.receive)
-        prompt_tokens = sum(len(request.ids) for request in requests) // (asked.n or 1)
+        prompt_tokens = sum(len(request.ids) + len(request.held) for request in requests) // (asked.n or 1)
         self.metrics.prompt_tokens.inc(prompt_tokens)
         header = Header.new(kind, self.catalogue.find(asked.model).name)
         if asked.stream:
@@ -86,7 +84,7 @@ class Api:
         if asked.stream:
             return StreamingResponse(_infill_chunks(texts, seconds), media_type="text/event-stream")
         text = (await _collect(texts, 1, seconds))[0]
-        counts = {"tokens_predicted": texts.generated[0], "tokens_evaluated": len(request.ids)}
+        counts = {"tokens_predicted": texts.generated[0], "tokens_evaluated": len(request.ids) + len(request.held)}
         stop_type = {"stop": "eos", "length": "limit"}.get(str(text.finish_reason), "none")
         return _json({"content": text.text, "stop": True, "stop_type": stop_type, **counts})
 

@@ -5,16 +5,20 @@ Mistakes of a client are `ClientError`s, in the words and codes of the OpenAI pr
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 
 from mftcoder.data.records.conversation import ROLES, Message
 from mftcoder.data.rendering.fill_in_the_middle import FillFormat, end_tokens, find_format, render_fill
-from mftcoder.data.rendering.templates import Template
+from mftcoder.data.rendering.templates import Template, render_next
+from mftcoder.data.rendering.tokenization import encode_inside, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Request
 from mftcoder.generation.prompt_tokens import text_ids
+from mftcoder.generation.word_completion import Vocabulary, held_tokens
 from mftcoder.registry import did_you_mean
 from mftcoder.serving.protocol import MOST_CHOICES, Asked, ChatRequest, Choices, CompletionRequest, InfillRequest
 
@@ -38,6 +42,16 @@ class Served:
     template: Template | None = None
     chat_end_ids: frozenset[int] = frozenset()
     """Tokens that end an answer of a chat."""
+    tail: str = ""
+    """What the template writes between an answer and its end token."""
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt as token ids; `held` are those of its last word, where the word may go on."""
+
+    ids: list[int]
+    held: tuple[int, ...] = ()
 
 
 @dataclass
@@ -52,6 +66,11 @@ class Catalogue:
 
     def __post_init__(self) -> None:
         self.fill = find_format(self.tokenizer)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens by their bytes."""
+        return Vocabulary(self.tokenizer)
 
     def find(self, name: str | None) -> Served:
         """The model of this name."""
@@ -73,13 +92,15 @@ class Catalogue:
         messages = [Message(ROLES[message.role], message.text, False) for message in asked.messages]
         _check_turns(messages)
         try:
-            prompt = served.template.render_prompt(messages)
+            segments = render_next(served.template, messages)
         except DataError as error:
             raise ClientError(400, str(error), param="messages") from error
         limit = asked.max_completion_tokens or asked.max_tokens or self.context
         noted = (asked.top_logprobs or 0) if asked.logprobs else None
-        ids = self._room(self.tokenizer.encode(prompt), "messages")
-        return self._requests(asked, served, [ids], limit, served.chat_end_ids, noted)
+        ids = encode_segments(self.tokenizer, [segments])[0].ids.tolist()
+        found = self._room(PromptTokens(ids), "messages")
+        requests = self._requests(asked, served, [found], limit, served.chat_end_ids, noted)
+        return [replace(request, tail=served.tail) for request in requests]
 
     def completions(self, asked: CompletionRequest) -> list[Request]:
         """The requests of a completion: n for each prompt, in the order of the prompts."""
@@ -88,35 +109,34 @@ class Catalogue:
         if len(prompts) * (asked.n or 1) > MOST_CHOICES:
             raise ClientError(400, f"Prompts times n must be at most {MOST_CHOICES}.", param="n")
         if asked.suffix is not None:
-            prompts = [self._fill(self._text(prompt), asked.suffix) for prompt in prompts]
             ends |= self._fill_ends()
-        found = [
-            self._room(
-                text_ids(prompt, self.tokenizer, add_special_tokens=True) if isinstance(prompt, str) else prompt,
-                "prompt",
-            )
-            for prompt in prompts
-        ]
+            found = [self._fill(asked, self._text(prompt), asked.suffix) for prompt in prompts]
+        else:
+            found = [self._whole(asked, prompt) for prompt in prompts]
+        found = [self._room(prompt, "prompt") for prompt in found]
         return self._requests(asked, served, found, asked.max_tokens or COMPLETION_TOKENS, ends, asked.logprobs)
 
     def infill(self, asked: InfillRequest) -> Request:
         """The request of /infill."""
         served = self.find(asked.model)
         files = [(extra.filename, extra.text) for extra in asked.input_extra]
-        ids = [
-            *self._fill(asked.input_prefix, asked.input_suffix, files),
-            *(self.tokenizer.encode(asked.prompt) if asked.prompt else ()),
-        ]
+        found = self._room(
+            self._fill(asked, asked.input_prefix, asked.input_suffix, files, asked.prompt), "input_prefix"
+        )
         limit = self.context if asked.n_predict < 0 else asked.n_predict
-        return self._requests(
-            asked,
-            served,
-            [self._room(ids, "input_prefix")],
-            limit,
-            self.end_ids | self._fill_ends(),
-            None,
-            temperature=0.0,
-        )[0]
+        ends = self.end_ids | self._fill_ends()
+        return self._requests(asked, served, [found], limit, ends, None, temperature=0.0)[0]
+
+    def _whole(self, asked: Asked, prompt: str | list[int]) -> PromptTokens:
+        """A prompt that the model goes on from. Token ids are taken as they are."""
+        if not isinstance(prompt, str):
+            return PromptTokens(prompt)
+        ids = text_ids(prompt, self.tokenizer, add_special_tokens=True)
+        count = min(self._held(asked, prompt, ids), len(ids) - 1)  # the model needs a token to begin with
+        return PromptTokens(ids[: len(ids) - count], tuple(ids[len(ids) - count :]))
+
+    def _held(self, asked: Asked, text: str, ids: Sequence[int]) -> int:
+        return held_tokens(text, ids, self.vocabulary) if asked.complete_word else 0
 
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
         if isinstance(prompt, str):
@@ -134,7 +154,10 @@ class Catalogue:
     def _text(self, prompt: str | list[int]) -> str:
         return prompt if isinstance(prompt, str) else self.tokenizer.decode(prompt)
 
-    def _fill(self, prefix: str, suffix: str, files: Sequence[tuple[str, str]] = ()) -> list[int]:
+    def _fill(
+        self, asked: Asked, prefix: str, suffix: str, files: Sequence[tuple[str, str]] = (), middle: str = ""
+    ) -> PromptTokens:
+        """The prompt of a gap whose text begins with `middle`. The last word before the gap is written again."""
         if self.fill is None:
             raise ClientError(
                 400,
@@ -142,30 +165,36 @@ class Catalogue:
                 param="suffix",
             )
         found = render_fill(self.fill, self.tokenizer, prefix, suffix, files)
-        return [*found.before, *found.prefix, *found.after]
+        begun = encode_inside(self.tokenizer, middle) if middle else []
+        last, ids = (middle, begun) if middle else (prefix, list(found.prefix))
+        count = self._held(asked, last, ids)
+        kept, held = ids[: len(ids) - count], tuple(ids[len(ids) - count :])
+        whole = (found.prefix, found.after, kept) if middle else (kept, found.after)
+        return PromptTokens([*found.before, *chain.from_iterable(whole)], held)
 
     def _fill_ends(self) -> frozenset[int]:
         return end_tokens(self.fill, self.tokenizer) if self.fill else frozenset()
 
-    def _room(self, ids: list[int], param: str) -> list[int]:
-        """The ids, if at least one token can follow them."""
-        if not ids:
+    def _room(self, prompt: PromptTokens, param: str) -> PromptTokens:
+        """The prompt, if at least one token can follow it."""
+        size = len(prompt.ids) + len(prompt.held)
+        if not size:
             raise ClientError(400, "The prompt is empty.", param=param)
-        if len(ids) >= self.context:
+        if size >= self.context:
             raise ClientError(
                 400,
-                f"This model's maximum context length is {self.context} tokens. However, your prompt has {len(ids)} tokens. "
+                f"This model's maximum context length is {self.context} tokens. However, your prompt has {size} tokens. "
                 "Please shorten it.",
                 param=param,
                 code="context_length_exceeded",
             )
-        return ids
+        return prompt
 
     def _requests(
         self,
         asked: Asked,
         served: Served,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[PromptTokens],
         limit: int,
         end_ids: frozenset[int],
         logprobs: int | None,
@@ -181,16 +210,17 @@ class Catalogue:
         count = (asked.n or 1) if isinstance(asked, Choices) else 1
         return [
             Request(
-                ids,
+                prompt.ids,
                 sampling,
                 end_ids,
                 asked.stop_words,
                 number * count + sample,
                 logprobs,
                 served.adapter,
-                not asked.stream,
+                prompt.held,
+                whole=not asked.stream,
             )
-            for number, ids in enumerate(prompts)
+            for number, prompt in enumerate(prompts)
             for sample in range(count)
         ]
 

@@ -77,3 +77,16 @@ def test_after_a_prompt_of_ids_that_ends_in_half_a_character_nothing_is_lost(tok
     for number in [*rest, *tokenizer.encode("ab")]:
         text.add(number)
     assert text.text.endswith("ab")
+
+
+def test_the_tail_is_held_back_and_dropped_only_before_the_eos_token(tokenizer: Tokenizer) -> None:
+    for ended, expected in ((True, "a\n\nb\n"), (False, "a\n\nb\n\n")):
+        text = TextStream(tokenizer, [], tail="\n")
+        shown = ""
+        for number in tokenizer.encode("a\n\nb\n\n"):
+            text.add(number)
+            assert text.text[: text.certain].startswith(shown)
+            shown = text.text[: text.certain]
+        text.finish(ended=ended)
+        assert text.text == expected
+        assert expected.startswith(shown)

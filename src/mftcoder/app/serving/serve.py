@@ -5,15 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mftcoder.config.data import DataConfig
-from mftcoder.data.rendering.templates import Template, load_template
+from mftcoder.app.serving.model_choice import choose_source, load_model, usage_of
 from mftcoder.errors import ConfigError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.log import say, warn
-from mftcoder.models.export.folder import end_ids
-from mftcoder.models.export.source import ModelSource, find_source, open_run
+from mftcoder.models.export.source import ModelSource, open_run
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapters
 from mftcoder.models.loading.load import stop_tokens
 from mftcoder.serving.catalogue import Catalogue, Served
@@ -44,6 +40,8 @@ class ServeOptions:
     grace_seconds: int = 300
     """How long answers may take to complete after SIGTERM."""
     checkpoint: str = "best"
+    load: str | None = None
+    """4bit or 8bit: how the weights are held."""
     dtype: str | None = None
     device: str = "auto"
     trust_remote_code: bool = False
@@ -55,14 +53,9 @@ def serve(model: str, **options: Any) -> None:
     keys = read_keys(chosen.api_key_file)
     bound = bind(chosen.host, chosen.port, keys)
     with bound:
-        source = find_source(model, checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
-        if chosen.checkpoint != "best" and source.run is None:
-            raise ConfigError(f"--checkpoint {chosen.checkpoint}: {source.name} is no run folder")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = source.load(
-            device=device if chosen.device == "auto" else chosen.device, dtype=source.dtype(chosen.dtype)
-        )
-        served = [served_model(source, chosen.template, chosen.name)]
+        source = choose_source(model, checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
+        loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
+        served = [served_model(source, chosen.name or source.name, chosen.template)]
         if chosen.adapters:
             loaded, adapters = _with_adapters(loaded, source, served[0], chosen.adapters)
             served += adapters
@@ -82,21 +75,10 @@ def serve(model: str, **options: Any) -> None:
         )
 
 
-def served_model(source: ModelSource, template: str | None = None, name: str | None = None) -> Served:
-    """The model under its name, with the template that its training used; without one it has no chat."""
-    data = source.run.data if source.run else DataConfig()
-    if template:
-        data = DataConfig(chat_template=template)
-    try:
-        found: Template | None = load_template(data, source.tokenizer)
-    except ConfigError:
-        if template or (source.run and source.run.data.chat_template != "auto"):
-            raise
-        found = None
-    ends = set(stop_tokens(source.weights, source.tokenizer))
-    if found is not None:
-        ends |= end_ids(source.tokenizer, found.end)
-    return Served(name or source.name, None, found, frozenset(ends))
+def served_model(source: ModelSource, name: str, template: str | None = None) -> Served:
+    """The model under a name, with the template of its training; without one it has no chat."""
+    usage = usage_of(source, template)
+    return Served(name, None, usage.template, usage.chat_end_ids, usage.tail)
 
 
 def _with_adapters(
@@ -115,7 +97,7 @@ def _with_adapters(
                 raise ModelError(
                     f"--adapter {name}={path}: the run trained all weights; serve it as a model of its own"
                 )
-            folder, own = run.adapter, served_model(run)
+            folder, own = run.adapter, served_model(run, name)
         _warn_of_another_base(name, folder, source)
         inner = f"adapter{number}"  # peft allows no dot in a name
         folders[inner] = folder

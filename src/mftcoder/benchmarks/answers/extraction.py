@@ -19,6 +19,11 @@ def fenced_blocks(text: str) -> list[str]:
     return [match.group(2) for match in _FENCE.finditer(text)]
 
 
+def fenced_code(text: str) -> list[tuple[str, str]]:
+    """Language and content of each ``` block, in order; the language is empty where none is named."""
+    return [(match.group(1), match.group(2)) for match in _FENCE.finditer(text)]
+
+
 def best_block(text: str, name: str) -> str | None:
     """The first fenced block that mentions `name`, else the first one; None if there is none."""
     blocks = fenced_blocks(text)

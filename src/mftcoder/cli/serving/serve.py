@@ -58,6 +58,7 @@ class NamedPath(click.ParamType):
 @click.option(
     "--grace-seconds", type=COUNT, default=300, show_default=True, help="Longest wait for answers after SIGTERM."
 )
+@click.option("--load", type=click.Choice(["4bit", "8bit"]), help="Hold the weights in 4 or 8 bits.")
 @checkpoint
 @dtype
 @device

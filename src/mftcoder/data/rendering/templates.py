@@ -5,7 +5,7 @@ assistant message and the EOS token after it are trained, nothing else.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from mftcoder.config.data import DataConfig
@@ -13,7 +13,7 @@ from mftcoder.data.records.conversation import Conversation, Message
 from mftcoder.data.rendering.jinja_template import JinjaTemplate
 from mftcoder.data.rendering.segment import Segment, merge
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, DataError
 from mftcoder.registry import did_you_mean
 
 TrainOn = Literal["assistant", "last_assistant", "all"]
@@ -146,6 +146,34 @@ def load_template(config: DataConfig, tokenizer: Tokenizer) -> Template:
         end_tokens=tokenizer.special_tokens - {tokenizer.bos_token} | {tokenizer.eos_token},
         eos=tokenizer.eos_token,
     )
+
+
+def render_next(template: Template, messages: Sequence[Message]) -> list[Segment]:
+    """The prompt of the assistant's next turn, in the segments in which training encodes the same chat.
+
+    Answers of the chat so far are segments of their own, so that no token crosses their borders. A template that rewrites
+    contents cannot be trained on, and has no such borders.
+    """
+    prompt = template.render_prompt(messages)
+    try:
+        chat = template.render_chat([replace(message, trained=message.role == "assistant") for message in messages])
+    except DataError:
+        return [Segment(prompt, False)]
+    done = "".join(segment.text for segment in chat)
+    if not prompt.startswith(done):
+        return [Segment(prompt, False)]
+    return merge([*chat, Segment(prompt[len(done) :], False)])
+
+
+def text_after_answer(template: Template, tokenizer: Tokenizer) -> str:
+    """What a model is trained to write between an answer and the token that ends it: a line break in some templates, else nothing."""
+    try:
+        chat = template.render_chat([Message("user", "q", False), Message("assistant", "a", True)])
+    except DataError:
+        return ""
+    rest = "".join(segment.text for segment in chat if segment.trained).rpartition("a")[2]
+    places = [place for token in tokenizer.special_tokens if (place := rest.find(token)) >= 0]
+    return rest[: min(places)] if places else ""
 
 
 def render(

@@ -90,7 +90,12 @@ def _judged(judge: Judge, program: Program, limits: Limits) -> tuple[Status, str
     except MessageTooLargeError as error:
         return "failed", str(error)
     except BaseException as error:  # any exception of the tests means that they failed
-        return "failed", f"{type(error).__name__}: {error}"[:500]
+        return "failed", f"{type(error).__name__}: {error}"[: _detail_length(program, limits)]
+
+
+def _detail_length(program: Program, limits: Limits) -> int:
+    """Characters of the detail. Tests that only report what a script printed have the role `report`, and may say more."""
+    return 1024 * limits.output_kb if "report" in program.files else 500
 
 
 def _passes_negative_control(judge: Judge, tests: str, entry_point: str) -> bool:

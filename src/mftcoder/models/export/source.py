@@ -48,10 +48,13 @@ class ModelSource:
         """The quantization of the base while the adapter trained; None for unquantized weights."""
         return self.run.model.quantization if self.run and self.adapter else None
 
-    def load(self, *, device: torch.device | str, dtype: torch.dtype, as_trained: bool = False) -> Any:
+    def load(
+        self, *, device: torch.device | str, dtype: torch.dtype, as_trained: bool = False, hold: str | None = None
+    ) -> Any:
         """The model on `device`, ready to generate, with the adapter merged into the base's original weights.
 
-        `as_trained` keeps the adapter unmerged over the base with the run's quantization. ModelError if there was none.
+        `as_trained` keeps the adapter unmerged over the base with the run's quantization. ModelError if there was none. `hold` is
+        4bit or 8bit: the weights are held so, and the adapter stays unmerged over them.
         """
         if self.loaded is not None:
             return self.loaded
@@ -60,17 +63,18 @@ class ModelSource:
                 f"{self.name}: was not trained over a base in 4 or 8 bits, so it cannot be loaded that way"
             )
         safe = self.run.model.use_safetensors if self.run else True
+        quantization = self.quantization if as_trained else hold
         model = load_folder(
             self.weights,
             dtype=dtype,
             device=device,
             trust_remote_code=self.trust_remote_code,
             use_safetensors=safe,
-            quantization=self.quantization if as_trained else None,
+            quantization=quantization,
         )
         if self.adapter is None:
             return model
-        return load_adapter(model, self.adapter).eval() if as_trained else merged_in_memory(model, self.adapter)
+        return load_adapter(model, self.adapter).eval() if quantization else merged_in_memory(model, self.adapter)
 
 
 def find_source(model: str, *, checkpoint: str = "best", trust_remote_code: bool = False) -> ModelSource:

@@ -1,0 +1,167 @@
+"""What `mft serve` adds to the engine itself: latency and tokens/s beside the raw engine, in the same run.
+
+    python performance/serve.py MODEL --sizes 16/8,64/32 --clients 1,8,64
+
+Both answer the same requests greedily: prompts of the first number of tokens, texts of at most the second. `raw` is the engine in this
+process, `serve` the server as a process of its own, asked over HTTP with streaming. A client sends its next request when the last one is
+complete. The two take turns, `--rounds` times each; medians are printed.
+"""
+
+import argparse
+import asyncio
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import httpx
+import orjson
+
+from mftcoder.app.serving.model_choice import choose_source, load_model, usage_of
+from mftcoder.generation.engine import Sampling
+from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
+
+SOURCES = sorted((Path(__file__).parents[1] / "src" / "mftcoder").rglob("*.py"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One pass over all requests."""
+
+    seconds: float
+    tokens: int
+    latencies: tuple[float, ...]  # seconds of each request
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--sizes", default="16/8,64/32,256/128,1024/512")
+    parser.add_argument("--clients", default="1,8,64")
+    parser.add_argument("--requests", type=int, default=2, help="of each client")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", default="bfloat16")
+    options = parser.parse_args()
+    source = choose_source(options.model, checkpoint="best", trust_remote_code=False)
+    ends = usage_of(source).end_ids
+    model = load_model(source, device="auto", dtype=options.dtype)
+    ids = source.tokenizer.encode("".join(path.read_text(encoding="utf-8") for path in SOURCES[:60]))
+    command = [
+        sys.executable,
+        "-m",
+        "mftcoder",
+        "serve",
+        options.model,
+        "--port",
+        "0",
+        "--dtype",
+        options.dtype,
+        "--name",
+        "m",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        url = next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
+        raw = Raw(model, source.tokenizer, ends)
+        with raw.engine:
+            print(f"{source.name}, {options.dtype}, {options.rounds} rounds of {options.requests} requests a client")
+            print(
+                f"{'size':>9} {'clients':>7} {'raw tokens/s':>13} {'serve':>8} {'adds':>7} {'raw latency s':>14} {'serve':>8}"
+            )
+            for size in options.sizes.split(","):
+                for clients in map(int, options.clients.split(",")):
+                    prompt, tokens = map(int, size.split("/"))
+                    draw = random.Random(0)
+                    starts = [draw.randrange(len(ids) - prompt) for _ in range(clients * options.requests)]
+                    prompts = [ids[start : start + prompt] for start in starts]
+                    row(size, clients, [pair(raw, url, prompts, clients, tokens) for _ in range(options.rounds)])
+        server.terminate()
+
+
+def pair(raw: "Raw", url: str, prompts: Sequence[list[int]], clients: int, tokens: int) -> tuple[Measured, Measured]:
+    """The same requests to both."""
+    one, other = raw.measure(prompts, clients, tokens), asyncio.run(serve(url, prompts, clients, tokens))
+    if one.tokens != other.tokens:
+        print(f"the texts differ: {one.tokens} and {other.tokens} tokens", file=sys.stderr)
+    return one, other
+
+
+def row(size: str, clients: int, pairs: Sequence[tuple[Measured, Measured]]) -> None:
+    """Print the medians of the rounds."""
+    raw, served = (statistics.median(one.rate for one in side) for side in zip(*pairs, strict=True))
+    adds = statistics.median(other.seconds / one.seconds - 1 for one, other in pairs)
+    waits = [statistics.median(wait for one in side for wait in one.latencies) for side in zip(*pairs, strict=True)]
+    print(
+        f"{size:>9} {clients:>7} {raw:>13.1f} {served:>8.1f} {adds:>7.1%} {waits[0]:>14.2f} {waits[1]:>8.2f}",
+        flush=True,
+    )
+
+
+class Raw:
+    """The engine in this process."""
+
+    def __init__(self, model: Any, tokenizer: Any, ends: frozenset[int]):
+        self.ends = ends
+        self.events: SimpleQueue[list[tuple[Submission, Event]]] = SimpleQueue()
+        self.engine = LiveEngine(model, tokenizer, self.events.put, batch_size=64)
+
+    def measure(self, prompts: Sequence[list[int]], clients: int, tokens: int) -> Measured:
+        """All requests, `clients` at a time."""
+        left, begun, latencies, total = list(prompts), {}, [], 0
+        start = time.monotonic()
+
+        def send() -> None:
+            request = Request(left.pop(0), Sampling(tokens), self.ends)
+            begun[self.engine.submit(request)] = time.monotonic()
+
+        for _ in range(clients):
+            send()
+        while begun:
+            for submission, event in self.events.get():
+                assert isinstance(event, Piece), event
+                if event.finish_reason is not None:
+                    latencies.append(time.monotonic() - begun.pop(submission))
+                    total += event.generated
+                    if left:
+                        send()
+        return Measured(time.monotonic() - start, total, tuple(latencies))
+
+
+async def serve(url: str, prompts: Sequence[list[int]], clients: int, tokens: int) -> Measured:
+    """The same over HTTP."""
+    left, latencies, total = list(prompts), [], 0
+
+    async def client(http: httpx.AsyncClient) -> None:
+        nonlocal total
+        while left:
+            body = {"prompt": left.pop(0), "max_tokens": tokens, "temperature": 0, "stream": True}
+            body["stream_options"] = {"include_usage": True}
+            begin = time.monotonic()
+            async with http.stream("POST", f"{url}/v1/completions", content=orjson.dumps(body), headers=JSON) as answer:
+                async for line in answer.aiter_lines():
+                    if '"usage"' in line:
+                        total += orjson.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
+            latencies.append(time.monotonic() - begin)
+
+    async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=clients)) as http:
+        start = time.monotonic()
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+        return Measured(time.monotonic() - start, total, tuple(latencies))
+
+
+JSON = {"Content-Type": "application/json"}
+
+if __name__ == "__main__":
+    main()

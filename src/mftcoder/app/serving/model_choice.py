@@ -1,0 +1,59 @@
+"""The model that a user names, with what its training decides about its use: template, end tokens, the text around an answer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mftcoder.config.data import DataConfig
+from mftcoder.data.rendering.templates import Template, load_template, text_after_answer
+from mftcoder.errors import ConfigError
+from mftcoder.models.export.folder import end_ids
+from mftcoder.models.export.source import ModelSource, find_source
+from mftcoder.models.loading.load import stop_tokens
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a model is talked to."""
+
+    template: Template | None
+    """None for a model without a chat template."""
+    end_ids: frozenset[int]
+    """Tokens that end a completion."""
+    chat_end_ids: frozenset[int]
+    """Tokens that end an answer of a chat."""
+    tail: str
+    """What the template writes between an answer and its end token."""
+
+
+def choose_source(model: str, *, checkpoint: str, trust_remote_code: bool) -> ModelSource:
+    """The model that a user named. ConfigError for a checkpoint of something that is no run."""
+    source = find_source(model, checkpoint=checkpoint, trust_remote_code=trust_remote_code)
+    if checkpoint != "best" and source.run is None:
+        raise ConfigError(f"--checkpoint {checkpoint}: {source.name} is no run folder")
+    return source
+
+
+def usage_of(source: ModelSource, template: str | None = None) -> Usage:
+    """The template in the options, else that of the run, else the tokenizer's own, and the end tokens that go with it."""
+    data = source.run.data if source.run else DataConfig()
+    if template:
+        data = DataConfig(chat_template=template)
+    try:
+        found: Template | None = load_template(data, source.tokenizer)
+    except ConfigError:
+        if template or (source.run and source.run.data.chat_template != "auto"):
+            raise
+        found = None
+    ends = frozenset(stop_tokens(source.weights, source.tokenizer))
+    if found is None:
+        return Usage(None, ends, ends, "")
+    tail = text_after_answer(found, source.tokenizer)
+    return Usage(found, ends, ends | end_ids(source.tokenizer, found.end), tail)
+
+
+def load_model(source: ModelSource, *, device: str, dtype: str | None, hold: str | None = None) -> Any:
+    """The model in memory. `hold` is 4bit or 8bit."""
+    chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    return source.load(device=chosen, dtype=source.dtype(dtype), hold=hold)

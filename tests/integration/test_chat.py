@@ -1,0 +1,181 @@
+"""`mft chat`: asked once, from a pipe, and in a terminal."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mftcoder.app.serving.chat import Chat, open_chat
+from mftcoder.data.records.conversation import Message
+from mftcoder.errors import ConfigError, MftError
+from mftcoder.execution.run_programs import Sandbox
+
+WORDS = [sys.executable, "-m", "mftcoder", "chat"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def chat(tiny_llama_dir: Path) -> Chat:
+    return open_chat(str(tiny_llama_dir), max_new_tokens=12, temperature=0.0, dtype="float32")
+
+
+def asked(model: Path, *arguments: str, piped: str = "") -> "subprocess.CompletedProcess[str]":
+    words = [*WORDS, str(model), "--dtype", "float32", "--max-new-tokens", "12", *arguments]
+    return subprocess.run(words, input=piped, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+
+
+def test_a_prompt_and_a_pipe_are_one_question_whose_answer_alone_is_on_stdout(chat: Chat, tiny_llama_dir: Path) -> None:
+    expected = "".join(chat.answer("explain\n\ndiff --git a b"))
+    ended = asked(tiny_llama_dir, "explain", "--temperature", "0", piped="diff --git a b\n")
+    assert (ended.returncode, ended.stdout) == (0, expected + "\n")
+    assert re.search(r"\d+ tokens, [\d,.]+ tokens/s, prompt of \d+ tokens; ended by the token limit", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "nothing is asked"),
+        (["x", "--template", "chatlm"], "Did you mean 'chatml'?"),
+        (["x " * 600], "the model only 512 positions. Begin anew with /reset"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_one_line(tiny_llama_dir: Path, arguments: list[str], message: str) -> None:
+    ended = asked(tiny_llama_dir, *arguments)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+class Terminal:
+    """A conversation typed into a real terminal."""
+
+    def __init__(self, model: Path):
+        ours, theirs = pty.openpty()
+        words = [
+            *WORDS,
+            str(model),
+            "--dtype",
+            "float32",
+            "--max-new-tokens",
+            "400",
+            "--temperature",
+            "1",
+            "--seed",
+            "1",
+        ]
+        environment = {**ENVIRONMENT, "TERM": "dumb", "COLUMNS": "200"}
+        self.process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        os.close(theirs)
+        self.terminal, self.seen = ours, ""
+
+    def type(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
+
+    def until(self, pattern: str) -> str:
+        """What came up to the first match of the pattern."""
+        end = time.monotonic() + 90
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() < end, self.seen
+            if select.select([self.terminal], [], [], 1)[0]:
+                self.seen += os.read(self.terminal, 65536).decode(errors="replace").replace("\r\n", "\n")
+        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return before
+
+
+def test_a_conversation_in_a_terminal(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """Questions of several lines, settings, an answer ended by Ctrl-C, and the saved record."""
+    terminal = Terminal(tiny_llama_dir)
+    saved = tmp_path / "talk.jsonl"
+    terminal.until(">>> ")
+    terminal.type("/system Be short.\n")
+    terminal.until("Be short.\n>>> ")
+    terminal.type("/params max_new_tokens=400 temperature=9x\n")
+    terminal.until(r"must be from 0 to 100\n>>> ")
+    terminal.type('"""first\nsecond"""\n')
+    terminal.until(r'second"""\n')
+    terminal.until(r".{20}")
+    terminal.type("\x03")
+    assert re.search(r"\d+ tokens, ", terminal.until(r"tokens/s[^>]*>>> "))
+    terminal.type("/params max_new_tokens=5\n")
+    terminal.until(r"max_new_tokens=5 seed=1\n>>> ")
+    terminal.type("third \\\nfourth\n")
+    terminal.until(r"5 tokens, .*\n>>> ")
+    terminal.type("/run\n")
+    terminal.until(r"/run: the last answer has no code block\n>>> ")
+    terminal.type(f"/save {saved}\n")
+    terminal.until(r"saved to .*\n>>> ")
+    terminal.type("/reset\n")
+    terminal.until(">>> ")
+    terminal.type(f"/save {saved}\n")
+    terminal.until(r"the conversation is empty\n>>> ")
+    terminal.type("/nothing\n")
+    terminal.until(r"no such command")
+    terminal.type("\x04")
+    assert terminal.process.wait(timeout=30) == 0
+    os.close(terminal.terminal)
+    messages = json.loads(saved.read_text())["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [messages[0]["content"], messages[1]["content"], messages[3]["content"]] == [
+        "Be short.", "first\nsecond", "third \nfourth",
+    ]  # fmt: skip
+
+
+def test_the_history_shapes_the_next_answer_and_reset_forgets_it(chat: Chat) -> None:
+    first = "".join(chat.answer("x = 1"))
+    second = "".join(chat.answer("x = 1"))
+    assert second != first
+    chat.reset()
+    assert "".join(chat.answer("x = 1")) == first
+
+
+def test_an_answer_that_is_stopped_early_stays_as_far_as_it_was_written(chat: Chat) -> None:
+    pieces = chat.answer("x = 1")
+    begun = next(pieces) + next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert chat.messages == [Message("user", "x = 1", False), Message("assistant", begun, False)]
+
+
+def test_settings_change_what_is_sampled_and_others_are_refused(chat: Chat) -> None:
+    chat.set("temperature=1.5")
+    chat.set("seed=3")
+    one = "".join(chat.answer("x = 1"))
+    chat.reset()
+    assert "".join(chat.answer("x = 1")) == one
+    chat.set("seed=4")
+    chat.reset()
+    assert "".join(chat.answer("x = 1")) != one
+    for wrong in ("top_k=4", "top_p=0", "temperature=hot", "seed"):
+        with pytest.raises(ConfigError):
+            chat.set(wrong)
+
+
+def test_the_last_code_block_is_run_in_the_sandbox(chat: Chat, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    answers = {
+        "```python\nprint('first')\n```\nor\n```python\nfor n in range(2):\n    print('é', n)\nif __name__ == '__main__':\n    1 / 0\n```": (
+            'é 0\né 1\nTraceback (most recent call last):\n  File "answer.py", line 4, in <module>\nZeroDivisionError: division by zero\n'
+        ),
+        f"```\ntry:\n    open({str(outside)!r}, 'w').write('x')\nexcept OSError as error:\n    print('refused')\n```": None,
+        "```py\nprint('x' * 30000)\n```": "x" * 20000,
+        "```python\ndef f(:\n```": '  File "answer.py", line 1\n',
+    }
+    with Sandbox(workers=1) as sandbox:
+        for answer, printed in answers.items():
+            chat.messages = [Message("assistant", answer, False)]
+            found = chat.run_last_code(sandbox)
+            assert printed is None or printed in found
+        assert not outside.exists()
+        for answer, problem in {"```rust\nfn main() {}\n```": "is in rust", "none": "has no code block"}.items():
+            chat.messages = [Message("assistant", answer, False)]
+            with pytest.raises(ConfigError, match=problem):
+                chat.run_last_code(sandbox)
+        chat.messages = [Message("assistant", "```python\nimport os\nos._exit(3)\n```", False)]
+        with pytest.raises(MftError, match="the script was stopped"):
+            chat.run_last_code(sandbox)
