@@ -75,6 +75,14 @@ class Terminal:
         os.close(theirs)
         self.terminal, self.seen = ours, ""
 
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.terminal)
+
     def type(self, text: str) -> None:
         os.write(self.terminal, text.encode())
 
@@ -89,10 +97,8 @@ class Terminal:
         return before
 
 
-def test_a_conversation_in_a_terminal(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    """Questions of several lines, settings, an answer ended by Ctrl-C, and the saved record."""
-    terminal = Terminal(tiny_llama_dir)
-    saved = tmp_path / "talk.jsonl"
+def talk(terminal: Terminal, saved: Path) -> None:
+    """Type what a user types, and wait for each answer."""
     terminal.until(">>> ")
     terminal.type("/system Be short.\n")
     terminal.until("Be short.\n>>> ")
@@ -103,6 +109,10 @@ def test_a_conversation_in_a_terminal(tiny_llama_dir: Path, tmp_path: Path) -> N
     terminal.until(r".{20}")
     terminal.type("\x03")
     assert re.search(r"\d+ tokens, ", terminal.until(r"tokens/s[^>]*>>> "))
+    terminal.type(f"/save {saved}\n")
+    terminal.until(r"saved to .*\n>>> ")
+    terminal.type("/reset\n")
+    terminal.until(">>> ")
     terminal.type("/params max_new_tokens=5\n")
     terminal.until(r"max_new_tokens=5 seed=1\n>>> ")
     terminal.type("third \\\nfourth\n")
@@ -116,15 +126,20 @@ def test_a_conversation_in_a_terminal(tiny_llama_dir: Path, tmp_path: Path) -> N
     terminal.type(f"/save {saved}\n")
     terminal.until(r"the conversation is empty\n>>> ")
     terminal.type("/nothing\n")
-    terminal.until(r"no such command")
+    terminal.until(r"no such command[^>]*>>> ")
     terminal.type("\x04")
-    assert terminal.process.wait(timeout=30) == 0
-    os.close(terminal.terminal)
-    messages = json.loads(saved.read_text())["messages"]
-    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user", "assistant"]
-    assert [messages[0]["content"], messages[1]["content"], messages[3]["content"]] == [
-        "Be short.", "first\nsecond", "third \nfourth",
-    ]  # fmt: skip
+
+
+def test_a_conversation_in_a_terminal(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """Questions of several lines, settings, an answer ended by Ctrl-C, and the saved record."""
+    saved = tmp_path / "talk.jsonl"
+    with Terminal(tiny_llama_dir) as terminal:
+        talk(terminal, saved)
+        assert terminal.process.wait(timeout=30) == 0
+    first, second = (json.loads(line)["messages"] for line in saved.read_text().splitlines())
+    assert [message["role"] for message in first] == [message["role"] for message in second]
+    assert [first[0], first[1]["content"]] == [{"role": "system", "content": "Be short."}, "first\nsecond"]
+    assert [second[0], second[1]["content"]] == [first[0], "third \nfourth"]
 
 
 def test_the_history_shapes_the_next_answer_and_reset_forgets_it(chat: Chat) -> None:

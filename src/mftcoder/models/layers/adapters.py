@@ -233,7 +233,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
 
 
 def load_adapters(model: Any, folders: Mapping[str, Path]) -> Any:
-    """`model` with several adapters by name, none merged; peft's `set_adapter` chooses one. ModelError as in `load_adapter`."""
+    """`model` with several adapters by name, none merged and none in use. ModelError as in `load_adapter`."""
     adapted: Any = None
     for name, folder in folders.items():
         with _checked_adapter(folder):
@@ -241,6 +241,7 @@ def load_adapters(model: Any, folders: Mapping[str, Path]) -> Any:
                 adapted = PeftModel.from_pretrained(model, folder, name, autocast_adapter_dtype=False)
             else:
                 adapted.load_adapter(folder, name, autocast_adapter_dtype=False)
+    adapted.base_model.disable_adapter_layers()  # peft begins with the first adapter in use
     return _cast_to_base(adapted, model).eval()
 
 
