@@ -13,8 +13,7 @@ from mftcoder.cli.options import COUNT, SEED, Finite, checkpoint, device, dtype,
 from mftcoder.errors import MftError
 
 if TYPE_CHECKING:
-    from mftcoder.app.serving.chat import Chat
-    from mftcoder.execution.run_programs import Sandbox
+    from mftcoder.app.serving.chat import Chat, Sandbox
 
 HELP = """/system TEXT     set the system message and begin anew; without TEXT show it
 /reset           forget the conversation
@@ -89,7 +88,7 @@ def _talk(chat: "Chat", stack: ExitStack) -> None:
 
     def sandbox() -> "Sandbox":
         if not sandboxes:
-            from mftcoder.execution.run_programs import Sandbox
+            from mftcoder.app.serving.chat import Sandbox
 
             sandboxes.append(stack.enter_context(Sandbox(workers=1)))
         return sandboxes[0]
