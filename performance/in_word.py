@@ -15,9 +15,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from mftcoder.app.serving.model_choice import choose_source, load_model
+from mftcoder.data.tokenizers.word_completion import Vocabulary, held_tokens
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
-from mftcoder.generation.word_completion import Vocabulary, held_tokens
 
 SOURCES = sorted((Path(__file__).parents[1] / "src" / "mftcoder").rglob("*.py"))
 CHARACTERS = 240  # of a file before the cut

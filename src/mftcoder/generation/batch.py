@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from mftcoder.data.tokenizers.word_completion import HeldText
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.sampler import choose_tokens
 from mftcoder.generation.slots import SlotTable
-from mftcoder.generation.word_completion import HeldText
 
 PREFILL_TOKENS = 8192  # prompt tokens of one forward pass, which bounds its memory
 GAP = 64  # spare columns, so that the cache is moved left at most once in as many steps

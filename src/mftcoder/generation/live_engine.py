@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.data.tokenizers.word_completion import HeldText, Vocabulary
 from mftcoder.errors import GenerationError, reason
 from mftcoder.generation.batch import GAP, PREFILL_TOKENS, Batch, Row, TokenChoice
 from mftcoder.generation.engine import FinishReason, Prompt, Sampling
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
-from mftcoder.generation.word_completion import HeldText, Vocabulary
 
 START = 512  # columns that a batch begins with, and goes back to when it is empty
 

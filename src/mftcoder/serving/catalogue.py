@@ -14,11 +14,11 @@ from mftcoder.data.rendering.fill_in_the_middle import FillFormat, end_tokens, f
 from mftcoder.data.rendering.templates import Template, render_next
 from mftcoder.data.rendering.tokenization import encode_inside, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.data.tokenizers.word_completion import Vocabulary, held_tokens
 from mftcoder.errors import DataError
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Request
 from mftcoder.generation.prompt_tokens import text_ids
-from mftcoder.generation.word_completion import Vocabulary, held_tokens
 from mftcoder.registry import did_you_mean
 from mftcoder.serving.protocol import MOST_CHOICES, Asked, ChatRequest, Choices, CompletionRequest, InfillRequest
 

@@ -10,9 +10,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.data.tokenizers.word_completion import HeldText, Vocabulary, held_tokens
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
-from mftcoder.generation.word_completion import HeldText, Vocabulary, held_tokens
 
 CODE = '''def counted_words(lines, smallest=3):
     """How often each word of some lines occurs: größer, naïve, 名前."""
