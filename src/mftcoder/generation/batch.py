@@ -45,11 +45,14 @@ class Row:
 
 
 class Batch:
-    """The rows, and their key-value cache. `capacity` columns are allocated for `max_rows` rows; both grow where needed."""
+    """The rows, and their key-value cache. It begins with `capacity` columns for `max_rows` rows, and is allocated anew where it must grow."""
 
-    def __init__(self, model: Any, pad_id: int, *, max_rows: int, capacity: int):
+    def __init__(self, model: Any, pad_id: int, *, max_rows: int, capacity: int, slots: int | None = None):
+        """`slots`: rows times columns that may be allocated, unless more are in use."""
         self.model = model
         self.pad_id = pad_id
+        self.slots = slots
+        self.least = capacity
         self.rows: list[Row] = []
         self.table = SlotTable(max_rows=max_rows, capacity=capacity, device=model.device)
 
@@ -63,8 +66,7 @@ class Batch:
         self.table.close_gap(GAP)
         texts = [row.ids + row.tokens for row in rows]
         width = max(map(len, texts))
-        count, allocated = len(self.rows) + len(rows), self.table.max_rows
-        self.table.reserve(count if count <= allocated else max(count, allocated * 3 // 2), max(width, self.length) + 1)
+        self._reserve(len(self.rows) + len(rows), max(width, self.length) + 1)
         logits, cache = self._prefill(texts, width)
         self.table.add(cache, list(map(len, texts)))
         self.rows += rows
@@ -92,8 +94,16 @@ class Batch:
         if self.table.length < self.table.capacity:
             return
         self.table.close_gap(GAP)
-        if self.table.length == self.table.capacity:
-            self.table.reserve(0, self.table.length + max(4 * GAP, self.table.length // 4))
+        self._reserve(len(self.rows), self.table.length + 1)
+
+    def _reserve(self, rows: int, columns: int) -> None:
+        """Make room for so many rows and columns. Spare ones are allocated too, as far as `slots` allows; rows that have ended are not."""
+        if rows <= self.table.max_rows and columns <= self.table.capacity:
+            return
+        most = self.slots if self.slots is not None else 1 << 62
+        spare = max(columns + max(4 * GAP, columns // 4), self.least)
+        capacity = max(columns, min(spare, most // rows))
+        self.table.resize(max(rows, min(rows * 3 // 2, most // capacity)), capacity)
 
     @torch.no_grad()
     def step(self) -> None:

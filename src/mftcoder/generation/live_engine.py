@@ -221,7 +221,7 @@ class LiveEngine:
         self._batches[adapter].remove(index)
         rows[index] = rows[-1]
         rows.pop()
-        if not rows and self._batches[adapter].table.capacity > START:
+        if not rows and self._batches[adapter].table.slots > START:
             del self._batches[adapter]  # gives the memory back
         return submission
 
@@ -256,7 +256,10 @@ class LiveEngine:
 
     def _batch(self, adapter: str | None) -> Batch:
         if adapter not in self._batches:
-            self._batches[adapter] = Batch(self.model, self.tokenizer.pad_id, max_rows=1, capacity=START)
+            start = min(START, self.cache_tokens)
+            self._batches[adapter] = Batch(
+                self.model, self.tokenizer.pad_id, max_rows=1, capacity=start, slots=self.cache_tokens
+            )
         return self._batches[adapter]
 
     def _use(self, adapter: str | None) -> None:

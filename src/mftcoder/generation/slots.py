@@ -95,13 +95,18 @@ class SlotTable:
             mine.values[first : first + len(lengths), :, begin : self.length] = layer.values
         self.starts += [self.length - length for length in lengths]
 
-    def reserve(self, rows: int, capacity: int) -> None:
-        """Make room for at least so many rows and columns."""
-        if rows <= self.max_rows and capacity <= self.capacity:
-            return
-        self.max_rows, self.capacity = max(rows, self.max_rows), max(capacity, self.capacity)
+    @property
+    def slots(self) -> int:
+        """Slots in memory: rows times columns."""
+        return self.max_rows * self.capacity
+
+    def resize(self, rows: int, capacity: int) -> None:
+        """Allocate for another number of rows and columns, at least those in use."""
+        self.max_rows, self.capacity = rows, capacity
+        if not self.rows:
+            self.length = 0
         for layer in self._layers():
-            layer.resize(self.max_rows, self.capacity)
+            layer.resize(rows, capacity)
 
     def _layer(self, index: int, like: Any) -> SlotLayer:
         while len(self.cache.layers) <= index:

@@ -130,6 +130,25 @@ def test_rows_that_the_cache_has_no_room_for_wait_or_step_back_and_still_get_the
     assert stepped_back > 0
 
 
+def test_the_cache_in_memory_stays_within_its_size_whatever_comes_after_what(model: Any, tokenizer: Tokenizer) -> None:
+    size, slots = 900, 0
+    live = Live(model, tokenizer, cache_tokens=size, batch_size=8)
+
+    def put(events: list[tuple[Submission, Event]]) -> None:
+        nonlocal slots
+        slots = max(slots, sum(batch.table.slots for batch in live.engine._batches.values()))
+        live.put(events)
+
+    live.engine.deliver = put
+    long = "x = 1\n" * 60  # beside it, there is room for few other rows
+    with live.engine:
+        alone = texts(live.collect([live.submit(long, tokens=100)]))
+        live.collect([live.submit(text, tokens=10) for text in TEXTS])
+        found = live.collect([*(live.submit(text, tokens=100) for text in TEXTS), live.submit(long, tokens=100)])
+    assert texts(found) == [*batch_texts(model, tokenizer, tokens=100), *alone]
+    assert slots <= size
+
+
 def test_pieces_never_hold_a_part_of_a_stop_word(live: Live, model: Any, tokenizer: Tokenizer) -> None:
     whole = batch_texts(model, tokenizer)[0]
     word = whole[8:14]
