@@ -138,6 +138,7 @@ REFUSED = {
     "a wrong type": ({"max_tokens": "many"}, 400, None, "max_tokens: Input should be a valid integer"),
     "no temperature": ({"temperature": -1}, 400, None, "temperature: Input should be greater"),
     "more choices than a request may have": ({"prompt": ["a"] * 100, "n": 2}, 400, None, "at most 128"),
+    "more texts than the server ever takes": ({"prompt": ["a"] * 71}, 400, None, "this server takes at most 70"),
 }
 
 
@@ -343,6 +344,31 @@ def test_broken_json_and_unknown_paths_get_an_error_object(server: Server) -> No
     assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
     unknown = httpx.get(f"{server.url}/v2/x")
     assert (unknown.status_code, "GET /v2/x" in unknown.json()["error"]["message"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "path, body, message",
+    [
+        ("/v1/completions", b"[1,", "The body is not JSON"),
+        ("/v1/completions", b'{"prompt": "a\\ud800b"}', "surrogate"),
+        ("/v1/completions", b'{"prompt": "a", "stop": ["\\udfff"]}', "surrogate"),
+        ("/v1/completions", b'{"prompt": "a", "model": "\\ud800"}', "surrogate"),
+        ("/v1/completions", b'{"prompt": "a", "\\ud800": 1}', "surrogate"),
+        ("/v1/completions", b'{"prompt": "a", "tools": ' + b"[" * 900 + b"]" * 900 + b"}", "tools: not supported"),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', "surrogate"),
+        ("/infill", b'{"input_prefix": "\\ud800", "input_suffix": ""}', "surrogate"),
+        ("/infill", b'{"input_prefix": "", "input_suffix": "", "temperature": 1, "top_k": "x"}', "top_k"),
+    ],
+)
+def test_a_hostile_body_gets_400_and_the_reason(server: Server, path: str, body: bytes, message: str) -> None:
+    answer = httpx.post(server.url + path, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_body_without_the_type_of_json_is_told_so(server: Server) -> None:
+    answer = httpx.post(f"{server.url}/v1/completions", content=b'{"prompt": "a"}')
+    assert (answer.status_code, "Content-Type" in answer.json()["error"]["message"]) == (400, True)
 
 
 def test_keys_of_file_and_environment_open_the_server_and_nothing_else_does(

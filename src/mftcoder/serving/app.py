@@ -208,13 +208,18 @@ async def _http_error(request: HttpRequest, error: Exception) -> JSONResponse:
     return error_response(error.status_code, f"{request.method} {request.url.path}: {error.detail}", code=code)
 
 
-async def _invalid(_: HttpRequest, error: Exception) -> JSONResponse:
+async def _invalid(request: HttpRequest, error: Exception) -> JSONResponse:
     """All problems of a request in one line, each with its field."""
     assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return error_response(400, f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}.")
+    if "json" not in request.headers.get("content-type", ""):
+        return error_response(400, "Send the request with Content-Type: application/json.")
     problems = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"] if part != "body")
         what = str(problem["msg"]).removeprefix("Value error, ")
         problems.append(f"{where}: {what}" if where else what)
-    param = ".".join(str(part) for part in error.errors()[0]["loc"][1:]) or None
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
     return error_response(400, "; ".join(problems[:5])[:2000], param=param)

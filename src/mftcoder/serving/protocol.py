@@ -2,6 +2,7 @@
 cannot honour is refused; a field that never changes a text is accepted without effect.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -43,6 +44,7 @@ INFILL_WITHOUT_EFFECT = frozenset(
     {"cache_prompt", "id_slot", "n_indent", "n_keep", "response_fields", "samplers", "t_max_prompt_ms", "top_k"}
 )
 MOST_CHOICES = 128
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class StreamOptions(BaseModel):
@@ -70,6 +72,8 @@ class Asked(BaseModel):
     def _only_what_can_be_honoured(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
+        if _has_half_character(fields):
+            raise ValueError("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
         unsupported = [name for name in fields if name in NEUTRAL and fields[name] not in NEUTRAL[name]]
         if unsupported:
             raise ValueError(f"{', '.join(unsupported)}: not supported by this server. Leave it out")
@@ -81,6 +85,20 @@ class Asked(BaseModel):
         """The stop words, without empty ones."""
         words = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(word for word in words if word)
+
+
+def _has_half_character(value: Any) -> bool:
+    """Whether a text anywhere in decoded JSON cannot be written as UTF-8."""
+    waiting = [value]
+    while waiting:  # no recursion: a client chooses how deep its JSON is
+        one = waiting.pop()
+        if isinstance(one, str) and _HALF_CHARACTER.search(one):
+            return True
+        if isinstance(one, dict):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+    return False
 
 
 class Choices(Asked):
@@ -170,6 +188,6 @@ class InfillRequest(Asked):
     def _without_effect(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        if fields.get("temperature") and fields.get("top_k", 0) > 0:
+        if fields.get("temperature") and fields.get("top_k") not in NEUTRAL["top_k"]:
             raise ValueError("top_k: not supported by this server together with a temperature. Leave one out")
         return {name: value for name, value in fields.items() if name not in INFILL_WITHOUT_EFFECT}

@@ -45,8 +45,10 @@ class Writer:
         return len(self._places)
 
     def open(self, requests: Sequence[Request], receive: Receive) -> "Texts":
-        """Queue the requests. ClientError 429 if too many are in work."""
+        """Queue the requests. ClientError 429 if too many are in work, 400 if they are too many ever."""
         assert self.engine is not None, "the server has started"
+        if len(requests) > self.most_texts:
+            raise ClientError(400, f"{len(requests)} texts are asked for; this server takes at most {self.most_texts}.")
         if self.texts + len(requests) > self.most_texts:
             raise ClientError(
                 429,
