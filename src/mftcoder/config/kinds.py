@@ -3,9 +3,9 @@
 `kind: pretrain` in a task is short for `kind: {name: pretrain}`.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from mftcoder.config.section import NonNegativeFloat, PositiveFloat, Section, Strings
 from mftcoder.registry import did_you_mean
@@ -117,6 +117,14 @@ class KtoKind(PreferenceKind):
     """Weight of the desirable answers."""
     undesirable_weight: NonNegativeFloat = 1.0
     """Weight of the undesirable answers."""
+
+    @model_validator(mode="after")
+    def _weigh_something(self) -> Self:
+        if not self.desirable_weight and not self.undesirable_weight:
+            raise ValueError(
+                "desirable_weight and undesirable_weight are both 0, so nothing would be trained. Raise one of them"
+            )
+        return self
 
 
 KINDS: dict[str, type[TaskKind]] = {

@@ -45,6 +45,7 @@ def test_options_can_be_set_on_the_command_line() -> None:
         ({"name": "pretrain", "fim_rate": 1.5}, r"tasks\.a\.kind\.fim_rate: Input should be less than or equal to 1"),
         ({"name": "pretrain", "suffixes": ["a/b"]}, r"'a/b' is not the end of a file name"),
         ({"name": "pretrain", "suffixes": [".jsonl"]}, "such files are always read, as records"),
+        ({"name": "kto", "desirable_weight": 0, "undesirable_weight": 0}, "are both 0, so nothing would be trained"),
         (3, r"tasks\.a\.kind: should be a section of fields, not 3"),
     ],
 )

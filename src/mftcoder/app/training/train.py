@@ -42,7 +42,7 @@ from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading import given
 from mftcoder.models.loading.load import DTYPES, load_model
 from mftcoder.models.loading.resolve import ResolvedModel, resolve_model, weights_of
-from mftcoder.models.loading.suitability import check_suitability
+from mftcoder.models.loading.suitability import check_suitability, check_texts
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import (
@@ -151,13 +151,19 @@ def train(
             given.save_tokenizer(tokenizer, folder)
         resolved = _checked_model(config)
 
+    def prepared() -> Store:
+        store = prepare_with_progress(config, on_progress)
+        if resolved and (line := check_texts(resolved, config, *store.longest_text())):
+            warn(line)
+        return store
+
     if tokenizer is None and first:
         check_model()
     stop = StopRequest()
     with sole_user(config.output_path) if first else nullcontext(), group.joined():
         if tokenizer is not None:
             group.run_on_rank0(check_model)
-        store = group.run_on_rank0(lambda: prepare_with_progress(config, on_progress))
+        store = group.run_on_rank0(prepared)
         checkpoint = group.run_on_rank0(
             lambda: checkpoint_to_resume(config, store, group.data_world_size, allow_changes=allow_changes)
         )

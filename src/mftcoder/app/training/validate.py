@@ -41,7 +41,7 @@ from mftcoder.models.layers.fp8 import check_recipe
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading.load import DTYPES
 from mftcoder.models.loading.resolve import ParameterCount, ResolvedModel, resolve_model
-from mftcoder.models.loading.suitability import check_suitability
+from mftcoder.models.loading.suitability import check_suitability, check_texts
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.backends.process_group import launched_processes, pick_device
@@ -99,6 +99,8 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
     store = check(lambda: prepare_with_progress(config, on_progress)) if model else None
     if store:
         check(lambda: _check_balancer(config, store))
+        long = check(lambda: check_texts(model, config, *store.longest_text())) if model else None
+        warnings = [*(warnings or []), *([long] if long else [])]
         check(lambda: check_metric(config, ValidationLoader(store, config)))
     if problems or card is None or model is None or planned is None or store is None:
         raise MftError(*problems)

@@ -94,6 +94,11 @@ class TaskSamples:
         """Input positions of each sample [N]."""
         return (np.diff(self._columns["ends"], prepend=0) - (2 if self.has_pairs else 1)).astype(np.int32)
 
+    def longest_text(self) -> int:
+        """Input positions of the longest text; each of the two texts of a pair is one."""
+        second = self._columns["second"] - 1 if self.has_pairs else self.lengths
+        return int(np.maximum(second, self.lengths - second).max(initial=0))
+
     @property
     def trained_tokens(self) -> NDArray[np.int32]:
         """Trained tokens of each sample [N], at least 1; of a pair those of its first text."""

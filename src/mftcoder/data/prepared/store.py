@@ -48,6 +48,15 @@ class Store:
         """The validation samples of one task, by its index; there may be none."""
         return TaskSamples(self.folder / f"{task}-validation", task, self.validation_files[task])
 
+    def longest_text(self) -> tuple[int, str]:
+        """The positions of the longest text of all samples, and its task."""
+        both = (
+            (split(number).longest_text(), name)
+            for number, name in enumerate(self.tasks)
+            for split in (self.train, self.validation)
+        )
+        return max(both)
+
 
 def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Store:
     """The store of a config: an existing one if its fingerprint is the same, otherwise made now on all cores.

@@ -50,6 +50,8 @@ def detect(record: Record) -> str:
             return name
     found = ", ".join(f"'{key}'" for key in list(record)[:6]) or "none"
     wanted = "; ".join(" + ".join(fields) for _, fields in FIELDS)
+    if "chosen" in record:
+        raise DataError("unknown dialect: a pair of chosen and rejected is for kind: dpo")
     raise DataError(f"unknown dialect: the record has the fields {found}. Known: {wanted}.")
 
 

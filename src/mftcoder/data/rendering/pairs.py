@@ -48,7 +48,7 @@ def read_pair(line: bytes, task: str, origin: str) -> Pair:
     problems: list[str] = []
     sides = [_side(record, field, problems) for field in ("chosen", "rejected")]
     if problems:
-        raise DataError(*problems)
+        raise DataError(*dict.fromkeys(problems))  # those of the prompt once
     chosen, rejected = (_conversation(side, record, task, origin) for side in sides)
     if content_hash(chosen.messages[:-1]) != content_hash(rejected.messages[:-1]):
         raise DataError("the prompts differ: 'chosen' and 'rejected' must be equal but for their last answer")
@@ -79,9 +79,19 @@ def _side(record: Record, field: str, problems: list[str]) -> list[Message]:
 
 
 def _turns_of(record: Record, field: str) -> list[Message]:
-    """The messages of one side: `prompt`, if there is one, then this field."""
+    """The messages of one side: `prompt`, if there is one, then this field; the field alone if it repeats the prompt."""
     prompt = _messages(record, "prompt", "user") if "prompt" in record else []
-    return [*prompt, *_messages(record, field, "assistant")]
+    side = _messages(record, field, "assistant")
+    asked, repeated = _without_system(prompt), _without_system(side)
+    if not asked or not repeated or repeated[0].role == "assistant":
+        return [*prompt, *side]
+    if [(one.role, one.content) for one in repeated[: len(asked)]] != [(one.role, one.content) for one in asked]:
+        raise DataError(f"'{field}' is a whole chat, and it does not begin with 'prompt'. Leave 'prompt' out")
+    return side if len(side) > len(repeated) else [*prompt, *repeated[len(asked) :]]
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    return [one for one in messages if one.role != "system"]
 
 
 def _messages(record: Record, field: str, role: Any) -> list[Message]:
@@ -160,6 +170,8 @@ class Pairs:
         if self.config.over_length != "truncate":
             return Fitted((), dropped=True)
         first, second = _cut(first, limits[0]), _cut(second, limits[1])
+        if pair.second and np.array_equal(first.ids, second.ids):  # they differ beyond the cut: nothing to prefer
+            return Fitted((), dropped=True)
         return Fitted((_joined(first, second, pair.desirable),), truncated=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from mftcoder.config.kinds import PreferenceKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ModelError
 from mftcoder.kernels.rotary import BY_LENGTH
@@ -26,8 +27,9 @@ def check_suitability(model: ResolvedModel, config: RunConfig) -> list[str]:
     except ModelError as error:
         problems += error.problems
     try:
-        trusted = config.model.trust_remote_code
-        warnings.append(check_positions(model, config.data.max_length, trust_remote_code=trusted) or "")
+        if not _only_pairs(config):
+            trusted = config.model.trust_remote_code
+            warnings.append(check_positions(model, config.data.max_length, trust_remote_code=trusted) or "")
     except ModelError as error:
         problems += error.problems
     if problems:
@@ -44,22 +46,38 @@ def _unused_coefficient(model: ResolvedModel, coefficient: float | None) -> str:
     return f"loss.router_aux_loss_coef: {coefficient:g} has no effect: {model.name} has no such loss"
 
 
-def check_positions(model: ResolvedModel, max_length: int, *, trust_remote_code: bool = False) -> str | None:
-    """A warning if samples may have positions that the model was not trained for; ModelError if it cannot compute them."""
+def check_texts(model: ResolvedModel, config: RunConfig, longest: int, task: str) -> str | None:
+    """The same as check_positions for a run of pairs only, by its `longest` text, which is one of `task`: two texts share a row, so
+    data.max_length does not tell."""
+    subject, trusted = f"tasks.{task}: a text of {longest} positions", config.model.trust_remote_code
+    return check_positions(model, longest, subject, trust_remote_code=trusted) if _only_pairs(config) else None
+
+
+def _only_pairs(config: RunConfig) -> bool:
+    return all(isinstance(task.kind, PreferenceKind) for task in config.tasks)
+
+
+def check_positions(
+    model: ResolvedModel, longest: int, subject: str = "", *, trust_remote_code: bool = False
+) -> str | None:
+    """A warning if a sample may have positions that the model was not trained for; ModelError if it cannot compute them.
+
+    `longest` is data.max_length unless `subject` says what it is.
+    """
+    subject = subject or f"data.max_length: {longest}"
     config = model.config.get_text_config()
     limit = getattr(config, "max_position_embeddings", None)
-    if limit is None or max_length <= limit:
+    if limit is None or longest <= limit:
         return None
     if _has_table(model.config, trust_remote_code=trust_remote_code):
         raise ModelError(
-            f"data.max_length: {max_length}: {model.name} has a table of only {limit} positions. Set data.max_length to "
-            f"{limit} or less"
+            f"{subject}: {model.name} has a table of only {limit} positions. Set data.max_length to {limit} or less"
         )
     reach = max(limit, *(_reach(rope, limit) for rope in rotations(config)), 0)
-    if max_length <= reach:
+    if longest <= reach:
         return None
     return (
-        f"data.max_length: {max_length} is more than the {reach} positions that {model.name} was made for (max_position_embeddings "
+        f"{subject} is more than the {reach} positions that {model.name} was made for (max_position_embeddings "
         f"and rope scaling in its config.json): longer samples have positions that it was never trained on. Set data.max_length "
         f"to {reach} or less, or scale its rotary embedding."
     )

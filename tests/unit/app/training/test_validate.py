@@ -9,7 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load, save_file
 
+from mftcoder.app.training.train import train
+from mftcoder.app.training.validate import validate
 from mftcoder.cli import main
+from mftcoder.config.load import parse_config
 from tests.integration.test_train_cli import write_config, write_tasks
 
 NORM = "model.norm.weight"
@@ -102,3 +105,29 @@ def test_a_size_that_no_gpu_has_is_one_line(
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"--gpu {gpu}: write the memory of a GPU" in line
+
+
+@pytest.mark.parametrize("verb", [train, validate])
+@pytest.mark.parametrize(("words", "warned"), [((200, 199), False), ((20, 300), True)])
+def test_a_text_of_a_pair_is_compared_with_the_positions_of_the_model(
+    tmp_path: Path,
+    tiny_llama_dir: Path,
+    make_jsonl: Callable[..., Path],
+    said: Callable[[], str],
+    verb: Callable[..., object],
+    words: tuple[int, int],
+    warned: bool,
+) -> None:
+    answers = dict(zip(("chosen", "rejected"), (" x" * count for count in words), strict=True))
+    raw = {
+        "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"},
+        "tasks": {"better": {"path": str(make_jsonl("pairs.jsonl", [{"prompt": "q", **answers}])), "kind": "orpo"}},
+        "data": {"max_length": 1024, "val_size": 0, "num_proc": 1},
+        "train": {"max_steps": 1, "report_to": []},
+        "backend": {"device": "cpu"},
+        "output_dir": str(tmp_path / "run"),
+    }
+    verb(parse_config(raw, origin="test"))
+    text = said()
+    assert ("is more than the 512 positions" in text) == warned, text
+    assert ("tasks.better: a text of 6" in text) == warned, text

@@ -102,6 +102,7 @@ def test_every_registered_dialect_is_detected_and_has_an_example() -> None:
         ({"instruction": "a", "output": " "}, "'output' is empty"),
         ({"instruction": "a", "output": "b", "input": 3}, "'input' is a number, not a text"),
         ({"query": "a", "reply": "b"}, "unknown dialect: the record has the fields 'query', 'reply'."),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "unknown dialect: a pair of chosen and rejected is for kind: dpo"),
         ([1], "a record is a JSON object, not a list"),
         (b'{"text": "a", "text": "b"}', "key 'text' appears twice. Keep one of them."),
         (b'{"chat_rounds": [{"role": "bot", "content": "a", "content": ": b"}]}', "key 'content' appears twice."),

@@ -34,6 +34,7 @@ def line(**record: Any) -> bytes:
         {"chosen": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "rejected": [ASK, answer("b")]},
         {"prompt": "q", "chosen": "a", "rejected": "b", "score": 1},
         {"prompt": [ASK], "chosen": [answer("a")], "rejected": [answer("b")]},
+        {"prompt": "q", "chosen": [ASK, answer("a")], "rejected": [ASK, answer("b")]},
     ],
 )  # fmt: skip
 def test_pairs_are_read_from_chats_and_from_texts(record: dict[str, Any]) -> None:
@@ -56,11 +57,38 @@ def test_pairs_are_read_from_chats_and_from_texts(record: dict[str, Any]) -> Non
         ({"prompt": "q", "chosen": " ", "rejected": "b"}, "content is empty"),
         ({"prompt": "q", "chosen": [{"role": "robot", "content": "a"}], "rejected": "b"}, "chosen: message 1: role 'robot'"),
         ({"messages": [ASK, answer("a")]}, "'chosen' is missing"),
+        ({"prompt": "p", "chosen": [ASK, answer("a")], "rejected": "b"}, "'chosen' is a whole chat, and it does not begin with 'prompt'"),
     ],
 )  # fmt: skip
 def test_what_is_no_pair_is_refused_with_its_reason(record: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         read_pair(line(**record), "t", "o")
+
+
+SYSTEM = {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "side", "roles"),
+    [
+        ([SYSTEM, ASK], [ASK, answer("a")], "system user assistant"),
+        ("q", [SYSTEM, ASK, answer("a")], "system user assistant"),
+        ([SYSTEM], [ASK, answer("a")], "system user assistant"),
+        ("q", [ASK, answer("x"), ASK, answer("a")], "user assistant user assistant"),
+        ("q", [answer("x"), ASK, answer("a")], "user assistant user assistant"),
+    ],
+)
+def test_a_prompt_that_a_chat_repeats_stands_once(prompt: Any, side: list[Any], roles: str) -> None:
+    pair = read_pair(line(prompt=prompt, chosen=side, rejected=[*side[:-1], answer("b")]), "t", "o")
+    labelled = read_labelled(line(prompt=prompt, messages=side, label=True), "t", "o")
+    for read in (pair.first, pair.second, labelled.first):
+        assert read and " ".join(message.role for message in read.messages) == roles
+
+
+def test_a_fault_of_the_prompt_is_named_once() -> None:
+    with pytest.raises(DataError) as caught:
+        read_pair(line(prompt=[{"role": "robot", "content": "q"}], chosen="a", rejected="b"), "t", "o")
+    assert len(caught.value.problems) == 1
 
 
 @pytest.mark.parametrize(("label", "desirable"), [(True, True), (False, False), (1, True), (0, False)])
@@ -131,6 +159,19 @@ def test_a_pair_longer_than_a_row_is_cut_where_it_is_long_or_dropped(make_store:
     for over_length in ("drop", "split"):
         _, store = make_store([LONG, {"prompt": "q", "chosen": "a", "rejected": "b"}], over_length=over_length)
         assert (store.statistics[0].samples, store.statistics[0].dropped) == (1, 1)
+
+
+def test_a_pair_that_differs_beyond_the_cut_only_is_dropped(make_store: MakeStore) -> None:
+    late = {"prompt": "q", "chosen": "yes " * 60 + "a", "rejected": "yes " * 60 + "b"}
+    _, store = make_store([late, {"prompt": "q", "chosen": "a", "rejected": "b"}])
+    assert (store.statistics[0].samples, store.statistics[0].dropped, store.statistics[0].truncated) == (1, 1, 0)
+
+
+def test_the_longest_text_is_one_side_of_a_pair(make_store: MakeStore) -> None:
+    _, store = make_store([LONG])
+    assert store.longest_text() == (store.train(0).sample(0).lengths[0], "prefs")
+    _, store = make_store([{**LONG, "chosen": "no", "rejected": "yes " * 60}])
+    assert store.longest_text() == (store.train(0).sample(0).lengths[1], "prefs")
 
 
 def test_a_prompt_longer_than_its_part_of_the_row_is_an_error_with_its_line(make_store: MakeStore) -> None:

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from mftcoder.config.load import parse_config
 from mftcoder.errors import ModelError
 from mftcoder.models.loading.resolve import ResolvedModel
-from mftcoder.models.loading.suitability import check_positions, check_row_slices, check_suitability
+from mftcoder.models.loading.suitability import check_positions, check_row_slices, check_suitability, check_texts
 
 TINY = {
     "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1,
@@ -85,6 +85,26 @@ def test_the_positions_of_a_rotary_embedding_follow_its_scaling(
     assert (
         warning and f"data.max_length: {reach + 1} is more than the {reach} positions that tiny was made for" in warning
     )
+
+
+PAIRS = {"a": {"path": "d", "kind": "dpo"}, "b": {"path": "d", "kind": "orpo"}}
+
+
+def test_two_texts_that_share_a_row_each_have_the_positions_of_the_model() -> None:
+    small, config = model("gpt2", **GPT), run_config(tasks=PAIRS, data={"max_length": 128})
+    assert check_suitability(small, config) == []
+    assert check_texts(small, config, 64, "b") is None
+    with pytest.raises(ModelError, match=r"tasks.b: a text of 65 positions: tiny has a table of only 64 positions"):
+        check_texts(small, config, 65, "b")
+    rotary = model("llama", **TINY, max_position_embeddings=64)
+    assert "tasks.b: a text of 65 positions is more than the 64" in (check_texts(rotary, config, 65, "b") or "")
+
+
+def test_one_task_of_single_texts_can_fill_a_row() -> None:
+    mixed = run_config(tasks={**PAIRS, "c": "d"}, data={"max_length": 128})
+    with pytest.raises(ModelError, match=r"data.max_length: 128: tiny has a table"):
+        check_suitability(model("gpt2", **GPT), mixed)
+    assert check_texts(model("gpt2", **GPT), mixed, 128, "c") is None
 
 
 def test_a_model_without_positions_has_no_limit() -> None:
