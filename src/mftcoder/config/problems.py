@@ -13,6 +13,9 @@ def problem_lines(
 ) -> list[str]:
     """One line for each problem, in the order found, without repeats. `suggest` says what an unknown key may mean."""
     details = error.errors(include_url=False)
+    # pydantic counts the valid items of a list only, and so calls one whose items are wrong too short
+    locations = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
+    details = [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in locations]
     return list(dict.fromkeys(one_line(_line(detail, raw, origin, suggest)) for detail in details))
 
 

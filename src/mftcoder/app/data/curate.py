@@ -85,6 +85,7 @@ def curate(recipe: Recipe) -> Made:
     models = [_model_state(step.difficulty) for step in recipe.steps if step.difficulty is not None]
     key = fingerprint(recipe, sources, {"versions": versions, "exams": exams, "runs": runs, "models": models})
     refuse_foreign_files(output)
+    _refuse_an_output_inside_of_an_input(recipe, output)
     _refuse_to_overwrite(recipe, sources, output)
     made = finished(output, key)
     if made is None:
@@ -127,6 +128,16 @@ def _exams(recipe: Recipe, sources: Sequence[TaskSources]) -> dict[str, dict[str
         task.name: {**(provenance_of(found.training).exams or {}), **here}
         for task, found in zip(recipe.tasks, sources, strict=True)
     }
+
+
+def _refuse_an_output_inside_of_an_input(recipe: Recipe, output: Path) -> None:
+    names = [name for task in recipe.tasks for name in (task.path, *task.files, *task.validation) if name]
+    for name in names:
+        if Path(name).expanduser().resolve() in output.resolve().parents:
+            raise DataError(
+                f"{output}: lies in {name}, which is an input: the next run would read it as data. "
+                "Choose an output directory outside of it"
+            )
 
 
 def _refuse_to_overwrite(recipe: Recipe, sources: Sequence[TaskSources], output: Path) -> None:

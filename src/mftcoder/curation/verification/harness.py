@@ -134,18 +134,19 @@ def _is_test(name: str, value: Any) -> bool:
     return unittest is not None and isinstance(value, type) and issubclass(value, unittest.TestCase)
 
 
-def check_tests(data: list[str], names: Names) -> None:
-    """Tests beside the answer: their text, and the name of the function that a `check(candidate)` takes."""
-    text, entry_point = data
+def check_tests(data: list[Any], names: Names) -> None:
+    """Tests beside the answer: their text, the name of the function that a `check(candidate)` takes, and whether they check a value."""
+    text, entry_point, claims = data
     own = {**names, "__name__": "tests"}
     exec(compile(text, "<tests>", "exec"), own)
     if isinstance(own.get("check"), types.FunctionType) and entry_point in own:
         own["check"](own[entry_point])
-    check_asserts(None, {name: value for name, value in own.items() if value is not names.get(name)})
+    tests = {name: value for name, value in own.items() if value is not names.get(name)}
+    check_asserts("functions" if claims else "claimless", tests)
 
 
-def check_asserts(_: Any, names: Names) -> None:
-    """Test functions and test cases among these names."""
+def check_asserts(data: str, names: Names) -> None:
+    """Test functions and test cases among these names. Those that check no value can fail, but prove nothing."""
     for name, value in sorted(names.items()):
         if not _is_test(name, value):
             continue
@@ -157,6 +158,8 @@ def check_asserts(_: Any, names: Names) -> None:
             raise Unfit("tests_need_a_loop")
         else:
             _run_test_function(name, value)
+    if data == "claimless":
+        raise Unfit("proves_nothing")
 
 
 def _run_test_function(name: str, function: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ import doctest
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from mftcoder.execution.languages import LANGUAGES
 TEST_FIELDS = ("tests", "test", "test_list", "test_code", "unit_tests", "assertions")
 SETUP_FIELDS = ("test_setup_code", "test_setup", "test_imports")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_CLAIMING = re.compile(r"assert|fail|raises|exit", re.IGNORECASE)
 _NAMES = {"javascript": "js"}
 """Fence -> name in `execution.languages`, where they differ."""
 
@@ -100,6 +101,9 @@ def _python(example: Example, code: str, config: VerifyConfig) -> Run | Verdict:
     tree = parse_python(code)
     if tree is None:
         return Verdict.failed("compile", "SyntaxError") if "compile" in config.checks else Verdict.not_run("broken")
+    if any(map(_starts_tests, tree.body)):
+        tree.body = [node for node in tree.body if not _starts_tests(node)]
+        code = ast.unparse(tree)
     defined = _defined(tree)
     checks = {name: data for name, data in _python_checks(example, tree, defined, config) if name in config.checks}
     return Run("python", code, checks) if checks else Verdict.not_run("no_check_chosen")
@@ -110,7 +114,8 @@ def _python_checks(
 ) -> Iterator[tuple[str, Any]]:
     tests, entry_point = tests_of(example, config)
     if tests and len(tests) <= MAX_PARSED and (parsed := parse_python(tests)) is not None:
-        yield "tests", [_without_imports_of_the_answer(parsed, defined), entry_point or _last_function(tree)]
+        text = _without_imports_of_the_answer(parsed, defined)
+        yield "tests", [text, entry_point or _last_function(tree), _claims(parsed.body)]
     if asserts := _asserts_of(tree, defined):
         yield "asserts", asserts
     if docstrings := list(_doctests(tree)):
@@ -160,8 +165,8 @@ def _last_function(tree: ast.Module) -> str:
 
 
 def _without_imports_of_the_answer(tests: ast.Module, defined: Set[str]) -> str:
-    """`from solution import f` is left out where the answer defines f and no such module of Python is meant."""
-    tests.body = [node for node in tests.body if not _imports_the_answer(node, defined)]
+    """`from solution import f` is left out where the answer defines f and no such module of Python is meant; so is `unittest.main()`."""
+    tests.body = [node for node in tests.body if not _imports_the_answer(node, defined) and not _starts_tests(node)]
     return ast.unparse(tests)
 
 
@@ -171,15 +176,38 @@ def _imports_the_answer(node: ast.stmt, defined: Set[str]) -> bool:
     return all(alias.name in defined and not alias.asname for alias in node.names)
 
 
+def _starts_tests(node: ast.stmt) -> bool:
+    """Whether the statement is `unittest.main()`, which ends the process. The harness runs test cases without it."""
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
+        return False
+    return ast.unparse(node.value.func) in ("unittest.main", "pytest.main")
+
+
+def _claims(nodes: Iterable[ast.stmt]) -> bool:
+    """Whether the code can fail because of a value: an assert, a raise, or a call such as `self.assertEqual`."""
+    inside = [inner for node in nodes for inner in ast.walk(node)]
+    if any(isinstance(node, ast.Assert | ast.Raise) for node in inside):
+        return True
+    called = [node.func for node in inside if isinstance(node, ast.Call)]
+    names = [
+        function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "") for function in called
+    ]
+    return any(_CLAIMING.search(name) for name in names)
+
+
 def _asserts_of(tree: ast.Module, defined: Set[str]) -> str:
-    """`functions` if the answer has test functions or test cases, `loaded` if it asserts something while it is loaded."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test"):
-            return "functions"
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("TestCase") for base in node.bases):
-            return "functions"
+    """`functions` if the answer has test functions or test cases, `claimless` if these check no value, `loaded` if the answer
+    asserts something while it is loaded."""
+    if tests := [node for node in tree.body if _is_test(node)]:
+        return "functions" if _claims(tests) else "claimless"
     loaded = [node for statement in tree.body if not _is_definition(statement) for node in ast.walk(statement)]
     return "loaded" if any(isinstance(node, ast.Assert) and _calls(node, defined) for node in loaded) else ""
+
+
+def _is_test(node: ast.stmt) -> bool:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return node.name.startswith("test")
+    return isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("TestCase") for base in node.bases)
 
 
 def _is_definition(node: ast.stmt) -> bool:

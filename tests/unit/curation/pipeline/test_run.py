@@ -229,6 +229,13 @@ def test_a_folder_with_files_of_others_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "mine.txt").exists()
 
 
+def test_an_output_that_the_next_run_would_read_as_data_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.jsonl", line(0))
+    with pytest.raises(DataError, match=r"lies in .*a, which is an input"):
+        curate(recipe(tmp_path, output_dir=str(tmp_path / "a" / "clean")))
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x.jsonl"]
+
+
 def test_two_processes_do_not_write_one_output(tmp_path: Path) -> None:
     write(tmp_path / "a" / "x.jsonl", line(0))
     with running.exclusive(tmp_path / ".out.work"), pytest.raises(DataError, match="another process is at work"):
@@ -278,6 +285,7 @@ def test_mistakes_of_a_recipe_are_all_named(tmp_path: Path) -> None:
         "output_dir: is required",
     ):
         assert part in text
+    assert "at least 1 item" not in text
 
 
 def test_duplicates_are_dropped_over_tasks_and_name_the_record_that_is_kept(tmp_path: Path) -> None:
