@@ -53,6 +53,17 @@ def test_what_cannot_be_answered_is_said_in_one_line(tiny_llama_dir: Path, argum
     assert "Traceback" not in ended.stderr
 
 
+def test_a_file_that_cannot_be_written_and_bytes_that_are_no_text_are_told_and_end_nothing(
+    chat: Chat, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        list(chat.answer("a\udcff"))
+    list(chat.answer("x"))
+    with pytest.raises(ConfigError, match="cannot be written"):
+        chat.save(tmp_path)
+    assert len(chat.messages) == 2
+
+
 class Terminal:
     """A conversation typed into a real terminal."""
 

@@ -71,7 +71,9 @@ class Chat:
     written: Written = field(default_factory=Written)
 
     def prompt_ids(self, question: str) -> list[int]:
-        """The tokens that the model reads before it answers this question."""
+        """The tokens that the model reads before it answers this question. ConfigError for bytes that are no text."""
+        if any("\ud800" <= character <= "\udfff" for character in question + self.system):
+            raise ConfigError("the question is not UTF-8 text: it holds bytes that are no characters")
         opening = [Message("system", self.system, False)] if self.system else []
         chat = [*opening, *self.messages, Message("user", question, False)]
         ids: list[int] = encode_segments(self.tokenizer, [render_next(self.template, chat)])[0].ids.tolist()
@@ -128,8 +130,11 @@ class Chat:
             raise ConfigError("/save: the conversation is empty")
         opening = [Message("system", self.system, False)] if self.system else []
         record = {"messages": [{"role": one.role, "content": one.content} for one in [*opening, *self.messages]]}
-        with path.open("ab") as file:
-            file.write(orjson.dumps(record) + b"\n")
+        try:
+            with path.open("ab") as file:
+                file.write(orjson.dumps(record) + b"\n")
+        except OSError as error:
+            raise ConfigError(f"/save {path}: cannot be written: {error.strerror}") from error
 
     def run_last_code(self, sandbox: Sandbox) -> str:
         """What the last code block of the last answer prints, run in the sandbox. ConfigError if there is none in Python."""
