@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,22 @@ def journal_lines(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@contextmanager
+def interruptible(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """The command with SIGINT at its default, even where the tests run in the background. It never outlives the block."""
+
+    def receive_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=receive_interrupts
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_stopped_command_goes_on_without_repeating_an_answered_request(
     tmp_path: Path, sent: signal.Signals, code: int
@@ -57,7 +75,7 @@ def test_a_stopped_command_goes_on_without_repeating_an_answered_request(
     answered = 7
     with ScriptedEndpoint(lambda asked: teacher(asked) if asked.number <= answered else Answer(never=True)) as endpoint:
         command = [sys.executable, "-m", "mftcoder", *arguments(endpoint, tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        with interruptible(command) as process:
             deadline = time.monotonic() + PATIENCE
             while journal_lines(tmp_path) < 1 + answered and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
