@@ -18,7 +18,7 @@ from mftcoder.errors import Interrupted, TrainingError
 from mftcoder.jsonl import read_jsonl
 from mftcoder.training import loop
 from mftcoder.training.loop import TrainingRun
-from mftcoder.training.step import HostCopy
+from mftcoder.training.step import HostCopy, Validated
 
 STEPS = 10
 Train = Callable[..., Path]
@@ -227,9 +227,8 @@ def test_a_run_that_is_asked_to_stop_at_its_last_step_is_finished(train: Train) 
 def losses_of(values: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let validation find these means: step -> loss of every task."""
     means = iter(values.values())
-    monkeypatch.setattr(
-        loop, "validate", lambda *_: TaskLosses(np.full(2, next(means)), np.ones(2, np.int64), np.ones(2, np.int64))
-    )
+    ones = np.ones(2, np.int64)
+    monkeypatch.setattr(loop, "validate", lambda *_: Validated(TaskLosses(np.full(2, next(means)), ones, ones), None))
 
 
 def test_early_stopping_counts_validations_in_a_row_without_a_better_loss(
