@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, SEED, Finite, checkpoint, device, dtype, trust_remote_code
+from mftcoder.cli.options import COUNT, SEED, Finite, checkpoint, device, dtype, template, trust_remote_code
 from mftcoder.errors import MftError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ QUOTES = '"""'
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("--system", default="", help="System message.")
-@click.option("--template", help="Chat template (default: the run's, else the tokenizer's own).")
+@template
 @click.option("--max-new-tokens", type=COUNT, default=512, show_default=True, help="Most tokens of an answer.")
 @click.option("--temperature", type=Finite(min=0), default=0.1, show_default=True, help="0 is greedy decoding.")
 @click.option("--top-p", type=Finite(0, 1, min_open=True), default=0.95, show_default=True, help="Nucleus sampling.")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, trust_remote_code
+from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, template, trust_remote_code
 from mftcoder.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ class NamedPath(click.ParamType):
     help="A LoRA adapter (a run folder or a peft folder) over MODEL, served by its name; may be repeated.",
 )
 @click.option("--api-key-file", type=PATH, help="File with API keys, one a line (also: MFTCODER_API_KEY).")
-@click.option("--template", help="Chat template (default: the run's, else the tokenizer's own).")
+@template
 @click.option("--batch-size", type=COUNT, default=64, show_default=True, help="Texts generated at the same time.")
 @click.option(
     "--cache-tokens",
