@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, template, trust_remote_code
+from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, load, template, trust_remote_code
 from mftcoder.errors import ConfigError
 
 
@@ -58,7 +58,7 @@ class NamedPath(click.ParamType):
 @click.option(
     "--grace-seconds", type=COUNT, default=300, show_default=True, help="Longest wait for answers after SIGTERM."
 )
-@click.option("--load", type=click.Choice(["4bit", "8bit"]), help="Hold the weights in 4 or 8 bits.")
+@load
 @checkpoint
 @dtype
 @device
