@@ -6,13 +6,14 @@ from typing import Any, Protocol
 from mftcoder.config.data import DataConfig
 from mftcoder.config.kinds import KtoKind, PreferenceKind, PretrainKind, TaskKind
 from mftcoder.data.records.conversation import Conversation
-from mftcoder.data.records.formats import read_record
+from mftcoder.data.records.formats import parse_object, read_record
 from mftcoder.data.rendering.documents import Documents
 from mftcoder.data.rendering.pairs import Pairs
 from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
 from mftcoder.data.rendering.tokenization import Fitted, encode_segments, fit
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.errors import DataError
 
 
 class Example(Protocol):
@@ -53,8 +54,13 @@ class Conversations:
         self.template = load_template(config, tokenizer)
 
     def read(self, line: bytes, *, format: str, task: str, origin: str) -> Conversation:
-        """The conversation on a line."""
-        return read_record(line, format=format, task=task, origin=origin)
+        """The conversation on a line. DataError for an answer that is labelled as undesirable."""
+        conversation = read_record(line, format=format, task=task, origin=origin)
+        if b'"label"' in line and parse_object(line).get("label") is False:
+            raise DataError(
+                "'label' is false: a bad answer would be trained as a good one. Set kind: kto, or leave it out"
+            )
+        return conversation
 
     def render(self, conversation: Conversation) -> list[Segment]:
         """Its segments in the template."""
