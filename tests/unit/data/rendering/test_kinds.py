@@ -22,7 +22,7 @@ def line(**fields: object) -> bytes:
 
 
 def test_an_undesirable_answer_is_no_example_to_follow(conversations: Records) -> None:
-    with pytest.raises(DataError, match="'label' is false: .* Set kind: kto"):
+    with pytest.raises(DataError, match=r"'label' is false: .* Set kind: kto"):
         conversations.read(line(label=False), format="auto", task="t", origin="f:1")
 
 
