@@ -224,6 +224,18 @@ def test_preparing_needs_no_torch(folder: Path, run: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_token_files_are_written_where_the_option_says(folder: Path, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "tokens"
+    code, printed, err = run("prepare", "tasks.sums.kind=pretrain", "--format", "megatron", "--out", str(out))
+    assert (code, err) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"sums{middle}_input_ids{ending}" for middle in ("", "_validation") for ending in (".bin", ".idx", ".json")
+    ]
+    assert f"{out}/sums_input_ids.bin and .idx: " in printed and " tokens in 1 documents" in printed
+    assert run("prepare", "--format", "megatron", "--out", str(out))[2].startswith("error: tasks.sums: has kind sft. ")
+    assert "belong together" in run("prepare", "--format", "megatron")[2]
+
+
 SEEDS = [
     LINE,
     json.dumps(

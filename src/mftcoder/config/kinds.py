@@ -35,7 +35,7 @@ class PretrainKind(TaskKind):
     each other. isolated: each document is a sample of its own, split if it is longer than a row."""
     suffixes: Strings = ()
     """Endings of plain files, such as .py, that are read as one document each, in folders and in all folders below. Without them a task has
-    .jsonl files only."""
+    .jsonl files and Megatron token files (.idx) only."""
     fim_rate: Share = 0.0
     """Fraction of the documents that are rearranged for fill-in-the-middle: cut at two random characters into prefix, middle and suffix. Only
     documents that fit into a row are. Needs a tokenizer with FIM tokens."""
@@ -55,6 +55,8 @@ class PretrainKind(TaskKind):
                 raise ValueError(f"'{suffix}' is not the end of a file name. Write endings such as .py")
             if suffix.endswith((".jsonl", ".jsonl.gz")):
                 raise ValueError(f"'{suffix}': such files are always read, as records. Leave it out")
+            if suffix.endswith(".idx"):
+                raise ValueError(f"'{suffix}': such files are always read, as Megatron token files. Leave it out")
         return value
 
 

@@ -1,17 +1,18 @@
 """`mft prepare`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mftcoder.cli.console import console, loaded_config, shown
-from mftcoder.cli.options import config_arguments
+from mftcoder.cli.options import PATH, config_arguments
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mftcoder.app.data.prepare import PreparedData
+    from mftcoder.app.data.prepare import PreparedData, WrittenTokens
 
 _COLUMNS = {
     "samples": "samples",
@@ -36,19 +37,36 @@ _RARE_COLUMNS = {
 
 @click.command("prepare", short_help="Tokenize the data ahead of training.")
 @config_arguments
-def command(config: Path, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["store", "megatron"]),
+    default="store",
+    show_default=True,
+    help="store: for mft train. megatron: also writes tasks of kind pretrain as .bin and .idx files.",
+)
+@click.option("--out", type=PATH, help="Output directory of --format megatron.")
+def command(config: Path, overrides: tuple[str, ...], form: str, out: Path | None) -> None:
     """Tokenize the data once, ahead of training, and print what is in it.
 
     \b
     mft prepare my.yaml
     mft prepare my.yaml data.num_proc=4 data.on_error=skip
     mft prepare my.yaml data.chat_template=chatml data.max_length=4096
+    mft prepare pretrain.yaml --format megatron --out tokens
     """
-    from mftcoder.app.data.prepare import prepare
+    from mftcoder.app.data.prepare import check_megatron, prepare, write_megatron
 
+    if (form == "megatron") != (out is not None):
+        raise click.UsageError("--format megatron and --out belong together: give both, or neither.")
+    loaded = loaded_config(config, overrides)
+    if out is not None:
+        check_megatron(loaded)
     with shown(stderr=True) as on_progress:
-        prepared = prepare(loaded_config(config, overrides), on_progress=on_progress)
+        prepared = prepare(loaded, on_progress=on_progress)
     print_prepared(prepared)
+    if out is not None:
+        print_written(write_megatron(prepared, out))
 
 
 def print_prepared(prepared: "PreparedData") -> None:
@@ -64,6 +82,14 @@ def print_prepared(prepared: "PreparedData") -> None:
     if (hidden := sum(counts.skipped for counts in store.statistics) - len(shown_problems)) > 0:
         lines.append(f"... and {hidden:,} more")
     for line in (*lines, f"store {store.folder}"):
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_written(written: "Sequence[WrittenTokens]") -> None:
+    """A line for each pair of files."""
+    output = console()
+    for one in written:
+        line = f"{one.index.with_suffix('.bin')} and .idx: {one.tokens:,} tokens in {one.documents:,} documents"
         output.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,5 +1,6 @@
 """The samples of one task and split as memory-mapped columns: their reader, their writer, and the counts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -103,6 +104,20 @@ class TaskSamples:
     def trained_tokens(self) -> NDArray[np.int32]:
         """Trained tokens of each sample [N], at least 1; of a pair those of its first text."""
         return self._columns["trained"]
+
+    def documents(self, *, run_on: bool) -> Iterator[NDArray[np.int32]]:
+        """The token ids as they were before they were cut: of each record; of the rows if records `run_on`, each token in one row."""
+        ends, lines, files = (self._columns[name] for name in ("ends", "lines", "files"))
+        waiting: list[NDArray[np.int32]] = []  # pieces of one document, without the tokens that two of them share
+        for index, end in enumerate(ends.tolist()):
+            stored = np.array(self._columns["tokens"][ends[index - 1] if index else 0 : end])
+            ids = np.where(stored < 0, ~stored, stored)
+            last = index + 1 == len(ends)
+            goes_on = not last and (run_on or (lines[index], files[index]) == (lines[index + 1], files[index + 1]))
+            waiting.append(ids[:-1] if goes_on else ids)
+            if run_on or not goes_on:
+                yield np.concatenate(waiting)
+                waiting = []
 
     def sample(self, index: int) -> TokenizedSample:
         """One sample, with the origin `path:line` of its record."""

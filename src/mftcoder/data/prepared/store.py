@@ -13,11 +13,13 @@ import xxhash
 
 from mftcoder import log
 from mftcoder.cache import cache_root
-from mftcoder.config.kinds import SFT
+from mftcoder.config.kinds import SFT, PretrainKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.build import OnProgress, PrepareCounts, build
 from mftcoder.data.prepared.columns import TaskSamples, TaskStatistics
 from mftcoder.data.records.files import SourceFile, TaskSources, find_sources
+from mftcoder.data.records.megatron import TokenFile
+from mftcoder.data.rendering.documents import check_token_file
 from mftcoder.data.rendering.kinds import template_of
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
@@ -66,12 +68,29 @@ def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Stor
     cache = cache_root(config.data.cache_dir)
     tokenizer = load_tokenizer(config.model.tokenizer_name_or_path or config.model.model_name_or_path)
     sources = find_sources(config.tasks, cache)
+    _check_token_files(config, sources, tokenizer)
     fingerprint = store_fingerprint(config, tokenizer, sources)
     folder = cache / "prepared" / fingerprint
     with _lock(folder.with_name(f"{fingerprint}.lock")):
         if not (folder / "meta.json").exists():
             build(config, sources, folder, on_progress)
     return _open(config, sources, folder, fingerprint)
+
+
+def _check_token_files(config: RunConfig, sources: list[TaskSources], tokenizer: Tokenizer) -> None:
+    """Warn of token files that another tokenizer seems to have made. DataError lists those that one did make."""
+    problems: list[str] = []
+    for task, found in zip(config.tasks, sources, strict=True):
+        for file in (*found.training, *found.validation):
+            if not file.has_tokens or not isinstance(task.kind, PretrainKind):
+                continue
+            try:
+                if warning := check_token_file(TokenFile.open(file.path), task.kind, tokenizer):
+                    log.warn(warning)
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise DataError(*problems)
 
 
 def prepare_with_progress(config: RunConfig, on_progress: log.OnProgress) -> Store:

@@ -4,7 +4,7 @@ import gzip
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,16 @@ import orjson
 import xxhash
 
 from mftcoder.config.data import TaskConfig
+from mftcoder.config.kinds import PretrainKind
+from mftcoder.data.records import megatron
+from mftcoder.data.records.megatron import TokenFile
 from mftcoder.errors import DataError
 from mftcoder.hub import hub_errors
 from mftcoder.jsonl import atomic_path, write_jsonl
+from mftcoder.log import warn
 
 ENDINGS = (".jsonl", ".jsonl.gz")
+_NOT_PLAIN = (*ENDINGS, megatron.ENDING)
 BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 256 << 20
 
@@ -35,6 +40,11 @@ class SourceFile:
     size: int
     digest: str
     documents: tuple[str, ...] = ()
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether this is a Megatron token file: `path` is its index, and each of its documents stands for a line."""
+        return self.path.suffix == megatron.ENDING and not self.documents
 
     def origin(self, line: int) -> str:
         """`path:line`; for a plain file the path alone."""
@@ -56,10 +66,9 @@ def find_sources(tasks: Sequence[TaskConfig], cache: Path) -> list[TaskSources]:
     found = []
     for task in tasks:
         try:
-            suffixes = getattr(task.kind, "suffixes", ())
-            validation = [file for path in task.validation for file in _expand(path, task.name, cache, suffixes)]
+            validation = [file for path in task.validation for file in _expand(path, task, cache)]
             given = task.files or (task.path or "",)
-            training = [file for path in given for file in _expand(path, task.name, cache, suffixes)]
+            training = [file for path in given for file in _expand(path, task, cache)]
         except DataError as error:
             problems += error.problems
             continue
@@ -74,10 +83,12 @@ def find_sources(tasks: Sequence[TaskConfig], cache: Path) -> list[TaskSources]:
     return found
 
 
-def _expand(given: str, task: str, cache: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, str]]:
-    """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub. `suffixes` are those of plain files."""
-    path = Path(given).expanduser()
-    endings = (*ENDINGS, *suffixes)
+def _expand(given: str, config: TaskConfig, cache: Path) -> list[tuple[Path, str]]:
+    """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub."""
+    path, task = Path(given).expanduser(), config.name
+    endings = _endings(config)
+    if megatron.ENDING in endings:
+        path = megatron.index_path(path)
     if (path / "manifest.json").is_file() and (path / "card.html").is_file():
         raise DataError(
             f"{given}: task '{task}': is a whole folder of `mft data`, with validation and dropped records in it. "
@@ -94,6 +105,13 @@ def _expand(given: str, task: str, cache: Path, suffixes: tuple[str, ...]) -> li
     if given.count("/") == 1 and not given.startswith((".", "~", "/")) and not given.endswith(ENDINGS):
         return [(_hub_dataset(given, cache), given)]
     raise DataError(f"{given}: task '{task}': no such file or folder")
+
+
+def _endings(task: TaskConfig) -> tuple[str, ...]:
+    """The endings of the files that a task reads: records, and of documents also token files and plain files."""
+    if not isinstance(task.kind, PretrainKind):
+        return ENDINGS
+    return (*ENDINGS, megatron.ENDING, *task.kind.suffixes)
 
 
 def _hub_dataset(identifier: str, cache: Path) -> Path:
@@ -129,12 +147,20 @@ def _files_below(folder: Path, task: str, endings: tuple[str, ...]) -> list[tupl
         data = [name for name in files if name.endswith(endings) and not name.startswith(".")]
         others += len(files) - len(data)
         found += [Path(here) / name for name in data]
-    if not found:
-        raise DataError(f"{folder}: task '{task}': it holds no {_either(endings)} file ({others} other files)")
     missing = [path for path in found if not path.is_file()]
+    if records := [path for path in missing if path.name.endswith(_NOT_PLAIN)]:
+        raise DataError(*(f"{path}: task '{task}': is a broken link or not a file" for path in records))
+    usable = sorted(set(found) - set(missing), key=lambda path: path.relative_to(folder).as_posix())
+    broken = f"{len(missing)} broken links" if len(missing) > 1 else f"the broken link {missing[0]}" if missing else ""
+    if not usable:
+        raise DataError(
+            f"{folder}: task '{task}': it holds no {_either(endings)} file ({' and '.join(filter(None, (broken, f'{others} other files')))})"
+        )
     if missing:
-        raise DataError(*(f"{path}: task '{task}': is a broken link or not a file" for path in missing))
-    return sorted(((path, path.relative_to(folder).as_posix()) for path in found), key=lambda pair: pair[1])
+        warn(
+            f"{folder}: task '{task}': leaves out {broken}{f', the first is {min(missing)}' if len(missing) > 1 else ''}"
+        )
+    return [(path, path.relative_to(folder).as_posix()) for path in usable]
 
 
 class _Identities:
@@ -150,9 +176,15 @@ class _Identities:
 
     def describe(self, files: Sequence[tuple[Path, str]]) -> tuple[SourceFile, ...]:
         """Sizes and content hashes. A file is read again only if its stat has changed."""
-        described = [SourceFile(path, name, path.stat().st_size, self._digest(path)) for path, name in files]
-        records = [file for file in described if file.path.name.endswith(ENDINGS)]
-        return (*records, *_bundle([file for file in described if not file.path.name.endswith(ENDINGS)]))
+        described = [self._describe(path, name) for path, name in files]
+        records = [file for file in described if file.path.name.endswith(_NOT_PLAIN)]
+        return (*records, *_bundle([file for file in described if not file.path.name.endswith(_NOT_PLAIN)]))
+
+    def _describe(self, path: Path, name: str) -> SourceFile:
+        if path.suffix != megatron.ENDING:
+            return SourceFile(path, name, path.stat().st_size, self._digest(path))
+        tokens = megatron.tokens_path(TokenFile.open(path).index)
+        return SourceFile(path, name, tokens.stat().st_size, f"{self._digest(path)}:{self._digest(tokens)}")
 
     def _digest(self, path: Path) -> str:
         stat = path.stat()
@@ -217,7 +249,10 @@ def _decompressed(raw: IO[bytes], path: Path) -> AbstractContextManager[IO[bytes
 def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
     """The file's lines in blocks of about `block_bytes`, without a BOM. DataError if the file cannot be read."""
     if file.documents:
-        yield from _blocks_of_documents(file, block_bytes)
+        yield from _blocks_of_lines(_lines_of_documents(file), block_bytes)
+        return
+    if file.has_tokens:
+        yield from _blocks_of_lines(TokenFile.open(file.path).lines(), block_bytes)
         return
     try:
         with file.path.open("rb") as raw, _decompressed(raw, file.path) as stream:
@@ -234,20 +269,30 @@ def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
         raise DataError(f"{file.path}: cannot be read: {error}") from error
 
 
-def _blocks_of_documents(file: SourceFile, block_bytes: int) -> Iterator[Block]:
-    """Plain files as lines `{"text": ...}`, in blocks of about `block_bytes`."""
-    lines: list[bytes] = []
+def _blocks_of_lines(lines: Iterable[tuple[bytes, int]], block_bytes: int) -> Iterator[Block]:
+    """Lines in blocks of about `block_bytes`; with each line come the bytes of the input up to its end."""
+    waiting: list[bytes] = []
     first_line, size, read = 1, 0, 0
-    for number, name in enumerate(file.documents, start=1):
+    for line, read in lines:
+        waiting.append(line)
+        size += len(line)
+        if size >= block_bytes:
+            yield Block(first_line, b"\n".join(waiting), read)
+            first_line, size, waiting = first_line + len(waiting), 0, []
+    if waiting:
+        yield Block(first_line, b"\n".join(waiting), read)
+
+
+def _lines_of_documents(file: SourceFile) -> Iterator[tuple[bytes, int]]:
+    """Each plain file as a record `{"text": ...}`, and the bytes of all files up to its end."""
+    read = 0
+    for name in file.documents:
         try:
             content = Path(name).read_bytes()
         except OSError as error:
             raise DataError(f"{name}: cannot be read: {error.strerror}") from error
-        lines.append(_as_record(content))
-        size, read = size + len(content), read + len(content)
-        if size >= block_bytes or number == len(file.documents):
-            yield Block(first_line, b"\n".join(lines), read)
-            lines, first_line, size = [], number + 1, 0
+        read += len(content)
+        yield _as_record(content), read
 
 
 def _as_record(content: bytes) -> bytes:
