@@ -3,9 +3,12 @@
 import numpy as np
 
 from mftcoder.balancing.base import RunFacts
+from mftcoder.config.kinds import KtoKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
+from mftcoder.data.prepared.store import Store
 from mftcoder.errors import ConfigError
+from mftcoder.training.optimizer import decay_steps, warmup_steps
 
 
 def run_facts(config: RunConfig, loader: TrainLoader, validation: ValidationLoader) -> RunFacts:
@@ -34,3 +37,35 @@ def check_metric(config: RunConfig, validation: ValidationLoader) -> None:
             "train.early_stopping_patience: no task has validation rows, so no validation could have a better metric. "
             f"{advice}, or leave it out."
         )
+
+
+def check_schedule(config: RunConfig, total_steps: int) -> None:
+    """ConfigError if warm-up and decay of a WSD schedule overlap: the learning rate would fall in one jump where they meet."""
+    train = config.train
+    if train.lr_scheduler_type != "warmup_stable_decay":
+        return
+    warmup, decay = warmup_steps(total_steps, train), decay_steps(total_steps, train)
+    if warmup + decay > total_steps:
+        raise ConfigError(
+            f"train.warmup_steps: {warmup} steps of warm-up and {decay} of decay (train.decay_steps) do not fit into the run's "
+            f"{total_steps} steps. Lower them, or write fractions of the run such as 0.05 and 0.2."
+        )
+
+
+def label_warnings(config: RunConfig, store: Store) -> list[str]:
+    """A line for each KTO task whose labels say less than the loss needs."""
+    found = []
+    for number, task in enumerate(config.tasks):
+        if not isinstance(task.kind, KtoKind):
+            continue
+        desirable = store.train(number).desirable
+        if len(desirable) == 1:
+            found.append(
+                f"tasks.{task.name}: has one labelled answer, so KTO's z is that answer's own gain. Give it more, or take kind: sft"
+            )
+        elif desirable.all() or not desirable.any():
+            present, absent = ("desirable", "undesirable") if desirable.all() else ("undesirable", "desirable")
+            found.append(
+                f"tasks.{task.name}: all {len(desirable)} answers are {present}. KTO compares them with {absent} ones: give it both"
+            )
+    return found

@@ -10,7 +10,7 @@ from mftcoder.config.load import parse_config
 from mftcoder.data.batches.loader import ValidationLoader
 from mftcoder.data.prepared.store import prepare
 from mftcoder.errors import ConfigError
-from mftcoder.training.facts import check_metric
+from mftcoder.training.facts import check_metric, check_schedule, label_warnings
 
 Check = Callable[..., None]
 
@@ -63,3 +63,50 @@ def test_a_metric_without_data_is_refused(check: Check, fields: dict[str, Any], 
 def test_a_run_without_validation_needs_no_validation_data(check: Check) -> None:
     check(held_out=False)
     check(metric_for_best_model="loss/docs", eval_strategy="no")
+
+
+@pytest.mark.parametrize(
+    ("steps", "train", "fits"),
+    [
+        (10, {"warmup_steps": 4, "decay_steps": 6}, True),
+        (9, {"warmup_steps": 4, "decay_steps": 6}, False),
+        (9, {"warmup_steps": 0.1, "decay_steps": 0.2}, True),
+        (9, {"warmup_steps": 0.9, "decay_steps": 0.2}, False),
+        (9, {"warmup_steps": 9}, False),  # a tenth of the run is decay
+        (9, {"warmup_steps": 20, "lr_scheduler_type": "cosine"}, True),
+    ],
+)
+def test_warm_up_and_decay_must_fit_into_the_run(steps: int, train: dict[str, Any], fits: bool) -> None:
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", **train}
+    raw = {"model": "m", "tasks": {"a": "a"}, "train": schedule, "output_dir": "run"}
+    config = parse_config(raw, origin="a.yaml")
+    if fits:
+        check_schedule(config, steps)
+        return
+    with pytest.raises(ConfigError, match=rf"do not fit into the run's {steps} steps"):
+        check_schedule(config, steps)
+
+
+@pytest.mark.parametrize(
+    ("labels", "warning"),
+    [
+        ([True], "tasks.kto: has one labelled answer, so KTO's z is that answer's own gain"),
+        ([True, True, True], "tasks.kto: all 3 answers are desirable. KTO compares them with undesirable ones"),
+        ([False, False], "tasks.kto: all 2 answers are undesirable. KTO compares them with desirable ones"),
+        ([True, False], None),
+    ],
+)
+def test_labels_that_say_too_little_are_warned_of(
+    labels: list[bool], warning: str | None, tmp_path: Path, make_jsonl: Callable[..., Path], tiny_tokenizer_dir: Path
+) -> None:
+    records = [{"prompt": f"q{n}", "completion": f"a{n}", "label": label} for n, label in enumerate(labels)]
+    raw = {
+        "model": str(tiny_tokenizer_dir),
+        "tasks": {"kto": {"path": str(make_jsonl("kto.jsonl", records)), "kind": "kto"}},
+        "data": {"val_size": 0, "cache_dir": str(tmp_path / "cache")},
+        "output_dir": str(tmp_path / "run"),
+    }
+    config = parse_config(raw, origin="a.yaml")
+    found = label_warnings(config, prepare(config))
+    assert len(found) == (warning is not None)
+    assert warning is None or found[0].startswith(warning)

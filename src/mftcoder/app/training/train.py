@@ -53,7 +53,7 @@ from mftcoder.training.checkpoints.checkpoint import (
 )
 from mftcoder.training.checkpoints.resume import checkpoint_store, checkpoint_to_resume, where_to_go_on
 from mftcoder.training.checkpoints.writer import CheckpointWriter, ModelFiles
-from mftcoder.training.facts import check_metric, run_facts
+from mftcoder.training.facts import check_metric, check_schedule, label_warnings, run_facts
 from mftcoder.training.forward.isolation import attention_window, choose_attention, probe_samples
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.loop import Summary, TrainingRun
@@ -155,6 +155,8 @@ def train(
         store = prepare_with_progress(config, on_progress)
         if resolved and (line := check_texts(resolved, config, *store.longest_text())):
             warn(line)
+        for line in label_warnings(config, store):
+            warn(line)
         return store
 
     if tokenizer is None and first:
@@ -238,6 +240,7 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
     train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
     validation_loader = ValidationLoader(store, config, **ranks)
     check_metric(config, validation_loader)
+    check_schedule(config, train_loader.total_steps)
     weights = TaskWeights(np.asarray([task.weight for task in config.tasks]))
     balancer = build_balancer(config.balancer, run_facts(config, train_loader, validation_loader), config.task_names)
     torch.manual_seed(config.train.seed)

@@ -19,6 +19,7 @@ from rich.table import Table
 from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.effects import Run, fields_without_effect
+from mftcoder.config.kinds import KtoKind, PreferenceKind, PretrainKind
 from mftcoder.config.schema import IN_BITS, BackendConfig, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
@@ -45,7 +46,7 @@ from mftcoder.models.loading.suitability import check_suitability, check_texts
 from mftcoder.registry import BACKENDS
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.backends.process_group import launched_processes, pick_device
-from mftcoder.training.facts import check_metric, run_facts
+from mftcoder.training.facts import check_metric, check_schedule, label_warnings, run_facts
 from mftcoder.training.optimizer import decay_steps, warmup_steps
 
 Checked = TypeVar("Checked")
@@ -100,7 +101,8 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
     if store:
         check(lambda: _check_balancer(config, store))
         long = check(lambda: check_texts(model, config, *store.longest_text())) if model else None
-        warnings = [*(warnings or []), *([long] if long else [])]
+        warnings = [*(warnings or []), *([long] if long else []), *label_warnings(config, store)]
+        check(lambda: check_schedule(config, TrainLoader(store, config).total_steps))
         check(lambda: check_metric(config, ValidationLoader(store, config)))
     if problems or card is None or model is None or planned is None or store is None:
         raise MftError(*problems)
@@ -151,6 +153,7 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
         ("products", _products_line(config, card)),
         ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
         ("data", _data_line(store)),
+        *(("kinds" if not number else "", line) for number, line in enumerate(kind_lines(config, store))),
         ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
         ("schedule", _schedule_line(config, loader.total_steps)),
         ("loss", f"{config.loss.normalization}, balancer {config.balancer.name}"),
@@ -215,6 +218,31 @@ def _data_line(store: Store) -> str:
     held_out = [len(store.validation(task)) for task in range(len(store.tasks))]
     tasks = ", ".join(f"{name} {n:,} + {v:,}" for name, n, v in zip(store.tasks, samples, held_out, strict=True))
     return f"{sum(samples):,} samples to train and {sum(held_out):,} to validate ({tasks})"
+
+
+def kind_lines(config: RunConfig, store: Store) -> list[str]:
+    """For each task its kind, what the kind computes beside one pass, and what that takes in memory."""
+    return [escape(f"{task.name}: {_kind_line(config, number, store)}") for number, task in enumerate(config.tasks)]
+
+
+def _kind_line(config: RunConfig, number: int, store: Store) -> str:
+    kind = config.tasks[number].kind
+    if isinstance(kind, PretrainKind):
+        return f"pretrain, documents {kind.documents}"
+    if not isinstance(kind, PreferenceKind):
+        return kind.name
+    pairs = len(store.train(number)) + len(store.validation(number))
+    extra = ["one more product with the head"]
+    if isinstance(kind, KtoKind):
+        extra.append("one more forward pass a step, without gradients")
+    if kind.needs_reference:
+        by = (
+            "the model before its first step"
+            if config.adapter.type == "full"
+            else "the model with its LoRA weights off"
+        )
+        extra.append(f"a reference by {by}, once: no second model, {16 * pairs / 1024:,.0f} KiB for {pairs:,} records")
+    return f"{kind.name}, {'; '.join(extra)}. The memory below covers it"
 
 
 def _schedule_line(config: RunConfig, total_steps: int) -> str:

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load, save_file
 
 from mftcoder.app.training.train import train
-from mftcoder.app.training.validate import validate
+from mftcoder.app.training.validate import kind_lines, validate
 from mftcoder.cli import main
 from mftcoder.config.load import parse_config
+from mftcoder.config.schema import RunConfig
+from mftcoder.data.prepared.store import prepare
+from mftcoder.errors import MftError
 from tests.integration.test_train_cli import write_config, write_tasks
 
 NORM = "model.norm.weight"
@@ -131,3 +134,60 @@ def test_a_text_of_a_pair_is_compared_with_the_positions_of_the_model(
     text = said()
     assert ("is more than the 512 positions" in text) == warned, text
     assert ("tasks.better: a text of 6" in text) == warned, text
+
+
+def run_of_kinds(model: Path, make_jsonl: Callable[..., Path], folder: Path, **fields: object) -> RunConfig:
+    """A config with a task of each family of kinds."""
+    pairs = make_jsonl("pairs.jsonl", [{"prompt": f"q{n}", "chosen": "yes", "rejected": "no"} for n in range(4)])
+    labels = make_jsonl("kto.jsonl", [{"prompt": f"q{n}", "completion": f"a{n}", "label": True} for n in range(4)])
+    raw = {
+        "model": {"model_name_or_path": str(model), "dtype": "float32"},
+        "tasks": {
+            "chat": str(make_jsonl("chat.jsonl", [{"prompt": f"q{n}", "completion": "a"} for n in range(4)])),
+            "code": {"path": str(make_jsonl("code.jsonl", [{"text": "x = 1"}])), "kind": "pretrain"},
+            "better": {"path": str(pairs), "kind": "dpo"},
+            "plain": {"path": str(pairs), "kind": "orpo"},
+            "labels": {"path": str(labels), "kind": "kto"},
+        },
+        "data": {"max_length": 64, "val_size": 0, "num_proc": 1},
+        "backend": {"device": "cpu"},
+        "output_dir": str(folder / "run"),
+        **fields,
+    }
+    return parse_config(raw, origin="test")
+
+
+@pytest.mark.slow(reason="it plans the memory of a run")
+def test_each_task_is_shown_with_its_kind_and_what_that_costs(
+    tmp_path: Path,
+    tiny_llama_dir: Path,
+    make_jsonl: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    validate(run_of_kinds(tiny_llama_dir, make_jsonl, tmp_path))
+    out = capsys.readouterr().out
+    by_task = {line.split(": ")[0].split()[-1]: line for line in out.splitlines() if ": " in line}
+    assert by_task["chat"].rstrip().endswith("chat: sft")
+    assert "pretrain, documents packed" in by_task["code"]
+    assert "a reference by the model with its LoRA weights off, once: no second model" in by_task["better"]
+    assert "for 4 records" in by_task["better"] and "forward pass" not in by_task["better"]
+    assert "one more product with the head" in by_task["plain"] and "reference" not in by_task["plain"]
+    assert "one more forward pass a step" in by_task["labels"] and "reference" in by_task["labels"]
+    assert "tasks.labels: all 4 answers are desirable" in said()
+    full = run_of_kinds(tiny_llama_dir, make_jsonl, tmp_path, adapter="full")
+    assert "a reference by the model before its first step, once" in kind_lines(full, prepare(full))[2]
+
+
+@pytest.mark.parametrize(
+    "verb", [train, pytest.param(validate, marks=pytest.mark.slow(reason="it plans the memory of each kind of run"))]
+)
+def test_a_schedule_that_does_not_fit_is_refused(
+    tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path], verb: Callable[..., object]
+) -> None:
+    schedule = {"max_steps": 5, "lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 4, "decay_steps": 2}
+    config = run_of_kinds(tiny_llama_dir, make_jsonl, tmp_path, train={**schedule, "report_to": []})
+    with pytest.raises(MftError, match=r"4 steps of warm-up and 2 of decay .* do not fit into the run's 5 steps"):
+        verb(config)

@@ -198,3 +198,11 @@ def test_a_labelled_answer_is_followed_by_the_answer_to_another_prompt(
 def test_a_labelled_record_in_a_task_of_pairs_is_refused(make_store: MakeStore) -> None:
     with pytest.raises(DataError, match="'chosen' is missing"):
         make_store([{"prompt": "q", "completion": "a", "label": True}])
+
+
+def test_a_labelled_answer_alone_stands_for_the_answer_to_another_prompt(make_store: MakeStore) -> None:
+    """Then z is its own S - R, if that is above 0."""
+    _, store = make_store([{"prompt": "q", "completion": "a", "label": True}], "kto")
+    sample = store.train(0).sample(0)
+    first, second = sample.input_ids[: sample.second].tolist(), sample.input_ids[sample.second :].tolist()
+    assert first == second
