@@ -3,12 +3,15 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from types import ModuleType
+
+from mftcoder.errors import Interrupted
 
 _PARENT = "MFTCODER_PARENT"
 _PR_SET_PDEATHSIG = 1
@@ -27,6 +30,40 @@ def follow_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):  # the parent ended before prctl was called
         signal.raise_signal(signal.SIGTERM)
+
+
+def run_python(arguments: Sequence[str], *, capture: bool = False, go_on: str) -> tuple[int, str]:
+    """Run `python ARGUMENTS` and return its exit code, and its standard output if that is captured; else it goes to the screen.
+
+    On Ctrl-C the process may save before Interrupted is raised; its hint is `go_on`. If this process is killed, a command of
+    `mft` saves and stops.
+    """
+    output = subprocess.PIPE if capture else None
+    process = subprocess.Popen([sys.executable, *arguments], stdout=output, text=True, env=following_environment())
+    try:
+        written = process.communicate()[0] or ""
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise Interrupted(go_on) from None
+    print(written, end="")
+    if process.returncode == Interrupted(go_on).exit_code:
+        raise Interrupted(go_on)
+    return process.returncode, written
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def start_as_worker() -> None:

@@ -7,13 +7,9 @@ that is done is not run again. This file knows the commands, not how they work.
 
 import shlex
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -24,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mftcoder.config.load import apply_override, read_config_file, yaml_text
-from mftcoder.errors import Interrupted, MftError
+from mftcoder.errors import MftError
 from mftcoder.jsonl import read_json, write_json, write_text
-from mftcoder.processes import following_environment
+from mftcoder.processes import run_python, sigterm_as_interrupt
 from mftcoder.reporting.paired import Change, p_text, read_changes
 from mftcoder.reporting.run_folder import read_run, series
 
@@ -115,7 +111,7 @@ def demo(out: Path, *, minutes: float) -> None:
     """Run the demo in `out`, or continue it. It trains fewer than MOST_STEPS if they do not fit into `minutes`."""
     console = Console()
     demo = Demo(out, console)
-    with terminate_as_interrupt():
+    with sigterm_as_interrupt():
         model = demo.run(model_stage(), capture=True).strip().splitlines()[-1]
         demo.run(mining_stage(out))
         before = demo.seconds()
@@ -237,44 +233,13 @@ def steps_for(available: float, seconds: float) -> int:
 def run_process(stage: Stage, *, capture: bool) -> str:
     """Run the command of the stage. Its output goes to the screen; if it is captured, it is printed and returned.
 
-    A failure is an MftError that names the command. On Ctrl-C and SIGTERM the process may save before Interrupted is raised. If
-    this process is killed, the command saves and stops.
+    A failure is an MftError that names the command.
     """
     arguments = [*(() if stage.command[0] == "-c" else ("-m", "mftcoder")), *stage.command]
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE if capture else None,
-        text=True,
-        env=following_environment(),
-    )
-    try:
-        output = process.communicate()[0] or ""
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        raise Interrupted(GO_ON) from None
-    print(output, end="")
-    if process.returncode == 130:
-        raise Interrupted(GO_ON)
-    if process.returncode:
-        raise MftError(
-            f"this stage ended with exit code {process.returncode}; its message stands above. By hand: {stage.by_hand}"
-        )
+    code, output = run_python(arguments, capture=capture, go_on=GO_ON)
+    if code:
+        raise MftError(f"this stage ended with exit code {code}; its message stands above. By hand: {stage.by_hand}")
     return output
-
-
-@contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def print_outcome(demo: Demo) -> None:

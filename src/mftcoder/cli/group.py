@@ -28,6 +28,7 @@ from mftcoder.cli.serving.chat import command as chat
 from mftcoder.cli.serving.serve import command as serve
 from mftcoder.cli.training.compare import command as compare
 from mftcoder.cli.training.convert_config import command as convert_config
+from mftcoder.cli.training.improve import command as improve
 from mftcoder.cli.training.train import command as train
 from mftcoder.cli.training.validate import command as validate
 from mftcoder.errors import BudgetSpent, ConfigError, Interrupted, MftError, UnjudgedError
@@ -43,6 +44,7 @@ COMMANDS = (
     inspect,
     train,
     compare,
+    improve,
     export,
     benchmarks,
     generate,

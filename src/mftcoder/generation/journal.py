@@ -12,7 +12,7 @@ from typing import Any
 
 from mftcoder.errors import GenerationError
 from mftcoder.generation.engine import Completion
-from mftcoder.jsonl import JournalFile, has_settings, read_journal
+from mftcoder.jsonl import JournalFile, has_settings, read_journal, read_jsonl
 
 Key = tuple[str, int]  # problem, sample
 
@@ -72,3 +72,8 @@ class GenerationJournal:
 
 def _answers(records: list[dict[str, Any]]) -> dict[Key, str]:
     return {(record["problem_id"], record["sample"]): record["answer"] for record in records}
+
+
+def read_completions(path: Path) -> list[dict[str, Any]]:
+    """The records of a finished journal, whatever its settings: problem_id, sample, text, finish_reason, tokens, answer."""
+    return [record for _, record in read_jsonl(path)][1:]

@@ -1,0 +1,121 @@
+"""`mft improve` before and between its stages: mistakes are named first, a finished stage is not repeated, a failed sandbox ends it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mftcoder.app.training import improve as verb
+from mftcoder.app.training.improve import ImproveOptions, _Stages, check_options, improve, training_config
+from mftcoder.errors import BenchmarkError, ConfigError, MftError, UnjudgedError
+from tests.unit.benchmarks.test_practice import problem, written
+
+
+def options(tmp_path: Path, **given: Any) -> ImproveOptions:
+    return ImproveOptions(**{"exam": tmp_path, "out": tmp_path / "out", "train_share": 0.5, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_share": None}, "give either --train FILE, with practice problems, or --train-share SHARE"),
+        ({"train": Path("x")}, "a model must not train on the problems that it is scored on"),
+        ({"kinds": ("write", "guess")}, "--kinds: unknown: guess. Known: complete, write, repair, test"),
+        ({"temperature": 0.0}, "--samples above 1 needs a --temperature above 0"),
+        (
+            {"samples": 1, "temperature": 0.0, "score_samples": 4},
+            "--score-samples above 1 needs a --temperature above 0",
+        ),
+        ({"overrides": ("output_dir=x",)}, "output_dir=x: `mft improve` sets this itself"),
+        ({"overrides": ("model=x",)}, "model=x: `mft improve` sets this itself"),
+    ],
+)
+def test_a_mistake_in_the_options_is_named(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        check_options("model", options(tmp_path, **given))
+
+
+def test_a_run_folder_is_refused_with_the_command_that_exports_it(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"Export it first: mft export {tmp_path}/run FOLDER"):
+        check_options(str(tmp_path / "run"), options(tmp_path))
+
+
+def test_overrides_reach_the_config_of_a_round(tmp_path: Path) -> None:
+    config = training_config(
+        "m", options(tmp_path, overrides=("train.learning_rate=0.5", "model.dtype=float32")), ["write"], 2
+    )
+    assert (config.train.learning_rate, config.model.dtype, config.task_names) == (0.5, "float32", ("write",))
+    assert config.tasks[0].files == (str(tmp_path / "out" / "round-2" / "data" / "write" / "train.jsonl"),)
+    assert config.adapter.type == "lora"
+
+
+def test_a_wrong_override_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    written(tmp_path, [problem("f", "a.py"), problem("g", "b.py")])
+    with pytest.raises(ConfigError, match=r"train\.learning_rat"):
+        improve("m", options(tmp_path, overrides=("train.learning_rat=1",)))
+    assert not (tmp_path / "out").exists()
+
+
+class Processes:
+    """In the place of `run_python`: notes the commands, and ends them with the given code."""
+
+    def __init__(self, code: int = 0):
+        self.commands: list[str] = []
+        self.code = code
+
+    def __call__(self, arguments: list[str], **_: Any) -> tuple[int, str]:
+        self.commands.append(arguments[2])
+        return self.code, ""
+
+
+def test_a_finished_stage_does_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes()
+    monkeypatch.setattr(verb, "run_python", processes)
+    for _ in range(2):
+        stages = _Stages(tmp_path / "out", {"seed": 0})
+        stages.run("answers", "generate", "m")
+        stages.close()
+    assert processes.commands == ["generate"]
+
+
+@pytest.mark.parametrize(("code", "error"), [(1, UnjudgedError), (2, MftError)])
+def test_a_failed_stage_ends_the_command_and_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
+) -> None:
+    """Exit code 1 of an evaluation is a sandbox that failed: no answer counts as wrong because of it."""
+    processes = Processes(code)
+    monkeypatch.setattr(verb, "run_python", processes)
+    for _ in range(2):
+        stages = _Stages(tmp_path / "out", {"seed": 0})
+        with pytest.raises(error, match="By hand: mft evaluate x"):
+            stages.run("tests", "evaluate", "x")
+        stages.close()
+    assert processes.commands == ["evaluate", "evaluate"]
+
+
+def test_a_folder_that_other_settings_made_is_refused(tmp_path: Path) -> None:
+    _Stages(tmp_path / "out", {"seed": 0, "samples": 8}).close()
+    with pytest.raises(MftError, match="made with another samples: 8, now 4") as found:
+        _Stages(tmp_path / "out", {"seed": 0, "samples": 4})
+    assert found.value.problems[-1].endswith("Only --rounds may change")
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(MftError, match="holds something else than an `mft improve`"):
+        _Stages(tmp_path, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux only")
+def test_a_problem_whose_own_solution_fails_is_named_before_anything_is_sampled(tmp_path: Path) -> None:
+    records = [problem(name, f"{name}.py") for name in "abcd"]
+    for record in records:
+        record["test"] = f"assert {record['entry_point']}(1) == 2\n"
+    with pytest.raises(
+        BenchmarkError, match=r"its own solution does not pass its tests \(failed\)\. Remove it"
+    ) as found:
+        improve("m", options(written(tmp_path, records)))
+    assert len(found.value.problems) == 2
+    assert not (tmp_path / "out" / "base").exists()

@@ -1,0 +1,160 @@
+"""Practice and exam stay apart, bad problems are named, and of the passing answers the right ones are kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mftcoder.benchmarks.practice import (
+    Rollout,
+    apart,
+    closed,
+    divided,
+    keep,
+    lines_of,
+    read_problems,
+    round_of,
+    signal,
+)
+from mftcoder.errors import BenchmarkError
+
+KINDS = ("complete", "write", "repair", "test")
+
+
+def problem(name: str, module: str, kind: str = "write", **fields: Any) -> dict[str, Any]:
+    """A problem about a function of this name."""
+    return {
+        "task_id": f"{kind}/{module}:{name}",
+        "kind": kind,
+        "instruction": f"Write {name}.",
+        "prompt": f"def {name}(x):\n",
+        "entry_point": name,
+        "canonical_solution": "    return x\n",
+        "test": f"assert {name}(1) == 1\n",
+        "context": "",
+        "mutants": ["def f(x): pass"],
+        "source": f"{module}:{name}",
+        **fields,
+    }
+
+
+def written(folder: Path, records: list[Any]) -> Path:
+    (folder / "exam.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def rollout(sample: int, answer: str, *, passed: bool = True, cut: bool = False, name: str = "a") -> Rollout:
+    return Rollout(name, sample, f"```python\n{answer}", answer, cut, passed)
+
+
+def test_all_problems_of_a_module_are_on_one_side() -> None:
+    records = [
+        problem(f"f{m}{n}", f"m{m}.py", kind) for m in range(8) for n in range(3) for kind in ("write", "complete")
+    ]
+    found = divided(records, 0.5, seed=0)
+    modules = [{record["source"].partition(":")[0] for record in side} for side in (found.practice, found.exam)]
+    assert modules[0].isdisjoint(modules[1]) and len(modules[0] | modules[1]) == 8
+    assert len(found.practice) == len(found.exam) == 24
+    assert divided(records, 0.5, seed=0) == found
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_no_side_is_empty_whatever_the_share(share: float) -> None:
+    found = divided([problem("f", "a.py"), problem("g", "b.py")], share, seed=0)
+    assert len(found.practice) == len(found.exam) == 1
+
+
+def test_one_module_cannot_be_divided() -> None:
+    with pytest.raises(BenchmarkError, match="all problems are of one module"):
+        divided([problem("f", "a.py"), problem("g", "a.py")], 0.5, seed=0)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        problem("f", "a.py", test="assert f(2) == 2\n", canonical_solution="    return  +x\n"),  # the id
+        problem("f", "copy.py", canonical_solution="    return +x\n"),  # the tests
+        problem("f", "copy.py", "repair", test="assert f(5) == 5\n"),  # the function
+    ],
+    ids=["id", "tests", "function"],
+)
+def test_a_practice_problem_that_is_in_the_exam_is_left_out_and_counted(copy: dict[str, Any]) -> None:
+    found = apart([copy, problem("g", "c.py")], [problem("f", "a.py")])
+    assert [record["entry_point"] for record in found.practice] == ["g"]
+    assert found.shared == 1
+
+
+def test_practice_that_is_all_in_the_exam_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match="must not train on what it is scored on"):
+        apart([problem("f", "a.py")], [problem("f", "a.py")])
+
+
+def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    wrong = [
+        problem("f", "a.py", test=" "),
+        problem("g", "b.py", "translate"),
+        problem("h", "c.py"),
+        problem("h", "c.py"),
+    ]
+    with pytest.raises(BenchmarkError) as found:
+        read_problems(written(tmp_path, wrong), KINDS)
+    assert [line.partition("exam.jsonl: ")[2] for line in found.value.problems] == [
+        "problem 1: has no tests, so an answer cannot be judged",
+        "problem 2: kind 'translate' is unknown. Known: complete, write, repair, test",
+        "2 problems have the task_id 'write/c.py:h'",
+    ]
+
+
+def test_a_file_without_the_wanted_kinds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="has no problem of kind repair"):
+        read_problems(written(tmp_path, [problem("f", "a.py")]), ("repair",))
+
+
+def test_only_passing_answers_are_kept_each_once_and_not_too_many() -> None:
+    rollouts = [
+        rollout(0, "return 1", passed=False),
+        rollout(1, "return 2"),
+        rollout(2, "return   2\n"),
+        rollout(3, "return 3", cut=True),
+        rollout(4, "return 4"),
+        rollout(5, "return 5"),
+    ]
+    found = keep(rollouts, {"a": "Do it."}, 2, 1)
+    assert [record["id"] for record in found.records] == ["a#round1-1", "a#round1-4"]
+    assert (found.cut, found.equal, found.over) == (1, 1, 1)
+    assert found.records[0]["messages"] == [
+        {"role": "user", "content": "Do it."},
+        {"role": "assistant", "content": "```python\nreturn 2\n```"},
+    ]
+
+
+def test_a_later_round_adds_to_what_is_kept_and_repeats_nothing() -> None:
+    first = keep([rollout(0, "return 1")], {"a": "Do it."}, 2, 1)
+    second = keep(
+        [rollout(0, "return 1"), rollout(1, "return 2"), rollout(2, "return 3")], {"a": "Do it."}, 2, 2, first.records
+    )
+    assert [record["id"] for record in second.records] == ["a#round1-0", "a#round2-1"]
+    assert (second.equal, second.over) == (1, 1)
+
+
+def test_an_open_fence_is_closed_and_a_closed_one_stays() -> None:
+    assert closed("Here:\n```python\nx = 1") == "Here:\n```python\nx = 1\n```"
+    assert closed("```python\nx = 1\n```") == "```python\nx = 1\n```"
+    assert closed("x = 1") == "x = 1"
+
+
+def test_problems_without_a_signal_are_counted() -> None:
+    assert signal([0, 4, 2, 0, 1], 4) == {"none": 2, "some": 2, "all": 1}
+
+
+def test_a_round_says_what_it_sampled_and_what_it_left_out() -> None:
+    metrics = [{"problems": [{"passed": 0}, {"passed": 2}, {"passed": 1}]}]
+    kept = {"write": keep([rollout(0, "return 1"), rollout(1, "return 1")], {"a": ""}, 2, 1)}
+    found = round_of(1, metrics, kept, 2, 0)
+    assert [(score.k, round(score.value, 3)) for score in found.scores] == [(1, 0.5), (2, 0.667)]
+    assert lines_of(found) == [
+        "round 1: 3 of 6 answers pass; 1 of 3 problems are solved by no answer, 1 by all",
+        "round 1: 1 answers to train on, 1 of them new; left out of the passing ones: 0 cut by the token limit, 1 equal to another, 0 "
+        "over --keep",
+    ]
