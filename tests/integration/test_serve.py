@@ -320,15 +320,17 @@ def until(condition: Any) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_ends_its_generation(server: Server, client: Any, stream: bool) -> None:
-    body = {"prompt": PROMPT, "max_tokens": 480, "temperature": 1.5, "n": 8, "stream": stream}
+    # Greedy texts of known length: chance could end them early, and a few of them end before anyone looks.
+    body = {"prompt": PROMPT, "max_tokens": 480, "temperature": 0, "n": 64, "stream": stream}
+    whole = 64 * greedy(client, max_tokens=480).usage.completion_tokens
     before = metric(server, "mft_generated_tokens_total")
     with socket.create_connection(server.url.removeprefix("http://").split(":")) as connection:
         content = json.dumps(body).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         connection.sendall(head.encode() + content)
-        until(lambda: metric(server, "mft_running") == 8)
+        until(lambda: metric(server, "mft_running") > 0)
     until(lambda: metric(server, "mft_running") == 0)
-    assert metric(server, "mft_generated_tokens_total") - before < 8 * 480
+    assert metric(server, "mft_generated_tokens_total") - before < whole
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_read(server: Server) -> None:
