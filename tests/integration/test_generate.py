@@ -208,3 +208,39 @@ def test_greedy_answers_are_all_the_same_and_have_no_top_p(
 ) -> None:
     with pytest.raises(ConfigError, match="needs a --temperature above 0"):
         generate(tiny_llama_dir, tmp_path, *words)
+
+
+def test_code_is_written_from_the_descriptions_of_the_same_model(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """explainsynthesize reads what explaindescribe wrote, and starts anew when a description changes."""
+    rows = [
+        {
+            "task_id": f"Python/{number}", "prompt": "def f(x):\n", "declaration": "def f(x):\n", "entry_point": "f",
+            "canonical_solution": "    return x\n", "buggy_solution": "", "test": "assert f(1) == 1\n", "import": "",
+            "docstring": "Give x back.", "instruction": "Write f.",
+        }
+        for number in range(2)
+    ]  # fmt: skip
+    (tmp_path / "data/humanevalpack").mkdir(parents=True)
+    (tmp_path / "data/humanevalpack/python.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def written(kind: str, name: str = "m") -> Result:
+        task = f"humanevalexplain{kind}-python"
+        options = ["--task", task, "--name", name, "--data-dir", str(tmp_path / "data"), "--out", str(tmp_path), *FAST]
+        return CliRunner().invoke(cli, ["generate", str(tiny_llama_dir), *options])
+
+    refused = written("synthesize")
+    assert "Generate humanevalexplaindescribe-python first, with the same --out and --name" in str(refused.exception)
+    assert written("describe").exit_code == 0
+    assert "first, with the same --out and --name" in str(written("synthesize", "other").exception)
+    path = tmp_path / "generations_humanevalexplaindescribe-python_m.json"
+    path.write_text(json.dumps([["Give x back."], ["Give x."]]))
+    assert written("synthesize").exit_code == 0
+    answers = json.loads((tmp_path / "generations_humanevalexplainsynthesize-python_m.json").read_text())
+    assert [sample[0].startswith("def f(x):") for sample in answers] == [True, True]
+    assert "already done" in written("synthesize").output
+    path.write_text(json.dumps([["Give x back."], ["Something else."]]))
+    assert "already done" not in written("synthesize").output
+    path.write_text(json.dumps([["Give x back."]]))
+    assert "descriptions of 1 problems, and 2 are asked for" in str(written("synthesize").exception)
+    path.write_text(json.dumps([["Give x back."], []]))
+    assert "expected a list of lists of descriptions" in str(written("synthesize").exception)

@@ -23,6 +23,7 @@ from mftcoder.app.scoring.engine_choice import engine_name, open_engine
 from mftcoder.app.scoring.options import GenerateOptions, benchmark_names, check_names, preset_options
 from mftcoder.benchmarks.catalogue import expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
+from mftcoder.benchmarks.families.humanevalpack import described_by, with_descriptions
 from mftcoder.benchmarks.presets import PRESETS, Preset
 from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
@@ -260,9 +261,11 @@ def _open(
     stack: ExitStack,
 ) -> _Task:
     name, asking = _file_name(source, options), options.asking(benchmark.name)
+    out = options.out or (Path(f"generations_{name}") if options.preset else Path())
+    if describe := described_by(benchmark.name):
+        benchmark = with_descriptions(benchmark, out / f"generations_{describe}_{name}.json")
     # Paths and times of files differ between machines, so one rank tells all.
     settings = group.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
-    out = options.out or (Path(f"generations_{name}") if options.preset else Path())
     out.mkdir(parents=True, exist_ok=True)
     journal = stack.enter_context(
         GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, group.rank)

@@ -4,6 +4,7 @@ Prompts are exactly those of the reference harness in its `instruct` format. Fou
 produces descriptions, from which explainsynthesize then writes code.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -62,7 +63,9 @@ def _request(problem: Problem, kind: str) -> str:
         return f"{problem.prompt}{record['canonical_solution']}\n{wish}"
     if kind == "explainsynthesize":
         if "description" not in record:
-            raise BenchmarkError("humanevalexplainsynthesize: give the descriptions that explaindescribe produced")
+            raise BenchmarkError(
+                "humanevalexplainsynthesize: has no prompt before `mft generate` read the descriptions"
+            )
         return f"{record['description']}\nWrite functional code in {_TITLES[problem.language]} according to the description."
     code = problem.prompt + record["buggy_solution"]
     tests = f"\n{record['test']}" if kind == "fixtests" else ""
@@ -147,16 +150,34 @@ def load(kind: str, language: str, data_dir: Path | None) -> Benchmark:
     )
 
 
+def described_by(name: str) -> str | None:
+    """The explaindescribe benchmark whose answers are the questions of this one; None for all but explainsynthesize."""
+    kind, _, language = name.partition("-")
+    return f"humanevalexplaindescribe-{language}" if kind == "humanevalexplainsynthesize" else None
+
+
 def with_descriptions(benchmark: Benchmark, path: Path) -> Benchmark:
     """An explainsynthesize benchmark with the first description of each problem from an explaindescribe generations file."""
-    content = read_json(path)
-    if not isinstance(content, list) or len(content) < len(benchmark.problems):
-        raise BenchmarkError(f"{path}: expected a list of {len(benchmark.problems)} lists of descriptions")
+    if not path.is_file():
+        raise BenchmarkError(
+            f"{benchmark.name}: needs descriptions, and there is no {path}. Generate {described_by(benchmark.name)} first, with the "
+            "same --out and --name"
+        )
+    content, wanted = read_json(path), len(benchmark.problems)
+    if not isinstance(content, list) or not all(map(_is_sample_list, content)):
+        raise BenchmarkError(f"{path}: expected a list of lists of descriptions")
+    if len(content) < wanted:
+        raise BenchmarkError(f"{path}: has descriptions of {len(content)} problems, and {wanted} are asked for")
     problems = tuple(
-        replace(problem, fields={**problem.fields, "description": texts[0] if texts else ""})
+        replace(problem, fields={**problem.fields, "description": texts[0]})
         for problem, texts in zip(benchmark.problems, content, strict=False)
     )
-    return replace(benchmark, problems=problems)
+    digest = hashlib.sha256("\0".join(texts[0] for texts in content[:wanted]).encode("utf-8", "replace")).hexdigest()
+    return replace(benchmark, problems=problems, source=f"{benchmark.source}, descriptions {digest[:16]}")
+
+
+def _is_sample_list(texts: Any) -> bool:
+    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
 
 
 HUMANEVALPACK = {
