@@ -22,10 +22,11 @@ Ask = Callable[..., list[Any]]
 
 
 def free_port() -> int:
-    """Below the ports that the system hands out by itself, so that nobody takes it between here and its use."""
+    """Below the ports that the system hands out by itself, and in this worker's thousand: nobody takes it between here and its use."""
+    begin = 15000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 15)
     while True:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", random.SystemRandom().randrange(15000, 30000)))
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(begin, begin + 1000)))
             return int(probe.getsockname()[1])
 
 

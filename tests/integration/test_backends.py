@@ -33,7 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tasks(tmp_path_factory.mktemp("sharded"), rows=40)
 
 
-def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str) -> None:
+def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str, first: Callable[[], object]) -> None:
     """What a launcher does for each process: say who it is, then run the command."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -41,16 +41,20 @@ def be_rank(rank: int, world: int, port: int, arguments: list[str], output: str)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = file, file
+    first()
     main(arguments)
 
 
 @pytest.fixture(scope="module")
 def ranks() -> Ranks:
-    """`ranks(2, folder, "train", config, ...)`: the command on so many processes; their exit codes. Output in folder/output.<rank>."""
+    """`ranks(2, folder, "train", config, ...)`: the command on so many processes; their exit codes. Output in folder/output.<rank>.
 
-    def run(world: int, folder: Path, *arguments: object) -> list[int]:
+    Each calls `first` before the command.
+    """
+
+    def run(world: int, folder: Path, *arguments: object, first: Callable[[], object] = bool) -> list[int]:
         folder.mkdir(parents=True, exist_ok=True)
-        common = (world, free_port(), [str(argument) for argument in arguments], str(folder / "output"))
+        common = (world, free_port(), [str(argument) for argument in arguments], str(folder / "output"), first)
         processes = [context().Process(target=be_rank, args=(rank, *common)) for rank in range(world)]
         for process in processes:
             process.start()

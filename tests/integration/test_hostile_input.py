@@ -33,7 +33,7 @@ def answers(tmp_path: Path) -> Path:
     "words",
     [
         "generate MODEL --task mini --limit 1 --max-new-tokens 1 --out OUT", "evaluate ANSWERS --limit 1 --out OUT",
-        "validate CONFIG output_dir=OUT", "train CONFIG output_dir=OUT", "train CONFIG data.cache_dir=OUT", "data mine . --out OUT",
+        "validate CONFIG output_dir=OUT", "train CONFIG output_dir=OUT", "train CONFIG data.cache_dir=OUT", "data mine CODE --out OUT",
     ],
 )  # fmt: skip
 def test_a_file_in_the_place_of_a_folder_is_answered_in_a_line(
@@ -48,10 +48,13 @@ def test_a_file_in_the_place_of_a_folder_is_answered_in_a_line(
         "output_dir": str(tmp_path / "run"),
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    given = {"CONFIG": str(tmp_path / "config.json"), "MODEL": str(tiny_llama_dir), "ANSWERS": str(answers)}
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "one.py").write_text("def double(x):\n    return 2 * x\n")
+    given = {"CONFIG": tmp_path / "config.json", "MODEL": tiny_llama_dir, "ANSWERS": answers, "CODE": code}
     place = out.replace("FILE", str(tmp_path / "file"))
-    code, lines = run(capsys, *[given.get(word, word).replace("OUT", place) for word in words.split()])
-    assert code == 2, lines
+    ended, lines = run(capsys, *[str(given.get(word, word)).replace("OUT", place) for word in words.split()])
+    assert ended == 2, lines
     assert any(line.startswith(("error: ", "Error: ")) and "file" in line for line in lines), lines
     assert (tmp_path / "file").read_text() == ""
 

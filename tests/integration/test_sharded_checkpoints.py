@@ -1,8 +1,6 @@
 """Checkpoints that each rank writes its share of, behind the training: they go on anywhere, survive kill -9, and export."""
 
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,11 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-from tests.forked import PATIENCE
 from tests.forked import run as mft
 from tests.integration import test_backends
 from tests.integration.test_backends import Ranks, assert_same_run, config_for, output
-from tests.integration.test_launch import start, worker
 from tests.integration.test_train_cli import metrics
 
 data, ranks = test_backends.data, test_backends.ranks
@@ -44,32 +40,42 @@ def test_shares_of_four_ranks_go_on_with_two_under_ddp_and_on_one_device(
     assert_same_run(tmp_path / "run", whole / "run")
 
 
+DIES_WHILE_WRITING = """
+import os
+import signal
+import sys
+
+def die_at_the_third_checkpoint(event, arguments):
+    if event == "open" and "/.step-00000006.tmp/optimizer/shares/" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if (os.environ.get("RANK"), os.environ.get("TORCHELASTIC_RESTART_COUNT")) == ("1", "0"):
+    sys.addaudithook(die_at_the_third_checkpoint)
+"""
+"""What each Python process runs as it starts: rank 1 kills itself when it begins to write its share, unless it was started again."""
+
+
 def test_a_worker_killed_while_a_checkpoint_is_written_costs_no_step(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
 ) -> None:
-    """kill -9 with a half written checkpoint on disk: the run goes on by itself from the one before it, to the same bits."""
+    """kill -9 with a half written checkpoint on disk: the run goes on by itself from the one before it, to the same bits.
+
+    The one test in `make test` that kills a launched worker: four processes import torch, about 30 seconds.
+    """
     fields = {"adapter__type": "full", "model__dtype": "bfloat16", "train__eval_strategy": "no", "train__save_steps": 2}
-    runs = {}
-    for name in ("whole", "killed"):
-        config = config_for(tmp_path / name, tiny_llama_dir, data, 2, **{**fields, "train__max_steps": 20})
-        process = start(config, "--max-restarts", "2", *SHARDED, "backend.name=fsdp2")
-        runs[name] = tmp_path / name / "run"
-        if name == "killed":
-            kill_while_writing(process, runs[name] / "checkpoints")
-        printed, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, printed
-    assert "going on from" in printed
-    found, wanted = (model_weights(run / "checkpoints" / "step-00000020" / "model") for run in runs.values())
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    whole, killed = (config_for(folder, tiny_llama_dir, data, 2, **fields, train__max_steps=8) for folder in folders)
+    options = (*SHARDED, "backend.name=fsdp2")
+    assert ranks(2, folders[0], "train", whole, *options) == [0, 0], output(folders[0])
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "sitecustomize.py").write_text(DIES_WHILE_WRITING)
+    environment = {"PYTHONPATH": str(tmp_path / "startup")}
+    done = mft("train", killed, "--nproc", 2, "--max-restarts", 2, *options, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout
+    found, wanted = (model_weights(folder / "run" / "checkpoints" / "step-00000008" / "model") for folder in folders)
     assert found and all(found[name].equal(wanted[name]) for name in wanted)
-    assert [record["step"] for record in metrics(runs["killed"])] == list(range(1, 21))
-
-
-def kill_while_writing(process: subprocess.Popen[str], checkpoints: Path) -> None:
-    while process.poll() is None:
-        if list(checkpoints.glob("step-*")) and list(checkpoints.glob(".step-*.tmp/optimizer")):
-            worker(process.pid, 1).send_signal(signal.SIGKILL)
-            return
-    raise AssertionError("no checkpoint was being written")
+    assert [record["step"] for record in metrics(folders[1] / "run")] == list(range(1, 9))
 
 
 def test_a_sharded_checkpoint_is_exported_like_any_other(

@@ -1,6 +1,6 @@
 """Requests that come at any time get the texts that they would get alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -40,6 +40,16 @@ class Live:
         for event in events:
             self.events.put(event)
 
+    def at_first_event(self, then: Callable[[Submission], object]) -> None:
+        """Call `then` when the next submission has its first event: in the engine's thread, so that no step comes in between."""
+
+        def put(events: list[tuple[Submission, Event]]) -> None:
+            self.engine.deliver = self.put
+            then(events[0][0])
+            self.put(events)
+
+        self.engine.deliver = put
+
     def submit(self, text: str, *, temperature: float = 0.0, top_p: float = 1.0, tokens: int = 24, **more: Any) -> Any:
         sampling = Sampling(tokens, temperature, top_p, seed=7)
         ends = frozenset([self.tokenizer.eos_id])
@@ -49,7 +59,7 @@ class Live:
         found: dict[Submission, list[Piece]] = {submission: [] for submission in wanted}
         open_ones = set(wanted)
         while open_ones:
-            submission, event = self.events.get(timeout=60)
+            submission, event = self.events.get(timeout=300)
             assert isinstance(event, Piece), event
             found[submission].append(event)
             if event.finish_reason:
@@ -90,7 +100,7 @@ def test_a_longer_prompt_that_comes_later_changes_nothing_in_the_rows_before(
     live: Live, model: Any, tokenizer: Tokenizer
 ) -> None:
     short = live.submit(TEXTS[1])
-    first = live.events.get(timeout=60)
+    first = live.events.get(timeout=300)
     long = live.submit(TEXTS[2])
     assert first[0] is short
     pieces = live.collect([short, long])
@@ -115,17 +125,18 @@ def test_rows_that_the_cache_has_no_room_for_wait_or_step_back_and_still_get_the
 ) -> None:
     small = Live(model, tokenizer, cache_tokens=260, batch_size=8)
     stepped_back = 0
+    free_room = small.engine._free_room
+
+    def counting() -> None:
+        nonlocal stepped_back
+        before = small.engine.running
+        free_room()
+        stepped_back += before - small.engine.running
+
+    small.engine._free_room = counting  # type: ignore[method-assign]
+    submissions = [small.submit(text, tokens=100) for text in TEXTS]  # before the thread runs: all wait for room
     with small.engine:
-        free_room = small.engine._free_room
-
-        def counting() -> None:
-            nonlocal stepped_back
-            before = small.engine.running
-            free_room()
-            stepped_back += before - small.engine.running
-
-        small.engine._free_room = counting  # type: ignore[method-assign]
-        found = small.collect([small.submit(text, tokens=100) for text in TEXTS])
+        found = small.collect(submissions)
     assert texts(found) == batch_texts(model, tokenizer, tokens=100)
     assert stepped_back > 0
 
@@ -182,13 +193,12 @@ def test_log_probabilities_are_the_models_own_and_name_each_token_of_the_text(
 
 def test_a_cancelled_request_leaves_its_place_to_others(model: Any, tokenizer: Tokenizer) -> None:
     one = Live(model, tokenizer, batch_size=1)
+    one.at_first_event(Submission.cancel)
     with one.engine:
         endless = one.submit(TEXTS[0], tokens=400)
-        one.events.get(timeout=60)
-        endless.cancel()
         short = one.submit(TEXTS[1], tokens=3)
         while True:
-            submission, event = one.events.get(timeout=60)
+            submission, event = one.events.get(timeout=300)
             if submission is short and isinstance(event, Piece) and event.finish_reason:
                 break
         assert len(endless.row.tokens) < 400
@@ -198,12 +208,11 @@ def test_a_cancelled_request_leaves_its_place_to_others(model: Any, tokenizer: T
 def test_a_failing_model_ends_the_running_requests_with_the_reason_and_serves_the_next(
     live: Live, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = live.submit(TEXTS[0], tokens=400)
-    live.events.get(timeout=60)
     with monkeypatch.context() as patch:
-        patch.setattr(type(model), "forward", lambda *args, **kwargs: 1 / 0)
+        live.at_first_event(lambda _: patch.setattr(type(model), "forward", lambda *args, **kwargs: 1 / 0))
+        first = live.submit(TEXTS[0], tokens=400)
         while True:
-            submission, event = live.events.get(timeout=60)
+            submission, event = live.events.get(timeout=300)
             if not isinstance(event, Piece):
                 break
     assert submission is first

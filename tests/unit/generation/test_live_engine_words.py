@@ -64,7 +64,7 @@ def completed(model: Any, tokenizer: Tokenizer, requests: list[Request]) -> list
         submissions = [engine.submit(request) for request in requests]
         texts = {}
         while len(texts) < len(submissions):
-            submission, event = events.get(timeout=120)
+            submission, event = events.get(timeout=300)
             assert isinstance(event, Piece), event
             texts[submission] = event.text
     return [(submission, texts[submission]) for submission in submissions]

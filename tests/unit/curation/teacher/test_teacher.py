@@ -80,7 +80,7 @@ def test_no_more_requests_than_concurrency_run_at_the_same_time(tmp_path: Path) 
     both = threading.Barrier(2)
 
     def script(asked: Asked) -> Answer:
-        both.wait(30)  # two are needed at once for any answer
+        both.wait(300)  # two are needed at once for any answer
         return echo(asked)
 
     with ScriptedEndpoint(script) as endpoint:

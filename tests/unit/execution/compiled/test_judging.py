@@ -14,7 +14,7 @@ from mftcoder.execution.compiled.relay import Peer
 from mftcoder.execution.python.zygote_handle import RunEnd
 from mftcoder.execution.sandbox import Limits
 
-LIMITS = Limits(seconds=2.0)
+LIMITS = Limits(seconds=60)
 
 
 def send(end: socket.socket, kind: bytes, body: bytes = b"") -> None:

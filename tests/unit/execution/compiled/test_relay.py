@@ -20,7 +20,7 @@ def frame(kind: bytes, body: bytes) -> bytes:
 def sides() -> Iterator[tuple[Peer, Peer, socket.socket, socket.socket]]:
     """Two peers, and the other ends of their sockets, which act as the processes."""
     (tests, theirs), (answer, its) = socket.socketpair(), socket.socketpair()
-    peers = [Peer(end, deadline=time.monotonic() + 5) for end in (tests, answer)]
+    peers = [Peer(end, deadline=time.monotonic() + 60) for end in (tests, answer)]
     yield peers[0], peers[1], theirs, its
     for closing in (*peers, theirs, its):
         closing.close()
@@ -88,7 +88,7 @@ def test_a_peer_that_does_not_read_is_late(sides) -> None:
 def test_outputs_are_read_while_waiting_and_their_beginning_is_kept() -> None:
     here, there = socket.socketpair()
     reader, writer = os.pipe()
-    peer = Peer(here, [reader], kept_bytes=10, deadline=time.monotonic() + 5)
+    peer = Peer(here, [reader], kept_bytes=10, deadline=time.monotonic() + 60)
 
     def flood() -> None:
         os.write(writer, b"x" * 1_000_000)  # far more than a pipe holds

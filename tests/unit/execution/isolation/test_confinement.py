@@ -247,7 +247,7 @@ def test_a_process_that_left_its_session_is_killed_with_the_run(slot: Slot) -> N
     assert slot.zygote.end(patience=_PATIENCE).ended
     with open(reader, "rb", buffering=0) as held:  # noqa: PTH123
         assert json.loads(held.readline()) == "left"
-        assert select.select([held], [], [], 10)[0] and not held.read()
+        assert select.select([held], [], [], 60)[0] and not held.read()
 
 
 def test_a_program_has_a_session_of_its_own(slot: Slot) -> None:

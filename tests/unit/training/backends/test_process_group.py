@@ -111,8 +111,8 @@ def sum_on_the_first_only(backend: DdpBackend) -> str:
 
 
 def test_a_missing_rank_is_named_with_its_last_collective() -> None:
-    """Takes the five seconds that ranks wait for each other here."""
-    with two_ranks("ddp", timeout_seconds=5) as ask:
+    """Takes the ten seconds that ranks wait for each other here."""
+    with two_ranks("ddp", timeout_seconds=10) as ask:
         ask(share_rank)
         error, nothing = ask(sum_on_the_first_only)
     assert error.startswith("rank 0: 'summing losses' (number 2) failed: rank 1 has not come to it")
