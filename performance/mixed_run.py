@@ -58,11 +58,13 @@ def problems(mbpp: Path) -> Iterator[dict[str, Any]]:
 
 def make_pairs(mbpp: Path, out: Path) -> Path:
     """Pairs of a solution that passes and a mutant that fails, as `mft data verify` finds them."""
-    pairs = out / "pairs.jsonl"
-    if not pairs.exists():
+    found, pairs = out / "pairs.jsonl", out / "one_pair_a_question.jsonl"
+    if not found.exists():
         records = out / "problems.jsonl"
         write_jsonl(records, problems(mbpp))
-        mft("data", "verify", records, "--samples", "wrong", "--preferences", pairs, "--out", out / "verified")
+        mft("data", "verify", records, "--samples", "wrong", "--preferences", found, "--out", out / "verified")
+    by_question = {pair["chosen"][0]["content"]: pair for _, pair in reversed(list(read_jsonl(found)))}
+    write_jsonl(pairs, by_question.values())  # so that no held-out pair has the question of a trained one
     return pairs
 
 
@@ -89,7 +91,7 @@ def write_config(args: argparse.Namespace, pairs: Path, modules: Path) -> Path:
         "model": {"model_name_or_path": str(args.model), "dtype": "float32"},
         "adapter": {"lora_rank": 16, "lora_alpha": 32},
         "tasks": tasks,
-        "data": {"max_length": 512, "over_length": "drop", "sampling": "uniform", "val_size": 0.2, "max_val_samples": 24,
+        "data": {"max_length": 512, "over_length": "drop", "sampling": "uniform", "val_size": 0.2, "max_val_samples": 40, "on_error": "skip",
                  "cache_dir": str(args.out / "cache"), "num_proc": 1},
         "train": {
             "max_steps": args.steps, "per_device_train_batch_size": 4, "learning_rate": args.learning_rate, "warmup_steps": 2,

@@ -1,5 +1,6 @@
 """Tasks of several kinds in one real run: a step is the same however it is split, and a run goes on from a stop to the last bit."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mftcoder.app.results.export import export
 from mftcoder.app.training.train import train
 from mftcoder.config.load import parse_config
 from mftcoder.jsonl import read_jsonl
@@ -40,10 +42,12 @@ def run(tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path]) -
     """`run(name, data={...}, ...)`: three steps of sixteen rows of all kinds; the run folder."""
     files = {name: str(make_jsonl(f"{name}.jsonl", records(name))) for name in KINDS}
 
-    def start(name: str, data: dict[str, Any] | None = None, **fields: Any) -> Path:
+    def start(
+        name: str, data: dict[str, Any] | None = None, adapter: dict[str, Any] | None = None, **fields: Any
+    ) -> Path:
         raw = {
             "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"},
-            "adapter": {"lora_rank": 4},
+            "adapter": {"lora_rank": 4, **(adapter or {})},
             "tasks": {task: {"path": files[task], **KINDS[task]} for task in KINDS},
             "data": {"max_length": 128, "val_size": 0.2, "num_proc": 1, **(data or {})},
             "train": {
@@ -101,15 +105,31 @@ def test_every_kind_is_validated_and_its_loss_falls(run: Run) -> None:
     )
 
 
+def forget_all_but_the_first_step(folder: Path) -> None:
+    """As if the run had been killed after its first checkpoint."""
+    for step in range(2, STEPS + 1):
+        shutil.rmtree(folder / "checkpoints" / f"step-{step:08d}")
+    (folder / "checkpoints" / "latest").unlink()
+
+
+def test_a_run_that_trains_its_embeddings_goes_on_to_the_last_bit_and_is_exported(run: Run, tmp_path: Path) -> None:
+    folder = run("run", adapter={"train_embeddings": True})
+    first = weights(folder)
+    embedding = "base_model.model.model.embed_tokens.weight"
+    forget_all_but_the_first_step(folder)
+    run("run", adapter={"train_embeddings": True})
+    again = weights(folder)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(weights(folder, 1)[embedding], again[embedding])
+    export(folder, tmp_path / "model", checkpoint="latest")
+    merged = load_file(tmp_path / "model" / "model.safetensors")
+    assert torch.equal(merged["model.embed_tokens.weight"], again[embedding])
+    assert torch.equal(merged["lm_head.weight"], again["base_model.model.lm_head.weight"])
+
+
 def test_a_run_of_all_kinds_goes_on_from_a_checkpoint_to_the_last_bit(run: Run) -> None:
-    whole = run("whole")
-    part = run("part", max_steps=STEPS)
-    for step in (2, 3):
-        folder = part / "checkpoints" / f"step-{step:08d}"
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        folder.rmdir()
-    (part / "checkpoints" / "latest").unlink()
+    whole, part = run("whole"), run("part")
+    forget_all_but_the_first_step(part)
     run("part")
     again, before = weights(part), weights(whole)
     assert again.keys() == before.keys() and all(torch.equal(again[name], before[name]) for name in before)

@@ -67,6 +67,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("adapter.lora_alpha", _FULL),
     ("adapter.lora_dropout", _FULL),
     ("adapter.lora_target", _FULL),
+    ("adapter.train_embeddings", _FULL),
     ("adapter.use_rslora", _FULL),
     ("adapter.use_dora", _FULL),
     ("adapter.peft_forward", _FULL),

@@ -65,6 +65,9 @@ class AdapterConfig(Section):
     """Dropout of the addition's input."""
     lora_target: Strings = ("all-linear",)
     """Names of the linear layers that get an addition, or all-linear."""
+    train_embeddings: bool = False
+    """Train the embedding and the output head themselves beside the LoRA weights (peft's modules_to_save). If they share one weight, they
+    still do. For new vocabulary or another language; it takes the memory of full fine-tuning for these two."""
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(lora_rank) instead (rank-stabilized LoRA)."""
     use_dora: bool = False

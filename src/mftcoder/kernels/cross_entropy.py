@@ -57,6 +57,8 @@ def _chunk_losses(hidden: Tensor, head: nn.Module, targets: Tensor, softcap: flo
 def _vocabulary(head: nn.Module) -> int:
     weight = head.weight
     assert isinstance(weight, Tensor)
+    if type(head) is nn.Linear:
+        return weight.shape[0]  # peft's copy of a tied head has its out_features and in_features exchanged
     return int(getattr(head, "out_features", weight.shape[0]))
 
 

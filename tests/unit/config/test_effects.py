@@ -25,6 +25,7 @@ IGNORED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("adapter.lora_alpha", 8.0, FULL, "adapter.type is full"),
     ("adapter.lora_dropout", 0.1, FULL, "adapter.type is full"),
     ("adapter.lora_target", ["q_proj"], FULL, "adapter.type is full"),
+    ("adapter.train_embeddings", True, FULL, "adapter.type is full"),
     ("adapter.use_rslora", True, FULL, "adapter.type is full"),
     ("adapter.use_dora", True, FULL, "adapter.type is full"),
     ("adapter.peft_forward", True, FULL, "adapter.type is full"),

@@ -50,6 +50,29 @@ class Update:
         return matrix.T if self.transposed else matrix
 
 
+@dataclass(frozen=True)
+class Replacement:
+    """A weight that trained whole beside the LoRA weights."""
+
+    weight: Tensor
+    is_tied: bool = False
+    """An output head that shares the embedding's weight; the base may not store it."""
+
+    def to(self, device: torch.device) -> "Replacement":
+        """The same on another device."""
+        return replace(self, weight=self.weight.to(device))
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The new weight in float32. ModelError if the old one has another shape."""
+        if weight.shape != self.weight.shape:
+            raise ModelError(
+                f"the adapter's embedding has the shape {tuple(self.weight.shape)}, the base's {tuple(weight.shape)}; the adapter belongs to "
+                "another base model"
+            )
+        return self.weight.float()
+
+
+Updates = dict[str, Update | Replacement]
 Change = Callable[[str, Tensor], Tensor]
 """Changes a weight, given its name, before an update is added."""
 
@@ -74,7 +97,7 @@ def merge(
     write_weights(sources, out, dtype=dtype, updates=updates, change=change, shard_bytes=shard_bytes)
 
 
-def read_updates(adapter: Path) -> dict[str, Update]:
+def read_updates(adapter: Path) -> Updates:
     """The updates of a peft folder, by module path (`model.layers.0.self_attn.q_proj`)."""
     config = read_json(adapter / ADAPTER_CONFIG)
     with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as file:
@@ -83,13 +106,30 @@ def read_updates(adapter: Path) -> dict[str, Update]:
     used = {
         f"{module}.{part}" for module in modules for part in ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
     }
-    foreign = sorted(set(tensors) - used)
+    saved = _saved_modules(set(tensors) - used, tensors, config)
+    foreign = sorted(set(tensors) - used - {f"{module}.weight" for module in saved})
     if foreign or not modules:
         raise ModelError(
             f"{adapter}: {foreign[0] if foreign else 'holds no LoRA weight'}: cannot be merged weight by weight; merge it with "
             "peft's merge_and_unload"
         )
-    return {module: _update(module, tensors, config) for module in modules}
+    return {module: _update(module, tensors, config) for module in modules} | saved
+
+
+def _saved_modules(others: set[str], tensors: dict[str, Tensor], config: dict[str, Any]) -> Updates:
+    """The weights that trained whole, among the `others` than LoRA weights. A head with the embedding's weight is tied to it."""
+    names = tuple(config.get("modules_to_save") or ())
+    weights = {name.removesuffix(".weight"): tensors[name] for name in sorted(others) if name.endswith(".weight")}
+    saved: Updates = {
+        module: Replacement(weight)
+        for module, weight in weights.items()
+        if any(module == one or module.endswith(f".{one}") for one in names)
+    }
+    if config.get("ensure_weight_tying"):
+        for module in weights.keys() - saved.keys():
+            if any(torch.equal(weights[module], weights[one]) for one in saved):
+                saved[module] = Replacement(weights[module], is_tied=True)
+    return saved
 
 
 def _update(module: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> Update:
@@ -109,12 +149,14 @@ def weight_sources(folder: Path) -> dict[str, Path]:
     return {name: tensor.path for name, tensor in all_tensors(files).items()}
 
 
-def match(updates: dict[str, Update], names: Container[str], *, base: str, adapter: Path) -> dict[str, Update]:
+def match(updates: Updates, names: Container[str], *, base: str, adapter: Path) -> Updates:
     """Updates by the base's tensor names. A checkpoint may omit the outermost module (`h.0` for `transformer.h.0`)."""
-    matched = {}
+    matched: Updates = {}
     for module, update in updates.items():
         candidates = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
         name = next((candidate for candidate in candidates if candidate in names), None)
+        if name is None and isinstance(update, Replacement) and update.is_tied:
+            continue
         if name is None:
             raise ModelError(
                 f"{adapter}: {module}: {base} has no weight of that name; the adapter belongs to another base model"
@@ -128,7 +170,7 @@ def write_weights(
     out: Path,
     *,
     dtype: torch.dtype,
-    updates: dict[str, Update] | None = None,
+    updates: Updates | None = None,
     change: Change = unchanged,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
@@ -164,7 +206,7 @@ def _sizes(sources: dict[str, Path], dtype: torch.dtype) -> Iterator[tuple[str, 
             yield name, math.prod(piece.get_shape()) * bytes_each
 
 
-def _merged(name: str, path: Path, updates: dict[str, Update], change: Change) -> Tensor:
+def _merged(name: str, path: Path, updates: Updates, change: Change) -> Tensor:
     with safe_open(path, framework="pt") as file:
         weight = change(name, file.get_tensor(name))
     return updates[name].merged(weight) if name in updates else weight

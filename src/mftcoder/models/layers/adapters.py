@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils.constants import EMBEDDING_LAYER_NAMES
 from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -79,6 +80,8 @@ def lora_config(model: Any, config: AdapterConfig, *, in_bits: bool = False) -> 
         target_modules=_targets(model, config.lora_target),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        modules_to_save=_embeddings(model, config.lora_target) if config.train_embeddings else None,
+        ensure_weight_tying=config.train_embeddings and _tied_head(model) is not None,
         bias="none",
         fan_in_fan_out=any(was_conv1d(module) for module in model.modules()),
     )
@@ -143,6 +146,32 @@ def _targets(model: Any, wanted: tuple[str, ...]) -> str | list[str]:
     return list(wanted)
 
 
+def _embeddings(model: Any, lora_target: tuple[str, ...]) -> list[str]:
+    """The names of the embedding and of an output head with a weight of its own; a head that shares it follows the embedding.
+
+    ModelError for a model whose shared weight peft would not keep shared.
+    """
+    embedding = _path_of(model, model.get_input_embeddings())
+    head = _path_of(model, model.get_output_embeddings())
+    name = embedding.rpartition(".")[2]
+    if _tied_head(model):
+        if name not in EMBEDDING_LAYER_NAMES:
+            raise ModelError(
+                f"adapter.train_embeddings: {embedding} shares its weight with the output head, and peft keeps only a weight named "
+                f"{' or '.join(EMBEDDING_LAYER_NAMES)} shared. Set it to false, or adapter.type: full"
+            )
+        return [name]
+    if any(_names(wanted, head) for wanted in lora_target):
+        raise ModelError(
+            f"adapter.lora_target: {head} is trained whole with adapter.train_embeddings. Leave it out, or set that to false"
+        )
+    return [name, head.rpartition(".")[2]]
+
+
+def _path_of(model: Any, module: nn.Module) -> str:
+    return next(path for path, found in model.named_modules() if found is module)
+
+
 def _names(name: str, path: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
@@ -155,8 +184,7 @@ def _tied_head(model: Any) -> str | None:
     """The path of the output head if it shares its weight with the embedding."""
     if not getattr(model.config, "tie_word_embeddings", False):
         return None
-    head = model.get_output_embeddings()
-    return next((name for name, module in model.named_modules() if module is head), None)
+    return _path_of(model, model.get_output_embeddings())
 
 
 def linear_names(model: Any) -> list[str]:

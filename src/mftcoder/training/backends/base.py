@@ -79,6 +79,7 @@ def refused_over_shards(config: RunConfig, backend: str, others: Iterable[tuple[
             config.balancer.reads_gradients,
             f"balancer.name: {config.balancer.name} compares gradients of a whole layer",
         ),
+        (config.adapter.train_embeddings, "adapter.train_embeddings: keeps whole copies of the embedding"),
         (config.train.fp8_recipe, "train.fp8_recipe: gains speed in compiled layers only"),
         *others,
     ]

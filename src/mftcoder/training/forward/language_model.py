@@ -78,7 +78,6 @@ class LanguageModel:
             _call  # a backend may run each pass inside its hooks
         )
         self.device: torch.device = next(module.parameters()).device  # where it computes
-        self.head: nn.Module = self.causal_lm.get_output_embeddings()
         self.softcap, self.logit_scale = _logit_rule(self.causal_lm.config)
         self.router = RouterLoss.of(self.causal_lm)
         self._rotaries = RotaryBySample.of(self.causal_lm)
@@ -188,6 +187,17 @@ class LanguageModel:
         for task in batch.task_ids[batch.targets != -100].unique().tolist():
             of_task = coefficients * (tokens.tasks == task)
             yield task, self._cross_entropy(tokens, of_task)[0]
+
+    @property
+    def head(self) -> nn.Module:
+        """The output layer that is in use: where it trains beside LoRA weights, peft wraps it, and turns it off with them."""
+        head: Any = self.causal_lm.get_output_embeddings()
+        if not hasattr(head, "original_module"):
+            return head
+        in_use: nn.Module = (
+            head.original_module if head.disable_adapters else head.modules_to_save[head.active_adapters[0]]
+        )
+        return in_use
 
     @property
     def name(self) -> str:

@@ -1,14 +1,17 @@
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mftcoder.config.schema import AdapterConfig
 from mftcoder.errors import ModelError
 from mftcoder.models.export.merge import merge
-from mftcoder.models.layers.adapters import attach, save_adapter
+from mftcoder.models.export.source import merged_in_memory
+from mftcoder.models.layers.adapters import attach, restore, save_adapter, trainable_parameters
 from tests.unit.models.layers.test_adapters import IDS, fresh, stirred
 
 VARIANTS = {
@@ -16,6 +19,7 @@ VARIANTS = {
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
     "some layers": {"lora_target": ("q_proj", "down_proj", "lm_head")},
+    "embeddings": {"train_embeddings": True},
 }
 
 
@@ -35,6 +39,52 @@ def test_merged_logits_equal_the_adapter_models(tiny_llama_dir: Path, tmp_path: 
     torch.testing.assert_close(
         merged_logits(tiny_llama_dir, tmp_path / "out", torch.float32), expected, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.fixture(scope="module")
+def tied_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama whose head has the weight of its embedding."""
+    folder = tmp_path_factory.mktemp("tied")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_trained_embedding_stays_tied_through_saving_reloading_and_merging(tied_dir: Path, tmp_path: Path) -> None:
+    """One weight trains, whose copy is in the files once for the embedding and once for the head, as peft reads them."""
+    model = stirred(attach(fresh(tied_dir), AdapterConfig(lora_rank=4, train_embeddings=True)))
+    trained = {name: weight for name, weight in trainable_parameters(model) if "lora_" not in name}
+    assert len(trained) == 1
+    expected = model(IDS).logits
+    save_adapter(model, tmp_path / "adapter")
+    again = attach(fresh(tied_dir), AdapterConfig(lora_rank=4, train_embeddings=True)).eval()
+    restore(again, tmp_path / "adapter")
+    assert torch.equal(again(IDS).logits, expected)
+    with warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        by_peft = PeftModel.from_pretrained(fresh(tied_dir), tmp_path / "adapter")(IDS).logits
+    torch.testing.assert_close(by_peft, expected)
+    (tmp_path / "out").mkdir()
+    merge(tied_dir, tmp_path / "adapter", tmp_path / "out", dtype=torch.float32)
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    assert (
+        torch.equal(merged["model.embed_tokens.weight"], next(iter(trained.values())))
+        and "lm_head.weight" not in merged
+    )
+    logits = merged_logits(tied_dir, tmp_path / "out", torch.float32)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    in_memory = merged_in_memory(fresh(tied_dir), tmp_path / "adapter")(IDS).logits
+    torch.testing.assert_close(in_memory, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_embedding_of_another_size_is_not_merged(tied_dir: Path, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    save_adapter(attach(fresh(tied_dir), AdapterConfig(lora_rank=4, train_embeddings=True)), tmp_path / "adapter")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match=r"embedding has the shape \(60, 32\), the base's .* another base model"):
+        merge(tiny_llama_dir, tmp_path / "adapter", tmp_path / "out", dtype=torch.float32)
 
 
 def test_merging_in_bfloat16_rounds_each_weight_once(tiny_llama_dir: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.errors import ModelError
@@ -174,3 +174,27 @@ def test_pefts_own_forward_can_be_chosen(tiny_llama_dir: Path) -> None:
         model = attach(fresh(tiny_llama_dir), AdapterConfig(peft_forward=peft_forward))
         kinds.append(any(isinstance(module, PlainLora) for module in model.modules()))
     assert kinds == [True, False]
+
+
+def test_embedding_and_head_train_whole_beside_the_lora_weights(tiny_llama_dir: Path) -> None:
+    before = fresh(tiny_llama_dir)(IDS).logits
+    model = attach(fresh(tiny_llama_dir), AdapterConfig(train_embeddings=True)).eval()
+    assert torch.equal(model(IDS).logits, before)
+    whole = [name for name, _ in trainable_parameters(model) if "lora_" not in name]
+    assert [name.split(".modules_to_save")[0].rpartition(".")[2] for name in whole] == ["embed_tokens", "lm_head"]
+    stirred(model)
+    with model.disable_adapter():
+        assert torch.equal(model(IDS).logits, before)
+
+
+def test_a_head_cannot_have_lora_weights_and_train_whole(tiny_llama_dir: Path) -> None:
+    with pytest.raises(ModelError, match="lm_head is trained whole with"):
+        attach(fresh(tiny_llama_dir), AdapterConfig(train_embeddings=True, lora_target=("q_proj", "lm_head")))
+
+
+def test_a_shared_weight_that_peft_would_not_keep_shared_is_refused(tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"transformer.wte shares its weight with the output head, and peft keeps only"
+    ):
+        attach(fresh(tmp_path), AdapterConfig(train_embeddings=True))

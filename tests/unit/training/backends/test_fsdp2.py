@@ -221,6 +221,7 @@ def test_what_the_ranks_write_together_is_the_full_state(ask: Ask, tiny_llama_di
         ({"balancer": "gradnorm"}, "balancer.name: gradnorm compares gradients of a whole layer"),
         ({"model": {"model_name_or_path": "m", "quantization": "8bit"}}, "model.quantization: 8-bit weights"),
         ({"train": {"torch_compile": True}}, "train.torch_compile: compiled layers"),
+        ({"adapter": {"train_embeddings": True}}, "adapter.train_embeddings: keeps whole copies"),
     ],
 )
 def test_options_that_need_a_complete_layer_are_refused(fields: dict[str, Any], problem: str) -> None:
