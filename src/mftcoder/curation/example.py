@@ -1,13 +1,13 @@
 """A record as the steps of curation see it, and why one was dropped.
 
-Texts and code blocks are found when a rule first asks for them. The rules themselves are left to filters/ and its neighbours.
+Code blocks and syntax trees are found when a rule first asks for them. The rules themselves are left to filters/ and its neighbours.
 """
 
 import ast
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import orjson
 
 from mftcoder.data.records.conversation import Conversation
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$", re.MULTILINE)
 _PYTHON_NAMES = frozenset({"python", "py", "python3", "python2"})
 _PYTHON_START = re.compile(
     r"\s*(?:#[^\n]*\n\s*)*"
@@ -51,22 +51,17 @@ class CodeBlock:
 
 
 class Example:
-    """A conversation with the line that it was read from."""
+    """A conversation with the line that it was read from.
+
+    `question` is what the user says, all turns of it; empty for a plain text. `answer` is what the assistant says, or the plain text.
+    """
 
     def __init__(self, conversation: Conversation, line: bytes = b""):
         self.conversation = conversation
         self.line = line
-
-    @cached_property
-    def question(self) -> str:
-        """What the user says, all turns of it; empty for a plain text."""
-        return "\n\n".join(message.content for message in self.conversation.messages if message.role == "user")
-
-    @cached_property
-    def answer(self) -> str:
-        """What the assistant says, all turns of it, or the plain text."""
-        wanted = ("assistant", "text")
-        return "\n\n".join(message.content for message in self.conversation.messages if message.role in wanted)
+        messages = conversation.messages
+        self.question = "\n\n".join([message.content for message in messages if message.role == "user"])
+        self.answer = "\n\n".join([message.content for message in messages if message.role in ("assistant", "text")])
 
     def with_other_answers(self, field_name: str) -> list["Example"]:
         """The record with each text of this field in place of its last assistant turn."""
@@ -111,11 +106,9 @@ class Example:
 
 def fenced_blocks(text: str) -> list[CodeBlock]:
     """The fenced blocks of a Markdown text, in order; a closing fence is at least as long as its opening one and says nothing."""
-    if "```" not in text and "~~~" not in text:
-        return []
     blocks = []
     opened: re.Match[str] | None = None
-    for fence in _FENCE.finditer(text):
+    for fence in _fences(text):
         if opened is None:
             opened = fence
         elif fence[1].startswith(opened[1]) and not fence[2]:
@@ -125,6 +118,21 @@ def fenced_blocks(text: str) -> list[CodeBlock]:
     if opened is not None:
         blocks.append(CodeBlock(opened[2].lower(), text[opened.end() + 1 :], opened.start(), False))
     return blocks
+
+
+def _fences(text: str) -> Iterator[re.Match[str]]:
+    """The lines of a text that are fences. Only lines with three backticks or tildes are looked at: most have none."""
+    ticks, tildes = text.find("```"), text.find("~~~")
+    while ticks >= 0 or tildes >= 0:
+        found = min(place for place in (ticks, tildes) if place >= 0)
+        fence = _FENCE.match(text, text.rfind("\n", 0, found) + 1)
+        if fence is not None:
+            yield fence
+        end = text.find("\n", found)
+        if end < 0:
+            return
+        ticks = text.find("```", end) if 0 <= ticks < end else ticks
+        tildes = text.find("~~~", end) if 0 <= tildes < end else tildes
 
 
 def _is_python(block: CodeBlock) -> bool:

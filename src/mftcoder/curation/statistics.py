@@ -29,17 +29,27 @@ class Statistics:
     def add(self, example: Example) -> None:
         """Count one record."""
         messages = example.conversation.messages
-        sizes = [len(message.content) for message in messages]
-        asked = sum(size for size, message in zip(sizes, messages, strict=True) if message.role in ("user", "system"))
+        asked = answered = turns = 0
+        for message in messages:
+            if message.role in ("assistant", "text"):
+                answered += len(message.content)
+                turns += 1
+            else:
+                asked += len(message.content)
         self.records += 1
         self.messages += len(messages)
         self.question_characters += asked
-        self.answer_characters += sum(sizes) - asked
-        self.lengths[1 << max(0, sum(sizes) - 1).bit_length()] += 1
-        self.turns[sum(message.role in ("assistant", "text") for message in messages)] += 1
-        self.languages.update({language_name(block.language) for block in example.blocks} or {"no fenced code"})
+        self.answer_characters += answered
+        self.lengths[1 << max(0, asked + answered - 1).bit_length()] += 1
+        self.turns[turns] += 1
+        for name in {language_name(block.language) for block in example.blocks} or ("no fenced code",):
+            self.languages[name] += 1
         if b"licen" in example.line:
-            self.licences.update([_licence(example.line)])
+            self.licences[_licence(example.line)] += 1
+
+    def without(self, part: "Statistics") -> "Statistics":
+        """The counts of what is left if a part of the records is taken away."""
+        return Statistics(**{name: count - getattr(part, name) for name, count in vars(self).items()})
 
     def merge(self, other: "Statistics") -> None:
         """Take in the counts of another set."""

@@ -102,8 +102,15 @@ class Filter:
     def _one_by_one(self, names: Sequence[str], examples: Sequence[Example]) -> Iterator[Drop | None]:
         """All rules of a record before the next record, because they share its syntax trees and these are large."""
         for example in examples:
-            yield next((drop for name in names if (drop := self._drop(name, _measured(name, example)))), None)
+            yield self._first_drop(names, example)
             example.release()
+
+    def _first_drop(self, names: Sequence[str], example: Example) -> Drop | None:
+        for name in names:
+            value = _measured(name, example)
+            if value is not None and not _is_kept(value, self.rules[name]):
+                return self._drop(name, value)
+        return None
 
     def _in_bulk(self, names: Sequence[str], examples: Sequence[Example]) -> Iterator[Drop | None]:
         values = {name: RULES[name].measure_all(examples) for name in names}  # type: ignore[misc]  # only such rules come here

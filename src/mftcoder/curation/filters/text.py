@@ -46,10 +46,12 @@ _SPEAKS_AS_AI = re.compile(
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(  # of how an answer begins
-    r"\W*(?:i['’]?m |i am )?(?:very |really |so )?(?:sorry|afraid)\b"
-    r"|\W*(?:i |we |my )?apolog(?:ize|ise|ies)\b"
-    r"|\W*(?:unfortunately,? )?i (?:cannot|can['’]?t|can not|am unable to|am not able to|won['’]?t) "
-    r"|\W*(?:很?抱歉|对不起|我(?:无法|不能))",
+    r"\W*+(?:"
+    r"(?:i['’]?m |i am )?(?:very |really |so )?(?:sorry|afraid)\b"
+    r"|(?:i |we |my )?apolog(?:ize|ise|ies)\b"
+    r"|(?:unfortunately,? )?i (?:cannot|can['’]?t|can not|am unable to|am not able to|won['’]?t) "
+    r"|很?抱歉|对不起|我(?:无法|不能)"
+    r")",
     re.IGNORECASE,
 )
 

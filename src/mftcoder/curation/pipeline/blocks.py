@@ -6,6 +6,7 @@ Each is complete or not there at all. The report is written last: where it stand
 
 import heapq
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ SAMPLES = 10
 KEPT = "kept"
 _SHOWN_CHARACTERS = 1200
 _SHOWN_OF_A_BAD_LINE = 300
+_NUMBER = re.compile(rb"^\d+\t", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,14 @@ class BlockJob:
             for record in worker.take(_lines(self.source)):
                 entry = worker.count(record)
                 if entry is None:
-                    if self.sketch is not None and record.example is not None:
-                        examples.append((record.number, record.example))
+                    if self.sketch is not None:
+                        examples.append((record.number, worker.example(record)))
                     kept_file.write(b"%d\t%s\n" % (record.number, worker.labelled(record)))
                 else:
                     dropped_file.write(orjson.dumps(entry) + b"\n")
         if self.sketch is not None:
             sketch(examples, self.sketch).save(self.target)
+        worker.report.after = worker.report.before.without(worker.lost)
         with atomic_path(self.report_path) as temporary:
             temporary.write_bytes(orjson.dumps(worker.report.as_json()))
         return worker.report
@@ -122,13 +125,18 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield int(number), line
 
 
+def kept_lines(target: Path) -> bytes:
+    """The kept lines of a block as they are in its data file, each with its line end."""
+    return _NUMBER.sub(b"", kept_path(target).read_bytes())
+
+
 def _lines(source: Block | Path) -> Iterator[tuple[int, bytes]]:
     return source.lines() if isinstance(source, Block) else numbered_lines(source)
 
 
 @dataclass
 class BlockReport:
-    """What became of a block: counts a step and rule, samples, statistics before the first step and after the last one."""
+    """What became of a block: counts a step and rule, samples, statistics of what came in and of what is kept."""
 
     dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
     before: Statistics = field(default_factory=Statistics)
@@ -190,9 +198,16 @@ def read_report(path: Path) -> BlockReport | None:
         return None
 
 
+def _report_of(kept: Path) -> BlockReport:
+    """The report of a block by its kept lines. It is there: a later stage begins when the earlier one is complete."""
+    report = read_report(kept.with_suffix(".json"))
+    assert report is not None, f"{kept}: has no report"
+    return report
+
+
 @dataclass(slots=True)
 class _Record:
-    """A line of the block. `example` is None for one that cannot be read; `dropped` is the step and its reason."""
+    """A line of the block. `example` is None for one that cannot be read, or that nothing has looked at yet; `dropped` is the step and its reason."""
 
     number: int
     line: bytes
@@ -209,45 +224,54 @@ class _BlockWork:
         self.job, self.steps = job, steps
         self.barrier, self.decided = job.decided
         self.report = BlockReport()
+        self.lost = Statistics()
+        if isinstance(job.source, Path):
+            self.report.before = _report_of(job.source).after
 
     def take(self, lines: Iterable[tuple[int, bytes]]) -> list[_Record]:
         """All records, with what became of them."""
         records = [self._read(number, line) for number, line in lines]
+        if not isinstance(self.job.source, Path):
+            self._parse_new(records)
         for name, step in self.steps:
-            left = [(record, record.example) for record in records if record.example and not record.dropped]
-            drops = step.check_all([example for _, example in left])
-            for (record, _), drop in zip(left, drops, strict=True):
+            left = [record for record in records if not record.dropped]
+            drops = step.check_all([self.example(record) for record in left])
+            for record, drop in zip(left, drops, strict=True):
                 record.dropped = (name, drop) if drop else None
         return records
 
     def _read(self, number: int, line: bytes) -> _Record:
-        place = self.job.place
-        origin = f"{place.path}:{number}"
+        origin = f"{self.job.place.path}:{number}"
         record = _Record(number, line, origin, xxhash.xxh3_64_intdigest(origin.encode(), seed=self.job.seed) >> 1)
-        try:
-            record.example = Example(read_record(line, format=place.format, task=place.task, origin=origin), line)
-        except DataError as error:
-            text = line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
-            record.dropped = READ, Drop("unusable", one_line("; ".join(error.problems)), {"begins": text})
         decided = self.decided.get(number)
         if isinstance(decided, Drop):
             record.dropped = self.barrier, decided
         return record
 
+    def _parse_new(self, records: Iterable[_Record]) -> None:
+        """Read the records of a data file. What an earlier stage has kept can be read: it is parsed when it is asked for."""
+        for record in records:
+            try:
+                self.report.before.add(self.example(record))
+            except DataError as error:
+                text = record.line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
+                record.dropped = READ, Drop("unusable", one_line("; ".join(error.problems)), {"begins": text})
+
+    def example(self, record: _Record) -> Example:
+        """The record, parsed once. DataError if it cannot be read."""
+        if record.example is None:
+            place = self.job.place
+            conversation = read_record(record.line, format=place.format, task=place.task, origin=record.origin)
+            record.example = Example(conversation, record.line)
+        return record.example
+
     def count(self, record: _Record) -> dict[str, Any] | None:
         """Count the record; the entry of dropped.jsonl for one that is dropped, None for one that is kept."""
-        example = record.example
-        if example is not None and isinstance(self.job.source, Block):
-            self.report.before.add(example)
         self._count_verdict(record.number)
         if record.dropped is not None:
             return self._drop(record, *record.dropped)
-        assert example is not None
-        if not self.job.is_last:
-            return None
-        self.report.after.add(example)
-        if self.report.wants(KEPT, record.rank):
-            self.report.sample(KEPT, record.rank, {"origin": record.origin, **_shown(example)})
+        if self.job.is_last and self.report.wants(KEPT, record.rank):
+            self.report.sample(KEPT, record.rank, {"origin": record.origin, **_shown(self.example(record))})
         return None
 
     def labelled(self, record: _Record) -> bytes:
@@ -263,6 +287,8 @@ class _BlockWork:
             self.report.verdicts[self.barrier, verdict] += 1
 
     def _drop(self, record: _Record, step: str, drop: Drop) -> dict[str, Any]:
+        if step != READ:
+            self.lost.add(self.example(record))
         self.report.dropped[step, drop.rule] += 1
         if "gram" in drop.details:
             self.report.grams[step, drop.details["gram"]] += 1

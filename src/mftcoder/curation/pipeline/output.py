@@ -11,17 +11,17 @@ The folder is put together in the work folder and takes its name when it is comp
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mftcoder import __version__
 from mftcoder.cache import content_hash
-from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_path, numbered_lines
+from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_lines
 from mftcoder.curation.pipeline.card import data_card
 from mftcoder.curation.pipeline.recipe import Recipe
-from mftcoder.curation.pipeline.run import BlockFiles, Outcome
+from mftcoder.curation.pipeline.run import Outcome
 from mftcoder.data.records.curated import MANIFEST, PAGE
 from mftcoder.data.records.files import TaskSources
 from mftcoder.errors import DataError
@@ -123,35 +123,22 @@ def _write_records(recipe: Recipe, outcome: Outcome, folder: Path) -> dict[str, 
             blocks = [
                 block for block in outcome.blocks[-1] if (block.place.task, block.place.split) == (task.name, split)
             ]
-            files[name] = _join_kept(blocks, folder / name)
-    dropped = [dropped_path(block.target) for blocks in outcome.blocks for block in blocks]
+            files[name] = _join((kept_lines(block.target) for block in blocks), folder / name)
+    dropped = (dropped_path(block.target).read_bytes() for blocks in outcome.blocks for block in blocks)
     files[DROPPED] = _join(dropped, folder / DROPPED)
     return {name: facts for name, facts in files.items() if facts["records"]}
 
 
-def _join_kept(blocks: Sequence[BlockFiles], path: Path) -> dict[str, Any]:
-    return _write_lines((line for block in blocks for _, line in numbered_lines(kept_path(block.target))), path)
-
-
-def _join(parts: Sequence[Path], path: Path) -> dict[str, Any]:
-    def lines() -> Any:
-        for part in parts:
-            with part.open("rb") as file:
-                yield from (line.rstrip(b"\n") for line in file)
-
-    return _write_lines(lines(), path)
-
-
-def _write_lines(lines: Any, path: Path) -> dict[str, Any]:
-    """Write lines and say how many, how many bytes, and their checksum; no line gives no file."""
+def _join(parts: Iterable[bytes], path: Path) -> dict[str, Any]:
+    """Write whole lines and say how many, how many bytes, and their checksum; no line gives no file."""
     digest = hashlib.sha256()
     count = size = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for line in lines:
-            file.write(line + b"\n")
-            digest.update(line + b"\n")
-            count += 1
-            size += len(line) + 1
+        for lines in parts:
+            file.write(lines)
+            digest.update(lines)
+            count += lines.count(b"\n")
+            size += len(lines)
     if not count:
         path.unlink()
     return {"records": count, "bytes": size, "sha256": digest.hexdigest()}

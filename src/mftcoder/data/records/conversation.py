@@ -9,6 +9,7 @@ import xxhash
 from mftcoder.errors import DataError
 
 Role = Literal["system", "user", "assistant", "text"]
+_ROLES = frozenset(get_args(Role))
 ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -84,7 +85,7 @@ def find_problems(messages: Sequence[Message]) -> Iterator[str]:
         yield "it has no message"
         return
     for number, message in enumerate(messages, start=1):
-        if message.role not in get_args(Role):
+        if message.role not in _ROLES:
             yield f"message {number}: role '{message.role}' is unknown. Known roles: {KNOWN_ROLES}."
         if not message.content.strip():
             yield f"message {number}: content is empty"

@@ -41,12 +41,13 @@ FIELDS = [
     ("text", ("content",)),
 ]
 """The fields by which `auto` knows a dialect, tried in this order."""
+_FIELD_SETS = [(name, frozenset(fields)) for name, fields in FIELDS]
 
 
 def detect(record: Record) -> str:
     """The name of the dialect whose fields the record has; DataError if none fits."""
-    for name, fields in FIELDS:
-        if all(field in record for field in fields):
+    for name, fields in _FIELD_SETS:
+        if record.keys() >= fields:
             return name
     found = ", ".join(f"'{key}'" for key in list(record)[:6]) or "none"
     wanted = "; ".join(" + ".join(fields) for _, fields in FIELDS)
@@ -100,9 +101,9 @@ def _reason(line: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 def _count_keys(value: Any) -> int:
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_keys, value.values()))
-    return sum(map(_count_keys, value)) if isinstance(value, list) else 0
+    inner = value.values() if isinstance(value, dict) else value
+    own = len(value) if isinstance(value, dict) else 0
+    return own + sum([_count_keys(one) for one in inner if isinstance(one, dict | list)])
 
 
 def _refuse_doubled_keys(line: bytes) -> None:
@@ -140,7 +141,7 @@ def alpaca(record: Record) -> list[Message]:
 
 def prompt_completion(record: Record) -> list[Message]:
     """`{"prompt": ..., "completion": ...}`, or another of PAIRS: one user turn, one assistant turn."""
-    pair = next((pair for pair in PAIRS if all(field in record for field in pair)), PAIRS[0])
+    pair = next((pair for pair in PAIRS if pair[0] in record and pair[1] in record), PAIRS[0])
     prompt, completion = _texts(record, *pair)
     return [*_system(record), Message("user", prompt, False), Message("assistant", completion, True)]
 
@@ -215,6 +216,9 @@ def _message(turn: Mapping[str, Any], role: str, content: str) -> Message:
 
 
 def _texts(record: Record, *fields: str) -> list[str]:
+    found = [record.get(field) for field in fields]
+    if all(isinstance(value, str) and value.strip() for value in found):
+        return found  # type: ignore[return-value]  # each was just seen to be a str
     problems = [f"'{field}' is missing" for field in fields if field not in record]
     problems += [
         f"'{field}' is {_kind(record[field])}, not a text"
@@ -224,9 +228,7 @@ def _texts(record: Record, *fields: str) -> list[str]:
     problems += [
         f"'{field}' is empty" for field in fields if isinstance(record.get(field), str) and not record[field].strip()
     ]
-    if problems:
-        raise DataError(*problems)
-    return [record[field] for field in fields]
+    raise DataError(*problems)
 
 
 def _optional_text(record: Record, field: str) -> str:

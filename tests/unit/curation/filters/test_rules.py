@@ -184,6 +184,16 @@ def test_code_too_long_to_parse_is_not_judged() -> None:
     assert Filter(FilterConfig.model_validate(["broken_python"])).check_all([example("A question?", huge)]) == [None]
 
 
+def test_only_a_line_that_begins_with_its_fence_opens_or_closes_a_block() -> None:
+    text = "say ``` here\n ``` a`b\nsee ~~~\n\t~~~Go x\nz = 1 # ```\n```\n~~~ no\n  ~~~~  \nend ```\n```"
+    blocks = fenced_blocks(text)
+    assert [(block.language, block.code, block.is_closed) for block in blocks] == [
+        ("go", "z = 1 # ```\n```\n~~~ no\n", True),
+        ("", "", False),
+    ]
+    assert [text[block.start :][:5] for block in blocks] == ["\t~~~G", "```"]
+
+
 def test_a_fence_inside_a_longer_fence_is_code() -> None:
     blocks = fenced_blocks("````md\n```py\nx\n```\n````\nand\n~~~\ny\n~~~")
     assert [(block.language, block.code) for block in blocks] == [("md", "```py\nx\n```\n"), ("", "y\n")]

@@ -12,10 +12,13 @@ import pytest
 
 from mftcoder.app.data.curate import curate
 from mftcoder.config.data import TaskConfig
+from mftcoder.curation.example import Example
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.curation.pipeline import run as running
 from mftcoder.curation.pipeline.recipe import load_recipe, parse_recipe
+from mftcoder.curation.statistics import Statistics
 from mftcoder.data.records.files import find_sources
+from mftcoder.data.records.formats import read_record
 from mftcoder.errors import ConfigError, DataError
 
 FIELDS = [
@@ -73,6 +76,30 @@ def test_kept_records_stay_byte_for_byte_and_dropped_ones_are_named(tmp_path: Pa
     assert (manifest["read"], manifest["kept"]) == (4, 2)
     assert manifest["steps"][1] == {"step": "1-filter", "dropped": {"answer_words": 2}, "left": 2}
     assert "answer_words 2" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_statistics_of_what_is_kept_are_those_of_the_written_files(tmp_path: Path) -> None:
+    texts = [
+        f"```{name}\nx = {number}\n```" + " word" * number for number, name in enumerate(("py", "go", "", "c") * 5)
+    ]
+    lines = [
+        json.dumps({"prompt": f"Question {n}", "completion": text, "license": f"L{n % 3}"})
+        for n, text in enumerate(texts)
+    ]
+    write(tmp_path / "a" / "x.jsonl", *(text.encode() for text in [*lines, *lines[3:9], "{"]))
+    steps = [
+        {"filter": {"answer_words": [8, None]}},
+        "dedup",
+        {"filter": {"answer_words": [None, 20]}},
+        {"dedup": {"near": False}},
+    ]
+    manifest = curate(recipe(tmp_path, steps=steps)).manifest
+    counted = Statistics()
+    for number, text in enumerate((tmp_path / "out" / "a" / "train.jsonl").read_bytes().splitlines()):
+        counted.add(Example(read_record(text, format="auto", task="a", origin=str(number)), text))
+    assert 0 < counted.records < len(lines)
+    assert manifest["after"] == counted.as_json() == manifest["tasks"]["a"]["after"]
+    assert manifest["before"]["records"] == len(lines) + 6
 
 
 def test_what_a_private_rule_finds_stands_in_no_file_of_the_result(tmp_path: Path) -> None:
