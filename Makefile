@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 LOWEST ?= .venv-lowest
+# A file stays with one worker, which sets up its servers, runs and models once. The long files come first.
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all test-lowest coverage gpu check fix docs clean
 
@@ -12,22 +14,22 @@ demo: $(VENV)/.installed
 
 # What a change needs before it is sent: every kind of test once, in minutes.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # All tests, those marked slow too: more ranks, backends, languages and attacks.
 test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest $(WORKERS)
 
 # The oldest versions that pyproject.toml allows: all unit tests and one run from data to scores. Old libraries warn more.
 test-lowest: $(LOWEST)/.installed
-	$(LOWEST)/bin/python -m pytest -n auto -o filterwarnings= --disable-warnings tests/unit tests/integration/test_train_cli.py
+	$(LOWEST)/bin/python -m pytest $(WORKERS) -o filterwarnings= --disable-warnings tests/unit tests/integration/test_train_cli.py
 
 # Which lines and branches the fast tests run, with all processes that they start; a table, the least covered file first.
 coverage: export COVERAGE_FILE = $(CURDIR)/.coverage/data
 coverage: $(VENV)/.installed
 	rm -rf .coverage
 	mkdir .coverage
-	$(BIN)/python -m coverage run -m pytest -n auto --dist loadgroup -m "not slow" tests/unit tests/integration
+	$(BIN)/python -m coverage run -m pytest $(WORKERS) -m "not slow" tests/unit tests/integration
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -26,7 +26,7 @@ _PRELOADED = [
     "mftcoder.cli",
     "peft",
 ]
-_PRELOADED += ["mftcoder.training.backends.ddp", "tests.forked"]
+_PRELOADED += ["mftcoder.app.serving.chat", "mftcoder.training.backends.ddp", "tests.forked"]
 _PRELOADED += [name for name in ("deepspeed", "bitsandbytes") if importlib.util.find_spec(name)]
 _COMMON = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 

@@ -1,52 +1,50 @@
-"""A real `mft serve` process for tests, and the official client for it."""
+"""A real `mft serve` process for tests, forked from a server that has imported torch."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.forked import finish, start
 
 
 @dataclass
 class Server:
     """A running server."""
 
-    process: "subprocess.Popen[str]"
+    process: BaseProcess
     url: str
     told: list[str]
+    """Lines of standard error up to the address."""
 
     def stop(self) -> int:
         """Send SIGTERM and wait; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=120)
+        self.process.terminate()
+        return finish(self.process)
 
 
 @contextmanager
 def served(model: Path, *options: object, **environment: str) -> Iterator[Server]:
     """`mft serve MODEL` on a free port, until the block ends."""
-    words = [sys.executable, "-m", "mftcoder", "serve", str(model), "--port", "0", *map(str, options)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=variables)
-    assert process.stderr is not None
-    told: list[str] = []
-    try:
-        for line in process.stderr:
-            told.append(line.rstrip())
-            if found := re.search(r"serving (http://\S+)/v1", line):
-                break
-        else:
-            raise AssertionError("\n".join(told))
-        rest = threading.Thread(target=lambda: told.extend(process.stderr or ()))
-        rest.start()
-        yield Server(process, found[1], told)
-        process.kill()
-        rest.join()
-    finally:
-        process.kill()
-        process.wait()
-        process.stderr.close()
+    with TemporaryDirectory() as folder:
+        output = Path(folder, "server")
+        process = start(("serve", model, "--port", "0", *options), output, environment)
+        try:
+            yield _when_it_listens(process, output.with_suffix(".err"))
+        finally:
+            process.kill()
+            process.join()
+
+
+def _when_it_listens(process: BaseProcess, errors: Path) -> Server:
+    while True:
+        alive = process.is_alive()
+        told = errors.read_text() if errors.exists() else ""
+        if found := re.search(r"serving (http://\S+)/v1 .*\n", told):
+            return Server(process, found[1], told.splitlines())
+        assert alive, told
+        time.sleep(0.02)

@@ -152,13 +152,7 @@ def no_process_left() -> Iterator[None]:
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 0)
 
 
-# Both levels take a minute; with one name each, no two processes of pytest run the same one.
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(f"attacks: {name}")) for name in ("namespaces", "process")
-    ],
-)
+@pytest.fixture(scope="module", params=["namespaces", "process"])
 def results(request: pytest.FixtureRequest, bait: dict[str, str]) -> dict[Path, str]:
     """Every attack's end at one level; run together, so that they may also try to hurt each other."""
     available = tuple(name for name, row in LANGUAGES.items() if not row.missing())

@@ -16,6 +16,8 @@ from mftcoder.app.serving.chat import Chat, open_chat
 from mftcoder.data.records.conversation import Message
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.execution.run_programs import Sandbox
+from tests.forked import PATIENCE
+from tests.forked import run as mft
 
 WORDS = [sys.executable, "-m", "mftcoder", "chat"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -26,14 +28,10 @@ def chat(tiny_llama_dir: Path) -> Chat:
     return open_chat(str(tiny_llama_dir), max_new_tokens=12, temperature=0.0, dtype="float32")
 
 
-def asked(model: Path, *arguments: str, piped: str = "") -> "subprocess.CompletedProcess[str]":
-    words = [*WORDS, str(model), "--dtype", "float32", "--max-new-tokens", "12", *arguments]
-    return subprocess.run(words, input=piped, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
-
-
 def test_a_prompt_and_a_pipe_are_one_question_whose_answer_alone_is_on_stdout(chat: Chat, tiny_llama_dir: Path) -> None:
     expected = "".join(chat.answer("explain\n\ndiff --git a b"))
-    ended = asked(tiny_llama_dir, "explain", "--temperature", "0", piped="diff --git a b\n")
+    words = [*WORDS, tiny_llama_dir, "explain", "--dtype", "float32", "--max-new-tokens", "12", "--temperature", "0"]
+    ended = subprocess.run(words, input="diff --git a b\n", capture_output=True, text=True, env=ENVIRONMENT)
     assert (ended.returncode, ended.stdout) == (0, expected + "\n")
     assert re.search(r"\d+ tokens, [\d,.]+ tokens/s, prompt of \d+ tokens; ended by the token limit", ended.stderr)
 
@@ -47,7 +45,7 @@ def test_a_prompt_and_a_pipe_are_one_question_whose_answer_alone_is_on_stdout(ch
     ],
 )
 def test_what_cannot_be_answered_is_said_in_one_line(tiny_llama_dir: Path, arguments: list[str], message: str) -> None:
-    ended = asked(tiny_llama_dir, *arguments)
+    ended = mft("chat", tiny_llama_dir, *arguments)
     assert ended.returncode == 2
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -99,7 +97,7 @@ class Terminal:
 
     def until(self, pattern: str) -> str:
         """What came up to the first match of the pattern."""
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE
         while not (found := re.search(pattern, self.seen)):
             assert time.monotonic() < end, self.seen
             if select.select([self.terminal], [], [], 1)[0]:
@@ -127,7 +125,7 @@ def talk(terminal: Terminal, saved: Path) -> None:
     terminal.type("/params max_new_tokens=5\n")
     terminal.until(r"max_new_tokens=5 seed=1\n>>> ")
     terminal.type("third \\\nfourth\n")
-    terminal.until(r"5 tokens, .*\n>>> ")
+    terminal.until(r"\b[1-5] tokens, .*\n>>> ")
     terminal.type("/run\n")
     terminal.until(r"/run: the last answer has no code block\n>>> ")
     terminal.type(f"/save {saved}\n")
@@ -146,7 +144,7 @@ def test_a_conversation_in_a_terminal(tiny_llama_dir: Path, tmp_path: Path) -> N
     saved = tmp_path / "talk.jsonl"
     with Terminal(tiny_llama_dir) as terminal:
         talk(terminal, saved)
-        assert terminal.process.wait(timeout=30) == 0
+        assert terminal.process.wait(PATIENCE) == 0
     first, second = (json.loads(line)["messages"] for line in saved.read_text().splitlines())
     assert [message["role"] for message in first] == [message["role"] for message in second]
     assert [first[0], first[1]["content"]] == [{"role": "system", "content": "Be short."}, "first\nsecond"]

@@ -1,18 +1,39 @@
 """`mft compare` with a tiny model: real runs, one table, and the same command goes on where it stopped."""
 
 import json
+import subprocess
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mftcoder.app.training import compare
+from mftcoder.cli import main
+from tests.forked import finish, start
 from tests.forked import run as mft
 from tests.integration.test_train_cli import TASKS, write_config, write_tasks
 
 
-def test_a_comparison_runs_everything_once_and_writes_its_table(tmp_path: Path, tiny_llama_dir: Path) -> None:
+@pytest.fixture
+def forked_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs are forked from a process that has imported torch. test_verbs.py has a comparison that starts its run itself."""
+    numbers = count()
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        code = finish(start(tuple(command[3:]), tmp_path / f"output-{next(numbers)}"))
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(compare.subprocess, "run", run)
+
+
+def test_a_comparison_runs_everything_once_and_writes_its_table(
+    tmp_path: Path, tiny_llama_dir: Path, forked_runs: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_tasks(tmp_path / "data")
     config = write_config(tmp_path, tiny_llama_dir, data, train__max_steps=8, train__eval_steps=2)
-    command = ("compare", config, "--balancers", "uniform,coba:warmup_steps=2:window=4", "--jobs", "2")
-    done = mft(*command)
-    assert done.returncode == 0, done.stderr
+    command = ["compare", str(config), "--balancers", "uniform,coba:warmup_steps=2:window=4", "--jobs", "2"]
+    main(command)
     run = tmp_path / "run"
     found = json.loads((run / "compare.json").read_text())
     assert [result["name"] for result in found["results"]] == ["uniform", "coba:warmup_steps=2:window=4"]
@@ -29,13 +50,15 @@ def test_a_comparison_runs_everything_once_and_writes_its_table(tmp_path: Path, 
     fixed = (run / "uniform-seed0" / "compare.yaml").read_text()
     assert f"max_steps: {changed_later['train']['max_steps']}" in fixed  # a run has its own copy of the config
 
-    again = mft(*command)
-    assert again.returncode == 0 and again.stdout.count("there already") == 4
+    capsys.readouterr()
+    main(command)
+    assert capsys.readouterr().out.count("there already") == 4
     assert json.loads((run / "compare.json").read_text()) == found
 
-    changed = mft(*command, "train.learning_rate=0.5")
-    assert changed.returncode == 2
-    assert "made by another config: train.learning_rate: 0.01 -> 0.5" in changed.stderr
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "train.learning_rate=0.5"])
+    assert stop.value.code == 2
+    assert "made by another config: train.learning_rate: 0.01 -> 0.5" in capsys.readouterr().err
 
 
 def test_misfits_of_a_comparison_are_said_before_anything_runs(tmp_path: Path, tiny_llama_dir: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mftcoder.cli import main
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.pool import Pool
 
@@ -335,7 +336,8 @@ def test_an_evaluation_imports_no_torch(tmp_path):
         ),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, message):
+def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
     path = write_answers(tmp_path, "mini_m", ["" for _ in rows(MINI)])
     path.with_name("other.json").write_text("[]")
     path.with_name("deep.json").write_text("[" * 200_000)
@@ -343,6 +345,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path, arguments, messag
         path.with_name(name).write_bytes(b"no gzip")
     lines = [json.dumps({"task_id": row["task_id"], "completion": ""}) for row in rows(MINI)]
     path.with_name("generations_mini_m.jsonl").write_text("\n".join(lines))
-    done = mft("evaluate", *arguments, cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", *arguments])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split()) and "Traceback" not in said

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,10 @@ from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ConfigError
 from mftcoder.generation.engine import Sampling
 from mftcoder.models.export.source import find_source
+from tests.integration import test_backends
+from tests.integration.test_backends import Ranks, output
 
+ranks = test_backends.ranks
 FAST = ("--max-new-tokens", "12", "--dtype", "float32")
 
 
@@ -64,22 +65,11 @@ def test_a_cut_journal_is_gone_on_from_and_gives_the_same_file(tiny_llama_dir: P
     assert {len(samples) for samples in whole} == {2}
 
 
-def test_two_processes_write_what_one_writes(tiny_llama_dir: Path, tmp_path: Path) -> None:
+def test_two_processes_write_what_one_writes(tiny_llama_dir: Path, tmp_path: Path, ranks: Ranks) -> None:
     sampled = ("--limit", "5", "--n-samples", "2", "--temperature", "1", "--name", "m", "--device", "cpu")
     generate(tiny_llama_dir, tmp_path / "one", *sampled)
     words = ["generate", tiny_llama_dir, "--task", "mini", "--out", tmp_path / "two", *FAST, *sampled]
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        "-m",
-        "mftcoder",
-    ]
-    done = subprocess.run([*map(str, launcher + words)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert ranks(2, tmp_path, *words) == [0, 0], output(tmp_path)
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
         path.name for path in (tmp_path / "one").iterdir()

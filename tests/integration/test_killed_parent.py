@@ -18,7 +18,12 @@ PARENTS = {
 }
 
 
-@pytest.mark.parametrize("parent", PARENTS)
+slow = pytest.mark.slow(
+    reason="two more processes that import torch; both parents give their child the same environment"
+)
+
+
+@pytest.mark.parametrize("parent", ["demo", pytest.param("compare", marks=slow)])
 def test_training_saves_and_stops_when_its_parent_is_killed(parent: str, tmp_path: Path, tiny_llama_dir: Path) -> None:
     fields = {"train__max_steps": 100_000, "train__eval_steps": 100_000, "train__save_steps": 100_000}
     config = write_config(tmp_path, tiny_llama_dir, write_tasks(tmp_path / "data"), **fields)

@@ -2,10 +2,10 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 
 from tests.forked import PATIENCE
 from tests.forked import run as mft
-from tests.integration.test_backends import needs_deepspeed
+from tests.integration import test_backends
+from tests.integration.test_backends import Ranks, needs_deepspeed, output
 from tests.integration.test_train_cli import (
     metrics,
     metrics_if_whole,
@@ -25,6 +26,7 @@ from tests.integration.test_train_cli import (
 )
 from tests.ranks import free_port
 
+ranks = test_backends.ranks
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
@@ -36,50 +38,60 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_in(folder: Path, model: Path, data: Path, **fields: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    return write_config(folder, model, data, **{"adapter__lora_dropout": 0.0, "train__eval_strategy": "no", **fields})
+    usual = {"adapter__lora_dropout": 0.0, "train__eval_strategy": "no", "train__max_steps": 12}
+    return write_config(folder, model, data, **{**usual, **fields})
 
 
-def test_torchrun_and_mft_nproc_make_the_same_run(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
-    ours = config_in(tmp_path / "ours", tiny_llama_dir, data)
-    theirs = config_in(tmp_path / "theirs", tiny_llama_dir, data)
-    done = mft("train", ours, "--nproc", 2)
-    assert done.returncode == 0, done.stderr
-    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "mftcoder", "train", str(theirs)]
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, data: Path, ranks: Ranks) -> Path:
+    """A run of two ranks that no launcher started and nothing ended."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert ranks(2, folder, "train", config_in(folder, tiny_llama_dir, data)) == [0, 0], output(folder)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param([*TORCHRUN, "--nproc-per-node=2", "-m", "mftcoder", "train"], id="torchrun"),
+        pytest.param(
+            [sys.executable, "-m", "mftcoder", "train", "--nproc", "2"],
+            id="mft",
+            marks=pytest.mark.slow(reason="two processes import torch; other tests start `mft train --nproc` too"),
+        ),
+    ],
+)
+def test_a_launchers_processes_make_the_run_of_two_ranks(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, undisturbed: Path, launcher: list[str]
+) -> None:
+    command = [*launcher, str(config_in(tmp_path, tiny_llama_dir, data))]
     launched = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
     assert launched.returncode == 0, launched.stderr
-    assert same_bits(weights(tmp_path / "ours" / "run"), weights(tmp_path / "theirs" / "run"))
+    assert same_bits(weights(tmp_path / "run"), weights(undisturbed))
 
 
-COUNTING = """
-import os
-from pathlib import Path
-from mftcoder.cli.group import main
-from mftcoder.models.loading import resolve
+def count_checks(file: Path) -> None:
+    """Note the rank in the file each time a model is resolved: each resolve_model compares the tokenizer with the model once."""
+    from mftcoder.models.loading import resolve
 
-check = resolve.tokenizer_problems
+    check = resolve.tokenizer_problems
 
-def counted(*arguments, **keywords):
-    with Path(os.environ["CHECKS"]).open("a") as file:
-        file.write(os.environ.get("RANK", "0"))
-    return check(*arguments, **keywords)
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        with file.open("a") as opened:
+            opened.write(os.environ.get("RANK", "0"))
+        return check(*arguments, **keywords)
 
-resolve.tokenizer_problems = counted
-main()
-"""
-"""`mft` that notes the rank each time a model is resolved: each resolve_model compares the tokenizer with the model once."""
+    resolve.tokenizer_problems = counted
 
 
-@pytest.mark.parametrize("launcher", [[sys.executable], [*TORCHRUN, "--nproc-per-node=2"]], ids=["alone", "two-ranks"])
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_run_resolves_its_model_once_and_on_rank_0(
-    tmp_path: Path, tiny_llama_dir: Path, data: Path, launcher: list[str]
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, world: int
 ) -> None:
-    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=1)
-    (tmp_path / "counting.py").write_text(COUNTING)
-    environment = {**ENVIRONMENT, "CHECKS": str(tmp_path / "checks")}
-    command = [*launcher, str(tmp_path / "counting.py"), "train", str(config)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "checks").read_text() == "0"
+    config, checks = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=1), tmp_path / "checks"
+    codes = ranks(world, tmp_path, "train", config, first=partial(count_checks, checks))
+    assert codes == [0] * world, output(tmp_path)
+    assert checks.read_text() == "0"
 
 
 def test_a_mistake_has_exit_code_2_before_a_process_is_started(
@@ -111,45 +123,66 @@ def worker(launcher: int, rank: int) -> psutil.Process:
     return next(child for child in children if child.environ().get("RANK") == str(rank))
 
 
+DYING = """
+import os
+import signal
+from mftcoder.cli.group import main
+from mftcoder.training import loop
+
+step, begun = loop.train_step, 0
+
+def step_or_die(*arguments, **keywords):
+    global begun
+    begun += 1
+    if (begun, os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == (6, os.environ["VICTIM"], "0"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*arguments, **keywords)
+
+loop.train_step = step_or_die
+main()
+"""
+"""`mft` one rank of which kills itself at its sixth step, unless it was started again."""
+
+
+@pytest.mark.slow(reason="four processes import torch; the test of sharded checkpoints kills a worker in `make test`")
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_worker_costs_no_step(tmp_path: Path, tiny_llama_dir: Path, data: Path, rank: int) -> None:
+def test_a_killed_worker_costs_no_step(
+    tmp_path: Path, tiny_llama_dir: Path, data: Path, undisturbed: Path, rank: int
+) -> None:
     """kill -9 in the middle: torchrun starts the ranks again, they go on, and the end is that of an undisturbed run."""
-    whole = config_in(tmp_path / "whole", tiny_llama_dir, data, train__max_steps=30)
-    assert mft("train", whole, "--nproc", 2).returncode == 0
-    config = config_in(tmp_path / "killed", tiny_llama_dir, data, train__max_steps=30)
-    process = start(config, "--max-restarts", "2")
-    run = tmp_path / "killed" / "run"
-    wait_for_step(run, 5)
-    worker(process.pid, rank).send_signal(signal.SIGKILL)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    assert "going on from" in output
-    assert same_bits(weights(run), weights(tmp_path / "whole" / "run"))
-    assert [record["step"] for record in metrics(run)] == list(range(1, 31))
+    (tmp_path / "dying.py").write_text(DYING)
+    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    command = [*TORCHRUN, *options, str(tmp_path / "dying.py"), "train", str(config_in(tmp_path, tiny_llama_dir, data))]
+    environment = {**ENVIRONMENT, "VICTIM": str(rank)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout + done.stderr
+    assert same_bits(weights(tmp_path / "run"), weights(undisturbed))
+    assert [record["step"] for record in metrics(tmp_path / "run")] == list(range(1, 13))
 
 
 def test_sigterm_saves_and_asks_to_be_started_again(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
-    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=3000, train__save_steps=3000)
+    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=100_000, train__save_steps=100_000)
     process = start(config)
     wait_for_step(tmp_path / "run", 3)
     process.terminate()
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 75, output
+    printed, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 75, printed
     latest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
     progress = json.loads((tmp_path / "run" / "checkpoints" / latest / "progress.json").read_text())
-    assert 3 <= progress["step"] < 3000
-    assert output.count("Go on with: mft train") == 1 and "Traceback" not in output
+    assert 3 <= progress["step"] < 100_000
+    assert printed.count("Go on with: mft train") == 1 and "Traceback" not in printed
 
 
-@pytest.mark.slow(reason="a rank hangs for 20 seconds; the unit test of process groups has the same in five")
+@pytest.mark.slow(reason="a rank hangs for 20 seconds; the unit test of process groups has the same in ten")
 def test_a_rank_that_hangs_is_named(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
-    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=3000, train__save_steps=3000)
+    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=100_000, train__save_steps=100_000)
     process = start(config, "backend.timeout_seconds=20")
     wait_for_step(tmp_path / "run", 3)
     worker(process.pid, 1).suspend()
-    output, _ = process.communicate(timeout=PATIENCE)
+    printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    assert "rank 1 has not come to it, and was last seen in" in output
+    assert "rank 1 has not come to it, and was last seen in" in printed
 
 
 def published_json(folder: Path, model: Path, data: Path) -> Path:
@@ -179,6 +212,7 @@ def test_the_published_launch_line_works(tmp_path: Path, tiny_llama_dir: Path, d
 
 
 @needs_deepspeed
+@pytest.mark.slow(reason="two processes import torch and DeepSpeed, which test_backends.py trains with in forked ones")
 def test_the_published_launch_line_of_deepspeed_runs_two_processes(
     tmp_path: Path, tiny_llama_dir: Path, data: Path
 ) -> None:
