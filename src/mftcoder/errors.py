@@ -11,6 +11,7 @@
     ├── BenchmarkError       a benchmark, its data, its results
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
     BudgetSpent              a synthesis that used its budget: exit code 3, with what is finished written
+    NoAnswerAcceptedError    an assistant whose model gave no answer that holds: exit code 1, with the reasons
     UnjudgedError            an evaluation that could not judge every answer: exit code 1 and no score
     Interrupted              a stop after a clean save that says how to continue: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
 
@@ -94,6 +95,17 @@ class BudgetSpent(Exception):  # noqa: N818  # a stop that was requested, not an
     def __init__(self, hint: str):
         self.hint = hint
         super().__init__(hint)
+
+
+class NoAnswerAcceptedError(Exception):
+    """The model gave no answer that passes its checks. Each of `problems` is one line: which answer, and why it was refused."""
+
+    exit_code = 1
+
+    def __init__(self, *problems: str, refusals: Sequence[Any] = ()):
+        self.problems = problems
+        self.refusals = tuple(refusals)
+        super().__init__("\n".join(problems))
 
 
 class UnjudgedError(Exception):

@@ -23,6 +23,7 @@ PACKAGES = {
     "benchmarks",
     "reporting",
     "serving",
+    "assistant",
 }
 BETWEEN_PACKAGES = {
     "training": {"data", "balancing", "kernels"},
@@ -31,9 +32,10 @@ BETWEEN_PACKAGES = {
     "benchmarks": {"generation.engine", "execution"},
     "curation": {"data", "execution"},
     "serving": {"generation", "data"},
+    "assistant": {"curation", "execution"},
 }
 TORCH_FREE = [
-    "cli", "errors", "registry", "jsonl", "log", "processes", "cache", "hub", "config", "balancing", "execution", "benchmarks", "curation", "generation.engine",
+    "cli", "errors", "registry", "jsonl", "log", "processes", "cache", "hub", "config", "balancing", "execution", "benchmarks", "curation", "assistant", "generation.engine",
     "data.records", "data.rendering", "data.prepared", "data.batches.packing", "data.batches.mixture",
     "app.data", "app.scoring.evaluate", "app.scoring.options", "app.scoring.submit", "app.results.verify", "app.results.report", "app.demo", "app.training.convert_config",
     "reporting",

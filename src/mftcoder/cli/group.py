@@ -1,8 +1,8 @@
 """The entry point of `mft`: the commands in the order of the journey, and the exit code of every kind of end.
 
-Exit codes: 0 done, 2 a user's mistake, 3 a budget is spent, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours or an
-evaluation that could not judge every answer. Of several processes, rank 0 prints; another rank prints only an error that it
-alone has.
+Exit codes: 0 done, 2 a user's mistake, 3 a budget is spent, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours, an
+evaluation that could not judge every answer, or an assistant whose model gave no answer that holds. Of several processes, rank 0 prints;
+another rank prints only an error that it alone has.
 """
 
 import errno
@@ -24,6 +24,7 @@ from mftcoder.cli.scoring.benchmarks import command as benchmarks
 from mftcoder.cli.scoring.evaluate import command as evaluate
 from mftcoder.cli.scoring.generate import command as generate
 from mftcoder.cli.scoring.submit import command as submit
+from mftcoder.cli.serving.assist import group as assist
 from mftcoder.cli.serving.chat import command as chat
 from mftcoder.cli.serving.serve import command as serve
 from mftcoder.cli.training.compare import command as compare
@@ -31,7 +32,7 @@ from mftcoder.cli.training.convert_config import command as convert_config
 from mftcoder.cli.training.improve import command as improve
 from mftcoder.cli.training.train import command as train
 from mftcoder.cli.training.validate import command as validate
-from mftcoder.errors import BudgetSpent, ConfigError, Interrupted, MftError, UnjudgedError
+from mftcoder.errors import BudgetSpent, ConfigError, Interrupted, MftError, NoAnswerAcceptedError, UnjudgedError
 from mftcoder.processes import follow_parent
 
 COMMANDS = (
@@ -53,6 +54,7 @@ COMMANDS = (
     report,
     chat,
     serve,
+    assist,
 )
 """In the order of `mft --help`: the order in which a user needs them."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -109,6 +111,10 @@ def main(arguments: list[str] | None = None) -> None:
     except UnjudgedError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
+        sys.exit(error.exit_code)
+    except NoAnswerAcceptedError as error:
+        for problem in error.problems:
+            _print_error(problem)
         sys.exit(error.exit_code)
     except BudgetSpent as stop:
         click.echo(f"stopped: {stop.hint}", err=True)

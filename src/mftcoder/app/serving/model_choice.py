@@ -1,5 +1,6 @@
 """The model that a user names, with what its training decides about its use: template, end tokens, the text around an answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,14 @@ import torch
 from mftcoder.config.data import DataConfig
 from mftcoder.data.rendering.templates import Template, load_template, text_after_answer
 from mftcoder.errors import ConfigError
+from mftcoder.log import say
 from mftcoder.models.export.folder import end_ids
 from mftcoder.models.export.source import ModelSource, find_source
 from mftcoder.models.loading.load import stop_tokens
+from mftcoder.serving.catalogue import Catalogue, Served
+
+CACHE_TOKENS = 32768
+"""Default size of the key-value cache: rows times columns."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,20 @@ def load_model(source: ModelSource, *, device: str, dtype: str | None, hold: str
     """The model in memory. `hold` is 4bit or 8bit."""
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     return source.load(device=chosen, dtype=source.dtype(dtype), hold=hold)
+
+
+def served_model(source: ModelSource, name: str, template: str | None = None) -> Served:
+    """The model under a name, with the template of its training; without one it has no chat."""
+    usage = usage_of(source, template)
+    return Served(name, None, usage.template, usage.chat_end_ids, usage.tail)
+
+
+def catalogue_of(
+    served: Sequence[Served], source: ModelSource, model: Any, cache_tokens: int = CACHE_TOKENS
+) -> Catalogue:
+    """What is served, with the context that the model and the cache leave."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = min(int(positions or cache_tokens), cache_tokens)
+    if positions and cache_tokens < int(positions):
+        say(f"the context is {context:,} tokens instead of {int(positions):,}, as --cache-tokens has it")
+    return Catalogue(served, source.tokenizer, frozenset(stop_tokens(source.weights, source.tokenizer)), context)

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mftcoder.app.serving.model_choice import choose_source, load_model, usage_of
+from mftcoder.app.serving.model_choice import catalogue_of, choose_source, load_model, served_model
 from mftcoder.errors import ConfigError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.log import say, warn
 from mftcoder.models.export.source import ModelSource, open_run
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapters
-from mftcoder.models.loading.load import stop_tokens
 from mftcoder.serving.catalogue import Catalogue, Served
 from mftcoder.serving.server import bind, read_keys, run_server
 
@@ -59,7 +58,7 @@ def serve(model: str, **options: Any) -> None:
         if chosen.adapters:
             loaded, adapters = _with_adapters(loaded, source, served[0], chosen.adapters)
             served += adapters
-        catalogue = _catalogue(served, source, loaded, chosen)
+        catalogue = catalogue_of(served, source, loaded, chosen.cache_tokens)
         bound.listen(2048)  # from here on a client that connects is answered
         _tell(catalogue, bound.getsockname(), keys)
         run_server(
@@ -73,12 +72,6 @@ def serve(model: str, **options: Any) -> None:
             most_bytes=int(chosen.max_body_mb * 2**20),
             grace_seconds=chosen.grace_seconds,
         )
-
-
-def served_model(source: ModelSource, name: str, template: str | None = None) -> Served:
-    """The model under a name, with the template of its training; without one it has no chat."""
-    usage = usage_of(source, template)
-    return Served(name, None, usage.template, usage.chat_end_ids, usage.tail)
 
 
 def _with_adapters(
@@ -111,14 +104,6 @@ def _warn_of_another_base(name: str, folder: Path, source: ModelSource) -> None:
     trained = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
     if trained and Path(trained).expanduser().resolve() != source.weights.resolve():
         warn(f"warning: adapter {name} was trained over {trained}; here it runs over {source.weights}")
-
-
-def _catalogue(served: Sequence[Served], source: ModelSource, model: Any, options: ServeOptions) -> Catalogue:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    context = min(int(positions or options.cache_tokens), options.cache_tokens)
-    if positions and options.cache_tokens < int(positions):
-        say(f"the context is {context:,} tokens instead of {int(positions):,}, as --cache-tokens has it")
-    return Catalogue(served, source.tokenizer, frozenset(stop_tokens(source.weights, source.tokenizer)), context)
 
 
 def _tell(catalogue: Catalogue, address: tuple[Any, ...], keys: Sequence[str]) -> None:

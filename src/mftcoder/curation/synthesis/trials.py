@@ -58,12 +58,12 @@ def _example(code: str, tests: str, entry_point: str) -> Example:
     return Example(make_conversation(turns, id="", task="", origin=""), line)
 
 
-def fenced(code: str) -> str:
+def fenced(code: str, language: str = "python") -> str:
     """The code as a Markdown block, whose fence is longer than any in the code."""
     fence = "```"
     while fence in code:
         fence += "`"
-    return f"{fence}python\n{code.rstrip()}\n{fence}"
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
 def python_of(text: str) -> str:

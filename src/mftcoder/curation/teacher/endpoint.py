@@ -8,8 +8,8 @@ import email.utils
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 16 << 20
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 _PATH = "/chat/completions"
+_COMPLETIONS, _MODELS = "/completions", "/models"
 _RETRIED = frozenset({408, 409, 425, 429})  # beside 5xx
 _REFUSED = frozenset({400, 413, 422})  # this request; another one may be fine
 _THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
@@ -148,6 +149,10 @@ class AttemptError(Exception):
         self.problem, self.usage, self.retry_after = problem, usage, retry_after
 
 
+class EmptyAnswerError(AttemptError):
+    """The endpoint answered, with nothing."""
+
+
 class RefusedError(AttemptError):
     """The endpoint does not take this request: another attempt would be refused too."""
 
@@ -158,7 +163,6 @@ class Endpoint:
     def __init__(self, config: EndpointConfig):
         self.config = config
         self._key = config.api_key()
-        self._url = config.url + _PATH
         self._client = _client(config)
 
     async def __aenter__(self) -> "Endpoint":
@@ -169,24 +173,39 @@ class Endpoint:
 
     async def chat(self, body: Mapping[str, Any]) -> Reply:
         """One attempt. AttemptError or RefusedError if it brings no answer; EndpointError if no request can succeed."""
+        return read_reply(await self._content("POST", _PATH, body))
+
+    async def complete(self, body: Mapping[str, Any]) -> Reply:
+        """One attempt to go on from `prompt`. The text may be empty; errors are those of `chat`."""
+        return read_completion(await self._content("POST", _COMPLETIONS, body))
+
+    async def models(self) -> list[str]:
+        """The names that can be asked for. Errors are those of `chat`."""
+        return read_models(await self._content("GET", _MODELS))
+
+    async def _content(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
+        """The body of a good response."""
         import httpx
 
         try:
             async with asyncio.timeout(self.config.timeout_seconds):
-                status, headers, content = await self._post(body)
+                status, headers, content = await self._send(method, self.config.url + path, body)
         except (TimeoutError, httpx.TimeoutException):
             raise AttemptError(f"no answer after {self.config.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
             raise AttemptError(f"the connection failed: {reason(error)}") from None
         if status != 200:
             raise self._failure(status, headers, content)
-        return read_reply(content)
+        return content
 
-    async def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+    async def _send(
+        self, method: str, url: str, body: Mapping[str, Any] | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        async with self._client.stream("POST", self._url, content=orjson.dumps(body), headers=headers) as response:
+        sent = None if body is None else orjson.dumps(body)
+        async with self._client.stream(method, url, content=sent, headers=headers) as response:
             content = bytearray()
             async for chunk in response.aiter_bytes():
                 content += chunk
@@ -225,6 +244,27 @@ def _client(config: EndpointConfig) -> "httpx.AsyncClient":
 
 def read_reply(content: bytes) -> Reply:
     """The answer in a response's body; AttemptError for one that is broken or empty."""
+    reply = _read(content, lambda choice: choice["message"]["content"])
+    text = _without_thoughts(reply.text)
+    if not text.strip():
+        raise EmptyAnswerError("the answer is empty", usage=reply.usage)
+    return replace(reply, text=text)
+
+
+def read_completion(content: bytes) -> Reply:
+    """The text that goes on from a prompt, perhaps empty; AttemptError for a response that is broken."""
+    return _read(content, lambda choice: choice["text"])
+
+
+def read_models(content: bytes) -> list[str]:
+    """The names in a list of models; AttemptError for a response that is broken."""
+    try:
+        return [str(row["id"]) for row in orjson.loads(content)["data"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise AttemptError("the list of models cannot be read") from None
+
+
+def _read(content: bytes, text_of: Callable[[Any], Any]) -> Reply:
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -232,16 +272,13 @@ def read_reply(content: bytes) -> Reply:
     usage = _usage(value)
     try:
         choice = value["choices"][0]
-        text = choice["message"]["content"] or ""
+        text = text_of(choice) or ""
         finish, model = str(choice.get("finish_reason") or ""), str(value.get("model") or "")
     except (KeyError, IndexError, TypeError, AttributeError):
         said, _ = _error_in(content)
         raise AttemptError(f"the answer has no message{f': {said}' if said else ''}", usage=usage) from None
     if not isinstance(text, str):
         raise AttemptError("the answer's message is not a text", usage=usage)
-    text = _without_thoughts(text)
-    if not text.strip():
-        raise AttemptError("the answer is empty", usage=usage)
     return Reply(text, finish, model, usage)
 
 

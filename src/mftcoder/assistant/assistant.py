@@ -1,0 +1,157 @@
+"""The assistant: its verbs on files of one folder, over one model, with one sandbox."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mftcoder.assistant.checks.trials import LIMITS, MUTANTS, Trials
+from mftcoder.assistant.files import Place, SourceFile, WorkingFolder, parse_place, read_bytes
+from mftcoder.assistant.functions import FunctionText, find_function
+from mftcoder.assistant.model import Model
+from mftcoder.assistant.rounds import Proposal
+from mftcoder.assistant.verbs.change import fix, function_of_log, optimise, with_findings
+from mftcoder.assistant.verbs.comment import comment
+from mftcoder.assistant.verbs.complete import complete
+from mftcoder.assistant.verbs.read import explain, review
+from mftcoder.assistant.verbs.write_tests import write_tests
+from mftcoder.errors import ConfigError
+from mftcoder.execution.run_programs import Sandbox
+from mftcoder.execution.sandbox import Limits
+
+ROUNDS = 3
+
+
+class Assistant:
+    """Verbs that return proposals. Nothing is written until `apply`; code runs in the sandbox only.
+
+        with Assistant(open_endpoint("http://127.0.0.1:8000/v1")) as assistant:
+            proposal = assistant.comment("shapes.py:area")
+            print(proposal.patch)
+            assistant.apply(proposal)
+
+    A verb raises NoAnswerAcceptedError if the model gives no answer that holds in `rounds` attempts, and an MftError for a mistake of
+    the caller. Threads may share an assistant.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        folder: str | Path = ".",
+        *,
+        rounds: int = ROUNDS,
+        mutants: int = MUTANTS,
+        limits: Limits = LIMITS,
+    ):
+        for name, value, most in (("rounds", rounds, 20), ("mutants", mutants, 100)):
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise ConfigError(f"{name}: must be a whole number from 1 to {most}, not {value!r}")
+        self.model, self.folder = model, WorkingFolder(Path(folder))
+        self.rounds, self.mutants = rounds, mutants
+        self._sandbox: Sandbox | None = None
+        self._lock = threading.Lock()
+        self.trials = Trials(self._opened, limits)
+
+    def __enter__(self) -> "Assistant":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sandbox."""
+        with self._lock:
+            if self._sandbox is not None:
+                self._sandbox.close()
+                self._sandbox = None
+
+    def complete(self, place: str, *, block: bool | None = None) -> Proposal:
+        """The rest of a line or a block at FILE:LINE[:COLUMN]. `block` None decides by the position."""
+        where = parse_place(place)
+        if not where.line:
+            raise ConfigError(f"{place}: give FILE:LINE or FILE:LINE:COLUMN")
+        return complete(self.model, self.folder.read(where.file), where, block=block, rounds=self.rounds)
+
+    def comment(self, place: str) -> Proposal:
+        """A docstring and comments for FILE[:FUNCTION]. The program stays the same."""
+        where = _function_place(place)
+        return comment(self.model, self.folder.read(where.file), where.function, self.trials, rounds=self.rounds)
+
+    def explain(self, place: str) -> Proposal:
+        """What FILE[:FUNCTION] does, in prose."""
+        where = _function_place(place)
+        return explain(self.model, self.folder.read(where.file), where.function, rounds=self.rounds)
+
+    def test(self, place: str) -> Proposal:
+        """Tests of FILE:FUNCTION that pass on it and fail on mutants of it."""
+        return write_tests(self.model, self._function(place), self.trials, **self._limits)
+
+    def optimise(self, place: str, *, tests: str | None = None) -> Proposal:
+        """FILE:FUNCTION in a better form; for FILE alone the first function that the linter says something about."""
+        where = _function_place(place)
+        file = self.folder.read(where.file)
+        _python_only(file, "optimise")
+        names = [where.function] if where.function else with_findings(file)
+        function = find_function(file, names[0])
+        made = optimise(self.model, function, self.trials, self.folder.read(tests) if tests else None, **self._limits)
+        rest = (f"ruff also says something about {', '.join(names[1:])}",) if names[1:] else ()
+        return replace(made, notes=(*made.notes, *rest))
+
+    def fix(self, place: str, error: str, *, tests: str | None = None) -> Proposal:
+        """FILE[:FUNCTION] without the error that a log ends with. The function is found in the log's traceback."""
+        where = _function_place(place)
+        file = self.folder.read(where.file)
+        _python_only(file, "fix")
+        function = find_function(file, where.function or function_of_log(file, error))
+        given = self.folder.read(tests) if tests else None
+        return fix(self.model, function, error, self.trials, given, **self._limits)
+
+    def review(self, diff: str) -> Proposal:
+        """Findings about the lines that a unified diff adds."""
+        return review(self.model, diff, rounds=self.rounds)
+
+    def apply(self, proposal: Proposal) -> Path:
+        """Write the change of a proposal into its file, atomically. ConfigError if the file changed since, or nothing does."""
+        if proposal.new_text is None or proposal.read is None:
+            raise ConfigError(f"{proposal.verb}: has no change to apply")
+        self.folder.replace(proposal.read, proposal.new_text)
+        return proposal.read.path
+
+    def save(self, proposal: Proposal, name: str | Path) -> Path:
+        """Write the patch of a proposal, or its tests, into a new file of the folder."""
+        content = proposal.text if proposal.verb == "test" else proposal.patch or proposal.text
+        return self.folder.create(name, content if content.endswith("\n") else f"{content}\n")
+
+    def read_text(self, name: str | Path, most: int = 1 << 20) -> str:
+        """A log or a diff of the folder."""
+        return read_bytes(self.folder.inside(name), str(name))[-most:].decode(errors="replace")
+
+    @property
+    def _limits(self) -> dict[str, Any]:
+        return {"rounds": self.rounds, "count": self.mutants}
+
+    def _function(self, place: str) -> FunctionText:
+        where = _function_place(place)
+        if not where.function:
+            raise ConfigError(f"{place}: give FILE:FUNCTION")
+        return find_function(self.folder.read(where.file), where.function)
+
+    def _opened(self) -> Sandbox:
+        with self._lock:
+            if self._sandbox is None:
+                self._sandbox = Sandbox()
+            return self._sandbox
+
+
+def _function_place(place: str) -> Place:
+    where = parse_place(place)
+    if where.line:
+        raise ConfigError(f"{place}: give FILE:FUNCTION; only complete takes a line")
+    return where
+
+
+def _python_only(file: SourceFile, verb: str) -> None:
+    if file.language != "python":
+        raise ConfigError(
+            f"{file.name}: {verb} takes Python only, because its answers are run with tests; comment, complete and explain take this language"
+        )

@@ -1,0 +1,1 @@
+"""What an answer must hold before it is accepted."""

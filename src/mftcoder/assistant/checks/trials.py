@@ -1,0 +1,155 @@
+"""Code and tests of a model run in the sandbox, on the code itself, on the same program written otherwise, and on mutants of it.
+
+Tests run beside the code, as they do in a real suite (curation/verification/harness.py). What they report is believed only together:
+they pass on the code, pass on the same program written otherwise, and fail on a mutant by a failed claim or an exception.
+"""
+
+import ast
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from mftcoder.assistant.functions import FunctionText
+from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.curation.mining.mutations import mutations
+from mftcoder.curation.verification.plan import Run
+from mftcoder.curation.verification.program import program
+from mftcoder.curation.verification.verdict import Verdict, verdict_of
+from mftcoder.errors import ConfigError, ExecutionError
+from mftcoder.execution.run_programs import Sandbox
+from mftcoder.execution.sandbox import Limits
+
+LIMITS = Limits(seconds=3, memory_mb=1024)
+MUTANTS = 10
+
+
+class Trials:
+    """A sandbox that is opened when the first program runs."""
+
+    def __init__(self, open_sandbox: Callable[[], Sandbox], limits: Limits = LIMITS):
+        self._open, self._limits = open_sandbox, limits
+
+    def tests(self, codes: Iterable[tuple[str, str]], entry_point: str) -> list[Verdict]:
+        """The verdict of each pair of code and tests."""
+        return self._run([Run("python", code, {"tests": [tests, entry_point, True]}) for code, tests in codes])
+
+    def doctests(self, code: str, docstrings: Sequence[tuple[str, str]]) -> Verdict:
+        """The verdict on the examples of docstrings, each with its name."""
+        return self._run([Run("python", code, {"doctests": [list(pair) for pair in docstrings]})])[0]
+
+    def loading(self, code: str) -> Verdict:
+        """Whether the code can be loaded."""
+        return self._run([Run("python", code, {"import": []})])[0]
+
+    def _run(self, runs: Sequence[Run]) -> list[Verdict]:
+        results = self._open().run_all(map(program, runs), self._limits)
+        verdicts = []
+        for run, result in zip(runs, results, strict=True):
+            verdict = verdict_of(result, "python", tuple(run.checks))
+            if verdict is None:
+                raise ExecutionError("the sandbox failed, which says nothing about the code. `mft doctor` looks at it")
+            verdicts.append(verdict)
+        return verdicts
+
+
+def require_loading(trials: Trials, function: FunctionText) -> None:
+    """ConfigError if the file cannot be loaded in the sandbox, so that nothing of it can be tested."""
+    verdict = trials.loading(function.file.text)
+    if verdict.outcome != "passed":
+        raise ConfigError(
+            f"{function.file.name}: cannot be loaded alone in the sandbox ({verdict.why}{f': {verdict.detail}' if verdict.detail else ''}), "
+            "so no test of it can run"
+        )
+
+
+def passed(verdict: Verdict) -> bool:
+    """Whether the tests ran to their end, held, and would not hold without the code."""
+    return verdict.outcome == "passed" and "tests" in verdict.checks
+
+
+def killed(verdict: Verdict) -> bool:
+    """Whether the tests failed by a claim or an exception of their own. A run that was ended from outside does not count."""
+    return verdict.outcome == "failed" and verdict.why == "tests" and verdict.detail.split(" ")[0] not in _ENDED
+
+
+_ENDED = frozenset({"", "too_slow", "too_much_memory", "the", "SystemExit", "KeyboardInterrupt"})
+
+
+def mutants(function: FunctionText, count: int) -> list[str]:
+    """The whole file with one bug in the function, at most `count` times, the same ones each time."""
+    bugs = mutations(function.text, random.Random(function.text))
+    return [function.placed(bug.source) for bug in islice(bugs, count)]
+
+
+def rewritten(function: FunctionText) -> str:
+    """The same program in other words: other lines, no comments or docstring, one name more. Tests of what it does cannot tell."""
+    tree = ast.parse(function.text)
+    [node] = tree.body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    node.body = [*ast.parse("mft_unused = None").body, *(body or [ast.Pass()])]
+    return function.placed(ast.unparse(ast.fix_missing_locations(tree)))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many mutants fail."""
+
+    killed: int
+    total: int
+
+    @property
+    def line(self) -> str:
+        """In words."""
+        return f"{self.killed} of {self.total} mutants fail ({self.killed / max(1, self.total):.0%})"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The single tests that hold, and how many mutants they find together."""
+
+    kept: tuple[str, ...]
+    score: Score
+    notes: tuple[str, ...]
+
+
+def judge_tests(trials: Trials, function: FunctionText, tests: Sequence[str], bugs: Sequence[str]) -> Judged:
+    """The tests that pass on the function and fail on at least one of the `bugs`. RefusedAnswer if there is none."""
+    name, code = function.name.split(".")[0], function.file.text
+    first = trials.tests([(code, test) for test in tests], name)
+    right = [test for test, verdict in zip(tests, first, strict=True) if passed(verdict)]
+    if not right:
+        raise RefusedAnswer("tests_fail", f"No test passes on the code: {_why(first)}.")
+    other = rewritten(function)
+    again = trials.tests([pair for test in right for pair in ((code, test), (other, test))], name)
+    steady = [test for number, test in enumerate(right) if all(map(passed, again[2 * number : 2 * number + 2]))]
+    if not steady:
+        raise RefusedAnswer(
+            "unsteady", "The tests pass by luck, or look at the text of the code and not at what it does."
+        )
+    found = trials.tests([(bug, test) for test in steady for bug in bugs], name)
+    by_test = [found[number * len(bugs) : (number + 1) * len(bugs)] for number in range(len(steady))]
+    kept = tuple(test for test, row in zip(steady, by_test, strict=True) if any(map(killed, row)))
+    if not kept:
+        raise RefusedAnswer(
+            "checks_nothing", f"The tests pass on all of {len(bugs)} mutants of the code: they check too little."
+        )
+    finds = sum(any(killed(row[number]) for row in by_test) for number in range(len(bugs)))
+    return Judged(kept, Score(finds, len(bugs)), _left_out(len(tests), len(right), len(steady), len(kept)))
+
+
+def _left_out(written: int, right: int, steady: int, kept: int) -> tuple[str, ...]:
+    """What was left out, in words."""
+    counts = {
+        "fail on the code": written - right,
+        "do not pass each time": right - steady,
+        "fail on no mutant": steady - kept,
+    }
+    return tuple(f"{count} of {written} tests left out: they {why}" for why, count in counts.items() if count)
+
+
+def _why(verdicts: Sequence[Verdict]) -> str:
+    """The most telling reasons, each once."""
+    reasons = dict.fromkeys(f"{verdict.detail or verdict.why}" for verdict in verdicts)
+    return "; ".join(list(reasons)[:3])[:300]

@@ -1,0 +1,1 @@
+"""What the assistant does: one verb asks, checks, and returns a proposal."""

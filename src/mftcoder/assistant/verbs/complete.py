@@ -1,0 +1,142 @@
+"""`complete`: the rest of a line, or a block, at a position. Nothing but the insertion changes, and it brings no syntax error."""
+
+import re
+from collections.abc import Iterator
+
+from mftcoder.assistant.checks.patches import make_patch
+from mftcoder.assistant.checks.replies import (
+    code_of,
+    python_words,
+    refuse_foreign_letters,
+    refuse_hidden,
+    refuse_size,
+)
+from mftcoder.assistant.files import Place, SourceFile
+from mftcoder.assistant.model import Model, Written
+from mftcoder.assistant.rounds import Proposal, RefusedAnswer, conversation, until_accepted
+from mftcoder.curation.example import parse_python
+from mftcoder.curation.mining.languages.grammars import title_of
+from mftcoder.curation.syntax import error_bytes
+from mftcoder.errors import ConfigError, NoAnswerAcceptedError
+
+BEFORE, AFTER = 6000, 2000
+"""Characters around the position that the model sees."""
+LINE_TOKENS, BLOCK_TOKENS = 48, 256
+_MOST_LINES = 60
+_TASK = "Here is {title} code with a gap, marked <GAP>. Write only the text that belongs in the gap{size}. Answer with one code block."
+
+
+def complete(model: Model, file: SourceFile, place: Place, *, block: bool | None, rounds: int) -> Proposal:
+    """The text that belongs at a position. `block` None: a block where the rest of the line is empty and the line is blank or opens one."""
+    at = _offset(file, place)
+    before, after = file.text[:at], file.text[at:]
+    is_block = _asks_for_block(before, after) if block is None else block
+    seen = before[-BEFORE:], after[:AFTER]
+    what = f"{file.name}:{place.line}"
+
+    def judge(text: str) -> str:
+        return checked_completion(file, before, after, text, block=is_block)
+
+    tokens = BLOCK_TOKENS if is_block else LINE_TOKENS
+    reply = model.go_on(*seen, stop=() if is_block else ("\n",), max_tokens=tokens)
+    if reply is None:
+        return _by_chat(model, file, what, seen, is_block, before, after, rounds)
+    try:
+        return _proposal(file, before, after, judge(reply.text))
+    except RefusedAnswer as refused:
+        raise NoAnswerAcceptedError(f"{what}: {refused.code}: {refused.why}") from refused
+
+
+def _by_chat(
+    model: Model, file: SourceFile, what: str, seen: tuple[str, str], block: bool, before: str, after: str, rounds: int
+) -> Proposal:
+    """Through a chat, where the endpoint has no completions."""
+    size = "" if block else ": the rest of one line"
+    task = _TASK.format(title=title_of(file.language), size=size)
+
+    def judge(reply: Written) -> str:
+        code, _ = code_of(reply, file.language, file.text)
+        return checked_completion(file, before, after, code.removesuffix("\n"), block=block)
+
+    text, refusals = until_accepted(
+        model, conversation("You complete code.", task, f"{seen[0]}<GAP>{seen[1]}"), judge, rounds=rounds, what=what
+    )
+    return _proposal(file, before, after, text, refusals)
+
+
+def _proposal(file: SourceFile, before: str, after: str, text: str, refusals: tuple = ()) -> Proposal:
+    new = before + text + after
+    return Proposal("complete", file, text, make_patch(file.name, file.text, new), new, refusals=refusals)
+
+
+def _offset(file: SourceFile, place: Place) -> int:
+    """The index of the position. ConfigError for one that the file does not have."""
+    lines = file.text.split("\n")
+    if not 1 <= place.line <= len(lines):
+        raise ConfigError(f"{file.name}:{place.line}: the file has {len(lines)} lines")
+    line = lines[place.line - 1]
+    column = place.column or len(line) + 1
+    if column > len(line) + 1:
+        raise ConfigError(f"{file.name}:{place.line}:{column}: the line has {len(line)} characters")
+    return sum(len(one) + 1 for one in lines[: place.line - 1]) + column - 1
+
+
+def _asks_for_block(before: str, after: str) -> bool:
+    line, rest = before.rpartition("\n")[2], after.partition("\n")[0]
+    return not rest.strip() and (not line.strip() or line.rstrip().endswith((":", "{")))
+
+
+def checked_completion(file: SourceFile, before: str, after: str, text: str, *, block: bool) -> str:
+    """The part of a text that may be inserted. RefusedAnswer if no part of it may."""
+    refuse_size(text)
+    refuse_hidden(text, file.text)
+    text = text.replace("\r\n", "\n").rstrip()
+    if not block:
+        text = text.split("\n")[0].rstrip()
+    faults = _faults(file.language, before + after)
+    for shorter in _candidates(text, before, after) if block else [text]:
+        if shorter.strip() and _fits(file.language, faults, before + shorter + after):
+            if file.language == "python":
+                refuse_foreign_letters(python_words(shorter), file.text)
+            return shorter
+    if not text.strip():
+        raise RefusedAnswer("empty", "The completion is empty.")
+    raise RefusedAnswer("does_not_parse", "With the completion the file has more syntax errors than before.")
+
+
+def _candidates(text: str, before: str, after: str) -> Iterator[str]:
+    """The lines of the block, without those that the file goes on with; then always one line less."""
+    lines = _of_block(text, before)[:_MOST_LINES]
+    follows = [line.strip() for line in after.split("\n") if line.strip()][:1]
+    while len(lines) > 1 and lines[-1].strip() in ("", *follows):
+        lines.pop()
+    for count in range(len(lines), 0, -1):
+        yield "\n".join(lines[:count]).rstrip()
+
+
+def _of_block(text: str, before: str) -> list[str]:
+    """The lines up to the first one that is indented less than the block."""
+    line = before.rpartition("\n")[2]
+    indent = _indent(line)
+    opens = line.rstrip().endswith((":", "{"))
+    lines = text.split("\n")
+    for number, one in enumerate(lines[1:], 1):
+        if one.strip() and (_indent(one) < indent or (opens and _indent(one) == indent)):
+            return lines[:number]
+    return lines
+
+
+def _indent(line: str) -> int:
+    return len(re.match(r"[ \t]*", line)[0].expandtabs(4))  # type: ignore[index]
+
+
+def _faults(language: str, code: str) -> tuple[bool, int]:
+    """Whether Python's own parser refuses the code, and the bytes that the grammar cannot read."""
+    refused = language == "python" and parse_python(code) is None
+    errors = error_bytes(code, language)
+    return refused, len(code) if errors is None else errors
+
+
+def _fits(language: str, faults: tuple[bool, int], code: str) -> bool:
+    now = _faults(language, code)
+    return now <= faults and (now[1] <= faults[1])

@@ -1,0 +1,169 @@
+"""`mft assist`."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mftcoder.cli.console import shown
+from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, load, template, trust_remote_code
+from mftcoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mftcoder.app.serving.assist import Assistant, Proposal
+
+_SHARED = (
+    click.option("--url", help="OpenAI-compatible endpoint (default: that of mft serve, http://127.0.0.1:8000/v1)."),
+    click.option("--model-name", help="The model's name at the endpoint (default: the first that it lists)."),
+    click.option("--model", help="A model folder, Hub id, .gguf file or run folder to load here instead."),
+    click.option("--api-key-env", metavar="NAME", help="Environment variable with the key (default: OPENAI_API_KEY)."),
+    click.option(
+        "--folder", type=PATH, default=Path(), help="Working folder (default: this one). Nothing outside it is touched."
+    ),
+    click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Answers at most."),
+    click.option("--temperature", type=Finite(0, 2), default=0.2, show_default=True, help="0 is greedy decoding."),
+    click.option("--max-tokens", type=COUNT, default=1024, show_default=True, help="Most tokens of an answer."),
+    template,
+    load,
+    checkpoint,
+    dtype,
+    device,
+    trust_remote_code,
+)
+_MUTANTS = click.option(
+    "--mutants", type=click.IntRange(1, 100), default=10, show_default=True, help="Mutants that judge the tests."
+)
+_APPLY = click.option("--apply", "applied", is_flag=True, help="Write the change into the file.")
+_OUT = click.option("--out", type=PATH, help="Write the patch or the tests into this new file.")
+_TESTS = click.option("--tests", metavar="FILE", help="Your tests of the function (default: the model writes some).")
+
+
+def _verb(*more: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a verb: those that all have, behind its own."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (*reversed(_SHARED), *reversed(more)):
+            function = option(function)
+        return function
+
+    return wrap
+
+
+@click.group("assist", short_help="Complete, comment, explain, test, optimise, fix, review.")
+def group() -> None:
+    """Let a model work on your code, and check what it answers.
+
+    An answer that does not hold is refused, whatever the model says: see docs/assistant.md. Nothing is written without --apply or --out,
+    and code runs in the sandbox only.
+
+    \b
+    mft assist comment shapes.py:area --apply
+    mft assist test shapes.py:area --out test_area.py
+    git diff | mft assist review
+    """
+
+
+@group.command("complete", short_help="The rest of a line, or a block.")
+@click.argument("place", metavar="FILE:LINE[:COL]")
+@click.option("--block/--line", "block", default=None, help="A block or one line (default: by the position).")
+@_verb(_APPLY, _OUT)
+def complete(place: str, block: bool | None, **options: Any) -> None:
+    """Write what belongs at a position. Nothing else changes, and the file gets no new syntax error."""
+    _run(lambda assistant: assistant.complete(place, block=block), options)
+
+
+@group.command("comment", short_help="A docstring and comments; the program stays the same.")
+@click.argument("place", metavar="FILE[:FUNCTION]")
+@_verb(_APPLY, _OUT)
+def comment(place: str, **options: Any) -> None:
+    """Write a docstring and comments. An answer that changes the program is refused."""
+    _run(lambda assistant: assistant.comment(place), options)
+
+
+@group.command("explain", short_help="What code does, in prose.")
+@click.argument("place", metavar="FILE[:FUNCTION]")
+@_verb(_OUT)
+def explain(place: str, **options: Any) -> None:
+    """Say what a function or a file does."""
+    _run(lambda assistant: assistant.explain(place), options)
+
+
+@group.command("test", short_help="Tests that pass, and fail on mutants.")
+@click.argument("place", metavar="FILE:FUNCTION")
+@_verb(_OUT, _MUTANTS)
+def test(place: str, **options: Any) -> None:
+    """Write tests that pass on the function, and of which each fails on at least one mutant of it."""
+    _run(lambda assistant: assistant.test(place), options)
+
+
+@group.command("optimise", short_help="Better code, held by tests, as a patch.")
+@click.argument("place", metavar="FILE[:FUNCTION]")
+@_verb(_APPLY, _OUT, _TESTS, _MUTANTS)
+def optimise(place: str, tests: str | None, **options: Any) -> None:
+    """Rewrite a function. Tests that find mutants of it stay green; name and signature stay; nothing else changes."""
+    _run(lambda assistant: assistant.optimise(place, tests=tests), options)
+
+
+@group.command("fix", short_help="A function without the error of a log.")
+@click.argument("place", metavar="FILE[:FUNCTION]")
+@click.option("--error", "log", type=PATH, required=True, help="The log that ends with the error; - reads a pipe.")
+@_verb(_APPLY, _OUT, _TESTS, _MUTANTS)
+def fix(place: str, log: Path, tests: str | None, **options: Any) -> None:
+    """Correct a function. A test shows the error before and passes after; tests of what works today stay green."""
+
+    def work(assistant: "Assistant") -> "Proposal":
+        return assistant.fix(place, _input(log, assistant), tests=tests)
+
+    _run(work, options)
+
+
+@group.command("review", short_help="Findings about the lines that a diff adds.")
+@click.option("--diff", type=PATH, default=Path("-"), help="A unified diff (default: from a pipe).")
+@_verb(_OUT)
+def review(diff: Path, **options: Any) -> None:
+    """Review a diff. Findings about lines that it does not add are left out."""
+    _run(lambda assistant: assistant.review(_input(diff, assistant)), options)
+
+
+def _input(path: Path, assistant: "Assistant") -> str:
+    """A file, or what comes through a pipe."""
+    if path != Path("-"):
+        return assistant.read_text(path)
+    if sys.stdin.isatty():
+        raise click.UsageError("give a file, or text through a pipe")
+    return sys.stdin.buffer.read(1 << 20).decode(errors="replace")
+
+
+def _run(work: "Callable[[Assistant], Proposal]", options: Mapping[str, Any]) -> None:
+    """Make a proposal, print it, and write what was asked for."""
+    from mftcoder.app.serving.assist import open_assistant
+
+    chosen = dict(options)
+    applied, out = chosen.pop("applied", False), chosen.pop("out", None)
+    with shown(stderr=True):
+        opened = open_assistant(**chosen)
+    with opened as assistant:
+        if out is not None and assistant.folder.inside(out).exists():
+            raise ConfigError(f"{out}: exists already. Give another name with --out")
+        proposal = work(assistant)
+        _print(proposal, is_written=applied or out is not None)
+        if applied:
+            click.echo(f"applied to {assistant.apply(proposal)}", err=True)
+        if out is not None:
+            click.echo(f"wrote {assistant.save(proposal, out)}", err=True)
+
+
+def _print(proposal: "Proposal", *, is_written: bool) -> None:
+    """The result to stdout; what was refused, the score and the notes to stderr."""
+    for refusal in proposal.refusals:
+        click.echo(f"refused: {refusal.line}", err=True)
+    if proposal.verb != "test" and proposal.tests:
+        click.echo(f"held by these tests:\n{proposal.tests}", err=True)
+    click.echo((proposal.patch or proposal.text).rstrip("\n"))
+    for note in (proposal.score, *proposal.notes):
+        if note:
+            click.echo(note, err=True)
+    if proposal.new_text is not None and not is_written:
+        click.echo("nothing is written; --apply does it", err=True)
