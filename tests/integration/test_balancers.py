@@ -115,7 +115,7 @@ def rows_of(config_path: Path) -> int:
     return round(TrainLoader(prepare(config), config).steps_per_epoch)
 
 
-@pytest.mark.parametrize("method", ["coba", "famo"])
+@pytest.mark.parametrize("method", ["coba", pytest.param("famo", marks=slow)])
 def test_weights_do_not_depend_on_packing(method: str, tmp_path: Path, tiny_llama_dir: Path) -> None:
     """Each step is the whole data set, and coba measures the whole validation set, so all layouts see the same samples."""
     small = write_tasks(tmp_path / "small", rows=12)
