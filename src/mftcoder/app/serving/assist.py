@@ -49,6 +49,13 @@ def open_assistant(**options: Any) -> Assistant:
     return Assistant(_model(chosen), chosen.folder, rounds=chosen.rounds, mutants=chosen.mutants)
 
 
+def serve_tools(assistant: Assistant, *, allow_apply: bool) -> None:
+    """Serve the verbs as tools over stdin and stdout until the client closes them."""
+    from mftcoder.assistant.mcp_tools import make_server
+
+    make_server(assistant, allow_apply=allow_apply).run("stdio")
+
+
 def _model(chosen: AssistOptions) -> Model:
     if chosen.model:
         return _local(chosen)

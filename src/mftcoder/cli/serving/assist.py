@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,21 @@ def fix(place: str, log: Path, tests: str | None, **options: Any) -> None:
 def review(diff: Path, **options: Any) -> None:
     """Review a diff. Findings about lines that it does not add are left out."""
     _run(lambda assistant: assistant.review(_input(diff, assistant)), options)
+
+
+@group.command("mcp", short_help="The verbs as tools over MCP (stdio).")
+@click.option("--allow-apply", is_flag=True, help="Let callers of the tools write accepted changes into files.")
+@_verb(_MUTANTS)
+def mcp(allow_apply: bool, **options: Any) -> None:
+    """Serve the verbs as tools of the Model Context Protocol over stdin and stdout, for editors and agents."""
+    if find_spec("mcp") is None:
+        raise ConfigError("mft assist mcp needs mcp, not installed here. Install with: pip install 'mftcoder[assist]'")
+    from mftcoder.app.serving.assist import open_assistant, serve_tools
+
+    with shown(stderr=True):
+        opened = open_assistant(**options)
+    with opened as assistant:
+        serve_tools(assistant, allow_apply=allow_apply)
 
 
 def _input(path: Path, assistant: "Assistant") -> str:
