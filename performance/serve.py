@@ -5,6 +5,11 @@
 Both answer the same requests greedily: prompts of the first number of tokens, texts of at most the second. `raw` is the engine in this
 process, `serve` the server as a process of its own, asked over HTTP with streaming. A client sends its next request when the last one is
 complete. The two take turns, `--rounds` times each; medians are printed.
+
+    python performance/serve.py MODEL --load 120 --clients 64
+
+Only the server: the clients ask for chats and completions, streamed and whole, of 1 to 64 tokens, one after another for so many seconds.
+Printed: the requests, and those without a complete answer. Exit code 1 if there is one.
 """
 
 import argparse
@@ -15,7 +20,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -53,27 +60,15 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2, help="of each client")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--load", type=float, metavar="SECONDS", help="ask the server only, for so long")
     options = parser.parse_args()
+    if options.load:
+        sys.exit(asyncio.run(load(options, max(map(int, options.clients.split(","))))))
     source = choose_source(options.model, checkpoint="best", trust_remote_code=False)
     ends = usage_of(source).end_ids
     model = load_model(source, device="auto", dtype=options.dtype)
     ids = source.tokenizer.encode("".join(path.read_text(encoding="utf-8") for path in SOURCES[:60]))
-    command = [
-        sys.executable,
-        "-m",
-        "mftcoder",
-        "serve",
-        options.model,
-        "--port",
-        "0",
-        "--dtype",
-        options.dtype,
-        "--name",
-        "m",
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        url = next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
+    with serving(options) as url:
         raw = Raw(model, source.tokenizer, ends)
         with raw.engine:
             print(f"{source.name}, {options.dtype}, {options.rounds} rounds of {options.requests} requests a client")
@@ -87,7 +82,55 @@ def main() -> None:
                     starts = [draw.randrange(len(ids) - prompt) for _ in range(clients * options.requests)]
                     prompts = [ids[start : start + prompt] for start in starts]
                     row(size, clients, [pair(raw, url, prompts, clients, tokens) for _ in range(options.rounds)])
+
+
+@contextmanager
+def serving(options: argparse.Namespace) -> Iterator[str]:
+    """The server as a process of its own; its address."""
+    words = ["mftcoder", "serve", options.model, "--port", "0", "--dtype", options.dtype, "--name", "m"]
+    with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        yield next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
         server.terminate()
+
+
+async def load(options: argparse.Namespace, clients: int) -> int:
+    """Ask the server from all sides for a while; the exit code."""
+    outcomes: Counter[tuple[str, str]] = Counter()
+    with serving(options) as url:
+        end = time.monotonic() + options.load
+        async with httpx.AsyncClient(timeout=None, limits=httpx.Limits(max_connections=clients)) as http:
+
+            async def client(number: int) -> None:
+                draw = random.Random(number)
+                while time.monotonic() < end:
+                    outcomes[await asked(http, url, draw)] += 1
+
+            await asyncio.gather(*map(client, range(clients)))
+    lost = sum(count for (_, outcome), count in outcomes.items() if outcome != "complete")
+    print(f"{clients} clients, {options.load:.0f} s: {outcomes.total():,} requests, {lost} without a complete answer")
+    for (kind, outcome), count in sorted(outcomes.items()):
+        print(f"{kind:>24}  {outcome:<20} {count:>6,}")
+    return int(lost > 0)
+
+
+async def asked(http: httpx.AsyncClient, url: str, draw: random.Random) -> tuple[str, str]:
+    """One request of any kind: what it was, and whether its answer was complete."""
+    is_chat, is_stream, tokens = draw.random() < 0.5, draw.random() < 0.5, draw.randint(1, 64)
+    text = "def f" + "(x, y)" * draw.randint(1, 20)
+    body = {"max_tokens": tokens, "seed": draw.randrange(1000), "stream": is_stream}
+    body |= {"messages": [{"role": "user", "content": text}]} if is_chat else {"prompt": text}
+    kind = f"{'chat' if is_chat else 'completion'}, {'streamed' if is_stream else 'whole'}"
+    path = "chat/completions" if is_chat else "completions"
+    try:
+        answer = await http.post(f"{url}/v1/{path}", content=orjson.dumps(body), headers=JSON)
+    except httpx.HTTPError as error:
+        return kind, type(error).__name__
+    if answer.status_code != 200:
+        return kind, f"status {answer.status_code}"
+    if is_stream and not answer.text.rstrip().endswith("data: [DONE]"):
+        return kind, "cut stream"
+    return kind, "complete" if '"finish_reason":"' in answer.text.replace(" ", "") else "no reason of its end"
 
 
 def pair(raw: "Raw", url: str, prompts: Sequence[list[int]], clients: int, tokens: int) -> tuple[Measured, Measured]:
