@@ -14,7 +14,7 @@ import pytest
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.isolation import kernel
 from mftcoder.execution.languages import LANGUAGES, prepare
-from mftcoder.execution.pool import Pool
+from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import Limits, Program
 
 slow = pytest.mark.slow(reason="each attack costs its whole time limit, or a compiler")
@@ -164,6 +164,27 @@ def results(request: pytest.FixtureRequest, bait: dict[str, str]) -> dict[Path, 
             ends[Path(key)] = f"{result.status}: {result.stderr[:300]}"
     assert not folder.exists()
     return ends
+
+
+EXITS = {
+    "cpp": "exit_in_call",
+    "go": "syscall_exit",
+    "java": "halt",
+    "js": "exit_in_call",
+    "python": "exit_in_call",
+    "rust": "exit",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_an_honest_answer_passes_and_one_that_exits_does_not(language: str, bait: dict[str, str]) -> None:
+    """The one test of each language in `make test`; the slow ones have all attacks at both levels."""
+    if LANGUAGES[language].missing():
+        pytest.skip(f"{language}: {', '.join(LANGUAGES[language].missing())} not found")
+    files = [path for path in FILES if path.parent.name == language and path.stem in ("honest", EXITS[language])]
+    with open_pool("auto", 1, [language]) as pool:
+        ends = dict(pool.run(((path.stem, program(path, bait)) for path in files), LIMITS))
+    assert {name: end.status for name, end in ends.items()} == {"honest": "passed", EXITS[language]: "failed"}, ends
 
 
 @slow
