@@ -12,6 +12,7 @@
     └── ExecutionError       the sandbox or a toolchain: never the model's failure
     BudgetSpent              a synthesis that used its budget: exit code 3, with what is finished written
     NoAnswerAcceptedError    an assistant whose model gave no answer that holds: exit code 1, with the reasons
+    BrokenReleaseError       a quantized model that lost too much: exit code 1, and nothing is left
     UnjudgedError            an evaluation that could not judge every answer: exit code 1 and no score
     Interrupted              a stop after a clean save that says how to continue: exit code 130 for Ctrl-C, 75 (try again) for SIGTERM
 
@@ -105,6 +106,16 @@ class NoAnswerAcceptedError(Exception):
     def __init__(self, *problems: str, refusals: Sequence[Any] = ()):
         self.problems = problems
         self.refusals = tuple(refusals)
+        super().__init__("\n".join(problems))
+
+
+class BrokenReleaseError(Exception):
+    """A quantized model was written, loaded back and found to have lost too much. Each of `problems` is one line."""
+
+    exit_code = 1
+
+    def __init__(self, *problems: str):
+        self.problems = problems
         super().__init__("\n".join(problems))
 
 

@@ -1,8 +1,8 @@
 """The entry point of `mft`: the commands in the order of the journey, and the exit code of every kind of end.
 
 Exit codes: 0 done, 2 a user's mistake, 3 a budget is spent, 130 interrupted, 75 stopped by a scheduler after a clean save, 1 a bug of ours, an
-evaluation that could not judge every answer, or an assistant whose model gave no answer that holds. Of several processes, rank 0 prints;
-another rank prints only an error that it alone has.
+evaluation that could not judge every answer, an assistant whose model gave no answer that holds, or a quantized model that lost too
+much. Of several processes, rank 0 prints; another rank prints only an error that it alone has.
 """
 
 import errno
@@ -32,7 +32,15 @@ from mftcoder.cli.training.convert_config import command as convert_config
 from mftcoder.cli.training.improve import command as improve
 from mftcoder.cli.training.train import command as train
 from mftcoder.cli.training.validate import command as validate
-from mftcoder.errors import BudgetSpent, ConfigError, Interrupted, MftError, NoAnswerAcceptedError, UnjudgedError
+from mftcoder.errors import (
+    BrokenReleaseError,
+    BudgetSpent,
+    ConfigError,
+    Interrupted,
+    MftError,
+    NoAnswerAcceptedError,
+    UnjudgedError,
+)
 from mftcoder.processes import follow_parent
 
 COMMANDS = (
@@ -108,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except UnjudgedError as error:
+    except (BrokenReleaseError, UnjudgedError) as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
         sys.exit(error.exit_code)

@@ -6,10 +6,12 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import console, shown
-from mftcoder.cli.options import PATH, checkpoint, dtype
+from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, dtype
+
+ONLY_QUANTIZED = ("llama_quantize", "validation_samples", "max_loss_increase")
 
 
-@click.command("export", short_help="Write a run's model as a Hugging Face folder.")
+@click.command("export", short_help="Write a run's model as a Hugging Face folder, or quantized.")
 @click.argument("run", type=PATH)
 @click.argument("out", type=PATH, required=False)
 @checkpoint
@@ -18,24 +20,46 @@ from mftcoder.cli.options import PATH, checkpoint, dtype
     "--compare/--no-compare", default=True, help="For a QLoRA run: compare its predictions with the merged model's."
 )
 @click.option("--as-trained", is_flag=True, help="For a QLoRA run: merge into the base as its 4 or 8 bits held it.")
+@click.option("--quantize", metavar="METHOD", help="Write fewer bits: gguf:Q8_0, gguf:Q4_0, ... RUN may be any model.")
+@click.option(
+    "--validation-samples", type=COUNT, metavar="N", help="Measure at most N samples of a task.  [default: 100]"
+)
+@click.option(
+    "--max-loss-increase",
+    type=Finite(0),
+    metavar="X",
+    help="Refuse a release whose loss rises more (default: by its bits).",
+)
+@click.option("--llama-quantize", metavar="FILE", help="llama.cpp's program, for gguf:Q4_K_M and its like.")
 @click.option("--verify", is_flag=True, help="Check an exported folder against its checksums instead.")
-def command(run: Path, out: Path | None, verify: bool, **options: Any) -> None:
+def command(run: Path, out: Path | None, verify: bool, quantize: str | None, compare: bool, **options: Any) -> None:
     """Write the model of RUN into the new folder OUT: merged weights, tokenizer, chat template, model card, checksums.
 
     \b
     mft export runs/my models/my
     mft export runs/my models/my-20 --checkpoint step-00000020 --dtype float32
+    mft export runs/my models/my-q4 --quantize gguf:Q4_0
     mft export --verify models/my
     """
     if verify == (out is not None):
         raise click.UsageError("give RUN and OUT, or --verify and one exported folder")
+    of_quantize = {name: options.pop(name) for name in ONLY_QUANTIZED}
+    given = {name: value for name, value in of_quantize.items() if value is not None}
+    if given and not quantize:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for --quantize")
     if out is None:
         from mftcoder.app.results.verify import verify_folder
 
         verify_folder(run)
         console().print(f"{run}: every file is as it was written", highlight=False, soft_wrap=True)
+    elif quantize:
+        from mftcoder.app.results.quantize import quantize as quantized
+
+        with shown(stderr=True):
+            release = quantized(run, out, quantize, **options, **given)
+        console().print(release.table(), markup=False, highlight=False, soft_wrap=True)
     else:
         from mftcoder.app.results.export import export
 
         with shown(stderr=True):
-            export(run, out, **options)
+            export(run, out, compare=compare, **options)

@@ -48,6 +48,17 @@ def convert_file(file: Path, out: Path) -> None:
             return
 
 
+def tensor_types(file: Path) -> dict[str, int]:
+    """How many tensors of a file are held in each type, the most frequent first."""
+    with opened_gguf(file) as reader:
+        return dict(Counter(tensor.tensor_type.name for tensor in reader.tensors).most_common())
+
+
+def is_quantized(file: Path) -> bool:
+    """Whether a file holds any tensor in blocks."""
+    return bool(tensor_types(file).keys() - PLAIN.keys())
+
+
 def _convert(file: Path, reader: Any, out: Path) -> None:
     tensors = {tensor.name: _stored(file, tensor) for tensor in reader.tensors}
     try:

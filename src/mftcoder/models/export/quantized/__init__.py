@@ -1,0 +1,1 @@
+"""A model in fewer bits: the methods, the files they write, what they cost."""
