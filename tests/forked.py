@@ -28,6 +28,7 @@ _PRELOADED = [
 ]
 _PRELOADED += ["mftcoder.app.serving.chat", "mftcoder.training.backends.ddp", "tests.forked"]
 _PRELOADED += [name for name in ("deepspeed", "bitsandbytes") if importlib.util.find_spec(name)]
+_PRELOADED += ["tests.frozen"]
 _COMMON = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 

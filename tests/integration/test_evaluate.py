@@ -107,9 +107,9 @@ def test_rows_of_several_samples_give_pass_at_k(tmp_path):
 
 def test_a_killed_run_goes_on_without_running_again_what_is_done(tmp_path):
     slow = "    import time\n    time.sleep(0.4)\n"
-    problems = rows(MINI)
+    problems = rows(MINI)[:10]
     path = write_answers(tmp_path, "mini_slow", [slow + row["canonical_solution"] for row in problems])
-    command = [sys.executable, "-m", "mftcoder", "evaluate", str(path), "--workers", "1", "--timeout", "1"]
+    command = [sys.executable, "-m", "mftcoder", "evaluate", str(path), "--limit", "10", "--workers", "1"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = tmp_path / "results_mini_slow.jsonl"
     while not journal.exists() or journal.read_text().count("\n") < 3:
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_without_running_again_what_is_done(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     done = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")][1:]
-    mft("evaluate", path, "--workers", "2", "--timeout", "1", cwd=tmp_path)
+    mft("evaluate", path, "--limit", "10", "--workers", "2", cwd=tmp_path)
     after = [json.loads(line) for line in journal.read_text().splitlines()]
     assert after[1 : len(done) + 1] == done  # kept, with their times
     assert len(after) == 1 + len(problems)

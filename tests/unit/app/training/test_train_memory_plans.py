@@ -49,7 +49,7 @@ class LimitedMemory(TorchDispatchMode):
 def deep_llama(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
     """Most of whose memory is activations of layers."""
     folder = tmp_path_factory.mktemp("deep-llama")
-    return llama(folder, tiny_tokenizer_dir, hidden_size=16, intermediate_size=128, num_hidden_layers=12)
+    return llama(folder, tiny_tokenizer_dir, hidden_size=16, intermediate_size=128, num_hidden_layers=6)
 
 
 def llama(folder: Path, tokenizer_dir: Path, **sizes: int) -> Path:

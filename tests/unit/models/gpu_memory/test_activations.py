@@ -1,5 +1,6 @@
 """The count on shapes is what a real forward pass keeps."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -57,6 +58,21 @@ def test_without_recomputation_the_count_is_what_autograd_keeps(
             shapes = attach(shapes, adapter).to(dtype)
     counted = count_activations(shapes, ROWS, LENGTH, compiled=False)
     assert counted.nothing_recomputed == pytest.approx(kept_by_autograd(real), rel=0.03)
+
+
+def test_counting_collects_the_garbage_of_new_objects_only() -> None:
+    """A collection of all that is imported takes some tenths of a second, and a count needs six."""
+    model, generations = llama("meta"), set[int]()
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        generations.add(info["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        count_activations(model, ROWS, LENGTH, compiled=False)
+    finally:
+        gc.callbacks.remove(note)
+    assert 0 in generations and 2 not in generations and gc.isenabled()
 
 
 def test_what_recomputation_keeps_follows_from_the_shapes() -> None:
