@@ -2,11 +2,11 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from mftcoder.benchmarks.catalogue import expand, load
 from mftcoder.benchmarks.families.exam import solution
+from tests.forked import run as mft
 
 CODE = '''
 def moved(value, low, high):
@@ -15,10 +15,6 @@ def moved(value, low, high):
         return low
     return high if value > high else value
 '''
-
-
-def mft(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mftcoder", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_a_folder_becomes_task_folders_that_repeat_to_the_byte(tmp_path: Path) -> None:

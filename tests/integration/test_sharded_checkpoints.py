@@ -22,7 +22,9 @@ def model_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: weight for file in files for name, weight in load_file(file).items()}
 
 
-@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize(
+    "adapter", [pytest.param("lora", marks=pytest.mark.slow(reason="the same with less to cut into shares")), "full"]
+)
 def test_shares_of_four_ranks_go_on_with_two_under_ddp_and_on_one_device(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, adapter: str
 ) -> None:
