@@ -1,7 +1,7 @@
 """Continued pretraining on Python's standard library, with fill-in-the-middle: held-out loss, and lines written exactly, before and after.
 
     python performance/continued_pretraining.py --out runs/stdlib
-    python performance/continued_pretraining.py --out runs/stdlib --steps 60 --lines 200
+    python performance/continued_pretraining.py --out runs/stdlib --steps 200 --lines 300
 
 Goes in: Python's standard library, and SmolLM2-135M-Instruct unless --model names another one. SmolLM2's vocabulary has no tokens for
 fill-in-the-middle, so three tokens that its chats do not use (IN_PLACE) get their names; the weights stay as they are. A document is some
@@ -41,7 +41,7 @@ from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.step import validate
 
 IN_PLACE = {"<issue_start>": "<fim_prefix>", "<issue_closed>": "<fim_suffix>", "<issue_comment>": "<fim_middle>"}
-DOCUMENT_CHARACTERS = 1_200
+DOCUMENT_CHARACTERS = 800
 SHORTEST_LINE = 8  # characters
 LINE_TOKENS = 40
 
@@ -76,19 +76,19 @@ def documents(module: str) -> Iterator[str]:
             text += piece
 
 
-def make_data(out: Path, draw: random.Random, most: int) -> tuple[list[str], list[str]]:
-    """Documents to train on, in train.jsonl, and held-out ones, in valid.jsonl: those of a tenth of the modules."""
+def make_data(out: Path, draw: random.Random, most: int, validated: int) -> tuple[list[str], list[str]]:
+    """Documents to train on, and those of a tenth of the modules, of which `validated` are in valid.jsonl."""
     library = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"site-packages", "test", "tests", "idlelib", "lib2to3", "encodings"}
     modules = [file for file in sorted(library.rglob("*.py")) if not skipped & set(file.parts)]
     draw.shuffle(modules)
     held_out = modules[: len(modules) // 10]
     found = []
-    for name, files, limit in (("valid", held_out, most // 10), ("train", modules[len(held_out) :], most)):
+    for files, limit in ((held_out, most), (modules[len(held_out) :], most)):
         texts = [text for file in files for text in documents(file.read_text(encoding="utf-8", errors="replace"))]
-        chosen = draw.sample(texts, min(limit, len(texts)))
+        found.append(draw.sample(texts, min(limit, len(texts))))
+    for name, chosen in (("valid", found[0][:validated]), ("train", found[1])):
         write_jsonl(out / f"{name}.jsonl", ({"text": text} for text in chosen))
-        found.append(chosen)
     return found[1], found[0]
 
 
@@ -103,9 +103,9 @@ def write_config(args: argparse.Namespace, model: Path) -> Path:
         }},
         "data": {"max_length": 512, "num_proc": 1, "cache_dir": str(args.out / "cache")},
         "train": {
-            "max_steps": args.steps, "per_device_train_batch_size": 4, "learning_rate": args.learning_rate,
+            "max_steps": args.steps, "per_device_train_batch_size": 2, "learning_rate": args.learning_rate,
             "lr_scheduler_type": "warmup_stable_decay", "warmup_steps": 0.05, "decay_steps": 0.3,
-            "eval_steps": args.steps, "save_steps": args.steps, "report_to": [],
+            "eval_strategy": "no", "save_steps": args.steps, "report_to": [],
         },
         "backend": {"device": "cpu"},
         "output_dir": str(args.out / "run"),
@@ -169,9 +169,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Continued pretraining on the standard library.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--lines", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--lines", type=int, default=60)
     parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--validated", type=int, default=40, help="held-out documents for the loss")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     args = parser.parse_args()
@@ -179,7 +180,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     model = with_fim_tokens(args.model or smollm2_folder(lambda line: print(line, file=sys.stderr)), args.out / "model")
     draw = random.Random(0)
-    train, held_out = make_data(args.out, draw, args.documents)
+    train, held_out = make_data(args.out, draw, args.documents, args.validated)
     asked = gaps(held_out, args.lines, draw)
     config = write_config(args, model)
     started = time.perf_counter()
@@ -196,7 +197,9 @@ def main() -> int:
             f"{filled} of {len(asked)}",
             f"{continued} of {len(asked)}",
         )
-    print(f"{len(train):,} documents to train on, {len(held_out):,} held out; {args.steps} steps in {seconds:.0f} s")
+    print(
+        f"{len(train):,} documents to train on, {args.validated} of other modules for the loss; {args.steps} steps of 1,024 positions in {seconds:.0f} s, {args.dtype}"
+    )
     print("| | before | after |\n|---|---|---|")
     for at, what in enumerate(
         ("loss of held-out documents", "lines right, from the text before and after", "from the text before")

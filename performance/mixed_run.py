@@ -12,6 +12,7 @@ got a SIGKILL and went on, ends with the same bits.
 import argparse
 import ast
 import itertools
+import json
 import random
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from mftcoder.reporting.run_folder import read_run
 SFT_TASKS = ("code_instructions", "java_to_csharp")
 MUTANTS = 3
 MODULE_CHARACTERS = range(500, 12_000)
+PAIR_CHARACTERS = 1_500  # of the record: two texts of at most 512 tokens together
 
 
 def mft(*arguments: object) -> None:
@@ -68,31 +70,47 @@ def make_pairs(mbpp: Path, out: Path) -> Path:
     return pairs
 
 
-def make_modules(out: Path, count: int) -> Path:
-    """A file with modules of the standard library as documents."""
-    path = out / "stdlib.jsonl"
+def modules(draw: random.Random) -> list[dict[str, str]]:
+    """Modules of the standard library as documents."""
     library = Path(sysconfig.get_paths()["stdlib"])
     found = sorted(file for file in library.rglob("*.py") if not {"site-packages", "test", "tests"} & set(file.parts))
-    texts = (file.read_text(encoding="utf-8", errors="replace") for file in found)
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in found]
     fitting = [text for text in texts if len(text) in MODULE_CHARACTERS]
-    write_jsonl(path, ({"text": text} for text in random.Random(0).sample(fitting, min(count, len(fitting)))))
-    return path
+    return [{"text": text} for text in draw.sample(fitting, len(fitting))]
 
 
-def write_config(args: argparse.Namespace, pairs: Path, modules: Path) -> Path:
+def write_tasks(args: argparse.Namespace, pairs: Path) -> dict[str, dict[str, Any]]:
+    """The files of each task: records to train on, and others to validate on."""
+    draw = random.Random(0)
+    sources: dict[str, list[Any]] = {"stdlib": modules(draw)}
+    for name in SFT_TASKS:
+        sources[name] = [record for _, record in read_jsonl(args.data_dir / "training" / name / "train.jsonl.gz")]
+    short = [pair for _, pair in read_jsonl(pairs) if len(json.dumps(pair)) < PAIR_CHARACTERS]
+    sources["pairs"] = draw.sample(short, len(short))
+    tasks: dict[str, dict[str, Any]] = {}
+    for name, records in sources.items():
+        held_out = args.held_out_pairs if name == "pairs" else args.held_out
+        tasks[name] = {}
+        for field, chosen in (("validation", records[:held_out]), ("path", records[held_out:][: args.samples])):
+            path = args.out / name / f"{field}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            write_jsonl(path, chosen)
+            tasks[name][field] = str(path)
+    tasks["stdlib"]["kind"] = "pretrain"
+    tasks["pairs"]["kind"] = {"name": "dpo", "beta": 0.1}
+    return tasks
+
+
+def write_config(args: argparse.Namespace, pairs: Path) -> Path:
     """The run's config. Two checkpoints, so that a run can be killed after the first one."""
-    sft = {name: str(args.data_dir / "training" / name / "train.jsonl.gz") for name in SFT_TASKS}
-    tasks = {
-        **{name: {"path": path, "max_samples": args.samples} for name, path in sft.items()},
-        "pairs": {"path": str(pairs), "kind": {"name": "dpo", "beta": 0.1}, "max_samples": args.samples},
-        "stdlib": {"path": str(modules), "kind": "pretrain"},
-    }
     config = {
-        "model": {"model_name_or_path": str(args.model), "dtype": "float32"},
+        "model": {"model_name_or_path": str(args.model), "dtype": args.dtype},
         "adapter": {"lora_rank": 16, "lora_alpha": 32},
-        "tasks": tasks,
-        "data": {"max_length": 512, "over_length": "drop", "sampling": "uniform", "val_size": 0.2, "max_val_samples": 40, "on_error": "skip",
-                 "cache_dir": str(args.out / "cache"), "num_proc": 1},
+        "tasks": write_tasks(args, pairs),
+        "data": {
+            "max_length": 512, "over_length": "drop", "sampling": "uniform", "on_error": "skip",
+            "cache_dir": str(args.out / "cache"), "num_proc": 1,
+        },
         "train": {
             "max_steps": args.steps, "per_device_train_batch_size": 4, "learning_rate": args.learning_rate, "warmup_steps": 2,
             "eval_steps": args.steps, "save_steps": args.steps // 2, "report_to": [],
@@ -164,18 +182,25 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=200, help="of each SFT task and of the pairs")
+    parser.add_argument("--samples", type=int, default=120, help="records of each task to train on, at most")
+    parser.add_argument("--held-out", type=int, default=8, help="records of each task to validate on")
+    parser.add_argument("--held-out-pairs", type=int, default=48)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     args = parser.parse_args()
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     args.model = args.model or smollm2_folder(lambda line: print(line, file=sys.stderr))
     pairs = make_pairs(args.data_dir / "mbpp" / "mbpp.jsonl.gz", args.out)
-    config = write_config(args, pairs, make_modules(args.out, 60))
+    config = write_config(args, pairs)
     started = time.perf_counter()
     if not (args.out / "run" / "summary.json").exists():
         mft("train", config)
-    print(f"{sum(1 for _ in read_jsonl(pairs))} pairs; {args.steps} steps in {time.perf_counter() - started:.0f} s")
+    seconds = time.perf_counter() - started
+    print(
+        f"{sum(1 for _ in read_jsonl(args.out / 'pairs.jsonl'))} pairs of {sum(1 for _ in read_jsonl(pairs))} questions were found"
+    )
+    print(f"{args.steps} steps of 4 rows in {seconds:.0f} s, {args.held_out_pairs} held-out pairs, {args.dtype}")
     good = print_table(args.out / "run")
     same = same_bits(args.out / "run", killed_and_resumed(config, args.out, args.steps))
     print(f"all losses fall, and more than half of the held-out pairs are right: {'yes' if good else 'no'}")

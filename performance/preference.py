@@ -1,10 +1,11 @@
 """How fast a DPO step is, beside TRL's DPOTrainer: the same model, LoRA weights, pairs, precision and threads.
 
-    python performance/preference.py runs/mixed/one_pair_a_question.jsonl
-    python performance/preference.py PAIRS --model MODEL --steps 6 --batch 8
+    OMP_NUM_THREADS=1 python performance/preference.py runs/mixed/one_pair_a_question.jsonl
+    OMP_NUM_THREADS=1 python performance/preference.py PAIRS --model MODEL --steps 6 --batch 16
 
 Goes in: a file of pairs (`chosen` and `rejected` chats; performance/mixed_run.py makes one) and SmolLM2-135M-Instruct unless --model names another
-one. Comes out: pairs a second of both, the median over the steps after the first one. A step of TRL holds --batch pairs, padded to the longest text;
+one. Comes out: pairs a CPU second of both, the median over the steps after the first one; CPU seconds, because another process may take part of
+the machine. Give one thread (OMP_NUM_THREADS=1): waiting threads would count. A step of TRL holds --batch pairs, padded to the longest text;
 ours holds the rows that --batch pairs fill on average. TRL runs as it is by default (the reference in every step), and with the reference
 computed in advance, as ours is; that is not timed for either. The ratio is to the faster of the two.
 """
@@ -19,13 +20,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mftcoder.app.training.train import train
 from mftcoder.config.load import parse_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader
+from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.data.prepared.store import prepare
+from mftcoder.data.rendering.tokenization import IGNORED
 from mftcoder.jsonl import read_jsonl, write_jsonl
 from mftcoder.models.conversion.demo_model import smollm2_folder
 
@@ -50,8 +54,17 @@ def config_of(args: argparse.Namespace, folder: Path, rows: int) -> RunConfig:
     return parse_config(raw, origin="performance/preference.py")
 
 
+def second_prompts(samples: TaskSamples) -> float:
+    """The share of all positions that are the prompt of a pair's second text: what running a prompt once would leave out."""
+    saved = 0
+    for index in range(len(samples)):
+        sample = samples.sample(index)
+        saved += int(np.flatnonzero(sample.targets[sample.second :] != IGNORED)[0])
+    return saved / int(samples.lengths.sum())
+
+
 def ours(args: argparse.Namespace, folder: Path) -> tuple[float, str]:
-    """Pairs a second of our steps, and what a row holds."""
+    """Pairs a CPU second of our steps, and what a row holds."""
     store = prepare(config_of(args, folder, 1))
     loader = TrainLoader(store, config_of(args, folder, 1))
     pairs_of_row = len(store.train(0)) / loader.steps_per_epoch
@@ -59,10 +72,13 @@ def ours(args: argparse.Namespace, folder: Path) -> tuple[float, str]:
     config = config_of(args, folder, rows)
     loader = TrainLoader(store, config)
     pairs = [int(loader.step(number).counts.samples[0]) for number in range(args.steps + 1)]
-    records: list[dict[str, Any]] = []
-    train(config, on_step=records.append)
-    speeds = [count / record["seconds"] for count, record in zip(pairs, records, strict=True)][1:]
-    return statistics.median(speeds), f"{rows} rows of {args.max_length} positions, {pairs_of_row:.1f} pairs in a row"
+    ends: list[float] = []
+    train(config, on_step=lambda _: ends.append(time.process_time()))
+    speeds = [count / (end - begin) for count, begin, end in zip(pairs[1:], ends, ends[1:], strict=False)]
+    about = f"{rows} rows of {args.max_length} positions, {pairs_of_row:.1f} pairs in a row"
+    return statistics.median(
+        speeds
+    ), f"{about}; {second_prompts(store.train(0)):.0%} of the positions are prompts of second texts"
 
 
 def first_pairs(args: argparse.Namespace, folder: Path) -> Path:
@@ -83,7 +99,7 @@ def chats(path: Path) -> list[dict[str, Any]]:
 
 
 def trl(args: argparse.Namespace, folder: Path, *, in_advance: bool) -> float:
-    """Pairs a second of TRL's steps."""
+    """Pairs a CPU second of TRL's steps."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -94,10 +110,10 @@ def trl(args: argparse.Namespace, folder: Path, *, in_advance: bool) -> float:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begin = time.perf_counter()
+            self.begin = time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.begin)
+            self.seconds.append(time.process_time() - self.begin)
 
     clock = Clock()
     settings = DPOConfig(
@@ -121,9 +137,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A DPO step beside TRL's.")
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
-    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="float32")
     args = parser.parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -136,7 +152,7 @@ def main() -> int:
     print(
         f"{args.model.name}, {args.dtype}, {torch.get_num_threads()} threads, {args.batch} pairs in a step; ours: {rows}"
     )
-    print("| | pairs a second | ours is faster by |\n|---|---|---|")
+    print("| | pairs a CPU second | ours is faster by |\n|---|---|---|")
     print(f"| mftcoder | {speed:.2f} | |")
     print(f"| TRL, the reference in every step (default) | {plain:.2f} | {speed / plain:.2f} |")
     print(f"| TRL, the reference in advance | {advanced:.2f} | {speed / advanced:.2f} |")
