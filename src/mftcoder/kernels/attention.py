@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ class SampleLayout:
     """The lengths of the samples in a batch of rows, computed on the host so that the device never waits."""
 
     lengths: tuple[tuple[int, ...], ...]  # per row; each row's sum is L
+    shared: tuple[int, ...] = ()
+    """With one row only: how many first positions of the sample before it each sample sees as its own first ones. () is none."""
 
     @staticmethod
     def of(position_ids: Tensor) -> "SampleLayout":
@@ -54,7 +56,9 @@ class SampleLayout:
         if implementation == "segments" and compiled:
             return {"segment_bounds": torch.tensor([0, *itertools.accumulate(itertools.chain(*self.lengths))])}
         if implementation == "segments":
-            return {"segment_lengths": self.lengths}
+            return {"segment_lengths": self.lengths, **({"segment_shared": self.shared} if self.shared else {})}
+        if self.shared:
+            raise ValueError(f"attention '{implementation}' cannot run samples that share their first positions")
         if implementation in ("varlen", "flash_attention_2"):
             return self._cumulative(device)
         return {}
@@ -116,6 +120,7 @@ def segments_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segment_lengths: tuple[tuple[int, ...], ...] | None = None,
+    segment_shared: tuple[int, ...] = (),
     segment_bounds: Tensor | None = None,
     sliding_window: int | None = None,
     **unsupported: Any,
@@ -130,17 +135,22 @@ def segments_attention(
         raise ValueError(f"{type(module).__name__} does not pass segment_lengths to its attention")
     rows = []
     for row, lengths in enumerate(segment_lengths):
+        queries, keys, values = (x[row : row + 1].split(lengths, dim=2) for x in (query, key, value))
+        if segment_shared:
+            keys, values = (_after_shared(parts, segment_shared) for parts in (keys, values))
         parts = [
-            _causal(q, k, v, scaling, dropout, sliding_window)
-            for q, k, v in zip(
-                query[row : row + 1].split(lengths, dim=2),
-                key[row : row + 1].split(lengths, dim=2),
-                value[row : row + 1].split(lengths, dim=2),
-                strict=True,
-            )
+            _causal(q, k, v, scaling, dropout, sliding_window) for q, k, v in zip(queries, keys, values, strict=True)
         ]
         rows.append(torch.cat(parts, dim=2))
     return torch.cat(rows, dim=0).transpose(1, 2).contiguous(), None
+
+
+def _after_shared(parts: Sequence[Tensor], shared: Sequence[int]) -> list[Tensor]:
+    """Each part [1, G, T, D] after the first positions that it shares with the part before it."""
+    return [
+        torch.cat([parts[at - 1][:, :, :count], part], dim=2) if count else part
+        for at, (part, count) in enumerate(zip(parts, shared, strict=True))
+    ]
 
 
 @torch.library.custom_op("mftcoder::segments_attention", mutates_args=())
@@ -218,34 +228,38 @@ _segments.register_autograd(_segments_gradients, setup_context=_keep_inputs)
 def _causal(
     q: Tensor, k: Tensor, v: Tensor, scaling: float | None, dropout: float, sliding_window: int | None
 ) -> Tensor:
-    """SDPA over one sample [1, H, T, D], with a band mask if the sample is longer than the window."""
-    length = q.shape[2]
-    if _products_are_faster(q, dropout) and (sliding_window is None or length <= sliding_window):
+    """SDPA over one sample [1, H, T, D], with a band mask if the sample is longer than the window.
+
+    The queries may be those of the last positions only.
+    """
+    length, before = k.shape[2], k.shape[2] - q.shape[2]
+    if _products_are_faster(k, dropout) and (sliding_window is None or length <= sliding_window):
         return _causal_by_products(q, k, v, scaling)
     grouped = q.shape[1] != k.shape[1]
-    if sliding_window is None or length <= sliding_window:
+    if not before and (sliding_window is None or length <= sliding_window):
         return F.scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
         )
     ones = torch.ones(length, length, dtype=torch.bool, device=q.device)
-    band = ones.tril() & ones.triu(1 - sliding_window)
+    band = (ones.tril() if sliding_window is None else ones.tril() & ones.triu(1 - sliding_window))[before:]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout, scale=scaling, enable_gqa=grouped)
 
 
-def _products_are_faster(q: Tensor, dropout: float) -> bool:
+def _products_are_faster(k: Tensor, dropout: float) -> bool:
     """True on a CPU in bfloat16 up to 512 positions, where torch's fused attention takes two to three times as long."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= _LONGEST_BY_PRODUCTS and not dropout
+    return k.device.type == "cpu" and k.dtype == torch.bfloat16 and k.shape[2] <= _LONGEST_BY_PRODUCTS and not dropout
 
 
 def _causal_by_products(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Tensor:
     """softmax(q k^T) v of one sample [1, H, T, Dv]: a product for each key-value head, the softmax in float32."""
     _, heads, length, size = q.shape
-    groups = k.shape[1]
+    groups, seen = k.shape[1:3]
     rows = q.reshape(groups, heads // groups * length, size)  # the query heads of a group share its keys
-    scores = torch.matmul(rows, k[0].transpose(1, 2)).view(heads, length, length)
+    scores = torch.matmul(rows, k[0].transpose(1, 2)).view(heads, length, seen)
     scale = size**-0.5 if scaling is None else scaling
-    weights = torch.softmax(torch.add(_causal_bias()[:length, :length], scores, alpha=scale), dim=-1).to(q.dtype)
-    return torch.matmul(weights.view(groups, -1, length), v[0]).view(1, heads, length, v.shape[3])
+    bias = _causal_bias()[seen - length : seen, :seen]
+    weights = torch.softmax(torch.add(bias, scores, alpha=scale), dim=-1).to(q.dtype)
+    return torch.matmul(weights.view(groups, -1, seen), v[0]).view(1, heads, length, v.shape[3])
 
 
 @functools.cache

@@ -74,7 +74,7 @@ def test_a_model_that_does_not_pass_sample_lengths_fails() -> None:
 def test_unsupported_arguments_are_refused() -> None:
     q = torch.zeros(1, 1, 3, 4)
     with pytest.raises(ValueError, match="softcap"):
-        segments_attention(torch.nn.Identity(), q, q, q, None, segment_lengths=((3,),), softcap=30.0)
+        segments_attention(torch.torch.nn.Identity(), q, q, q, None, segment_lengths=((3,),), softcap=30.0)
 
 
 @pytest.mark.parametrize("length", [1, 7, 300, 600])
@@ -85,7 +85,7 @@ def test_bfloat16_on_a_cpu_equals_float32_except_for_rounding(length: int) -> No
 
     def attend(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         q, k, v = (x.detach().to(dtype).requires_grad_() for x in tensors)
-        out, _ = segments_attention(torch.nn.Identity(), q, k, v, None, segment_lengths=((length,),))
+        out, _ = segments_attention(torch.torch.nn.Identity(), q, k, v, None, segment_lengths=((length,),))
         return out.float(), *(g.float() for g in torch.autograd.grad(out, [q, k, v], upstream.to(dtype)))
 
     for got, want in zip(attend(torch.bfloat16), attend(torch.float32), strict=True):
@@ -106,7 +106,7 @@ def attend_alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: lis
 def test_values_of_another_size_than_the_queries(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, 25, size, dtype=dtype) for heads, size in ((4, 24), (2, 24), (2, 16)))
-    got, _ = segments_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, segment_lengths=((9, 1, 15),))
+    got, _ = segments_attention(torch.torch.nn.Identity(), q, k, v, None, scaling=0.3, segment_lengths=((9, 1, 15),))
     want = attend_alone(q.float(), k.float(), v.float(), [9, 1, 15], 0.3)
     torch.testing.assert_close(got.float(), want, atol=1e-5 if dtype == torch.float32 else 0.02, rtol=0.02)
 
@@ -126,7 +126,7 @@ def test_varlen_pads_values_to_the_queries_size_and_removes_the_padding(
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, 25, size) for heads, size in ((4, 24), (2, 24), (2, 16)))
     keywords = SampleLayout(((9, 1, 15),)).keywords("varlen", torch.device("cpu"))
-    got, _ = varlen_attention(torch.nn.Identity(), q, k, v, None, **keywords)
+    got, _ = varlen_attention(torch.torch.nn.Identity(), q, k, v, None, **keywords)
     torch.testing.assert_close(got, attend_alone(q, k, v, [9, 1, 15], 24**-0.5))
 
 
@@ -144,7 +144,7 @@ def test_the_operator_of_compiled_layers_equals_the_loop_over_samples(
     for compiled in (False, True):
         own = [x.clone().requires_grad_() for x in inputs]
         keywords = layout.keywords("segments", torch.device("cpu"), compiled=compiled)
-        out, _ = segments_attention(torch.nn.Identity(), *own, None, sliding_window=window, **keywords)
+        out, _ = segments_attention(torch.torch.nn.Identity(), *own, None, sliding_window=window, **keywords)
         results.append((out.detach(), *torch.autograd.grad(out, own, outer)))
     for plain, opaque in zip(*results, strict=True):
         torch.testing.assert_close(opaque, plain, rtol=1e-5, atol=1e-5)
@@ -170,3 +170,26 @@ def test_varlen_names_what_it_does_not_support(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
     found = varlen_problem(dtype, *sizes, dropout, GPU)
     assert found is None if problem is None else problem in str(found)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize(
+    "lengths", [(9, 7), (600, 550)], ids=["short", "long"]
+)  # products are used up to 512 positions
+def test_a_sample_goes_on_after_the_first_positions_of_the_one_before_it(
+    dtype: torch.dtype, tolerance: float, lengths: tuple[int, int]
+) -> None:
+    """The second sample's last positions get what they get in the whole sample, with fewer key heads than query heads."""
+    draw = torch.Generator().manual_seed(0)
+    shared = 5
+    query, key, value = (torch.randn(1, heads, sum(lengths), 8, generator=draw, dtype=dtype) for heads in (4, 2, 2))
+    start = lengths[0]
+    for tensor in (query, key, value):
+        tensor[:, :, start : start + shared] = tensor[:, :, :shared]
+    whole, _ = segments_attention(torch.nn.Identity(), query, key, value, None, segment_lengths=(lengths,))
+    kept = torch.cat([torch.arange(start), torch.arange(start + shared, sum(lengths))])
+    found, _ = segments_attention(
+        torch.nn.Identity(), query[:, :, kept], key[:, :, kept], value[:, :, kept], None,
+        segment_lengths=((start, lengths[1] - shared),), segment_shared=(0, shared),
+    )  # fmt: skip
+    torch.testing.assert_close(found, whole[:, kept], rtol=0, atol=tolerance)

@@ -54,8 +54,9 @@ from mftcoder.training.checkpoints.checkpoint import (
 from mftcoder.training.checkpoints.resume import checkpoint_store, checkpoint_to_resume, where_to_go_on
 from mftcoder.training.checkpoints.writer import CheckpointWriter, ModelFiles
 from mftcoder.training.facts import check_metric, check_schedule, label_warnings, run_facts
-from mftcoder.training.forward.isolation import attention_window, choose_attention, probe_samples
+from mftcoder.training.forward.isolation import attention_window, choose_attention, probe_samples, rounding_of
 from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.forward.shared_prompts import probe_pair, share_prompts
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.losses.objective import Objective
 from mftcoder.training.metrics import Callbacks, Record, ignore, open_log
@@ -249,6 +250,7 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         say(line)
     _choose_attention(config, model, store, backend)
     _compile_layers(config, model, backend)
+    _share_prompts(model, store)
     resumed = checkpoint is not None
     pairs = pairs_of_run(plan, store, model, backend, lambda: weights_of(plan.model), resumed=resumed)
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
@@ -350,6 +352,13 @@ def _choose_attention(config: RunConfig, model: LanguageModel, store: Store, bac
         newest = flash.use_newest(backend.device, flash.Heads.of(model.causal_lm.config), say)
         if newest:
             say(f"attention: {newest}, which gives what FlashAttention 2 gives on heads like this model's")
+
+
+def _share_prompts(model: LanguageModel, store: Store) -> None:
+    """Run the common prompt of a pair once, if there are pairs and the model can."""
+    pairs = [samples for task in range(len(store.tasks)) if (samples := store.train(task)).has_pairs]
+    if pairs:
+        share_prompts(model, probe_pair(pairs[0]), rounding_of(model, model.causal_lm.dtype), say)
 
 
 def _write_run_files(config: RunConfig, store: Store) -> None:

@@ -153,7 +153,10 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
         ("products", _products_line(config, card)),
         ("trained", f"{config.adapter.type}: {count.trainable / 1e6:,.2f} M weights ({share:.2f}%)"),
         ("data", _data_line(store)),
-        *(("kinds" if not number else "", line) for number, line in enumerate(kind_lines(config, store))),
+        *(
+            ("kinds" if not number else "", line)
+            for number, line in enumerate(kind_lines(config, store, card.device.type))
+        ),
         ("steps", f"{loader.total_steps:,} of {rows} rows; an epoch is {loader.steps_per_epoch:,.1f} steps"),
         ("schedule", _schedule_line(config, loader.total_steps)),
         ("loss", f"{config.loss.normalization}, balancer {config.balancer.name}"),
@@ -220,19 +223,28 @@ def _data_line(store: Store) -> str:
     return f"{sum(samples):,} samples to train and {sum(held_out):,} to validate ({tasks})"
 
 
-def kind_lines(config: RunConfig, store: Store) -> list[str]:
+def kind_lines(config: RunConfig, store: Store, device_type: str) -> list[str]:
     """For each task its kind, what the kind computes beside one pass, and what that takes in memory."""
-    return [escape(f"{task.name}: {_kind_line(config, number, store)}") for number, task in enumerate(config.tasks)]
+    lines = (_kind_line(config, number, store, device_type) for number in range(len(config.tasks)))
+    return [escape(f"{task.name}: {line}") for task, line in zip(config.tasks, lines, strict=True)]
 
 
-def _kind_line(config: RunConfig, number: int, store: Store) -> str:
+def _kind_line(config: RunConfig, number: int, store: Store, device_type: str) -> str:
     kind = config.tasks[number].kind
     if isinstance(kind, PretrainKind):
         return f"pretrain, documents {kind.documents}"
     if not isinstance(kind, PreferenceKind):
         return kind.name
     pairs = len(store.train(number)) + len(store.validation(number))
-    extra = ["one more product with the head"]
+    attention = config.model.attn_implementation
+    by_segments = attention == "segments" or (attention == "auto" and device_type == "cpu")
+    whole = config.train.torch_compile is True or config.backend.context_parallel_size > 1
+    prompts = (
+        "the two texts of a pair share one run of their prompt"
+        if by_segments and not whole
+        else "each text runs its prompt"
+    )
+    extra = [prompts, "one more product with the head"]
     if isinstance(kind, KtoKind):
         extra.append("one more forward pass a step, without gradients")
     if kind.needs_reference:

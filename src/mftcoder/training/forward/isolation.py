@@ -82,7 +82,7 @@ def verify_isolation(model: LanguageModel, samples: tuple[Tensor, Tensor]) -> No
         raise ModelError(
             f"{model.name} cannot run packed rows with attention '{implementation}': {reason(error)}"
         ) from error
-    rounding = _rounding(model, packed.dtype)
+    rounding = rounding_of(model, packed.dtype)
     right, wrong = _references(model, row, rounding)
     model.set_attention(implementation)
     if not torch.isfinite(right).all():
@@ -188,6 +188,6 @@ def _distance(result: Tensor, right: Tensor, places: slice) -> float:
     return gap.square().mean().sqrt().item()
 
 
-def _rounding(model: LanguageModel, dtype: torch.dtype) -> float:
+def rounding_of(model: LanguageModel, dtype: torch.dtype) -> float:
     """The distance that counts as rounding. 8-bit layers round their inputs too: a small difference may become a step of 1/127."""
     return ROUNDING[torch.bfloat16 if getattr(model.causal_lm, "is_loaded_in_8bit", False) else dtype]

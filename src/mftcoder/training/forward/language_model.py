@@ -20,6 +20,7 @@ from mftcoder.kernels.attention import SampleLayout
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.kernels.cross_entropy import weighted_cross_entropy
 from mftcoder.kernels.rotary import RotaryBySample
+from mftcoder.training.forward.shared_prompts import CompactRow
 from mftcoder.training.losses.focal import Focus, Reweighed, group_sums
 from mftcoder.training.losses.preference import PairLosses, divergence_sums
 from mftcoder.training.losses.router_loss import RouterLoss
@@ -82,6 +83,8 @@ class LanguageModel:
         self.router = RouterLoss.of(self.causal_lm)
         self._rotaries = RotaryBySample.of(self.causal_lm)
         self._compiled = False
+        self.shares_prompts = False
+        """Whether the common prompt of a pair runs once; `shared_prompts.py` turns it on after a check."""
 
     def losses(
         self, batch: PackedBatch, coefficients: Tensor, focus: Focus | None = None, router_weight: float = 0.0
@@ -147,15 +150,21 @@ class LanguageModel:
         starts = (batch.position_ids == 0).flatten()
         samples = own((starts.cumsum(0) - 1).view_as(batch.targets))
         with_router = with_router and self.router is not None
-        output = self._decode(
-            batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
-        )
+        compact = CompactRow.of(batch) if self.shares_prompts else None
+        if compact is None:
+            output = self._decode(
+                batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
+            )
+        else:
+            output = self._decode_compact(batch, compact)
         hidden, router = output.last_hidden_state, None
         if self.router is not None and with_router:
             real = self.context.gather(self._to_device(own(batch.task_ids >= 0)))
             router = self.router(tuple(map(self.context.gather, output.router_logits)), real)
         return _TrainedTokens(
-            hidden=hidden.flatten(0, 1).index_select(0, self._to_device(trained)),
+            hidden=hidden.flatten(0, 1).index_select(
+                0, self._to_device(trained if compact is None else compact.places[trained])
+            ),
             targets=self._to_device(own(batch.targets).flatten()[trained]),
             coefficients=self._to_device(own(coefficients).flatten()[trained]),
             tasks=self._to_device(own(batch.task_ids).flatten()[trained]),
@@ -233,6 +242,31 @@ class LanguageModel:
             **self.context.keywords(),
             **keywords,
         )
+
+    def _decode_compact(self, batch: PackedBatch, compact: CompactRow) -> Any:
+        """The decoder's output for the positions of a compact row."""
+        ids, positions = (x.flatten()[compact.kept][None] for x in (batch.input_ids, batch.position_ids))
+        keywords = compact.layout.keywords(self.attn_implementation, self.device)
+        return self.decode(ids, positions, compact.layout, **keywords)
+
+    def trained_hidden(self, batch: PackedBatch) -> Tensor:
+        """The last hidden states [N, H] of the positions with a target."""
+        return self._trained_tokens(batch, torch.zeros(batch.targets.shape)).hidden
+
+    def sharing_problem(self) -> str | None:
+        """Why this model cannot run the common prompt of a pair once; None if it can."""
+        config = self.causal_lm.config.get_text_config()
+        windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        problems = (
+            (self.attn_implementation != "segments", f"attention '{self.attn_implementation}' isolates whole texts"),
+            (self._compiled, "its layers are compiled"),
+            (self.context.size > 1, "ranks share rows"),
+            (self.router is not None, "its routers are balanced over all positions"),
+            (self._rotaries, "its rotary embedding depends on the length of a text"),
+            (any(windows), "its attention has a window"),
+            (_attention_dropout(self.causal_lm.config), "its attention has dropout"),
+        )
+        return next((why for applies, why in problems if applies), None)
 
     def decode(
         self,

@@ -177,8 +177,10 @@ def test_each_task_is_shown_with_its_kind_and_what_that_costs(
     assert "one more product with the head" in by_task["plain"] and "reference" not in by_task["plain"]
     assert "one more forward pass a step" in by_task["labels"] and "reference" in by_task["labels"]
     assert "tasks.labels: all 4 answers are desirable" in said()
+    assert "the two texts of a pair share one run of their prompt" in by_task["better"]
     full = run_of_kinds(tiny_llama_dir, make_jsonl, tmp_path, adapter="full")
-    assert "a reference by the model before its first step, once" in kind_lines(full, prepare(full))[2]
+    assert "a reference by the model before its first step, once" in kind_lines(full, prepare(full), "cpu")[2]
+    assert "each text runs its prompt" in kind_lines(full, prepare(full), "cuda")[2]
 
 
 @pytest.mark.parametrize(
