@@ -1,6 +1,6 @@
 """The words of a description that carry its meaning: without English function words and punctuation."""
 
-from mftcoder.curation.duplicates.sketches import words_of
+from mftcoder.curation.duplicates.ngrams import words_of
 
 _STOP_WORDS = frozenset(
     """i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it its

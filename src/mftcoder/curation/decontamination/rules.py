@@ -16,7 +16,7 @@ from mftcoder.curation.decontamination.core_words import core_words
 from mftcoder.curation.decontamination.examples import example_hashes
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem
 from mftcoder.curation.decontamination.fingerprints import SMALL, function_fingerprints
-from mftcoder.curation.duplicates.sketches import ngram_hashes, words_of
+from mftcoder.curation.duplicates.ngrams import ngram_hashes, words_of
 from mftcoder.curation.example import MAX_PARSED, Drop, Example, fenced_blocks, parse_python
 
 
@@ -38,8 +38,9 @@ class NgramRule:
 
     def _hashes(self, text: str) -> np.ndarray:
         lowered = text.lower()
-        hashes = ngram_hashes(lowered, self.length)
-        return hashes if len(words_of(lowered)) >= self.length else hashes[:0]
+        hashes = ngram_hashes([lowered], self.length)[0]
+        is_run = len(hashes) > 1 or len(words_of(lowered)) >= self.length  # a single run may be a shorter text
+        return hashes if is_run else hashes[:0]
 
     def _known_places(self, hashes: np.ndarray) -> np.ndarray:
         """Where a hash is one of a problem's. (isin would sort all of the problems' hashes for each record.)"""

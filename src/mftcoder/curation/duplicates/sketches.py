@@ -1,13 +1,12 @@
 """What is compared of a record: the set of its n-grams as hashes, and the keys of its MinHash bands.
 
 Question and answer have different n-grams, so a record that asks for code from text is no duplicate of one that asks for the text from the
-code. MinHash is rensa's; the n-grams are hashed here, with numpy. How code is read without its names is left to tokens.py.
+code. MinHash is rensa's. How n-grams of words are hashed is left to ngrams.py, how code is read without its names to tokens.py.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mftcoder.config.section import Section
+from mftcoder.curation.duplicates.ngrams import ngram_hashes
 from mftcoder.curation.duplicates.tokens import CodeTokens, code_and_words
 from mftcoder.curation.example import Example
 from mftcoder.errors import DataError
@@ -26,12 +26,8 @@ PERMUTATIONS, BANDS = 128, 32
 """Of pairs with Jaccard similarity 0.7, (1 - 0.7^4)^32 = 0.015% share no band and are missed; with 0.8 none, with 0.6 1.2%."""
 LEAST_THRESHOLD = 0.6
 _MINHASH_SEED = 1
-_WORD = re.compile(r"\w+")
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
-_WORD_OR_CHARACTER = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _QUESTION_SALT = np.uint64(0xD6E8FEB86659FD93)
-_NOTHING = np.empty(0, np.uint64)
 TOKENS_OF_A_WORD = 2
 """Tokens of code, operators among them, that stand for a word in the length of an n-gram."""
 
@@ -66,42 +62,12 @@ def minhash_library() -> Any:
     return rensa
 
 
-def words_of(text: str) -> list[str]:
-    """Runs of letters, digits and underscores; each Chinese, Japanese or Korean character is a word."""
-    return _WORD.findall(text) if text.isascii() else _WORD_OR_CHARACTER.findall(text)
-
-
-@lru_cache(maxsize=1 << 18)
-def _word_hash(word: str) -> int:
-    return xxhash.xxh3_64_intdigest(word.encode(errors="surrogatepass"))
-
-
-def ngram_hashes(text: str, length: int) -> NDArray[np.uint64]:
-    """A 64-bit hash of each run of `length` words; a shorter text is one run, and one without words is itself."""
-    words = words_of(text)
-    if not words:
-        stripped = text.strip()
-        return np.array([_word_hash(stripped)] if stripped else [], np.uint64)
-    hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
-    count = max(1, len(hashes) - length + 1)
-    combined = np.zeros(count, np.uint64)
-    for offset in range(min(length, len(hashes))):
-        combined = (combined ^ hashes[offset : offset + count]) * _MULTIPLIER
-        combined ^= combined >> np.uint64(29)
-    return combined
-
-
 @dataclass(frozen=True)
 class Compared:
     """What of a record is compared: words as text, and code without its names as tokens."""
 
     question: tuple[str | CodeTokens, ...]
     answer: tuple[str | CodeTokens, ...]
-
-    def ngrams(self, words: int) -> NDArray[np.uint64]:
-        """The record's n-grams: sorted, each once."""
-        asked = [_ngrams(part, words) ^ _QUESTION_SALT for part in self.question]
-        return np.unique(np.concatenate([*asked, *(_ngrams(part, words) for part in self.answer), _NOTHING]))
 
     def exact_hash(self) -> int:
         """Equal for records whose compared parts differ in whitespace only."""
@@ -122,8 +88,30 @@ def _as_written(text: str) -> tuple[str, ...]:
     return (text,)
 
 
-def _ngrams(part: str | CodeTokens, words: int) -> NDArray[np.uint64]:
-    return ngram_hashes(part, words) if isinstance(part, str) else part.ngrams(TOKENS_OF_A_WORD * words)
+def ngram_sets(records: Sequence[Compared], words: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The n-grams of N records, those of each record sorted and each once, one set behind the other; and their N + 1 offsets."""
+    texts = [part for record in records for part in (*record.question, *record.answer) if isinstance(part, str)]
+    of_texts = iter(ngram_hashes(texts, words))
+
+    def ngrams(part: str | CodeTokens) -> NDArray[np.uint64]:
+        return next(of_texts) if isinstance(part, str) else part.ngrams(TOKENS_OF_A_WORD * words)
+
+    pieces, sizes = [np.empty(0, np.uint64)], [0]
+    for record in records:
+        found = [*(ngrams(part) ^ _QUESTION_SALT for part in record.question), *map(ngrams, record.answer)]
+        pieces += found
+        sizes.append(sum(map(len, found)))
+    return _as_sets(np.concatenate(pieces), np.cumsum(sizes, dtype=np.int64))
+
+
+def _as_sets(ngrams: NDArray[np.uint64], offsets: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Each part sorted, with its members once."""
+    for start, end in pairwise(offsets.tolist()):
+        ngrams[start:end].sort()
+    is_new = np.ones(len(ngrams), bool)
+    is_new[1:] = ngrams[1:] != ngrams[:-1]
+    is_new[offsets[:-1][np.diff(offsets) > 0]] = True
+    return ngrams[is_new], np.concatenate([[0], np.cumsum(is_new)])[offsets]
 
 
 def _without_layout(part: str | CodeTokens) -> str:
@@ -159,9 +147,7 @@ class Sketches:
 def sketch(pairs: Sequence[tuple[int, Example]], config: DedupConfig) -> Sketches:
     """The sketches of `(line number, record)`."""
     parts = [compared(example, config) for _, example in pairs]
-    sets = [part.ngrams(config.ngram) for part in parts] if config.near else []
-    offsets = np.cumsum([0, *map(len, sets)], dtype=np.int64)
-    ngrams = np.concatenate(sets) if sets else np.empty(0, np.uint64)
+    ngrams, offsets = ngram_sets(parts if config.near else [], config.ngram)
     return Sketches(
         lines=np.array([line for line, _ in pairs], np.int64),
         answer_lengths=np.array([len(example.answer) for _, example in pairs], np.int64),

@@ -8,7 +8,7 @@ import numpy as np
 
 from mftcoder.curation.decontamination.core_words import core_words
 from mftcoder.curation.duplicates.choice import jaccard
-from mftcoder.curation.duplicates.sketches import ngram_hashes
+from mftcoder.curation.duplicates.ngrams import ngram_hashes
 from mftcoder.curation.example import Example
 from mftcoder.curation.synthesis.config import EvolConfig
 from mftcoder.curation.synthesis.prompts import WAYS, Prompts
@@ -85,4 +85,4 @@ class Evol:
 
 def _alike(one: str, other: str) -> float:
     """Share of word pairs that two texts have in common; 1 for texts that differ in whitespace only."""
-    return jaccard(*(np.unique(ngram_hashes(text.lower(), 2)) for text in (one, other)))
+    return jaccard(*map(np.unique, ngram_hashes([one.lower(), other.lower()], 2)))

@@ -12,7 +12,8 @@ import pytest
 
 from mftcoder.curation.duplicates import sketches as sketching
 from mftcoder.curation.duplicates.choice import Part, find_duplicates, jaccard
-from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, compared, ngram_hashes, sketch, words_of
+from mftcoder.curation.duplicates.ngrams import ngram_hashes, words_of
+from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, compared, ngram_sets, sketch
 from mftcoder.curation.example import Example
 from mftcoder.data.records.formats import read_record
 from mftcoder.errors import DataError
@@ -51,7 +52,7 @@ def test_kept_records_are_no_near_duplicates_and_each_dropped_one_has_a_near_kep
     originals = [random_text(source, source.randint(20, 80)) for _ in range(60)]
     copies = [changed(source, text, source.randint(0, 4)) for text in originals for _ in range(3)]
     examples = [example("Write it.", text) for text in (*originals, *copies)]
-    sets = [compared(one, config).ngrams(config.ngram) for one in examples]
+    sets = [ngram_sets([compared(one, config)], config.ngram)[0] for one in examples]
     found = dropped([part(examples, config)], config)
     gone = {index for (_, index), *_ in found}
     kept = [index for index in range(len(examples)) if index not in gone]
@@ -149,12 +150,34 @@ def test_without_the_library_near_duplicates_are_refused_in_a_line(monkeypatch: 
         sketching.minhash_library()
 
 
-def test_ngrams_are_runs_of_words_and_a_short_text_is_one_run() -> None:
-    assert len(ngram_hashes("a b c d e f", 5)) == 2
-    assert ngram_hashes("a b", 5).tolist() == ngram_hashes("a, b!", 5).tolist()
-    assert ngram_hashes("a b", 5).tolist() != ngram_hashes("b a", 5).tolist()
-    assert len(ngram_hashes("+++", 5)) == 1
-    assert ngram_hashes("x a b c d e", 5)[1] == ngram_hashes("a b c d e", 5)[0]
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_ngrams_are_runs_of_words_whichever_texts_are_hashed_together(length: int) -> None:
+    source = random.Random(length)
+    texts = [random_text(source, source.randint(1, 9)) for _ in range(40)]
+    texts += ["", " ", "a, b!", "a b", "a\x1cb", "写一个 a_b", "é a b c", "a b", "a b c d e f", "9" * 100]
+    hashes: dict[tuple[str, ...], int] = {}
+    for text, found in zip(texts, ngram_hashes(texts, length), strict=True):
+        words = words_of(text)
+        runs = [tuple(words[start : start + length]) for start in range(max(1, len(words) - length + 1))]
+        assert len(found) == (len(runs) if words else 0)
+        assert all(hashes.setdefault(run, value) == value for run, value in zip(runs, found.tolist(), strict=False))
+    assert len(set(hashes.values())) == len(hashes) > 40
+
+
+def test_a_text_without_words_is_its_only_word() -> None:
+    one, other, blank = ngram_hashes([" +++ ", "---", "\n"], 5)
+    assert (len(one), len(other), len(blank)) == (1, 1, 0)
+    assert one.tolist() != other.tolist()
+
+
+def test_the_ngrams_of_a_record_are_sorted_and_each_stands_once() -> None:
+    examples = [example("Q?", "a b a b a b a b"), example("a b", "a b"), example("?", "c")]
+    parts = [compared(one, DedupConfig()) for one in examples]
+    ngrams, offsets = ngram_sets(parts, 2)
+    sets = [ngrams[start:end].tolist() for start, end in itertools.pairwise(offsets.tolist())]
+    assert sets == [sorted(set(found)) for found in sets]
+    assert [len(found) for found in sets] == [3, 2, 2]  # a question's `a b` is not the answer's
+    assert sets == [ngram_sets([part], 2)[0].tolist() for part in parts]
 
 
 def test_a_chinese_character_is_a_word() -> None:
