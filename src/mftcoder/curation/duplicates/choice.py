@@ -37,27 +37,29 @@ def find_duplicates(parts: Sequence[Part], config: DedupConfig) -> Iterator[Dupl
     sizes = [len(part.sketches.lines) for part in parts]
     if not sum(sizes):
         return
-    block = np.repeat(np.arange(len(parts)), sizes)
-    index = np.concatenate([np.arange(size) for size in sizes])
+    places = [(number, index) for number, size in enumerate(sizes) for index in range(size)]
     exact = np.concatenate([part.sketches.exact for part in parts])
     scope = np.repeat([part.task if config.within == "task" else 0 for part in parts], sizes)
+    texts = _numbered(exact, scope)
     buckets = _buckets(np.concatenate([part.sketches.bands for part in parts]), scope)
-    seen: dict[tuple[int, int], int] = {}  # the first record of each text
+    is_alone = (texts < 0) & (buckets < 0).all(axis=1)
+    order = _order(parts, sizes, config)
+    order = order[~is_alone[order]]  # a record that shares nothing is kept, and no other one is held against it
+    seen: dict[int, int] = {}  # the first record of each text
     members: dict[int, list[int]] = {}  # the kept records of each bucket
-    for record in _order(parts, sizes, config):
-        key = (int(exact[record]), int(scope[record]))
-        mine = [int(bucket) for bucket in buckets[record] if bucket >= 0]
-        if key in seen:
-            found: tuple[int, float] | None = (seen[key], 1.0)
+    for record, text, row in zip(order.tolist(), texts[order].tolist(), buckets[order], strict=True):
+        mine = [bucket for bucket in row.tolist() if bucket >= 0]
+        if text in seen:
+            found: tuple[int, float] | None = (seen[text], 1.0)
         else:
             candidates = sorted({other for bucket in mine for other in members.get(bucket, ())})
-            found = _nearest(record, candidates, parts, block, index, config.threshold)
+            found = _nearest(record, candidates, parts, places, config.threshold)
         if found is not None:
             other, similarity = found
-            places = [(int(block[number]), int(index[number])) for number in (record, other)]
-            yield Duplicate(places[0], places[1], similarity, key in seen)
+            yield Duplicate(places[record], places[other], similarity, text in seen)
             continue
-        seen[key] = record
+        if text >= 0:
+            seen[text] = record
         for bucket in mine:
             members.setdefault(bucket, []).append(record)
 
@@ -73,41 +75,43 @@ def _buckets(bands: NDArray[np.uint64], scope: NDArray[np.int64]) -> NDArray[np.
     """A number for each band's key that several records have, -1 for one that is alone [N, BANDS]."""
     buckets = np.full(bands.shape, -1, np.int32)
     used = 0
-    salted = scope.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     for band in range(bands.shape[1]):
-        _, inverse, counts = np.unique(bands[:, band] ^ salted, return_inverse=True, return_counts=True)
-        numbers = np.full(len(counts), -1, np.int32)
-        shared = np.flatnonzero(counts > 1)
-        numbers[shared] = np.arange(used, used + len(shared))
-        used += len(shared)
-        buckets[:, band] = numbers[inverse]
+        numbers = _numbered(bands[:, band], scope)
+        buckets[:, band] = np.where(numbers >= 0, numbers + used, -1)
+        used += int(numbers.max()) + 1
     return buckets
+
+
+def _numbered(keys: NDArray[np.uint64], scope: NDArray[np.int64]) -> NDArray[np.int32]:
+    """A number from 0 on for each key that several records of a scope have, -1 for one that is alone [N]."""
+    salted = keys ^ (scope.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    _, inverse, counts = np.unique(salted, return_inverse=True, return_counts=True)
+    numbers = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1)
+    return numbers[inverse].astype(np.int32)
 
 
 def _nearest(
     record: int,
     candidates: Sequence[int],
     parts: Sequence[Part],
-    block: NDArray[np.int64],
-    index: NDArray[np.int64],
+    places: Sequence[tuple[int, int]],
     threshold: float,
 ) -> tuple[int, float] | None:
     """The candidate with the greatest similarity, if that reaches the threshold; of equal ones the first."""
     if not candidates:
         return None
-    mine = _set(parts, block, index, record)
+    mine = _set(parts, *places[record])
     best, nearest = 0.0, -1
     for other in candidates:
-        similarity = jaccard(mine, _set(parts, block, index, other), least=max(best, threshold))
+        similarity = jaccard(mine, _set(parts, *places[other]), least=max(best, threshold))
         if similarity >= threshold and similarity > best:
             best, nearest = similarity, other
     return (nearest, best) if nearest >= 0 else None
 
 
-def _set(parts: Sequence[Part], block: NDArray[np.int64], index: NDArray[np.int64], record: int) -> NDArray[np.uint64]:
-    sketches = parts[block[record]].sketches
-    place = index[record]
-    return sketches.ngrams[sketches.offsets[place] : sketches.offsets[place + 1]]
+def _set(parts: Sequence[Part], block: int, index: int) -> NDArray[np.uint64]:
+    sketches = parts[block].sketches
+    return sketches.ngrams[sketches.offsets[index] : sketches.offsets[index + 1]]
 
 
 def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64], *, least: float = 0.0) -> float:
@@ -115,5 +119,7 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64], *, least: float 
     small, large = sorted((len(one), len(other)))
     if not large or small < least * large:
         return 0.0
-    shared = len(np.intersect1d(one, other, assume_unique=True))
+    both = np.concatenate((one, other))
+    both.sort()
+    shared = np.count_nonzero(both[1:] == both[:-1])
     return shared / (small + large - shared)

@@ -139,7 +139,7 @@ class Sketches:
     @classmethod
     def load(cls, target: Path) -> "Sketches":
         """The sketches of a block; the n-grams stay on disk until they are asked for."""
-        ngrams = np.load(target.with_suffix(".ngrams"), mmap_mode="r")
+        ngrams = np.asarray(np.load(target.with_suffix(".ngrams"), mmap_mode="r"))  # memmap's own slices are slow
         with np.load(target.with_suffix(".sketch")) as arrays:
             return cls(**arrays, ngrams=ngrams)
 
