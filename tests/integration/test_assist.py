@@ -151,6 +151,7 @@ LIES: dict[str, tuple[str, str, str]] = {
     "findings about other lines": ("review", "shapes.py:77: this line is wrong", "other_lines"),
     "findings about other files": ("review", "other.py:2: this line is wrong", "other_lines"),
     "a review without findings": ("review", "The change looks good to me.", "no_findings"),
+    "a completion of what is there": ("complete", fenced("width * height  # of a rectangle"), "empty"),
     "a completion with an error": ("complete", fenced("width * * 3"), "does_not_parse"),
     "a completion that closes more": ("complete", fenced("1) + (2"), "does_not_parse"),
 }  # fmt: skip

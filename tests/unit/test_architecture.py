@@ -31,7 +31,7 @@ BETWEEN_PACKAGES = {
     "generation": {"models", "data.tokenizers"},
     "benchmarks": {"generation.engine", "execution"},
     "curation": {"data", "execution"},
-    "serving": {"generation", "data"},
+    "serving": {"generation", "data", "execution"},
     "assistant": {"curation", "execution"},
 }
 TORCH_FREE = [

@@ -21,6 +21,7 @@ from mftcoder.serving.catalogue import Catalogue, ClientError
 from mftcoder.serving.guard import error_response
 from mftcoder.serving.metrics import Metrics
 from mftcoder.serving.protocol import ChatRequest, Choices, CompletionRequest, InfillRequest
+from mftcoder.serving.ui import PAGE, Ui
 from mftcoder.serving.writing import Texts, Writer
 
 
@@ -118,8 +119,8 @@ class Api:
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def make_app(api: Api, lifespan: Callable[[], Any]) -> FastAPI:
-    """The application. `lifespan` is an async context manager around its life."""
+def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> FastAPI:
+    """The application. `lifespan` is an async context manager around its life; `ui` is the page, if it is offered."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -138,6 +139,9 @@ def make_app(api: Api, lifespan: Callable[[], Any]) -> FastAPI:
         "/health": api.health,
         "/metrics": api.prometheus,
     }
+    if ui is not None:
+        posts |= {"/ui/run": ui.run, "/ui/vote": ui.vote}
+        gets[PAGE] = ui.page
     for path, endpoint in posts.items():
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
     for path, endpoint in gets.items():

@@ -16,8 +16,9 @@ from mftcoder.errors import ConfigError
 from mftcoder.generation.live_engine import LiveEngine
 from mftcoder.serving.app import Api, make_app
 from mftcoder.serving.catalogue import Catalogue
-from mftcoder.serving.guard import Guard
+from mftcoder.serving.guard import OPEN_PATHS, Guard
 from mftcoder.serving.metrics import Metrics
+from mftcoder.serving.ui import PAGE, Ui
 from mftcoder.serving.writing import Writer
 
 KEY_VARIABLE = "MFTCODER_API_KEY"
@@ -72,6 +73,7 @@ def run_server(
     most_texts: int,
     most_bytes: int,
     grace_seconds: int,
+    ui: Ui | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then refuse new connections and return when the last answer is complete."""
     metrics = Metrics()
@@ -89,8 +91,9 @@ def run_server(
             writer.engine = engine
             yield
 
-    app = make_app(Api(catalogue, writer, metrics), life)
-    guarded = Guard(app, keys=keys, most_bytes=most_bytes, metrics=metrics)
+    app = make_app(Api(catalogue, writer, metrics), life, ui)
+    open_paths = OPEN_PATHS | {PAGE} if ui is not None else OPEN_PATHS  # the page asks for the key itself
+    guarded = Guard(app, keys=keys, most_bytes=most_bytes, metrics=metrics, open_paths=open_paths)
     config = uvicorn.Config(
         guarded,
         log_config=None,
@@ -108,3 +111,5 @@ def run_server(
         for number, handler in before.items():
             signal.signal(number, handler)
         bound.close()
+        if ui is not None:
+            ui.close()

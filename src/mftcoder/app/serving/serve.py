@@ -13,6 +13,7 @@ from mftcoder.models.export.source import ModelSource, open_run
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapters
 from mftcoder.serving.catalogue import Catalogue, Served
 from mftcoder.serving.server import bind, read_keys, run_server
+from mftcoder.serving.ui import Ui
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class ServeOptions:
     """Largest request; a larger one is refused with 413."""
     grace_seconds: int = 300
     """How long answers may take to complete after SIGTERM."""
+    ui: bool = False
+    """Offer the page, with its sandbox and its votes."""
+    votes: Path = Path("votes.jsonl")
+    """File that the page's votes are appended to, as preference records."""
     checkpoint: str = "best"
     load: str | None = None
     """4bit or 8bit: how the weights are held."""
@@ -50,6 +55,7 @@ def serve(model: str, **options: Any) -> None:
     """Serve a model until SIGTERM or Ctrl-C. `options` are the fields of ServeOptions."""
     chosen = ServeOptions(**options)
     keys = read_keys(chosen.api_key_file)
+    ui = Ui(chosen.votes, has_keys=bool(keys)) if chosen.ui else None
     bound = bind(chosen.host, chosen.port, keys)
     with bound:
         source = choose_source(model, checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
@@ -61,6 +67,8 @@ def serve(model: str, **options: Any) -> None:
         catalogue = catalogue_of(served, source, loaded, chosen.cache_tokens)
         bound.listen(2048)  # from here on a client that connects is answered
         _tell(catalogue, bound.getsockname(), keys)
+        if ui is not None:
+            say(f"page: the same address without /v1; votes go to {chosen.votes}")
         run_server(
             loaded,
             catalogue,
@@ -71,6 +79,7 @@ def serve(model: str, **options: Any) -> None:
             most_texts=chosen.max_requests,
             most_bytes=int(chosen.max_body_mb * 2**20),
             grace_seconds=chosen.grace_seconds,
+            ui=ui,
         )
 
 

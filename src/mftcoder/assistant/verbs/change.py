@@ -91,7 +91,7 @@ def fix(
     messages = conversation("You correct Python code.", _FIX, fenced(function.text), f"The error:\n{log[-MOST_LOG:]}")
 
     def judge(reply: Written) -> str:
-        return checked_change(function, reply, trials, guard.runs, ())
+        return checked_change(function, reply, trials, guard.runs, None)
 
     what = f"{function.file.name}:{function.name}"
     new, refusals = until_accepted(model, messages, judge, rounds=rounds, what=what)
@@ -112,14 +112,14 @@ def checked_change(
     reply: Written,
     trials: Trials,
     tests: Sequence[str],
-    before: Sequence[linter.Finding],
+    before: Sequence[linter.Finding] | None,
 ) -> str:
-    """The file with the function of a reply. RefusedAnswer if a rule is broken, a test fails, or the linter finds more."""
+    """The file with the function of a reply. RefusedAnswer if a rule is broken, a test fails, or the linter finds more than `before`."""
     code = changed_function(function, reply)
     new = function.placed(code)
     after = linter.findings(function, new, code.count("\n"))
-    worse = [one for one in after if one.is_error and one.code not in {old.code for old in before}]
-    if worse or (before and len(after) > len(before)):
+    worse = [one for one in after if one.is_error and one.code not in {old.code for old in before or ()}]
+    if worse or (before is not None and len(after) > len(before)):
         raise RefusedAnswer("linter", f"The linter finds more than before: {(worse or after)[0].text}.")
     verdicts = trials.tests([(new, test) for test in tests], function.name.split(".")[0])
     failed = next((one for one in verdicts if not passed(one)), None)

@@ -92,7 +92,7 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
     refuse_hidden(text, file.text)
     text = text.replace("\r\n", "\n").rstrip()
     if not block:
-        text = text.split("\n")[0].rstrip()
+        text = _without_rest(text.split("\n")[0].rstrip(), after)
     faults = _faults(file.language, before + after)
     for shorter in _candidates(text, before, after) if block else [text]:
         if shorter.strip() and _fits(file.language, faults, before + shorter + after):
@@ -100,8 +100,14 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
                 refuse_foreign_letters(python_words(shorter), file.text)
             return shorter
     if not text.strip():
-        raise RefusedAnswer("empty", "The completion is empty.")
+        raise RefusedAnswer("empty", "The completion adds nothing.")
     raise RefusedAnswer("does_not_parse", "With the completion the file has more syntax errors than before.")
+
+
+def _without_rest(text: str, after: str) -> str:
+    """One line without the rest of the line, which stands behind the position already."""
+    rest = after.partition("\n")[0].strip()
+    return text.removesuffix(rest) if rest else text
 
 
 def _candidates(text: str, before: str, after: str) -> Iterator[str]:

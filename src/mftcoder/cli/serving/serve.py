@@ -58,6 +58,10 @@ class NamedPath(click.ParamType):
 @click.option(
     "--grace-seconds", type=COUNT, default=300, show_default=True, help="Longest wait for answers after SIGTERM."
 )
+@click.option("--ui", is_flag=True, help="Offer a page: chat, run code in the sandbox, compare two models and vote.")
+@click.option(
+    "--votes", type=PATH, default=Path("votes.jsonl"), show_default=True, help="File for the page's preference records."
+)
 @load
 @checkpoint
 @dtype
@@ -70,6 +74,7 @@ def command(model: str, adapters: tuple[tuple[str, Path], ...], **options: Any) 
 
     \b
     mft serve models/my
+    mft serve models/my --ui
     mft serve models/base --adapter tests=runs/tests --adapter repair=runs/repair
     mft serve models/my --host 0.0.0.0 --api-key-file keys.txt
     """
