@@ -121,5 +121,5 @@ def jaccard(one: NDArray[np.uint64], other: NDArray[np.uint64], *, least: float 
         return 0.0
     both = np.concatenate((one, other))
     both.sort()
-    shared = np.count_nonzero(both[1:] == both[:-1])
+    shared = int(np.count_nonzero(both[1:] == both[:-1]))
     return shared / (small + large - shared)
