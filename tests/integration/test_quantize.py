@@ -1,7 +1,9 @@
 """`mft export --quantize` on run folders and model folders, through the real command."""
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mftcoder.app.results.verify import verify_folder
 from mftcoder.cli import cli
 from mftcoder.cli.group import main
 from mftcoder.config.load import load_config
-from mftcoder.errors import BrokenReleaseError, ConfigError, ModelError
+from mftcoder.errors import BrokenReleaseError, ConfigError, DataError, ModelError
 from mftcoder.models.export.source import find_source, open_run
 
 
@@ -184,3 +186,95 @@ def test_without_validation_data_the_fixed_texts_are_measured_and_that_is_told(
     release = quantize(moved, tmp_path / "q", "gguf:Q8_0")
     assert set(release.after) == {"fixed texts"}
     assert "the run's validation data cannot be read, so only fixed texts are measured" in said()
+
+
+@pytest.fixture
+def failing_tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that keeps the job it is given, and fails."""
+    folder = tmp_path_factory.mktemp("tool")
+    tool = folder / "python"
+    tool.write_text(
+        f'#!/bin/sh\nif [ "$2" = "-c" ]; then exit 0; fi\ncp "$3" {folder}/job.json\necho "no memory for layer 3" >&2\nexit 1\n'
+    )
+    tool.chmod(0o755)
+    return tool
+
+
+def test_calibration_is_the_models_own_answers_to_training_questions_of_each_task_in_turn(
+    run: Path, tmp_path: Path, failing_tool: Path
+) -> None:
+    options = {"python": str(failing_tool), "calibration_samples": 6, "answer_tokens": 5, "seed": 3}
+    with pytest.raises(ModelError, match="gptq: llmcompressor failed: no memory for layer 3"):
+        quantize(run, tmp_path / "q", "gptq", **options)
+    assert not list(tmp_path.iterdir())
+    job = json.loads((failing_tool.parent / "job.json").read_text())
+    assert (job["method"], job["group_size"], job["seed"], len(job["calibration"])) == ("gptq", 32, 3, 6)
+    source = open_run(run)
+    model = source.load(device="cpu", dtype=torch.float32)
+    for number, ids in enumerate(job["calibration"]):
+        text = source.tokenizer.decode(ids)
+        assert text.startswith(f"<|im_start|>user\n{('def', 'return')[number % 2]} ")
+        prompt, _, answer = text.partition("<|im_start|>assistant\n")
+        asked = torch.tensor([source.tokenizer.encode(prompt + "<|im_start|>assistant\n")])
+        with torch.no_grad():
+            own = model.generate(asked, max_new_tokens=5, do_sample=False)[0, asked.shape[1] :].tolist()
+        assert answer == source.tokenizer.decode(own).removesuffix("<|im_end|>") + "<|im_end|>"
+    with pytest.raises(ModelError):
+        quantize(run, tmp_path / "q", "gptq", **options)
+    assert json.loads((failing_tool.parent / "job.json").read_text())["calibration"] == job["calibration"]
+
+
+def test_a_file_of_calibration_texts_is_used_as_it_is(tiny_llama_dir: Path, tmp_path: Path, failing_tool: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text(json.dumps({"prompt": "<s>def", "answer": " x"}) + "\n")
+    with pytest.raises(ModelError, match="awq: llmcompressor failed"):
+        quantize(tiny_llama_dir, tmp_path / "q", "awq", python=str(failing_tool), calibration=file)
+    encode = find_source(str(tiny_llama_dir)).tokenizer.encode
+    job = json.loads((failing_tool.parent / "job.json").read_text())
+    assert job["calibration"] == [encode("<s>def") + encode(" x<|im_end|>")]
+    file.write_text('{"prompt": "a"}\n[]\n')
+    with pytest.raises(DataError) as caught:
+        quantize(tiny_llama_dir, tmp_path / "q", "awq", python=str(failing_tool), calibration=file)
+    assert [problem.rpartition("/")[2] for problem in caught.value.problems] == [
+        f"texts.jsonl:{line}: has no 'prompt' and 'answer' that are texts" for line in (1, 2)
+    ]
+
+
+def test_what_a_method_does_not_follow_or_lacks_is_told(
+    tiny_llama_dir: Path, tmp_path: Path, failing_tool: Path
+) -> None:
+    tool = {"python": str(failing_tool)}
+    with pytest.raises(ConfigError) as caught:
+        quantize(tiny_llama_dir, tmp_path / "q", "gguf:Q8_0", group_size=64, **tool)
+    assert caught.value.problems == (
+        "--group-size: has no effect on gguf:Q8_0",
+        "--python: has no effect on gguf:Q8_0",
+    )
+    with pytest.raises(ConfigError, match="is no run that has some\\. Give --calibration FILE"):
+        quantize(tiny_llama_dir, tmp_path / "q", "gptq", **tool)
+    (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "a", "answer": "b"}) + "\n")
+    with pytest.raises(ModelError, match=r"has 32 columns, which groups of 64 do not divide. Choose --group-size 32"):
+        quantize(tiny_llama_dir, tmp_path / "q", "gptq", group_size=64, calibration=tmp_path / "t.jsonl", **tool)
+    with pytest.raises(ModelError, match=r"--python .*: cannot import llmcompressor: ModuleNotFoundError"):
+        quantize(tiny_llama_dir, tmp_path / "q", "int8", python=sys.executable)
+    with pytest.raises(ModelError, match="--python /no/such: cannot be run: No such file"):
+        quantize(tiny_llama_dir, tmp_path / "q", "int8", python="/no/such")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.jsonl"]
+
+
+LLMCOMPRESSOR = os.environ.get("MFTCODER_LLMCOMPRESSOR", "")
+
+
+@pytest.mark.slow(reason="llmcompressor, in its own environment, needs half a minute for each method")
+@pytest.mark.skipif(not LLMCOMPRESSOR, reason="MFTCODER_LLMCOMPRESSOR names no interpreter with llmcompressor")
+@pytest.mark.parametrize("method", ["gptq", "awq", "int8", "fp8"])
+def test_llmcompressor_writes_a_release_that_transformers_reads(run: Path, tmp_path: Path, method: str) -> None:
+    options = {"calibration_samples": 8, "answer_tokens": 8} if method in ("gptq", "awq") else {}
+    release = quantize(run, tmp_path / "q", method, python=LLMCOMPRESSOR, max_loss_increase=0.2, **options)
+    assert set(release.after) == {"tests", "fixes"}
+    assert release.bytes_after < release.bytes_before
+    told = json.loads((tmp_path / "q" / "config.json").read_text())["quantization_config"]
+    assert told["quant_method"] == "compressed-tensors"
+    assert (tmp_path / "q" / "chat_template.jinja").is_file()
+    assert (tmp_path / "q" / "calibration.jsonl").is_file() == (method in ("gptq", "awq"))
+    verify_folder(tmp_path / "q")

@@ -4,28 +4,36 @@ The model is first written as `mft export` writes it, beside OUT, and removed in
 refused, and then nothing is left.
 """
 
+import random
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mftcoder.app.serving.model_choice import choose_source, usage_of
+from mftcoder.app.scoring.engine_choice import open_engine
+from mftcoder.app.serving.model_choice import Usage, choose_source, usage_of
 from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.data.prepared.store import prepare
-from mftcoder.errors import BrokenReleaseError, DataError, ModelError
-from mftcoder.jsonl import atomic_folder, read_json, write_json, write_text
+from mftcoder.errors import BrokenReleaseError, ConfigError, DataError, ModelError
+from mftcoder.generation.engine import Prompt, Sampling
+from mftcoder.jsonl import atomic_folder, read_json, write_json, write_jsonl, write_text
 from mftcoder.log import say, warn
 from mftcoder.models.conversion import gguf
 from mftcoder.models.export.card import model_card
 from mftcoder.models.export.folder import write_model_folder
-from mftcoder.models.export.quantized.gguf_file import BY_LLAMA_CPP, find_program, write_gguf
-from mftcoder.models.export.quantized.losses import Measured, Text, Texts, fixed_texts, measure
+from mftcoder.models.export.quantized.calibration import CALIBRATION, Calibrated, read_calibration
+from mftcoder.models.export.quantized.compressed import WEIGHTS, choose_group, write_compressed
+from mftcoder.models.export.quantized.environment import python_of_llmcompressor
+from mftcoder.models.export.quantized.gguf_file import BY_LLAMA_CPP, check_gguf_package, find_program, write_gguf
+from mftcoder.models.export.quantized.losses import IGNORED, Measured, Text, Texts, fixed_texts, measure
 from mftcoder.models.export.quantized.methods import Method, find_method
 from mftcoder.models.export.quantized.release import FILE, Release
-from mftcoder.models.export.source import ModelSource
+from mftcoder.models.export.source import ModelSource, find_source
 from mftcoder.models.files.manifest import write_manifests
 from mftcoder.models.loading.load import DTYPES, load_folder
 
@@ -41,14 +49,54 @@ class QuantizeOptions:
     """Merge into the base as the run's 4 or 8 bits held it."""
     llama_quantize: str | None = None
     """llama.cpp's program; None: from the PATH."""
+    python: str | None = None
+    """An interpreter with llmcompressor; None: an environment in the cache, made on first use."""
+    group_size: int | None = None
+    """Weights of a row that share a scale (gptq, awq); None: the largest of 128, 64 and 32 that divides all rows."""
+    calibration: Path | None = None
+    """Records with `prompt` and `answer` (gptq, awq); None: questions of the training data, with the model's own answers."""
+    calibration_samples: int = 128
+    answer_tokens: int = 256
+    """The most tokens of an own answer."""
+    seed: int = 0
+    """Draws the questions."""
     validation_samples: int = 100
     """The most samples of a task that are measured."""
     max_loss_increase: float | None = None
     """The largest rise of a task's loss that is accepted, in nats; None: by the bits."""
 
 
+@dataclass(frozen=True)
+class _Work:
+    """One quantization: the model written whole, and the folder that is filled."""
+
+    method: Method
+    options: QuantizeOptions
+    source: ModelSource
+    whole: Path
+    out: Path
+    tool: Path | None  # llama-quantize, or an interpreter with llmcompressor
+    texts: Texts
+    before: dict[str, Measured]
+
+    def release(self, after: dict[str, Measured], files: Sequence[Path], **facts: Any) -> Release:
+        """What was made."""
+        rise = self.options.max_loss_increase
+        return Release(
+            self.out,
+            self.method,
+            self.before,
+            after,
+            bytes_before=sum(path.stat().st_size for path in self.whole.glob(WEIGHTS)),
+            bytes_after=sum(path.stat().st_size for path in files),
+            allowed_rise=self.method.allowed_rise if rise is None else rise,
+            files=tuple(path.name for path in files),
+            **facts,
+        )
+
+
 def quantize(model: str | Path, out: str | Path, method: str, **options: Any) -> Release:
-    """Write `model` into the new folder `out` by `method` (such as gguf:Q8_0), check it, and return what was measured.
+    """Write `model` into the new folder `out` by `method` (such as gptq or gguf:Q8_0), check it, and return what was measured.
 
     `model` is a run folder, a model folder or a Hub id. `options` are the fields of QuantizeOptions. BrokenReleaseError, with nothing
     left, if the release loses too much.
@@ -56,18 +104,20 @@ def quantize(model: str | Path, out: str | Path, method: str, **options: Any) ->
     out, chosen, found = Path(out), QuantizeOptions(**options), find_method(method)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists already; give a new folder, or remove it first")
-    program = find_program(chosen.llama_quantize, found.gguf_type) if found.gguf_type in BY_LLAMA_CPP else None
     source = choose_source(str(model), checkpoint=chosen.checkpoint, trust_remote_code=False)
     _check_whole(source, str(model))
+    _check_options(found, chosen, source)
+    tool = _tool(found, chosen)
     texts = _texts(source, chosen.validation_samples)
     try:
         with atomic_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent, prefix=".whole-") as parent:
             whole = Path(parent) / out.name
             whole.mkdir()
-            ends = _write_whole(source, whole, chosen)
-            before = _measured(whole, texts)
+            usage = usage_of(source)
+            _write_whole(source, whole, usage, chosen)
+            work = _Work(found, chosen, source, whole, temporary, tool, texts, _measured(whole, texts))
             say(f"quantizing by {found.name}")
-            release = _write_gguf_release(found, whole, temporary, before, texts, ends, program, chosen)
+            release = _gguf_release(work, usage) if found.gguf_type else _compressed_release(work, usage)
             if problems := release.problems():
                 raise BrokenReleaseError(*(f"{out}: {problem}. Nothing was left behind" for problem in problems))
             _describe(source, release, temporary, out.name, as_trained=chosen.as_trained)
@@ -77,6 +127,36 @@ def quantize(model: str | Path, out: str | Path, method: str, **options: Any) ->
     return release
 
 
+def _check_options(method: Method, options: QuantizeOptions, source: ModelSource) -> None:
+    """ConfigError for options that this method does not follow, and for calibration without texts."""
+    usual = QuantizeOptions()
+    of_methods = {
+        ("calibration", "calibration_samples", "answer_tokens", "seed", "group_size"): method.needs_calibration,
+        ("python",): not method.gguf_type,
+        ("llama_quantize",): method.gguf_type in BY_LLAMA_CPP,
+    }
+    problems = [
+        f"--{name.replace('_', '-')}: has no effect on {method.name}"
+        for names, follows in of_methods.items()
+        for name in names
+        if not follows and getattr(options, name) != getattr(usual, name)
+    ]
+    if method.needs_calibration and options.calibration is None and source.run is None:
+        problems.append(
+            f"--quantize {method.name}: looks at texts, and {source.name} is no run that has some. Give --calibration FILE"
+        )
+    if problems:
+        raise ConfigError(*problems)
+
+
+def _tool(method: Method, options: QuantizeOptions) -> Path | None:
+    if method.gguf_type:
+        check_gguf_package()
+        needs_program = method.gguf_type in BY_LLAMA_CPP
+        return find_program(options.llama_quantize, method.gguf_type) if needs_program else None
+    return python_of_llmcompressor(options.python)
+
+
 def _check_whole(source: ModelSource, named: str) -> None:
     """ModelError for a model that is quantized already: more bits are not in it."""
     quantized = read_json(source.weights / "config.json").get("quantization_config")
@@ -84,9 +164,8 @@ def _check_whole(source: ModelSource, named: str) -> None:
         raise ModelError(f"{named}: is quantized already; quantize the model that it was made from")
 
 
-def _write_whole(source: ModelSource, whole: Path, options: QuantizeOptions) -> frozenset[int]:
-    """Write the model as the export does; returns the tokens that end an answer."""
-    usage = usage_of(source)
+def _write_whole(source: ModelSource, whole: Path, usage: Usage, options: QuantizeOptions) -> None:
+    """Write the model as the export does."""
     write_model_folder(
         source,
         whole,
@@ -95,7 +174,6 @@ def _write_whole(source: ModelSource, whole: Path, options: QuantizeOptions) -> 
         end=usage.template.end if usage.template else source.tokenizer.eos_token,
         as_trained=options.as_trained,
     )
-    return usage.chat_end_ids
 
 
 def _texts(source: ModelSource, most: int) -> Texts:
@@ -132,45 +210,87 @@ def _measured(folder: Path, texts: Texts) -> dict[str, Measured]:
     return measure(load_folder(folder, dtype=torch.float32, device=device), texts)
 
 
-def _write_gguf_release(
-    method: Method,
-    whole: Path,
-    out: Path,
-    before: dict[str, Measured],
-    texts: Texts,
-    ends: frozenset[int],
-    program: Path | None,
-    options: QuantizeOptions,
-) -> Release:
+def _gguf_release(work: _Work, usage: Usage) -> Release:
     """Write the .gguf file, convert it back as any reader does, and measure that."""
-    file = out / f"{whole.name}-{method.gguf_type}.gguf"
-    for note in write_gguf(whole, file, method.gguf_type, ends=ends, program=program):
+    kind = work.method.gguf_type
+    file = work.out / f"{work.whole.name}-{kind}.gguf"
+    for note in write_gguf(work.whole, file, kind, ends=usage.chat_end_ids, program=work.tool):
         warn(f"warning: {note}")
-    with tempfile.TemporaryDirectory(dir=whole.parent) as read:
+    with tempfile.TemporaryDirectory(dir=work.whole.parent) as read:
         gguf.convert_file(file, Path(read))
-        after = _measured(Path(read), texts)
-    rise = options.max_loss_increase
-    return Release(
-        out,
-        method,
-        before,
-        after,
-        bytes_before=sum(path.stat().st_size for path in whole.glob("*.safetensors")),
-        bytes_after=file.stat().st_size,
-        allowed_rise=method.allowed_rise if rise is None else rise,
-        files=(file.name,),
-        types=gguf.tensor_types(file),
+        after = _measured(Path(read), work.texts)
+    return work.release(after, [file], types=gguf.tensor_types(file))
+
+
+def _compressed_release(work: _Work, usage: Usage) -> Release:
+    """Quantize and measure in the environment of llmcompressor."""
+    assert work.tool is not None
+    options, settings = work.options, dict[str, Any]()
+    calibration: list[Calibrated] = []
+    group = 0
+    if work.method.needs_calibration:
+        group = choose_group(work.whole, options.group_size)
+        calibration = read_calibration(options.calibration) if options.calibration else _own_answers(work, usage)
+        calibration = calibration[: options.calibration_samples]
+        write_jsonl(work.out / CALIBRATION, [asdict(one) for one in calibration])
+        settings = {
+            "group_size": group,
+            "seed": options.seed,
+            "calibration": {"file": CALIBRATION, "samples": len(calibration)},
+        }
+    end = usage.template.end if usage.template else work.source.tokenizer.eos_token
+    ids = [one.ids(work.source.tokenizer, end) for one in calibration]
+    after, versions = write_compressed(
+        work.tool, work.method, work.whole, work.out, ids, work.texts, group=group, seed=options.seed
     )
+    return work.release(after, sorted(work.out.glob(WEIGHTS)), settings={**settings, "versions": versions})
+
+
+def _own_answers(work: _Work, usage: Usage) -> list[Calibrated]:
+    """Questions of the training data, spread over the tasks, with greedy answers of the model as it is before quantization."""
+    assert work.source.run is not None
+    store, options = prepare(work.source.run), work.options
+    questions: list[tuple[str, str, str]] = []
+    for task, index in _drawn([len(store.train(task)) for task in range(len(store.tasks))], options):
+        sample = store.train(task).sample(index)
+        first = int((sample.targets != IGNORED).argmax())
+        prompt = work.source.tokenizer.decode(sample.input_ids[: first + 1].tolist())
+        questions.append((store.tasks[task], sample.origin, prompt))
+    say(f"answering {len(questions)} questions of the training data for the calibration")
+    engine = open_engine(
+        "transformers",
+        find_source(str(work.whole)),
+        Sampling(max_new_tokens=options.answer_tokens),
+        usage.template,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        dtype=work.source.dtype(options.dtype),
+        batch_size=None,
+        as_trained=False,
+    )
+    prompts = [Prompt(task, str(number), 0, text) for number, (task, _, text) in enumerate(questions)]
+    answers = {int(done.prompt.problem_id): done.text for done in engine.generate(prompts)}
+    return [Calibrated(task, origin, text, answers[number]) for number, (task, origin, text) in enumerate(questions)]
+
+
+def _drawn(sizes: Sequence[int], options: QuantizeOptions) -> list[tuple[int, int]]:
+    """Tasks in turn, and a sample of each that was not drawn before."""
+    drawn, most = random.Random(options.seed), options.calibration_samples
+    of_task = [
+        [(task, index) for index in drawn.sample(range(size), min(size, most))] for task, size in enumerate(sizes)
+    ]
+    return [place for places in zip_longest(*of_task) for place in places if place][:most]
 
 
 def _describe(source: ModelSource, release: Release, out: Path, name: str, *, as_trained: bool) -> None:
     """Write card, table and checksums beside the weights."""
-    usage = _gguf_usage(f"{name}/{release.files[0]}")
+    usage = _usage(f"{name}/{release.files[0]}" if release.method.gguf_type else name, release.method)
     card = model_card(source, name, as_trained=as_trained, release=release.card(), usage=usage)
     write_json(out / FILE, release.as_json())
     write_text(out / "README.md", card)
     write_manifests(out)
 
 
-def _gguf_usage(file: str) -> str:
-    return f"```sh\nmft chat {file}\nmft serve {file}\nllama-cli -m {file}\n```"
+def _usage(path: str, method: Method) -> str:
+    other = f"llama-cli -m {path}" if method.gguf_type else f"vllm serve {path}"
+    needed = "" if method.gguf_type else "pip install compressed-tensors  # for mft\n"
+    return f"```sh\n{needed}mft chat {path}\nmft serve {path}\n{other}\n```"

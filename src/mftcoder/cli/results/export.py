@@ -6,9 +6,19 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import console, shown
-from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, dtype
+from mftcoder.cli.options import COUNT, PATH, SEED, Finite, checkpoint, dtype
 
-ONLY_QUANTIZED = ("llama_quantize", "validation_samples", "max_loss_increase")
+ONLY_QUANTIZED = (
+    "llama_quantize",
+    "python",
+    "group_size",
+    "calibration",
+    "calibration_samples",
+    "answer_tokens",
+    "seed",
+    "validation_samples",
+    "max_loss_increase",
+)
 
 
 @click.command("export", short_help="Write a run's model as a Hugging Face folder, or quantized.")
@@ -20,7 +30,11 @@ ONLY_QUANTIZED = ("llama_quantize", "validation_samples", "max_loss_increase")
     "--compare/--no-compare", default=True, help="For a QLoRA run: compare its predictions with the merged model's."
 )
 @click.option("--as-trained", is_flag=True, help="For a QLoRA run: merge into the base as its 4 or 8 bits held it.")
-@click.option("--quantize", metavar="METHOD", help="Write fewer bits: gguf:Q8_0, gguf:Q4_0, ... RUN may be any model.")
+@click.option(
+    "--quantize",
+    metavar="METHOD",
+    help="Write fewer bits: gptq, awq, int8, fp8, gguf:Q8_0, gguf:Q4_0, ... RUN may be any model.",
+)
 @click.option(
     "--validation-samples", type=COUNT, metavar="N", help="Measure at most N samples of a task.  [default: 100]"
 )
@@ -29,6 +43,16 @@ ONLY_QUANTIZED = ("llama_quantize", "validation_samples", "max_loss_increase")
     type=Finite(0),
     metavar="X",
     help="Refuse a release whose loss rises more (default: by its bits).",
+)
+@click.option("--calibration", type=PATH, metavar="FILE", help="For gptq and awq: records with prompt and answer.")
+@click.option(
+    "--calibration-samples", type=COUNT, metavar="N", help="For gptq and awq: calibrate on N texts.  [default: 128]"
+)
+@click.option("--answer-tokens", type=COUNT, metavar="N", help="Longest own answer of the calibration.  [default: 256]")
+@click.option("--seed", type=SEED, help="Draws the questions of the calibration.  [default: 0]")
+@click.option("--group-size", type=COUNT, metavar="N", help="For gptq and awq: weights of a row that share a scale.")
+@click.option(
+    "--python", metavar="FILE", help="An interpreter with llmcompressor (default: an environment in the cache)."
 )
 @click.option("--llama-quantize", metavar="FILE", help="llama.cpp's program, for gguf:Q4_K_M and its like.")
 @click.option("--verify", is_flag=True, help="Check an exported folder against its checksums instead.")

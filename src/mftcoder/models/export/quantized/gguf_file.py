@@ -3,6 +3,7 @@
 Tensors are read, quantized and written one after the other, so that one of them is in memory.
 """
 
+import importlib.util
 import math
 import shutil
 import subprocess
@@ -29,6 +30,12 @@ BY_LLAMA_CPP = (
 PROGRAM = "llama-quantize"
 HEAD = "Q8_0"
 """The type of the output head (or of the embedding that is tied to it) in files of fewer bits; it is worth more than other matrices."""
+
+
+def check_gguf_package() -> None:
+    """ModelError without the gguf package."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("writing .gguf files needs the gguf package: pip install 'mftcoder[gguf]'")
 
 
 def find_program(given: str | None, type_name: str) -> Path:

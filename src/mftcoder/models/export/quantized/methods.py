@@ -21,6 +21,11 @@ GGUF_ENGINES = (
 ALLOWED = ((16, 0.02), (8, 0.1), (5.5, 0.25), (4, 0.5), (3, 1.0))
 """From how many bits on which rise of a task's loss is accepted, in nats."""
 
+COMPRESSED_ENGINES = ("vLLM", "transformers with compressed-tensors")
+CALIBRATED = ("gptq", "awq")
+"""Methods that look at what the layers read."""
+GROUP_SIZES = (128, 64, 32)
+
 
 @dataclass(frozen=True)
 class Method:
@@ -36,13 +41,25 @@ class Method:
         return self.name.partition(":")[2]
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether it looks at what the layers read for some texts."""
+        return self.name in CALIBRATED
+
+    @property
     def allowed_rise(self) -> float:
         """The largest rise of a task's loss with which a release still counts as whole, in nats."""
         return next((rise for bits, rise in ALLOWED if self.bits >= bits), 2.0)
 
 
 METHODS = {
-    f"{GGUF}:{name}": Method(f"{GGUF}:{name}", GGUF_BITS[name], GGUF_ENGINES) for name in (*WRITTEN_HERE, *BY_LLAMA_CPP)
+    **{
+        name: Method(name, bits, COMPRESSED_ENGINES)
+        for name, bits in {"gptq": 4.25, "awq": 4.25, "int8": 8.0, "fp8": 8.0}.items()
+    },
+    **{
+        f"{GGUF}:{name}": Method(f"{GGUF}:{name}", GGUF_BITS[name], GGUF_ENGINES)
+        for name in (*WRITTEN_HERE, *BY_LLAMA_CPP)
+    },
 }
 
 
