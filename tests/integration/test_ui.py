@@ -19,7 +19,7 @@ from mftcoder.data.rendering.pairs import read_pair
 from tests.served import served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 120
+SECONDS = 600
 ON_PIPES = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
@@ -83,7 +83,7 @@ class Browser:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
-    """A headless browser. It is killed after two minutes, which ends every wait."""
+    """A headless browser. It is killed after SECONDS, which ends every wait."""
     to_browser, from_browser = os.pipe(), os.pipe()
     options = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --remote-debugging-pipe"
     command = [str(CHROMIUM), *options.split(), f"--user-data-dir={profile}"]
