@@ -2,7 +2,7 @@
 
 Tests of a record are as foreign as its answer, so both run here and not in the judge. The text of this file is put in front of a
 function `verify`, so it imports the standard library only, and slow modules only where they are used. A check must also fail without
-the answer: one that passes without it proves nothing.
+the answer, and with one of two answers that do nothing: otherwise it proves nothing.
 """
 
 import sys
@@ -12,11 +12,12 @@ from typing import Any
 
 NAME = "answer"
 Names = dict[str, Any]
+_MOST_CALLS = 1000
 _NOT_RUN_BY_A_CALL = 0x20 | 0x80 | 0x200  # flags of generators and coroutines: calling one runs nothing of it
 
 
-class Missing(BaseException):
-    """A check used the answer while the answer was taken away."""
+class MissingError(AssertionError):
+    """A check used the answer while the answer was taken away. An AssertionError: a check that swallows those cannot fail."""
 
 
 class Unfit(BaseException):
@@ -35,9 +36,22 @@ class Stub:
     """Stands for a name of the answer while the answer is taken away."""
 
     def _missing(self, *_: Any, **__: Any) -> Any:
-        raise Missing
+        raise MissingError
 
     __call__ = __iter__ = __len__ = __getitem__ = __getattr__ = __bool__ = _missing
+
+
+class Constant:
+    """Stands for a function or class of the answer, and gives the same value whatever it is called with."""
+
+    def __init__(self, value: object):
+        self._value, self._calls = value, 0
+
+    def __call__(self, *_: Any, **__: Any) -> object:
+        self._calls += 1
+        if self._calls > _MOST_CALLS:  # perhaps a loop that waits for another value
+            raise MissingError
+        return self._value
 
 
 def run(answer: str, checks: dict[str, Any]) -> str:
@@ -92,7 +106,7 @@ def excuse(error: BaseException) -> str:
 
 
 def _problem_of(name: str, check: Callable[[Any, Names], None], data: Any, names: Names) -> str:
-    """`failed ...`, or the reason why the check says nothing; empty if it passes with the answer and fails without it."""
+    """`failed ...`, or the reason why the check says nothing; empty if it passes with the answer and fails with others."""
     try:
         check(data, names)
     except Unfit as unfit:
@@ -101,16 +115,21 @@ def _problem_of(name: str, check: Callable[[Any, Names], None], data: Any, names
         return _failed(name, failure.cause, str(failure))
     except BaseException as error:
         return _failed(name, error, "")
-    return "" if _fails_without_the_answer(check, data, names) else "proves_nothing"
+    own = {key: value for key, value in names.items() if _belongs_to_the_answer(key, value)}
+    if not _fails(check, data, names, dict.fromkeys(own, Stub())):
+        return "proves_nothing"
+    wrong = ({key: Constant(one) if callable(value) else one for key, value in own.items()} for one in (None, object()))
+    return "" if any(_fails(check, data, names, others) for others in wrong) else "proves_nothing"
 
 
 def _failed(name: str, error: BaseException, where: str) -> str:
     return excuse(error) or f"failed {name} {type(error).__name__} {where}"
 
 
-def _fails_without_the_answer(check: Callable[[Any, Names], None], data: Any, names: Names) -> bool:
-    own = {name: value for name, value in names.items() if _belongs_to_the_answer(name, value)}
-    names.update(dict.fromkeys(own, Stub()))
+def _fails(check: Callable[[Any, Names], None], data: Any, names: Names, others: Names) -> bool:
+    """Whether the check fails with others in place of names of the answer."""
+    own = {name: names[name] for name in others}
+    names.update(others)
     try:
         check(data, names)
     except BaseException:

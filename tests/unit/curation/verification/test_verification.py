@@ -113,6 +113,12 @@ def test_what_lacks_something_here_is_not_the_records_failure(pool: Pool, record
         ("f(1) == 3", "proves_nothing"),
         ("def test_f():\n    print(f(1))\n    return f(1) == 3", "proves_nothing"),
         ("try:\n    assert f(1) == 3\nexcept:\n    pass", "proves_nothing"),
+        ("try:\n    assert f(1) == 3\nexcept AssertionError:\n    pass", "proves_nothing"),
+        (
+            "def test_f():\n    try:\n        assert f(1) == 3\n    except Exception:\n        print('no')",
+            "proves_nothing",
+        ),
+        ("class Any:\n    def __eq__(self, other):\n        return True\nassert f(1) == Any()", "proves_nothing"),
         (f"{INCREMENT}\nassert f(1) == 2", "proves_nothing"),
         ("def test_f(tmp_path):\n    assert f(1) == 2", "tests_need_fixtures"),
         ("async def test_f():\n    assert f(1) == 3", "tests_need_a_loop"),
@@ -124,6 +130,20 @@ def test_tests_that_pass_without_the_answer_or_cannot_run_prove_nothing(pool: Po
     assert found.name == f"passed import (tests:{reason})"
     assert not found.is_proof
     assert verify(pool, example(fenced(INCREMENT), tests=tests), checks=["tests"]).outcome == "not_run"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "assert f(1)",
+        "assert f(1) is not None",
+        "assert not f(-1)",
+        "while not f(1):\n    pass\nassert f(1) == 2",
+        "try:\n    f('a')\nexcept TypeError:\n    pass\nelse:\n    raise ValueError",
+    ],
+)
+def test_tests_that_only_some_wrong_answers_pass_are_proof(pool: Pool, tests: str) -> None:
+    assert verify(pool, example(fenced(INCREMENT), tests=tests)).name == "passed tests+import"
 
 
 @pytest.mark.parametrize(
