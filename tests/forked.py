@@ -57,11 +57,13 @@ def start(
     return process
 
 
-def run(*arguments: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, environment: Mapping[str, str] | None = None, first: Callable[[], object] = bool
+) -> subprocess.CompletedProcess[str]:
     """What `mft ARGUMENTS` ends with and prints."""
     with TemporaryDirectory() as folder:
         output = Path(folder, "command")
-        process = start(arguments, output, environment)
+        process = start(arguments, output, environment, first)
         code = finish(process)
         printed = [output.with_suffix(suffix).read_text() for suffix in (".out", ".err")]
     return subprocess.CompletedProcess(["mft", *map(str, arguments)], code, *printed)

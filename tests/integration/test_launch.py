@@ -144,19 +144,31 @@ main()
 """`mft` one rank of which kills itself at its sixth step, unless it was started again."""
 
 
+def let_workers_run(script: Path) -> None:
+    """Let the processes that this one launches run the script instead of `-m mftcoder`."""
+    from torch.distributed import run as torchrun
+
+    parse = torchrun.parse_args
+
+    def parse_with_script(words: list[str]) -> Any:
+        place = words.index("-m")
+        return parse([*words[:place], str(script), *words[place + 2 :]])
+
+    torchrun.parse_args = parse_with_script
+
+
 @pytest.mark.slow(reason="four processes import torch; the test of sharded checkpoints kills a worker in `make test`")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_costs_no_step(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, undisturbed: Path, rank: int
 ) -> None:
     """kill -9 in the middle: torchrun starts the ranks again, they go on, and the end is that of an undisturbed run."""
-    (tmp_path / "dying.py").write_text(DYING)
-    options = ["--standalone", "--nproc-per-node=2", "--max-restarts=2"]
-    command = [*TORCHRUN, *options, str(tmp_path / "dying.py"), "train", str(config_in(tmp_path, tiny_llama_dir, data))]
-    environment = {**ENVIRONMENT, "VICTIM": str(rank)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    command = ("train", config_in(tmp_path, tiny_llama_dir, data), "--nproc", 2, "--max-restarts", 2)
+    done = mft(*command, environment={"VICTIM": str(rank)}, first=partial(let_workers_run, script))
     assert done.returncode == 0, done.stderr
-    assert "going on from" in done.stdout + done.stderr
+    assert "going on from" in done.stdout
     assert same_bits(weights(tmp_path / "run"), weights(undisturbed))
     assert [record["step"] for record in metrics(tmp_path / "run")] == list(range(1, 13))
 
