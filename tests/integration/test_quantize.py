@@ -110,6 +110,20 @@ def test_the_file_is_read_by_transformers_with_its_template_and_its_end(run: Pat
     assert "<|im_start|>user" in str(source.tokenizer.chat_template)
 
 
+@pytest.mark.slow(reason="two processes load torch and answer an exam")
+def test_pass_at_1_of_exams_before_and_after_is_in_table_and_json(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    done = mft("export", tiny_llama_dir, tmp_path / "q", "--quantize", "gguf:Q8_0", "--exam", "mini")
+    assert done.exit_code == 0, done.output
+    assert "| pass@1 of mini | 0.0% | 0.0% | +0.0 points |" in done.output
+    assert json.loads((tmp_path / "q" / "quantization.json").read_text())["pass@1"] == {
+        "mini": {"before": 0, "after": 0}
+    }
+    failed = mft("export", tiny_llama_dir, tmp_path / "r", "--quantize", "gguf:Q8_0", "--exam", "minni")
+    assert "--exam: mft generate failed (exit code 2)" in str(failed.exception)
+    assert "Did you mean 'mini'" in str(failed.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["q"]
+
+
 def test_a_model_folder_is_measured_on_fixed_texts(tiny_llama_dir: Path, tmp_path: Path) -> None:
     release = quantize(tiny_llama_dir, tmp_path / "q", "gguf:Q4_0")
     assert set(release.after) == {"fixed texts"}

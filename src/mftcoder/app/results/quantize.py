@@ -4,10 +4,13 @@ The model is first written as `mft export` writes it, beside OUT, and removed in
 refused, and then nothing is left.
 """
 
+import importlib.util
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,8 @@ from mftcoder.models.export.quantized.release import FILE, Release
 from mftcoder.models.export.source import ModelSource, find_source
 from mftcoder.models.files.manifest import write_manifests
 from mftcoder.models.loading.load import DTYPES, load_folder
+from mftcoder.processes import following_environment
+from mftcoder.reporting.scores import find_metrics, read_scores
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ class QuantizeOptions:
     """The most samples of a task that are measured."""
     max_loss_increase: float | None = None
     """The largest rise of a task's loss that is accepted, in nats; None: by the bits."""
+    exams: Sequence[str] = ()
+    """Benchmarks whose pass@1 is measured before and after, by `mft generate --evaluate`."""
+    data_dir: Path | None = None
+    """Folder with the data of the exams."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,7 @@ def quantize(model: str | Path, out: str | Path, method: str, **options: Any) ->
             release = _gguf_release(work, usage) if found.gguf_type else _compressed_release(work, usage)
             if problems := release.problems():
                 raise BrokenReleaseError(*(f"{out}: {problem}. Nothing was left behind" for problem in problems))
+            release = replace(release, exams=_examined(work, release))
             _describe(source, release, temporary, out.name, as_trained=chosen.as_trained)
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
@@ -145,6 +155,12 @@ def _check_options(method: Method, options: QuantizeOptions, source: ModelSource
         problems.append(
             f"--quantize {method.name}: looks at texts, and {source.name} is no run that has some. Give --calibration FILE"
         )
+    if options.exams and not method.gguf_type and importlib.util.find_spec("compressed_tensors") is None:
+        problems.append(
+            f"--exam: answering with a {method.name} release needs compressed-tensors: pip install compressed-tensors"
+        )
+    if options.data_dir and not options.exams:
+        problems.append("--data-dir: is for --exam")
     if problems:
         raise ConfigError(*problems)
 
@@ -279,6 +295,42 @@ def _drawn(sizes: Sequence[int], options: QuantizeOptions) -> list[tuple[int, in
         [(task, index) for index in drawn.sample(range(size), min(size, most))] for task, size in enumerate(sizes)
     ]
     return [place for places in zip_longest(*of_task) for place in places if place][:most]
+
+
+def _examined(work: _Work, release: Release) -> dict[str, tuple[float, float]]:
+    """pass@1 of each exam before and after, by the commands that a user would type."""
+    if not work.options.exams:
+        return {}
+    after = work.out / release.files[0] if work.method.gguf_type else work.out
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in (("before", work.whole), ("after", after)):
+            _take_exams(model, name, Path(folder), work.options)
+        scores = [score for score in read_scores(find_metrics(Path(folder))) if score.k == 1]
+    found = {(score.task, score.model): score.value for score in scores}
+    return {task: (found[task, "before"], found[task, "after"]) for task in sorted({task for task, _ in found})}
+
+
+def _take_exams(model: Path, name: str, folder: Path, options: QuantizeOptions) -> None:
+    say(f"taking {', '.join(options.exams)} {name} quantization")
+    command = [
+        sys.executable,
+        "-m",
+        "mftcoder",
+        "generate",
+        str(model),
+        "--evaluate",
+        "--name",
+        name,
+        "--out",
+        str(folder),
+    ]
+    command += ["--task", ",".join(options.exams), *(["--data-dir", str(options.data_dir)] if options.data_dir else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=following_environment())
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise ModelError(
+            f"--exam: mft generate failed (exit code {done.returncode}): {' '.join(last).removeprefix('error: ')}"
+        )
 
 
 def _describe(source: ModelSource, release: Release, out: Path, name: str, *, as_trained: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import console, shown
-from mftcoder.cli.options import COUNT, PATH, SEED, Finite, checkpoint, dtype
+from mftcoder.cli.options import COUNT, PATH, SEED, Finite, Names, checkpoint, data_dir, dtype
 
 ONLY_QUANTIZED = (
     "llama_quantize",
@@ -18,6 +18,8 @@ ONLY_QUANTIZED = (
     "seed",
     "validation_samples",
     "max_loss_increase",
+    "exams",
+    "data_dir",
 )
 
 
@@ -44,6 +46,8 @@ ONLY_QUANTIZED = (
     metavar="X",
     help="Refuse a release whose loss rises more (default: by its bits).",
 )
+@click.option("--exam", "exams", type=Names(), metavar="NAME,...", help="Measure pass@1 of these benchmarks, too.")
+@data_dir
 @click.option("--calibration", type=PATH, metavar="FILE", help="For gptq and awq: records with prompt and answer.")
 @click.option(
     "--calibration-samples", type=COUNT, metavar="N", help="For gptq and awq: calibrate on N texts.  [default: 128]"
