@@ -8,7 +8,7 @@ from mftcoder.assistant.rounds import RefusedAnswer
 
 _HUNK = re.compile(r"@@ -(\d{1,7})(?:,(\d{1,7}))? \+(\d{1,7})(?:,(\d{1,7}))? @@")
 _NO_END = "\\ No newline at end of file"
-_STARTS_HEADER = ("diff --git ", "index ", "new file mode", "deleted file mode", "old mode", "new mode", "similarity ", "rename ")  # fmt: skip
+_STARTS_HEADER = ("diff --git ", "index ", "new file mode", "deleted file mode", "old mode", "new mode", "similarity ", "dissimilarity ", "rename ", "copy ", "Binary files ")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def review(model: Model, diff: str, *, rounds: int) -> Proposal:
     if len(diff) > MOST_CODE:
         raise ConfigError(f"the diff has {len(diff):,} characters, more than {MOST_CODE:,}. Review it in parts")
     try:
-        files = parse_patch(diff)
+        files = parse_patch(_without_message(diff))
     except RefusedAnswer as error:
         raise ConfigError(f"the diff cannot be read. {error.why}") from error
     added = _added(files)
@@ -57,6 +57,13 @@ def review(model: Model, diff: str, *, rounds: int) -> Proposal:
     (findings, dropped), refusals = until_accepted(model, messages, judge, rounds=rounds, what="the diff")
     notes = (f"{dropped} findings left out: they name no line that the diff adds",) if dropped else ()
     return Proposal("review", None, "\n".join(findings) or "No findings.", notes=notes, refusals=refusals)
+
+
+def _without_message(diff: str) -> str:
+    """A diff without what git writes around it: a commit's message above, binary content, the signature of `git format-patch`."""
+    start = re.search(r"^(?:diff --git |--- (?!\n))", diff, re.MULTILINE)
+    text = (diff[start.start() :] if start else diff).split("\n-- \n")[0]
+    return re.sub(r"^GIT binary patch\n.*?(?=^diff --git |\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def _added(files: list[FilePatch]) -> Mapping[str, frozenset[int]]:
