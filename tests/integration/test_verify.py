@@ -209,3 +209,11 @@ def test_mistakes_end_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFix
     assert "unknown check 'test'. Did you mean 'tests'?" in capsys.readouterr().err
     assert mft("verify", source, "--language", "pyton", "--out", tmp_path / "out") == 2
     assert "unknown language 'pyton'. Did you mean 'python'?" in capsys.readouterr().err
+
+
+def test_a_field_of_tests_that_no_record_has_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write(tmp_path / "chat.jsonl", line(1), line(2, tets=""))
+    assert mft("verify", source, "--tests", "check", "--out", tmp_path / "out") == 2
+    assert "no record has the field 'check'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["chat.jsonl"]
+    assert mft("verify", source, "--tests", "tets", "--out", tmp_path / "out") == 0

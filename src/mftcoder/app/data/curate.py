@@ -30,7 +30,7 @@ from mftcoder.curation.pipeline.difficulty import Difficulty
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
 from mftcoder.curation.pipeline.preferences import Preferences, refuse_to_overwrite
 from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
-from mftcoder.curation.pipeline.run import Barrier, exclusive, fingerprint, run_steps
+from mftcoder.curation.pipeline.run import Barrier, InputError, exclusive, fingerprint, run_steps
 from mftcoder.curation.pipeline.verify import Verification, circumstances
 from mftcoder.curation.syntax import LANGUAGES
 from mftcoder.data.records.curated import provenance_of
@@ -104,7 +104,11 @@ def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: s
         blocks = work / key
         blocks.mkdir(exist_ok=True)
         with _progress() as on_progress:
-            outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
+            try:
+                outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
+            except InputError:
+                shutil.rmtree(work)
+                raise
         facts = {"preferences": preferences.written, "exams": _exams(recipe, sources)}
         made = write_output(recipe, sources, outcome, blocks, key, facts, _card_page)
         shutil.rmtree(work)

@@ -6,7 +6,9 @@ to output.py.
 """
 
 import fcntl
+import gzip
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +23,16 @@ from mftcoder.curation.example import Drop
 from mftcoder.curation.pipeline.blocks import BlockJob, BlockReport, Kept, Place, RecordStep, kept_path
 from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.workers import Workers, open_workers
-from mftcoder.data.records.files import BLOCK_BYTES, SourceFile, TaskSources, read_blocks
+from mftcoder.data.records.files import BLOCK_BYTES, Block, SourceFile, TaskSources, read_blocks
 from mftcoder.errors import DataError
 
 _SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process has started
 OnProgress = Callable[[str, int, int], None]
 """What is done at the moment, how much of it is done, and how much there is."""
+
+
+class InputError(DataError):
+    """Input or recipe must be changed. Then the blocks that are finished are of no use to the next run."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,14 @@ def run_steps(
     return Outcome(stages, tuple(map(tuple, run.blocks)), tuple(run.reports), tuple(run.empty_files))
 
 
+def _readable_blocks(file: SourceFile) -> Iterator[Block]:
+    try:
+        yield from read_blocks(file, BLOCK_BYTES)
+    except DataError as error:
+        damaged = isinstance(error.__cause__, EOFError | zlib.error | gzip.BadGzipFile)
+        raise (InputError if damaged else DataError)(*error.problems) from error
+
+
 class _Run:
     """The blocks and reports of the stages that are done."""
 
@@ -181,7 +195,7 @@ class _Run:
 
     def _jobs_of_a_file(self, place: Place, file: SourceFile, before: int) -> Iterator[BlockJob]:
         empty = True
-        for block in read_blocks(file, BLOCK_BYTES):
+        for block in _readable_blocks(file):
             empty = empty and not any(True for _ in block.lines())
             target = self._target(0, len(self.blocks[0]))
             self.blocks[0].append(BlockFiles(place, target))

@@ -14,7 +14,7 @@ import orjson
 
 from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.pipeline.blocks import Kept, kept_path, numbered_lines
-from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
+from mftcoder.curation.pipeline.run import BlockFiles, InputError, OnProgress
 from mftcoder.curation.pipeline.workers import Tools, Workers
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.curation.verification.plan import Planned, Run, plan
@@ -51,6 +51,18 @@ class PlanJob:
         return Counter(
             run.language for _, answers in _read_plan(self.block) for planned in answers for run in planned.runs
         )
+
+
+@dataclass(frozen=True)
+class HasField:
+    """Whether a record of a block has a field."""
+
+    block: BlockFiles
+    field: str
+
+    def run(self, steps: Tools) -> bool:
+        """Stops at the first one."""
+        return any(self.field in orjson.loads(line) for _, line in numbered_lines(kept_path(self.block.target)))
 
 
 def answers_of(block: BlockFiles, line: bytes, config: VerifyConfig) -> list[Example]:
@@ -104,6 +116,7 @@ class Verification:
         self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
     ) -> Iterable[Mapping[int, Drop | Kept]]:
         """For each block, what becomes of its records by line number; read from disk when it is asked for."""
+        self._refuse_an_unknown_field(blocks, workers)
         unfinished = [block for block in blocks if not verdict_path(block).exists()]
         if unfinished:
             programs: Counter[str] = sum(workers.map(PlanJob(block, self.config) for block in unfinished), Counter())
@@ -111,6 +124,15 @@ class Verification:
         if self.on_judged is not None:
             self.on_judged(blocks, self.config)
         return (self._decisions(block) for block in blocks)
+
+    def _refuse_an_unknown_field(self, blocks: Sequence[BlockFiles], workers: Workers) -> None:
+        """InputError if no record has the field of the tests that the options name."""
+        field = self.config.tests
+        filled = [block for block in blocks if kept_path(block.target).stat().st_size]
+        if field != "auto" and filled and not any(workers.map(HasField(block, field) for block in filled)):
+            raise InputError(
+                f"verify: tests: no record has the field '{field}'. Name the field that holds the tests, or leave the option out"
+            )
 
     def _run(self, blocks: Sequence[BlockFiles], programs: Counter[str], on_progress: OnProgress) -> None:
         here = _languages_here(programs)

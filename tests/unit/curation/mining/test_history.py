@@ -194,7 +194,7 @@ def test_what_is_no_repository_is_refused_also_inside_one(repository: Path, tmp_
 
 def test_a_repository_without_commits_is_refused(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
-    with pytest.raises(DataError, match="cannot be read as a git repository"):
+    with pytest.raises(DataError, match="HEAD has no commit that git can read, so there is no history"):
         mined(tmp_path)
 
 

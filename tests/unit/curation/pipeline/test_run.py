@@ -273,6 +273,7 @@ def test_a_cut_gz_file_and_an_empty_result_are_errors_and_an_empty_file_is_noted
     cut.write_bytes(cut.read_bytes()[:-20])
     with pytest.raises(DataError, match=r"z\.jsonl\.gz: cannot be read"):
         curate(recipe(tmp_path))
+    assert not (tmp_path / ".out.work").exists()  # the mended file is another input: nothing of it would be used
     cut.unlink()
     write(good, line(0, words=1))
     with pytest.raises(DataError, match="nothing is left to train on"):

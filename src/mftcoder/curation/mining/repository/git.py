@@ -5,7 +5,7 @@ No hook, text conversion, external diff, pager or file monitor is started, no ob
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,9 +98,18 @@ class GitRepository:
         except FileNotFoundError as error:
             raise DataError("--history needs git, which is not installed. Install it with: apt install git") from error
         if done.returncode:
+            self._refuse_without_commits(arguments)
             last = done.stderr.decode(errors="replace").strip().splitlines()[:1]
             raise DataError(f"{self._folder}: cannot be read as a git repository: {''.join(last)}")
         return done.stdout.decode().strip()
+
+    def _refuse_without_commits(self, failed: Sequence[str]) -> None:
+        """DataError if the command that failed is not the one that asks for a repository, and there is one: then HEAD has no commit."""
+        asked = ("rev-parse", "--git-dir")
+        if failed != asked and self._first_line(*asked):
+            raise DataError(
+                f"{self._folder}: HEAD has no commit that git can read, so there is no history to mine. Commit something first, or leave out --history"
+            )
 
     def count(self) -> int:
         """How many commits before HEAD are no merges."""
