@@ -232,7 +232,7 @@ def test_calibration_is_the_models_own_answers_to_training_questions_of_each_tas
         asked = torch.tensor([source.tokenizer.encode(prompt + "<|im_start|>assistant\n")])
         with torch.no_grad():
             own = model.generate(asked, max_new_tokens=5, do_sample=False)[0, asked.shape[1] :].tolist()
-        assert answer == source.tokenizer.decode(own).removesuffix("<|im_end|>") + "<|im_end|>"
+        assert answer == source.tokenizer.decode(own)
     with pytest.raises(ModelError):
         quantize(run, tmp_path / "q", "gptq", **options)
     assert json.loads((failing_tool.parent / "job.json").read_text())["calibration"] == job["calibration"]
@@ -245,7 +245,7 @@ def test_a_file_of_calibration_texts_is_used_as_it_is(tiny_llama_dir: Path, tmp_
         quantize(tiny_llama_dir, tmp_path / "q", "awq", python=str(failing_tool), calibration=file)
     encode = find_source(str(tiny_llama_dir)).tokenizer.encode
     job = json.loads((failing_tool.parent / "job.json").read_text())
-    assert job["calibration"] == [encode("<s>def") + encode(" x<|im_end|>")]
+    assert job["calibration"] == [encode("<s>def") + encode(" x")]
     file.write_text('{"prompt": "a"}\n[]\n')
     with pytest.raises(DataError) as caught:
         quantize(tiny_llama_dir, tmp_path / "q", "awq", python=str(failing_tool), calibration=file)

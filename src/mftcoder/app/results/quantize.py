@@ -254,8 +254,7 @@ def _compressed_release(work: _Work, usage: Usage) -> Release:
             "seed": options.seed,
             "calibration": {"file": CALIBRATION, "samples": len(calibration)},
         }
-    end = usage.template.end if usage.template else work.source.tokenizer.eos_token
-    ids = [one.ids(work.source.tokenizer, end) for one in calibration]
+    ids = [one.ids(work.source.tokenizer) for one in calibration]
     after, versions = write_compressed(
         work.tool, work.method, work.whole, work.out, ids, work.texts, group=group, seed=options.seed
     )
@@ -284,7 +283,11 @@ def _own_answers(work: _Work, usage: Usage) -> list[Calibrated]:
         as_trained=False,
     )
     prompts = [Prompt(task, str(number), 0, text) for number, (task, _, text) in enumerate(questions)]
-    answers = {int(done.prompt.problem_id): done.text for done in engine.generate(prompts)}
+    end = usage.template.end if usage.template else work.source.tokenizer.eos_token
+    answers = {
+        int(done.prompt.problem_id): done.text + end * (done.finish_reason == "stop")
+        for done in engine.generate(prompts)
+    }
     return [Calibrated(task, origin, text, answers[number]) for number, (task, origin, text) in enumerate(questions)]
 
 

@@ -12,16 +12,16 @@ CALIBRATION = "calibration.jsonl"
 
 @dataclass(frozen=True)
 class Calibrated:
-    """One text: the prompt as the model reads it, in its chat template, and an answer."""
+    """One text: the prompt as the model reads it, in its chat template, and an answer with the text that ends it, if it was ended."""
 
     task: str
     origin: str
     prompt: str
     answer: str
 
-    def ids(self, tokenizer: Tokenizer, end: str) -> list[int]:
-        """Its tokens, with the text that ends an answer. No token crosses the border, as in training."""
-        return [*tokenizer.encode(self.prompt), *tokenizer.encode(self.answer + end)]
+    def ids(self, tokenizer: Tokenizer) -> list[int]:
+        """Its tokens. No token crosses the border, as in training."""
+        return [*tokenizer.encode(self.prompt), *tokenizer.encode(self.answer)]
 
 
 def read_calibration(path: Path) -> list[Calibrated]:
