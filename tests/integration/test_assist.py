@@ -263,8 +263,20 @@ def test_bad_tests_among_good_ones_are_left_out_and_counted(
     assert made.text == TESTS
     assert made.notes == (
         "1 of 4 tests left out: they fail on the code",
-        "1 of 4 tests left out: they fail on no mutant",
+        "1 of 4 tests left out: they check nothing that a mutant changes",
     )
+
+
+def test_a_crash_of_a_mutant_does_not_make_a_test_that_checks_nothing_good(
+    endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
+) -> None:
+    (tmp_path / "firsts.py").write_text("def first(items):\n    return items[0]\n")
+    with Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path, rounds=1) as one:
+        liar.says(endpoint, fenced("def test_first():\n    assert first([1]) == 1 or True\n"))
+        with pytest.raises(NoAnswerAcceptedError, match="checks_nothing"):
+            one.test("firsts.py:first")
+        liar.says(endpoint, fenced("def test_first():\n    assert first([1]) == 1\n"))
+        assert " mutants fail" in one.test("firsts.py:first").score
 
 
 def test_the_reason_of_a_refusal_goes_back_to_the_model(endpoint: ScriptedEndpoint, liar: Liar, folder: Path) -> None:

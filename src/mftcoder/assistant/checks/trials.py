@@ -1,7 +1,7 @@
 """Code and tests of a model run in the sandbox, on the code itself, on the same program written otherwise, and on mutants of it.
 
 Tests run beside the code, as they do in a real suite (curation/verification/harness.py). What they report is believed only together:
-they pass on the code, pass on the same program written otherwise, and fail on a mutant by a failed claim or an exception.
+they pass on the code, pass on the same program written otherwise, and a claim of theirs fails on a mutant.
 """
 
 import ast
@@ -73,6 +73,11 @@ def killed(verdict: Verdict) -> bool:
     return verdict.outcome == "failed" and verdict.why == "tests" and verdict.detail.split(" ")[0] not in _ENDED
 
 
+def claims_failed(verdict: Verdict) -> bool:
+    """Whether a claim of the tests failed. An exception alone shows that the code was called, not that its result was checked."""
+    return killed(verdict) and verdict.detail.split(" ")[0] == "AssertionError"
+
+
 _ENDED = frozenset({"", "too_slow", "too_much_memory", "the", "SystemExit", "KeyboardInterrupt"})
 
 
@@ -115,11 +120,14 @@ class Judged:
 
 
 def judge_tests(trials: Trials, function: FunctionText, tests: Sequence[str], bugs: Sequence[str]) -> Judged:
-    """The tests that pass on the function and fail on at least one of the `bugs`. RefusedAnswer if there is none."""
+    """The tests that pass on the function and of which a claim fails on at least one of the `bugs`. RefusedAnswer if there is none."""
     name, code = function.name.split(".")[0], function.file.text
     first = trials.tests([(code, test) for test in tests], name)
     right = [test for test, verdict in zip(tests, first, strict=True) if passed(verdict)]
+    idle = sum("proves_nothing" in verdict.detail for verdict in first)  # they cannot fail
     if not right:
+        if idle == len(tests):
+            raise RefusedAnswer("checks_nothing", "The tests cannot fail, whatever the code gives.")
         raise RefusedAnswer("tests_fail", f"No test passes on the code: {_why(first)}.")
     other = rewritten(function)
     again = trials.tests([pair for test in right for pair in ((code, test), (other, test))], name)
@@ -130,13 +138,16 @@ def judge_tests(trials: Trials, function: FunctionText, tests: Sequence[str], bu
         )
     found = trials.tests([(bug, test) for test in steady for bug in bugs], name)
     by_test = [found[number * len(bugs) : (number + 1) * len(bugs)] for number in range(len(steady))]
-    kept = tuple(test for test, row in zip(steady, by_test, strict=True) if any(map(killed, row)))
+    kept = tuple(test for test, row in zip(steady, by_test, strict=True) if any(map(claims_failed, row)))
     if not kept:
         raise RefusedAnswer(
-            "checks_nothing", f"The tests pass on all of {len(bugs)} mutants of the code: they check too little."
+            "checks_nothing",
+            f"No claim of the tests fails on any of {len(bugs)} mutants of the code: they check too little.",
         )
     finds = sum(any(killed(row[number]) for row in by_test) for number in range(len(bugs)))
-    return Judged(kept, Score(finds, len(bugs)), _left_out(len(tests), len(right), len(steady), len(kept)))
+    return Judged(
+        kept, Score(finds, len(bugs)), _left_out(len(tests), len(right) + idle, len(steady) + idle, len(kept))
+    )
 
 
 def _left_out(written: int, right: int, steady: int, kept: int) -> tuple[str, ...]:
@@ -144,7 +155,7 @@ def _left_out(written: int, right: int, steady: int, kept: int) -> tuple[str, ..
     counts = {
         "fail on the code": written - right,
         "do not pass each time": right - steady,
-        "fail on no mutant": steady - kept,
+        "check nothing that a mutant changes": steady - kept,
     }
     return tuple(f"{count} of {written} tests left out: they {why}" for why, count in counts.items() if count)
 
