@@ -110,3 +110,37 @@ def test_a_killed_improvement_goes_on_and_repeats_nothing(tmp_path: Path, traine
     third = mft(*command)
     assert third.returncode == 0 and "$ mft" not in third.stdout
     assert json.loads((out / "improve.json").read_text()) == found
+
+
+@pytest.mark.slow(reason="a dozen commands, each in a process of its own")
+def test_a_policy_goes_on_in_one_run_over_its_rounds(tmp_path: Path, trained: Path) -> None:
+    """Two rounds of grpo of two updates each, sampled so wildly that answers of a group differ."""
+    exam = written(tmp_path, [problem(name, f"{name}.py", test=f"assert {name}(1) == 1\nassert {name}(2) == 2\n") for name in NAMES])  # fmt: skip
+    out = tmp_path / "out"
+    command = ["improve", str(trained), "--exam", str(exam), "--train-share", "0.5", "--out", str(out), "--rounds", "2"]
+    command += [
+        "--method",
+        "grpo",
+        "--samples",
+        "8",
+        "--temperature",
+        "1.5",
+        "--max-new-tokens",
+        "60",
+        "--device",
+        "cpu",
+    ]
+    command += ["--updates", "2", "--score-every", "2", "--grpo", "beta=0.05"]
+    done = mft(*command, "data.max_length=256", "train.report_to=[]", "model.dtype=float32")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "improve.json").read_text())
+    assert found["scores"]["exam-write"].keys() == {"base", "round-2"}
+    assert [entry["rollouts"] for entry in found["rounds"]] == [16, 16]
+    assert all(0 < entry["mean_reward"] < 1 and entry["kept"] for entry in found["rounds"])
+    records = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    rewards = [record["rewards"]["practice"] for record in steps]
+    assert rewards[0]["divergence"] < 1e-9 and rewards[0]["divergence"] < rewards[2]["divergence"]
+    assert rewards[0]["clipped"] == rewards[2]["clipped"] == 0  # the first update of a round is on-policy
+    assert len(list((out / "run" / "sampled").glob("*.npz"))) == 2

@@ -1,7 +1,7 @@
 """Tasks of several kinds in one real run: a step is the same however it is split, and a run goes on from a stop to the last bit."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ KINDS: dict[str, Any] = {
     "dpo": {"kind": {"name": "dpo", "rpo_alpha": 0.5}},
     "orpo": {"kind": "orpo"},
     "kto": {"kind": "kto"},
+    "grpo": {"kind": {"name": "grpo", "beta": 0.05}},
 }
 
 
@@ -32,6 +33,9 @@ def records(name: str) -> list[dict[str, Any]]:
         return [{"prompt": f"{n} + 1", "chosen": str(n + 1), "rejected": f"it is {n}"} for n in range(40)]
     if name == "kto":
         return [{"prompt": f"{n} + 2", "completion": str(n + n % 3), "label": n % 3 == 2} for n in range(40)]
+    if name == "grpo":
+        texts = [[str(n + 3), str(n), f"it is {n + 3}", str(n + 3) * 2] for n in range(40)]
+        return [{"prompt": f"{n} + 3", "completions": texts[n], "rewards": [1, 0, 0.25, 0.5]} for n in range(40)]
     if name == "chat":
         return [{"prompt": f"What is {n} + 1?", "completion": str(n + 1)} for n in range(40)]
     return [{"text": f"{name}_{n} = {n}\n" * (n % 4 + 1)} for n in range(40)]
@@ -39,16 +43,20 @@ def records(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path]) -> Run:
-    """`run(name, data={...}, ...)`: three steps of sixteen rows of all kinds; the run folder."""
+    """`run(name, data={...}, ...)`: three steps of sixteen rows of all kinds, or of those `only`; the run folder."""
     files = {name: str(make_jsonl(f"{name}.jsonl", records(name))) for name in KINDS}
 
     def start(
-        name: str, data: dict[str, Any] | None = None, adapter: dict[str, Any] | None = None, **fields: Any
+        name: str,
+        data: dict[str, Any] | None = None,
+        adapter: dict[str, Any] | None = None,
+        only: Iterable[str] = KINDS,
+        **fields: Any,
     ) -> Path:
         raw = {
             "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"},
             "adapter": {"lora_rank": 4, **(adapter or {})},
-            "tasks": {task: {"path": files[task], **KINDS[task]} for task in KINDS},
+            "tasks": {task: {"path": files[task], **KINDS[task]} for task in only},
             "data": {"max_length": 128, "val_size": 0.2, "num_proc": 1, **(data or {})},
             "train": {
                 "max_steps": STEPS, "eval_steps": 100, "save_steps": 1, "report_to": [], "learning_rate": 0.01,
@@ -96,13 +104,23 @@ def test_every_kind_is_validated_and_its_loss_falls(run: Run) -> None:
     folder = run("longer", max_steps=60, save_strategy="no")
     first, last = (of_kind(folder, "validation")[at] for at in (0, -1))
     assert set(first["losses"]) == set(KINDS)
-    assert all(last["losses"][task] < first["losses"][task] for task in KINDS), (first["losses"], last["losses"])
-    assert set(last["rewards"]) == {"dpo", "orpo", "kto"}
-    assert all(last["rewards"][task]["margin"] > first["rewards"][task]["margin"] for task in last["rewards"])
+    alone = {"grpo"}  # what the other tasks teach raises its bad answers too
+    assert all(last["losses"][task] < first["losses"][task] for task in KINDS.keys() - alone), (first, last)
+    assert set(last["rewards"]) == {"dpo", "orpo", "kto", "grpo"}
+    assert all(last["rewards"][task]["margin"] > first["rewards"][task]["margin"] for task in ("dpo", "orpo", "kto"))
     assert (
         first["losses"]["dpo"] == pytest.approx(np.log(2) + 0.5 * first["losses"]["dpo"], rel=1)
         and last["rewards"]["dpo"]["accuracy"] > 0.5
     )
+
+
+def test_sampled_answers_above_the_mean_of_their_group_gain_and_the_others_lose(run: Run) -> None:
+    """The loss is 1 minus the mean reward in the first step, and lower later on."""
+    before, *_, after = of_kind(run("alone", only=["grpo"], max_steps=12, save_strategy="no"), "train")
+    rewards = [record["rewards"]["grpo"] for record in (before, after)]
+    assert before["losses"]["grpo"] == pytest.approx(1 - rewards[0]["reward"])
+    assert after["losses"]["grpo"] < 1 - rewards[1]["reward"] - 0.01
+    assert rewards[0]["divergence"] == 0 < rewards[1]["divergence"]
 
 
 def forget_all_but_the_first_step(folder: Path) -> None:

@@ -10,7 +10,7 @@ TESTS = Path(__file__).parent
 SOURCE = TESTS.parents[1] / "src" / "mftcoder"
 OF_THE_WHOLE = {"test_api.py", "test_architecture.py", "test_docs.py", "balancing/test_every_balancer.py"}
 FILES = sorted(SOURCE.rglob("*.py"))
-LEAVES = {"errors", "registry", "jsonl", "log", "processes", "cache", "hub"}
+LEAVES = {"errors", "registry", "jsonl", "log", "processes", "stages", "cache", "hub"}
 PACKAGES = {
     "data",
     "curation",
@@ -103,6 +103,7 @@ APP_SUPPORT = {
     "app.serving.model_choice",
     "app.scoring.engine_choice",
     "app.training.plan_choice",
+    "app.training.rounds",
 }
 
 

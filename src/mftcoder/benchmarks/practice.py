@@ -6,14 +6,16 @@ Practice and exam are kept apart by module, so no function of a practice problem
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mftcoder.benchmarks.answers.python_code import is_valid
 from mftcoder.benchmarks.families.exam import FILE, KINDS, benchmark_of
 from mftcoder.benchmarks.passk import PassAtK, estimate
 from mftcoder.benchmarks.problem import FENCE
+from mftcoder.benchmarks.rewards import Groups
 from mftcoder.benchmarks.sources import local_records
 from mftcoder.errors import BenchmarkError
 
@@ -55,6 +57,8 @@ def _mistakes(records: Sequence[Any]) -> list[str]:
             found.append(f"problem {number}: kind {record.get('kind')!r} is unknown. Known: {', '.join(KINDS)}")
         elif record["kind"] != "test" and not str(record.get("test") or "").strip():
             found.append(f"problem {number}: has no tests, so an answer cannot be judged")
+        elif not is_valid(str(record["test"])):
+            found.append(f"problem {number}: its tests are not valid Python")
     found += [f"{count} problems have the task_id {name!r}" for name, count in ids.items() if count > 1]
     return found
 
@@ -113,6 +117,29 @@ class Rollout:
     answer: str
     is_cut: bool  # ended by the token limit
     passed: bool
+
+
+def statuses_of(metrics: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Problem -> the verdict on each sample, from a metrics file."""
+    return {str(row["id"]): row["statuses"] for row in metrics["problems"]}
+
+
+def rollouts_of(completions: Iterable[Record], metrics: Mapping[str, Any]) -> list[Rollout]:
+    """Every sampled answer with its verdict, by problem and sample; `completions` are the records of its journal."""
+    statuses = statuses_of(metrics)
+    found = [
+        Rollout(
+            record["problem_id"],
+            record["sample"],
+            record["text"],
+            record["answer"],
+            record["finish_reason"] == "length",
+            statuses[record["problem_id"]][record["sample"]] == "passed",
+        )
+        for record in completions
+    ]
+    order = {name: number for number, name in enumerate(statuses)}
+    return sorted(found, key=lambda rollout: (order[rollout.problem_id], rollout.sample))
 
 
 @dataclass(frozen=True)
@@ -181,9 +208,10 @@ class Round:
     scores: list[PassAtK]  # of the practice problems, by the model that sampled
     kept: int  # answers that are trained on
     new: int  # of them from this round
-    left_out: dict[
-        str, int
-    ]  # passing ones that were cut by the token limit, equal to another, over the limit of a problem
+    left_out: dict[str, int]
+    """rft: passing answers that were cut by the token limit, equal to another, over the limit of a problem. grpo: groups whose rewards are
+    all equal, and groups whose answers were all cut."""
+    mean_reward: float | None = None  # of all answers (grpo)
 
 
 def round_of(number: int, metrics: Sequence[dict[str, Any]], kept: dict[str, Kept], samples: int, before: int) -> Round:
@@ -196,9 +224,24 @@ def round_of(number: int, metrics: Sequence[dict[str, Any]], kept: dict[str, Kep
     return Round(number, *counts, signal(passed, samples), scores, total, total - before, left_out)
 
 
+def policy_round_of(number: int, metrics: Sequence[dict[str, Any]], groups: Groups, samples: int) -> Round:
+    """The numbers of a round of grpo."""
+    base = round_of(number, metrics, {}, samples, 0)
+    trained = sum(sum(record["trained"]) for record in groups.records)
+    left_out = {"equal": groups.equal, "cut": groups.cut}
+    return replace(base, kept=trained, new=trained, left_out=left_out, mean_reward=groups.mean_reward)
+
+
 def lines_of(entry: Round) -> list[str]:
     """What a round sampled, in two sentences."""
     none, every, left = entry.solved["none"], entry.solved["all"], entry.left_out
+    if entry.mean_reward is not None:
+        return [
+            f"round {entry.number}: mean reward {entry.mean_reward:.3f}; {entry.passed} of {entry.rollouts} answers pass; {none} of "
+            f"{entry.problems} problems are solved by no answer, {every} by all",
+            f"round {entry.number}: {entry.kept} answers to train on; left out: {left['equal']} groups without a signal, because their rewards are "
+            f"all equal, and {left['cut']} whose answers the token limit cut",
+        ]
     return [
         f"round {entry.number}: {entry.passed} of {entry.rollouts} answers pass; {none} of {entry.problems} problems are solved by no "
         f"answer, {every} by all",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from mftcoder.config.kinds import SFT, Kind, PreferenceKind
+from mftcoder.config.kinds import SFT, GrpoKind, Kind, PreferenceKind
 from mftcoder.config.section import (
     Fraction,
     NonNegativeFloat,
@@ -28,7 +28,7 @@ class TaskConfig(Section):
     name: str
     """Name of the task in tables and metrics."""
     kind: Kind = SFT
-    """sft: conversations. pretrain: documents. The others: pairs of a chosen and a rejected answer, for kto labelled answers. The tables below list each kind's options: `kind: {name: pretrain, fim_rate: 0.5}`."""
+    """sft: conversations. pretrain: documents. grpo: groups of sampled answers with rewards. The others: pairs of a chosen and a rejected answer, for kto labelled answers. The tables below list each kind's options: `kind: {name: pretrain, fim_rate: 0.5}`."""
     path: PathText | None = None
     """A folder of .jsonl or .jsonl.gz files, one such file, or the id of a dataset on the Hub. kind.suffixes adds plain files."""
     files: Paths = ()
@@ -66,7 +66,7 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _format_is_read(self) -> "TaskConfig":
-        if self.format != "auto" and isinstance(self.kind, PreferenceKind):
+        if self.format != "auto" and isinstance(self.kind, PreferenceKind | GrpoKind):
             raise ValueError(
                 f"format: {self.format}: records of kind {self.kind.name} are read by their fields. Leave it out"
             )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from mftcoder.config.section import NonNegativeFloat, PositiveFloat, Section, Strings
+from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section, Strings
 from mftcoder.registry import did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -129,6 +129,38 @@ class KtoKind(PreferenceKind):
         return self
 
 
+class GrpoKind(TaskKind):
+    """Groups of sampled answers with rewards: answers above their group's mean reward gain likelihood, those below lose (GRPO, arXiv
+    2402.03300). `mft improve --method grpo` samples them, and takes the rewards from executed tests."""
+
+    scale_rewards: bool = True
+    """Divide the advantage, the reward minus the group's mean, by the group's standard deviation. false: Dr. GRPO (arXiv 2503.20783)."""
+    length: Literal["answer", "tokens", "constant"] = "answer"
+    """What an answer's token losses are divided by: its own tokens (GRPO), the tokens of a mean answer of the step, so that every token counts
+    the same (DAPO, arXiv 2503.14476), or max_tokens (Dr. GRPO)."""
+    max_tokens: PositiveInt = 512
+    """The divisor of length: constant."""
+    epsilon: PositiveFloat | None = 0.2
+    """How far the probability of a token may fall below that of the model that sampled it, as a fraction, before the token is clipped. null:
+    neither ratio nor clip; exact for one step on freshly sampled answers, and one forward pass cheaper."""
+    epsilon_high: PositiveFloat | None = None
+    """How far it may rise; null: as far as epsilon. DAPO has 0.28."""
+    beta: NonNegativeFloat = 0.0
+    """Weight of the divergence from the untrained model (KL). Above 0 it needs LoRA, whose weights are turned off for it."""
+
+    @property
+    def options_without_effect(self) -> dict[str, str]:
+        """Options that another one turns off."""
+        found = {} if self.length == "constant" else {"max_tokens": f"kind.length is {self.length}"}
+        return found if self.epsilon is not None else {**found, "epsilon_high": "kind.epsilon is null"}
+
+    @model_validator(mode="after")
+    def _keep_probabilities_positive(self) -> Self:
+        if self.epsilon is not None and self.epsilon >= 1:
+            raise ValueError(f"epsilon: {self.epsilon:g}: a probability cannot fall by that. Give a fraction below 1")
+        return self
+
+
 KINDS: dict[str, type[TaskKind]] = {
     "sft": SftKind,
     "pretrain": PretrainKind,
@@ -137,6 +169,7 @@ KINDS: dict[str, type[TaskKind]] = {
     "orpo": OrpoKind,
     "simpo": SimpoKind,
     "kto": KtoKind,
+    "grpo": GrpoKind,
 }
 SFT = SftKind()
 

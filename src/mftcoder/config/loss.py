@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from mftcoder.config.kinds import PreferenceKind, TaskKind
+from mftcoder.config.kinds import GrpoKind, PreferenceKind, TaskKind
 from mftcoder.config.section import NonNegativeFloat, Section
 
 
@@ -28,10 +28,11 @@ class LossConfig(Section):
 
 def check_loss(loss: LossConfig, kinds: Mapping[str, TaskKind]) -> None:
     """ValueError for an objective that has no meaning for a task of these."""
-    preferences = [name for name, kind in kinds.items() if isinstance(kind, PreferenceKind)]
+    preferences = [name for name, kind in kinds.items() if isinstance(kind, PreferenceKind | GrpoKind)]
     if not preferences:
         return
-    which = f"for task '{preferences[0]}', whose samples are pairs"
+    what = "pairs" if isinstance(kinds[preferences[0]], PreferenceKind) else "sampled answers"
+    which = f"for task '{preferences[0]}', whose samples are {what}"
     if loss.normalization == "token":
         raise ValueError(
             f"loss.normalization: token has no meaning {which}. Set task_token, sample, task_sample or corpus"

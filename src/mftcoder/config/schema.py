@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from mftcoder.config.backend import BackendConfig
 from mftcoder.config.balancer import BalancerConfig, read_balancer
 from mftcoder.config.data import DataConfig, TaskConfig, task_list
+from mftcoder.config.kinds import GrpoKind
 from mftcoder.config.loss import LossConfig, check_loss
 from mftcoder.config.section import (
     Fraction,
@@ -241,6 +242,16 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _objective_has_the_kinds(self) -> "RunConfig":
         check_loss(self.loss, {task.name: task.kind for task in self.tasks})
+        return self
+
+    @model_validator(mode="after")
+    def _divergence_has_an_untrained_model(self) -> "RunConfig":
+        named = [task.name for task in self.tasks if isinstance(task.kind, GrpoKind) and task.kind.beta > 0]
+        if named and self.adapter.type == "full":
+            raise ValueError(
+                f"tasks.{named[0]}.kind.beta: needs the untrained model, which LoRA keeps below its weights. Set adapter.type: lora, or "
+                "beta: 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -117,7 +117,7 @@ def train_record(
         "loss": result.objective,
         **({} if result.router_loss is None else {"router_loss": result.router_loss}),
         "losses": by_task(names, result.losses.mean),
-        **_rewards(names, result.rewards),
+        **_rewards(names, result.rewards, result.rollouts),
         "weights": by_task(names, weights.values),
         "tokens": by_task(names, result.counts.tokens),
         "learning_rate": result.learning_rate,
@@ -136,11 +136,15 @@ class Pace:
     real_tokens: int
 
 
-def _rewards(names: Sequence[str], sums: NDArray[Any] | None) -> Record:
-    """`{"rewards": {task: {"chosen": ..., "rejected": ..., "margin": ..., "accuracy": ...}}}` of the tasks with pairs: means."""
-    if sums is None:
+def _rewards(names: Sequence[str], sums: NDArray[Any] | None, rollouts: NDArray[Any] | None) -> Record:
+    """`{"rewards": {task: ...}}`: of a task with pairs the means `chosen`, `rejected`, `margin` and `accuracy`; of a task of sampled
+    answers the mean `reward`, the fraction of `clipped` tokens, and the mean `divergence` of a token."""
+    if sums is None or rollouts is None:
         return {}
     found = {}
+    for name, (reward, clipped, divergence, answers, tokens) in zip(names, rollouts.T.tolist(), strict=True):
+        if tokens:
+            found[name] = {"reward": reward / answers, "clipped": clipped / tokens, "divergence": divergence / tokens}
     for name, (chosen, rejected, right, num_chosen, num_rejected, judged) in zip(names, sums.T.tolist(), strict=True):
         if judged:
             means = {"chosen": _mean(chosen, num_chosen), "rejected": _mean(rejected, num_rejected)}
@@ -162,7 +166,7 @@ def validation_record(step: int, found: Validated, names: Sequence[str], seconds
         "step": step,
         "loss": sum(present) / len(present) if present else None,
         "losses": means,
-        **finite(_rewards(names, found.rewards)),
+        **finite(_rewards(names, found.rewards, found.rollouts)),
         "tokens": by_task(names, losses.tokens),
         "seconds": seconds,
     }
@@ -259,6 +263,8 @@ class RunLines:
         rewards = record.get("rewards", {}).get(task)
         if not rewards:
             return ""
+        if "reward" in rewards:
+            return f" (reward {rewards['reward']:.3f}, clipped {rewards['clipped']:.1%})"
         margin = rewards["margin"]
         known = margin is not None and not math.isnan(margin)  # a step may hold no undesirable answer
         return f" (accuracy {rewards['accuracy']:.2f}" + (f", margin {margin:.3f})" if known else ")")

@@ -1,4 +1,5 @@
 """The reference of the preference losses: log-probabilities of both texts of each pair under the untrained model, computed once.
+Sampled answers have theirs token by token, under the model that the run begins its data with, and under the untrained one (KL).
 
 They are two numbers a pair. A file keeps them, whose name the caller derives from the content of the data and of the model, so a
 resumed run and other runs on the same data read them. No second model is in memory: LoRA weights are turned off, and a model that
@@ -6,15 +7,16 @@ trains in full has not been trained yet.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from mftcoder import cache
-from mftcoder.config.kinds import PreferenceKind
+from mftcoder.config.kinds import GrpoKind, PreferenceKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import ValidationLoader
 from mftcoder.data.prepared.columns import Split, TaskSamples
@@ -25,6 +27,7 @@ from mftcoder.log import say
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.preference import Float, PairTask
+from mftcoder.training.losses.rollouts import BatchRollouts, RolloutTask, TokenLogps
 from mftcoder.training.step import Pairs
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -41,7 +44,7 @@ def reference_path(config: RunConfig, store: Store, weights: Sequence[Path]) -> 
 
 @dataclass(frozen=True)
 class RunPairs:
-    """The preference tasks of a run, for its training samples and for its validation samples; None for a run without."""
+    """The tasks of pairs and of sampled answers of a run, for its training samples and for its validation samples; None for a run without."""
 
     train: Pairs | None = None
     validation: Pairs | None = None
@@ -55,13 +58,14 @@ def pairs_of_run(
     weights: Callable[[], Sequence[Path]],
     *,
     resumed: bool,
+    begun: bool = False,
 ) -> RunPairs:
-    """The preference tasks of a run, with the reference that they need. `weights` finds the model's weight files.
+    """The tasks of pairs and of sampled answers, with the reference that they need. `weights` finds the model's weight files.
 
-    CheckpointError if the reference is gone and the model has been trained in full, so that it cannot be computed again.
+    `resumed`: the model has been trained. `begun`: on this data. CheckpointError if a reference is gone that cannot be computed again.
     """
     kinds = [task.kind for task in config.tasks]
-    if not any(isinstance(kind, PreferenceKind) for kind in kinds):
+    if not any(isinstance(kind, PreferenceKind | GrpoKind) for kind in kinds):
         return RunPairs()
     wanted = [number for number, kind in enumerate(kinds) if kind.needs_reference]
     reference: Reference = {}
@@ -71,16 +75,23 @@ def pairs_of_run(
         is_trained = resumed and config.adapter.type == "full"
         reference = known or _make(config, store, model, backend, path, wanted, is_trained=is_trained)
 
+    token_logps = _token_logps(config, store, model, backend, begun=begun)
+
     def pairs(split: Split) -> Pairs:
         samples = _samples(store, split)
-        return Pairs(
-            [
-                PairTask.of(kind, samples[k], reference[split][k] if k in wanted else None)
-                if isinstance(kind, PreferenceKind)
-                else None
-                for k, kind in enumerate(kinds)
-            ]
-        )
+        of_pairs = [
+            PairTask.of(kind, samples[k], reference[split][k] if k in wanted else None)
+            if isinstance(kind, PreferenceKind)
+            else None
+            for k, kind in enumerate(kinds)
+        ]
+        rollouts = [
+            RolloutTask.of(kind, samples[k], TokenLogps(*(token_logps.get(f"{name}-{split}-{k}") for name in LOGPS)))
+            if isinstance(kind, GrpoKind)
+            else None
+            for k, kind in enumerate(kinds)
+        ]
+        return Pairs(of_pairs, rollouts if any(rollouts) else ())
 
     return RunPairs(pairs("train"), pairs("validation"))
 
@@ -127,8 +138,7 @@ def _make(
 def _compute(model: LanguageModel, sizes: Sequence[int], loader: ValidationLoader, backend: Backend) -> list[Float]:
     """Summed log-probabilities [N, 2] of each task's pairs, over all ranks."""
     found = [np.zeros((size, 2)) for size in sizes]
-    without_adapter = model.module.disable_adapter() if hasattr(model.module, "disable_adapter") else nullcontext()
-    with model.evaluating(), without_adapter:
+    with model.evaluating(), _adapter_off(model):
         for batch in loader:
             starts = (batch.position_ids == 0).flatten()
             real = (batch.task_ids.flatten() >= 0)[starts]
@@ -140,10 +150,9 @@ def _compute(model: LanguageModel, sizes: Sequence[int], loader: ValidationLoade
 
 def write_reference(path: Path, reference: Reference) -> None:
     """Write one array for each task and split, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"{split}-{task}": one for split, tasks in reference.items() for task, one in enumerate(tasks)}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    _write_arrays(
+        path, {f"{split}-{task}": one for split, tasks in reference.items() for task, one in enumerate(tasks)}
+    )
 
 
 def read_reference(path: Path) -> Reference | None:
@@ -153,3 +162,87 @@ def read_reference(path: Path) -> Reference | None:
     with np.load(path) as arrays:
         count = len(arrays.files) // len(SPLITS)
         return {split: [arrays[f"{split}-{task}"] for task in range(count)] for split in SPLITS}
+
+
+LOGPS = ("sampled", "untrained")
+
+
+def _token_logps(
+    config: RunConfig, store: Store, model: LanguageModel, backend: Backend, *, begun: bool
+) -> dict[str, Float]:
+    """`sampled-train-0`: the log-probabilities of all trained tokens of a task of sampled answers. A task has those that its kind needs.
+
+    They are computed when the run begins this data, and kept in its folder. A run that goes on within the data reads them, because
+    its model has moved since. CheckpointError if the file is gone then.
+    """
+    kinds = {k: task.kind for k, task in enumerate(config.tasks) if isinstance(task.kind, GrpoKind)}
+    needed = {
+        "sampled": [k for k, kind in kinds.items() if kind.epsilon is not None],
+        "untrained": [k for k, kind in kinds.items() if kind.beta > 0],
+    }
+    if not any(needed.values()):
+        return {}
+    path = config.output_path / "sampled" / f"{store.fingerprint}.npz"
+    known = backend.group.run_on_rank0(lambda: _read_arrays(path) if begun else None)
+    if begun and known is None:
+        raise CheckpointError(
+            f"{path}: the log-probabilities of the sampled answers are gone, and the model has been trained since. Put the file back, or "
+            "choose another output_dir."
+        )
+    if known is not None:
+        return known
+    say("computing the log-probabilities of the sampled answers, once")
+    made: dict[str, Float] = {}
+    for name, split in ((name, split) for name in LOGPS for split in SPLITS if needed[name]):
+        samples = _samples(store, split)
+        ranks = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
+        loader = ValidationLoader(store, config, **ranks, samples=samples, only=needed[name])
+        for k, found in _of_tokens(
+            model, samples, needed[name], loader, backend, untrained=name == "untrained"
+        ).items():
+            made[f"{name}-{split}-{k}"] = found
+    backend.group.run_on_rank0(lambda: _write_arrays(path, made))
+    return made
+
+
+def _of_tokens(
+    model: LanguageModel,
+    samples: Sequence[TaskSamples],
+    tasks: Sequence[int],
+    loader: ValidationLoader,
+    backend: Backend,
+    *,
+    untrained: bool,
+) -> dict[int, Float]:
+    """Log-probabilities of all trained tokens of these tasks, over all ranks."""
+    ends = {k: np.cumsum(samples[k].trained_tokens, dtype=np.int64) for k in tasks}
+    found = {k: np.zeros(int(ends[k][-1]) if len(ends[k]) else 0) for k in tasks}
+    with model.evaluating(), _adapter_off(model) if untrained else nullcontext():
+        for batch in loader:
+            focus = BatchRollouts([None] * len(samples), loader.counts, batch, model.context.own, None)
+            losses = model.token_losses(batch).cpu().numpy()
+            owners = model.context.own(batch.task_ids).flatten()[model.context.own(batch.targets != -100).flatten()]
+            for k in tasks:
+                mine = (owners == k).numpy()
+                index = focus.samples.numpy()[mine]
+                starts = ends[k][index] - samples[k].trained_tokens[index]
+                found[k][starts + focus.places.numpy()[mine]] = -losses[mine]
+    device = backend.device
+    return {k: backend.group.sum_over_ranks(torch.from_numpy(one).to(device)).cpu().numpy() for k, one in found.items()}
+
+
+def _adapter_off(model: LanguageModel) -> AbstractContextManager[Any]:
+    return model.module.disable_adapter() if hasattr(model.module, "disable_adapter") else nullcontext()
+
+
+def _write_arrays(path: Path, arrays: dict[str, Float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _read_arrays(path: Path) -> dict[str, Float] | None:
+    if not path.exists():
+        return None
+    with np.load(path) as arrays:
+        return dict(arrays)

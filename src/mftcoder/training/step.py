@@ -13,10 +13,11 @@ from torch import Tensor
 from mftcoder.balancing.base import TaskLosses, TaskWeights
 from mftcoder.data.batches.loader import PackedBatch, StepCounts, StepData
 from mftcoder.training.backends.base import Backend
-from mftcoder.training.forward.language_model import LanguageModel
+from mftcoder.training.forward.language_model import BatchLosses, LanguageModel
 from mftcoder.training.losses.focal import Focus, SampleFocus, TaskFocus
 from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.losses.preference import REWARDS, PairLosses, PairTask, means_of
+from mftcoder.training.losses.rollouts import SUMS, RolloutTask
 from mftcoder.training.losses.router_loss import RouterTerm
 from mftcoder.training.optimizer import Optimizer
 
@@ -50,7 +51,8 @@ class HostCopy:
 class StepResult:
     """The results of a step. They are on their way from the device; the first access waits for them."""
 
-    copy: HostCopy  # f64 [K + 3] to [7 K + 4], over all ranks: losses, objective, tokens, gradient norm, router loss, rewards
+    # f64 [K + 3] to [12 K + 4], over all ranks: losses, objective, tokens, gradient norm, router loss, rewards, rollouts
+    copy: HostCopy
     counts: StepCounts
     learning_rate: float
     has_router: bool = False
@@ -90,9 +92,17 @@ class StepResult:
 
     @property
     def rewards(self) -> NDArray[np.float64] | None:
-        """The sums [6, K] of the step's pairs (losses/preference.py); None without preference tasks."""
-        sums = self._after_losses[4 if self.has_router else 3 :]
-        return sums.reshape(len(REWARDS), -1) if len(sums) else None
+        """The sums [6, K] of the step's pairs (losses/preference.py); None without pairs and sampled answers."""
+        return self._sums[: len(REWARDS)] if len(self._sums) else None
+
+    @property
+    def rollouts(self) -> NDArray[np.float64] | None:
+        """The sums [5, K] of the step's sampled answers (losses/rollouts.py); None without pairs and sampled answers."""
+        return self._sums[len(REWARDS) :] if len(self._sums) else None
+
+    @property
+    def _sums(self) -> NDArray[np.float64]:
+        return self._after_losses[4 if self.has_router else 3 :].reshape(-1, len(self.counts.tokens))
 
     @property
     def finite(self) -> bool:
@@ -146,15 +156,16 @@ class LossWindow:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The preference tasks of a run, for its training samples or for its validation samples; None in the place of other tasks."""
+    """The tasks of pairs and of sampled answers, for the training or the validation samples of a run; None in the place of other tasks."""
 
     tasks: Sequence[PairTask | None]
+    rollouts: Sequence[RolloutTask | None] = ()
 
     def losses(
         self, model: LanguageModel, batches: Iterable[PackedBatch], counts: StepCounts, backend: Backend
     ) -> PairLosses:
         """The losses of a step or a validation over all of its `batches` on this rank. KTO needs a forward pass over them first."""
-        step = PairLosses(self.tasks, counts, model.context)
+        step = PairLosses(self.tasks, counts, model.context, self.rollouts)
         if with_divergence := step.with_divergence:
             sums = torch.zeros(model.num_tasks, dtype=torch.float64, device=backend.device)
             with model.evaluating():
@@ -186,7 +197,7 @@ def train_step(
     loss_sums, objective_sum, tokens_run = sums.split([model.num_tasks, 1, 1])  # views
     focus = _focus(model, data, weights, objective, backend)
     of_pairs = pairs.losses(model, data.micro_batches, data.counts, backend) if pairs else None
-    rewards = torch.zeros(len(REWARDS), model.num_tasks, dtype=torch.float64, device=backend.device)
+    rewards = torch.zeros(len(REWARDS) + len(SUMS), model.num_tasks, dtype=torch.float64, device=backend.device)
     routers = RouterTerm(model.router, objective.router_aux_loss_coef, data, backend)
     with _memory_errors_of_all(backend) if alone else nullcontext():
         for number, batch in enumerate(data.micro_batches, start=1):
@@ -198,8 +209,7 @@ def train_step(
             loss_sums += losses.loss_sum
             objective_sum += losses.value
             tokens_run += losses.tokens
-            if losses.rewards is not None:
-                rewards += losses.rewards
+            _add_sums(rewards, losses)
             routers.add(batch, losses.router)
     optimizer.sum_gradients()
     sums = backend.group.sum_over_ranks(sums)
@@ -209,6 +219,14 @@ def train_step(
     if pairs:
         parts.append(backend.group.sum_over_ranks(rewards).flatten())
     return StepResult(HostCopy(torch.cat(parts)), data.counts, learning_rate, router_loss is not None)
+
+
+def _add_sums(sums: Tensor, losses: BatchLosses) -> None:
+    """Add the sums of a micro-batch's pairs and sampled answers to those of the step [11, K]."""
+    if losses.rewards is not None:
+        sums[: len(REWARDS)] += losses.rewards
+    if losses.rollouts is not None:
+        sums[len(REWARDS) :] += losses.rollouts
 
 
 @contextmanager
@@ -244,7 +262,8 @@ class Validated:
     """The results of a validation pass, over all ranks."""
 
     losses: TaskLosses
-    rewards: NDArray[np.float64] | None  # [6, K] sums of the pairs; None without preference tasks
+    rewards: NDArray[np.float64] | None  # [6, K] sums of the pairs; None without pairs and sampled answers
+    rollouts: NDArray[np.float64] | None = None  # [5, K] sums of the sampled answers
 
 
 def validate(
@@ -256,13 +275,15 @@ def validate(
 ) -> Validated:
     """Summed losses per task over the validation rows of all ranks. The batches are read twice if a task needs KTO's divergence."""
     loss_sum = torch.zeros(model.num_tasks, dtype=torch.float64, device=backend.device)
-    rewards = torch.zeros(len(REWARDS), model.num_tasks, dtype=torch.float64, device=backend.device)
+    sums = torch.zeros(len(REWARDS) + len(SUMS), model.num_tasks, dtype=torch.float64, device=backend.device)
     of_pairs = pairs.losses(model, batches, counts, backend) if pairs else None
     with model.evaluating():
         for batch in batches:
             found = model.losses(batch, torch.zeros(batch.targets.shape), of_pairs.of(batch) if of_pairs else None)
             loss_sum += found.loss_sum
-            if found.rewards is not None:
-                rewards += found.rewards
+            _add_sums(sums, found)
     losses = TaskLosses(backend.group.sum_over_ranks(loss_sum).cpu().numpy(), counts.units, counts.samples)
-    return Validated(losses, backend.group.sum_over_ranks(rewards).cpu().numpy() if pairs else None)
+    if not pairs:
+        return Validated(losses, None)
+    whole = backend.group.sum_over_ranks(sums).cpu().numpy()
+    return Validated(losses, whole[: len(REWARDS)], whole[len(REWARDS) :])

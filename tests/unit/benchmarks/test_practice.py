@@ -94,6 +94,7 @@ def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path) -> None:
     wrong = [
         problem("f", "a.py", test=" "),
         problem("g", "b.py", "translate"),
+        problem("i", "d.py", test="assert i(1) ="),
         problem("h", "c.py"),
         problem("h", "c.py"),
     ]
@@ -102,6 +103,7 @@ def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path) -> None:
     assert [line.partition("exam.jsonl: ")[2] for line in found.value.problems] == [
         "problem 1: has no tests, so an answer cannot be judged",
         "problem 2: kind 'translate' is unknown. Known: complete, write, repair, test",
+        "problem 3: its tests are not valid Python",
         "2 problems have the task_id 'write/c.py:h'",
     ]
 

@@ -70,6 +70,7 @@ def test_an_objective_without_meaning_for_pairs_is_refused(loss: dict[str, str])
     parse_config(raw, origin="test")
 
 
-def test_the_recipe_of_the_repository_is_valid() -> None:
-    kinds = [task.kind.name for task in load_config(Path(__file__).parents[3] / "recipes" / "pretrain.yaml").tasks]
-    assert kinds == ["pretrain", "pretrain"]
+@pytest.mark.parametrize(("recipe", "expected"), [("pretrain", ["pretrain", "pretrain"]), ("grpo", ["grpo", "sft"])])
+def test_the_recipes_of_the_repository_are_valid(recipe: str, expected: list[str]) -> None:
+    config = load_config(Path(__file__).parents[3] / "recipes" / f"{recipe}.yaml")
+    assert [task.kind.name for task in config.tasks] == expected

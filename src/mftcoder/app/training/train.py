@@ -51,7 +51,12 @@ from mftcoder.training.checkpoints.checkpoint import (
     rows_of_step,
     set_random_state,
 )
-from mftcoder.training.checkpoints.resume import checkpoint_store, checkpoint_to_resume, where_to_go_on
+from mftcoder.training.checkpoints.resume import (
+    checkpoint_store,
+    checkpoint_to_resume,
+    first_step_of_data,
+    where_to_go_on,
+)
 from mftcoder.training.checkpoints.writer import CheckpointWriter, ModelFiles
 from mftcoder.training.facts import check_metric, check_schedule, label_warnings, run_facts
 from mftcoder.training.forward.isolation import attention_window, choose_attention, probe_samples, rounding_of
@@ -238,7 +243,9 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
     config, store, callbacks, checkpoint = start.config, start.store, start.callbacks, deepcopy(start.checkpoint)
     ranks: dict[str, Any] = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
     step_rows = rows_of_step(checkpoint.progress, config.model_dump(mode="json")) if checkpoint else None
-    train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows)
+    begun = checkpoint is not None and checkpoint.progress.data_fingerprint == store.fingerprint
+    first_step = first_step_of_data(config, checkpoint.progress, begun=begun) if checkpoint else 0
+    train_loader = TrainLoader(store, config, **ranks, step_rows=step_rows, first_step=first_step)
     validation_loader = ValidationLoader(store, config, **ranks)
     check_metric(config, validation_loader)
     check_schedule(config, train_loader.total_steps)
@@ -252,7 +259,7 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
     _compile_layers(config, model, backend)
     _share_prompts(model, store)
     resumed = checkpoint is not None
-    pairs = pairs_of_run(plan, store, model, backend, lambda: weights_of(plan.model), resumed=resumed)
+    pairs = pairs_of_run(plan, store, model, backend, lambda: weights_of(plan.model), resumed=resumed, begun=begun)
     optimizer = backend.optimizer(trainable_parameters(model.module), plan.train)
     unobserved = LossWindow(len(config.tasks))
     progress = Progress(tokens_seen=[0] * len(config.tasks), weights=weights.values.tolist())
@@ -267,7 +274,7 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         optimizer.load_state_dict(state["optimizer"])
         set_random_state(state["random"], backend.group.rank, backend.group.world_size)
     progress.config, progress.data_fingerprint = plan.model_dump(mode="json"), store.fingerprint
-    progress.rows_per_step = train_loader.step_rows
+    progress.rows_per_step, progress.first_step = train_loader.step_rows, first_step
     files = ModelFiles(model.module, save_weights, save_settings)
     return TrainingRun(
         config=config,

@@ -19,7 +19,7 @@ from rich.table import Table
 from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.build import build_balancer
 from mftcoder.config.effects import Run, fields_without_effect
-from mftcoder.config.kinds import KtoKind, PreferenceKind, PretrainKind
+from mftcoder.config.kinds import GrpoKind, KtoKind, PreferenceKind, PretrainKind
 from mftcoder.config.schema import IN_BITS, BackendConfig, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
@@ -233,6 +233,10 @@ def _kind_line(config: RunConfig, number: int, store: Store, device_type: str) -
     kind = config.tasks[number].kind
     if isinstance(kind, PretrainKind):
         return f"pretrain, documents {kind.documents}"
+    if isinstance(kind, GrpoKind):
+        passes = sum([kind.epsilon is not None, kind.beta > 0])
+        extra = [f"{passes} forward passes over all answers before the first step"] if passes else []
+        return "; ".join(["grpo, one more product with the head", *extra]) + ". The memory below covers it"
     if not isinstance(kind, PreferenceKind):
         return kind.name
     pairs = len(store.train(number)) + len(store.validation(number))

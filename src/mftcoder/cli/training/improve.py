@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     help="Practise on this share of the exam's problems, divided by modules, and score the others.",
 )
 @click.option("--out", type=PATH, required=True, help="Folder of problems, samples, runs and scores.")
+@click.option(
+    "--method",
+    type=click.Choice(["rft", "grpo"]),
+    default="rft",
+    show_default=True,
+    help="rft trains on the answers that pass. grpo raises the answers above the mean reward of their group and lowers the others.",
+)
 @click.option("--rounds", type=COUNT, default=2, show_default=True, help="Rounds; a later command may ask for more.")
 @click.option(
     "--kinds", type=Names(), default="complete,write,repair,test", show_default=True, help="Kinds of problems to take."
@@ -44,6 +51,22 @@ if TYPE_CHECKING:
     show_default=True,
     help="Answers for each exam problem: 1 greedy one, which allows a p value, or N samples for pass@1 and pass@N.",
 )
+@click.option("--score-every", type=COUNT, default=1, show_default=True, help="Score every N-th round, and the last.")
+@click.option("--updates", type=COUNT, default=1, show_default=True, help="grpo: updates of the weights in a round.")
+@click.option(
+    "--reward",
+    default="tests=1,compiles=0.1,format=0.1",
+    show_default=True,
+    metavar="PART=WEIGHT,...",
+    help="grpo: what counts. tests: the share that passes; passed: all pass; compiles; format: a fenced block.",
+)
+@click.option(
+    "--grpo",
+    type=Names(),
+    default=(),
+    metavar="OPTION=VALUE,...",
+    help="grpo: options of `kind: grpo`, such as beta=0.04,length=tokens.",
+)
 @click.option("--train-limit", type=COUNT, metavar="N", help="Take only the first N practice problems of each kind.")
 @click.option("--limit", type=COUNT, metavar="N", help="Take only the first N exam problems of each kind.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the division and of sampling.")
@@ -51,15 +74,16 @@ if TYPE_CHECKING:
 @template
 @device
 def command(model: str, **options: Any) -> None:
-    """Improve MODEL by expert iteration: sample answers, run their tests, train on what passes, score, and repeat.
+    """Improve MODEL on its own answers: sample them, run their tests, train on the outcome, score, and repeat.
 
-    Each round trains MODEL anew (LoRA, unless adapter.type=full) on the kept answers of all rounds so far; overrides change its
-    config. A problem that is scored is never trained on. The same command continues a stopped one. Writes improve.json.
+    Training is LoRA, unless adapter.type=full; overrides change its config. A problem that is scored is never trained on. The same
+    command continues a stopped one. Writes improve.json.
 
     \b
     mft improve models/my --exam exam --train-share 0.5 --out improved
     mft improve models/my --exam exam --train practice --rounds 3 --samples 16 --out improved
     mft improve models/my --exam exam --train-share 0.5 --out improved train.learning_rate=5e-4
+    mft improve models/my --exam exam --train-share 0.5 --out better --method grpo --rounds 50 --score-every 10
     """
     from mftcoder.app.training.improve import ImproveOptions, improve
 
@@ -73,12 +97,13 @@ def print_improvement(found: "Improvement") -> None:
     from mftcoder.reporting.terminal import print_table
 
     output = console()
-    titles = ("round", "answers", "pass", "solved by none", "some", "all", "kept", "new")
+    titles = ("round", "answers", "pass", "solved by none", "some", "all", "kept", "new", "mean reward")
     rows = [
         [
             str(part)
             for part in (entry.number, entry.rollouts, entry.passed, *entry.solved.values(), entry.kept, entry.new)
         ]
+        + ["–" if entry.mean_reward is None else f"{entry.mean_reward:.3f}"]
         for entry in found.rounds
     ]
     print_table(output, titles, rows, numbers=titles)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mftcoder.config.data import DataConfig
-from mftcoder.config.kinds import PreferenceKind, PretrainKind, TaskKind
+from mftcoder.config.kinds import GrpoKind, PreferenceKind, PretrainKind, TaskKind
 from mftcoder.config.problems import one_line
 from mftcoder.config.section import LARGEST_ROW
 from mftcoder.curation.duplicates.sketches import DedupConfig, sketch
@@ -24,6 +24,7 @@ from mftcoder.curation.statistics import Statistics
 from mftcoder.data.records.conversation import Conversation, Message
 from mftcoder.data.records.files import Block
 from mftcoder.data.records.formats import read_record
+from mftcoder.data.rendering.groups import Groups
 from mftcoder.data.rendering.kinds import Conversations, Records, records_of
 from mftcoder.data.rendering.tokenization import Tokens, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -135,6 +136,10 @@ class CountJob:
             pair = counting.records_of(self.kind).read(line, **given)
             messages = (*pair.first.messages, *(pair.second.messages[-1:] if pair.second else ()))
             return Example(Conversation("", self.task, messages, origin), line), pair
+        if isinstance(self.kind, GrpoKind):
+            group = counting.records_of(self.kind).read(line, **given)
+            answers = [answer.messages[-1] for answer in group.answers[1:]]
+            return Example(Conversation("", self.task, (*group.answers[0].messages, *answers), origin), line), group
         conversation = read_record(line, **given)
         if counting.tokenizer_name is None:
             return Example(conversation, line), None
@@ -173,6 +178,10 @@ def _whole(records: Records, rendered: Sequence[Any]) -> Iterator[Tokens | None]
         yield from encode_segments(records.tokenizer, rendered)
         return
     for fitted in records.fit(rendered):
+        if isinstance(records, Groups):
+            of_all = [piece.ids for piece in fitted.pieces], [piece.trained for piece in fitted.pieces]
+            yield Tokens(np.concatenate(of_all[0]), np.concatenate(of_all[1])) if fitted.pieces else None
+            continue
         first, *rest = fitted.pieces or (None,)  # each piece begins with the last token of the one before it
         if first is None:
             yield None

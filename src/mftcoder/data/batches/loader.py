@@ -48,12 +48,14 @@ class StepCounts:
     tokens: NDArray[np.int64]  # [K] trained tokens
     samples: NDArray[np.int64]  # [K] samples with at least one trained token
     positions: int  # tokens of all samples, trained or not; padding is not counted
-    has_pairs: NDArray[np.bool_] | None = None  # [K] tasks whose samples are pairs of texts; None: no task
+    by_sample: NDArray[np.bool_] | None = (
+        None  # [K] tasks whose loss is a mean over samples (pairs, sampled answers); None: no task
+    )
 
     @property
     def units(self) -> NDArray[np.int64]:
-        """What a task's loss is the mean of [K]: its trained tokens; of a preference task its samples."""
-        return self.tokens if self.has_pairs is None else np.where(self.has_pairs, self.samples, self.tokens)
+        """What a task's loss is the mean of [K]: its trained tokens; of a preference task or one of sampled answers its samples."""
+        return self.tokens if self.by_sample is None else np.where(self.by_sample, self.samples, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class _Rows:
             tokens[task] += trained.sum()
             samples[task] += np.count_nonzero(trained)
             positions += int(self.lengths[task][row])
-        has_pairs = np.array([one.has_pairs for one in self.samples])
-        return StepCounts(tokens, samples, positions, has_pairs if has_pairs.any() else None)
+        by_sample = np.array([one.is_unit for one in self.samples])
+        return StepCounts(tokens, samples, positions, by_sample if by_sample.any() else None)
 
 
 class _Steps(Dataset[StepData]):
@@ -135,8 +137,16 @@ class TrainLoader:
     """The steps of a run for one rank, starting at any step."""
 
     def __init__(
-        self, store: Store, config: RunConfig, *, rank: int = 0, world_size: int = 1, step_rows: int | None = None
+        self,
+        store: Store,
+        config: RunConfig,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        step_rows: int | None = None,
+        first_step: int = 0,
     ):
+        """`first_step`: the step of the run that begins this data; the steps before it had other data."""
         rows = _Rows([store.train(task) for task in range(len(store.tasks))], config)
         train, data = config.train, config.data
         mixture = Mixture(
@@ -144,7 +154,7 @@ class TrainLoader:
             sampling=data.sampling,
             temperature=data.sampling_temperature,
             weights=[task.sampling_weight or 0.0 for task in config.tasks],
-            seed=train.seed,
+            seed=train.seed + first_step,
         )
         usual = train.per_device_train_batch_size * train.gradient_accumulation_steps * world_size
         whole = round(train.num_train_epochs * mixture.epoch_rows)
@@ -153,7 +163,9 @@ class TrainLoader:
             batch_size=train.per_device_train_batch_size,
             accumulation=train.gradient_accumulation_steps,
             world_size=world_size,
-            total_rows=max(1, whole) if train.max_steps is None else train.max_steps * (step_rows or usual),
+            total_rows=max(1, whole)
+            if train.max_steps is None
+            else max(1, train.max_steps - first_step) * (step_rows or usual),
             lengths=rows.lengths if rows.groups_by_length else None,
             fixed_step_rows=step_rows,
         )
@@ -162,8 +174,9 @@ class TrainLoader:
         self._steps = _Steps(rows, plan, rank)
         self._workers = train.dataloader_num_workers
         self._pin = config.backend.device != "cpu" and torch.cuda.is_available()
-        self.total_steps = plan.total_steps
-        """Optimizer steps of the run: max_steps, or the number that num_train_epochs take."""
+        self._first_step = first_step
+        self.total_steps = first_step + plan.total_steps
+        """Optimizer steps of the run: max_steps, or the number that num_train_epochs take, after the steps on other data."""
         self.steps_per_epoch = mixture.epoch_rows / plan.step_rows
         """Steps of one pass over the data; in general not a whole number."""
         self.task_fractions = tuple(float(fraction) for fraction in mixture.fractions)
@@ -171,7 +184,7 @@ class TrainLoader:
         drawn = zip(mixture.row_counts, mixture.fractions, strict=True)
         self.fresh_steps = tuple(int(count / (part * plan.step_rows)) if part else 0 for count, part in drawn)
         """Per task the number of steps at the beginning that repeat none of its rows."""
-        trained = [len(samples) if samples.has_pairs else int(samples.trained_tokens.sum()) for samples in rows.samples]
+        trained = [len(samples) if samples.is_unit else int(samples.trained_tokens.sum()) for samples in rows.samples]
         by_task = zip(trained, mixture.row_counts, mixture.fractions, strict=True)
         self.expected_units = np.array(
             [tokens / max(count, 1) * float(part) * plan.step_rows for tokens, count, part in by_task]
@@ -184,7 +197,7 @@ class TrainLoader:
 
     def step(self, number: int) -> StepData:
         """One step by its number, from 0 on."""
-        return self._steps[number]
+        return self._steps[number - self._first_step]
 
     def steps(self, start_step: int = 0) -> Iterator[StepData]:
         """The steps from `start_step` to the end. Each is made in a thread while the step before runs."""
@@ -196,7 +209,7 @@ class TrainLoader:
         loader = DataLoader(
             self._steps,
             batch_size=None,
-            sampler=numbers,
+            sampler=[number - self._first_step for number in numbers],
             num_workers=self._workers,
             # A fork of a process with threads or an open device may hang.
             multiprocessing_context="spawn",

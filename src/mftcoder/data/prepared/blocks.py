@@ -40,6 +40,9 @@ class BlockRows:
     cut: NDArray[np.uint8]  # [N] WHOLE, TRUNCATED or SPLIT
     second: NDArray[np.int32]  # [N] the token at which the second text of a pair begins; 0 for a single text
     desirable: NDArray[np.bool_]  # [N] the label of a labelled answer
+    reward: NDArray[np.float64]  # [N] of a sampled answer
+    mean: NDArray[np.float64]  # [N] of the rewards of its group
+    deviation: NDArray[np.float64]  # [N] their standard deviation
 
     def save(self, path: Path) -> None:
         """Write all arrays into one file, atomically."""
@@ -53,8 +56,9 @@ class BlockRows:
         """The samples of a block file."""
         with np.load(path) as arrays:
             count = len(arrays["sizes"])
-            # A block of an earlier version has no pairs.
-            return cls(**{"second": np.zeros(count, np.int32), "desirable": np.ones(count, bool), **arrays})
+            # A block of an earlier version has no pairs and no rewards.
+            newer = {"second": np.zeros(count, np.int32), "desirable": np.ones(count, bool)}
+            return cls(**{**newer, **dict.fromkeys(("reward", "mean", "deviation"), np.zeros(count)), **arrays})
 
 
 @dataclass
@@ -229,6 +233,9 @@ def _rows(fitted: Sequence[Fitted], batch: Sequence[_Rendered]) -> BlockRows:
         cut=np.array(cuts, np.uint8),
         second=np.array([piece.second for piece in pieces], np.int32),
         desirable=np.array([piece.desirable for piece in pieces], bool),
+        reward=np.array([piece.graded.reward for piece in pieces]),
+        mean=np.array([piece.graded.mean for piece in pieces]),
+        deviation=np.array([piece.graded.deviation for piece in pieces]),
     )
 
 
@@ -242,6 +249,9 @@ _TYPES = {
     "cut": np.uint8,
     "second": np.int32,
     "desirable": np.bool_,
+    "reward": np.float64,
+    "mean": np.float64,
+    "deviation": np.float64,
 }
 
 

@@ -23,6 +23,8 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 PAIR_COLUMNS: dict[str, type[np.generic]] = {"second": np.int32, "desirable": np.bool_}
 """Columns that only a task of pairs has."""
+REWARD_COLUMNS: dict[str, type[np.generic]] = {"reward": np.float64, "mean": np.float64, "deviation": np.float64}
+"""Columns that only a task of sampled answers has."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,28 @@ class TaskSamples:
 
     @cached_property
     def _columns(self) -> dict[str, NDArray]:
-        columns = COLUMNS | (PAIR_COLUMNS if self.has_pairs else {})
+        columns = COLUMNS | (PAIR_COLUMNS if self.has_pairs else {}) | (REWARD_COLUMNS if self.has_rewards else {})
         return {name: _map(self.folder / name, kind) for name, kind in columns.items()}
 
     @cached_property
     def has_pairs(self) -> bool:
         """Whether each sample is a pair of texts."""
         return (self.folder / "second").exists()
+
+    @cached_property
+    def has_rewards(self) -> bool:
+        """Whether each sample is a sampled answer with a reward."""
+        return (self.folder / "reward").exists()
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether the loss of the task is a mean over samples, not over tokens."""
+        return self.has_pairs or self.has_rewards
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """Reward, mean of the group, and standard deviation of the group [3, N]."""
+        return np.stack([self._columns[name] for name in REWARD_COLUMNS])
 
     @property
     def desirable(self) -> NDArray[np.bool_]:
@@ -137,9 +154,9 @@ def _map(path: Path, kind: type[np.generic]) -> NDArray:
 class ColumnWriter:
     """Writes the columns of one task and split by appending, and counts."""
 
-    def __init__(self, folder: Path, *, pairs: bool = False):
+    def __init__(self, folder: Path, *, pairs: bool = False, rewards: bool = False):
         self.folder = folder
-        self._types = COLUMNS | (PAIR_COLUMNS if pairs else {})
+        self._types = COLUMNS | (PAIR_COLUMNS if pairs else {}) | (REWARD_COLUMNS if rewards else {})
         self._texts = 2 if pairs else 1  # of a sample
         self.samples = self.tokens = self.trained = self.truncated = self.split = self._end = 0
 
@@ -163,6 +180,7 @@ class ColumnWriter:
             "lines": rows.lines[chosen],
             "second": rows.second[chosen],
             "desirable": rows.desirable[chosen],
+            **{name: getattr(rows, name)[chosen] for name in REWARD_COLUMNS},
         }
         self._append(columns)
         self._end += int(sizes.sum())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mftcoder.config.data import DataConfig, TaskConfig
-from mftcoder.config.kinds import PreferenceKind, PretrainKind
+from mftcoder.config.kinds import GrpoKind, PreferenceKind, PretrainKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.blocks import BlockReport, BlockRows
 from mftcoder.data.prepared.columns import ColumnWriter, RunOnWriter, Split, TaskStatistics
@@ -124,8 +124,8 @@ def _merge_task(
     def writer(split: Split) -> ColumnWriter:
         folder = target / f"{index}-{split}"
         runs_on = isinstance(task.kind, PretrainKind) and task.kind.documents == "packed"
-        pairs = isinstance(task.kind, PreferenceKind)
-        return RunOnWriter(folder, row_length) if runs_on else ColumnWriter(folder, pairs=pairs)
+        pairs, rewards = isinstance(task.kind, PreferenceKind), isinstance(task.kind, GrpoKind)
+        return RunOnWriter(folder, row_length) if runs_on else ColumnWriter(folder, pairs=pairs, rewards=rewards)
 
     assigner = SplitAssigner(choice, barred, task.max_samples)
     with ExitStack() as stack:

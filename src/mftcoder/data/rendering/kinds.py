@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mftcoder.config.data import DataConfig
-from mftcoder.config.kinds import KtoKind, PreferenceKind, PretrainKind, TaskKind
+from mftcoder.config.kinds import GrpoKind, KtoKind, PreferenceKind, PretrainKind, TaskKind
 from mftcoder.data.records.conversation import Conversation
 from mftcoder.data.records.formats import parse_object, read_record
 from mftcoder.data.rendering.documents import Documents
+from mftcoder.data.rendering.groups import Groups
 from mftcoder.data.rendering.pairs import Pairs
 from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
@@ -78,6 +79,8 @@ def records_of(kind: TaskKind, tokenizer: Tokenizer, config: DataConfig) -> Reco
         return Documents(kind, tokenizer, config)
     if isinstance(kind, PreferenceKind):
         return Pairs(tokenizer, config, labelled=isinstance(kind, KtoKind))
+    if isinstance(kind, GrpoKind):
+        return Groups(tokenizer, config)
     return Conversations(tokenizer, config)
 
 

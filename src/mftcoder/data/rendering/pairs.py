@@ -80,8 +80,8 @@ def _side(record: Record, field: str, problems: list[str]) -> list[Message]:
 
 def _turns_of(record: Record, field: str) -> list[Message]:
     """The messages of one side: `prompt`, if there is one, then this field; the field alone if it repeats the prompt."""
-    prompt = _messages(record, "prompt", "user") if "prompt" in record else []
-    side = _messages(record, field, "assistant")
+    prompt = messages_of_field(record, "prompt", "user") if "prompt" in record else []
+    side = messages_of_field(record, field, "assistant")
     asked, repeated = _without_system(prompt), _without_system(side)
     if not asked or not repeated or repeated[0].role == "assistant":
         return [*prompt, *side]
@@ -94,7 +94,12 @@ def _without_system(messages: Sequence[Message]) -> list[Message]:
     return [one for one in messages if one.role != "system"]
 
 
-def _messages(record: Record, field: str, role: Any) -> list[Message]:
+def answer_to(prompt: Sequence[Message], text: str, record: Record, task: str, origin: str) -> Conversation:
+    """A prompt with one answer, which is trained. DataError if it is no conversation."""
+    return _conversation([*prompt, Message("assistant", text, True)], record, task, origin)
+
+
+def messages_of_field(record: Record, field: str, role: Any) -> list[Message]:
     """The turns in a field, or its text as one turn of this role."""
     value = record.get(field)
     if isinstance(value, str):

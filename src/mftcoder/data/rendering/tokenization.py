@@ -16,6 +16,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = [
     "IGNORED",
+    "Graded",
     "TokenizedSample",
     "Tokenizer",
     "Tokens",
@@ -54,6 +55,15 @@ class TokenizedSample:
 
 
 @dataclass(frozen=True)
+class Graded:
+    """The reward of a sampled answer, and the mean and standard deviation of the rewards of its group."""
+
+    reward: float = 0.0
+    mean: float = 0.0
+    deviation: float = 1.0
+
+
+@dataclass(frozen=True)
 class Tokens:
     """A whole rendered text: its ids [n], and which of them are trained as targets [n]."""
 
@@ -63,6 +73,8 @@ class Tokens:
     """Where the second text of a pair begins; 0 for a single text."""
     desirable: bool = True
     """The label of a labelled answer; true without one."""
+    graded: Graded = Graded()
+    """The reward of a sampled answer."""
 
 
 def encode_segments(tokenizer: Tokenizer, conversations: Sequence[Sequence[Segment]]) -> list[Tokens]:

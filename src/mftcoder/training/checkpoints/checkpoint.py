@@ -52,6 +52,9 @@ class Progress:
     config: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
     rows_per_step: int = 0  # over all ranks; stays the same when a run continues on another number of ranks
+    first_step: int = (
+        0  # the step that began the present data; above 0 only in runs on sampled answers, whose data are replaced
+    )
 
 
 @dataclass(frozen=True)

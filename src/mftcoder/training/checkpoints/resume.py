@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mftcoder.config.kinds import GrpoKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.store import Store
 from mftcoder.errors import CheckpointError
@@ -9,6 +10,7 @@ from mftcoder.log import say
 from mftcoder.training.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointStore,
+    Progress,
     differing_fields,
     free_fields,
     lasting_changes,
@@ -21,6 +23,13 @@ def where_to_go_on(config: RunConfig) -> str:
     """What the same command would do after a failed step."""
     saved = checkpoint_store(config).all()
     return f"The run is saved up to {saved[-1]}; the same command goes on from there." if saved else ""
+
+
+def first_step_of_data(config: RunConfig, progress: Progress, *, begun: bool) -> int:
+    """The step that began the data of this run. Sampled answers are replaced by newer ones, which are all trained from the first on;
+    other data that have changed go on where they were."""
+    replaced = not begun and any(isinstance(task.kind, GrpoKind) for task in config.tasks)
+    return progress.step if replaced else progress.first_step
 
 
 def checkpoint_store(config: RunConfig) -> CheckpointStore:

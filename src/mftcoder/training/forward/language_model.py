@@ -37,6 +37,7 @@ class BatchLosses:
     tokens: int  # tokens of samples that this rank ran, trained or not
     router: Tensor | None = None  # scalar: load-balancing loss of the routers, without gradient and coefficient
     rewards: Tensor | None = None  # f64 [6, K] sums of preference tasks; None without pairs
+    rollouts: Tensor | None = None  # f64 [5, K] sums of tasks of sampled answers; None without them
 
 
 class _ObjectivePass:
@@ -113,8 +114,8 @@ class LanguageModel:
         if found and found.loss_sum is not None:
             loss_sum = found.loss_sum
         ran = int(self.context.own(batch.task_ids >= 0).sum())
-        rewards = found.rewards if found else None
-        return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router, rewards)
+        rewards, rollouts = (found.rewards, found.rollouts) if found else (None, None)
+        return BatchLosses(objective, value, loss_sum, len(tokens.targets), ran, router, rewards, rollouts)
 
     def _reweighed(self, tokens: "_TrainedTokens", focus: Focus) -> Reweighed:
         with torch.no_grad():
@@ -188,6 +189,15 @@ class LanguageModel:
             return empty.index_add_(0, tokens.samples, found)
 
         return self.run_forward(sums)
+
+    def token_losses(self, batch: PackedBatch) -> Tensor:
+        """Losses [N] of the trained tokens in this rank's positions, in their order."""
+
+        def found() -> Tensor:
+            tokens = self._trained_tokens(batch, torch.ones(batch.targets.shape))
+            return self._cross_entropy(tokens, tokens.coefficients)[1].double()
+
+        return self.run_forward(found)
 
     def task_sums(self, batch: PackedBatch, focus: Focus | None = None) -> Iterator[tuple[int, Tensor]]:
         """`(task, summed losses)` for each task of the batch, differentiable, from one forward pass; `focus`: that of its pairs."""

@@ -32,6 +32,7 @@ class Reweighed:
     value: Tensor  # scalar
     loss_sum: Tensor | None = None  # f64 [K] what a task's mean loss is the sum of; None: the token losses
     rewards: Tensor | None = None  # f64 [6, K] sums of a preference task, see losses/preference.py
+    rollouts: Tensor | None = None  # f64 [5, K] sums of a task of sampled answers, see losses/rollouts.py
 
 
 class Focus(Protocol):

@@ -63,7 +63,7 @@ def token_coefficients(batch: PackedBatch, counts: StepCounts, weights: TaskWeig
     coefficients = np.where(trained, scale[tasks], 0.0)
     if objective.normalization in ("sample", "task_sample"):
         shares = np.maximum(trained_tokens_of_sample(batch.position_ids.numpy(), trained), 1)
-        coefficients /= shares if counts.has_pairs is None else np.where(counts.has_pairs[tasks], 1, shares)
+        coefficients /= shares if counts.by_sample is None else np.where(counts.by_sample[tasks], 1, shares)
     return torch.from_numpy(coefficients.astype(np.float32))
 
 

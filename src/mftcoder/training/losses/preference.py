@@ -29,6 +29,7 @@ from mftcoder.data.batches.loader import PackedBatch, StepCounts
 from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.kernels.context_group import ALONE, ContextGroup
 from mftcoder.training.losses.focal import Reweighed
+from mftcoder.training.losses.rollouts import BatchRollouts, RolloutTask
 
 REWARDS = ("chosen", "rejected", "right", "num_chosen", "num_rejected", "num_judged")
 """The sums of `Reweighed.rewards`, in their order: rewards of chosen and of rejected answers, pairs (or labelled answers) on the right
@@ -103,8 +104,14 @@ class PairTask:
 class PairLosses:
     """The pairs of a step, or of a validation: turns base coefficients into those of the pairs' losses."""
 
-    def __init__(self, tasks: Sequence[PairTask | None], counts: StepCounts, context: ContextGroup = ALONE):
-        self.tasks, self.counts, self.context = tasks, counts, context
+    def __init__(
+        self,
+        tasks: Sequence[PairTask | None],
+        counts: StepCounts,
+        context: ContextGroup = ALONE,
+        rollouts: Sequence[RolloutTask | None] = (),
+    ):
+        self.tasks, self.counts, self.context, self.rollouts = tasks, counts, context, rollouts
         self.divergence = np.zeros(len(tasks))
         """KTO's z of each task [K]."""
 
@@ -114,7 +121,14 @@ class PairLosses:
         present = self.counts.samples > 0
         return [k for k, task in enumerate(self.tasks) if task and isinstance(task.kind, KtoKind) and present[k]]
 
-    def of(self, batch: PackedBatch) -> "BatchPairs | None":
+    def of(self, batch: PackedBatch) -> "BatchPairs | BatchRollouts | None":
+        """The Focus of a micro-batch with pairs or sampled answers; None if it has neither."""
+        pairs = self.pairs_of(batch)
+        if not any(self.rollouts[owner] for owner in set(batch.samples[:, 0].tolist()) if self.rollouts):
+            return pairs
+        return BatchRollouts(self.rollouts, self.counts, batch, self.context.own, pairs)
+
+    def pairs_of(self, batch: PackedBatch) -> "BatchPairs | None":
         """The pairs of a micro-batch; None if it has none."""
         owners = batch.samples[:, 0].tolist()
         return BatchPairs(self, batch) if any(self.tasks[owner] for owner in set(owners)) else None
@@ -212,7 +226,7 @@ def _reward_sums(kind: PreferenceKind, rewards: Tensor, answers: Answers, diverg
 def divergence_sums(step: PairLosses, batch: PackedBatch, losses: Tensor, samples: Tensor, num_samples: int) -> Tensor:
     """The sums [K] of S - R over the answers to other prompts in a micro-batch, for KTO."""
     sums = torch.zeros(len(step.tasks), dtype=torch.float64, device=losses.device)
-    pairs = step.of(batch)
+    pairs = step.pairs_of(batch)
     if pairs is not None:
         for k, answers in pairs.answers(losses, samples, num_samples).items():
             sums[k] = answers.gains[:, 1].sum() / step.context.size

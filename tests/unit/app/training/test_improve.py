@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from mftcoder.app.training import improve as verb
-from mftcoder.app.training.improve import ImproveOptions, _Stages, check_options, improve, training_config
+from mftcoder import stages as module
+from mftcoder.app.training.improve import check_options, improve
+from mftcoder.app.training.rounds import ImproveOptions, training_config
+from mftcoder.config.kinds import GrpoKind
 from mftcoder.errors import BenchmarkError, ConfigError, MftError, UnjudgedError
+from mftcoder.stages import Stages
 from tests.unit.benchmarks.test_practice import problem, written
 
 
@@ -27,6 +30,11 @@ def options(tmp_path: Path, **given: Any) -> ImproveOptions:
             {"samples": 1, "temperature": 0.0, "score_samples": 4},
             "--score-samples above 1 needs a --temperature above 0",
         ),
+        ({"method": "dpo"}, "--method dpo: unknown. Known: rft, grpo"),
+        ({"method": "grpo", "samples": 1}, "--samples: a group of one answer has no advantage"),
+        ({"method": "grpo", "keep": 3}, "--keep: has no effect with --method grpo"),
+        ({"updates": 2, "grpo": ("beta=1",)}, "--updates, --grpo: has no effect with --method rft"),
+        ({"method": "grpo", "reward": "test=1"}, "--reward: unknown part 'test'"),
         ({"overrides": ("output_dir=x",)}, "output_dir=x: `mft improve` sets this itself"),
         ({"overrides": ("model=x",)}, "model=x: `mft improve` sets this itself"),
     ],
@@ -58,6 +66,22 @@ def test_a_wrong_override_is_named_before_anything_is_written(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_the_rounds_of_grpo_share_a_run_and_clip_only_where_they_are_off_policy(tmp_path: Path) -> None:
+    for updates, given, epsilon in ((1, (), None), (2, (), 0.2), (1, ("epsilon=0.3",), 0.3)):
+        chosen = options(tmp_path, method="grpo", updates=updates, grpo=(*given, "beta=0.04"))
+        config = training_config("m", chosen, ["practice"], 3, split=5)
+        kind = config.tasks[0].kind
+        assert isinstance(kind, GrpoKind) and (kind.epsilon, kind.beta) == (epsilon, 0.04)
+        assert (config.output_dir, config.train.gradient_accumulation_steps) == (str(tmp_path / "out" / "run"), 5)
+        assert (config.train.num_train_epochs, config.train.lr_scheduler_type) == (1, "constant")
+
+
+def test_a_wrong_option_of_the_kind_is_named_before_anything_is_sampled(tmp_path: Path) -> None:
+    written(tmp_path, [problem("f", "a.py"), problem("g", "b.py")])
+    with pytest.raises(ConfigError, match=r"tasks\.practice\.kind.*clip"):
+        improve("m", options(tmp_path, method="grpo", grpo=("clip=0.2",)))
+
+
 class Processes:
     """In the place of `run_python`: notes the commands, and ends them with the given code."""
 
@@ -72,9 +96,9 @@ class Processes:
 
 def test_a_finished_stage_does_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     processes = Processes()
-    monkeypatch.setattr(verb, "run_python", processes)
+    monkeypatch.setattr(module, "run_python", processes)
     for _ in range(2):
-        stages = _Stages(tmp_path / "out", {"seed": 0})
+        stages = Stages(tmp_path / "out", {"seed": 0})
         stages.run("answers", "generate", "m")
         stages.close()
     assert processes.commands == ["generate"]
@@ -86,9 +110,9 @@ def test_a_failed_stage_ends_the_command_and_runs_again(
 ) -> None:
     """Exit code 1 of an evaluation is a sandbox that failed: no answer counts as wrong because of it."""
     processes = Processes(code)
-    monkeypatch.setattr(verb, "run_python", processes)
+    monkeypatch.setattr(module, "run_python", processes)
     for _ in range(2):
-        stages = _Stages(tmp_path / "out", {"seed": 0})
+        stages = Stages(tmp_path / "out", {"seed": 0})
         with pytest.raises(error, match="By hand: mft evaluate x"):
             stages.run("tests", "evaluate", "x")
         stages.close()
@@ -96,16 +120,16 @@ def test_a_failed_stage_ends_the_command_and_runs_again(
 
 
 def test_a_folder_that_other_settings_made_is_refused(tmp_path: Path) -> None:
-    _Stages(tmp_path / "out", {"seed": 0, "samples": 8}).close()
+    Stages(tmp_path / "out", {"seed": 0, "samples": 8}).close()
     with pytest.raises(MftError, match="made with another samples: 8, now 4") as found:
-        _Stages(tmp_path / "out", {"seed": 0, "samples": 4})
+        Stages(tmp_path / "out", {"seed": 0, "samples": 4})
     assert found.value.problems[-1].endswith("Only --rounds may change")
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(MftError, match="holds something else than an `mft improve`"):
-        _Stages(tmp_path, {})
+        Stages(tmp_path, {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux only")

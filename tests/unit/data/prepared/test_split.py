@@ -39,6 +39,9 @@ def rows_of(records: Sequence[Record], first_line: int) -> BlockRows:
         cut=np.array([record.cut for record, _, _ in samples], np.uint8),
         second=np.zeros(len(samples), np.int32),
         desirable=np.ones(len(samples), bool),
+        reward=np.zeros(len(samples)),
+        mean=np.zeros(len(samples)),
+        deviation=np.ones(len(samples)),
     )
 
 
