@@ -29,6 +29,8 @@ from safetensors.torch import load_file
 from mftcoder.curation.mining.mutations import mutations
 from mftcoder.jsonl import read_json, read_jsonl, write_json, write_jsonl
 from mftcoder.models.conversion.demo_model import smollm2_folder
+from mftcoder.models.export.source import find_checkpoint
+from mftcoder.models.layers.adapters import ADAPTER_WEIGHTS
 from mftcoder.reporting.run_folder import read_run
 
 SFT_TASKS = ("code_instructions", "java_to_csharp")
@@ -168,8 +170,7 @@ def print_table(folder: Path) -> bool:
 
 def same_bits(first: Path, second: Path) -> bool:
     """Whether two runs end with the same weights and have the same losses in every step."""
-    name = Path("checkpoints") / read_json(first / "summary.json").get("last_checkpoint", "latest")
-    one, other = (sorted((folder / name).resolve().rglob("adapter_model.safetensors"))[0] for folder in (first, second))
+    one, other = (find_checkpoint(folder, "latest") / "model" / ADAPTER_WEIGHTS for folder in (first, second))
     weights, again = load_file(one), load_file(other)
     losses = [[(r["step"], r["losses"]) for r in read_run(folder).train] for folder in (first, second)]
     return losses[0] == losses[1] and all(torch.equal(weights[key], again[key]) for key in weights)
