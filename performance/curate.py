@@ -6,8 +6,8 @@
 
 Goes in: this machine's Python files, and more folders with --sources. Comes out: tables. After every fiftieth record stands a copy of an
 earlier one with a few words changed, so that the Jaccard similarity of the two answers is 0.75 or more; recall is the share of these pairs of which
-one is dropped. `MB/s` counts the bytes of the JSONL. Each contender runs in a process of its own, whose peak memory (with its workers, each
-at the highest) is shown.
+one is dropped. `MB/s` counts the bytes of the JSONL; `CPU s` is the processor time of all processes, which other work on the machine
+changes less. Each contender runs in a process of its own, whose peak memory (with its workers, each at the highest) is shown.
 
 Filters: the plain rules count words, lines and blocks, and look for phrases; the text rules compress and count characters. Near-duplicates: `mft data
 dedup` reads JSONL and writes the kept records with a card; the peers only read it and name the duplicates, on one core, as they are.
@@ -80,8 +80,8 @@ def main() -> None:
 def table(arguments: argparse.Namespace, contenders: list[str]) -> None:
     """A row a contender."""
     size = data_file(arguments).stat().st_size
-    print(f"\n| {arguments.records:,} records, {size / 1e6:.0f} MB | s | MB/s | peak GB | dropped | recall |")
-    print("|---|---:|---:|---:|---:|---:|", flush=True)
+    print(f"\n| {arguments.records:,} records, {size / 1e6:.0f} MB | s | MB/s | CPU s | peak GB | dropped | recall |")
+    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     for name in contenders:
         passed = [
             "--contender",
@@ -102,7 +102,7 @@ def table(arguments: argparse.Namespace, contenders: list[str]) -> None:
         recall = f"{found['recall']:.4f}" if "duplicates" in name else ""
         rate = size / 1e6 / found["seconds"]
         print(
-            f"| {name} | {found['seconds']:.1f} | {rate:.1f} | {found['gigabytes']:.2f} | {found['dropped']:,} | {recall} |",
+            f"| {name} | {found['seconds']:.1f} | {rate:.1f} | {found['cpu']:.1f} | {found['gigabytes']:.2f} | {found['dropped']:,} | {recall} |",
             flush=True,
         )
 
@@ -112,12 +112,14 @@ def run(contender: str, arguments: argparse.Namespace) -> dict[str, float]:
     started = time.perf_counter()
     dropped = PEERS[contender](data_file(arguments)) if contender in PEERS else run_ours(contender, arguments)
     seconds = time.perf_counter() - started
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own, children = (usage.ru_maxrss for usage in usages)
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
     workers = arguments.processes if contender not in PEERS else 0
     gigabytes = (own + workers * children) * 1024 / 1e9
     pairs = [(int(one), int(other)) for one, other in json.loads(pairs_file(arguments).read_text())]
     recall = sum(one in dropped or other in dropped for one, other in pairs) / max(1, len(pairs))
-    return {"seconds": seconds, "gigabytes": gigabytes, "dropped": len(dropped), "recall": recall}
+    return {"seconds": seconds, "cpu": cpu, "gigabytes": gigabytes, "dropped": len(dropped), "recall": recall}
 
 
 def run_ours(contender: str, arguments: argparse.Namespace) -> set[int]:
