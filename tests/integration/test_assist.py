@@ -267,6 +267,30 @@ def test_bad_tests_among_good_ones_are_left_out_and_counted(
     )
 
 
+def test_tests_that_hold_one_by_one_but_not_together_are_refused(
+    endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
+) -> None:
+    (tmp_path / "counter.py").write_text(
+        "SEEN = []\n\n\ndef count(item):\n    SEEN.append(item)\n    return len(SEEN) + 0\n"
+    )
+    first = "def test_first():\n    assert count('a') == 1\n"
+    liar.says(endpoint, fenced(f"{first}\n\ndef test_second():\n    assert count('b') == 1\n"), fenced(first))
+    with Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path, rounds=2) as one:
+        made = one.test("counter.py:count")
+    assert [refusal.code for refusal in made.refusals] == ["not_together"]
+
+
+def test_a_function_with_an_example_in_its_docstring_is_optimised(
+    endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
+) -> None:
+    documented = AREA.replace("height):\n", 'height):\n    """Multiply.\n\n    >>> area(2, 3)\n    6\n    """\n', 1)
+    (tmp_path / "shapes.py").write_text(documented)
+    (tmp_path / "test_shapes.py").write_text(TESTS)
+    liar.says(endpoint, fenced(documented.replace("width < 0 or height < 0", "min(width, height) < 0")))
+    with Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path, rounds=1) as one:
+        assert "+    if min(width, height) < 0:" in asked_of(one, "optimise").patch
+
+
 def test_a_crash_of_a_mutant_does_not_make_a_test_that_checks_nothing_good(
     endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
 ) -> None:

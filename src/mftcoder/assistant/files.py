@@ -88,6 +88,8 @@ class WorkingFolder:
         """Write another text into a file that was read. ConfigError if the file changed meanwhile."""
         if read_bytes(file.path, file.name) != file.content:
             raise ConfigError(f"{file.name}: changed on disk since it was read; nothing is written. Ask again")
+        if not file.path.stat().st_mode & 0o222:
+            raise ConfigError(f"{file.name}: is read-only; nothing is written. `chmod u+w {file.name}` allows it")
         with atomic_path(file.path) as temporary:
             temporary.write_bytes(file.bytes_of(text))
             shutil.copymode(file.path, temporary)
@@ -126,6 +128,8 @@ def parse_place(text: str) -> Place:
     """`FILE`, `FILE:FUNCTION`, `FILE:LINE` or `FILE:LINE:COLUMN`."""
     position = re.fullmatch(r"(.+?):([0-9]{1,7})(?::([0-9]{1,7}))?", text, re.DOTALL)
     if position:
+        if 0 in (int(position[2]), int(position[3] or 1)):
+            raise ConfigError(f"{text}: lines and columns count from 1")
         return Place(position[1], "", int(position[2]), int(position[3] or 0))
     function = re.fullmatch(r"(.+):([^\W\d][\w.$]*)", text, re.DOTALL)
     if function:
@@ -135,5 +139,5 @@ def parse_place(text: str) -> Place:
 
 def unknown_function(file: SourceFile, name: str, names: list[str]) -> ConfigError:
     """The error for a function that a file does not have."""
-    known = did_you_mean(name, names) or (f" It has {', '.join(names[:10])}" if names else " It has no function")
+    known = did_you_mean(name, names[:50]) if names else " It has none that can be worked on."
     return ConfigError(f"{file.name}: has no function '{name}'.{known}")

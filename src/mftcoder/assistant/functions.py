@@ -50,12 +50,26 @@ def find_function(file: SourceFile, name: str) -> FunctionText:
     found = [function for function in functions if function.name == name]
     if not found:  # a method may be named without its class where that is clear
         found = [function for function in functions if function.name.rpartition(".")[2] == name]
+    if not found and file.language == "python" and _is_elsewhere(file, name):
+        raise ConfigError(
+            f"{file.name}: {name} cannot be worked on: it is no function at the top level or of a class there, or it holds a text of "
+            "several lines that indentation would change"
+        )
     if not found:
         raise unknown_function(file, name, [function.name for function in functions])
     if len(found) > 1:
         places = ", ".join(f"{function.name} in line {function.first + 1}" for function in found)
         raise ConfigError(f"{file.name}: '{name}' is not one function: {places}")
     return found[0]
+
+
+def _is_elsewhere(file: SourceFile, name: str) -> bool:
+    """Whether a function of this name is nested, stands in a condition, or was left out."""
+    wanted = name.rpartition(".")[2]
+    return any(
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == wanted
+        for node in ast.walk(python_tree(file))
+    )
 
 
 def python_tree(file: SourceFile) -> ast.Module:

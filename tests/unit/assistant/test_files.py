@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mftcoder.assistant.files import MOST_BYTES, WorkingFolder
+from mftcoder.assistant.files import MOST_BYTES, WorkingFolder, parse_place
 from mftcoder.errors import ConfigError
 
 
@@ -52,3 +52,19 @@ def test_a_new_file_replaces_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         folder.create("a.py", "2")
     assert (tmp_path / "a.py").read_text() == "1"
+
+
+def test_a_file_that_is_read_only_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("1\n")
+    path.chmod(0o444)
+    folder = WorkingFolder(tmp_path)
+    with pytest.raises(ConfigError, match="is read-only; nothing is written"):
+        folder.replace(folder.read("a.py"), "2\n")
+    assert path.read_text() == "1\n"
+
+
+@pytest.mark.parametrize("place", ["a.py:0", "a.py:1:0", "a.py:0:1"])
+def test_there_is_no_line_0(place: str) -> None:
+    with pytest.raises(ConfigError, match="count from 1"):
+        parse_place(place)

@@ -61,6 +61,8 @@ def test_a_function_that_cannot_be_moved_is_not_offered(tmp_path: Path) -> None:
         ("def f(): pass\ndef f(): pass\n", "f", "is not one function"),
         ("class A:\n    def f(self): pass\nclass B:\n    def f(self): pass\n", "f", "is not one function"),
         ("def f(:\n", "f", "does not parse"),
+        ("def f():\n    def g(): pass\n", "g", "g cannot be worked on"),
+        ("x = 1\n", "f", "has none that can be worked on"),
     ],
 )
 def test_a_name_that_is_not_one_function_is_refused(tmp_path: Path, text: str, name: str, problem: str) -> None:

@@ -2,8 +2,9 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from mftcoder.assistant.checks.comments import examples_of, refuse_lost_docs, refuse_new_directives
 from mftcoder.assistant.checks.patches import apply_patch
 from mftcoder.assistant.checks.replies import code_of, python_words, refuse_foreign_letters, refuse_hidden
 from mftcoder.assistant.files import SourceFile
@@ -19,6 +20,7 @@ _POWERS = frozenset(
         *("breakpoint", "exit", "quit", "__builtins__", "__loader__", "__spec__"),
     }
 )
+_FRAMES = frozenset({"gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_builtins", "f_globals", "f_locals"})
 _HARMLESS_MODULES = frozenset(
     {
         *("abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum"),
@@ -44,13 +46,20 @@ def changed_function(function: FunctionText, reply: Written) -> str:
     assert isinstance(old, ast.FunctionDef | ast.AsyncFunctionDef)
     if _signature(old) != _signature(new):
         raise RefusedAnswer("other_signature", f"The signature or the decorators of {function.name} changed.")
-    if ast.get_docstring(old) is not None and ast.get_docstring(new) is None:
-        raise RefusedAnswer("lost_docstring", "The docstring is missing.")
+    docs = ast.get_docstring(old) or "", ast.get_docstring(new) or ""
+    refuse_lost_docs(*docs, file.text)
+    if examples_of(docs[0]) != examples_of(docs[1]):
+        raise RefusedAnswer("new_example", "The docstring has other examples than before. Leave them as they are.")
     if ast.dump(old) == ast.dump(new):
         raise RefusedAnswer("no_change", "The code is the same as before.")
-    gained = sorted(set(_powers(new)) - set(_powers(ast.parse(file.text))))
+    refuse_new_directives(function.text, code)
+    whole = ast.parse(file.text)
+    gained = sorted(set(_powers(new, _modules_of(new, whole))) - set(_powers(whole, _modules(whole))))
     if gained:
         raise RefusedAnswer("new_power", f"The code uses {', '.join(gained[:5])}, which the file did not use.")
+    written = sorted(set(_outer_writes(new)) - set(_outer_writes(old)))
+    if written:
+        raise RefusedAnswer("outside", f"The code changes {', '.join(written[:5])}, which is not its own.")
     _check_file(file, function, code)
     return code
 
@@ -72,23 +81,77 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, ...]:
     return type(node).__name__, node.name, *map(ast.dump, parts)
 
 
-def _powers(tree: ast.AST) -> Iterator[str]:
+def _modules(tree: ast.AST) -> dict[str, str]:
+    """The modules that a tree imports, by the name that they have in it."""
+    return {
+        alias.asname or alias.name.split(".")[0]: alias.name if alias.asname else alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+
+
+def _modules_of(function: ast.FunctionDef | ast.AsyncFunctionDef, whole: ast.Module) -> dict[str, str]:
+    """The modules by the names that a function of a file has for them; `""` for names that are its own."""
+    taken = {
+        alias.asname or alias.name for one in ast.walk(whole) if isinstance(one, ast.ImportFrom) for alias in one.names
+    }
+    own = dict.fromkeys(_bound(function) - taken, "")
+    parameters = dict.fromkeys((one.arg for one in ast.walk(function.args) if isinstance(one, ast.arg)), "")
+    return own | _modules(whole) | parameters | _modules(function)
+
+
+def _bound(tree: ast.AST) -> set[str]:
+    """Names that a function binds: parameters and what it assigns to."""
+    inside = list(ast.walk(tree))
+    names = {one.id for one in inside if isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Load)}
+    return names | {one.arg for one in inside if isinstance(one, ast.arg)}
+
+
+def _powers(tree: ast.AST, modules: Mapping[str, str]) -> Iterator[str]:
     """Modules, functions of risky modules, and builtins that reach out of a program."""
-    modules: dict[str, str] = {}
+    owners = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            modules |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
             yield from (f"import {alias.name}" for alias in node.names if not _is_harmless(alias.name))
-        elif isinstance(node, ast.ImportFrom) and not _is_harmless(node.module or "."):
-            yield from (f"from {node.module} import {alias.name}" for alias in node.names)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in _POWERS:
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or "."
+            names = [alias.name for alias in node.names]
+            yield from (f"from {module} import {name}" for name in names if _reaches(module, name))
+        elif isinstance(node, ast.Name) and node.id in _POWERS:
             yield node.id
+        elif isinstance(node, ast.Name) and modules.get(node.id) and id(node) not in owners:
+            yield f"the module {modules[node.id]} as a value"
         elif isinstance(node, ast.Attribute):
-            if node.attr.startswith("__") and node.attr.endswith("__"):
-                yield node.attr
-            elif isinstance(node.value, ast.Name) and _is_risky(modules.get(node.value.id, node.value.id)):
-                yield f"{node.value.id}.{node.attr}"
+            yield from _powers_of_attribute(node, modules)
+
+
+def _powers_of_attribute(node: ast.Attribute, modules: Mapping[str, str]) -> Iterator[str]:
+    if node.attr in _FRAMES or (node.attr.startswith("__") and node.attr.endswith("__")):
+        yield node.attr
+    elif isinstance(node.value, ast.Name):
+        module = modules.get(node.value.id, node.value.id)
+        if _is_risky(module) or (_is_harmless(module) and _reaches(module, node.attr)):
+            yield f"{module}.{node.attr}"
+
+
+def _reaches(module: str, name: str) -> bool:
+    """Whether a name of a module is taken from a risky one: `contextlib.os` is `os`."""
+    return not _is_harmless(module) or (_is_risky(name.lstrip("_")) and (module, name) != ("datetime", "time"))
+
+
+def _outer_writes(node: ast.AST) -> Iterator[str]:
+    """Names of the module, and attributes of what is not a local name, that a function sets or deletes."""
+    own = _bound(node)
+    for one in ast.walk(node):
+        if isinstance(one, ast.Global):
+            yield from one.names
+        elif isinstance(one, ast.Attribute) and not isinstance(one.ctx, ast.Load):
+            root: ast.expr = one
+            while isinstance(root, ast.Attribute | ast.Subscript):
+                root = root.value
+            if isinstance(root, ast.Name) and root.id not in own:
+                yield ast.unparse(one)
 
 
 def _is_harmless(module: str) -> bool:

@@ -4,11 +4,13 @@ A comment can be code: an encoding line, a linter's or a compiler's directive, `
 """
 
 import ast
+import doctest
 import io
 import re
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mftcoder.assistant.rounds import RefusedAnswer
@@ -19,13 +21,18 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 _COMMENT_NODES = COMMENTS | {"html_comment"}
+_ANYWHERE = r".*\b(nosonar|noinspection|nosemgrep|nosec|lgtm|codeql\s*\[)|"
 _DIRECTIVES = {
-    "python": r"#!|#.*?(coding[:=]|-\*-)|#\s*(type:|noqa|nosec|pragma|fmt:|pylint|mypy|pyright|ruff|isort|yapf|flake8|vim?:)",
-    "java": r".*\\u|.*@formatter|//\s*noinspection",
-    "javascript": r"//[#@]|.*@ts-|.*\b(eslint|jshint|prettier|istanbul|webpack|c8)\b|<!--|.*-->|.*[\u2028\u2029]",
-    "go": r"//(go:|line\b|export\b|extern\b)|.*\+build|.*\bnolint|.*\bcgo\b",
-    "rust": r".*```|.*\b(rustfmt|clippy)::",
-    "cpp": r".*\\\s*$|.*\?\?/|.*\b(NOLINT|clang-format|pragma)\b",
+    "python": r"#!|#.*?(coding[:=]|-\*-)|.*\bpylint:|.*#\s*(noqa|nopep8|pragma|pyre-|skipcq|vim?:|%%|///)|"
+    r".*#\s*(type|fmt|mypy|pyright|pyrefly|pytype|ty|ruff|isort|yapf|autopep8|flake8|cython|distutils|codespell)\s*:",
+    "java": r".*\\u|.*@formatter|[/*\s]*@deprecated\b|.*\bnopmd\b|.*\bcheckstyle\s*[:.]\s*\w",
+    "javascript": r"//[#@]|.*@(ts-|(no)?flow\b|jsx|vite-ignore)|.*[#@]__\w|.*\$flow|<!--|.*-->|.*[\u2028\u2029]|"
+    r"/\*\s*(eslint|jshint|jslint|globals?|exported)\b|[/*\s]*(eslint|jshint|jslint|tslint|oxlint)(-|:|\s+[\w-]+\s*:)|"
+    r".*\b(prettier|biome|deno-lint|deno-fmt|deno-coverage)-ignore|.*\b(istanbul|v8|c8|node:coverage)\s+(ignore|disable)|"
+    r".*\b(web|turbo)pack[A-Z]\w*\s*:",
+    "go": r"//(go:|line\b|export\b|extern\b|\w+:\w)|/\*line\b|.*\+build|.*\bnolint|.*\bcgo\b|//\s*(unordered )?output:",
+    "rust": r".*(```|~~~)|.*\b(rustfmt|clippy)::|//!|/\*!",
+    "cpp": r".*\\\s*$|.*\?\?/|.*\bnolint|.*\b(clang-format|pragma)\b|.*\bcppcheck-|.*\bcoverity\s*\[|.*\b[lg]cov_excl|//-v\d",
 }
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -34,13 +41,55 @@ def refuse_other_code(before: bytes, after: bytes, language: str) -> None:
     """Refuse a change of the code, of a directive, or one that loses a comment. Both are whole files as they stand on disk."""
     same, comments = (_same_python, _python_comments) if language == "python" else (_same_tokens, _other_comments)
     same(before, after, language)
-    old, new = Counter(comments(before, language)), Counter(comments(after, language))
-    lost, added = old - new, new - old
+    old, new = list(comments(before, language)), list(comments(after, language))
+    lost = Counter(one.text for one in old) - Counter(one.text for one in new)
     if lost:
         raise RefusedAnswer("lost_comment", f"A comment of the code is missing: {next(iter(lost))[:100]}")
-    for comment in added:
-        if any(re.match(_DIRECTIVES[language], line.strip(), re.IGNORECASE) for line in comment.splitlines()):
-            raise RefusedAnswer("directive", f"A comment is a directive to a tool: {comment[:100]}")
+    _refuse_directives(old, new, language)
+    if language == "rust" and set(_indented_examples(new)) - set(_indented_examples(old)):
+        raise RefusedAnswer("directive", "Indented text of a doc comment is a test in Rust. Indent it less.")
+    acts = [[one for one in side if _is_directive(one.text, language)] for side in (old, new)]
+    moved = next((one for one, other in zip(*acts, strict=True) if one != other), None)
+    if moved:
+        raise RefusedAnswer("directive", f"A directive to a tool stands at another place: {moved.text[:100]}")
+
+
+def refuse_new_directives(before: str, after: str) -> None:
+    """Refuse Python code with a directive that the old code does not have: it could silence a linter."""
+    old, new = (list(_python_comments(code.encode(), "python")) for code in (before, after))
+    _refuse_directives(old, new, "python")
+
+
+def _refuse_directives(old: list["_Comment"], new: list["_Comment"], language: str) -> None:
+    for text in Counter(one.text for one in new) - Counter(one.text for one in old):
+        if _is_directive(text, language):
+            raise RefusedAnswer("directive", f"A comment is a directive to a tool: {text[:100]}")
+
+
+def _is_directive(comment: str, language: str) -> bool:
+    pattern = _ANYWHERE + _DIRECTIVES[language]
+    return any(re.match(pattern, line.strip(), re.IGNORECASE) for line in comment.splitlines())
+
+
+def _indented_examples(comments: Sequence["_Comment"]) -> Iterator["_Comment"]:
+    """The doc comments of Rust that begin a block of code: indented, and not in the middle of a paragraph."""
+    previous, place = "", -1
+    for one in comments:
+        doc = re.match(r"//[/!](.*)", one.text)
+        line = doc[1].expandtabs(8) if doc else ""
+        is_open = one.after != place or not previous.strip() or previous.lstrip().startswith("#")
+        if is_open and re.match(r" {5,}\S", line):
+            yield one
+        previous, place = line, one.after
+
+
+@dataclass(frozen=True)
+class _Comment:
+    """A comment and its place in the code: after how many tokens, and whether it shares a line with the last one."""
+
+    text: str
+    after: int
+    is_trailing: bool
 
 
 def _same_python(before: bytes, after: bytes, _language: str) -> None:
@@ -51,7 +100,8 @@ def _same_python(before: bytes, after: bytes, _language: str) -> None:
     docs = _docstrings(old), _docstrings(new)
     if _dump(old) != _dump(new):
         raise RefusedAnswer("code_changed", "The code was changed. Only a docstring and comments may be added.")
-    _refuse_lost_examples(*docs, reads_docs=b"__doc__" in before)
+    for one, other in zip(*docs, strict=True):
+        refuse_lost_docs(one, other, before.decode(errors="replace"))
 
 
 def _docstrings(tree: ast.Module) -> list[str]:
@@ -76,31 +126,46 @@ def _dump(tree: ast.Module) -> str:
         raise RefusedAnswer("does_not_parse", "The code is nested too deeply.") from error
 
 
-def _refuse_lost_examples(old: list[str], new: list[str], *, reads_docs: bool) -> None:
-    """Docstrings are part of the program where the file reads `__doc__`; their examples are tests."""
-    for before, after in zip(old, new, strict=True):
-        if before and (not after or (reads_docs and before != after)):
-            raise RefusedAnswer("lost_docstring", "A docstring of the code is missing or changed.")
-        lost = [line for line in _examples(before) if line not in _examples(after)]
-        if lost:
-            raise RefusedAnswer("lost_docstring", f"An example of a docstring is missing: {lost[0][:100]}")
+def refuse_lost_docs(before: str, after: str, code: str) -> None:
+    """Docstrings are part of the program where its code reads `__doc__`; their examples are tests, which stay in their order."""
+    if before and (not after or (before != after and re.search(r"__doc__|\bgetdoc\b", code))):
+        raise RefusedAnswer("lost_docstring", "A docstring of the code is missing or changed.")
+    left = iter(examples_of(after))
+    lost = [one for one in examples_of(before) if one not in left]
+    if lost:
+        raise RefusedAnswer("lost_docstring", f"An example of a docstring is missing or changed: {lost[0][:100]}")
 
 
-def _examples(docstring: str) -> list[str]:
-    return [line.strip() for line in docstring.splitlines() if line.strip().startswith(">>>")]
+def examples_of(docstring: str) -> list[str]:
+    """The examples of a docstring, each with the output that it expects."""
+    try:
+        return [example.source + example.want for example in doctest.DocTestParser().get_examples(docstring)]
+    except ValueError:  # no right examples: their lines are compared
+        return [line.strip() for line in docstring.splitlines() if line.strip().startswith(">>>")]
 
 
 def added_examples(before: str, after: str) -> bool:
     """Whether a docstring of the new Python text has examples that the old one has not."""
-    texts = [text for code in (before, after) for text in ["\n".join(_docstrings(ast.parse(code)))]]
-    return bool(Counter(_examples(texts[1])) - Counter(_examples(texts[0])))
+    old, new = (
+        Counter(example for text in _docstrings(ast.parse(code)) for example in examples_of(text))
+        for code in (before, after)
+    )
+    return bool(new - old)
 
 
-def _python_comments(content: bytes, _language: str) -> Iterator[str]:
+_LAYOUT = frozenset(
+    {tokenize.ENCODING, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.STRING}
+)
+
+
+def _python_comments(content: bytes, _language: str) -> Iterator[_Comment]:
+    tokens = 0  # without strings: a docstring moves nothing
     try:
         for token in tokenize.tokenize(io.BytesIO(content).readline):
             if token.type == tokenize.COMMENT:
-                yield token.string
+                yield _Comment(token.string, tokens, bool(token.line[: token.start[1]].strip()))
+            elif token.type not in _LAYOUT:
+                tokens += 1
     except (tokenize.TokenError, SyntaxError) as error:
         raise RefusedAnswer("does_not_parse", f"With this answer the file cannot be read: {_said(error)}.") from error
 
@@ -132,14 +197,24 @@ def _shape(content: bytes, language: str) -> list[tuple[str, int, bytes, bool]] 
     return shape
 
 
-def _other_comments(content: bytes, language: str) -> Iterator[str]:
+def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
     tree = parse(content.decode(), language)
+    leaves = 0
     for node in _nodes(tree.root_node) if tree is not None else ():
         if node.type in _COMMENT_NODES:
             text = (node.text or b"").decode()
             if language == "rust" and re.match(r"//[/!]|/\*[*!]", text) and _is_inside(node):
                 raise RefusedAnswer("directive", f"A doc comment stands inside the function: {text[:100]}")
-            yield text.rstrip("\n")
+            line = content[content.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
+            yield _Comment(text.rstrip("\n"), leaves, bool(line.strip()))
+        elif not node.child_count:
+            leaves += 1
+
+
+def comments_in(content: bytes, language: str) -> Iterator["Node"]:
+    """The comments of code, which may be broken."""
+    tree = parse(content.decode(), language)
+    return (node for node in _nodes(tree.root_node) if node.type in _COMMENT_NODES) if tree is not None else iter(())
 
 
 def _is_inside(node: "Node") -> bool:

@@ -1,8 +1,11 @@
 """`complete`: the rest of a line, or a block, at a position. Nothing but the insertion changes, and it brings no syntax error."""
 
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 
+from mftcoder.assistant.checks.comments import comments_in
 from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.checks.replies import (
     code_of,
@@ -96,6 +99,7 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
     faults = _faults(file.language, before + after)
     for shorter in _candidates(text, before, after) if block else [text]:
         if shorter.strip() and _fits(file.language, faults, before + shorter + after):
+            _refuse_other_reading(file.language, before, shorter, after)
             if file.language == "python":
                 refuse_foreign_letters(python_words(shorter), file.text)
             return shorter
@@ -108,6 +112,26 @@ def _without_rest(text: str, after: str) -> str:
     """One line without the rest of the line, which stands behind the position already."""
     rest = after.partition("\n")[0].strip()
     return text.removesuffix(rest) if rest else text
+
+
+def _refuse_other_reading(language: str, before: str, text: str, after: str) -> None:
+    """Refuse a text that makes a comment of code behind it, or changes the encoding of the file."""
+    if language == "python" and _encoding(before + after) != _encoding(before + text + after):
+        raise RefusedAnswer("directive", "The completion changes the encoding of the file.")
+    begin, whole = len(before.encode()), (before + text + after).encode()
+    end = begin + len(text.encode())
+    known = {node.start_byte for node in comments_in((before + after).encode(), language)}
+    for node in comments_in(whole, language):
+        is_new = begin - 1 <= node.start_byte < end and (node.start_byte >= begin or node.start_byte not in known)
+        if is_new and whole[end : node.end_byte].strip():
+            raise RefusedAnswer("outside", "The completion makes a comment of the code behind it.")
+
+
+def _encoding(code: str) -> str:
+    try:
+        return tokenize.detect_encoding(io.BytesIO(code.encode()).readline)[0]
+    except SyntaxError as error:
+        return str(error)
 
 
 def _candidates(text: str, before: str, after: str) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """`test`: tests of a function that pass on it, and of which each fails on at least one mutant of it."""
 
 from dataclasses import dataclass
+from keyword import iskeyword
 
 from mftcoder.assistant.checks.replies import code_of
-from mftcoder.assistant.checks.tests import joined, module_of, runnable, single_tests
-from mftcoder.assistant.checks.trials import Judged, Trials, judge_tests, mutants, require_loading
+from mftcoder.assistant.checks.tests import existing_tests, joined, module_of, runnable, single_tests
+from mftcoder.assistant.checks.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
@@ -45,6 +46,10 @@ def write_tests(model: Model, function: FunctionText, trials: Trials, *, rounds:
 
 def make_tests(model: Model, function: FunctionText, trials: Trials, *, rounds: int, count: int) -> MadeTests:
     """Tests that a model wrote, checked. NoAnswerAcceptedError where none holds."""
+    if not all(part.isidentifier() and not iskeyword(part) for part in module_of(function).split(".")):
+        raise ConfigError(
+            f"{function.file.name}: tests cannot import a file of this name. Rename it: letters, digits and _"
+        )
     bugs = prepared(function, trials, count)
     messages = _question(function)
 
@@ -85,4 +90,10 @@ def checked_tests(function: FunctionText, reply: Written, trials: Trials, bugs: 
     judged = judge_tests(trials, function, list(by_run), bugs)
     if not judged.kept:
         raise RefusedAnswer("checks_nothing", "No test is left.")
-    return MadeTests(joined(function, [by_run[one] for one in judged.kept]), judged.kept, judged)
+    text = joined(function, [by_run[one] for one in judged.kept])
+    [together] = trials.tests([(function.file.text, existing_tests(function, text))], function.name.split(".")[0])
+    if not passed(together):
+        raise RefusedAnswer(
+            "not_together", f"Each test passes alone, but not after the others: {together.detail or together.why}."
+        )
+    return MadeTests(text, judged.kept, judged)

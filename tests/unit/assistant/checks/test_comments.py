@@ -58,10 +58,51 @@ def test_code_that_became_a_comment_is_refused(language: str) -> None:
         ("go", "// +build ignore"),
         ("rust", "// #[rustfmt::skip]"),
         ("cpp", "// NOLINT"),
+        ("python", "# add # noqa"),
+        ("python", "# add # type: ignore"),
+        ("python", "# pyre-ignore[7]"),
+        ("python", "# NOSONAR"),
+        ("java", "// add NOSONAR"),
+        ("java", "/** Add.\n * @deprecated use g\n */"),
+        ("javascript", "/*#__PURE__*/"),
+        ("javascript", "// @flow"),
+        ("javascript", "/* v8 ignore next */"),
+        ("javascript", "// deno-lint-ignore no-explicit-any"),
+        ("go", "//lint:ignore U1000 used"),
+        ("go", "// Output: 2"),
+        ("rust", "/// ~~~\n/// panic!()\n/// ~~~"),
+        ("rust", "/// Add.\n///\n///     panic!()"),
+        ("cpp", "// cppcheck-suppress zerodiv"),
     ],
 )
 def test_a_comment_that_a_tool_obeys_is_refused(language: str, comment: str) -> None:
     assert refused(CODE[language], f"{comment}\n{CODE[language]}", language) == "directive"
+
+
+@pytest.mark.parametrize(
+    "language, comment",
+    [
+        ("python", "# type of x, as mypy and ruff see it: a number"),
+        ("java", "// the old way is deprecated, and Checkstyle is content"),
+        ("javascript", "// V8 and deno do it fast; prettier code of webpack"),
+        ("go", "// the output of f is x plus one"),
+        ("rust", "/// Add.\n///\n/// * x - a number,\n///     of 32 bits"),
+        ("cpp", "// falls through to the next case"),
+    ],
+)
+def test_plain_words_about_tools_are_no_directive(language: str, comment: str) -> None:
+    assert refused(CODE[language], f"{comment}\n{CODE[language]}", language) == ""
+
+
+@pytest.mark.parametrize("language", CODE)
+def test_a_directive_stays_at_its_place(language: str) -> None:
+    mark = {"python": "# noqa", "rust": "// clippy::all", "go": "//nolint", "cpp": "// NOLINT"}.get(
+        language, "// nosonar"
+    )
+    first, rest = CODE[language].split("\n", 1)
+    before = f"{first}  {mark}\n{rest}"
+    assert refused(before, f"{mark}\n{CODE[language]}", language) == "directive"
+    assert refused(before, f"{MARK[language]} A file.\n{before}", language) == ""
 
 
 def test_a_backslash_that_joins_a_comment_with_the_next_line_is_refused() -> None:
@@ -87,8 +128,14 @@ def test_docstrings_may_come_but_not_go() -> None:
     assert refused(documented, bare, "python") == "lost_docstring"
     assert refused(documented, documented.replace(">>> f(1)\n    2", "Always."), "python") == "lost_docstring"
     assert refused(documented, documented.replace("Add.", "Add one."), "python") == ""
-    reads = "print(f.__doc__)\n"
-    assert refused(documented + reads, documented.replace("Add.", "Add one.") + reads, "python") == "lost_docstring"
+    assert refused(documented, documented.replace("    2\n", "    3\n"), "python") == "lost_docstring"
+    for reads in ("print(f.__doc__)\n", "print(inspect.getdoc(f))\n"):
+        assert refused(documented + reads, documented.replace("Add.", "Add one.") + reads, "python") == "lost_docstring"
+
+
+def test_a_docstring_moves_no_directive() -> None:
+    before = "def f(x):  # noqa\n    # fmt: off\n    return x + 1  # type: ignore\n"
+    assert refused(before, before.replace("    # fmt", '    """Add one."""\n    # fmt'), "python") == ""
 
 
 def test_a_text_that_is_no_docstring_is_code() -> None:
