@@ -65,7 +65,10 @@ def _make(folder: Path) -> None:
 
 
 def _site_packages() -> Sequence[Path]:
-    return sorted({Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")})
+    """The folders of the running interpreter's packages, in its order; an environment may stand on top of another one."""
+    own = (sysconfig.get_path(name) for name in ("purelib", "platlib"))
+    below = (path for path in sys.path if Path(path).name in ("site-packages", "dist-packages"))
+    return list(dict.fromkeys(map(Path, (*own, *below))))
 
 
 def run_job(
