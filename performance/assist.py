@@ -231,7 +231,8 @@ def tests_pass(code: str, tests: str) -> bool:
         script = Path(folder) / "run.py"
         script.write_text(f"{code}\n\n{body}\n{calls}\n", encoding="utf-8")
         try:
-            return subprocess.run([sys.executable, script], capture_output=True, timeout=5).returncode == 0
+            command = [sys.executable, "-c", "import run"]  # as __main__ some modules do something else
+            return subprocess.run(command, cwd=folder, capture_output=True, timeout=5).returncode == 0
         except subprocess.TimeoutExpired:
             return False
 
@@ -342,8 +343,13 @@ def asked(
 ) -> Callable[[], Proposal]:
     """One call of a verb, with the model's answers set."""
     bug, lie = _bug(function, subject, bugs), chosen.choice(LIES[verb])
-    diff = make_patch(subject.file, function.file.text, bugs[0] if bugs else f"{function.file.text}\n")
-    row = next(number for number, line in enumerate(diff.split("\n")) if line.startswith("+") and number > 2)
+    diff, row = next(
+        (diff, number)
+        for text in (*bugs, f"{function.file.text}\n")  # some bugs only take lines away
+        for diff in [make_patch(subject.file, function.file.text, text)]
+        for number, line in enumerate(diff.split("\n"))
+        if line.startswith("+") and number > 2
+    )
     at = _row_in_new(diff, row)
     last = function.text.rstrip("\n").split("\n")[-1]
     half = len(function.indent) + len(last) // 2
