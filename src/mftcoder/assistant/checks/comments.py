@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.grammars import COMMENTS
+from mftcoder.curation.mining.languages.trees import walk
 from mftcoder.curation.syntax import parse
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
-_COMMENT_NODES = COMMENTS | {"html_comment"}
 _ANYWHERE = r".*\b(nosonar|noinspection|nosemgrep|nosec|lgtm|codeql\s*\[)|"
 _DIRECTIVES = {
     "python": r"#!|#.*?(coding[:=]|-\*-)|.*\bpylint:|.*#\s*(noqa|nopep8|pragma|pyre-|skipcq|vim?:|%%|///)|"
@@ -185,14 +185,14 @@ def _shape(content: bytes, language: str) -> list[tuple[str, int, bytes, bool]] 
         return None
     shape: list[tuple[str, int, bytes, bool]] = []
     end = -1
-    for node in _nodes(tree.root_node):
-        if node.type in _COMMENT_NODES:
+    for node in walk(tree.root_node):
+        if node.type in COMMENTS:
             continue
         text, starts_line = b"", False
         if not node.child_count:
             text, starts_line = node.text or b"", end < 0 or b"\n" in content[end : node.start_byte]
             end = node.end_byte
-        children = sum(child.type not in _COMMENT_NODES for child in node.children)
+        children = sum(child.type not in COMMENTS for child in node.children)
         shape.append((node.type, children, text, starts_line))
     return shape
 
@@ -200,8 +200,8 @@ def _shape(content: bytes, language: str) -> list[tuple[str, int, bytes, bool]] 
 def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
     tree = parse(content.decode(), language)
     leaves = 0
-    for node in _nodes(tree.root_node) if tree is not None else ():
-        if node.type in _COMMENT_NODES:
+    for node in walk(tree.root_node) if tree is not None else ():
+        if node.type in COMMENTS:
             text = (node.text or b"").decode()
             if language == "rust" and re.match(r"//[/!]|/\*[*!]", text) and _is_inside(node):
                 raise RefusedAnswer("directive", f"A doc comment stands inside the function: {text[:100]}")
@@ -214,21 +214,11 @@ def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
 def comments_in(content: bytes, language: str) -> Iterator["Node"]:
     """The comments of code, which may be broken."""
     tree = parse(content.decode(), language)
-    return (node for node in _nodes(tree.root_node) if node.type in _COMMENT_NODES) if tree is not None else iter(())
+    return (node for node in walk(tree.root_node) if node.type in COMMENTS) if tree is not None else iter(())
 
 
 def _is_inside(node: "Node") -> bool:
     return node.parent is not None and node.parent.type == "block"
-
-
-def _nodes(root: "Node") -> Iterator["Node"]:
-    """All nodes, comments included, nothing below a comment."""
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        if node.type not in _COMMENT_NODES:
-            waiting.extend(reversed(node.children))
 
 
 def _said(error: BaseException) -> str:

@@ -97,7 +97,7 @@ LANGUAGES: dict[str, Grammar] = {
 
 C_HEADER = ".h"
 """Files of this suffix are read as C++ where the folder also has files that are surely C++."""
-COMMENTS = frozenset({"comment", "line_comment", "block_comment"})
+COMMENTS = frozenset({"comment", "line_comment", "block_comment", "html_comment"})
 BLOCKS = frozenset({"block", "statement_block", "compound_statement"})
 STATEMENT_LISTS = BLOCKS | {"statement_list"}
 """A named child of one of these is a statement. In Go, a block holds one `statement_list`."""
