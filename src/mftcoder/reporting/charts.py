@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mftcoder.reporting.run_folder import RunRecord, series
+from mftcoder.reporting.run_folder import Improvement, RunRecord, series
 
 Points = list[tuple[float, float]]
 
@@ -72,8 +72,80 @@ def loss_charts(runs: Sequence[RunRecord]) -> list[Chart]:
         for slot, run in enumerate(runs):
             lines.append(Line(run.name, thinned(series(run.train, "losses", task)), slot, faint=True))
             lines.append(Line(run.name, series(run.validation, "losses", task), slot, markers=True))
-        charts.append(draw(task, lines, "loss, nats a token"))
+        charts.append(draw(task, lines, _loss_label(runs, task)))
     return charts
+
+
+def _loss_label(runs: Sequence[RunRecord], task: str) -> str:
+    """What the task's loss is the mean of."""
+    records = [record for run in runs for record in (*run.train, *run.validation)]
+    names = {name for record in records for name in (record.get("rewards") or {}).get(task) or ()}
+    if "reward" in names:
+        return "1 - reward, estimated"
+    return "loss of a pair" if "accuracy" in names else "loss, nats a token"
+
+
+REWARD_CHARTS = {
+    "accuracy": "accuracy",
+    "margin": "margin",
+    "chosen": "reward of chosen",
+    "rejected": "reward of rejected",
+}
+
+
+def preference_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """For each preference task its accuracy, its margin and the rewards of both sides: validation with dots, training faint behind it."""
+    charts = []
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        for key, title in REWARD_CHARTS.items():
+            lines = [
+                line
+                for slot, run in enumerate(runs)
+                for line in (
+                    Line(run.name, thinned(series(run.train, "rewards", task, key)), slot, faint=True),
+                    Line(run.name, series(run.validation, "rewards", task, key), slot, markers=True),
+                )
+            ]
+            if any(line.points for line in lines):
+                charts.append(draw(f"{task}: {title}", lines))
+    return charts
+
+
+def rollout_charts(runs: Sequence[RunRecord]) -> list[Chart]:
+    """For each task of sampled answers the mean reward of its steps, and the clipped tokens and the divergence (KL) if there are any."""
+    charts = []
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        for key, title in (("reward", "mean reward"), ("clipped", "fraction of clipped tokens"), ("divergence", "KL")):
+            lines = [
+                Line(run.name, thinned(series(run.train, "rewards", task, key)), slot) for slot, run in enumerate(runs)
+            ]
+            values = [value for line in lines for _, value in line.points]
+            if any(values) or (values and key == "reward"):
+                charts.append(draw(f"{task}: {title}", lines, from_zero=key != "reward"))
+    return charts
+
+
+def round_charts(improvements: Sequence[Improvement]) -> list[Chart]:
+    """Over the rounds: the share of answers that pass, the mean reward, and the share of groups without a signal."""
+
+    def lines(value: Callable[[dict[str, Any]], Any], *, groups: bool) -> list[Line]:
+        kept = [found for found in improvements if found.has_groups or not groups]
+        points = [[(float(entry["number"]), float(value(entry))) for entry in found.rounds] for found in kept]
+        return [
+            Line(found.name, of_one, slot, markers=True)
+            for slot, (found, of_one) in enumerate(zip(kept, points, strict=True))
+        ]
+
+    kinds = {
+        "answers that pass": lines(lambda entry: entry["passed"] / entry["rollouts"], groups=False),
+        "mean reward": lines(lambda entry: entry["mean_reward"], groups=True),
+        "groups without a signal": lines(lambda entry: entry["left_out"]["equal"] / entry["problems"], groups=True),
+    }
+    return [
+        draw(title, drawn, "" if title == "mean reward" else "share", from_zero=True, over="round")
+        for title, drawn in kinds.items()
+        if any(line.points for line in drawn)
+    ]
 
 
 def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -158,8 +230,8 @@ def lowest(points: Points) -> float | None:
     return min(points, key=lambda point: (point[1], point[0]))[0] if points else None
 
 
-def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool = False) -> Chart:
-    """The lines over the steps. Lines without points are in the legend only."""
+def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool = False, over: str = "step") -> Chart:
+    """The lines over the steps, or rounds. Lines without points are in the legend only."""
 
     def paint(axes: Axes) -> None:
         for line in lines:
@@ -171,15 +243,17 @@ def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool 
             axes.set_ylim(bottom=0)
 
     names = tuple(dict.fromkeys(line.name for line in lines))
-    return _chart(title, f"{title}{label and ': '}{label} over steps, for {', '.join(names)}", names, paint)
+    return _chart(title, f"{title}{label and ': '}{label} over {over}s, for {', '.join(names)}", names, paint, over)
 
 
-def _chart(title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None]) -> Chart:
-    """An SVG of what `paint` draws, over steps."""
+def _chart(
+    title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None], over: str = "step"
+) -> Chart:
+    """An SVG of what `paint` draws, over steps or rounds."""
 
     def paint_over_steps(axes: Axes) -> None:
         paint(axes)
-        axes.set_xlabel("step")
+        axes.set_xlabel(over)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
     return picture(title, description, names, paint_over_steps)

@@ -11,7 +11,7 @@ from mftcoder import __version__
 from mftcoder.reporting import charts, tables
 from mftcoder.reporting.charts import Chart
 from mftcoder.reporting.paired import METHODS, Change
-from mftcoder.reporting.run_folder import RunRecord
+from mftcoder.reporting.run_folder import Improvement, RunRecord
 from mftcoder.reporting.scores import Score
 from mftcoder.reporting.tables import Table
 
@@ -78,10 +78,12 @@ def render(
     scores: Sequence[Score],
     changes: Sequence[Change] = (),
     questions: Sequence[Question] = (),
+    improvements: Sequence[Improvement] = (),
 ) -> Pages:
-    """The report: runs side by side, scores, and the changes from one model to another."""
-    parts = _parts(runs, scores, changes, questions)
-    return render_parts(" · ".join(run.name for run in runs), "Training report", parts, runs)
+    """The report: runs side by side, scores, the changes from one model to another, and the rounds of `mft improve`."""
+    parts = _parts(runs, scores, changes, questions, improvements)
+    names = [*(one.name for one in improvements), *(run.name for run in runs)]
+    return render_parts(" · ".join(names), "Training report", parts, runs)
 
 
 def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequence[RunRecord]) -> Pages:
@@ -114,7 +116,11 @@ def _is_filled(part: Part) -> bool:
 
 
 def _parts(
-    runs: Sequence[RunRecord], scores: Sequence[Score], changes: Sequence[Change], questions: Sequence[Question]
+    runs: Sequence[RunRecord],
+    scores: Sequence[Score],
+    changes: Sequence[Change],
+    questions: Sequence[Question],
+    improvements: Sequence[Improvement],
 ) -> list[Part]:
     balance = (*charts.minima_chart(runs), *charts.weight_charts(runs), *charts.slope_charts(runs))
     return [
@@ -126,6 +132,7 @@ def _parts(
         ),
         Part("Before and after", (*(change.sentence for change in changes), METHODS), tables.changes_table(changes)),
         *(_answers_part(task, questions) for task in dict.fromkeys(question.task for question in questions)),
+        Part("Rounds", (_ROUNDS,), tables.rounds_table(improvements), tuple(charts.round_charts(improvements))),
         Part(
             "Losses",
             ("Validation loss with dots; training loss faint behind it. The table is of the validation loss.",),
@@ -136,11 +143,20 @@ def _parts(
             "Preferences",
             ("Accuracy is the fraction of validation pairs whose chosen answer has the larger reward.",),
             tables.preference_table(runs),
+            tuple(charts.preference_charts(runs)),
         ),
+        Part("Rewards", (_REWARDS,), tables.rollout_table(runs), tuple(charts.rollout_charts(runs))),
         Part("Balance", (*tables.minima_spread(runs), *tables.constant_weights(runs)), None, balance),
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
         Part("Data", tables.card_notes(runs), tables.data_table(runs)),
     ]
+
+
+_REWARDS = (
+    "The reward of a step is the mean over the answers that it trains, so groups without a signal are not in it. KL: how far a token's "
+    "log-probability is from that of the untrained model."
+)
+_ROUNDS = "All answers that a round sampled, by the model of the round before. A group has no signal if all of its rewards are equal; it is left out."
 
 
 def _answers_part(task: str, questions: Sequence[Question]) -> Part:

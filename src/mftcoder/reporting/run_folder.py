@@ -1,4 +1,4 @@
-"""Read a run folder of `mft train`, also while the run goes on or after it was killed.
+"""Read a run folder of `mft train`, also while the run goes on or after it was killed, and the folder of an `mft improve`.
 
 Only metrics.jsonl is required; a missing config, summary or data file leaves its part of the report empty.
 """
@@ -77,6 +77,37 @@ def read_runs(folders: list[Path]) -> list[RunRecord]:
     if problems:
         raise DataError(*problems)
     return runs
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """The rounds of one `mft improve`, as improve.json has them."""
+
+    name: str
+    rounds: tuple[Record, ...]
+    runs: tuple[Path, ...]  # its run folders, in the order of the rounds
+    metrics: tuple[Path, ...]  # the scores of the exam, those of the given model first
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the rounds trained on groups with rewards (grpo)."""
+        return any(number(entry.get("mean_reward")) is not None for entry in self.rounds)
+
+
+def read_improvement(folder: Path) -> Improvement | None:
+    """The `mft improve` whose `--out` is `folder`; None if it is none."""
+    found = _mapping(folder / "improve.json")
+    if not found:
+        return None
+    rounds = tuple(entry for entry in found.get("rounds") or () if isinstance(entry, dict))
+    scored = ("base", *(f"round-{entry.get('number')}" for entry in rounds))
+    places = (folder / "run", *(folder / name / "run" for name in scored))
+    return Improvement(
+        folder.resolve().name,
+        rounds,
+        tuple(path for path in places if (path / "metrics.jsonl").is_file()),
+        tuple(path for name in scored for path in sorted((folder / name / "scores").glob("metrics_*.json"))),
+    )
 
 
 def number(value: Any) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mftcoder.reporting.charts import lowest, weighted_tasks
 from mftcoder.reporting.paired import Change, p_text
-from mftcoder.reporting.run_folder import RunRecord, number, series
+from mftcoder.reporting.run_folder import Improvement, RunRecord, number, series
 from mftcoder.reporting.scores import Score
 
 DATA_COLUMNS = {
@@ -29,6 +29,7 @@ DATA_COLUMNS = {
 }
 """Statistics in the order of the table; others come after them under their own names."""
 REWARD_COLUMNS = ("accuracy", "margin", "chosen", "rejected")
+ROLLOUT_COLUMNS = ("reward", "clipped", "divergence")
 ALWAYS_SHOWN = ("samples", "trained_tokens", "validation_samples", "truncated", "dropped")
 
 
@@ -94,6 +95,52 @@ def preference_table(runs: Sequence[RunRecord]) -> Table:
                 rows.append((task, run.name, *cells, *after))
     columns = ("task", "run", "accuracy before", "after", "margin before", "after", "reward of chosen", "of rejected")
     return _without_lone_run(Table(columns, tuple(rows), names=2), runs)
+
+
+def rollout_table(runs: Sequence[RunRecord]) -> Table:
+    """One row per task of sampled answers and run: the mean reward, the clipped tokens and the divergence (KL), from the training steps."""
+    rows = []
+    for task in dict.fromkeys(task for run in runs for task in run.tasks):
+        for run in runs:
+            points = {
+                name: [value for _, value in series(run.train, "rewards", task, name)] for name in ROLLOUT_COLUMNS
+            }
+            if rewards := points["reward"]:
+                clipped = f"{sum(points['clipped']) / len(rewards):.2%}"
+                far = points["divergence"]
+                kl = decimals(far[-1]) if any(far) else "off"
+                rows.append((task, run.name, *map(decimals, (rewards[0], rewards[-1], max(rewards))), clipped, kl))
+    columns = (
+        "task",
+        "run",
+        "reward of the first step",
+        "of the last",
+        "highest",
+        "clipped tokens",
+        "KL of the last step",
+    )
+    return _without_lone_run(Table(columns, tuple(rows), names=2), runs)
+
+
+def rounds_table(improvements: Sequence[Improvement]) -> Table:
+    """One row per round of each `mft improve`: its answers, how many pass, what was trained, and (grpo) the groups without a signal."""
+    groups = any(found.has_groups for found in improvements)
+    rows = []
+    for found in improvements:
+        for entry in found.rounds:
+            solved, problems = entry["solved"], entry["problems"]
+            cells = [
+                f"{entry['rollouts']:,}",
+                f"{entry['passed'] / entry['rollouts']:.1%}",
+                *map(whole, solved.values()),
+            ]
+            if groups:
+                silent = f"{entry['left_out']['equal']:,} ({entry['left_out']['equal'] / problems:.0%})"
+                cells += [decimals(number(entry["mean_reward"])), silent if found.has_groups else "–"]
+            rows.append((found.name, str(entry["number"]), *cells, whole(entry["kept"])))
+    signal = ("mean reward", "groups without a signal") if groups else ()
+    columns = ("improvement", "round", "answers", "pass", "solved by none", "by some", "by all", *signal, "trained on")
+    return Table(columns, tuple(rows), names=2)
 
 
 def data_table(runs: Sequence[RunRecord]) -> Table:

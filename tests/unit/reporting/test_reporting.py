@@ -10,7 +10,7 @@ import pytest
 from mftcoder.errors import DataError
 from mftcoder.reporting import charts, tables
 from mftcoder.reporting.page import render
-from mftcoder.reporting.run_folder import read_run, read_runs, series
+from mftcoder.reporting.run_folder import read_improvement, read_run, read_runs, series
 from mftcoder.reporting.scores import find_metrics, read_scores
 
 LOSSES = {"before": {"tests": 2.0, "repair": 1.0}, "after": {"tests": 1.5, "repair": 0.9}}
@@ -100,6 +100,84 @@ def test_preference_tasks_have_a_table_of_accuracy_and_margin(tmp_path: Path) ->
     run = read_run(folder)
     assert tables.preference_table([run]).rows == (("pairs", "0.5000", "0.7500", "0.0000", "1.5000", "1.5000", "–"),)
     assert "Accuracy is the fraction" in render([run], []).html
+
+
+def add_records(folder: Path, *records: dict[str, Any]) -> Path:
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    return folder
+
+
+def test_preference_tasks_have_pictures_of_rewards_margin_and_accuracy(tmp_path: Path) -> None:
+    means = {"chosen": 0.25, "rejected": -0.5, "margin": 0.75, "accuracy": 0.5}
+    record = {"step": 3, "losses": {"pairs": 0.7}, "rewards": {"pairs": means}}
+    run = read_run(
+        add_records(write_run(tmp_path / "run"), *({"kind": kind, **record} for kind in ("train", "validation")))
+    )
+    titles = [chart.title for chart in charts.preference_charts([run])]
+    assert titles == [f"pairs: {name}" for name in ("accuracy", "margin", "reward of chosen", "reward of rejected")]
+    assert "loss of a pair" in charts.loss_charts([run])[2].svg and "nats a token" in charts.loss_charts([run])[0].svg
+    assert all(title in render([run], []).html for title in titles)
+
+
+def test_a_task_of_sampled_answers_has_a_table_and_pictures_of_its_rewards(tmp_path: Path) -> None:
+    """KL is off in the first run, and no token is clipped there."""
+    runs = []
+    for name, clipped, divergence in (("off", 0.0, 0.0), ("on", 0.25, 0.125)):
+        steps = [
+            {"kind": "train", "step": step, "losses": {"practice": 1 - reward}}
+            | {"rewards": {"practice": {"reward": reward, "clipped": clipped, "divergence": divergence * step}}}
+            for step, reward in enumerate((0.25, 0.75, 0.5), start=3)
+        ]
+        runs.append(read_run(add_records(write_run(tmp_path / name), *steps)))
+    assert tables.rollout_table(runs).rows == (
+        ("practice", "off", "0.2500", "0.5000", "0.7500", "0.00%", "off"),
+        ("practice", "on", "0.2500", "0.5000", "0.7500", "25.00%", "0.6250"),
+    )
+    assert [chart.title for chart in charts.rollout_charts(runs[:1])] == ["practice: mean reward"]
+    assert len(charts.rollout_charts(runs)) == 3
+    assert "KL of the last step" in render(runs, []).markdown and not tables.preference_table(runs).rows
+
+
+def improved(folder: Path, *rewards: float | None) -> Path:
+    """The folder of an `mft improve`, of which 2 in 8 answers pass in each round."""
+    folder.mkdir()
+    rounds = [
+        {"number": number, "problems": 4, "rollouts": 8, "passed": 2, "solved": {"none": 3, "some": 0, "all": 1}}
+        | {"kept": 5, "left_out": {"equal": 1, "cut": 0}, "mean_reward": reward}
+        for number, reward in enumerate(rewards, start=1)
+    ]
+    (folder / "improve.json").write_text(json.dumps({"rounds": rounds}))
+    for name in ("base", "round-1"):
+        (folder / name / "scores").mkdir(parents=True)
+        write_metrics(folder / name / "scores" / f"metrics_exam-write_{name}.json", **{"pass@1": 0.5})
+    return folder
+
+
+def test_the_rounds_of_an_improvement_have_their_share_of_passing_answers_and_of_groups_without_a_signal(
+    tmp_path: Path,
+) -> None:
+    folder = improved(tmp_path / "better", 0.125, 0.25)
+    write_run(folder / "run")
+    found = read_improvement(folder)
+    assert found is not None and found.runs == (folder / "run",)
+    assert [path.parts[-3] for path in found.metrics] == ["base", "round-1"]
+    first = ("better", "1", "8", "25.0%", "3", "0", "1", "0.1250", "1 (25%)", "5")
+    assert tables.rounds_table([found]).rows[0] == first
+    drawn = [chart.title for chart in charts.round_charts([found])]
+    assert drawn == ["answers that pass", "mean reward", "groups without a signal"]
+    page = render(read_runs(list(found.runs)), read_scores(list(found.metrics)), improvements=[found])
+    assert all(title in page.html for title in drawn) and "groups without a signal" in page.markdown
+
+
+def test_expert_iteration_has_a_run_for_each_round_and_no_rewards(tmp_path: Path) -> None:
+    folder = improved(tmp_path / "improved", None, None)
+    runs = tuple(write_run(folder / f"round-{number}" / "run") for number in (1, 2))
+    found = read_improvement(folder)
+    assert found is not None and found.runs == runs
+    assert tables.rounds_table([found]).rows[1] == ("improved", "2", "8", "25.0%", "3", "0", "1", "5")
+    assert [chart.title for chart in charts.round_charts([found])] == ["answers that pass"]
+    assert read_improvement(runs[0]) is None
 
 
 def test_the_runs_table_computes_missing_summary_values_from_the_records(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from mftcoder.jsonl import read_json, write_text
 from mftcoder.log import warn
 from mftcoder.reporting.page import Answer, Question, render
 from mftcoder.reporting.paired import Change, read_changes
-from mftcoder.reporting.run_folder import read_runs
+from mftcoder.reporting.run_folder import read_improvement, read_runs
 from mftcoder.reporting.scores import find_metrics, read_scores
 from mftcoder.reporting.tables import undecontaminated
 
@@ -20,21 +20,23 @@ def report(
 ) -> Path:
     """Write the page of the runs among `paths` and return its path. JSON files among them count as metrics files.
 
-    Without any metrics file, those in the run folders are used. `out` is the HTML file; the Markdown file lies beside it. Answers are
-    shown if the problems can be read without a network: from `data_dir` or from the package.
+    The folder of an `mft improve` stands for its runs, its rounds and its scores. Without any metrics file, those in the folders are
+    used. `out` is the HTML file; the Markdown file lies beside it. Answers are shown if the problems can be read without a network: from
+    `data_dir` or from the package.
     """
     folders = [path for path in paths if path.suffix != ".json"]
     given = [*metrics, *(path for path in paths if path.suffix == ".json")]
     if not folders:
         raise DataError("no run folder given: mft report RUN... [--metrics FILE]")
-    runs = read_runs(folders)
-    files = given or [path for folder in folders for path in find_metrics(folder)]
+    found = {folder: read_improvement(folder) for folder in folders}
+    runs = read_runs([run for folder, one in found.items() for run in (one.runs if one else (folder,))])
+    files = given or [path for folder, one in found.items() for path in (one.metrics if one else find_metrics(folder))]
     changes = read_changes(files)
     questions = [question for change in changes for question in _questions(change, data_dir)]
     scores = read_scores(files)
     for sentence in undecontaminated(runs, scores):
         warn(f"warning: {sentence}")
-    pages = render(runs, scores, changes, questions)
+    pages = render(runs, scores, changes, questions, [one for one in found.values() if one])
     target = out or folders[0] / "report.html"
     write_text(target, pages.html)
     write_text(target.with_suffix(".md"), pages.markdown)

@@ -15,7 +15,7 @@ from mftcoder.cli.options import PATH, data_dir
 )
 @data_dir
 def command(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...], data_dir: Path | None) -> None:
-    """Write one HTML page (and Markdown) about training runs, side by side.
+    """Write one HTML page (and Markdown) about training runs, side by side. The folder of an `mft improve` stands for its runs and rounds.
 
     Scores come from the metrics files given, otherwise from the run folders. The first file of a benchmark is the
     "before". Two models on the same problems are compared problem by problem: what was gained and lost, and whether
@@ -25,6 +25,7 @@ def command(runs: tuple[Path, ...], out: Path | None, metrics: tuple[Path, ...],
     \b
     mft report runs/my
     mft report runs/uniform runs/coba --out compared.html
+    mft report improved
     mft report runs/my --metrics metrics_mini_base.json --metrics metrics_mini_my.json
     """
     from mftcoder.app.results.report import report
