@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks.answers.python_code import is_valid
+from mftcoder.benchmarks.catalogue import all_tasks
+from mftcoder.benchmarks.families import humaneval
 from mftcoder.benchmarks.families.exam import FILE, KINDS, benchmark_of
 from mftcoder.benchmarks.passk import PassAtK, estimate
 from mftcoder.benchmarks.problem import FENCE
@@ -32,10 +34,15 @@ class Problems:
 
 
 def read_problems(path: Path, kinds: Sequence[str]) -> tuple[list[Record], str]:
-    """The problems of these kinds in `exam.jsonl` (a folder with it, or such a file), and the file's name with its checksum."""
-    file = path / FILE if path.is_dir() else path
+    """The problems of these kinds in `exam.jsonl` (a folder with it, or such a file), and the file's name with its checksum.
+
+    A file in HumanEval's format has problems of kind complete. `mini` is the small benchmark of the package.
+    """
+    file = _file_of(path)
     records, origin = local_records(file)
     problems = _mistakes(records)
+    if not problems:
+        records = [humaneval.exam_record(record) if _is_humaneval(record) else record for record in records]
     for kind in KINDS if not problems else ():
         benchmark_of(kind, records, str(file))
     if problems:
@@ -46,16 +53,39 @@ def read_problems(path: Path, kinds: Sequence[str]) -> tuple[list[Record], str]:
     return chosen, origin
 
 
+def _file_of(path: Path) -> Path:
+    """The file with the problems. BenchmarkError for the name of a benchmark other than mini, whose data lie in no known file."""
+    if path.is_dir():
+        return path / FILE
+    if path.is_file() or str(path) not in all_tasks():
+        return path
+    if str(path) == "mini":
+        return humaneval.MINI_FILE
+    raise BenchmarkError(
+        f"{path}: is the name of a benchmark, and only mini comes with the package. Give its file, if that has HumanEval's format, or a "
+        "folder of `mft data mine --exam`"
+    )
+
+
+def _is_humaneval(record: Any) -> bool:
+    return isinstance(record, dict) and "kind" not in record and all(field in record for field in humaneval.FIELDS)
+
+
 def _mistakes(records: Sequence[Any]) -> list[str]:
-    """Unknown kinds, problems without tests, and ids that occur twice."""
+    """Records of another form, unknown kinds, problems without tests, and ids that occur twice."""
     found = []
     ids = Counter(str(record.get("task_id")) for record in records if isinstance(record, dict))
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             found.append(f"problem {number}: expected an object. `mft data mine --exam` writes it")
-        elif record.get("kind") not in KINDS:
+        elif "kind" not in record and not _is_humaneval(record):
+            missing = ", ".join(name for name in humaneval.FIELDS if name not in record)
+            found.append(
+                f"problem {number}: has no kind, as `mft data mine --exam` writes it, and lacks {missing} of HumanEval's format"
+            )
+        elif record.get("kind", "complete") not in KINDS:
             found.append(f"problem {number}: kind {record.get('kind')!r} is unknown. Known: {', '.join(KINDS)}")
-        elif record["kind"] != "test" and not str(record.get("test") or "").strip():
+        elif record.get("kind") != "test" and not str(record.get("test") or "").strip():
             found.append(f"problem {number}: has no tests, so an answer cannot be judged")
         elif not is_valid(str(record["test"])):
             found.append(f"problem {number}: its tests are not valid Python")
@@ -210,7 +240,7 @@ class Round:
     new: int  # of them from this round
     left_out: dict[str, int]
     """rft: passing answers that were cut by the token limit, equal to another, over the limit of a problem. grpo: groups whose rewards are
-    all equal, and groups whose answers were all cut."""
+    all equal, whose answers were all cut, and with an answer that is longer than a row."""
     mean_reward: float | None = None  # of all answers (grpo)
 
 
@@ -228,7 +258,7 @@ def policy_round_of(number: int, metrics: Sequence[dict[str, Any]], groups: Grou
     """The numbers of a round of grpo."""
     base = round_of(number, metrics, {}, samples, 0)
     trained = sum(sum(record["trained"]) for record in groups.records)
-    left_out = {"equal": groups.equal, "cut": groups.cut}
+    left_out = {"equal": groups.equal, "cut": groups.cut, "long": 0}
     return replace(base, kept=trained, new=trained, left_out=left_out, mean_reward=groups.mean_reward)
 
 

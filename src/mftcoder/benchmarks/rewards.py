@@ -12,7 +12,7 @@ from typing import Any
 
 from mftcoder.benchmarks.answers.extraction import best_block
 from mftcoder.benchmarks.families.exam import NO_ASSERT
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, UnjudgedError
 from mftcoder.registry import did_you_mean
 
 NOT_CODE = ("SyntaxError:", "IndentationError:", "TabError:", NO_ASSERT)
@@ -79,7 +79,11 @@ class Outcome:
 
 def outcome_of(status: str, message: str, text: str, name: str, parts: Sequence[str]) -> Outcome:
     """The outcome of an answer: its verdict on all tests with the error's `message`, its `text`, the function's `name`, and its verdicts
-    on each test alone; without such (a test that a model wrote) the share is 0 or 1."""
+    on each test alone; without such (a test that a model wrote) the share is 0 or 1. UnjudgedError if the sandbox failed."""
+    if "sandbox_error" in (status, *parts):
+        raise UnjudgedError(
+            f"an answer about {name}: the sandbox failed, so it has no reward. Type the same command again"
+        )
     passed, cheated = status == "passed", "cheated" in (status, *parts)
     share = sum(part == "passed" for part in parts) / len(parts) if parts else float(passed)
     compiles = status != "compile_error" and not any(sign in message for sign in NOT_CODE)
@@ -88,18 +92,34 @@ def outcome_of(status: str, message: str, text: str, name: str, parts: Sequence[
 
 
 def single_tests(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The problem once for each of its asserts, `#0`, `#1`, ...; each keeps the other statements. [] if it has fewer than two asserts."""
+    """The problem once for each of its asserts, `#0`, `#1`, ...; each keeps the other statements. [] if it has fewer than two asserts.
+
+    The asserts stand at the top level, or in HumanEval's function `check`. One that calls nothing (`assert True`) tests nothing, and counts as
+    another statement.
+    """
     if record["kind"] == "test":
         return []
-    statements = ast.parse(record["test"]).body
-    asserts = [node for node in statements if isinstance(node, ast.Assert)]
-    others = [ast.unparse(node) for node in statements if not isinstance(node, ast.Assert)]
-    if len(asserts) < 2:
-        return []
-    return [
-        {**record, "task_id": f"{record['task_id']}#{number}", "test": "\n".join([*others, ast.unparse(node), ""])}
-        for number, node in enumerate(asserts)
-    ]
+    tree = ast.parse(record["test"])
+    body = _body_with_asserts(tree)
+    statements = list(body)
+    asserts = [node for node in statements if _is_test(node)]
+    found = []
+    for number, kept in enumerate(asserts if len(asserts) > 1 else ()):
+        body[:] = [node for node in statements if node is kept or node not in asserts]
+        found.append({**record, "task_id": f"{record['task_id']}#{number}", "test": f"{ast.unparse(tree)}\n"})
+    return found
+
+
+def _body_with_asserts(tree: ast.Module) -> list[ast.stmt]:
+    """The statements of the module, or those of its function `check` if no assert is among them."""
+    if any(map(_is_test, tree.body)):
+        return tree.body
+    checks = (node.body for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check")
+    return next(checks, tree.body)
+
+
+def _is_test(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assert) and any(isinstance(part, ast.Call) for part in ast.walk(node.test))
 
 
 @dataclass(frozen=True)

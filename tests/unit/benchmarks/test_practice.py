@@ -1,11 +1,13 @@
 """Practice and exam stay apart, bad problems are named, and of the passing answers the right ones are kept."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mftcoder.benchmarks.families.exam import benchmark_of, solution
 from mftcoder.benchmarks.practice import (
     Rollout,
     apart,
@@ -17,7 +19,11 @@ from mftcoder.benchmarks.practice import (
     round_of,
     signal,
 )
+from mftcoder.benchmarks.problem import Problem
+from mftcoder.benchmarks.rewards import single_tests
 from mftcoder.errors import BenchmarkError
+from mftcoder.execution.pool import Pool
+from mftcoder.execution.sandbox import Limits
 
 KINDS = ("complete", "write", "repair", "test")
 
@@ -106,6 +112,60 @@ def test_all_mistakes_of_a_file_are_named_at_once(tmp_path: Path) -> None:
         "problem 3: its tests are not valid Python",
         "2 problems have the task_id 'write/c.py:h'",
     ]
+
+
+def humaneval_record(name: str, **fields: Any) -> dict[str, Any]:
+    """A problem in HumanEval's form whose prompt brings a helper and an import."""
+    return {
+        "task_id": f"HumanEval/{name}",
+        "prompt": f'import math\n\n\ndef one() -> int:\n    return math.floor(1.5)\n\n\ndef {name}(x):\n    """Add 1."""\n',
+        "entry_point": name,
+        "canonical_solution": "    return x + one()\n",
+        "test": "def check(candidate):\n    assert candidate(1) == 2\n    assert candidate(2) == one() + 2\n",
+        **fields,
+    }
+
+
+def statuses(pool: Pool, records: Sequence[Any], answer: Callable[[Problem], str]) -> list[str]:
+    benchmark = benchmark_of("complete", records, "exam.jsonl")
+    programs = [(problem.id, benchmark.program(problem, answer(problem))) for problem in benchmark.problems]
+    found = dict(pool.run(programs, Limits(seconds=5, memory_mb=512)))
+    return [found[problem.id].status for problem in benchmark.problems]
+
+
+def test_problems_in_humanevals_form_are_taken_with_their_tests(tmp_path: Path) -> None:
+    """In the real sandbox: their own solutions pass all tests and each test alone; the prompt alone and another result fail."""
+    records, origin = read_problems(written(tmp_path, [humaneval_record("add"), humaneval_record("plus")]), KINDS)
+    assert [record["kind"] for record in records] == ["complete", "complete"] and origin.startswith("exam.jsonl")
+    assert "Complete the following Python function" in records[0]["instruction"]
+    alone = [part for record in records for part in single_tests(record)]
+    with Pool("process", workers=1) as pool:
+        assert statuses(pool, [*records, *alone], solution) == ["passed"] * 6
+        assert (
+            statuses(
+                pool, records, lambda problem: f"```python\ndef {problem.entry_point}(x):\n    return x + one()\n```"
+            )
+            == ["passed"] * 2
+        )
+        assert statuses(pool, records, lambda problem: problem.prompt + "    return x\n") == ["failed"] * 2
+
+
+def test_the_small_benchmark_of_the_package_can_be_practised_by_its_name() -> None:
+    records, origin = read_problems(Path("mini"), KINDS)
+    found = divided(records, 0.5, seed=0)
+    assert origin.startswith("mini.jsonl") and len(records) == 50 and len(found.practice) == len(found.exam) == 25
+    with Pool("process", workers=1) as pool:
+        assert set(statuses(pool, records, solution)) == {"passed"}
+
+
+def test_another_benchmark_and_a_file_of_another_form_are_refused_with_what_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="humaneval: is the name of a benchmark, and only mini comes with the"):
+        read_problems(Path("humaneval"), KINDS)
+    mbpp = {"task_id": 1, "text": "Add.", "code": "def add(): ...", "test_list": ["assert add() == 1"]}
+    with pytest.raises(BenchmarkError, match=r"problem 1: has no kind, as .* and lacks prompt, entry_point, canon"):
+        read_problems(written(tmp_path, [mbpp]), KINDS)
+    with pytest.raises(BenchmarkError, match="problem 1: its tests are not valid Python"):
+        read_problems(written(tmp_path, [humaneval_record("add", test="public class Main {")]), KINDS)
 
 
 def test_a_file_without_the_wanted_kinds_is_refused(tmp_path: Path) -> None:

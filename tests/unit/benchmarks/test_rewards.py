@@ -8,7 +8,7 @@ import pytest
 from mftcoder.benchmarks.families.exam import benchmark_of
 from mftcoder.benchmarks.problem import Asking
 from mftcoder.benchmarks.rewards import Graded, Outcome, RewardWeights, groups_of, outcome_of, single_tests
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, UnjudgedError
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import Limits
 from tests.unit.benchmarks.families.test_exam import FUNCTION, HEADER, row
@@ -77,6 +77,14 @@ def test_an_answer_that_cheated_in_one_test_gets_nothing_for_the_others() -> Non
     assert outcome_of("cheated", "", "", "f", ["passed"]).share == 0.0
 
 
+@pytest.mark.parametrize(("status", "parts"), [("sandbox_error", []), ("failed", ["passed", "sandbox_error"])])
+def test_an_answer_that_the_sandbox_could_not_judge_has_no_reward_not_a_reward_of_0(
+    status: str, parts: list[str]
+) -> None:
+    with pytest.raises(UnjudgedError, match="an answer about clip: the sandbox failed, so it has no reward"):
+        outcome_of(status, "", "", "clip", parts)
+
+
 def test_a_problem_without_single_tests_pays_for_passing_all() -> None:
     assert single_tests(row("test")) == []
     assert [outcome_of(status, "", "", "f", []).share for status in ("passed", "failed")] == [1.0, 0.0]
@@ -91,6 +99,18 @@ def test_single_tests_keep_what_the_asserts_need() -> None:
         "import math\nassert clip(math.pi, 0, 3) == 3\n",
     ]
     assert [part["task_id"].rpartition("#")[2] for part in found] == ["0", "1"]
+
+
+def test_single_tests_of_humanevals_form_are_the_asserts_of_its_function_check() -> None:
+    """`assert True` calls nothing, so it tests nothing alone."""
+    asserts = (
+        "    assert candidate(1, 0, 5) == 1\n    assert True, 'for debugging'\n    assert candidate(9, 0, 5) == 5\n"
+    )
+    found = single_tests({**row("write"), "test": f"LOW = 0\ndef check(candidate):\n{asserts}\ncheck(clip)\n"})
+    assert len(found) == 2
+    assert "candidate(1, 0, 5)" in found[0]["test"] and "candidate(9" not in found[0]["test"]
+    for part in found:
+        assert "LOW = 0" in part["test"] and "assert True" in part["test"] and part["test"].endswith("check(clip)\n")
 
 
 def test_weights_are_parsed_and_give_a_mean() -> None:

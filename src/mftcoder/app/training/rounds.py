@@ -143,6 +143,7 @@ def training_config(
         raw["tasks"]["practice"]["kind"] = _grpo_kind(options)
         raw["train"] |= {"num_train_epochs": 1, "lr_scheduler_type": "constant", "warmup_steps": 0}
         raw["train"]["gradient_accumulation_steps"] = split
+        raw["data"]["on_error"] = "skip"  # a group with an answer longer than a row, which is counted
         raw["output_dir"] = str(options.out / "run")
     if options.device == "cpu":
         raw["backend"] = {"device": "cpu"}
@@ -299,7 +300,7 @@ class Rounds:
         if groups.records:
             write_jsonl(file, groups.records)
             whole = training_config(self.model, self.options, ["practice"], number)
-            split = -(-rows_of(whole) // (whole.train.per_device_train_batch_size * self.options.updates))
+            split = -(-self._rows_of(whole, number) // (whole.train.per_device_train_batch_size * self.options.updates))
             config = training_config(self.model, self.options, ["practice"], number, split)
             path = file.parents[2] / "train.yaml"
             write_text(path, dump_yaml(config))
@@ -312,6 +313,15 @@ class Rounds:
             )
         self._score_if_due(number, sampler)
         return sampler
+
+    def _rows_of(self, config: RunConfig, number: int) -> int:
+        """The rows of an epoch of the groups, which are prepared for that. Those with an answer that is longer than a row are counted."""
+        store = prepare(config)
+        if store.skipped:
+            say(f"round {number}: {len(store.skipped)} groups left out: {store.skipped[0]}")
+            self.found.rounds[-1].left_out["long"] = len(store.skipped)
+            self.found.write(self.settings)
+        return len(plan_rows(store.train(0).lengths, config.data.packing, config.data.max_length))
 
     def _groups(self, number: int, sampler: Sequence[object]) -> Groups:
         """Sample and run a round's answers, each test of a problem alone too, and reward them."""
@@ -362,12 +372,6 @@ class Rounds:
                 for sample, status in enumerate(statuses):
                     found.setdefault((name.rpartition("#")[0], sample), []).append(status)
         return found
-
-
-def rows_of(config: RunConfig) -> int:
-    """The rows of an epoch of the config's only task, which is prepared for that."""
-    samples = prepare(config).train(0)
-    return len(plan_rows(samples.lengths, config.data.packing, config.data.max_length))
 
 
 def _error_messages(generations: Path) -> dict[str, str]:

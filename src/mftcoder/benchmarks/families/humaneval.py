@@ -52,6 +52,25 @@ FAMILY = Family(
 )
 
 
+FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+"""The fields of a record in HumanEval's format."""
+
+
+def exam_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record in HumanEval's format as a problem of an exam (families/exam.py) of kind complete, with the same tests."""
+    problem = problem_of(record)
+    return {
+        "task_id": problem.id,
+        "kind": "complete",
+        "instruction": _prompt(problem, "chat"),
+        "prompt": problem.prompt,
+        "entry_point": problem.entry_point,
+        "canonical_solution": problem.reference,
+        "test": problem.tests,
+        "context": python_code.helpers_of(problem.prompt, problem.entry_point),
+    }
+
+
 _SOURCE = Source("humaneval/HumanEval.jsonl", HubData("openai/openai_humaneval"))
 
 
@@ -61,9 +80,12 @@ def load_humaneval(data_dir: Path | None) -> Benchmark:
     return Benchmark("humaneval", tuple(map(problem_of, records)), FAMILY, origin)
 
 
+MINI_FILE = Path(str(files("mftcoder.benchmarks.families") / "mini.jsonl"))
+
+
 def load_mini(data_dir: Path | None) -> Benchmark:
     """The project's own problems, which are part of the package."""
-    records, origin = local_records(Path(str(files("mftcoder.benchmarks.families") / "mini.jsonl")))
+    records, origin = local_records(MINI_FILE)
     return Benchmark("mini", tuple(map(problem_of, records)), FAMILY, origin)
 
 

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 @click.option(
-    "--exam", type=PATH, required=True, help="Exam that scores the model: a folder of `mft data mine --exam`."
+    "--exam",
+    type=PATH,
+    required=True,
+    help="Exam that scores the model: a folder of `mft data mine --exam`, a .jsonl file in HumanEval's format, or mini.",
 )
-@click.option("--train", type=PATH, help="Practice problems: another exam folder, or a .jsonl file of that form.")
+@click.option("--train", type=PATH, help="Practice problems: another exam folder or file.")
 @click.option(
     "--train-share",
     type=Finite(0, 1, min_open=True, max_open=True),
