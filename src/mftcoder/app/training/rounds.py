@@ -6,7 +6,7 @@ left to improve.py.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -300,7 +300,7 @@ class Rounds:
         if groups.records:
             write_jsonl(file, groups.records)
             whole = training_config(self.model, self.options, ["practice"], number)
-            split = -(-self._rows_of(whole, number) // (whole.train.per_device_train_batch_size * self.options.updates))
+            split = -(-self.rows_of(whole, number) // (whole.train.per_device_train_batch_size * self.options.updates))
             config = training_config(self.model, self.options, ["practice"], number, split)
             path = file.parents[2] / "train.yaml"
             write_text(path, dump_yaml(config))
@@ -314,14 +314,16 @@ class Rounds:
         self._score_if_due(number, sampler)
         return sampler
 
-    def _rows_of(self, config: RunConfig, number: int) -> int:
+    def rows_of(self, config: RunConfig, number: int) -> int:
         """The rows of an epoch of the groups, which are prepared for that. Those with an answer that is longer than a row are counted."""
         store = prepare(config)
+        samples, entry = store.train(0), self.found.rounds[-1]
         if store.skipped:
             say(f"round {number}: {len(store.skipped)} groups left out: {store.skipped[0]}")
-            self.found.rounds[-1].left_out["long"] = len(store.skipped)
+            left_out = {**entry.left_out, "long": len(store.skipped)}
+            self.found.rounds[-1] = replace(entry, kept=len(samples), new=len(samples), left_out=left_out)
             self.found.write(self.settings)
-        return len(plan_rows(store.train(0).lengths, config.data.packing, config.data.max_length))
+        return len(plan_rows(samples.lengths, config.data.packing, config.data.max_length))
 
     def _groups(self, number: int, sampler: Sequence[object]) -> Groups:
         """Sample and run a round's answers, each test of a problem alone too, and reward them."""

@@ -1,6 +1,7 @@
 """`mft improve` before and between its stages: mistakes are named first, a finished stage is not repeated, a failed sandbox ends it."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 
 from mftcoder import stages as module
 from mftcoder.app.training.improve import check_options, improve
-from mftcoder.app.training.rounds import ImproveOptions, training_config
+from mftcoder.app.training.rounds import ImproveOptions, Rounds, training_config
+from mftcoder.benchmarks.practice import Problems, policy_round_of
+from mftcoder.benchmarks.rewards import Groups
 from mftcoder.config.kinds import GrpoKind
 from mftcoder.errors import BenchmarkError, ConfigError, MftError, UnjudgedError
+from mftcoder.jsonl import read_json, write_jsonl
 from mftcoder.stages import Stages
 from tests.unit.benchmarks.test_practice import problem, written
 
@@ -80,6 +84,25 @@ def test_a_wrong_option_of_the_kind_is_named_before_anything_is_sampled(tmp_path
     written(tmp_path, [problem("f", "a.py"), problem("g", "b.py")])
     with pytest.raises(ConfigError, match=r"tasks\.practice\.kind.*clip"):
         improve("m", options(tmp_path, method="grpo", grpo=("clip=0.2",)))
+
+
+def test_a_group_with_an_answer_longer_than_a_row_is_left_out_and_counted(
+    tmp_path: Path, tiny_tokenizer_dir: Path, said: Callable[[], str]
+) -> None:
+    """The other group is trained: a round that sampled for hours does not end there."""
+    chosen = options(tmp_path, method="grpo", overrides=("data.max_length=64",))
+    marks = {"rewards": [1, 0], "trained": [True, True]}
+    groups: list[dict[str, Any]] = [{"prompt": "q", "completions": ["a", one], **marks} for one in ("b", "long " * 80)]
+    write_jsonl(tmp_path / "out" / "round-1" / "data" / "practice" / "train.jsonl", groups)
+    stages = Stages(tmp_path / "stages", {})
+    stages.close()
+    rounds = Rounds(str(tiny_tokenizer_dir), chosen, Problems((), ()), stages, {})
+    metrics = [{"problems": [{"passed": 1}, {"passed": 0}]}]
+    rounds.found.rounds.append(policy_round_of(1, metrics, Groups(groups, 0, 0, 0.5), 2))
+    assert rounds.rows_of(training_config(rounds.model, chosen, ["practice"], 1), 1) == 1
+    assert "round 1: 1 groups left out" in said()
+    (entry,) = read_json(tmp_path / "out" / "improve.json")["rounds"]
+    assert entry["left_out"] == {"equal": 0, "cut": 0, "long": 1} and entry["kept"] == 2
 
 
 class Processes:
