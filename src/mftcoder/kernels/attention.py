@@ -8,7 +8,6 @@ raised here, and samples never see each other. Both implementations also work fo
 """
 
 import functools
-import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -18,14 +17,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
+from torch.torch_version import TorchVersion
 from transformers import AttentionInterface
 
 from mftcoder.kernels.context_group import ContextGroup
 
 _LONGEST_BY_PRODUCTS = 512
-# From torch 2.12; earlier kernels accept grouped heads without the argument.
-_HAS_ENABLE_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+# From torch 2.12, its development versions too; earlier kernels accept grouped heads without the argument.
+_HAS_ENABLE_GQA = torch.__version__ >= TorchVersion("2.12.dev0")
 
 
 @dataclass(frozen=True)
@@ -283,6 +282,10 @@ def varlen_attention(
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
     """The same by torch's variable-length FlashAttention; returns [B, L, H, Dv]. ValueError for unsupported inputs."""
+    from torch.nn.attention.varlen import (
+        varlen_attn,
+    )  # imports torch's compiler, two seconds that other devices need not wait
+
     _refuse(unsupported, attention_mask)
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{type(module).__name__} does not pass cu_seq_lens_q to its attention")

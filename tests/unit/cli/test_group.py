@@ -14,6 +14,22 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+def test_a_model_without_lora_weights_is_used_without_peft() -> None:
+    """peft imports bitsandbytes, and both import torch's compiler: a quarter of the start of a command."""
+    verbs = [
+        "training.train",
+        "training.validate",
+        "scoring.generate",
+        "serving.serve",
+        "serving.chat",
+        "results.export",
+    ]
+    late = ["peft", "bitsandbytes", "torch._inductor.compile_fx", "torch.nn.attention.varlen", "deepspeed"]
+    imported = "".join(f"import mftcoder.app.{verb}\n" for verb in verbs)
+    code = f"import sys\n{imported}print([m for m in {late} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
 def test_help_lists_the_commands_in_the_order_of_the_journey(capsys: pytest.CaptureFixture[str]) -> None:
     shown = [line.split()[0] for line in main_help(capsys).partition("Commands:")[2].splitlines() if line.strip()]
     journey = ["validate", "prepare", "train", "export", "generate", "evaluate", "report"]

@@ -121,7 +121,7 @@ def test_varlen_pads_values_to_the_queries_size_and_removes_the_padding(
         lengths = starts.diff()[starts.diff() > 0].tolist()
         return attend_alone(*(x.transpose(0, 1)[None] for x in (q, k, v)), lengths, scale)[0]
 
-    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     monkeypatch.setattr(attention, "varlen_problem", lambda *_: None)
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, heads, 25, size) for heads, size in ((4, 24), (2, 24), (2, 16)))

@@ -140,7 +140,7 @@ def test_the_trial_is_attention_over_packed_samples_with_the_models_heads(
     monkeypatch: pytest.MonkeyPatch, window: int | None
 ) -> None:
     monkeypatch.setattr(attention, "varlen_problem", lambda *_: None)
-    monkeypatch.setattr(attention, "varlen_attn", varlen_on_the_cpu)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_the_cpu)
     found = attend_on_trial(CPU, Heads(4, 2, 16, 8, window))
     assert len(found) == (4 if window is None else 8)
     monkeypatch.setattr(flash, "varlen_attention", by_segments)

@@ -37,7 +37,6 @@ from mftcoder.log import OnProgress, no_progress, say, warn
 from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
 from mftcoder.models.layers.adapters import attach, restore, save_settings, save_weights, trainable_parameters
 from mftcoder.models.layers.fp8 import check_recipe, multiply_in_fp8
-from mftcoder.models.layers.lora_forward import kept_by_peft
 from mftcoder.models.layers.quantize import IN_FP8
 from mftcoder.models.loading import given
 from mftcoder.models.loading.load import DTYPES, load_model
@@ -320,7 +319,9 @@ def _load_trainable(
 
 def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) -> Iterator[str]:
     """Lines about what runs slower than it could, with the same results, and why. Attention logs its own."""
-    if not config.adapter.peft_forward:
+    if config.adapter.type == "lora" and not config.adapter.peft_forward:
+        from mftcoder.models.layers.lora_forward import kept_by_peft
+
         yield from kept_by_peft(model.module)
     limits = (*device_limits(device), *model_limits(device, model.causal_lm.config, DTYPES[config.model.dtype]))
     yield from (str(limit) for limit in limits if limit.what != "FlashAttention")

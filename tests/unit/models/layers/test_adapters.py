@@ -11,12 +11,12 @@ from mftcoder.config.schema import AdapterConfig, ModelConfig
 from mftcoder.errors import ModelError
 from mftcoder.models.layers.adapters import (
     attach,
-    linear_names,
     load_adapter,
     restore,
     save_adapter,
     trainable_parameters,
 )
+from mftcoder.models.layers.lora import linear_names
 from mftcoder.models.layers.lora_forward import PlainLora
 from mftcoder.models.loading.load import load_model
 
