@@ -276,10 +276,11 @@ def exam_table(changes: Sequence[Change]) -> Table:
     for title in ("problems", "before", "after", "points (95% interval)", "p"):
         table.add_column(title, justify="right", no_wrap=True)
     for change in changes:
-        count, (low, high) = len(change.passed), (100 * bound for bound in change.interval)
-        points = f"{100 * change.value:+.0f} ({low:+.0f} to {high:+.0f})"
+        count = len(change.passed)
         shares = f"{change.before / count:.0%}", f"{change.after / count:.0%}"
-        table.add_row(change.task, str(count), *shares, points, p_text(change.p).removeprefix("p ").removeprefix("= "))
+        table.add_row(
+            change.task, str(count), *shares, change.points, p_text(change.p).removeprefix("p ").removeprefix("= ")
+        )
     return table
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from mftcoder.reporting.run_folder import Improvement, RunRecord, series
+from mftcoder.reporting.scores import Score
 
 Points = list[tuple[float, float]]
 
@@ -62,6 +63,33 @@ class Line:
     slot: int
     faint: bool = False
     markers: bool = False
+
+
+def score_charts(scores: Sequence[Score]) -> list[Chart]:
+    """One chart per k: a row per benchmark, in it a mark per model with the 95% interval as a line. Scores are in percent."""
+    return [_score_chart(k, [score for score in scores if score.k == k]) for k in sorted({score.k for score in scores})]
+
+
+def _score_chart(k: int, scores: Sequence[Score]) -> Chart:
+    tasks, models = (list(dict.fromkeys(getattr(score, name) for score in scores)) for name in ("task", "model"))
+
+    def paint(axes: Axes) -> None:
+        for score in scores:
+            slot = models.index(score.model)
+            height = tasks.index(score.task) + 0.6 * ((slot + 0.5) / len(models) - 0.5)
+            color, mark, dash = (kinds[slot % len(kinds)] for kinds in (SERIES_COLORS, MARKS, DASHES))
+            if score.low is not None and score.high is not None:
+                axes.plot([100 * score.low, 100 * score.high], [height] * 2, color=color, linestyle=dash, linewidth=1.8)
+            axes.plot([100 * score.value], [height], mark, color=color, markersize=6, clip_on=False)
+        axes.set_yticks(range(len(tasks)), tasks)
+        axes.set_ylim(len(tasks) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("percent")
+        axes.grid(axis="x")
+
+    title = f"pass@{k} with its 95% interval"
+    height = 1.0 + 0.16 * len(tasks) * (len(models) + 1)
+    return picture(title, f"{title}, a row a benchmark, for {', '.join(models)}", tuple(models), paint, height=height)
 
 
 def loss_charts(runs: Sequence[RunRecord]) -> list[Chart]:

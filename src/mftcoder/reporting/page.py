@@ -83,7 +83,7 @@ def render(
     """The report: runs side by side, scores, the changes from one model to another, and the rounds of `mft improve`."""
     parts = _parts(runs, scores, changes, questions, improvements)
     names = [*(one.name for one in improvements), *(run.name for run in runs)]
-    return render_parts(" · ".join(names), "Training report", parts, runs)
+    return render_parts("Training report", " · ".join(names), parts, runs)
 
 
 def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequence[RunRecord]) -> Pages:
@@ -129,9 +129,9 @@ def _parts(
             "Scores",
             ("The change is against the first model of the same benchmark.", *tables.undecontaminated(runs, scores)),
             tables.scores_table(scores),
+            tuple(charts.score_charts(scores)),
         ),
-        Part("Before and after", (*(change.sentence for change in changes), METHODS), tables.changes_table(changes)),
-        *(_answers_part(task, questions) for task in dict.fromkeys(question.task for question in questions)),
+        Part("Before and after", (METHODS,), tables.changes_table(changes)),
         Part("Rounds", (_ROUNDS,), tables.rounds_table(improvements), tuple(charts.round_charts(improvements))),
         Part(
             "Losses",
@@ -148,6 +148,7 @@ def _parts(
         Part("Rewards", (_REWARDS,), tables.rollout_table(runs), tuple(charts.rollout_charts(runs))),
         Part("Balance", (*tables.minima_spread(runs), *tables.constant_weights(runs)), None, balance),
         Part("Speed and schedule", (), None, tuple(charts.speed_charts(runs))),
+        *(_answers_part(task, questions) for task in dict.fromkeys(question.task for question in questions)),
         Part("Data", tables.card_notes(runs), tables.data_table(runs)),
     ]
 

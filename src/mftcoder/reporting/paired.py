@@ -78,10 +78,17 @@ class Change:
         return self.p < LEVEL
 
     @property
+    def points(self) -> str:
+        """`+16 (+9 to +23)`: the change and its 95% interval in points of a hundred."""
+        value, low, high = (
+            "0" if not round(100 * bound) else f"{round(100 * bound):+d}" for bound in (self.value, *self.interval)
+        )
+        return f"{value} ({low} to {high})"
+
+    @property
     def sentence(self) -> str:
         """`exam-repair: 10 of 130 problems before, 31 after: +16 points (95% interval +9 to +23), more than chance (p = 0.0002).`"""
-        low, high = (100 * bound for bound in self.interval)
-        how = f"{100 * self.value:+.0f} points (95% interval {low:+.0f} to {high:+.0f})"
+        how = self.points.replace(" (", " points (95% interval ")
         verdict = "more than chance" if self.is_more_than_chance else "possible by chance"
         count = f"{self.before} of {len(self.passed)} problems before, {self.after} after"
         return f"{self.task}: {count}: {how}, {verdict} ({p_text(self.p)})."

@@ -179,7 +179,6 @@ def changes_table(changes: Sequence[Change]) -> Table:
     rows = []
     for change in changes:
         count = len(change.passed)
-        low, high = (100 * bound for bound in change.interval)
         rows.append(
             (
                 change.task,
@@ -188,7 +187,7 @@ def changes_table(changes: Sequence[Change]) -> Table:
                 f"{change.after / count:.0%}",
                 f"{len(change.gained):,}",
                 f"{len(change.lost):,}",
-                f"{100 * change.value:+.0f} ({low:+.0f} to {high:+.0f})",
+                change.points,
                 p_text(change.p).removeprefix("p = ").removeprefix("p "),
                 "yes" if change.is_more_than_chance else "no",
             )

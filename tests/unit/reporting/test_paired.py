@@ -72,6 +72,11 @@ def test_the_result_is_a_plain_sentence() -> None:
     assert "(p < 0.0001)" in change(30, 0, 0).sentence
 
 
+def test_a_bound_that_rounds_to_zero_has_no_sign() -> None:
+    assert change(10, 3, 67).points == "+9 (0 to +17)"
+    assert change(1, 1, 30).points.startswith("0 (-")
+
+
 def test_shown_are_one_gained_one_lost_and_one_unchanged_problem() -> None:
     assert change(3, 2, 4).shown == [0, 3, 5]
     assert change(3, 0, 0).shown == [0, 1, 2]

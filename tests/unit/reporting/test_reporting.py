@@ -245,6 +245,21 @@ def test_each_task_and_each_moving_balance_has_a_chart(tmp_path: Path) -> None:
     assert tables.constant_weights(runs) == ["still: the weights did not change: tests 0.5, repair 0.5."]
 
 
+def test_each_k_has_a_chart_with_a_row_a_benchmark_and_a_mark_a_model(tmp_path: Path) -> None:
+    known = {"pass@1": {"value": 0.25, "low": 0.1, "high": 0.5}, "pass@10": 0.5}
+    files = [
+        write_metrics(tmp_path / f"metrics_{task}_{model}.json", task=task, model=model, scores=known)
+        for task in ("mini", "mbpp")
+        for model in ("old", "new")
+    ]
+    one, ten = charts.score_charts(read_scores(files))
+    assert (one.title, ten.title) == ("pass@1 with its 95% interval", "pass@10 with its 95% interval")
+    assert one.series == ten.series == ("old", "new")
+    assert "mini" in one.svg and "mbpp" in one.svg
+    assert one.svg.count("var(--series-2)") > ten.svg.count("var(--series-2)") > 0, "no line without an interval"
+    assert charts.score_charts([]) == []
+
+
 def test_the_balance_picture_shows_where_each_task_is_best(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
