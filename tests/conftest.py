@@ -4,7 +4,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,26 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def toolchains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What is compiled once for a language's programs (20 seconds for Go), for all tests of all workers of this run.
+
+    It lies in the cache of what is made for several tests, which is not the user's either.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    cache = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "cache-of-all"
+    (cache / "toolchains").mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MFTCODER_CACHE", str(cache))
+        yield cache / "toolchains"
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the user's cache or another test's."""
-    monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path_factory.mktemp("cache")))
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, toolchains: Path) -> None:
+    """No test sees the user's cache or, except for toolchains, another test's."""
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "toolchains").symlink_to(toolchains)
+    monkeypatch.setenv("MFTCODER_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ def output_of(*command: str, environment: Mapping[str, str] | None = None, cwd: 
 
 def cached(name: str, contents: str, build: Callable[[Path], None]) -> str:
     """The folder that `build` filled for these `contents` (sources, versions, flags); built if there is none yet."""
-    root = cache_folder()
+    root = cache_folder().resolve()  # builds contain their path: one, whichever link leads to it
     folder = root / f"{name}-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
     done = folder / ".done"  # builds contain their absolute path, so they cannot be moved into place
     if done.exists():

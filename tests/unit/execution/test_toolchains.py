@@ -12,6 +12,11 @@ from mftcoder.execution.isolation.confinement import readable_paths
 from mftcoder.execution.toolchains import cache_folder, cached, find, output_of
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / "cache"))
+
+
 def test_tools_are_found_by_their_absolute_paths() -> None:
     assert Path(find(("sh",), "install it", "Shell")["sh"]).is_absolute()
 
@@ -45,6 +50,20 @@ def test_equal_contents_are_built_once() -> None:
     first, again, other = (cached("std", contents, build) for contents in ("flags 1", "flags 1", "flags 2"))
     assert first == again != other
     assert list(map(str, built)) == [first, other] and (Path(first) / "made").is_file()
+
+
+def test_a_cache_behind_a_link_is_built_once_under_its_own_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Builds contain their path, and a program sees only the folder of its toolchain."""
+    (tmp_path / "real").mkdir()
+    folders = set()
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(tmp_path / "real")
+        monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / name))
+        folders.add(cached("std", "flags", lambda folder: (folder / "path").write_text(str(folder))))
+    (folder,) = folders
+    assert (Path(folder) / "path").read_text() == folder == str(Path(folder).resolve())
 
 
 def test_a_build_that_failed_starts_again_from_an_empty_folder() -> None:
