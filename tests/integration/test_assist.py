@@ -320,6 +320,21 @@ def test_a_model_that_only_writes_sentences_can_comment(endpoint: ScriptedEndpoi
             one.comment("shapes.py:area")
 
 
+def test_a_docstring_that_the_program_reads_is_refused_and_one_that_a_decorator_may_show_is_named(
+    endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
+) -> None:
+    (tmp_path / "reads.py").write_text(f"{AREA}\n\nprint(area.__doc__)\n")
+    (tmp_path / "shows.py").write_text(f"import click\n\n\n@click.command('area')\n{AREA}")
+    with Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path, rounds=1) as one:
+        liar.says(endpoint, fenced(DOCUMENTED))
+        with pytest.raises(NoAnswerAcceptedError, match="docstring_is_read"):
+            one.comment("reads.py:area")
+        assert "add none: the program reads it" in endpoint.asked[-1].text
+        liar.says(endpoint, fenced(f"@click.command('area')\n{DOCUMENTED}"))
+        shown = one.comment("shows.py:5")
+    assert shown.notes == ("area: the decorator @click.command may show this docstring to users",)
+
+
 def test_a_fix_shows_the_error_before_and_keeps_what_works(
     endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
 ) -> None:

@@ -73,14 +73,16 @@ class Assistant:
         return complete(self.model, self.folder.read(where.file), where, block=block, rounds=self.rounds)
 
     def comment(self, place: str) -> Proposal:
-        """A docstring and comments for FILE[:FUNCTION]. The program stays the same."""
+        """A docstring and comments for FILE[:FUNCTION] or FILE:LINE. The program stays the same."""
         where = _function_place(place)
-        return comment(self.model, self.folder.read(where.file), where.function, self.trials, rounds=self.rounds)
+        file = self.folder.read(where.file)
+        return comment(self.model, file, _named(file, where), self.trials, rounds=self.rounds)
 
     def explain(self, place: str) -> Proposal:
         """What FILE[:FUNCTION] does, in prose."""
         where = _function_place(place)
-        return explain(self.model, self.folder.read(where.file), where.function, rounds=self.rounds)
+        file = self.folder.read(where.file)
+        return explain(self.model, file, _named(file, where), rounds=self.rounds)
 
     def test(self, place: str) -> Proposal:
         """Tests of FILE:FUNCTION that pass on it and fail on mutants of it."""
@@ -91,10 +93,10 @@ class Assistant:
         where = _function_place(place)
         file = self.folder.read(where.file)
         _python_only(file, "optimise")
-        names = [where.function] if where.function else with_findings(file)
-        function = find_function(file, names[0])
+        named = _named(file, where)
+        function, *others = [named] if named else with_findings(file)
         made = optimise(self.model, function, self.trials, self.folder.read(tests) if tests else None, **self._limits)
-        rest = (f"ruff also says something about {', '.join(names[1:])}",) if names[1:] else ()
+        rest = (f"ruff also says something about {', '.join(one.name for one in others)}",) if others else ()
         return replace(made, notes=(*made.notes, *rest))
 
     def fix(self, place: str, error: str, *, tests: str | None = None) -> Proposal:
@@ -102,7 +104,7 @@ class Assistant:
         where = _function_place(place)
         file = self.folder.read(where.file)
         _python_only(file, "fix")
-        function = find_function(file, where.function or function_of_log(file, error))
+        function = _named(file, where) or function_of_log(file, error)
         given = self.folder.read(tests) if tests else None
         return fix(self.model, function, error, self.trials, given, **self._limits)
 
@@ -132,9 +134,10 @@ class Assistant:
 
     def _function(self, place: str) -> FunctionText:
         where = _function_place(place)
-        if not where.function:
-            raise ConfigError(f"{place}: give FILE:FUNCTION")
-        return find_function(self.folder.read(where.file), where.function)
+        found = _named(self.folder.read(where.file), where)
+        if found is None:
+            raise ConfigError(f"{place}: give FILE:FUNCTION or FILE:LINE")
+        return found
 
     def _opened(self) -> Sandbox:
         with self._lock:
@@ -145,9 +148,14 @@ class Assistant:
 
 def _function_place(place: str) -> Place:
     where = parse_place(place)
-    if where.line:
-        raise ConfigError(f"{place}: give FILE:FUNCTION; only complete takes a line")
+    if where.column:
+        raise ConfigError(f"{place}: give FILE:FUNCTION or FILE:LINE; only complete takes a column")
     return where
+
+
+def _named(file: SourceFile, where: Place) -> FunctionText | None:
+    """The function that a place names, by its name or a line of it; None for a file."""
+    return find_function(file, where.line or where.function) if where.line or where.function else None
 
 
 def _python_only(file: SourceFile, verb: str) -> None:

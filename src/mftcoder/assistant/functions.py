@@ -44,9 +44,12 @@ def functions_in(file: SourceFile) -> list[FunctionText]:
     return [function for function in made if function is not None]
 
 
-def find_function(file: SourceFile, name: str) -> FunctionText:
-    """The function of this name. ConfigError if there is none, or more than one."""
+def find_function(file: SourceFile, place: str | int) -> FunctionText:
+    """The function of this name, or the one that holds this line, from 1. ConfigError if there is none, or more than one."""
     functions = functions_in(file)
+    if isinstance(place, int):
+        return _at_line(file, functions, place)
+    name = place
     found = [function for function in functions if function.name == name]
     if not found:  # a method may be named without its class where that is clear
         found = [function for function in functions if function.name.rpartition(".")[2] == name]
@@ -57,10 +60,27 @@ def find_function(file: SourceFile, name: str) -> FunctionText:
         )
     if not found:
         raise unknown_function(file, name, [function.name for function in functions])
-    if len(found) > 1:
-        places = ", ".join(f"{function.name} in line {function.first + 1}" for function in found)
-        raise ConfigError(f"{file.name}: '{name}' is not one function: {places}")
+    defined = [function for function in found if not _is_overload(function)] if len(found) > 1 else found
+    if len(defined) != 1:
+        places = ", ".join(f"{file.name}:{function.first + 1} ({function.name})" for function in defined or found)
+        raise ConfigError(f"{file.name}: '{name}' is not one function. Give its line: {places}")
+    return defined[0]
+
+
+def _at_line(file: SourceFile, functions: Sequence[FunctionText], line: int) -> FunctionText:
+    found = [function for function in functions if function.first < line <= function.end]
+    if len(found) != 1:
+        lines = ", ".join(f"{one.first + 1}-{one.end} ({one.name})" for one in functions[:20])
+        raise ConfigError(f"{file.name}:{line}: is in no function that can be worked on. Functions: {lines or 'none'}")
     return found[0]
+
+
+def _is_overload(function: FunctionText) -> bool:
+    """Whether it only declares types: `@overload` of Python."""
+    if function.file.language != "python":
+        return False
+    node = ast.parse(function.text).body[0]
+    return any(ast.unparse(one).split(".")[-1] == "overload" for one in getattr(node, "decorator_list", ()))
 
 
 def _is_elsewhere(file: SourceFile, name: str) -> bool:

@@ -14,7 +14,9 @@ from mftcoder.assistant.assistant import Assistant
 from mftcoder.assistant.rounds import Proposal
 from mftcoder.errors import MftError, NoAnswerAcceptedError
 
-Where = Annotated[str, Field(description="FILE or FILE:FUNCTION within the working folder, such as src/shapes.py:area")]
+Where = Annotated[
+    str, Field(description="FILE, FILE:FUNCTION or FILE:LINE within the working folder, such as src/shapes.py:area")
+]
 Position = Annotated[str, Field(description="FILE:LINE or FILE:LINE:COLUMN, both from 1")]
 Tests = Annotated[str | None, Field(description="A file of tests in the working folder; without it tests are written")]
 Apply = Annotated[bool, Field(description="Write the accepted change into the file")]

@@ -5,6 +5,7 @@ tree-sitter mends what it cannot read, so code without errors here may still not
 
 import importlib
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -56,21 +57,18 @@ def require_grammars() -> None:
 def error_bytes(code: str, language: str) -> int | None:
     """Bytes that the grammar cannot read, one for each missing token; 0 for code that parses, None for code that was not parsed."""
     tree = parse(code, language)
-    return None if tree is None else _error_bytes(tree.root_node)
+    return None if tree is None else sum(end - start for start, end in error_places(tree.root_node))
 
 
-def _error_bytes(root: "Node") -> int:
-    """A loop, because nodes are as deep as the code is nested."""
-    total, waiting = 0, [root]
+def error_places(root: "Node") -> "Iterator[tuple[int, int]]":
+    """The bytes that the grammar cannot read, one for each missing token. A loop, because nodes are as deep as the code is nested."""
+    waiting = [root]
     while waiting:
         node = waiting.pop()
-        if node.is_error:
-            total += max(1, node.end_byte - node.start_byte)
-        elif node.is_missing:
-            total += 1
+        if node.is_error or node.is_missing:
+            yield node.start_byte, max(node.start_byte + 1, node.end_byte)
         elif node.has_error:
             waiting += node.children
-    return total
 
 
 def guess_language(code: str) -> str | None:

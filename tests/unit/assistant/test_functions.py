@@ -74,3 +74,56 @@ def test_places_are_read() -> None:
     assert parse_place("a/b.py:f.g").function == "f.g"
     assert (parse_place("a.py:3").line, parse_place("a.py:3:7").column) == (3, 7)
     assert parse_place("C:/a.py").file == "C:/a.py"
+
+
+NAMED_ALIKE = """\
+from typing import overload
+
+
+class Box:
+    @property
+    def size(self):
+        return self._size
+
+    @size.setter
+    def size(self, size):
+        self._size = size
+
+
+@overload
+def twice(x: int) -> int: ...
+
+
+@overload
+def twice(x: str) -> str: ...
+
+
+def twice(x):
+    return x + x
+"""
+
+
+def test_functions_of_one_name_are_told_apart_by_a_line(tmp_path: Path) -> None:
+    file = read(tmp_path, "a.py", NAMED_ALIKE)
+    with pytest.raises(ConfigError, match=r"'Box.size' is not one function. Give its line: a.py:5 .*, a.py:9 "):
+        find_function(file, "Box.size")
+    assert find_function(file, 9).text.startswith("@size.setter") and find_function(file, 11) == find_function(file, 9)
+    assert find_function(file, 7).text.startswith("@property")
+    with pytest.raises(
+        ConfigError, match=r"a.py:3: is in no function that can be worked on. Functions: 5-7 \(Box.size\)"
+    ):
+        find_function(file, 3)
+
+
+def test_of_overloads_the_one_with_a_body_is_meant(tmp_path: Path) -> None:
+    assert "return x + x" in find_function(read(tmp_path, "a.py", NAMED_ALIKE), "twice").text
+
+
+def test_overloads_of_java_and_cpp_are_named_by_a_line(tmp_path: Path) -> None:
+    java = "class C {\n    int f(int x) {\n        return x + 1;\n    }\n    long f(long x) {\n        return x - 1;\n    }\n}\n"
+    cpp = "int f(int x) {\n    return x + 1;\n}\nlong f(long x) {\n    return x - 1;\n}\n"
+    for name, text in (("C.java", java), ("a.cpp", cpp)):
+        file = read(tmp_path, name, text)
+        with pytest.raises(ConfigError, match=r"is not one function. Give its line"):
+            find_function(file, "f")
+        assert "x - 1" in find_function(file, text[: text.index("x - 1")].count("\n") + 1).text

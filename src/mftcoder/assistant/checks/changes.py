@@ -1,17 +1,20 @@
 """A changed function: the same name and signature, nothing else of the file, and no power that the file did not use before."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 
 from mftcoder.assistant.checks.comments import examples_of, refuse_lost_docs, refuse_new_directives
 from mftcoder.assistant.checks.patches import apply_patch
 from mftcoder.assistant.checks.replies import code_of, python_words, refuse_foreign_letters, refuse_hidden
+from mftcoder.assistant.checks.state import FunctionNode, outer_writes
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText, functions_in
 from mftcoder.assistant.model import Written
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.example import parse_python
+from mftcoder.curation.mining.functions import first_line, functions_of
 from mftcoder.errors import ConfigError
 
 _POWERS = frozenset(
@@ -43,7 +46,7 @@ def changed_function(function: FunctionText, reply: Written) -> str:
     refuse_foreign_letters(python_words(code), file.text)
     new = _single(tree, function.name)
     old = ast.parse(function.text).body[0]
-    assert isinstance(old, ast.FunctionDef | ast.AsyncFunctionDef)
+    assert isinstance(old, FunctionNode)
     if _signature(old) != _signature(new):
         raise RefusedAnswer("other_signature", f"The signature or the decorators of {function.name} changed.")
     docs = ast.get_docstring(old) or "", ast.get_docstring(new) or ""
@@ -57,16 +60,14 @@ def changed_function(function: FunctionText, reply: Written) -> str:
     gained = sorted(set(_powers(new, _modules_of(new, whole))) - set(_powers(whole, _modules(whole))))
     if gained:
         raise RefusedAnswer("new_power", f"The code uses {', '.join(gained[:5])}, which the file did not use.")
-    written = sorted(set(_outer_writes(new)) - set(_outer_writes(old)))
-    if written:
-        raise RefusedAnswer("outside", f"The code changes {', '.join(written[:5])}, which is not its own.")
+    _refuse_other_writes(function, old, new, whole)
     _check_file(file, function, code)
     return code
 
 
-def _single(tree: ast.Module, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef:
+def _single(tree: ast.Module, name: str) -> FunctionNode:
     wanted = name.rpartition(".")[2]
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [node for node in tree.body if isinstance(node, FunctionNode)]
     if not any(node.name == wanted for node in functions):
         raise RefusedAnswer("function_missing", f"The answer does not define {wanted}.")
     if len(tree.body) != 1:
@@ -76,7 +77,7 @@ def _single(tree: ast.Module, name: str) -> ast.FunctionDef | ast.AsyncFunctionD
     return functions[0]
 
 
-def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> tuple[str, ...]:
+def _signature(node: FunctionNode) -> tuple[str, ...]:
     parts = [node.args, *node.decorator_list, *([node.returns] if node.returns else [])]
     return type(node).__name__, node.name, *map(ast.dump, parts)
 
@@ -91,7 +92,7 @@ def _modules(tree: ast.AST) -> dict[str, str]:
     }
 
 
-def _modules_of(function: ast.FunctionDef | ast.AsyncFunctionDef, whole: ast.Module) -> dict[str, str]:
+def _modules_of(function: FunctionNode, whole: ast.Module) -> dict[str, str]:
     """The modules by the names that a function of a file has for them; `""` for names that are its own."""
     taken = {
         alias.asname or alias.name for one in ast.walk(whole) if isinstance(one, ast.ImportFrom) for alias in one.names
@@ -140,18 +141,15 @@ def _reaches(module: str, name: str) -> bool:
     return not _is_harmless(module) or (_is_risky(name.lstrip("_")) and (module, name) != ("datetime", "time"))
 
 
-def _outer_writes(node: ast.AST) -> Iterator[str]:
-    """Names of the module, and attributes of what is not a local name, that a function sets or deletes."""
-    own = _bound(node)
-    for one in ast.walk(node):
-        if isinstance(one, ast.Global):
-            yield from one.names
-        elif isinstance(one, ast.Attribute) and not isinstance(one.ctx, ast.Load):
-            root: ast.expr = one
-            while isinstance(root, ast.Attribute | ast.Subscript):
-                root = root.value
-            if isinstance(root, ast.Name) and root.id not in own:
-                yield ast.unparse(one)
+def _refuse_other_writes(function: FunctionText, old: FunctionNode, new: FunctionNode, whole: ast.Module) -> None:
+    """Refuse code that changes an object which the old code leaves alone. A method may set the attributes that its class has."""
+    is_method = "." in function.name
+    before, after = (outer_writes(node, whole, is_method=is_method) for node in (old, new))
+    known = {node.attr for node in ast.walk(whole) if isinstance(node, ast.Attribute)}
+    attribute = re.compile(r"self\.(\w+)")
+    added = [one for one in sorted(after - before) if not ((own := attribute.match(one)) and own[1] in known)]
+    if added:
+        raise RefusedAnswer("outside", f"The code changes {', '.join(added[:5])}, which the old code leaves as it is.")
 
 
 def _is_harmless(module: str) -> bool:
@@ -170,32 +168,36 @@ def _check_file(file: SourceFile, function: FunctionText, code: str) -> None:
         before, after = ast.parse(file.content), ast.parse(file.bytes_of(new))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise RefusedAnswer("does_not_parse", "With this answer the file does not parse.") from error
-    if _elsewhere(before, function.name) != _elsewhere(after, function.name):
+    number = next(number for number, node in enumerate(_functions(before)) if first_line(node) == function.first + 1)
+    if _elsewhere(before, number) != _elsewhere(after, number):
         raise RefusedAnswer("outside", f"The answer changes more than {function.name}.")
 
 
-def _elsewhere(tree: ast.Module, name: str) -> str:
-    """The tree without the body of the function."""
-    owner, _, wanted = name.rpartition(".")
-    for node in tree.body:
-        inside = node.body if isinstance(node, ast.ClassDef) and node.name == owner else [node]
-        for one in inside:
-            if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) and one.name == wanted:
-                one.body = []
+def _elsewhere(tree: ast.Module, number: int) -> str:
+    """The tree without the body of the function with this number."""
+    functions = _functions(tree)
+    if number < len(functions):
+        functions[number].body = []
     return ast.dump(tree)
+
+
+def _functions(tree: ast.Module) -> list[FunctionNode]:
+    return [node for _, node in functions_of(tree)]
 
 
 def _from_patch(function: FunctionText, patch: str) -> str:
     """The function after a patch of its file, if the patch changes nothing else."""
     file = function.file
     new = apply_patch(patch, file.name, file.text)
+    same = [one.first for one in functions_in(file) if one.name == function.name]
     changed = SourceFile(file.path, file.name, file.language, new, file.bytes_of(new))
     try:
         found = [one for one in functions_in(changed) if one.name == function.name]
     except ConfigError as error:
         raise RefusedAnswer("does_not_parse", "With this patch the file does not parse.") from error
-    if len(found) != 1:
+    if len(found) != len(same):
         raise RefusedAnswer("function_missing", f"With this patch the file has {len(found)} functions {function.name}.")
-    if function.placed(found[0].text) != new:
+    code = found[same.index(function.first)].text
+    if function.placed(code) != new:
         raise RefusedAnswer("outside", f"The patch changes more than {function.name}.")
-    return found[0].text
+    return code

@@ -128,12 +128,21 @@ def _dump(tree: ast.Module) -> str:
 
 def refuse_lost_docs(before: str, after: str, code: str) -> None:
     """Docstrings are part of the program where its code reads `__doc__`; their examples are tests, which stay in their order."""
-    if before and (not after or (before != after and re.search(r"__doc__|\bgetdoc\b", code))):
-        raise RefusedAnswer("lost_docstring", "A docstring of the code is missing or changed.")
+    if before and not after:
+        raise RefusedAnswer("lost_docstring", "A docstring of the code is missing.")
+    if before != after and reads_docstrings(code):
+        raise RefusedAnswer(
+            "docstring_is_read", "The file reads docstrings, so another one changes what it does. Write comments only."
+        )
     left = iter(examples_of(after))
     lost = [one for one in examples_of(before) if one not in left]
     if lost:
         raise RefusedAnswer("lost_docstring", f"An example of a docstring is missing or changed: {lost[0][:100]}")
+
+
+def reads_docstrings(code: str) -> bool:
+    """Whether Python code names something that reads docstrings: `f.__doc__`, `inspect.getdoc`, docopt, the grammars of PLY and SLY."""
+    return re.search(r"__doc__|\bgetdoc\b|\bdocopt\b|\bfrom_callable\b|\b(ply|sly)\b", code) is not None
 
 
 def examples_of(docstring: str) -> list[str]:

@@ -72,14 +72,14 @@ def optimise(
     return _proposal("optimise", function, new, guard, (ruff,), (*guard.refusals, *refusals))
 
 
-def with_findings(file: SourceFile) -> list[str]:
-    """The names of functions that a linter says something about. ConfigError if there is none."""
+def with_findings(file: SourceFile) -> list[FunctionText]:
+    """The functions that a linter says something about. ConfigError if there is none."""
     found = linter.all_findings(file.text)
-    names = [one.name for one in functions_in(file) if any(one.first < finding.line <= one.end for finding in found)]
-    if not names:
+    named = [one for one in functions_in(file) if any(one.first < finding.line <= one.end for finding in found)]
+    if not named:
         why = "ruff finds nothing to change" if linter.is_installed() else "ruff is not installed"
         raise ConfigError(f"{file.name}: {why}. Name a function to ask the model about: {file.name}:FUNCTION")
-    return names
+    return named
 
 
 def fix(
@@ -149,7 +149,7 @@ def guarded(
     return Guard(made.singles, made.text, made.judged.score.line, made.refusals)
 
 
-def function_of_log(file: SourceFile, log: str) -> str:
+def function_of_log(file: SourceFile, log: str) -> FunctionText:
     """The function of the file in which a traceback ends. ConfigError if none does."""
     stem = file.path.name
     rows = [
@@ -161,7 +161,7 @@ def function_of_log(file: SourceFile, log: str) -> str:
     for row in reversed(rows):
         for one in functions:
             if one.first < row <= one.end:
-                return one.name
+                return one
     raise ConfigError(
         f"{file.name}: the log names no line in a function of it. Name the function: {file.name}:FUNCTION"
     )

@@ -2,45 +2,58 @@
 
 import ast
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mftcoder.assistant.checks.comments import added_examples, refuse_other_code
+from mftcoder.assistant.checks.comments import added_examples, reads_docstrings, refuse_other_code
 from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.checks.replies import checked_size, code_of, python_words, refuse_foreign_letters
 from mftcoder.assistant.checks.trials import Trials
 from mftcoder.assistant.files import SourceFile
-from mftcoder.assistant.functions import FunctionText, find_function, functions_in
+from mftcoder.assistant.functions import FunctionText, functions_in
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
 from mftcoder.curation.example import parse_python
+from mftcoder.curation.mining.functions import functions_of
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.synthesis.trials import fenced
-from mftcoder.errors import ConfigError, NoAnswerAcceptedError
+from mftcoder.errors import NoAnswerAcceptedError
 
 _SYSTEM = "You document {title} code. You never change the code itself."
 _TASK = (
     "Write this {title} function again with a {doc} that says what it does, its parameters and what it returns, and with short comments "
     "where a step is hard to see. Do not change the code. Answer with one code block."
 )
+_COMMENTS_ONLY = (
+    "Write this {title} function again with short comments where a step is hard to see. Do not change the code or its {doc}, and add none: "
+    "the program reads it. Answer with one code block."
+)
 _SENTENCES = "Say in one or two short sentences what this Python function does, for its docstring. Write no code."
 _MOST_SENTENCE_LINES = 12
+_NO_READERS = frozenset(
+    {
+        *("staticmethod", "classmethod", "property", "setter", "getter", "deleter", "overload", "override", "final"),
+        *("abstractmethod", "cache", "lru_cache", "cached_property", "contextmanager", "asynccontextmanager", "wraps"),
+        *("total_ordering", "singledispatch", "register", "fixture", "parametrize", "skip", "skipif", "xfail"),
+    }
+)
+"""Decorators that leave a docstring alone, by the last part of their names."""
 
 
-def comment(model: Model, file: SourceFile, function: str, trials: Trials, *, rounds: int) -> Proposal:
+def comment(model: Model, file: SourceFile, function: FunctionText | None, trials: Trials, *, rounds: int) -> Proposal:
     """Comments for one function, or for each function of a file in turn; functions without an accepted answer stay as they are."""
     if function:
-        new, refused = _commented(model, find_function(file, function), trials, rounds)
+        new, refused = _commented(model, function, trials, rounds)
         return _proposal(file, new, (), refused)
     now = file
     notes: list[str] = []
     refusals: list[Refusal] = []
-    for name in [one.name for one in functions_in(file)]:
-        try:
-            new, refused = _commented(model, find_function(now, name), trials, rounds)
+    functions = functions_in(file)
+    for number, one in enumerate(functions):
+        try:  # counted from the end, which has not changed yet
+            new, refused = _commented(model, functions_in(now)[number - len(functions)], trials, rounds)
         except NoAnswerAcceptedError as error:
-            notes.append(f"{name}: no answer was accepted: {error.problems[-1].split(': ', 2)[-1]}")
-        except ConfigError as error:  # two functions of one name
-            notes.append(error.problems[0])
+            notes.append(f"{one.name}: no answer was accepted: {error.problems[-1].split(': ', 2)[-1]}")
         else:
             refusals += refused
             now = SourceFile(file.path, file.name, file.language, new, file.bytes_of(new))
@@ -51,7 +64,18 @@ def comment(model: Model, file: SourceFile, function: str, trials: Trials, *, ro
 
 def _proposal(file: SourceFile, new: str, notes: tuple[str, ...], refusals: tuple[Refusal, ...]) -> Proposal:
     patch = make_patch(file.name, file.text, new)
-    return Proposal("comment", file, patch=patch, new_text=new, notes=notes, refusals=refusals)
+    shown = tuple(_shown_by_decorators(file.text, new)) if file.language == "python" else ()
+    return Proposal("comment", file, patch=patch, new_text=new, notes=(*notes, *shown), refusals=refusals)
+
+
+def _shown_by_decorators(before: str, after: str) -> Iterator[str]:
+    """A note for each function with another docstring and a decorator that may show it: the help text of a command, a web API."""
+    old, new = ([node for _, node in functions_of(ast.parse(code))] for code in (before, after))
+    for one, other in zip(old, new, strict=True):
+        names = [ast.unparse(node.func if isinstance(node, ast.Call) else node) for node in other.decorator_list]
+        unknown = [name for name in names if name.split(".")[-1] not in _NO_READERS]
+        if unknown and ast.get_docstring(one) != ast.get_docstring(other):
+            yield f"{other.name}: the decorator @{unknown[0]} may show this docstring to users"
 
 
 def _commented(model: Model, function: FunctionText, trials: Trials, rounds: int) -> tuple[str, tuple[Refusal, ...]]:
@@ -67,8 +91,10 @@ def _commented(model: Model, function: FunctionText, trials: Trials, rounds: int
     def judge_sentences(reply: Written) -> str:
         return checked_comments(function, _as_docstring(reply), trials)
 
-    messages = conversation(_SYSTEM.format(**names), _TASK.format(**names), code)
-    is_bare = file.language == "python" and not _docstring_of(function)
+    reads = file.language == "python" and reads_docstrings(file.text)
+    task = _COMMENTS_ONLY if reads else _TASK
+    messages = conversation(_SYSTEM.format(**names), task.format(**names), code)
+    is_bare = file.language == "python" and not reads and not _docstring_of(function)
     if rounds == 1 or not is_bare:
         return until_accepted(model, messages, judge, rounds=rounds, what=what)
     try:

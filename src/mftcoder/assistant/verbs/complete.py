@@ -4,6 +4,8 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.comments import comments_in
 from mftcoder.assistant.checks.patches import make_patch
@@ -19,8 +21,12 @@ from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, RefusedAnswer, conversation, until_accepted
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.mining.languages.grammars import title_of
-from mftcoder.curation.syntax import error_bytes
+from mftcoder.curation.mining.languages.trees import walk
+from mftcoder.curation.syntax import error_places, parse
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
 
 BEFORE, AFTER = 6000, 2000
 """Characters around the position that the model sees."""
@@ -96,9 +102,9 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
     text = text.replace("\r\n", "\n").rstrip()
     if not block:
         text = _without_rest(text.split("\n")[0].rstrip(), after)
-    faults = _faults(file.language, before + after)
+    was = Faults.of(file.language, before + after)
     for shorter in _candidates(text, before, after) if block else [text]:
-        if shorter.strip() and _fits(file.language, faults, before + shorter + after):
+        if shorter.strip() and _fits(file.language, was, before, shorter, after):
             _refuse_other_reading(file.language, before, shorter, after)
             if file.language == "python":
                 refuse_foreign_letters(python_words(shorter), file.text)
@@ -160,13 +166,60 @@ def _indent(line: str) -> int:
     return len(re.match(r"[ \t]*", line)[0].expandtabs(4))  # type: ignore[index]
 
 
-def _faults(language: str, code: str) -> tuple[bool, int]:
-    """Whether Python's own parser refuses the code, and the bytes that the grammar cannot read."""
-    refused = language == "python" and parse_python(code) is None
-    errors = error_bytes(code, language)
-    return refused, len(code) if errors is None else errors
+@dataclass(frozen=True)
+class Faults:
+    """What is wrong with the syntax of a text."""
+
+    is_refused: bool
+    """Whether Python's own parser refuses it."""
+    places: tuple[tuple[int, int], ...]
+    """The bytes that the grammar cannot read, one for a missing token."""
+    open_brackets: int
+    """Brackets without their other half."""
+
+    @classmethod
+    def of(cls, language: str, code: str) -> "Faults":
+        """The faults of code."""
+        tree = parse(code, language)
+        is_refused = language == "python" and parse_python(code) is None
+        if tree is None:
+            return cls(is_refused, ((0, len(code)),), len(code))
+        return cls(is_refused, tuple(error_places(tree.root_node)), _open_brackets(tree.root_node))
+
+    @property
+    def size(self) -> int:
+        """How many bytes cannot be read."""
+        return sum(end - start for start, end in self.places)
+
+    def is_worse_than(self, other: "Faults") -> bool:
+        """Whether there is more of any fault."""
+        mine, others = ((one.is_refused, one.size, one.open_brackets) for one in (self, other))
+        return any(now > before for now, before in zip(mine, others, strict=True))
 
 
-def _fits(language: str, faults: tuple[bool, int], code: str) -> bool:
-    now = _faults(language, code)
-    return now <= faults and (now[1] <= faults[1])
+def _open_brackets(root: "Node") -> int:
+    """Brackets of the text without their other half, outside of strings and comments. Tokens that the grammar adds do not count."""
+    waiting: list[str] = []
+    alone = 0
+    for node in walk(root):
+        if node.is_missing or node.type not in _BRACKETS:
+            continue
+        if _BRACKETS[node.type] == "":
+            waiting.append(node.type[-1])  # `${` of a template ends with `}`
+        elif waiting and waiting[-1] == _BRACKETS[node.type]:
+            waiting.pop()
+        else:
+            alone += 1
+    return alone + len(waiting)
+
+
+_BRACKETS = {"(": "", "[": "", "{": "", "${": "", ")": "(", "]": "[", "}": "{"}
+
+
+def _fits(language: str, was: Faults, before: str, text: str, after: str) -> bool:
+    """Whether no fault is added, and the inserted text lies in none, also in a file that has faults already."""
+    now = Faults.of(language, before + text + after)
+    begin = len(before.encode())
+    end = begin + len(text.encode())
+    touches = any(start < end and begin < stop for start, stop in now.places)
+    return not touches and not now.is_worse_than(was)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from mftcoder.assistant.checks.patches import FilePatch, parse_patch
 from mftcoder.assistant.checks.replies import prose_of
 from mftcoder.assistant.files import SourceFile
-from mftcoder.assistant.functions import find_function
+from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, RefusedAnswer, conversation, until_accepted
 from mftcoder.curation.mining.languages.grammars import title_of
@@ -23,9 +23,9 @@ _REVIEW = (
 )
 
 
-def explain(model: Model, file: SourceFile, function: str, *, rounds: int) -> Proposal:
+def explain(model: Model, file: SourceFile, function: FunctionText | None, *, rounds: int) -> Proposal:
     """What a function or a file does, in prose. Names between backticks that the file does not have are listed."""
-    code = find_function(file, function).text if function else file.text
+    code = function.text if function else file.text
     if len(code) > MOST_CODE:
         raise ConfigError(
             f"{file.name}: has {len(code):,} characters, more than {MOST_CODE:,}. Name one function of it"
@@ -33,7 +33,7 @@ def explain(model: Model, file: SourceFile, function: str, *, rounds: int) -> Pr
     task = f"Explain what this {title_of(file.language)} code does, step by step, in short sentences."
     messages = conversation("You explain code.", task, fenced(code, file.language))
     text, refusals = until_accepted(
-        model, messages, prose_of, rounds=rounds, what=f"{file.name}{f':{function}' if function else ''}"
+        model, messages, prose_of, rounds=rounds, what=f"{file.name}:{function.name}" if function else file.name
     )
     unknown = sorted({name for name in _NAMED.findall(text) if not re.search(rf"\b{name}\b", file.text)})
     notes = (f"not in the file: {', '.join(unknown)}",) if unknown else ()

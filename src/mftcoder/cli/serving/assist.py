@@ -76,7 +76,7 @@ def complete(place: str, block: bool | None, **options: Any) -> None:
 
 
 @group.command("comment", short_help="A docstring and comments; the program stays the same.")
-@click.argument("place", metavar="FILE[:FUNCTION]")
+@click.argument("place", metavar="FILE[:FUNCTION|:LINE]")
 @_verb(_APPLY, _OUT)
 def comment(place: str, **options: Any) -> None:
     """Write a docstring and comments. An answer that changes the program is refused."""
@@ -84,7 +84,7 @@ def comment(place: str, **options: Any) -> None:
 
 
 @group.command("explain", short_help="What code does, in prose.")
-@click.argument("place", metavar="FILE[:FUNCTION]")
+@click.argument("place", metavar="FILE[:FUNCTION|:LINE]")
 @_verb(_OUT)
 def explain(place: str, **options: Any) -> None:
     """Say what a function or a file does."""
@@ -92,7 +92,7 @@ def explain(place: str, **options: Any) -> None:
 
 
 @group.command("test", short_help="Tests that pass, and fail on mutants.")
-@click.argument("place", metavar="FILE:FUNCTION")
+@click.argument("place", metavar="FILE:FUNCTION|:LINE")
 @_verb(_OUT, _MUTANTS)
 def test(place: str, **options: Any) -> None:
     """Write tests that pass on the function, and of which each fails on at least one mutant of it."""
@@ -100,7 +100,7 @@ def test(place: str, **options: Any) -> None:
 
 
 @group.command("optimise", short_help="Better code, held by tests, as a patch.")
-@click.argument("place", metavar="FILE[:FUNCTION]")
+@click.argument("place", metavar="FILE[:FUNCTION|:LINE]")
 @_verb(_APPLY, _OUT, _TESTS, _MUTANTS)
 def optimise(place: str, tests: str | None, **options: Any) -> None:
     """Rewrite a function. Tests that find mutants of it stay green; name and signature stay; nothing else changes."""
@@ -108,7 +108,7 @@ def optimise(place: str, tests: str | None, **options: Any) -> None:
 
 
 @group.command("fix", short_help="A function without the error of a log.")
-@click.argument("place", metavar="FILE[:FUNCTION]")
+@click.argument("place", metavar="FILE[:FUNCTION|:LINE]")
 @click.option("--error", "log", type=PATH, required=True, help="The log that ends with the error; - reads a pipe.")
 @_verb(_APPLY, _OUT, _TESTS, _MUTANTS)
 def fix(place: str, log: Path, tests: str | None, **options: Any) -> None:

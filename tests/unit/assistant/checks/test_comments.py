@@ -130,7 +130,10 @@ def test_docstrings_may_come_but_not_go() -> None:
     assert refused(documented, documented.replace("Add.", "Add one."), "python") == ""
     assert refused(documented, documented.replace("    2\n", "    3\n"), "python") == "lost_docstring"
     for reads in ("print(f.__doc__)\n", "print(inspect.getdoc(f))\n"):
-        assert refused(documented + reads, documented.replace("Add.", "Add one.") + reads, "python") == "lost_docstring"
+        assert (
+            refused(documented + reads, documented.replace("Add.", "Add one.") + reads, "python") == "docstring_is_read"
+        )
+        assert refused(bare + reads, documented + reads, "python") == "docstring_is_read"
 
 
 def test_a_docstring_moves_no_directive() -> None:

@@ -53,3 +53,23 @@ def test_comments_of_its_own_are_accepted(tmp_path: Path, name: str, before: str
 def test_the_encoding_of_a_file_stays(tmp_path: Path) -> None:
     assert refused(tmp_path, "a.py", "", "# coding: latin-1", "\nx = 1\n") == "directive"
     assert refused(tmp_path, "a.py", "", "# coding: utf-8", "\nx = 1\n") == ""
+
+
+@pytest.mark.parametrize("lie", ["((((", "((((]]]]", "))))", "[", "{", "return return", "1 1 1"])
+def test_in_a_file_with_a_syntax_error_no_fault_is_added(tmp_path: Path, lie: str) -> None:
+    before, after = "def f(m):\n    return [elem for (k,", "\n\n\ndef g():\n    return 1\n"
+    assert refused(tmp_path, "a.py", before, lie, after) == "does_not_parse"
+    assert refused(tmp_path, "a.py", before, " elem) in m]", after) == ""
+
+
+@pytest.mark.parametrize("lie", ["((((", "}}", "return return"])
+def test_an_error_elsewhere_hides_no_new_one(tmp_path: Path, lie: str) -> None:
+    before, after = "def broken(:\n    pass\n\n\ndef f(a):\n    return ", "\n\n\ndef g():\n    return 1\n"
+    assert refused(tmp_path, "a.py", before, lie, after) == "does_not_parse"
+    assert refused(tmp_path, "a.py", before, "max(a, [1][0])", after) == ""
+
+
+def test_brackets_of_templates_and_strings_are_no_faults(tmp_path: Path) -> None:
+    before, after = "let 1a = 2;\nlet x = ", ";\nfunction g() {\n  return 1;\n}\n"
+    assert refused(tmp_path, "a.js", before, "`a ${b} (((`", after) == ""
+    assert refused(tmp_path, "a.js", before, "`a ${b`", after) == "does_not_parse"
