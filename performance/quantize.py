@@ -1,20 +1,21 @@
 """`python performance/quantize.py RUN FOLDER --methods gguf:Q8_0,gptq`: quantize a model by several methods, and print one table.
 
-Each release is written, loaded back and measured by `mft export --quantize`. With `--llama-python`, an interpreter that has xllamacpp (which holds
-llama.cpp), every .gguf file is also read by llama.cpp, and the greedy text of some prompts is compared with that of transformers on the same file.
+Each release is written, loaded back and measured by `mft export --quantize`: the loss of each task, in float32. Then transformers alone
+loads it and continues some prompts greedily. With `--llama-python`, an interpreter that has xllamacpp (which holds llama.cpp), llama.cpp
+does the same with every .gguf file, and the texts of both are compared.
 """
 
 import argparse
 import json
 import subprocess
-import time
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mftcoder.app.results.quantize import quantize
 from mftcoder.errors import MftError
+from mftcoder.models.export.quantized.environment import python_of_llmcompressor
+from mftcoder.models.export.quantized.losses import Measured
 from mftcoder.models.export.quantized.release import Release
 
 PROMPTS = (
@@ -39,29 +40,51 @@ print("ANSWERS" + json.dumps([answer["choices"][0]["text"] for answer in answers
 """
 
 
-def alike_in_llama_cpp(python: str, file: Path) -> str:
-    """How many prompts llama.cpp and transformers go on with in the same way, both reading this file."""
-    command = [python, "-c", LLAMA_CPP, str(file), json.dumps(PROMPTS), str(TOKENS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    theirs = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("ANSWERS"))[7:])
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    alike = 0
-    for prompt, text in zip(PROMPTS, theirs, strict=True):
-        ids = tokenizer(prompt, return_tensors="pt")
-        new = model.generate(**ids, max_new_tokens=TOKENS, do_sample=False)[0, ids.input_ids.shape[1] :]
-        alike += tokenizer.decode(new, skip_special_tokens=True) == text
-    return f"{alike} of {len(PROMPTS)}"
+TRANSFORMERS = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, file, prompts, tokens = json.loads(sys.argv[1])
+of_file = {"gguf_file": file} if file else {}
+tokenizer = AutoTokenizer.from_pretrained(folder, **of_file)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **of_file)
+answers = []
+for prompt in prompts:
+    ids = tokenizer(prompt, return_tensors="pt")
+    new = model.generate(**ids, max_new_tokens=tokens, do_sample=False)[0, ids.input_ids.shape[1] :]
+    answers.append(tokenizer.decode(new, skip_special_tokens=True))
+print("ANSWERS" + json.dumps(answers))
+"""
 
 
-def row(release: Release, seconds: float, alike: str) -> str:
-    """One line of the table; losses are means over all measured tokens."""
-    tokens = sum(one.tokens for one in release.after.values())
-    before, after = (
-        sum(one.loss * one.tokens for one in losses.values()) / tokens for losses in (release.before, release.after)
-    )
-    size = release.bytes_after / 1e6
-    return f"| {release.method.name} | {before:.3f} | {after:.3f} | {size:,.0f} | {seconds:.0f} | {alike} |"
+def answers(python: str, program: str, *arguments: str) -> list[str] | None:
+    """The texts that a program of another process wrote; None if it could not read the release."""
+    done = subprocess.run([python, "-P", "-c", program, *arguments], capture_output=True, text=True, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS")]
+    if done.returncode or not found:
+        print(done.stderr[-2000:], file=sys.stderr)
+        return None
+    written: list[str] = json.loads(found[-1][len("ANSWERS") :])
+    return written
+
+
+def read_by(release: Release, python: str, llama_python: str | None) -> tuple[str, str]:
+    """Whether transformers reads the release, and in how many texts llama.cpp agrees."""
+    file = release.files[0] if release.method.gguf_type else ""
+    asked = json.dumps([str(release.folder), file, PROMPTS, TOKENS])
+    ours = answers(python, TRANSFORMERS, asked)
+    if not file or not llama_python:
+        return "yes" if ours else "no", "-"
+    theirs = answers(llama_python, LLAMA_CPP, str(release.folder / file), json.dumps(PROMPTS), str(TOKENS))
+    if ours is None or theirs is None:
+        return "yes" if ours else "no", "no" if theirs is None else "yes"
+    alike = sum(one == other for one, other in zip(ours, theirs, strict=True))
+    return "yes", f"yes, {alike} of {len(PROMPTS)} texts alike"
+
+
+def row(name: str, losses: Mapping[str, Measured], size: int, read: tuple[str, str]) -> str:
+    """One line of the table."""
+    cells = [name, *(f"{one.loss:.4f}" for one in losses.values()), f"{size / 1e6:,.0f}", *read]
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -77,7 +100,7 @@ def main() -> None:
     parser.add_argument("--calibration-samples", type=int, default=32)
     parser.add_argument("--answer-tokens", type=int, default=64)
     given = parser.parse_args()
-    print("| method | loss before | after | MB | s | greedy text as in llama.cpp |\n|---|---:|---:|---:|---:|---:|")
+    titled = False
     for method in given.methods.split(","):
         options: dict[str, object] = {"validation_samples": given.validation_samples}
         if not method.startswith("gguf"):
@@ -86,16 +109,24 @@ def main() -> None:
             options |= {"calibration_samples": given.calibration_samples, "answer_tokens": given.answer_tokens}
         if "K_" in method or "IQ" in method:
             options["llama_quantize"] = given.llama_quantize
-        started = time.perf_counter()
         try:
             release = quantize(given.model, given.folder / method.replace(":", "-"), method, **options)
         except MftError as error:
             print(f"| {method} | {error.problems[0]} |", flush=True)
             continue
-        seconds = time.perf_counter() - started
-        file = given.folder / method.replace(":", "-") / release.files[0]
-        is_read = given.llama_python and method.startswith("gguf")
-        print(row(release, seconds, alike_in_llama_cpp(given.llama_python, file) if is_read else "-"), flush=True)
+        if not titled:
+            title(release)
+            titled = True
+        python = sys.executable if method.startswith("gguf") else str(python_of_llmcompressor(given.python))
+        print(row(method, release.after, release.bytes_after, read_by(release, python, given.llama_python)), flush=True)
+
+
+def title(release: Release) -> None:
+    """The head of the table, and the row of the model before."""
+    columns = [f"{task} ({one.tokens:,} tokens)" for task, one in release.before.items()]
+    print(f"| | {' | '.join(columns)} | MB | transformers | llama.cpp |")
+    print(f"|---|{'---:|' * (len(columns) + 1)}---|---|")
+    print(row("before", release.before, release.bytes_before, ("yes", "-")), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import gzip
 import json
 import os
@@ -40,11 +41,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that is flushed and renamed to it if the block succeeds, and removed if it fails.
 
-    If another process has made `path` in the meantime, that folder stays.
+    If another process has made `path` in the meantime, that folder stays. What killed processes left of the same `path` is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        _remove_if_left(left)
+    temporary, descriptor = _locked_folder(path)
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -56,6 +58,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_folder(path: Path) -> tuple[Path, int]:
+    """A new folder beside `path`, and the descriptor that locks it while this process lives."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir()
+        # Another process may take it for one that was left, until it is locked.
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(temporary, os.O_RDONLY)
+            if _is_locked_now(descriptor) and temporary.is_dir():
+                return temporary, descriptor
+            os.close(descriptor)
+
+
+def _is_locked_now(descriptor: int) -> bool:
+    """Lock it. False if another process holds the lock; a file system without locks is no reason to fail."""
+    try:
+        lock(descriptor)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a temporary folder that no living process has locked."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            lock(descriptor)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -8,14 +8,17 @@ import select
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from mftcoder.app.serving.chat import Chat, open_chat
 from mftcoder.data.records.conversation import Message
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.execution.run_programs import Sandbox
+from mftcoder.models.layers.quantize import as_held
 from tests.forked import PATIENCE
 from tests.forked import run as mft
 
@@ -49,6 +52,23 @@ def test_what_cannot_be_answered_is_said_in_one_line(tiny_llama_dir: Path, argum
     assert ended.returncode == 2
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("bits, layer", [("4bit", "Linear4bit"), ("8bit", "Linear8bitLt")])
+def test_a_model_is_held_in_fewer_bits_and_answers(tiny_llama_dir: Path, bits: str, layer: str) -> None:
+    whole, held = (open_chat(str(tiny_llama_dir), load=load, dtype="float32") for load in (None, bits))
+    for name, replaced in whole.model.named_modules():
+        if name.endswith("_proj"):
+            assert type(held.model.get_submodule(name)).__name__ == layer
+            replaced.weight.data = as_held(replaced.weight.data, bits, torch.float32)
+    ids = torch.arange(3, 60)[None]
+    with torch.inference_mode():
+        ours, expected = (chat.model(ids).logits for chat in (held, whole))
+    assert (ours - expected).norm() < (0.05 if bits == "8bit" else 1e-4) * expected.norm()
+    ended = mft("chat", tiny_llama_dir, "explain", "--load", bits, "--max-new-tokens", "6", "--temperature", "0")
+    assert (ended.returncode, bool(ended.stdout.strip())) == (0, True), ended.stderr
+    assert "6 tokens, " in ended.stderr
 
 
 def test_a_file_that_cannot_be_written_and_bytes_that_are_no_text_are_told_and_end_nothing(

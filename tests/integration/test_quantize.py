@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -13,13 +16,16 @@ import torch
 from click.testing import CliRunner, Result
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mftcoder.app.results.quantize import quantize
+from mftcoder.app.results.quantize import _texts, quantize
 from mftcoder.app.results.verify import verify_folder
+from mftcoder.app.serving.chat import open_chat
 from mftcoder.cli import cli
 from mftcoder.cli.group import main
 from mftcoder.config.load import load_config
 from mftcoder.errors import BrokenReleaseError, ConfigError, DataError, ModelError
+from mftcoder.models.export.quantized.losses import measure
 from mftcoder.models.export.source import find_source, open_run
+from tests.forked import run as run_command
 
 
 def mft(*arguments: object) -> Result:
@@ -190,6 +196,38 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def killed_by_the_fifth_tensor() -> None:
+    """As kill -9 in the middle of the file."""
+    write, written = gguf.GGUFWriter.write_tensor_data, iter(range(4))
+
+    def counted(*given: Any) -> None:
+        if next(written, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(*given)
+
+    gguf.GGUFWriter.write_tensor_data = counted  # type: ignore[method-assign]
+
+
+def test_a_killed_export_leaves_nothing_that_passes_as_a_release_and_the_next_one_works(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    words = ("export", tiny_llama_dir, tmp_path / "q", "--quantize", "gguf:Q8_0")
+    killed = run_command(*words, first=killed_by_the_fifth_tensor)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".q.")
+    with pytest.raises(ModelError, match="there is nothing to verify it against"):
+        verify_folder(left)
+    with pytest.raises(ModelError, match=r"q-Q8_0\.gguf: "):
+        find_source(str(left / "q-Q8_0.gguf"))
+    with pytest.raises(ModelError, match="is not a model folder"):
+        find_source(str(left))
+    again = run_command(*words)
+    assert again.returncode == 0, again.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["q"]
+    verify_folder(tmp_path / "q")
+
+
 def test_without_validation_data_the_fixed_texts_are_measured_and_that_is_told(
     run: Path, tmp_path: Path, said: Callable[[], str]
 ) -> None:
@@ -292,3 +330,11 @@ def test_llmcompressor_writes_a_release_that_transformers_reads(run: Path, tmp_p
     assert (tmp_path / "q" / "chat_template.jinja").is_file()
     assert (tmp_path / "q" / "calibration.jsonl").is_file() == (method in ("gptq", "awq"))
     verify_folder(tmp_path / "q")
+    if find_spec("compressed_tensors") is None:
+        with pytest.raises(ModelError, match=r"pip install 'mftcoder\[compressed\]'"):
+            open_chat(str(tmp_path / "q"))
+        return
+    chat, whole = (open_chat(str(model), dtype="float32") for model in (tmp_path / "q", run))
+    assert chat.prompt_ids("def 1") == whole.prompt_ids("def 1")
+    for task, measured in measure(chat.model, _texts(open_run(run), 100)).items():
+        assert measured.loss == pytest.approx(release.after[task].loss, abs=1e-3)

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from mftcoder import export, generate, load_config, train
+from mftcoder.app.results.quantize import quantize
 from mftcoder.app.serving.chat import Chat, open_chat
 from mftcoder.app.serving.model_choice import choose_source, usage_of
 from mftcoder.config.schema import RunConfig
@@ -20,6 +21,7 @@ from mftcoder.serving.catalogue import Catalogue
 from mftcoder.serving.protocol import ChatRequest
 
 pytest.importorskip("uvicorn")
+pytest.importorskip("gguf")
 
 SYSTEM = "You write code."
 PLAIN = [
@@ -110,7 +112,9 @@ def test_training_export_chat_serving_and_evaluation_read_the_same_tokens(
     tokenizer = AutoTokenizer.from_pretrained(made.folder)
     exported = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     assert list(exported) == made.ids
-    for model in (made.run, made.folder):
+    release = quantize(made.run, tmp_path / "q", "gguf:Q8_0")
+    file = release.folder / release.files[0]
+    for model in (made.run, made.folder, file):
         assert talked(model, PLAIN).prompt_ids(PLAIN[-2][1]) == made.ids
         assert served_ids(model, PLAIN) == made.ids
     asked: list[TokenPrompt] = []
@@ -119,10 +123,11 @@ def test_training_export_chat_serving_and_evaluation_read_the_same_tokens(
         TransformersEngine, "_tokenized", lambda *given: asked.extend(tokenized(*given)) or tokenized(*given)
     )
     monkeypatch.chdir(tmp_path)
-    generate(made.run, "mini", limit=1, mode="chat", system=SYSTEM, max_new_tokens=1)
+    for model, name in ((made.run, "run"), (file, "quantized")):
+        generate(model, "mini", limit=1, mode="chat", system=SYSTEM, max_new_tokens=1, name=name)
     chat = talked(made.folder, PLAIN)
     chat.reset()
-    assert chat.prompt_ids(question_in(asked[0].prompt.text, made)) == asked[0].ids
+    assert chat.prompt_ids(question_in(asked[0].prompt.text, made)) == asked[0].ids == asked[1].ids
 
 
 def question_in(prompt: str, made: Trained) -> str:

@@ -38,6 +38,20 @@ def test_the_folder_of_a_faster_process_stays(tmp_path: Path) -> None:
     assert names(tmp_path) == ["made"]
 
 
+def test_what_a_killed_process_left_is_removed_and_the_folder_of_a_living_one_stays(tmp_path: Path) -> None:
+    left, other = tmp_path / ".made.0123abcd.tmp", tmp_path / ".made-too.0123abcd.tmp"
+    for folder in (left, other):
+        (folder / "half").mkdir(parents=True)
+    with atomic_folder(tmp_path / "made") as living:
+        (living / "file").write_text("first")
+        assert names(tmp_path) == sorted([other.name, living.name])
+        with atomic_folder(tmp_path / "made") as second:
+            assert names(tmp_path) == sorted([other.name, living.name, second.name])
+            (second / "file").write_text("second")
+    assert names(tmp_path) == [other.name, "made"]
+    assert (tmp_path / "made" / "file").read_text() == "second"
+
+
 def test_a_journal_has_one_process_even_if_it_is_replaced_while_another_one_opens_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,12 @@ EXTRAS = (
     *((name, name, "no training and no generation", TRAIN) for name in ("torch", "transformers", "peft", "tokenizers")),
     ("safetensors", "safetensors", "no model folder can be read or written", TRAIN),
     ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
+    (
+        "compressed_tensors",
+        "compressed-tensors",
+        "releases by gptq, awq, int8 and fp8 cannot be read",
+        "pip install 'mftcoder[compressed]'",
+    ),
     ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
     ("rensa", "rensa", "`mft data dedup` finds exact duplicates only (near: false)", CURATE),
     ("tree_sitter", "tree-sitter", "no mining and no code: renamed in other languages than Python", CURATE),

@@ -24,7 +24,7 @@ from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.data.prepared.store import prepare
 from mftcoder.errors import BrokenReleaseError, ConfigError, DataError, ModelError
 from mftcoder.generation.engine import Prompt, Sampling
-from mftcoder.jsonl import atomic_folder, read_json, write_json, write_jsonl, write_text
+from mftcoder.jsonl import atomic_folder, write_json, write_jsonl, write_text
 from mftcoder.log import say, warn
 from mftcoder.models.conversion import gguf
 from mftcoder.models.export.card import model_card
@@ -39,6 +39,7 @@ from mftcoder.models.export.quantized.release import FILE, Release
 from mftcoder.models.export.source import ModelSource, find_source
 from mftcoder.models.files.manifest import write_manifests
 from mftcoder.models.loading.load import DTYPES, load_folder
+from mftcoder.models.loading.stored_bits import is_stored_quantized
 from mftcoder.processes import following_environment
 from mftcoder.reporting.scores import find_metrics, read_scores
 
@@ -117,24 +118,32 @@ def quantize(model: str | Path, out: str | Path, method: str, **options: Any) ->
     _check_whole(source, str(model))
     _check_options(found, chosen, source)
     tool = _tool(found, chosen)
-    texts = _texts(source, chosen.validation_samples)
     try:
-        with atomic_folder(out) as temporary, tempfile.TemporaryDirectory(dir=out.parent, prefix=".whole-") as parent:
-            whole = Path(parent) / out.name
-            whole.mkdir()
-            usage = usage_of(source)
-            _write_whole(source, whole, usage, chosen)
-            work = _Work(found, chosen, source, whole, temporary, tool, texts, _measured(whole, texts))
-            say(f"quantizing by {found.name}")
-            release = _gguf_release(work, usage) if found.gguf_type else _compressed_release(work, usage)
-            if problems := release.problems():
-                raise BrokenReleaseError(*(f"{out}: {problem}. Nothing was left behind" for problem in problems))
-            release = replace(release, exams=_examined(work, release))
+        with atomic_folder(out) as temporary:
+            release = _made(source, found, chosen, out, temporary, tool)
             _describe(source, release, temporary, out.name, as_trained=chosen.as_trained)
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}. Nothing was left behind") from error
     say(f"wrote {out}. Check it anywhere with: mft export --verify {out}")
     return release
+
+
+def _made(
+    source: ModelSource, method: Method, options: QuantizeOptions, out: Path, temporary: Path, tool: Path | None
+) -> Release:
+    """Quantize into the folder `temporary`, and measure. BrokenReleaseError if the release, which will be `out`, loses too much."""
+    texts = _texts(source, options.validation_samples)
+    with tempfile.TemporaryDirectory(dir=temporary, prefix=".whole-") as parent:
+        whole = Path(parent) / out.name
+        whole.mkdir()
+        usage = usage_of(source)
+        _write_whole(source, whole, usage, options)
+        work = _Work(method, options, source, whole, temporary, tool, texts, _measured(whole, texts))
+        say(f"quantizing by {method.name}")
+        release = _gguf_release(work, usage) if method.gguf_type else _compressed_release(work, usage)
+        if problems := release.problems():
+            raise BrokenReleaseError(*(f"{out}: {problem}. Nothing was left behind" for problem in problems))
+        return replace(release, folder=out, exams=_examined(work, release))
 
 
 def _check_options(method: Method, options: QuantizeOptions, source: ModelSource) -> None:
@@ -157,7 +166,7 @@ def _check_options(method: Method, options: QuantizeOptions, source: ModelSource
         )
     if options.exams and not method.gguf_type and importlib.util.find_spec("compressed_tensors") is None:
         problems.append(
-            f"--exam: answering with a {method.name} release needs compressed-tensors: pip install compressed-tensors"
+            f"--exam: answering with a {method.name} release needs compressed-tensors. Install it with: pip install 'mftcoder[compressed]'"
         )
     if options.data_dir and not options.exams:
         problems.append("--data-dir: is for --exam")
@@ -175,8 +184,7 @@ def _tool(method: Method, options: QuantizeOptions) -> Path | None:
 
 def _check_whole(source: ModelSource, named: str) -> None:
     """ModelError for a model that is quantized already: more bits are not in it."""
-    quantized = read_json(source.weights / "config.json").get("quantization_config")
-    if quantized or (named.endswith(".gguf") and gguf.is_quantized(Path(named).expanduser())):
+    if is_stored_quantized(source.weights) or (named.endswith(".gguf") and gguf.is_quantized(Path(named).expanduser())):
         raise ModelError(f"{named}: is quantized already; quantize the model that it was made from")
 
 
@@ -347,5 +355,5 @@ def _describe(source: ModelSource, release: Release, out: Path, name: str, *, as
 
 def _usage(path: str, method: Method) -> str:
     other = f"llama-cli -m {path}" if method.gguf_type else f"vllm serve {path}"
-    needed = "" if method.gguf_type else "pip install compressed-tensors  # for mft\n"
+    needed = "" if method.gguf_type else "pip install 'mftcoder[compressed]'  # for mft\n"
     return f"```sh\n{needed}mft chat {path}\nmft serve {path}\n{other}\n```"

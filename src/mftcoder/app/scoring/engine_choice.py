@@ -11,6 +11,7 @@ from mftcoder.generation.engine import Engine, Sampling
 from mftcoder.models.export.folder import end_ids
 from mftcoder.models.export.source import ModelSource
 from mftcoder.models.loading.load import stop_tokens
+from mftcoder.models.loading.stored_bits import is_stored_quantized
 from mftcoder.registry import ENGINES
 from mftcoder.training.backends.process_group import launched_processes
 
@@ -25,7 +26,9 @@ def engine_name(wanted: str, source: ModelSource, *, device: str, as_trained: bo
         return wanted
     problem = _without_vllm(source, device=device, as_trained=as_trained)
     if wanted == "auto":
-        return "transformers" if problem or device == "cpu" or not torch.cuda.is_available() else "vllm"
+        # vLLM reads some quantized releases, but that was not tried with this engine.
+        elsewhere = device == "cpu" or not torch.cuda.is_available() or is_stored_quantized(source.weights)
+        return "transformers" if problem or elsewhere else "vllm"
     if problem:
         raise ConfigError(f"--engine vllm: {problem}")
     return wanted

@@ -42,6 +42,7 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    dtype: str = ""  # as a .safetensors file names it; empty for other files
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,10 @@ def _safe_tensors(path: Path) -> Iterator[StoredTensor]:
     try:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                shape = tuple(file.get_slice(name).get_shape())
-                yield StoredTensor(path, name, shape, functools.partial(read, name))
+                stored = file.get_slice(name)
+                yield StoredTensor(
+                    path, name, tuple(stored.get_shape()), functools.partial(read, name), stored.get_dtype()
+                )
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: is damaged or truncated ({error}). Download it again") from error
 

@@ -1,5 +1,6 @@
 """Load a base model: dtype, attention, quantization, device. `adapters.py` attaches LoRA weights."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mftcoder.errors import ModelError, reason
 from mftcoder.models.files.weights import listed, meta_model
 from mftcoder.models.layers.quantize import free_loading_memory, hold, loader_options
 from mftcoder.models.loading.resolve import folder_fit, local_folder, read_model_config
+from mftcoder.models.loading.stored_bits import check_stored, quiet_bars, unpack
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -49,21 +51,23 @@ def load_folder(
     ModelError if a weight is missing or has the wrong shape, or if the model does not fit on the device.
     """
     model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
+    stored = check_stored(model_config, name=str(folder), hold=quantization)
     model = meta_model(model_config, where=folder / "config.json", trust_remote_code=trust_remote_code)
     if problems := folder_fit(folder, model, allow_pickled=not use_safetensors).problems:
         raise ModelError(*problems)
     transformers_logging.disable_progress_bar()
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=model_config,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True if use_safetensors else None,
-            output_loading_info=True,
-            **loader_options(quantization, dtype, device),
-        )
+        with quiet_bars() if stored else nullcontext():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=model_config,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True if use_safetensors else None,
+                output_loading_info=True,
+                **loader_options(quantization, dtype, device),
+            )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {reason(error)}") from error
     model, info = loaded
@@ -73,6 +77,8 @@ def load_folder(
             f"{folder}: its files lack {len(missing)} of the model's weights: {listed(missing)}. They would be random numbers; "
             "download the model again"
         )
+    if stored:
+        unpack(model, info, stored, name=str(folder))
     model.config.use_cache = False
     if quantization:
         hold(model, quantization, device)

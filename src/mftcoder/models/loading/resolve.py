@@ -20,6 +20,7 @@ from mftcoder.models.conversion import convert, gguf
 from mftcoder.models.files import download
 from mftcoder.models.files.weights import Fit, all_tensors, fit, listed, meta_model, weight_files
 from mftcoder.models.layers.quantize import quantizable_weights, quantization_problems
+from mftcoder.models.loading.stored_bits import stored_method
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,21 @@ def weights_of(config: ModelConfig) -> list[Path]:
 
 
 def folder_fit(path: Path, model: Any, *, allow_pickled: bool) -> Fit:
-    """How well the weight files of a local folder fit the model of its config. ModelError if they cannot be read."""
+    """How well the weight files of a local folder fit the model of its config. ModelError if they cannot be read.
+
+    Also if they hold quantized weights and the config does not say how: transformers would take the packed numbers for weights.
+    """
     tensors = all_tensors(weight_files(path, allow_pickled=allow_pickled))
+    packed = [
+        tensor.name
+        for tensor in tensors.values()
+        if tensor.name.endswith("weight") and tensor.dtype not in ("", "F64", "F32", "F16", "BF16")
+    ]
+    if packed and stored_method(model.config) is None:
+        raise ModelError(
+            f"{path}: its files hold quantized weights ({listed(packed)}), but config.json has no quantization_config that says how to "
+            "read them. Download the model again"
+        )
     return fit(model, {name: tensor.shape for name, tensor in tensors.items()}, where=path)
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mftcoder.errors import ModelError
-from mftcoder.jsonl import read_json
 from mftcoder.models.export.quantized.environment import run_job
 from mftcoder.models.export.quantized.losses import Measured, Texts
 from mftcoder.models.export.quantized.methods import GROUP_SIZES, Method
 from mftcoder.models.files.weights import all_tensors, weight_files
+from mftcoder.models.loading.stored_bits import is_stored_quantized
 
 NOT_QUANTIZED = ("embed", "lm_head", "norm", "wte", "wpe")
 WEIGHTS = "*.safetensors"
@@ -59,7 +59,7 @@ def write_compressed(
     }
     with TemporaryDirectory(dir=whole.parent) as folder:
         measured, versions = run_job(python, job, texts, Path(folder))
-    if not read_json(out / "config.json").get("quantization_config"):
+    if not is_stored_quantized(out):
         raise ModelError(f"{method.name}: llmcompressor wrote a model without a quantization_config")
     for path in out.glob(WEIGHTS):
         path.chmod(0o644)  # safetensors makes files that only their owner can read
