@@ -47,17 +47,23 @@ MOST_CHOICES = 128
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-class StreamOptions(BaseModel):
+class Checked(BaseModel):
+    """A part of a request: a value of another type is refused, never converted, and so is a field that does not exist."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class StreamOptions(Checked):
     """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: bool = False  # is about padding chunks, which this server does not do
 
 
-class Asked(BaseModel):
+class Asked(Checked):
     """What all requests have in common."""
 
-    model_config = ConfigDict(extra="forbid", str_max_length=1 << 26)
+    model_config = ConfigDict(str_max_length=1 << 26)
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -109,17 +115,15 @@ class Choices(Asked):
     stream_options: StreamOptions | None = None
 
 
-class TextPart(BaseModel):
+class TextPart(Checked):
     """A part of a message's content."""
 
     type: Literal["text"]
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Checked):
     """One message of a chat."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
@@ -145,6 +149,12 @@ class ChatRequest(Choices):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
+    def _one_limit(self) -> "ChatRequest":
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_tokens: differs from max_completion_tokens. Give one of them")
+        return self
+
+    @model_validator(mode="after")
     def _top_logprobs_need_logprobs(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs: needs logprobs to be true")
@@ -166,7 +176,7 @@ class CompletionRequest(Choices):
         return self
 
 
-class ExtraFile(BaseModel):
+class ExtraFile(Checked):
     """Another file that the model should know."""
 
     text: str
@@ -181,7 +191,7 @@ class InfillRequest(Asked):
     input_extra: list[ExtraFile] = []
     prompt: str = ""
     n_predict: Annotated[int, Field(ge=-1)] = -1
-    t_max_predict_ms: Annotated[float, Field(ge=0)] | None = None
+    t_max_predict_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="before")
     @classmethod

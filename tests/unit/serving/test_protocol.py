@@ -1,0 +1,69 @@
+"""What a request may hold."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mftcoder.serving.protocol import Asked, ChatRequest, CompletionRequest, InfillRequest
+
+CHAT = {"messages": [{"role": "user", "content": "x"}]}
+PROMPT = {"prompt": "x"}
+GAP = {"input_prefix": "a", "input_suffix": "b"}
+
+
+@pytest.mark.parametrize(
+    "field, values",
+    {
+        "temperature": ["0.5", True, float("nan")],
+        "top_p": ["0.5", True],
+        "seed": ["3", True, 2.0],
+        "n": ["2", True, 2.0],
+        "max_tokens": ["5", True, 5.0],
+        "stream": ["true", 1],
+        "stream_options": [{"include_usage": 1}, {"include_usge": True}],
+        "complete_word": ["no", 0],
+        "model": [5],
+        "stop": [5, [5], ["x"] * 17],
+    }.items(),
+)
+@pytest.mark.parametrize("kind, whole", [(ChatRequest, CHAT), (CompletionRequest, PROMPT)])
+def test_a_value_of_another_type_is_refused_and_never_converted(
+    kind: type[Asked], whole: dict[str, Any], field: str, values: list[Any]
+) -> None:
+    for value in values:
+        with pytest.raises(ValidationError):
+            kind.model_validate({**whole, field: value})
+
+
+@pytest.mark.parametrize(
+    "kind, fields",
+    [
+        (ChatRequest, {**CHAT, "logprobs": 1}),
+        (ChatRequest, {**CHAT, "logprobs": True, "top_logprobs": "3"}),
+        (ChatRequest, {**CHAT, "max_completion_tokens": "5"}),
+        (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "image_url": "b"}]}]}),
+        (CompletionRequest, {**PROMPT, "logprobs": True}),
+        (CompletionRequest, {**PROMPT, "best_of": True}),
+        (CompletionRequest, {"prompt": [["5"]]}),
+        (CompletionRequest, {"prompt": [True]}),
+        (CompletionRequest, {"prompt": [5.0]}),
+        (InfillRequest, {**GAP, "n_predict": "5"}),
+        (InfillRequest, {**GAP, "t_max_predict_ms": float("inf")}),
+        (InfillRequest, {**GAP, "input_extra": [{"text": "a", "file": "b"}]}),
+    ],
+)
+def test_so_it_is_in_the_fields_of_one_path(kind: type[Asked], fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        kind.model_validate(fields)
+
+
+def test_a_whole_number_may_stand_for_a_number() -> None:
+    asked = ChatRequest.model_validate({**CHAT, "temperature": 0, "top_p": 1})
+    assert (asked.temperature, asked.top_p) == (0, 1)
+
+
+def test_two_limits_of_a_chat_must_be_equal() -> None:
+    assert ChatRequest.model_validate({**CHAT, "max_tokens": 5, "max_completion_tokens": 5})
+    with pytest.raises(ValidationError, match="max_tokens: differs from max_completion_tokens"):
+        ChatRequest.model_validate({**CHAT, "max_tokens": 5, "max_completion_tokens": 6})
