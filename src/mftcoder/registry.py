@@ -18,6 +18,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'coba'?` for a near miss, else ` Known: a, b, c.` Starts with a space, to follow a sentence."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = [one for one in known if one.lower() == name.lower()] or close
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
 
 

@@ -56,6 +56,10 @@ _DOCUMENTS: Rule = (
     lambda run: all(task.kind.name == "pretrain" for task in run.config.tasks),
     "all tasks are of kind pretrain",
 )
+_NEVER_CUT: Rule = (
+    lambda run: all(task.kind.name in ("pretrain", "grpo") for task in run.config.tasks),
+    "documents are always split, and an answer of kind grpo is refused if it does not fit",
+)
 
 _NO_SFT: Rule = (
     lambda run: all(task.kind.name != "sft" for task in run.config.tasks),
@@ -84,7 +88,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("data.chat_template", (lambda run: run.config.data.role_markers, "data.role_markers replace it")),
     ("data.role_markers", _DOCUMENTS),
     ("data.train_on", _NO_SFT),
-    ("data.over_length", _DOCUMENTS),
+    ("data.over_length", _NEVER_CUT),
     ("data.padding", _unless("data", "packing", "none")),
     (
         "data.val_size",

@@ -7,10 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
-from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt, Section, Strings
+from mftcoder.config.section import NonNegativeFloat, Number, PositiveFloat, PositiveInt, Section, Strings
 from mftcoder.registry import did_you_mean
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1), Number]
+Smoothing = Annotated[float, Field(ge=0, lt=0.5), Number]
 
 
 class TaskKind(Section):
@@ -51,7 +52,7 @@ class PretrainKind(TaskKind):
     @classmethod
     def _name_no_records(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for suffix in value:
-            if not suffix or "/" in suffix:
+            if not suffix or suffix != suffix.strip() or set(suffix) & set("/*?[],"):
                 raise ValueError(f"'{suffix}' is not the end of a file name. Write endings such as .py")
             if suffix.endswith((".jsonl", ".jsonl.gz")):
                 raise ValueError(f"'{suffix}': such files are always read, as records. Leave it out")
@@ -72,7 +73,7 @@ class DpoKind(PreferenceKind):
 
     beta: PositiveFloat = 0.1
     """How far the model may move from the reference: a small beta lets it move far."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Smoothing = 0.0
     """Assumed fraction of pairs with exchanged answers (cDPO)."""
     rpo_alpha: NonNegativeFloat = 0.0
     """Weight of the chosen answers' mean token loss, added to the loss (RPO, arXiv 2404.19733)."""
@@ -103,7 +104,7 @@ class SimpoKind(PreferenceKind):
     """Scale of the mean log-probabilities."""
     gamma: NonNegativeFloat = 1.0
     """Target margin between the two scaled means."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    label_smoothing: Smoothing = 0.0
     """Assumed fraction of pairs with exchanged answers."""
 
 

@@ -12,6 +12,16 @@ LARGEST, SMALLEST = 1e9, 1e-30
 """Limits of every number. Beyond them, values computed from it would overflow 64 bits or float32, or not fit into memory."""
 
 
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is a switch. Give a number")
+    return value
+
+
+Number = BeforeValidator(_no_switch)
+"""Refuses true and false, which Python takes for 1 and 0."""
+
+
 def _countable(value: int) -> int:
     if value > LARGEST_COUNT:
         raise ValueError(f"is too large: at most {LARGEST_COUNT:,}")
@@ -43,12 +53,12 @@ def usable_path(value: str) -> str:
     return value
 
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positions = Annotated[int, Field(ge=8), AfterValidator(_holdable)]
-PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable)]
-NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_in_range)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_in_range)]
+Fraction = Annotated[float, Field(ge=0, lt=1), Number]
+Positions = Annotated[int, Field(ge=8), AfterValidator(_holdable), Number]
+PositiveInt = Annotated[int, Field(gt=0), AfterValidator(_countable), Number]
+NonNegativeInt = Annotated[int, Field(ge=0), AfterValidator(_countable), Number]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_in_range), Number]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_in_range), Number]
 PathText = Annotated[str, AfterValidator(usable_path)]
 PathOrSwitch = Annotated[
     bool | str, AfterValidator(lambda value: usable_path(value) if isinstance(value, str) else value)
