@@ -59,7 +59,8 @@ class RewardWeights:
             "compiles": outcome.compiles,
             "format": outcome.format,
         }
-        return sum(getattr(self, name) * float(value) for name, value in parts.items()) / self.total
+        # Rounded, so that outcomes that are worth the same have the same reward: their group has no signal.
+        return round(sum(getattr(self, name) * float(value) for name, value in parts.items()) / self.total, 9)
 
     @property
     def total(self) -> float:

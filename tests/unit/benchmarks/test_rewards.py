@@ -119,6 +119,13 @@ def test_weights_are_parsed_and_give_a_mean() -> None:
     assert weights.reward(Outcome(0.5, passed=False, compiles=True, format=True)) == pytest.approx(2.5 / 4)
 
 
+def test_outcomes_that_are_worth_the_same_have_the_same_reward() -> None:
+    """0.1 + 0.2 is not 0.3 in floating point; as a difference within a group it would be a whole advantage."""
+    weights = RewardWeights.parse("tests=1,compiles=0.1,format=0.2")
+    tests = weights.reward(Outcome(0.3, passed=False, compiles=False, format=False))
+    assert tests == weights.reward(Outcome(0.0, passed=False, compiles=True, format=True))
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

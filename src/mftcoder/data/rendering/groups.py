@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from mftcoder.config.data import DataConfig
+from mftcoder.config.section import LARGEST
 from mftcoder.data.records.conversation import Conversation
 from mftcoder.data.records.formats import parse_object
 from mftcoder.data.rendering.pairs import answer_to, messages_of_field
@@ -21,6 +22,9 @@ from mftcoder.data.rendering.templates import Template, load_template, render
 from mftcoder.data.rendering.tokenization import Fitted, Graded, Tokens, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError
+
+ROUNDING = 1e-9
+"""Rewards that differ by no more are equal: divided by its own deviation, the last digit of a number would be a whole advantage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,11 @@ def _problems(texts: list[str], rewards: list[float], trained: list[bool]) -> li
         return ["a group of one answer has no advantage: sample at least 2"]
     if not all(math.isfinite(reward) for reward in rewards):
         return ["a reward is not a finite number"]
-    if min(rewards) == max(rewards):
+    if max(map(abs, rewards)) > LARGEST:
+        return [f"a reward is out of range: {max(rewards, key=abs):g}, at most {LARGEST:g}"]
+    if blank := [str(number) for number, text in enumerate(texts, start=1) if not text.strip()]:
+        return [f"completion {', '.join(blank)}: content is empty"]
+    if max(rewards) - min(rewards) <= ROUNDING:
         return [f"all {len(rewards)} rewards are {rewards[0]:g}, so the group has no signal. Leave it out"]
     return [] if any(trained) else ["no answer of the group is trained. Leave it out"]
 
