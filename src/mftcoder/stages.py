@@ -45,12 +45,16 @@ class Stages:
 
 def _check_folder(out: Path, path: Path, settings: dict[str, Any]) -> None:
     """MftError if the folder holds something else, or what other settings made."""
+    if out.exists() and not out.is_dir():
+        raise MftError(f"{out}: is a file. Give another --out")
     if not out.exists() or has_settings(path, settings) or not any(out.iterdir()):
         return
     if not path.is_file():
         raise MftError(f"{out}: holds something else than an `mft improve`. Give another --out")
     first: Any = next((record for _, record in read_jsonl(path)), {})
-    before = first.get("settings", {}) if isinstance(first, dict) else {}
+    before = first.get("settings") if isinstance(first, dict) else None
+    if not isinstance(before, dict):
+        raise MftError(f"{path}: is damaged: its first line has no settings. Give another --out")
     changed = [name for name in settings if settings[name] != before.get(name)]
     lines = [f"{out}: made with another {name}: {before.get(name)!r}, now {settings[name]!r}" for name in changed]
     raise MftError(*lines, f"{out}: give another --out, or the same settings. Only --rounds may change")

@@ -87,7 +87,7 @@ def _mistakes(records: Sequence[Any]) -> list[str]:
             found.append(f"problem {number}: kind {record.get('kind')!r} is unknown. Known: {', '.join(KINDS)}")
         elif record.get("kind") != "test" and not str(record.get("test") or "").strip():
             found.append(f"problem {number}: has no tests, so an answer cannot be judged")
-        elif not is_valid(str(record["test"])):
+        elif not is_valid(str(record.get("test") or "")):
             found.append(f"problem {number}: its tests are not valid Python")
     found += [f"{count} problems have the task_id {name!r}" for name, count in ids.items() if count > 1]
     return found

@@ -168,6 +168,19 @@ def test_another_benchmark_and_a_file_of_another_form_are_refused_with_what_is_t
         read_problems(written(tmp_path, [humaneval_record("add", test="public class Main {")]), KINDS)
 
 
+@pytest.mark.parametrize("field", ["instruction", "prompt", "entry_point", "canonical_solution", "context"])
+def test_a_field_that_is_no_text_is_named(tmp_path: Path, field: str) -> None:
+    for value in (None, 5):
+        with pytest.raises(BenchmarkError, match=f"problem 1: {field}: is not a text"):
+            read_problems(written(tmp_path, [problem("f", "a.py", **{field: value})]), KINDS)
+
+
+def test_a_problem_about_a_test_may_not_lack_the_field(tmp_path: Path) -> None:
+    without = {name: value for name, value in problem("f", "a.py", "test").items() if name != "test"}
+    with pytest.raises(BenchmarkError, match="problem 1 lacks test"):
+        read_problems(written(tmp_path, [without]), KINDS)
+
+
 def test_a_file_without_the_wanted_kinds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="has no problem of kind repair"):
         read_problems(written(tmp_path, [problem("f", "a.py")]), ("repair",))

@@ -140,6 +140,7 @@ def training_config(
         "output_dir": str(folder / "run"),
     }
     if options.method == "grpo":
+        del raw["data"]["over_length"]
         raw["tasks"]["practice"]["kind"] = _grpo_kind(options)
         raw["train"] |= {"num_train_epochs": 1, "lr_scheduler_type": "constant", "warmup_steps": 0}
         raw["train"]["gradient_accumulation_steps"] = split

@@ -186,7 +186,7 @@ def _family(kind: str) -> Family:
 
 
 def benchmark_of(kind: str, records: Iterable[Mapping[str, Any]], origin: str) -> Benchmark:
-    """The problems of one kind; BenchmarkError for a record that lacks a field."""
+    """The problems of one kind; BenchmarkError for a record that lacks a field, or whose field is no text."""
     chosen = []
     for number, record in enumerate(records, start=1):
         missing = [field for field in _FIELDS if field not in record]
@@ -195,6 +195,9 @@ def benchmark_of(kind: str, records: Iterable[Mapping[str, Any]], origin: str) -
             raise BenchmarkError(
                 f"{origin}: problem {number} lacks {', '.join(missing)}. `mft data mine --exam` writes it"
             )
+        other = [field for field in _FIELDS if not isinstance(record[field], str)]
+        if other:
+            raise BenchmarkError(f"{origin}: problem {number}: {', '.join(other)}: is not a text")
         chosen += [problem_of(record)] if record["kind"] == kind else []
     return Benchmark(f"exam-{kind}", tuple(chosen), _family(kind), origin)
 

@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     help="Answers for each exam problem: 1 greedy one, which allows a p value, or N samples for pass@1 and pass@N.",
 )
 @click.option("--score-every", type=COUNT, default=1, show_default=True, help="Score every N-th round, and the last.")
-@click.option("--updates", type=COUNT, default=1, show_default=True, help="grpo: updates of the weights in a round.")
+@click.option(
+    "--updates", type=COUNT, default=1, show_default=True, help="grpo: most updates of the weights in a round."
+)
 @click.option(
     "--reward",
     default="tests=1,compiles=0.1,format=0.1",

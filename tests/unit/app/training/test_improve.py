@@ -12,6 +12,7 @@ from mftcoder.app.training.improve import check_options, improve
 from mftcoder.app.training.rounds import ImproveOptions, Rounds, training_config
 from mftcoder.benchmarks.practice import Problems, policy_round_of
 from mftcoder.benchmarks.rewards import Groups
+from mftcoder.config.effects import Run, fields_without_effect
 from mftcoder.config.kinds import GrpoKind
 from mftcoder.errors import BenchmarkError, ConfigError, MftError, UnjudgedError
 from mftcoder.jsonl import read_json, write_jsonl
@@ -41,6 +42,11 @@ def options(tmp_path: Path, **given: Any) -> ImproveOptions:
         ({"method": "grpo", "reward": "test=1"}, "--reward: unknown part 'test'"),
         ({"overrides": ("output_dir=x",)}, "output_dir=x: `mft improve` sets this itself"),
         ({"overrides": ("model=x",)}, "model=x: `mft improve` sets this itself"),
+        ({"method": "grpo", "updates": 2, "grpo": ("name=dpo",)}, "--grpo: name: the kind is grpo. Leave it out"),
+        ({"method": "grpo", "overrides": ("train.max_steps=1",)}, "train.max_steps=1: `mft improve` sets this itself"),
+        ({"method": "grpo", "overrides": ("train.num_train_epochs=2",)}, "`mft improve` sets this itself"),
+        ({"method": "grpo", "overrides": ("train.gradient_accumulation_steps=1",)}, "`mft improve` sets this itself"),
+        ({"method": "grpo", "overrides": ("train.resume_from_checkpoint=false",)}, "`mft improve` sets this itself"),
     ],
 )
 def test_a_mistake_in_the_options_is_named(tmp_path: Path, given: dict[str, Any], message: str) -> None:
@@ -78,6 +84,8 @@ def test_the_rounds_of_grpo_share_a_run_and_clip_only_where_they_are_off_policy(
         assert isinstance(kind, GrpoKind) and (kind.epsilon, kind.beta) == (epsilon, 0.04)
         assert (config.output_dir, config.train.gradient_accumulation_steps) == (str(tmp_path / "out" / "run"), 5)
         assert (config.train.num_train_epochs, config.train.lr_scheduler_type) == (1, "constant")
+        assert config.data.on_error == "skip"  # an answer that does not fit into a row ends no run of many rounds
+        assert not [line for line in fields_without_effect(Run(config)) if line.startswith("data.")]
 
 
 def test_a_wrong_option_of_the_kind_is_named_before_anything_is_sampled(tmp_path: Path) -> None:
@@ -103,6 +111,31 @@ def test_a_group_with_an_answer_longer_than_a_row_is_left_out_and_counted(
     assert "round 1: 1 groups left out" in said()
     (entry,) = read_json(tmp_path / "out" / "improve.json")["rounds"]
     assert entry["left_out"] == {"equal": 0, "cut": 0, "long": 1} and entry["kept"] == 2
+
+
+def test_an_option_of_the_kind_without_effect_is_refused(tmp_path: Path) -> None:
+    """One update on fresh answers has no ratio to clip."""
+    written(tmp_path, [problem("f", "a.py"), problem("g", "b.py")])
+    with pytest.raises(ConfigError, match=r"--grpo: epsilon_high: 0.3 has no effect: kind.epsilon is null"):
+        improve("m", options(tmp_path, method="grpo", grpo=("epsilon_high=0.3",)))
+
+
+def test_a_model_that_is_not_there_is_named_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere: no such model folder"):
+        check_options(str(tmp_path / "nowhere"), options(tmp_path))
+
+
+def test_another_model_at_the_same_place_does_not_go_on_with_the_answers_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, [problem("f", "a.py"), problem("g", "b.py")])
+    monkeypatch.setattr(module, "run_python", Processes(2))
+    model = tmp_path / "model"
+    model.mkdir()
+    for content, message in (("one", "ended with exit code 2"), ("two", "made with another content of the model")):
+        (model / "config.json").write_text(content)
+        with pytest.raises(MftError, match=message):
+            improve(str(model), options(tmp_path))
 
 
 class Processes:
@@ -147,6 +180,19 @@ def test_a_folder_that_other_settings_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MftError, match="made with another samples: 8, now 4") as found:
         Stages(tmp_path / "out", {"seed": 0, "samples": 4})
     assert found.value.problems[-1].endswith("Only --rounds may change")
+
+
+@pytest.mark.parametrize("first", ["[1]", '{"settings": 5}'])
+def test_a_damaged_folder_is_named(tmp_path: Path, first: str) -> None:
+    (tmp_path / "stages.jsonl").write_text(f"{first}\n")
+    with pytest.raises(MftError, match=r"stages\.jsonl: is damaged"):
+        Stages(tmp_path, {"seed": 0})
+
+
+def test_an_out_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(MftError, match=r"out: is a file\. Give another --out"):
+        Stages(tmp_path / "out", {})
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
