@@ -114,8 +114,17 @@ def browser(profile: Path) -> Iterator[Browser]:
 def test_a_person_chats_runs_code_compares_and_votes(tiny_llama_dir: Path, tmp_path: Path) -> None:
     votes = tmp_path / "votes.jsonl"
     options = ("--name", "tiny", "--dtype", "float32", "--ui", "--votes", votes)
-    with served(tiny_llama_dir, *options) as server, browser(tmp_path / "profile") as page:
+    with (
+        served(tiny_llama_dir, *options, MFTCODER_API_KEY="a-key-of-the-test") as server,
+        browser(tmp_path / "profile") as page,
+    ):
         page.open(f"{server.url}/")
+        page.run("at('question').value = 'Without a key?'; at('ask').requestSubmit()")
+        page.wait("document.body.dataset.state === 'idle'")
+        assert "The API key is missing or wrong" in page.run("document.querySelector('.answers .problem').textContent")
+        page.run(
+            "at('reset').click(); at('key').value = 'a-key-of-the-test'; at('key').dispatchEvent(new Event('change'))"
+        )
         page.wait("document.body.dataset.models === '1'")
         page.run("at('tokens').value = 12; at('temperature').value = 1; at('question').value = 'Write a loop.'")
         page.run("at('ask').requestSubmit()")

@@ -1,6 +1,7 @@
 """The routes of the server."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -127,7 +128,8 @@ def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> Fas
         async with lifespan():
             yield
 
-    app = FastAPI(title="mft serve", version=__version__, lifespan=life)
+    # Without FastAPI's pages, which load scripts of another site into this origin.
+    app = FastAPI(title="mft serve", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     posts: dict[str, Callable[..., Awaitable[Response]]] = {
         "/v1/chat/completions": api.chat,
         "/v1/completions": api.completions,
@@ -222,8 +224,12 @@ async def _invalid(request: HttpRequest, error: Exception) -> JSONResponse:
         return error_response(400, "Send the request with Content-Type: application/json.")
     problems = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"] if part != "body")
+        where = _field(problem["loc"])
         what = str(problem["msg"]).removeprefix("Value error, ")
         problems.append(f"{where}: {what}" if where else what)
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
-    return error_response(400, "; ".join(problems[:5])[:2000], param=param)
+    return error_response(400, "; ".join(list(dict.fromkeys(problems))[:5])[:2000], param=_field(first["loc"]) or None)
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """`messages.0.content`, without the names that pydantic gives the types that a field may have (str, list[str])."""
+    return ".".join(str(part) for part in location[1:] if not re.search(r"str\b|\[", str(part)))

@@ -50,7 +50,9 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 class Checked(BaseModel):
     """A part of a request: a value of another type is refused, never converted, and so is a field that does not exist."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(
+        strict=True, extra="forbid", str_max_length=1 << 26
+    )  # a limit also refuses half characters
 
 
 class StreamOptions(Checked):
@@ -62,8 +64,6 @@ class StreamOptions(Checked):
 
 class Asked(Checked):
     """What all requests have in common."""
-
-    model_config = ConfigDict(str_max_length=1 << 26)
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None

@@ -15,16 +15,18 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from mftcoder.errors import ConfigError, ExecutionError
+from mftcoder.data.records.conversation import ROLES
+from mftcoder.data.rendering.pairs import read_pair
+from mftcoder.errors import ConfigError, DataError, ExecutionError
 from mftcoder.execution.run_programs import Sandbox
 from mftcoder.execution.script import run_script
 from mftcoder.serving.catalogue import ClientError
-from mftcoder.serving.protocol import ChatMessage
+from mftcoder.serving.protocol import ChatMessage, Checked
 
 PAGE = "/"
 MOST_RUNS = 4
@@ -33,18 +35,14 @@ _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _Text = Annotated[str, Field(min_length=1, max_length=1 << 18)]
 
 
-class RunRequest(BaseModel):
+class RunRequest(Checked):
     """POST /ui/run."""
-
-    model_config = ConfigDict(extra="forbid")
 
     code: _Text
 
 
-class Vote(BaseModel):
+class Vote(Checked):
     """POST /ui/vote: of two answers to a chat, the better one."""
-
-    model_config = ConfigDict(extra="forbid")
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1000)]
     chosen: _Text
@@ -58,9 +56,15 @@ class Vote(BaseModel):
             raise ClientError(400, "The two answers must differ, and neither may be empty.", param="chosen")
         if self.messages[-1].role != "user":
             raise ClientError(400, "The last message must be the user's.", param="messages")
-        turns = [{"role": message.role, "content": message.text} for message in self.messages]
+        turns = [{"role": ROLES[message.role], "content": message.text} for message in self.messages]
         sides = {"chosen": self.chosen, "rejected": self.rejected}
         pair: dict[str, Any] = {name: [*turns, {"role": "assistant", "content": text}] for name, text in sides.items()}
+        try:
+            read_pair(orjson.dumps(pair), task="", origin="")
+        except DataError as error:
+            raise ClientError(
+                400, f"No training reads this chat: {'; '.join(error.problems)}", param="messages"
+            ) from error
         return {**pair, "chosen_model": self.chosen_model, "rejected_model": self.rejected_model}
 
 

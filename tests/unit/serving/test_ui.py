@@ -1,6 +1,7 @@
 """The page's requests: from the page itself only, code in the sandbox only, votes as records that training reads."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from mftcoder.serving.ui import PAGE, Ui
 
 HERE = "http://127.0.0.1:8000"
 KEY = "a-key-of-the-test"
+JSON = {"Content-Type": "application/json"}
 ASK = [{"role": "user", "content": "Which is larger?"}]
 VOTE = {"messages": ASK, "chosen": "Two.", "rejected": "One.", "chosen_model": "a", "rejected_model": "b"}
 
@@ -93,6 +95,26 @@ def test_a_vote_is_a_record_that_preference_training_reads(ask: Client, votes: P
     assert [message.content for message in pair.second.messages] == ["Which is larger?", "One."]
 
 
+def test_a_developer_message_is_the_system_message_of_the_record(ask: Client, votes: Path) -> None:
+    messages = [{"role": "developer", "content": "Be short."}, *ASK]
+    assert ask("POST", "/ui/vote", json={**VOTE, "messages": messages}).status_code == 200
+    pair = read_pair(votes.read_bytes().splitlines()[-1], task="votes", origin="votes.jsonl")
+    assert [message.role for message in pair.first.messages] == ["system", "user", "assistant"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_loads_scripts_of_another_site(ask: Client, path: str) -> None:
+    assert ask("GET", path).status_code == 404
+
+
+def test_a_wrong_field_is_named_as_the_client_wrote_it(ask: Client) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "x"}}]
+    error = ask("POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": parts}]}).json()["error"]
+    assert error["param"] == "messages.0.content"
+    assert "messages.0.content.0.type: Input should be 'text'" in error["message"]
+    assert "str" not in error["message"].replace("string", "").replace("stream", "")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -100,12 +122,15 @@ def test_a_vote_is_a_record_that_preference_training_reads(ask: Client, votes: P
         {"chosen": " "},
         {"messages": []},
         {"messages": [{"role": "assistant", "content": "?"}]},
+        {"messages": [{"role": "user", "content": " "}]},
+        {"messages": [*2 * [{"role": "system", "content": "Be short."}], *ASK]},
+        {"messages": [{"role": "user", "content": "half \ud83d"}]},
         {"more": 1},
     ],
 )
 def test_what_is_no_pair_is_refused_and_not_written(ask: Client, votes: Path, change: dict[str, Any]) -> None:
     before = votes.read_bytes() if votes.exists() else b""
-    assert ask("POST", "/ui/vote", json={**VOTE, **change}).status_code == 400
+    assert ask("POST", "/ui/vote", content=json.dumps({**VOTE, **change}), headers=JSON).status_code == 400
     assert (votes.read_bytes() if votes.exists() else b"") == before
 
 
