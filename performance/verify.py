@@ -2,25 +2,36 @@
 
     python performance/verify.py --data-dir ../shared/data
     python performance/verify.py --data-dir ../shared/data --tasks mbpp --rounds 5 --workers 2
+    python performance/verify.py --data-dir ../shared/data --commands
 
-Goes in: benchmarks in Python. Each reference becomes a record with its tests. Comes out: a table, a row a benchmark: the programs, how many
-pass each way, and programs a second, the median of the rounds. Both ways use one pool, in turn, and the first round is not counted.
-Planning (what of a record can be run) is part of verification's time, as assembling programs is part of evaluation's.
+Goes in: benchmarks in Python. Each reference becomes a record with its tests. Comes out: a table with two rows a benchmark: records and programs
+(a program is one run in the sandbox), how many pass, both a second, and the processor seconds of all processes. Both ways use one pool, in
+turn; the first round is not counted, and the median of the others is shown. Planning (what of a record can be run) is part of verification's
+time, as assembling programs is part of evaluation's. Verification runs the tests three or four times in a program: with the answer, without
+it, and with answers that do nothing. Evaluation runs them with the answer, and twice with a changed claim on the same replies.
+
+With --commands, the rows are `mft data verify` and `mft evaluate` from the start of the process to its end, all that they write included.
 """
 
 import argparse
 import json
+import os
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mftcoder.benchmarks.assembly import assemble_all
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.benchmarks.problem import Benchmark
 from mftcoder.curation.example import Example
 from mftcoder.curation.verification.config import VerifyConfig
-from mftcoder.curation.verification.plan import plan
+from mftcoder.curation.verification.plan import Run, plan
 from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import verdict_of
 from mftcoder.data.records.formats import read_record
@@ -29,6 +40,13 @@ from mftcoder.execution.sandbox import Limits, Program
 
 LIMITS = Limits(seconds=5)
 CONFIG = VerifyConfig(checks=("tests",))
+
+
+class Round(NamedTuple):
+    """What one way did with all records."""
+
+    programs: int
+    passed: int
 
 
 def records_of(benchmark: Benchmark) -> list[bytes]:
@@ -42,28 +60,79 @@ def records_of(benchmark: Benchmark) -> list[bytes]:
     return found
 
 
-def verify(records: list[bytes], pool: Pool) -> int:
-    """The records that pass, as the step `verify` runs them."""
-    runs = {}
+def verify(records: list[bytes], pool: Pool) -> Round:
+    """As the step `verify` runs the records."""
+    runs: dict[str, Run] = {}
+    results = pool.run(_programs(records, runs), LIMITS)
+    verdicts = [verdict_of(result, "python", tuple(runs[key].checks)) for key, result in results]
+    passed = sum(verdict is not None and verdict.is_proof and verdict.outcome == "passed" for verdict in verdicts)
+    return Round(len(runs), passed)
+
+
+def _programs(records: list[bytes], runs: dict[str, Run]) -> Iterator[tuple[str, Program]]:
     for number, line in enumerate(records):
         example = Example(read_record(line, format="auto", task="t", origin=""), line)
-        runs |= {f"{number}.{place}": run for place, run in enumerate(plan(example, CONFIG).runs)}
-    results = pool.run(((key, program(run)) for key, run in runs.items()), LIMITS)
-    verdicts = [verdict_of(result, "python", tuple(runs[key].checks)) for key, result in results]
-    return sum(verdict is not None and verdict.is_proof and verdict.outcome == "passed" for verdict in verdicts)
+        for place, run in enumerate(plan(example, CONFIG).runs):
+            runs[f"{number}.{place}"] = run
+            yield f"{number}.{place}", program(run)
 
 
-def evaluate(benchmark: Benchmark, pool: Pool) -> int:
-    """The references that pass, as `mft evaluate` runs them."""
+def evaluate(benchmark: Benchmark, pool: Pool) -> Round:
+    """As `mft evaluate` runs the references."""
     answers = {problem.id: (problem, problem.prompt + problem.reference) for problem in benchmark.problems}
     programs = {key: made for key, made in assemble_all(benchmark, answers).items() if isinstance(made, Program)}
-    return sum(result.status == "passed" for _, result in pool.run(programs.items(), LIMITS))
+    return Round(len(programs), sum(result.status == "passed" for _, result in pool.run(programs.items(), LIMITS)))
 
 
-def timed(action: Callable[[], int]) -> tuple[int, float]:
-    """The result, and the seconds."""
-    started = time.perf_counter()
-    return action(), time.perf_counter() - started
+def verify_command(records: list[bytes], folder: Path, workers: int | None) -> Round:
+    """`mft data verify` on a file of the records."""
+    (folder / "records.jsonl").write_bytes(b"\n".join(records))
+    steps = [{"verify": {"checks": ["tests"]}}]
+    recipe = {"tasks": {"t": str(folder / "records.jsonl")}, "steps": steps, "output_dir": str(folder / "out")}
+    (folder / "recipe.json").write_text(json.dumps({**recipe, "num_proc": workers, "seed": time.time_ns() % 10**9}))
+    _mft("data", "curate", folder / "recipe.json")
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    return Round(len(records), manifest["kept"])
+
+
+def evaluate_command(benchmark: Benchmark, data_dir: Path, folder: Path, workers: int | None) -> Round:
+    """`mft evaluate` on a file of the references."""
+    out, answers = folder / f"scores-{time.time_ns()}", folder / f"generations_{benchmark.name}_references.jsonl"
+    lines = [{"task_id": found.id, "generation": found.prompt + found.reference} for found in benchmark.problems]
+    answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    cores = ["--workers", workers] if workers else []
+    _mft("evaluate", answers, "--task", benchmark.name, "--data-dir", data_dir, "--out", out, *cores)
+    results = [json.loads(line) for path in out.rglob("*.jsonl") for line in path.read_text().splitlines()]
+    return Round(len(lines), sum(result.get("status") == "passed" for result in results))
+
+
+def _mft(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "mftcoder", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def timed(action: Callable[[], Round]) -> tuple[Round, float, float]:
+    """The result, seconds, and processor seconds of the processes that have ended by then and of this one."""
+    started, cpu = time.perf_counter(), cpu_seconds()
+    found = action()
+    return found, time.perf_counter() - started, cpu_seconds() - cpu
+
+
+def cpu_seconds() -> float:
+    """Of this process, its children that have ended, and the sandbox's processes that still run."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + sum(map(_used, _descendants(os.getpid())))
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        yield int(child)
+        yield from _descendants(int(child))
+
+
+def _used(process: int) -> float:
+    """Processor seconds of a process and of its children that have ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -73,21 +142,36 @@ def main() -> None:
     parser.add_argument("--tasks", default="humaneval,mbpp")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--commands", action="store_true", help="time the two commands from start to end")
     options = parser.parse_args()
-    print(
-        f"{'benchmark':<12} {'programs':>8} {'passed: verify':>14} {'evaluate':>9} {'per second: verify':>18} {'evaluate':>9}"
-    )
-    with open_pool(workers=options.workers) as pool:
+    print("| benchmark | way | records | programs | passed | s | records/s | programs/s | CPU s |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    with open_pool(workers=options.workers) as pool, tempfile.TemporaryDirectory() as folder:
         for task in options.tasks.split(","):
             benchmark = load(task, options.data_dir)
-            records = records_of(benchmark)
-            rounds = [
-                (timed(lambda: verify(records, pool)), timed(lambda: evaluate(benchmark, pool)))  # noqa: B023
-                for _ in range(options.rounds + 1)
-            ]
-            speeds = [len(records) / statistics.median(pair[way][1] for pair in rounds[1:]) for way in (0, 1)]
-            passed = [rounds[-1][way][0] for way in (0, 1)]
-            print(f"{task:<12} {len(records):>8} {passed[0]:>14} {passed[1]:>9} {speeds[0]:>18.0f} {speeds[1]:>9.0f}")
+            ways = _ways(benchmark, pool, Path(folder), options)
+            rounds = [[timed(action) for action in ways.values()] for _ in range(options.rounds + 1)][1:]
+            for number, way in enumerate(ways):
+                _print_row(task, way, len(benchmark.problems), [found[number] for found in rounds])
+
+
+def _ways(
+    benchmark: Benchmark, pool: Pool, folder: Path, options: argparse.Namespace
+) -> dict[str, Callable[[], Round]]:
+    records = records_of(benchmark)
+    if options.commands:
+        return {
+            "`mft data verify`": lambda: verify_command(records, folder, options.workers),
+            "`mft evaluate`": lambda: evaluate_command(benchmark, options.data_dir, folder, options.workers),
+        }
+    return {"verify": lambda: verify(records, pool), "evaluate": lambda: evaluate(benchmark, pool)}
+
+
+def _print_row(task: str, way: str, records: int, rounds: list[tuple[Round, float, float]]) -> None:
+    (programs, passed), seconds = rounds[-1][0], statistics.median(found[1] for found in rounds)
+    cpu = statistics.median(found[2] for found in rounds)
+    rates = f"{records / seconds:.0f} | {programs / seconds:.0f}"
+    print(f"| {task} | {way} | {records} | {programs} | {passed} | {seconds:.2f} | {rates} | {cpu:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

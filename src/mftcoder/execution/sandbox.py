@@ -19,6 +19,7 @@ LEVELS = ("namespaces", "process")
 class Program:
     """An answer and the tests that it must pass. `files` maps a role (`candidate`, `tests`, `entry_point`, ...) to its text.
 
+    The role `preload` names trusted modules that a Python candidate finds imported.
     In languages other than Python, a program without tests is compiled and does not run.
     """
 

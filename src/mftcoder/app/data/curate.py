@@ -1,6 +1,7 @@
 """`mft data curate`: a recipe in, a curated folder out, with a table of what each step dropped.
 
-Finds the files, makes the steps, and shows the progress. The work is the pipeline's.
+Finds the files, makes the steps, and shows the progress. The work is the pipeline's. A step is imported if the recipe has it: all
+imports together take longer than a small set of records.
 """
 
 import ast
@@ -9,35 +10,30 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mftcoder.benchmarks.catalogue import expand, load
-from mftcoder.benchmarks.problem import Problem
 from mftcoder.cache import cache_root
-from mftcoder.config.schema import ModelConfig
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
-from mftcoder.curation.decontamination.rules import Decontamination
 from mftcoder.curation.example import parse_python
-from mftcoder.curation.filters.config import Filter
-from mftcoder.curation.filters.difficulty import DifficultyConfig, Scorer
+from mftcoder.curation.filters.config import DifficultyConfig, Filter
 from mftcoder.curation.filters.rules import RULES
 from mftcoder.curation.pipeline.blocks import RecordStep
-from mftcoder.curation.pipeline.dedup import Dedup
-from mftcoder.curation.pipeline.difficulty import Difficulty
 from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
-from mftcoder.curation.pipeline.preferences import Preferences, refuse_to_overwrite
-from mftcoder.curation.pipeline.recipe import Recipe, load_recipe, parse_recipe
+from mftcoder.curation.pipeline.recipe import Recipe, Step, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, InputError, exclusive, fingerprint, run_steps
-from mftcoder.curation.pipeline.verify import Verification, circumstances
 from mftcoder.curation.syntax import LANGUAGES
 from mftcoder.data.records.curated import provenance_of
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
 from mftcoder.registry import SCORERS
 from mftcoder.reporting.terminal import print_list, print_table
+
+if TYPE_CHECKING:
+    from mftcoder.benchmarks.problem import Problem
+    from mftcoder.curation.filters.difficulty import Scorer
 
 _RULES_SHOWN = 6
 _GRAMMARS = tuple(f"tree-sitter-{language}" for language in LANGUAGES)
@@ -81,9 +77,9 @@ def curate(recipe: Recipe) -> Made:
     problems = _exam_problems(recipe)
     exams = {step: [list(map(str, vars(problem).values())) for problem in found] for step, found in problems.items()}
     versions = {name: _version(name) for name in _SHAPING}
-    runs = circumstances() if any(step.verify is not None for step in recipe.steps) else []
     models = [_model_state(step.difficulty) for step in recipe.steps if step.difficulty is not None]
-    key = fingerprint(recipe, sources, {"versions": versions, "exams": exams, "runs": runs, "models": models})
+    others = {"versions": versions, "exams": exams, "runs": _circumstances(recipe), "models": models}
+    key = fingerprint(recipe, sources, others)
     refuse_foreign_files(output)
     _refuse_an_output_inside_of_an_input(recipe, output)
     _refuse_to_overwrite(recipe, sources, output)
@@ -97,7 +93,7 @@ def curate(recipe: Recipe) -> Made:
 
 
 def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: str, problems: Problems) -> Made:
-    preferences = Preferences()
+    preferences: list[dict[str, Any]] = []  # the files of pairs that are written
     steps, barriers = _make_steps(recipe, problems, preferences)
     work = output.with_name(f".{output.name}.work")
     with exclusive(work):
@@ -109,7 +105,7 @@ def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: s
             except InputError:
                 shutil.rmtree(work)
                 raise
-        facts = {"preferences": preferences.written, "exams": _exams(recipe, sources)}
+        facts = {"preferences": preferences, "exams": _exams(recipe, sources)}
         made = write_output(recipe, sources, outcome, blocks, key, facts, _card_page)
         shutil.rmtree(work)
     return made
@@ -121,11 +117,21 @@ def _card_page(manifest: Mapping[str, Any]) -> str:
     return card_page(manifest, {name: rule.measures for name, rule in RULES.items()} | _OTHER_RULES)
 
 
+def _circumstances(recipe: Recipe) -> list[str]:
+    if all(step.verify is None for step in recipe.steps):
+        return []
+    from mftcoder.curation.pipeline.verify import circumstances
+
+    return circumstances()
+
+
 def _exams(recipe: Recipe, sources: Sequence[TaskSources]) -> dict[str, dict[str, str]]:
     """For each task the benchmarks that are kept out of it, with their sources: by this recipe, or by the one that made its files."""
     here: dict[str, str] = {}
     for step in recipe.steps:
         if step.decontaminate is not None:
+            from mftcoder.benchmarks.catalogue import expand, load
+
             data_dir = Path(step.decontaminate.data_dir).expanduser() if step.decontaminate.data_dir else None
             here |= {name: load(name, data_dir).source for name in expand(step.decontaminate.benchmarks)}
     return {
@@ -149,6 +155,8 @@ def _refuse_to_overwrite(recipe: Recipe, sources: Sequence[TaskSources], output:
     files = [
         Path(step.verify.preferences).expanduser() for step in recipe.steps if step.verify and step.verify.preferences
     ]
+    if files:
+        from mftcoder.curation.pipeline.preferences import refuse_to_overwrite
     for file in files:
         refuse_to_overwrite(file, inputs, output)
     if len(set(files)) < len(files):
@@ -173,6 +181,8 @@ def _exam_problems(recipe: Recipe) -> Problems:
 
 
 def _problems_of(config: DecontaminateConfig) -> Iterator[ExamProblem]:
+    from mftcoder.benchmarks.catalogue import expand, load
+
     data_dir = Path(config.data_dir).expanduser() if config.data_dir else None
     for name in expand(config.benchmarks):
         yield from (_exam_problem(name, problem) for problem in load(name, data_dir).problems)
@@ -182,7 +192,7 @@ def _problems_of(config: DecontaminateConfig) -> Iterator[ExamProblem]:
 _DESCRIPTIONS = ("text", "instruction", "docstring", "desc_en", "prompt_text_chinese")
 
 
-def _exam_problem(benchmark: str, problem: Problem) -> ExamProblem:
+def _exam_problem(benchmark: str, problem: "Problem") -> ExamProblem:
     """What of a benchmark's problem a record may hold. Tests are left out: they share calls with every other test."""
     solution = problem.prompt + problem.reference
     described = [str(problem.fields[name]) for name in _DESCRIPTIONS if problem.fields.get(name)]
@@ -197,7 +207,7 @@ def _exam_problem(benchmark: str, problem: Problem) -> ExamProblem:
 
 
 def _make_steps(
-    recipe: Recipe, problems: Problems, preferences: Preferences
+    recipe: Recipe, problems: Problems, preferences: list[dict[str, Any]]
 ) -> tuple[dict[str, RecordStep], dict[str, Barrier]]:
     """The steps that look at one record, and those that compare records, by name."""
     steps: dict[str, RecordStep] = {}
@@ -205,19 +215,35 @@ def _make_steps(
     for name, step in zip(recipe.step_names, recipe.steps, strict=True):
         if step.filter is not None:
             steps[name] = Filter(step.filter)
-        if step.dedup is not None:
-            barriers[name] = Dedup(step.dedup)
-        if step.verify is not None:
-            barriers[name] = Verification(name, step.verify, recipe.num_proc, preferences.write)
-        if step.difficulty is not None:
-            barriers[name] = Difficulty(name, step.difficulty, _load_scorer)
-        if step.decontaminate is not None:
+        elif step.decontaminate is not None:
+            from mftcoder.curation.decontamination.rules import Decontamination
+
             steps[name] = Decontamination(step.decontaminate, problems[name])
+        else:
+            barriers[name] = _make_barrier(name, step, recipe.num_proc, preferences)
     return steps, barriers
 
 
-def _load_scorer(config: DifficultyConfig) -> Scorer:
+def _make_barrier(name: str, step: Step, processes: int | None, preferences: list[dict[str, Any]]) -> Barrier:
+    if step.dedup is not None:
+        from mftcoder.curation.pipeline.dedup import Dedup
+
+        return Dedup(step.dedup)
+    if step.verify is not None:
+        from mftcoder.curation.pipeline.preferences import Preferences
+        from mftcoder.curation.pipeline.verify import Verification
+
+        return Verification(name, step.verify, processes, Preferences(preferences).write)
+    from mftcoder.curation.pipeline.difficulty import Difficulty
+
+    assert step.difficulty is not None
+    return Difficulty(name, step.difficulty, _load_scorer)
+
+
+def _load_scorer(config: DifficultyConfig) -> "Scorer":
     """Found by its name, so that curation without this step needs no torch."""
+    from mftcoder.config.schema import ModelConfig
+
     scorer: Scorer = SCORERS.load("transformers")(ModelConfig(model_name_or_path=config.model, dtype=config.dtype))
     return scorer
 

@@ -1,8 +1,7 @@
 """Words of a text, and hashes of the runs of words in it: many texts at once, because a record's text is short."""
 
 import re
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xxhash
@@ -11,9 +10,21 @@ from numpy.typing import NDArray
 _WORD = re.compile(r"\w+")
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD_OR_CHARACTER = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
-_OTHERS_AS_SPACES = bytes(code if _WORD.match(chr(code)) and code < 128 else 32 for code in range(256))
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-_MOST_KNOWN, _LONGEST_KNOWN = 1 << 18, 64
+_WINDOW = 1 << 16
+"""Bytes that are hashed together, so that their numbers stay in the cache. A longer word counts as several."""
+_PLACE = 0xD1342543DE82EF95
+
+
+def _powers(base: int) -> NDArray[np.uint64]:
+    factors = np.full(_WINDOW, base, np.uint64)
+    factors[0] = 1
+    return np.multiply.accumulate(factors)
+
+
+_RAISED, _LOWERED = _powers(_PLACE), _powers(pow(_PLACE, -1, 1 << 64))
+_BYTES = np.array([xxhash.xxh3_64_intdigest(bytes([byte])) | 1 for byte in range(256)], np.uint64)
+_BYTES[[code for code in range(128) if not _WORD.match(chr(code))]] = 0  # what separates words
 
 
 def words_of(text: str) -> list[str]:
@@ -21,38 +32,49 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text) if text.isascii() else _WORD_OR_CHARACTER.findall(text)
 
 
-class _WordHashes(dict[bytes, int]):
-    """The hash of each word. Bounded: new words push out all old ones."""
+def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """A hash for each of `words_of` of all texts, and the number of words of each text. A text without words is its only word."""
+    encoded = [text.encode() if text.isascii() else _words_apart(text) for text in texts]
+    found = list(_hashes_in(b"\n".join(encoded)))
+    flat = np.concatenate([hashes for _, hashes in found])
+    ends = np.cumsum([len(part) + 1 for part in encoded])
+    counts = np.diff(np.searchsorted(np.concatenate([starts for starts, _ in found]), ends), prepend=0)
+    others = {place: stripped for place in np.flatnonzero(counts == 0).tolist() if (stripped := texts[place].strip())}
+    values = [xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass")) for text in others.values()]
+    before = (np.cumsum(counts) - counts)[list(others)]
+    counts[list(others)] = 1
+    return np.insert(flat, before, np.array(values, np.uint64)), counts
 
-    def __missing__(self, word: bytes) -> int:
-        value = xxhash.xxh3_64_intdigest(word)
-        if len(word) <= _LONGEST_KNOWN:
-            if len(self) >= _MOST_KNOWN:
-                self.clear()
-            self[word] = value
-        return value
+
+def _words_apart(text: str) -> bytes:
+    return " ".join(words_of(text)).encode(errors="surrogatepass")
 
 
-_hashes = _WordHashes()
-
-
-def _word_hashes(text: str) -> list[int]:
-    """A hash for each of `words_of`; a text without words is its only word."""
-    if text.isascii():
-        words = text.encode().translate(_OTHERS_AS_SPACES).split()  # `words_of`, in a quarter of the time
-    else:
-        words = [word.encode(errors="surrogatepass") for word in words_of(text)]
-    if not words:
-        words = [stripped.encode(errors="surrogatepass")] if (stripped := text.strip()) else []
-    return list(map(_hashes.__getitem__, words))
+def _hashes_in(data: bytes) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:
+    """Start and hash of each word: its bytes as the digits of a number modulo 2^64, so that sums up to each byte give them all."""
+    characters = np.frombuffer(data, np.uint8)
+    begin = 0
+    while begin < len(data) or not begin:
+        digits = np.concatenate([_BYTES[characters[begin : begin + _WINDOW]], np.zeros(1, np.uint64)])
+        gaps = np.flatnonzero(digits == 0)
+        end = len(digits) - 1
+        if begin + end < len(data) and len(gaps) > 1:
+            end = int(gaps[-2])  # the last word goes on in the next window
+        is_word = digits[:end] != 0
+        edges = np.flatnonzero(np.diff(is_word, prepend=False, append=False))
+        starts, ends = edges[::2], edges[1::2]
+        sums = np.zeros(end + 1, np.uint64)
+        np.cumsum(digits[:end] * _RAISED[:end], out=sums[1:])
+        hashes = (sums[ends] - sums[starts]) * _LOWERED[starts]
+        hashes ^= hashes >> np.uint64(32)
+        yield starts + begin, hashes * _MULTIPLIER
+        begin += max(1, end)
 
 
 def ngram_hashes(texts: Sequence[str], length: int) -> list[NDArray[np.uint64]]:
     """For each text a 64-bit hash of each run of `length` words; a shorter text is one run, and a blank one has none."""
-    words = list(map(_word_hashes, texts))
-    sizes = np.fromiter(map(len, words), np.int64, len(words))
+    flat, sizes = _word_hashes(texts)
     starts = np.cumsum(sizes) - sizes
-    flat = np.fromiter(chain.from_iterable(words), np.uint64, int(sizes.sum()))
     combined = np.zeros(len(flat), np.uint64)
     shorter = []
     for offset in range(min(length, len(flat))):

@@ -1,13 +1,13 @@
-"""Which rules a filter step uses, and with which bounds: read from a recipe, and applied to records."""
+"""Which rules a filter step uses, and with which bounds: read from a recipe, and applied to records. Also the options of `difficulty`."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from mftcoder.config.section import Section
+from mftcoder.config.section import PathText, Positions, PositiveInt, Section
 from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.filters.rules import PRESETS, RULES, Bounds, Names, Rule, Value
 from mftcoder.errors import DataError
@@ -146,3 +146,36 @@ def _advice(module: str, rules: Mapping[str, Any]) -> str:
         f"filter: {names} needs {module.replace('_', '-')}, which is not installed. "
         "Install it with: pip install 'mftcoder[curate]', or leave the rule out"
     )
+
+
+class DifficultyConfig(Section):
+    """Options of the step `difficulty`."""
+
+    model: PathText
+    """The model that reads the records: a Hub id, a folder or a .gguf file, as in the config of a run."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Dtype of its weights and activations."""
+    chat_template: str = "auto"
+    """The template of question and answer; auto is the tokenizer's own."""
+    keep: tuple[float | None, float | None] = (None, 1.0)
+    """Lowest and highest difficulty that is kept; null is no bound."""
+    label: bool = False
+    """Write the value into the field `difficulty` of each kept record."""
+    max_length: Positions = 1024
+    """Positions that are read of a record; the rest of the answer is left out."""
+    batch_positions: PositiveInt = 2048
+    """Positions of a forward pass, padding included: it bounds the memory."""
+
+    @model_validator(mode="after")
+    def _keeps_something(self) -> "DifficultyConfig":
+        low, high = self.keep
+        if low is None and high is None and not self.label:
+            raise ValueError("`keep` has no bound and `label` is false: the step would do nothing")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"keep: {low:g} is more than {high:g}")
+        return self
+
+    def keeps(self, value: float) -> bool:
+        """Whether a record of this difficulty is kept; a bound itself is inside."""
+        low, high = self.keep
+        return (low is None or value >= low) and (high is None or value <= high)

@@ -1,4 +1,4 @@
-"""The options of the step `difficulty`, and what of a record a model reads for it.
+"""The step `difficulty`: what of a record a model reads, and what its losses say.
 
 Instruction-following difficulty (Li et al. 2023, arXiv 2308.12032): the mean loss of the answer's tokens behind the question, over their mean
 loss without it. Near 0 the question gives the answer away; from 1 on it does not help at all, so the two do not belong together.
@@ -6,14 +6,13 @@ loss without it. Near 0 the question gives the answer away; from 1 on it does no
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
 
 from mftcoder.config.data import DataConfig
-from mftcoder.config.section import PathText, Positions, PositiveInt, Section
+from mftcoder.curation.filters.config import DifficultyConfig
 from mftcoder.data.records.conversation import Conversation
 from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import load_template, render
@@ -23,39 +22,6 @@ from mftcoder.errors import DataError
 
 IdsAndTrained = tuple[NDArray[np.int32], NDArray[np.bool_]]
 """Token ids [T], and which of them are counted as targets [T]."""
-
-
-class DifficultyConfig(Section):
-    """Options of the step `difficulty`."""
-
-    model: PathText
-    """The model that reads the records: a Hub id, a folder or a .gguf file, as in the config of a run."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Dtype of its weights and activations."""
-    chat_template: str = "auto"
-    """The template of question and answer; auto is the tokenizer's own."""
-    keep: tuple[float | None, float | None] = (None, 1.0)
-    """Lowest and highest difficulty that is kept; null is no bound."""
-    label: bool = False
-    """Write the value into the field `difficulty` of each kept record."""
-    max_length: Positions = 1024
-    """Positions that are read of a record; the rest of the answer is left out."""
-    batch_positions: PositiveInt = 2048
-    """Positions of a forward pass, padding included: it bounds the memory."""
-
-    @model_validator(mode="after")
-    def _keeps_something(self) -> "DifficultyConfig":
-        low, high = self.keep
-        if low is None and high is None and not self.label:
-            raise ValueError("`keep` has no bound and `label` is false: the step would do nothing")
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"keep: {low:g} is more than {high:g}")
-        return self
-
-    def keeps(self, value: float) -> bool:
-        """Whether a record of this difficulty is kept; a bound itself is inside."""
-        low, high = self.keep
-        return (low is None or value >= low) and (high is None or value <= high)
 
 
 class Scorer(Protocol):

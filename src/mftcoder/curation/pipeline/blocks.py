@@ -6,7 +6,6 @@ Each is complete or not there at all. The report is written last: where it stand
 
 import heapq
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,6 @@ SAMPLES = 10
 KEPT = "kept"
 _SHOWN_CHARACTERS = 1200
 _SHOWN_OF_A_BAD_LINE = 300
-_NUMBER = re.compile(rb"^\d+\t", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,9 @@ class BlockJob:
                 if entry is None:
                     if self.sketch is not None:
                         examples.append((record.number, worker.example(record)))
-                    kept_file.write(b"%d\t%s\n" % (record.number, worker.labelled(record)))
+                    if not self.is_last:
+                        kept_file.write(b"%d\t" % record.number)
+                    kept_file.write(worker.labelled(record) + b"\n")
                 else:
                     dropped_file.write(orjson.dumps(entry) + b"\n")
         if self.sketch is not None:
@@ -108,7 +108,7 @@ class BlockJob:
 
 
 def kept_path(target: Path) -> Path:
-    """The kept lines of a block, each behind its line number and a tab."""
+    """The kept lines of a block: in the last stage as they will stand in the result, before it each behind its line number and a tab."""
     return target.with_suffix(".kept")
 
 
@@ -118,16 +118,11 @@ def dropped_path(target: Path) -> Path:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """`(line number, record)` of a file of kept lines."""
+    """`(line number, record)` of the kept lines of a stage before the last one."""
     with path.open("rb") as file:
         for numbered in file:
             number, _, line = numbered.rstrip(b"\n").partition(b"\t")
             yield int(number), line
-
-
-def kept_lines(target: Path) -> bytes:
-    """The kept lines of a block as they are in its data file, each with its line end."""
-    return _NUMBER.sub(b"", kept_path(target).read_bytes())
 
 
 def _lines(source: Block | Path) -> Iterator[tuple[int, bytes]]:

@@ -1,13 +1,30 @@
-"""The step `dedup` over blocks: sketches in the workers, the choice here."""
+"""The step `dedup` over blocks: sketches and the choice in the workers; here is found which records can be alike."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 
-from mftcoder.curation.duplicates.choice import Part, find_duplicates
-from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, minhash_library
+from mftcoder.curation.duplicates.choice import Candidates, Duplicate, Part, candidates, choose, groups
+from mftcoder.curation.duplicates.sketches import DedupConfig, NgramSets, Sketches, minhash_library
 from mftcoder.curation.example import Drop
 from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
-from mftcoder.curation.pipeline.workers import Workers
+from mftcoder.curation.pipeline.workers import Tools, Workers
 from mftcoder.curation.syntax import require_grammars
+
+
+@dataclass(frozen=True)
+class ChoiceJob:
+    """Choose from a group of candidates; `targets` are the blocks whose sketches hold their n-grams."""
+
+    group: Candidates
+    targets: Sequence[Path]
+    threshold: float
+
+    def run(self, steps: Tools) -> list[Duplicate]:
+        """The records to drop."""
+        sets = {block: NgramSets.load(self.targets[block]) for block in self.group.blocks}
+        return list(choose(self.group, sets, self.threshold))
 
 
 class Dedup:
@@ -29,11 +46,14 @@ class Dedup:
             Part(Sketches.load(block.target), tasks[block.place.task], block.place.split == "validation")
             for block in blocks
         ]
+        targets = [block.target for block in blocks]
+        found = groups(candidates(parts, self.config))
+        jobs = (ChoiceJob(group, targets, self.config.threshold) for group in found)
         decided: list[dict[int, Drop]] = [{} for _ in blocks]
-        for found in find_duplicates(parts, self.config):
-            (block, index), (other, twin) = found.dropped, found.kept
+        for duplicate in chain.from_iterable(workers.map(jobs)):
+            (block, index), (other, twin) = duplicate.dropped, duplicate.kept
             origin = f"{blocks[other].place.path}:{parts[other].sketches.lines[twin]}"
-            rule = "exact_duplicate" if found.is_exact else "near_duplicate"
-            drop = Drop(rule, round(found.similarity, 4), {"duplicate_of": origin})
+            rule = "exact_duplicate" if duplicate.is_exact else "near_duplicate"
+            drop = Drop(rule, round(duplicate.similarity, 4), {"duplicate_of": origin})
             decided[block][int(parts[block].sketches.lines[index])] = drop
         return decided

@@ -6,7 +6,8 @@ from pathlib import Path
 import orjson
 
 from mftcoder.curation.example import Drop
-from mftcoder.curation.filters.difficulty import AnswerPairs, DifficultyConfig, Scorer, difficulties
+from mftcoder.curation.filters.config import DifficultyConfig
+from mftcoder.curation.filters.difficulty import AnswerPairs, Scorer, difficulties
 from mftcoder.curation.pipeline.blocks import Kept, kept_path, numbered_lines
 from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
 from mftcoder.curation.pipeline.workers import Workers

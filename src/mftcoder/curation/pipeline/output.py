@@ -18,7 +18,7 @@ from typing import Any
 
 from mftcoder import __version__
 from mftcoder.cache import content_hash
-from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_lines
+from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_path
 from mftcoder.curation.pipeline.card import data_card
 from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.run import Outcome
@@ -120,21 +120,23 @@ def _write_records(recipe: Recipe, outcome: Outcome, folder: Path) -> dict[str, 
     files = {}
     for task in recipe.tasks:
         for split, name in (("train", f"{task.name}/train.jsonl"), ("validation", f"validation/{task.name}.jsonl")):
-            blocks = [
-                block for block in outcome.blocks[-1] if (block.place.task, block.place.split) == (task.name, split)
+            kept = [
+                kept_path(block.target)
+                for block in outcome.blocks[-1]
+                if (block.place.task, block.place.split) == (task.name, split)
             ]
-            files[name] = _join((kept_lines(block.target) for block in blocks), folder / name)
-    dropped = (dropped_path(block.target).read_bytes() for blocks in outcome.blocks for block in blocks)
+            files[name] = _join(kept, folder / name)
+    dropped = [dropped_path(block.target) for blocks in outcome.blocks for block in blocks]
     files[DROPPED] = _join(dropped, folder / DROPPED)
     return {name: facts for name, facts in files.items() if facts["records"]}
 
 
-def _join(parts: Iterable[bytes], path: Path) -> dict[str, Any]:
-    """Write whole lines and say how many, how many bytes, and their checksum; no line gives no file."""
+def _join(parts: Iterable[Path], path: Path) -> dict[str, Any]:
+    """Write the lines of several files and say how many, how many bytes, and their checksum; no line gives no file."""
     digest = hashlib.sha256()
     count = size = 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for lines in parts:
+        for lines in map(Path.read_bytes, parts):
             file.write(lines)
             digest.update(lines)
             count += lines.count(b"\n")

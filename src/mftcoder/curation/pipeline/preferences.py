@@ -35,10 +35,10 @@ class _Question:
 
 
 class Preferences:
-    """The files of pairs that a curation writes."""
+    """The files of pairs that a curation writes, noted in `written`."""
 
-    def __init__(self) -> None:
-        self.written: list[dict[str, Any]] = []
+    def __init__(self, written: list[dict[str, Any]]):
+        self.written = written
 
     def write(self, blocks: Sequence[BlockFiles], config: VerifyConfig) -> None:
         """Write the pairs of judged blocks, and note where they are, how many, and the file's checksum."""

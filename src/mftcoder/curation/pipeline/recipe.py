@@ -10,13 +10,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from mftcoder.config.data import TaskConfig, task_list
-from mftcoder.config.load import apply_override, read_config_file
 from mftcoder.config.problems import Location, problem_lines
 from mftcoder.config.section import PathText, PositiveInt, Section
 from mftcoder.curation.decontamination.exams import DecontaminateConfig
 from mftcoder.curation.duplicates.sketches import DedupConfig
-from mftcoder.curation.filters.config import FilterConfig
-from mftcoder.curation.filters.difficulty import DifficultyConfig
+from mftcoder.curation.filters.config import DifficultyConfig, FilterConfig
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
@@ -98,6 +96,8 @@ class Recipe(Section):
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, with overrides such as `output_dir=data/out`; ConfigError lists all problems."""
+    from mftcoder.config.load import apply_override, read_config_file  # not needed by a command of one step, and slow
+
     raw = read_config_file(path)
     for override in overrides:
         apply_override(raw, override)

@@ -3,6 +3,7 @@
 A job is an object with a method `run`. At most two jobs per process are under way, which bounds the memory.
 """
 
+import gc
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -73,7 +74,12 @@ def _start(steps: Tools) -> None:
     global _steps
     start_as_worker()
     _steps = steps
+    gc.freeze()
+    gc.disable()  # records make no reference cycles, and the collector would look at all of a block again and again
 
 
 def _run(job: Job[Any]) -> Any:
-    return job.run(_steps)
+    try:
+        return job.run(_steps)
+    finally:
+        gc.collect()

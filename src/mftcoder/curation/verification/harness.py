@@ -1,13 +1,14 @@
 """Run an answer and what claims something about it. This is the half of verification that runs in the sandbox, beside the answer.
 
-Tests of a record are as foreign as its answer, so both run here and not in the judge. The text of this file is put in front of a
-function `verify`, so it imports the standard library only, and slow modules only where they are used. A check must also fail without
+Tests of a record are as foreign as its answer, so both run here and not in the judge. Every program is a fork of a process that has
+imported this file, so it imports the standard library only, and slow modules only where they are used. A check must also fail without
 the answer, and with one of two answers that do nothing: otherwise it proves nothing.
 """
 
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 NAME = "answer"
@@ -157,11 +158,17 @@ def check_tests(data: list[Any], names: Names) -> None:
     """Tests beside the answer: their text, the name of the function that a `check(candidate)` takes, and whether they check a value."""
     text, entry_point, claims = data
     own = {**names, "__name__": "tests"}
-    exec(compile(text, "<tests>", "exec"), own)
+    exec(_compiled(text), own)
     if isinstance(own.get("check"), types.FunctionType) and entry_point in own:
         own["check"](own[entry_point])
     tests = {name: value for name, value in own.items() if value is not names.get(name)}
     check_asserts("functions" if claims else "claimless", tests)
+
+
+@cache
+def _compiled(tests: str) -> types.CodeType:
+    """Compiled once: the tests run with several answers."""
+    return compile(tests, "<tests>", "exec")
 
 
 def check_asserts(data: str, names: Names) -> None:

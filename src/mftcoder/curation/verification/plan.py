@@ -8,7 +8,7 @@ import doctest
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,25 +104,33 @@ def _python(example: Example, code: str, config: VerifyConfig) -> Run | Verdict:
     if any(map(_starts_tests, tree.body)):
         tree.body = [node for node in tree.body if not _starts_tests(node)]
         code = ast.unparse(tree)
-    defined = _defined(tree)
-    checks = {name: data for name, data in _python_checks(example, tree, defined, config) if name in config.checks}
+    checks = dict(_python_checks(example, tree, config))
     return Run("python", code, checks) if checks else Verdict.not_run("no_check_chosen")
 
 
-def _python_checks(
-    example: Example, tree: ast.Module, defined: Set[str], config: VerifyConfig
-) -> Iterator[tuple[str, Any]]:
+def _python_checks(example: Example, tree: ast.Module, config: VerifyConfig) -> Iterator[tuple[str, Any]]:
+    """The chosen checks that the record has, the strongest first, with what they need."""
+    defined = _defined(tree)
+    finders: dict[str, Callable[[], Any]] = {
+        "tests": lambda: _tests(example, tree, defined, config),
+        "asserts": lambda: _asserts_of(tree, defined),
+        "doctests": lambda: list(_doctests(tree)),
+        "examples": lambda: [] if example.conversation.is_text else examples_in(example.question, defined),
+    }
+    for name, find in finders.items():
+        if name in config.checks and (data := find()):
+            yield name, data
+    if "import" in config.checks:
+        yield "import", sorted(_undefined(tree) & set(_IDENTIFIER.findall(example.question)))
+
+
+def _tests(example: Example, tree: ast.Module, defined: Set[str], config: VerifyConfig) -> list[Any]:
     tests, entry_point = tests_of(example, config)
-    if tests and len(tests) <= MAX_PARSED and (parsed := parse_python(tests)) is not None:
-        text = _without_imports_of_the_answer(parsed, defined)
-        yield "tests", [text, entry_point or _last_function(tree), _claims(parsed.body)]
-    if asserts := _asserts_of(tree, defined):
-        yield "asserts", asserts
-    if docstrings := list(_doctests(tree)):
-        yield "doctests", docstrings
-    if not example.conversation.is_text and (examples := examples_in(example.question, defined)):
-        yield "examples", examples
-    yield "import", sorted(_undefined(tree) & set(_IDENTIFIER.findall(example.question)))
+    parsed = parse_python(tests) if tests and len(tests) <= MAX_PARSED else None
+    if parsed is None:
+        return []
+    text = _without_imports_of_the_answer(tests, parsed, defined)
+    return [text, entry_point or _last_function(tree), _claims(parsed.body)]
 
 
 def _undefined(tree: ast.Module) -> set[str]:
@@ -164,10 +172,13 @@ def _last_function(tree: ast.Module) -> str:
     return next((node.name for node in reversed(tree.body) if isinstance(node, ast.FunctionDef)), "")
 
 
-def _without_imports_of_the_answer(tests: ast.Module, defined: Set[str]) -> str:
+def _without_imports_of_the_answer(tests: str, tree: ast.Module, defined: Set[str]) -> str:
     """`from solution import f` is left out where the answer defines f and no such module of Python is meant; so is `unittest.main()`."""
-    tests.body = [node for node in tests.body if not _imports_the_answer(node, defined) and not _starts_tests(node)]
-    return ast.unparse(tests)
+    body = [node for node in tree.body if not _imports_the_answer(node, defined) and not _starts_tests(node)]
+    if len(body) == len(tree.body):
+        return textwrap.dedent(tests)
+    tree.body = body
+    return ast.unparse(tree)
 
 
 def _imports_the_answer(node: ast.stmt, defined: Set[str]) -> bool:
@@ -185,14 +196,14 @@ def _starts_tests(node: ast.stmt) -> bool:
 
 def _claims(nodes: Iterable[ast.stmt]) -> bool:
     """Whether the code can fail because of a value: an assert, a raise, or a call such as `self.assertEqual`."""
-    inside = [inner for node in nodes for inner in ast.walk(node)]
-    if any(isinstance(node, ast.Assert | ast.Raise) for node in inside):
-        return True
-    called = [node.func for node in inside if isinstance(node, ast.Call)]
-    names = [
-        function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "") for function in called
-    ]
-    return any(_CLAIMING.search(name) for name in names)
+    return any(_can_claim(inner) for node in nodes for inner in ast.walk(node))
+
+
+def _can_claim(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        called = node.func
+        return bool(_CLAIMING.search(called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")))
+    return isinstance(node, ast.Assert | ast.Raise)
 
 
 def _asserts_of(tree: ast.Module, defined: Set[str]) -> str:

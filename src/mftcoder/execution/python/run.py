@@ -30,7 +30,8 @@ class _DeadlinePassed(BaseException):
 
 def preload_for(program: Program) -> tuple[str, ...]:
     """Modules that this program's zygote should import once, because importing them in each fork costs far more."""
-    return ("numpy",) if _NUMPY.search(program.files["candidate"]) else ()
+    named = program.files.get("preload", "").split()
+    return (*named, "numpy") if _NUMPY.search(program.files["candidate"]) else tuple(named)
 
 
 def run_python(program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:

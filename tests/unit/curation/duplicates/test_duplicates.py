@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mftcoder.curation.duplicates import choice
 from mftcoder.curation.duplicates import sketches as sketching
-from mftcoder.curation.duplicates.choice import Part, find_duplicates, jaccard
+from mftcoder.curation.duplicates.choice import Part, candidates, choose, find_duplicates, groups, jaccard
 from mftcoder.curation.duplicates.ngrams import ngram_hashes, words_of
 from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, compared, ngram_sets, sketch
 from mftcoder.curation.example import Example
@@ -59,6 +60,23 @@ def test_kept_records_are_no_near_duplicates_and_each_dropped_one_has_a_near_kep
     assert len(gone) > 60
     assert all(jaccard(sets[a], sets[b]) < config.threshold for a, b in itertools.combinations(kept, 2))
     assert all(jaccard(sets[a], sets[b]) >= config.threshold for (_, a), (_, b), _ in found)
+
+
+def test_groups_share_nothing_and_choosing_in_each_of_them_drops_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rensa")
+    monkeypatch.setattr(choice, "_RECORDS_OF_A_GROUP", 10)
+    source = random.Random(6)
+    config = DedupConfig()
+    originals = [random_text(source, source.randint(20, 80)) for _ in range(40)]
+    copies = [changed(source, text, source.randint(0, 4)) for text in originals for _ in range(3)]
+    parts = [part([example("Write it.", text) for text in texts], config) for texts in (originals, copies, copies[:20])]
+    found = groups(candidates(parts, config))
+    buckets = [{*group.texts.tolist(), *(group.buckets + 1000).ravel().tolist()} - {-1, 999} for group in found]
+    assert len(found) > 5
+    assert all(one.isdisjoint(other) for one, other in itertools.combinations(buckets, 2))
+    sets = {number: one.sketches.sets for number, one in enumerate(parts)}
+    dropped_apart = {duplicate for group in found for duplicate in choose(group, sets, config.threshold)}
+    assert dropped_apart == set(find_duplicates(parts, config)) != set()
 
 
 def test_the_longest_answer_is_kept_and_with_keep_first_the_first_one() -> None:
@@ -162,6 +180,18 @@ def test_ngrams_are_runs_of_words_whichever_texts_are_hashed_together(length: in
         assert len(found) == (len(runs) if words else 0)
         assert all(hashes.setdefault(run, value) == value for run, value in zip(runs, found.tolist(), strict=False))
     assert len(set(hashes.values())) == len(hashes) > 40
+
+
+def test_ngrams_of_long_texts_and_long_words_do_not_depend_on_the_texts_before_them() -> None:
+    source = random.Random(5)
+    texts = [random_text(source, 30_000), "x" * 200_000, f"a {'y' * 100_000} b", random_text(source, 20), "é " * 50_000]
+    for before in (["z"], ["z"] * 40_000, ["x" * 65_535], ["x" * 65_536, ""]):
+        together = ngram_hashes([*before, *texts], 3)[len(before) :]
+        assert all(
+            np.array_equal(ngram_hashes([text], 3)[0], found) for text, found in zip(texts, together, strict=True)
+        )
+    assert len(ngram_hashes(texts, 3)[0]) == 30_000 - 2
+    assert ngram_hashes([], 3) == []
 
 
 def test_a_text_without_words_is_its_only_word() -> None:

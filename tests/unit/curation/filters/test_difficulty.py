@@ -10,7 +10,8 @@ import pytest
 
 from mftcoder.app.data import curate as verb
 from mftcoder.app.data.curate import curate
-from mftcoder.curation.filters.difficulty import AnswerPairs, DifficultyConfig, IdsAndTrained, difficulties
+from mftcoder.curation.filters.config import DifficultyConfig
+from mftcoder.curation.filters.difficulty import AnswerPairs, IdsAndTrained, difficulties
 from mftcoder.curation.pipeline import run as running
 from mftcoder.curation.pipeline.recipe import parse_recipe
 from mftcoder.data.records.conversation import Conversation

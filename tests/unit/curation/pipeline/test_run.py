@@ -327,3 +327,17 @@ def test_duplicates_are_dropped_over_tasks_and_name_the_record_that_is_kept(tmp_
     assert (dropped[f"{first}:2"]["step"], made.manifest["kept"]) == ("2-filter", 1)
     assert [step["left"] for step in made.manifest["steps"]] == [4, 2, 1]
     assert made.manifest["before"]["records"] == 4
+
+
+def test_a_filter_starts_without_what_other_steps_and_the_card_need() -> None:
+    """Their imports took longer than filtering a few thousand records."""
+    slow = [
+        "matplotlib",
+        "jinja2",
+        "ruamel.yaml",
+        "mftcoder.config.schema",
+        "mftcoder.benchmarks",
+        "mftcoder.execution.pool",
+    ]
+    code = f"import sys, mftcoder.app.data.curate; print([name for name in {slow} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

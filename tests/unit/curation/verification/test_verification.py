@@ -14,6 +14,7 @@ from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import Verdict, combined, verdict_of
 from mftcoder.data.records.formats import read_record
 from mftcoder.execution.pool import Pool, open_pool
+from mftcoder.execution.python.run import preload_for
 from mftcoder.execution.sandbox import ExecutionResult, Limits
 
 INCREMENT = "def f(x):\n    return x + 1"
@@ -165,6 +166,13 @@ def test_tests_of_a_record_never_run_outside_of_the_sandbox(pool: Pool, tmp_path
     tests = f"open({str(target)!r}, 'w').write('x')\nassert f(1) == 2"
     assert verify(pool, example(fenced(INCREMENT), tests=tests)).name == "passed import (tests:needs_files_or_network)"
     assert not target.exists()
+
+
+def test_a_program_holds_the_answer_and_its_checks_but_not_the_harness() -> None:
+    (run,) = plan(example(fenced(INCREMENT), tests="assert f(1) == 2"), VerifyConfig()).runs
+    files = program(run).files
+    assert len(files["candidate"]) < 500
+    assert preload_for(program(run)) == (files["preload"],)
 
 
 def test_checks_choose_what_is_run(pool: Pool) -> None:
