@@ -6,13 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mftcoder import stages
 from mftcoder.app.results.export import export
 from mftcoder.app.training.train import train
+from mftcoder.cli import main
 from mftcoder.config.load import parse_config
+from mftcoder.generation.engine import Completion
+from mftcoder.generation.journal import GenerationJournal, read_completions
+from mftcoder.models.export.source import find_checkpoint
+from mftcoder.models.layers.adapters import ADAPTER_WEIGHTS
+from mftcoder.reporting.run_folder import read_run
 from tests.forked import PATIENCE
 from tests.forked import run as mft
 from tests.integration.test_killed_parent import _children, _runs
@@ -144,3 +153,69 @@ def test_a_policy_goes_on_in_one_run_over_its_rounds(tmp_path: Path, trained: Pa
     assert rewards[0]["divergence"] < 1e-9 and rewards[0]["divergence"] < rewards[2]["divergence"]
     assert rewards[0]["clipped"] == rewards[2]["clipped"] == 0  # the first update of a round is on-policy
     assert len(list((out / "run" / "sampled").glob("*.npz"))) == 2
+
+    assert mft("report", out).returncode == 0
+    page = (out / "report.md").read_text()
+    assert "## Rounds" in page and "groups without a signal" in page and "exam-write" in page
+    assert "## Rewards" in page and "KL of the last step" in page and "| practice |" in page
+
+
+def die_after(samples: int) -> None:
+    """In the command's process: sample the first round here too, and die by SIGKILL when so many of its samples are in the journal."""
+    in_a_process_of_its_own, add, written = stages.run_python, GenerationJournal.add, [0]
+
+    def add_and_die(journal: GenerationJournal, completion: Completion, answer: str) -> None:
+        add(journal, completion, answer)
+        written[0] += 1
+        if written[0] == samples:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run_python(arguments: list[str], **options: Any) -> tuple[int, str]:
+        if arguments[2] == "generate" and any(word.endswith("round-1/samples") for word in arguments):
+            GenerationJournal.add = add_and_die  # type: ignore[method-assign]
+            main(arguments[2:])
+        return in_a_process_of_its_own(arguments, **options)
+
+    stages.run_python = run_python  # type: ignore[assignment]
+
+
+@pytest.mark.slow(reason="two rounds, one of them twice, of eight commands each, each in a process of its own")
+def test_a_policy_killed_while_it_samples_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, trained: Path) -> None:
+    exam = written(tmp_path, [problem(name, f"{name}.py", test=f"assert {name}(1) == 1\nassert {name}(2) == 2\n") for name in NAMES])  # fmt: skip
+    command = ["improve", str(trained), "--exam", str(exam), "--train-share", "0.5", "--method", "grpo"]
+    command += ["--rounds", "1", "--samples", "8", "--temperature", "1.5", "--max-new-tokens", "60", "--updates", "2"]
+    command += ["--device", "cpu", "--batch-size", "4", "model.dtype=float32", "data.max_length=256"]
+    command += ["train.report_to=[]", "--out"]
+    killed = mft(*command, tmp_path / "killed", first=partial(die_after, 5))
+    assert killed.returncode == -signal.SIGKILL
+    journal = Path("round-1", "samples", "completions_exam-write_round-1.jsonl")
+    assert len(read_completions(tmp_path / "killed" / journal)) == 5
+    for name in ("killed", "whole"):
+        done = mft(*command, tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    folders = [tmp_path / name for name in ("killed", "whole")]
+    answers = [sorted(map(json.dumps, read_completions(folder / journal))) for folder in folders]
+    assert len(answers[0]) == 16 and answers[0] == answers[1]
+    assert len({(folder / "improve.json").read_text() for folder in folders}) == 1
+    losses = [
+        [(r["step"], r["loss"], r["grad_norm"], r["rewards"]) for r in read_run(folder / "run").train]
+        for folder in folders
+    ]
+    assert losses[0] and losses[0] == losses[1]
+    weights = [find_checkpoint(folder / "run", "latest") / "model" / ADAPTER_WEIGHTS for folder in folders]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow(reason="five commands, each in a process of its own")
+def test_practice_on_the_small_benchmark_that_no_answer_passes_is_said_and_trains_nothing(
+    tmp_path: Path, trained: Path
+) -> None:
+    """Only passing counts, and four tokens are no answer: all rewards are 0."""
+    command = ["improve", str(trained), "--exam", "mini", "--train-share", "0.5", "--out", str(tmp_path / "out")]
+    command += ["--method", "grpo", "--reward", "passed=1", "--rounds", "1", "--samples", "2", "--max-new-tokens", "4"]
+    done = mft(*command, "--train-limit", "2", "--limit", "2", "--device", "cpu")
+    assert done.returncode == 2
+    assert "no group of answers has a signal: within each, all rewards are equal" in done.stderr
+    (entry,) = json.loads((tmp_path / "out" / "improve.json").read_text())["rounds"]
+    assert (entry["problems"], entry["passed"], entry["left_out"]["equal"]) == (2, 0, 2)
+    assert not (tmp_path / "out" / "run").exists()

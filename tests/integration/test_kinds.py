@@ -51,9 +51,11 @@ def run(tmp_path: Path, tiny_llama_dir: Path, make_jsonl: Callable[..., Path]) -
         data: dict[str, Any] | None = None,
         adapter: dict[str, Any] | None = None,
         only: Iterable[str] = KINDS,
+        balancer: dict[str, Any] | None = None,
         **fields: Any,
     ) -> Path:
         raw = {
+            "balancer": balancer or {"name": "uniform"},
             "model": {"model_name_or_path": str(tiny_llama_dir), "dtype": "float32"},
             "adapter": {"lora_rank": 4, **(adapter or {})},
             "tasks": {task: {"path": files[task], **KINDS[task]} for task in only},
@@ -121,6 +123,29 @@ def test_sampled_answers_above_the_mean_of_their_group_gain_and_the_others_lose(
     assert before["losses"]["grpo"] == pytest.approx(1 - rewards[0]["reward"])
     assert after["losses"]["grpo"] < 1 - rewards[1]["reward"] - 0.01
     assert rewards[0]["divergence"] == 0 < rewards[1]["divergence"]
+
+
+@pytest.mark.slow(reason="two runs of eight steps for each balancer, which needs some steps to move")
+@pytest.mark.parametrize(
+    "options",
+    [{"name": "coba", "warmup_steps": 2, "window": 3}, {"name": "gradnorm", "update_interval": 2}],
+    ids=["coba", "gradnorm"],
+)
+def test_chats_and_sampled_answers_are_balanced_in_one_run_however_a_step_is_split(
+    run: Run, options: dict[str, Any]
+) -> None:
+    runs = [
+        run(f"of-{size}", only=["chat", "grpo"], balancer=options, max_steps=8, eval_steps=2, save_strategy="no",
+            per_device_train_batch_size=size, gradient_accumulation_steps=16 // size)
+        for size in (16, 4)
+    ]  # fmt: skip
+    steps = [of_kind(folder, "train") for folder in runs]
+    for first, second in zip(*steps, strict=True):
+        assert first["weights"] == pytest.approx(second["weights"], rel=1e-4)
+        assert numbers(first["losses"]) == pytest.approx(numbers(second["losses"]), rel=1e-4)
+    weights_of_grpo = [step["weights"]["grpo"] for step in steps[0]]
+    assert weights_of_grpo[0] == 0.5 and abs(weights_of_grpo[-1] - 0.5) > 0.01
+    assert steps[0][-1]["losses"]["chat"] < steps[0][0]["losses"]["chat"]
 
 
 def forget_all_but_the_first_step(folder: Path) -> None:
