@@ -127,6 +127,10 @@ def assert_same_run(run: Path, expected: Path) -> None:
     # A norm of 7 after ten steps of Adam: its sixth digit is the order of summation.
     norms = [[record["grad_norm"] for record in metrics(of) if "grad_norm" in record] for of in (run, expected)]
     np.testing.assert_allclose(*norms, rtol=10 * TOLERANCE)
+    assert_same_weights(run, expected)
+
+
+def assert_same_weights(run: Path, expected: Path) -> None:
     found, wanted = weights(run), weights(expected)
     assert found.keys() == wanted.keys()
     for name in wanted:

@@ -150,6 +150,17 @@ class Zero3Backend(_ZeroBackend):
         # Weights are moved to the device one by one, so the whole model need not fit there.
         self.load_device = torch.device("cpu")
 
+    def place(self, model: Decoder, config: TrainConfig) -> None:
+        """Give the model to DeepSpeed, which learns which weights a pass uses outside their own module: those of the head.
+
+        It would learn that from the first pass with a loss. If passes without one came before (the check of shared prompts), it expects
+        other weights than the second pass asks for, and raises an error.
+        """
+        super().place(model, config)
+        from deepspeed.runtime.zero import register_external_parameter
+
+        register_external_parameter(self._forward_pass, model.causal_lm.get_output_embeddings().weight)
+
     def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
         """The weights of a checkpoint in the model's dtype, on rank 0."""
         from deepspeed.runtime.zero import GatheredParameters
