@@ -4,7 +4,7 @@
     python performance/assist.py --model smollm2 --functions 3
                                                       the model of `mft demo` (or a folder, or a run)
 
-Prints what was asked, accepted and refused, by verb and reason. Every accepted result is checked again by other means: plain `ast`, `git apply`,
+Prints what was asked, accepted and refused, by verb and reason; of a real model also each result. Every accepted result is checked again by other means: plain `ast`, `git apply`,
 and a Python process of its own. The exit code is 1 if one of them does not hold, or if a lie is accepted.
 """
 
@@ -287,6 +287,13 @@ class Table:
         except NoAnswerAcceptedError as error:
             self.count(verb, f"{kind} refused")
             self.reasons.setdefault(verb, Counter()).update(refusal.code for refusal in error.refusals or _codes(error))
+            if kind == "model":
+                print(
+                    f"  refused: {verb} {subject.name}:",
+                    *(line[:200] for line in error.problems),
+                    sep="\n    ",
+                    flush=True,
+                )
             if kind == "right":
                 print(f"  right answer refused: {verb} {subject.name}: {error.problems[-1][:160]}", flush=True)
             return
@@ -295,6 +302,11 @@ class Table:
             print(f"  cannot: {verb} {subject.name}: {error.problems[0][:160]}", flush=True)
             return
         self.count(verb, f"{kind} accepted")
+        if kind == "model":
+            self.reasons.setdefault(verb, Counter()).update(refusal.code for refusal in proposal.refusals)
+            said = [*(f"refused: {one.line[:200]}" for one in proposal.refusals), proposal.patch or proposal.text]
+            shown = "\n".join([*said, *filter(None, (proposal.score, *proposal.notes))])
+            print(f"  accepted: {verb} {subject.name}:", *shown.splitlines(), sep="\n    ", flush=True)
         if not holds(proposal, subject, bugs) or kind == "lie":
             self.wrong.append(f"{verb} {subject.name} ({kind})")
 
@@ -423,6 +435,11 @@ def real(folder: Path, count: int, table: Table, name: str) -> None:
             }
             end = f"{subject.file}:{function.end - 1}"
             works["complete"] = lambda end=end: assistant.complete(end, block=False)  # type: ignore[misc]
+            (folder / "broken.py").write_text(function.placed(broken(function, subject.calls[0][0])))
+            fixed = f"broken.py:{subject.short}"
+            works["fix"] = lambda fixed=fixed: assistant.fix(fixed, "RuntimeError: broken")  # type: ignore[misc]
+            diff = make_patch(subject.file, function.file.text, bugs[0])
+            works["review"] = lambda diff=diff: assistant.review(diff)  # type: ignore[misc]
             for verb, work in works.items():
                 table.run(verb, subject, work, bugs, "model")
             print(f"{subject.name}: {len(bugs)} mutants", flush=True)

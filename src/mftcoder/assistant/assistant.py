@@ -14,7 +14,7 @@ from mftcoder.assistant.verbs.change import fix, function_of_log, optimise, with
 from mftcoder.assistant.verbs.comment import comment
 from mftcoder.assistant.verbs.complete import complete
 from mftcoder.assistant.verbs.read import explain, review
-from mftcoder.assistant.verbs.write_tests import write_tests
+from mftcoder.assistant.verbs.write_tests import require_tested, write_tests
 from mftcoder.errors import ConfigError
 from mftcoder.execution.run_programs import Sandbox
 from mftcoder.execution.sandbox import Limits
@@ -48,7 +48,7 @@ class Assistant:
                 raise ConfigError(f"{name}: must be a whole number from 1 to {most}, not {value!r}")
         self.model, self.folder = model, WorkingFolder(Path(folder))
         self.rounds, self.mutants = rounds, mutants
-        self._sandbox: Sandbox | None = None
+        self._sandboxes: dict[str, Sandbox] = {}
         self._lock = threading.Lock()
         self.trials = Trials(self._opened, limits)
 
@@ -61,9 +61,8 @@ class Assistant:
     def close(self) -> None:
         """End the sandbox."""
         with self._lock:
-            if self._sandbox is not None:
-                self._sandbox.close()
-                self._sandbox = None
+            while self._sandboxes:
+                self._sandboxes.popitem()[1].close()
 
     def complete(self, place: str, *, block: bool | None = None) -> Proposal:
         """The rest of a line or a block at FILE:LINE[:COLUMN]. `block` None decides by the position."""
@@ -92,7 +91,7 @@ class Assistant:
         """FILE:FUNCTION in a better form; for FILE alone the first function that the linter says something about."""
         where = _function_place(place)
         file = self.folder.read(where.file)
-        _python_only(file, "optimise")
+        require_tested(file, "optimise")
         named = _named(file, where)
         function, *others = [named] if named else with_findings(file)
         made = optimise(self.model, function, self.trials, self.folder.read(tests) if tests else None, **self._limits)
@@ -103,7 +102,7 @@ class Assistant:
         """FILE[:FUNCTION] without the error that a log ends with. The function is found in the log's traceback."""
         where = _function_place(place)
         file = self.folder.read(where.file)
-        _python_only(file, "fix")
+        require_tested(file, "fix")
         function = _named(file, where) or function_of_log(file, error)
         given = self.folder.read(tests) if tests else None
         return fix(self.model, function, error, self.trials, given, **self._limits)
@@ -139,11 +138,11 @@ class Assistant:
             raise ConfigError(f"{place}: give FILE:FUNCTION or FILE:LINE")
         return found
 
-    def _opened(self) -> Sandbox:
+    def _opened(self, language: str) -> Sandbox:
         with self._lock:
-            if self._sandbox is None:
-                self._sandbox = Sandbox()
-            return self._sandbox
+            if language not in self._sandboxes:
+                self._sandboxes[language] = Sandbox(languages=language)
+            return self._sandboxes[language]
 
 
 def _function_place(place: str) -> Place:
@@ -156,10 +155,3 @@ def _function_place(place: str) -> Place:
 def _named(file: SourceFile, where: Place) -> FunctionText | None:
     """The function that a place names, by its name or a line of it; None for a file."""
     return find_function(file, where.line or where.function) if where.line or where.function else None
-
-
-def _python_only(file: SourceFile, verb: str) -> None:
-    if file.language != "python":
-        raise ConfigError(
-            f"{file.name}: {verb} takes Python only, because its answers are run with tests; comment, complete and explain take this language"
-        )

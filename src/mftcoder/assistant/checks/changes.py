@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 
+from mftcoder.assistant.checks.bodies import changed_body
 from mftcoder.assistant.checks.comments import examples_of, refuse_lost_docs, refuse_new_directives
 from mftcoder.assistant.checks.patches import apply_patch
 from mftcoder.assistant.checks.replies import code_of, python_words, refuse_foreign_letters, refuse_hidden
@@ -36,10 +37,12 @@ _HARMLESS_MODULES = frozenset(
 def changed_function(function: FunctionText, reply: Written) -> str:
     """The function of a reply, dedented: given whole, or as a patch of its file. RefusedAnswer for anything else."""
     file = function.file
-    code, kind = code_of(reply, "python", file.text, diffs=True)
+    code, kind = code_of(reply, file.language, file.text, diffs=True)
     if kind == "diff":
         code = _from_patch(function, code)
     refuse_hidden(code, file.text)
+    if file.language != "python":
+        return changed_body(function, code)
     tree = parse_python(code)
     if tree is None:
         raise RefusedAnswer("does_not_parse", "The code does not parse as Python.")

@@ -54,10 +54,11 @@ def refuse_other_code(before: bytes, after: bytes, language: str) -> None:
         raise RefusedAnswer("directive", f"A directive to a tool stands at another place: {moved.text[:100]}")
 
 
-def refuse_new_directives(before: str, after: str) -> None:
-    """Refuse Python code with a directive that the old code does not have: it could silence a linter."""
-    old, new = (list(_python_comments(code.encode(), "python")) for code in (before, after))
-    _refuse_directives(old, new, "python")
+def refuse_new_directives(before: str, after: str, language: str = "python") -> None:
+    """Refuse code with a directive that the old code does not have: it could silence a linter."""
+    comments = _python_comments if language == "python" else _other_comments
+    old, new = (list(comments(code.encode(), language)) for code in (before, after))
+    _refuse_directives(old, new, language)
 
 
 def _refuse_directives(old: list["_Comment"], new: list["_Comment"], language: str) -> None:

@@ -40,6 +40,8 @@ def is_installed() -> bool:
 
 def findings(function: FunctionText, text: str, lines: int) -> list[Finding]:
     """The findings in a text of the file, within the `lines` lines of the function."""
+    if function.file.language != "python":
+        return []
     return [one for one in all_findings(text) if function.first < one.line <= function.first + lines]
 
 

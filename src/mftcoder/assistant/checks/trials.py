@@ -1,5 +1,7 @@
 """Code and tests of a model run in the sandbox, on the code itself, on the same program written otherwise, and on mutants of it.
 
+Tests in JavaScript are plain comparisons (examples.py), which the exam's judge runs away from the code.
+
 Tests run beside the code, as they do in a real suite (curation/verification/harness.py). What they report is believed only together:
 they pass on the code, pass on the same program written otherwise, and a claim of theirs fails on a mutant.
 """
@@ -10,15 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from mftcoder.assistant.checks.examples import HELPERS, as_script, require_callable
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.curation.mining.languages.mutations import mutations as mutations_of
 from mftcoder.curation.mining.mutations import mutations
 from mftcoder.curation.verification.plan import Run
 from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import Verdict, verdict_of
 from mftcoder.errors import ConfigError, ExecutionError
 from mftcoder.execution.run_programs import Sandbox
-from mftcoder.execution.sandbox import Limits
+from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 
 LIMITS = Limits(seconds=3, memory_mb=1024)
 MUTANTS = 10
@@ -27,12 +31,20 @@ MUTANTS = 10
 class Trials:
     """A sandbox that is opened when the first program runs."""
 
-    def __init__(self, open_sandbox: Callable[[], Sandbox], limits: Limits = LIMITS):
+    def __init__(self, open_sandbox: Callable[[str], Sandbox], limits: Limits = LIMITS):
         self._open, self._limits = open_sandbox, limits
 
-    def tests(self, codes: Iterable[tuple[str, str]], entry_point: str) -> list[Verdict]:
-        """The verdict of each pair of code and tests."""
-        return self._run([Run("python", code, {"tests": [tests, entry_point, True]}) for code, tests in codes])
+    def tests(self, function: FunctionText, codes: Iterable[tuple[str, str]]) -> list[Verdict]:
+        """The verdict of each pair of code and tests of the function."""
+        if function.file.language == "javascript":
+            return self._exams(function, codes)
+        name = function.name.split(".")[0]
+        return self._run([Run("python", code, {"tests": [tests, name, True]}) for code, tests in codes])
+
+    def _exams(self, function: FunctionText, codes: Iterable[tuple[str, str]]) -> list[Verdict]:
+        named = {"helpers": HELPERS, "entry_point": function.name}
+        programs = [Program("js", {"candidate": as_script(code), "tests": tests, **named}) for code, tests in codes]
+        return [_of_exam(result) for result in self._open("js").run_all(programs, self._limits)]
 
     def doctests(self, code: str, docstrings: Sequence[tuple[str, str]]) -> Verdict:
         """The verdict on the examples of docstrings, each with its name."""
@@ -43,19 +55,39 @@ class Trials:
         return self._run([Run("python", code, {"import": []})])[0]
 
     def _run(self, runs: Sequence[Run]) -> list[Verdict]:
-        results = self._open().run_all(map(program, runs), self._limits)
+        results = self._open("python").run_all(map(program, runs), self._limits)
         verdicts = []
         for run, result in zip(runs, results, strict=True):
             verdict = verdict_of(result, "python", tuple(run.checks))
             if verdict is None:
-                raise ExecutionError("the sandbox failed, which says nothing about the code. `mft doctor` looks at it")
+                raise ExecutionError(_NO_VERDICT)
             verdicts.append(verdict)
         return verdicts
 
 
+_NO_VERDICT = "the sandbox failed, which says nothing about the code. `mft doctor` looks at it"
+
+
+def _of_exam(result: ExecutionResult) -> Verdict:
+    """The exam's result in the words of a verdict."""
+    if result.status == "sandbox_error":
+        raise ExecutionError(_NO_VERDICT)
+    if result.status == "passed":
+        return Verdict("passed", ("tests",))
+    reasons = {"timeout": "too_slow", "out_of_memory": "too_much_memory", "cheated": "proves_nothing"}
+    said = next(iter(result.stderr.splitlines()), "").strip()[:200]
+    if said.startswith("assertion failed"):
+        said = "AssertionError"
+    return Verdict.failed("tests", reasons.get(result.status, said.replace(":", "", 1)))
+
+
 def require_loading(trials: Trials, function: FunctionText) -> None:
     """ConfigError if the file cannot be loaded in the sandbox, so that nothing of it can be tested."""
-    verdict = trials.loading(function.file.text)
+    if function.file.language == "javascript":
+        require_callable(function)
+        [verdict] = trials.tests(function, [(function.file.text, "void 0;")])
+    else:
+        verdict = trials.loading(function.file.text)
     if verdict.outcome != "passed":
         raise ConfigError(
             f"{function.file.name}: cannot be loaded alone in the sandbox ({verdict.why}{f': {verdict.detail}' if verdict.detail else ''}), "
@@ -83,12 +115,21 @@ _ENDED = frozenset({"", "too_slow", "too_much_memory", "the", "SystemExit", "Key
 
 def mutants(function: FunctionText, count: int) -> list[str]:
     """The whole file with one bug in the function, at most `count` times, the same ones each time."""
-    bugs = mutations(function.text, random.Random(function.text))
+    chosen = random.Random(function.text)
+    if function.file.language == "python":
+        bugs = mutations(function.text, chosen)
+    else:
+        bugs = mutations_of(function.text, function.file.language, function.name.rpartition(".")[0], chosen)
     return [function.placed(bug.source) for bug in islice(bugs, count)]
 
 
 def rewritten(function: FunctionText) -> str:
-    """The same program in other words: other lines, no comments or docstring, one name more. Tests of what it does cannot tell."""
+    """The same program in other words: other lines, no comments or docstring, one name more. Tests of what it does cannot tell.
+
+    Plain comparisons cannot look at the text, so that they get the file as it is once more.
+    """
+    if function.file.language != "python":
+        return function.file.text
     tree = ast.parse(function.text)
     [node] = tree.body
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -121,8 +162,8 @@ class Judged:
 
 def judge_tests(trials: Trials, function: FunctionText, tests: Sequence[str], bugs: Sequence[str]) -> Judged:
     """The tests that pass on the function and of which a claim fails on at least one of the `bugs`. RefusedAnswer if there is none."""
-    name, code = function.name.split(".")[0], function.file.text
-    first = trials.tests([(code, test) for test in tests], name)
+    code = function.file.text
+    first = trials.tests(function, [(code, test) for test in tests])
     right = [test for test, verdict in zip(tests, first, strict=True) if passed(verdict)]
     idle = sum("proves_nothing" in verdict.detail for verdict in first)  # they cannot fail
     if not right:
@@ -130,13 +171,13 @@ def judge_tests(trials: Trials, function: FunctionText, tests: Sequence[str], bu
             raise RefusedAnswer("checks_nothing", "The tests cannot fail, whatever the code gives.")
         raise RefusedAnswer("tests_fail", f"No test passes on the code: {_why(first)}.")
     other = rewritten(function)
-    again = trials.tests([pair for test in right for pair in ((code, test), (other, test))], name)
+    again = trials.tests(function, [pair for test in right for pair in ((code, test), (other, test))])
     steady = [test for number, test in enumerate(right) if all(map(passed, again[2 * number : 2 * number + 2]))]
     if not steady:
         raise RefusedAnswer(
             "unsteady", "The tests pass by luck, or look at the text of the code and not at what it does."
         )
-    found = trials.tests([(bug, test) for test in steady for bug in bugs], name)
+    found = trials.tests(function, [(bug, test) for test in steady for bug in bugs])
     by_test = [found[number * len(bugs) : (number + 1) * len(bugs)] for number in range(len(steady))]
     kept = tuple(test for test, row in zip(steady, by_test, strict=True) if any(map(claims_failed, row)))
     if not kept:

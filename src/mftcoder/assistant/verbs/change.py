@@ -8,32 +8,40 @@ from mftcoder.assistant.checks import linter
 from mftcoder.assistant.checks.changes import changed_function
 from mftcoder.assistant.checks.patches import apply_patch, make_patch
 from mftcoder.assistant.checks.replies import code_of
-from mftcoder.assistant.checks.tests import existing_tests, joined, module_of, runnable, single_tests
+from mftcoder.assistant.checks.suites import both, given_run, suite_of
+from mftcoder.assistant.checks.tests import module_of
 from mftcoder.assistant.checks.trials import Trials, killed, passed
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText, functions_in
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
 from mftcoder.assistant.verbs.write_tests import make_tests, prepared
+from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
 MOST_LOG = 4000
 _OPTIMISE = (
-    "Rewrite this Python function so that it does the same faster or more simply. Keep its name, parameters, decorators and docstring. "
+    "Rewrite this {title} function so that it does the same faster or more simply. Keep its name, parameters, decorators and docstring. "
     "Answer with one code block that holds this function alone."
 )
 _FIX = (
-    "This Python function fails with the error below. Correct the function. Keep its name, parameters, decorators and docstring. "
+    "This {title} function fails with the error below. Correct the function. Keep its name, parameters, decorators and docstring. "
     "Answer with one code block that holds this function alone."
 )
-_REPRODUCE = (
-    "This Python function fails with the error below. Write one test function without parameters whose name begins with test_. It calls "
-    "the function so that the error happens now, and asserts the result that a correct function gives. Begin with `from {module} import "
-    "{root}`. Answer with one code block."
-)
+_REPRODUCE = {
+    "python": (
+        "This Python function fails with the error below. Write one test function without parameters whose name begins with test_. It "
+        "calls the function so that the error happens now, and asserts the result that a correct function gives. Begin with `from "
+        "{module} import {root}`. Answer with one code block."
+    ),
+    "javascript": (
+        "This JavaScript function fails with the error below. Write one line: assert.deepStrictEqual({root}(plain values), result). The "
+        "call makes the error happen now; the result is what a correct function gives. Answer with one code block."
+    ),
+}
 _ERROR = re.compile(r"^(?:E\s+)?([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Iteration))\b(?::|\s*$)")
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)|^(\S+?\.py):(\d+):', re.MULTILINE)
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)|(?:^|[\s(])([^\s()]+\.\w+):(\d+):', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,9 @@ def optimise(
     guard = guarded(model, function, trials, tests, rounds=rounds, count=count)
     before = linter.findings(function, function.file.text, function.end - function.first)
     said = "A linter says:\n" + "\n".join(f"{one.code} {one.message}" for one in before) if before else ""
-    messages = conversation("You improve Python code.", _OPTIMISE, fenced(function.text), said)
+    title = title_of(function.file.language)
+    code = fenced(function.text, function.file.language)
+    messages = conversation(f"You improve {title} code.", _OPTIMISE.format(title=title), code, said)
 
     def judge(reply: Written) -> str:
         return checked_change(function, reply, trials, guard.runs, before)
@@ -64,16 +74,15 @@ def optimise(
     after = linter.findings(
         function, new, new.count("\n") - function.file.text.count("\n") + function.end - function.first
     )
-    ruff = (
-        f"findings of ruff: {len(before)} before, {len(after)} after"
-        if linter.is_installed()
-        else "ruff is not installed"
-    )
-    return _proposal("optimise", function, new, guard, (ruff,), (*guard.refusals, *refusals))
+    ruff = f"findings of ruff: {len(before)} before, {len(after)} after"
+    notes = (ruff if linter.is_installed() else "ruff is not installed",) if title == "Python" else ()
+    return _proposal("optimise", function, new, guard, notes, (*guard.refusals, *refusals))
 
 
 def with_findings(file: SourceFile) -> list[FunctionText]:
     """The functions that a linter says something about. ConfigError if there is none."""
+    if file.language != "python":
+        raise ConfigError(f"{file.name}: only Python is linted. Name a function: {file.name}:FUNCTION")
     found = linter.all_findings(file.text)
     named = [one for one in functions_in(file) if any(one.first < finding.line <= one.end for finding in found)]
     if not named:
@@ -88,7 +97,10 @@ def fix(
     """The function without the error of a log, as a patch of its file. A test shows the error before, and passes after."""
     seen, refused = _showing(model, function, log, trials, tests, rounds)
     guard = Guard(seen.runs, seen.text) if tests else _with_regressions(model, function, trials, seen, rounds, count)
-    messages = conversation("You correct Python code.", _FIX, fenced(function.text), f"The error:\n{log[-MOST_LOG:]}")
+    title = title_of(function.file.language)
+    code = fenced(function.text, function.file.language)
+    task = _FIX.format(title=title)
+    messages = conversation(f"You correct {title} code.", task, code, f"The error:\n{log[-MOST_LOG:]}")
 
     def judge(reply: Written) -> str:
         return checked_change(function, reply, trials, guard.runs, None)
@@ -121,7 +133,7 @@ def checked_change(
     worse = [one for one in after if one.is_error and one.code not in {old.code for old in before or ()}]
     if worse or (before is not None and len(after) > len(before)):
         raise RefusedAnswer("linter", f"The linter finds more than before: {(worse or after)[0].text}.")
-    verdicts = trials.tests([(new, test) for test in tests], function.name.split(".")[0])
+    verdicts = trials.tests(function, [(new, test) for test in tests])
     failed = next((one for one in verdicts if not passed(one)), None)
     if failed is not None:
         raise RefusedAnswer("tests_fail", f"A test fails with the new code: {failed.detail or failed.why}.")
@@ -134,12 +146,11 @@ def guarded(
     """The user's tests if they hold and find a mutant, else tests that the model writes."""
     bugs = prepared(function, trials, count)
     if tests is not None:
-        run = existing_tests(function, tests.text)
-        root = function.name.split(".")[0]
-        [verdict] = trials.tests([(function.file.text, run)], root)
+        run = given_run(function, tests)
+        [verdict] = trials.tests(function, [(function.file.text, run)])
         if not passed(verdict):
             raise ConfigError(f"{tests.name}: does not pass on {function.file.name}: {verdict.detail or verdict.why}")
-        finds = sum(map(killed, trials.tests([(bug, run) for bug in bugs], root)))
+        finds = sum(map(killed, trials.tests(function, [(bug, run) for bug in bugs])))
         if not finds:
             raise ConfigError(
                 f"{tests.name}: passes on all of {len(bugs)} mutants of {function.name}; it does not test it"
@@ -174,25 +185,25 @@ def _showing(
     prepared(function, trials, 1)
     root, text = function.name.split(".")[0], function.file.text
     if tests is not None:
-        run = existing_tests(function, tests.text)
-        [verdict] = trials.tests([(text, run)], root)
+        run = given_run(function, tests)
+        [verdict] = trials.tests(function, [(text, run)])
         if not killed(verdict):
             raise ConfigError(f"{tests.name}: does not fail on {function.file.name}, so it shows no error to fix")
         return Guard((run,)), ()
     error = _error_of(log)
-    task = _REPRODUCE.format(module=module_of(function), root=root)
-    messages = conversation(
-        "You write unit tests for Python.", task, fenced(function.text), f"The error:\n{log[-MOST_LOG:]}"
-    )
+    language = function.file.language
+    task = _REPRODUCE[language].format(module=module_of(function), root=root)
+    system = f"You write unit tests for {title_of(language)}."
+    messages = conversation(system, task, fenced(function.text, language), f"The error:\n{log[-MOST_LOG:]}")
 
     def judge(reply: Written) -> Guard:
-        code, _ = code_of(reply, "python", text)
-        singles = single_tests(function, code)
-        found = trials.tests([(text, runnable(one)) for one in singles], root)
-        kept = [one for one, verdict in zip(singles, found, strict=True) if verdict.detail.split(" ")[0] == error]
+        code, _ = code_of(reply, language, text)
+        suite = suite_of(function, code)
+        found = trials.tests(function, [(text, one) for one in suite.runs])
+        kept = [one for one, verdict in zip(suite.runs, found, strict=True) if verdict.detail.split(" ")[0] == error]
         if not kept:
             raise RefusedAnswer("error_not_shown", f"No test ends with {error} on the code as it is.")
-        return Guard(tuple(map(runnable, kept)), joined(function, kept))
+        return Guard(tuple(kept), suite.file(kept))
 
     return until_accepted(model, messages, judge, rounds=rounds, what=f"{function.file.name}:{function.name}")
 
@@ -211,4 +222,6 @@ def _with_regressions(
 ) -> Guard:
     """The shown error, and tests of what works today: a fix must not break that."""
     made = make_tests(model, function, trials, rounds=rounds, count=count)
-    return Guard((*seen.runs, *made.singles), f"{seen.text}\n\n{made.text}", made.judged.score.line, made.refusals)
+    return Guard(
+        (*seen.runs, *made.singles), both(function, seen.text, made.text), made.judged.score.line, made.refusals
+    )

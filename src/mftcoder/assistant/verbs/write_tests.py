@@ -3,21 +3,33 @@
 from dataclasses import dataclass
 from keyword import iskeyword
 
+from mftcoder.assistant.checks.examples import is_exported
 from mftcoder.assistant.checks.replies import code_of
-from mftcoder.assistant.checks.tests import existing_tests, joined, module_of, runnable, single_tests
+from mftcoder.assistant.checks.suites import LANGUAGES, suite_of
+from mftcoder.assistant.checks.tests import module_of
 from mftcoder.assistant.checks.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
+from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
+from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
-_SYSTEM = "You write unit tests for Python."
-_TASK = (
-    "Write tests for {name}. Each test is a function without parameters whose name begins with test_. It calls {call} with plain values and "
-    "asserts the exact result, or uses `with pytest.raises(ErrorName):` for an error. Cover usual values, borders and errors. Begin with "
-    "`from {module} import {root}`. Answer with one code block."
-)
+_SYSTEM = "You write unit tests for {title}."
+_TASKS = {
+    "python": (
+        "Write tests for {name}. Each test is a function without parameters whose name begins with test_. It calls {call} with plain values and "
+        "asserts the exact result, or uses `with pytest.raises(ErrorName):` for an error. Cover usual values, borders and errors. Begin with "
+        "`from {module} import {root}`. Answer with one code block."
+    ),
+    "javascript": (
+        "Write tests for {name}. Each is one line: assert.deepStrictEqual({name}(plain values), the exact result), or "
+        "assert.throws(() => {name}(plain values), ErrorName) for an error. Write plain values only, no variables and no other code. Cover usual "
+        "values, borders and errors. Answer with one code block."
+    ),
+}
+"""By language. {call}, {module} and {root} are those of Python."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +45,24 @@ class MadeTests:
 def write_tests(model: Model, function: FunctionText, trials: Trials, *, rounds: int, count: int) -> Proposal:
     """The tests as a file, with the share of `count` mutants that fail."""
     made = make_tests(model, function, trials, rounds=rounds, count=count)
+    is_missing = function.file.language == "javascript" and not is_exported(function)
+    notes = (f"{function.file.name} does not export {function.name}: export it before you run this file",)
     return Proposal(
         "test",
         function.file,
         text=made.text,
         tests=made.text,
         score=made.judged.score.line,
-        notes=made.judged.notes,
+        notes=(*made.judged.notes, *(notes if is_missing else ())),
         refusals=made.refusals,
     )
 
 
 def make_tests(model: Model, function: FunctionText, trials: Trials, *, rounds: int, count: int) -> MadeTests:
     """Tests that a model wrote, checked. NoAnswerAcceptedError where none holds."""
-    if not all(part.isidentifier() and not iskeyword(part) for part in module_of(function).split(".")):
+    if function.file.language == "python" and not all(
+        part.isidentifier() and not iskeyword(part) for part in module_of(function).split(".")
+    ):
         raise ConfigError(
             f"{function.file.name}: tests cannot import a file of this name. Rename it: letters, digits and _"
         )
@@ -63,16 +79,25 @@ def make_tests(model: Model, function: FunctionText, trials: Trials, *, rounds: 
 def _question(function: FunctionText) -> list[dict[str, str]]:
     root, _, method = function.name.rpartition(".")
     call = f"{root}().{method}" if root else function.name
-    task = _TASK.format(name=function.name, call=call, module=module_of(function), root=root or function.name)
-    return list(conversation(_SYSTEM, task, fenced(function.text)))
+    task = _TASKS[function.file.language].format(
+        name=function.name, call=call, module=module_of(function), root=root or function.name
+    )
+    language = function.file.language
+    return list(conversation(_SYSTEM.format(title=title_of(language)), task, fenced(function.text, language)))
+
+
+def require_tested(file: SourceFile, verb: str) -> None:
+    """ConfigError for a file in a language whose tests are not run here."""
+    if file.language not in LANGUAGES:
+        known = " and ".join(map(title_of, LANGUAGES))
+        raise ConfigError(
+            f"{file.name}: {verb} runs tests, which it does for {known} only; comment, complete and explain take this language"
+        )
 
 
 def prepared(function: FunctionText, trials: Trials, count: int) -> list[str]:
     """The mutants. ConfigError for a function that cannot be tested here, in one line."""
-    if function.file.language != "python":
-        raise ConfigError(
-            f"{function.file.name}: tests are written and judged for Python only; comment, complete and explain take this language"
-        )
+    require_tested(function.file, "test")
     require_loading(trials, function)
     bugs = mutants(function, count)
     if not bugs:
@@ -84,14 +109,13 @@ def prepared(function: FunctionText, trials: Trials, count: int) -> list[str]:
 
 def checked_tests(function: FunctionText, reply: Written, trials: Trials, bugs: list[str]) -> MadeTests:
     """The tests of a reply that hold. RefusedAnswer if none does."""
-    code, _ = code_of(reply, "python", function.file.text)
-    singles = single_tests(function, code)
-    by_run = dict(zip(map(runnable, singles), singles, strict=False))
-    judged = judge_tests(trials, function, list(by_run), bugs)
+    code, _ = code_of(reply, function.file.language, function.file.text)
+    suite = suite_of(function, code)
+    judged = judge_tests(trials, function, suite.runs, bugs)
     if not judged.kept:
         raise RefusedAnswer("checks_nothing", "No test is left.")
-    text = joined(function, [by_run[one] for one in judged.kept])
-    [together] = trials.tests([(function.file.text, existing_tests(function, text))], function.name.split(".")[0])
+    text = suite.file(judged.kept)
+    [together] = trials.tests(function, [(function.file.text, suite.together(text))])
     if not passed(together):
         raise RefusedAnswer(
             "not_together", f"Each test passes alone, but not after the others: {together.detail or together.why}."

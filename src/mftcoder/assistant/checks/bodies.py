@@ -1,0 +1,303 @@
+"""A changed function in JavaScript: another body behind the same head, with no power and no change of state that was not there before.
+
+What cannot be told from the tree counts as a change of state: a local name is the function's own only if it was made there.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mftcoder.assistant.checks.comments import refuse_new_directives
+from mftcoder.assistant.functions import FunctionText
+from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.curation.mining.languages.functions import Found, found_functions
+from mftcoder.curation.mining.languages.grammars import COMMENTS
+from mftcoder.curation.mining.languages.trees import text_of, tokens, walk
+from mftcoder.curation.syntax import parse
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+_HARMLESS = frozenset(
+    {
+        *("Math", "Number", "String", "Array", "Object", "Map", "Set", "JSON", "BigInt", "Boolean", "RegExp", "Error"),
+        *("TypeError", "RangeError", "SyntaxError", "Int32Array", "Float64Array", "Uint8Array", "Uint32Array"),
+        *("parseInt", "parseFloat", "isNaN", "isFinite", "undefined", "NaN", "Infinity", "structuredClone"),
+    }
+)
+_REACHING = frozenset(
+    {
+        *("constructor", "__proto__", "prototype", "callee", "caller", "mainModule", "defineProperty"),
+        *("defineProperties", "setPrototypeOf", "getPrototypeOf", "getOwnPropertyDescriptor", "__defineGetter__"),
+        *("__defineSetter__", "__lookupGetter__", "__lookupSetter__", "freeze", "preventExtensions", "seal"),
+    }
+)
+_NAMES = frozenset({"identifier", "shorthand_property_identifier", "shorthand_property_identifier_pattern"})
+_PROPERTIES = frozenset({"property_identifier", "private_property_identifier", "string_fragment"})
+_STATEMENTS = frozenset({"import", "meta_property", "debugger_statement", "with_statement", "this", "super"})
+_MUTATORS = frozenset(
+    {
+        *("push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin", "set", "add", "delete"),
+        *("clear", "assign", "append", "next", "write", "end", "call", "apply", "bind"),
+    }
+)
+_COPIES = frozenset(
+    {
+        *(
+            "slice",
+            "map",
+            "filter",
+            "concat",
+            "split",
+            "from",
+            "of",
+            "keys",
+            "values",
+            "entries",
+            "fromEntries",
+            "parse",
+        ),
+        *("toSorted", "toReversed", "toSpliced", "flat", "flatMap", "join", "trim", "toLowerCase", "toUpperCase"),
+        *("replace", "replaceAll", "substring", "padStart", "padEnd", "repeat", "match", "fill", "structuredClone"),
+    }
+)
+_PLAIN = frozenset({"number", "string", "template_string", "true", "false", "null", "undefined", "unary_expression"})
+_DECLARATIONS = frozenset({"variable_declarator", "function_declaration", "class_declaration"})
+
+
+def changed_body(function: FunctionText, code: str) -> str:
+    """The function with the body of the answer. RefusedAnswer if anything else differs."""
+    old, new = _alone(function.text, function.name), _alone(code, function.name)
+    if _head(old) != _head(new):
+        raise RefusedAnswer("other_signature", f"The signature of {function.name} changed.")
+    if tokens(list(walk(old.body))) == tokens(list(walk(new.body))):
+        raise RefusedAnswer("no_change", "The code is the same as before.")
+    refuse_new_directives(function.text, code, function.file.language)
+    _refuse_powers(function, new)
+    _refuse_writes(function, old, new)
+    was, now = function.text.encode(), code.encode()
+    body = now[new.body.start_byte : new.body.end_byte]
+    made = (was[: old.body.start_byte] + body + was[old.body.end_byte :]).decode()
+    _refuse_elsewhere(function, made)
+    return made
+
+
+def _alone(code: str, name: str) -> Found:
+    """The one function of a text."""
+    tree = parse(code, "javascript")
+    if tree is None or tree.root_node.has_error:
+        raise RefusedAnswer("does_not_parse", "The code does not parse as JavaScript.")
+    found = list(found_functions(tree.root_node, "javascript"))
+    if not any(one.name == name for one in found):
+        raise RefusedAnswer("function_missing", f"The answer does not define {name}.")
+    if len([node for node in tree.root_node.named_children if node.type not in COMMENTS]) != 1 or len(found) != 1:
+        raise RefusedAnswer("more_than_the_function", f"The answer holds more than {name}. Write this function alone.")
+    return found[0]
+
+
+def _head(found: Found) -> list[bytes]:
+    """The tokens around the body."""
+    body = found.body
+    return tokens(
+        [one for one in walk(found.node) if one.end_byte <= body.start_byte or one.start_byte >= body.end_byte]
+    )
+
+
+def _refuse_elsewhere(function: FunctionText, made: str) -> None:
+    before, after = (parse(text, "javascript") for text in (function.file.text, function.placed(made)))
+    if before is None or after is None or (after.root_node.has_error and not before.root_node.has_error):
+        raise RefusedAnswer("does_not_parse", "With this answer the file does not parse.")
+    names = [
+        [(one.owner, one.name) for one in found_functions(tree.root_node, "javascript")] for tree in (before, after)
+    ]
+    if names[0] != names[1]:
+        raise RefusedAnswer("outside", f"The answer changes more than {function.name}.")
+
+
+def _refuse_powers(function: FunctionText, new: Found) -> None:
+    """Refuse names that neither the file has, nor the function declares, nor are known to be harmless."""
+    tree = parse(function.file.text, "javascript")
+    file = list(walk(tree.root_node)) if tree is not None else []
+    known = {text_of(node) for node in file if node.type in _NAMES | _PROPERTIES} | {node.type for node in file}
+    own = set(_declared(new.node))
+    gained = []
+    for node in walk(new.body):
+        text = text_of(node)
+        is_name = node.type in _NAMES and text not in _HARMLESS | own
+        is_property = node.type in _PROPERTIES and text in _REACHING
+        if (is_name or is_property) and text not in known:
+            gained.append(text)
+        elif node.is_named and node.type in _STATEMENTS and node.type not in known:
+            gained.append(node.type)
+    if gained:
+        raise RefusedAnswer(
+            "new_power", f"The code uses {', '.join(sorted(set(gained))[:5])}, which the file did not use."
+        )
+
+
+def _declared(node: "Node") -> Iterator[str]:
+    """Names that a function declares: its parameters, variables and inner functions."""
+    for inner in walk(node):
+        if inner.type in ("formal_parameters", "catch_clause", "variable_declarator", "for_in_statement"):
+            fields = {"variable_declarator": "name", "catch_clause": "parameter", "for_in_statement": "left"}
+            target = inner.child_by_field_name(fields[inner.type]) if inner.type in fields else inner
+            is_loose = inner.type == "for_in_statement" and inner.child_by_field_name("kind") is None
+            if target is not None and not is_loose:
+                yield from (text_of(one) for one in walk(target) if one.type in _NAMES)
+        elif inner.type in ("arrow_function", "function_declaration", "class_declaration"):
+            yield text_of(inner.child_by_field_name("parameter") or inner.child_by_field_name("name"))
+
+
+def _refuse_writes(function: FunctionText, old: Found, new: Found) -> None:
+    """Refuse a change of an object that the old code leaves alone, also through another function of the file."""
+    added = set(_Scope(new).writes()) - set(_Scope(old).writes())
+    tree = parse(function.file.text, "javascript")
+    called = {text_of(node) for node in walk(new.body)} - {text_of(node) for node in walk(old.body)}
+    others = list(found_functions(tree.root_node, "javascript")) if tree is not None else []
+    added |= {write for one in others if one.name in called for write in _Scope(one).writes()}
+    if added:
+        shown = ", ".join(sorted(added)[:5])
+        raise RefusedAnswer(
+            "outside", f"The code changes {shown}, which the old code leaves as it is. Copy it into a new name first."
+        )
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """A function whose writes are searched for."""
+
+    found: Found
+
+    def writes(self) -> Iterator[str]:
+        """Names from outside that it sets, and objects that it changes and did not make."""
+        own, values = set(_declared(self.found.node)), self._values()
+        for target, is_object in self._targets():
+            if not is_object and target.type == "identifier":
+                if text_of(target) not in own:
+                    yield text_of(target)
+                continue
+            root, depth = _root(target, int(is_object))
+            name = text_of(root)
+            is_own = root.type == "identifier" and name in own and name in values
+            if not (_is_new(root, values, depth, 0) if not is_own else _is_made(name, values, depth, 0)):
+                yield name[:60]
+
+    def _values(self) -> "dict[str, list[Node]]":
+        """The values that each declared variable gets. Parameters, loop variables and patterns have none: they are not made here."""
+        found: dict[str, list[Node]] = {}
+        for node in walk(self.found.node):
+            name, value = node.child_by_field_name("name"), node.child_by_field_name("value")
+            if node.type == "variable_declarator" and name is not None and name.type == "identifier":
+                is_loop = value is None and node.parent is not None and node.parent.type == "for_in_statement"
+                found.setdefault(text_of(name), []).extend([value] if value is not None and not is_loop else [])
+            elif node.type == "assignment_expression":
+                left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
+                if left is not None and right is not None and left.type == "identifier":
+                    found.setdefault(text_of(left), []).append(right)
+        parameters = self.found.body.parent.child_by_field_name("parameters") if self.found.body.parent else None
+        for node in walk(self.found.node):
+            if node.type == "formal_parameters" or node == parameters:
+                for one in walk(node):
+                    found.pop(text_of(one), None)
+            elif node.type == "for_in_statement":
+                for one in walk(node.child_by_field_name("left") or node):
+                    found.pop(text_of(one), None)
+            elif node.type == "arrow_function":
+                found.pop(text_of(node.child_by_field_name("parameter")), None)
+        return found
+
+    def _targets(self) -> "Iterator[tuple[Node, bool]]":
+        """What is assigned to, and objects of methods that change them (True)."""
+        for node in walk(self.found.body):
+            if node.type in ("assignment_expression", "augmented_assignment_expression"):
+                left = node.child_by_field_name("left")
+                patterns = walk(left) if left is not None and left.type.endswith("_pattern") else ()
+                yield from ((one, False) for one in patterns if one.type in _NAMES or one.type == "member_expression")
+                if left is not None and not left.type.endswith("_pattern"):
+                    yield left, False
+            elif node.type == "update_expression" or (
+                node.type == "unary_expression" and text_of(node).startswith("delete")
+            ):
+                target = node.child_by_field_name("argument")
+                if target is not None:
+                    yield target, False
+            elif node.type == "for_in_statement" and node.child_by_field_name("kind") is None:
+                target = node.child_by_field_name("left")
+                if target is not None:
+                    yield target, False
+            elif node.type == "member_expression" and text_of(node.child_by_field_name("property")) in _MUTATORS:
+                yield from self._of_method(node)
+
+    def _of_method(self, member: "Node") -> "Iterator[tuple[Node, bool]]":
+        """The object of a mutating method; of `Object.assign(x, ...)` and `Array.prototype.push.call(x)` the first argument."""
+        call = member.parent
+        arguments = (
+            call.child_by_field_name("arguments") if call is not None and call.type == "call_expression" else None
+        )
+        holder = member.child_by_field_name("object")
+        is_static = text_of(member.child_by_field_name("property")) in ("assign", "call", "apply", "bind")
+        if is_static and arguments is not None and arguments.named_child_count:
+            yield arguments.named_children[0], True
+        elif holder is not None:
+            yield holder, True
+
+
+def _root(node: "Node", depth: int) -> "tuple[Node, int]":
+    """`a` of `a.b[c].d()`, and how deep below it the change is."""
+    while node.type in ("member_expression", "subscript_expression", "parenthesized_expression"):
+        inner = node.child_by_field_name("object") or next(iter(node.named_children), None)
+        if inner is None:
+            return node, depth
+        depth += node.type != "parenthesized_expression"
+        node = inner
+    return node, depth
+
+
+def _is_made(name: str, values: "dict[str, list[Node]]", depth: int, steps: int) -> bool:
+    """Whether a local name stands only for objects that the function made, down to a depth."""
+    return name in values and steps < 20 and all(_is_new(value, values, depth, steps + 1) for value in values[name])
+
+
+def _is_new(value: "Node", values: "dict[str, list[Node]]", depth: int, steps: int) -> bool:
+    """Whether an expression makes a new object, down to a depth."""
+    kind = value.type
+    if steps > 20:
+        return False
+    if kind in _PLAIN or depth <= 0:
+        return True
+    if kind in ("parenthesized_expression", "ternary_expression", "binary_expression", "array", "object", "pair"):
+        parts = [one for one in value.named_children if one.type not in COMMENTS and one.type not in _PROPERTIES]
+        parts = parts[1:] if kind == "ternary_expression" else parts
+        deeper = depth - 1 if kind in ("array", "object") else depth
+        return all(_is_new(one, values, deeper, steps + 1) for one in parts)
+    if kind in ("identifier", "shorthand_property_identifier"):
+        return text_of(value) in ("undefined", "NaN") or _is_made(text_of(value), values, depth, steps)
+    if kind == "spread_element":
+        return depth <= 0 or _is_new(value.named_children[0], values, depth, steps + 1)
+    if kind == "new_expression":
+        return depth <= 1 or not re.search(r"\((?!\s*\))", text_of(value))
+    if kind == "arrow_function":
+        body = value.child_by_field_name("body")
+        return body is not None and body.type != "statement_block" and _is_new(body, values, depth, steps + 1)
+    if kind != "call_expression":
+        return False
+    arguments = value.child_by_field_name("arguments")
+    given = arguments.named_children if arguments is not None else []
+    called = value.child_by_field_name("function")
+    name = text_of(called.child_by_field_name("property") or called) if called is not None else ""
+    if name == "structuredClone" or text_of(called) == "JSON.parse":
+        return True
+    if name == "fill" and called is not None:  # of a new array: `fill` gives the array itself
+        holder = called.child_by_field_name("object")
+        return (
+            holder is not None
+            and _is_new(holder, values, 1, steps + 1)
+            and all(_is_new(one, values, depth - 1, steps + 1) for one in given)
+        )
+    if name not in _COPIES:
+        return False
+    makers = [one for one in given if one.type == "arrow_function"]
+    return depth <= 1 or (
+        name in ("map", "from") and bool(makers) and _is_new(makers[-1], values, depth - 1, steps + 1)
+    )

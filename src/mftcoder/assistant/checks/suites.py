@@ -1,0 +1,80 @@
+"""Tests as a whole, by language: the single tests as they run in the sandbox, and the file that a user gets."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mftcoder.assistant.checks.examples import examples, test_file
+from mftcoder.assistant.checks.tests import existing_tests, joined, runnable, single_tests
+from mftcoder.assistant.files import SourceFile
+from mftcoder.assistant.functions import FunctionText
+from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tests of one function. `runs` are the single tests as they run."""
+
+    runs: tuple[str, ...]
+    _file: Callable[[Sequence[str]], str]
+    _together: Callable[[str], str]
+
+    def file(self, kept: Sequence[str]) -> str:
+        """Some of the tests as a file."""
+        return self._file(kept)
+
+    def together(self, file: str) -> str:
+        """A file of tests as one run."""
+        return self._together(file)
+
+
+def suite_of(function: FunctionText, code: str) -> Suite:
+    """The tests in code that a model wrote. RefusedAnswer if a rule is broken."""
+    return _SUITES[function.file.language](function, code)
+
+
+def given_run(function: FunctionText, tests: SourceFile) -> str:
+    """A user's own tests as one run. ConfigError if they cannot be read."""
+    if tests.language != function.file.language:
+        raise ConfigError(f"{tests.name}: is not in the language of {function.file.name}")
+    try:
+        return _TOGETHER[tests.language](function, tests.text)
+    except RefusedAnswer as error:
+        raise ConfigError(f"{tests.name}: {error.why}") from error
+
+
+def both(function: FunctionText, first: str, second: str) -> str:
+    """Two files of tests as one."""
+    if function.file.language == "python":
+        return f"{first}\n\n{second}"
+    found = dict.fromkeys([*examples(function, first), *examples(function, second)])
+    return test_file(function, list(found))
+
+
+def _of_python(function: FunctionText, code: str) -> Suite:
+    singles = single_tests(function, code)
+    by_run = dict(zip(map(runnable, singles), singles, strict=False))
+    return Suite(
+        tuple(by_run),
+        lambda kept: joined(function, [by_run[one] for one in kept]),
+        lambda file: existing_tests(function, file),
+    )
+
+
+def _of_javascript(function: FunctionText, code: str) -> Suite:
+    by_run = {one.check: one for one in examples(function, code)}
+    return Suite(
+        tuple(by_run),
+        lambda kept: test_file(function, [by_run[one] for one in kept]),
+        lambda file: _checks(function, file),
+    )
+
+
+def _checks(function: FunctionText, text: str) -> str:
+    return "\n".join(one.check for one in examples(function, text))
+
+
+_SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {"python": _of_python, "javascript": _of_javascript}
+_TOGETHER: Mapping[str, Callable[[FunctionText, str], str]] = {"python": existing_tests, "javascript": _checks}
+LANGUAGES = tuple(_SUITES)
+"""Languages in which `test`, `optimise` and `fix` work."""
