@@ -12,8 +12,10 @@ WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 demo: $(VENV)/.installed
 	$(BIN)/mft demo --out demo
 
-# What a change needs before it is sent: every kind of test once, in minutes.
+# What a change needs before it is sent: every kind of test once, in minutes. Many containers set PYTHONDONTWRITEBYTECODE, and the
+# hundred processes of the tests would each compile the package anew.
 test: $(VENV)/.installed
+	$(BIN)/python -m compileall -q src
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 # All tests, those marked slow too: more ranks, backends, languages and attacks.

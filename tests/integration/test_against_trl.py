@@ -1,6 +1,7 @@
 """The losses of preference tasks equal those of TRL's trainers on the same batch."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,9 @@ from mftcoder.training.step import Pairs
 
 pytestmark = [
     pytest.mark.slow(reason="TRL takes about 15 seconds to import on two cores"),
+    pytest.mark.skipif(find_spec("trl") is None, reason="the extra `bench` brings trl"),
     pytest.mark.filterwarnings("ignore"),  # TRL warns about names of its own that will change
 ]
-pytest.importorskip("trl")
 LENGTHS = [(4, 7), (9, 3), (6, 6), (12, 5)]  # answers; every prompt has three tokens
 DESIRABLE = np.array([True, False, False, True])
 PROMPT = 3

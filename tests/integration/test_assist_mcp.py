@@ -3,19 +3,19 @@
 import asyncio
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytest.importorskip("mcp", reason="the extra `assist` brings mcp")
 pytest.importorskip("httpx", reason="the extra `curate` brings httpx")
 pytest.importorskip("tree_sitter_python", reason="the extra `curate` brings the grammars")
 
-import mcp
-
 from mftcoder.curation.synthesis.trials import fenced
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
+
+pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="the extra `assist` brings mcp")
 
 AREA = "def area(width, height):\n    return width * height\n"
 DOCUMENTED = AREA.replace(":\n", ':\n    """The area."""\n', 1)
@@ -30,6 +30,8 @@ def answer(asked: Asked) -> Answer:
 
 async def calls(folder: Path, url: str, words: list[str], *asked: tuple[str, dict[str, Any]]) -> list[Any]:
     """The names of the tools, and the result of each call."""
+    import mcp  # a second, which only the worker that runs this file need wait
+
     command = ["-m", "mftcoder", "assist", "mcp", "--url", url, "--model-name", "scripted", "--rounds", "1", *words]
     server = mcp.StdioServerParameters(command=sys.executable, args=[*command, "--folder", str(folder)])
     async with mcp.Client(server) as client:

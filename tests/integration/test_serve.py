@@ -17,7 +17,6 @@ from tests.forked import PATIENCE, finish
 from tests.forked import run as mft
 from tests.served import Server, served
 
-openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 get, post = partial(httpx.get, timeout=PATIENCE), partial(httpx.post, timeout=PATIENCE)
@@ -27,13 +26,21 @@ CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": 
 
 
 def client_of(server: Server, key: str = "none") -> Any:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE)
+    return pytest.importorskip("openai").OpenAI(
+        base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=PATIENCE
+    )
 
 
 @pytest.fixture(scope="module")
 def server(tiny_llama_dir: Path) -> Iterator[Server]:
     with served(tiny_llama_dir, "--name", "tiny", "--dtype", "float32", "--max-requests", 70) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def openai() -> Any:
+    """The client's package, imported where it is needed: all workers import this file, and one runs it."""
+    return pytest.importorskip("openai")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_done_is_refused_in_the_words_of_the_protocol(client: Any, name: str) -> None:
+def test_what_cannot_be_done_is_refused_in_the_words_of_the_protocol(openai: Any, client: Any, name: str) -> None:
     fields, status, code, message = REFUSED[name]
     with pytest.raises(openai.APIStatusError) as caught:
         greedy(client, **fields)
@@ -164,12 +171,14 @@ def test_what_cannot_be_done_is_refused_in_the_words_of_the_protocol(client: Any
         [],
     ],
 )
-def test_chats_that_the_template_was_not_trained_on_are_refused(client: Any, messages: list[dict[str, Any]]) -> None:
+def test_chats_that_the_template_was_not_trained_on_are_refused(
+    openai: Any, client: Any, messages: list[dict[str, Any]]
+) -> None:
     with pytest.raises(openai.BadRequestError):
         sampled_chat(client, messages=messages)
 
 
-def test_models_are_listed_and_found_by_name(client: Any) -> None:
+def test_models_are_listed_and_found_by_name(openai: Any, client: Any) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
     with pytest.raises(openai.NotFoundError):
@@ -185,7 +194,7 @@ def test_64_clients_at_once_lose_no_request_and_get_the_texts_of_one(client: Any
     assert len(together) == 64
 
 
-def test_more_texts_than_the_server_takes_get_429_and_the_others_their_answers(client: Any) -> None:
+def test_more_texts_than_the_server_takes_get_429_and_the_others_their_answers(openai: Any, client: Any) -> None:
     def ask(number: int) -> int:
         try:
             return len(greedy(client, prompt=f"x{number} = ", n=10, max_tokens=60, temperature=1).choices)
@@ -376,7 +385,7 @@ def test_a_body_without_the_type_of_json_is_told_so(server: Server) -> None:
 
 
 def test_keys_of_file_and_environment_open_the_server_and_nothing_else_does(
-    tiny_llama_dir: Path, tmp_path: Path
+    openai: Any, tiny_llama_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "keys").write_text("# of the editors\nfirst-key-123\n")
     options = ("--api-key-file", tmp_path / "keys", "--host", "0.0.0.0", "--name", "tiny")

@@ -26,7 +26,6 @@ from mftcoder.log import say
 from mftcoder.processes import following_environment
 from mftcoder.reporting.comparison import Estimate, MethodResult, Outcome, outcome_of
 from mftcoder.reporting.comparison import compare as compare_outcomes
-from mftcoder.reporting.comparison_page import render_comparison
 from mftcoder.reporting.run_folder import RunRecord, read_run
 from mftcoder.training.checkpoints.checkpoint import differing_fields
 
@@ -253,6 +252,8 @@ def _write(base: RunConfig, planned: Sequence[PlannedRun], command: str) -> Comp
             alone[run.task, run.seed] = outcome.best[run.task]
     results = compare_outcomes(outcomes, alone)
     references = {task: fmean(loss for (of, _), loss in alone.items() if of == task) for task, _ in alone}
+    from mftcoder.reporting.comparison_page import render_comparison  # matplotlib takes a moment
+
     pages = render_comparison(results, runs, references, command)
     target = base.output_path / "compare.html"
     write_text(target, pages.html)
