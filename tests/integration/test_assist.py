@@ -1,5 +1,6 @@
 """`mft assist` over a real endpoint that lies: no bad answer is accepted, nothing is written that was not asked for."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ pytest.importorskip("httpx", reason="the extra `curate` brings httpx")
 pytest.importorskip("tree_sitter_python", reason="the extra `curate` brings the grammars")
 
 from mftcoder.assistant.assistant import Assistant
-from mftcoder.assistant.model import open_endpoint
+from mftcoder.assistant.model import EndpointModel, open_endpoint
 from mftcoder.cli import main
 from mftcoder.curation.synthesis.trials import fenced
-from mftcoder.errors import ConfigError, NoAnswerAcceptedError
+from mftcoder.curation.teacher.endpoint import EndpointConfig
+from mftcoder.errors import ConfigError, EndpointError, NoAnswerAcceptedError
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 
 SHAPES = """\
@@ -373,6 +375,13 @@ def test_the_command_writes_only_what_is_asked_for(
         (["comment", "../outside.py"], "lies outside the working folder"),
         (["comment", "link.py"], "lies outside the working folder"),
         (["comment", "missing.py"], "cannot be read"),
+        (["comment", "pipe.py"], "is no plain file"),
+        (["comment", "folder.py"], "cannot be read: Is a directory"),
+        (["comment", "binary.py"], "is not UTF-8"),
+        (["explain", "empty.py"], "is empty, so there is nothing to explain"),
+        (["explain", "shapes.py", "--timeout", "0"], "--timeout"),
+        (["optimise", "shapes.py:area", "--tests", "broken.py"], "broken.py: The tests do not parse as Python"),
+        (["optimise", "shapes.py:area", "--tests", "main.go"], "main.go: is not in the language of shapes.py"),
         (["comment", "shapes.py:volume"], "has no function 'volume'"),
         (["test", "shapes.py"], "give FILE:FUNCTION"),
         (["test", "shapes.py:area", "--out", "../tests.py"], "lies outside the working folder"),
@@ -386,6 +395,11 @@ def test_a_mistake_of_the_user_is_one_line_and_asks_nothing(
 ) -> None:
     (tmp_path / "shapes.py").write_text(SHAPES)
     (tmp_path / "main.go").write_text("package main\n\nfunc add(a int, b int) int {\n\tc := a + b\n\treturn c\n}\n")
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "binary.py").write_bytes(b"x = 1\xff\n")
+    (tmp_path / "empty.py").write_text("\n")
+    (tmp_path / "broken.py").write_text("def test_area(:\n")
     (tmp_path.parent / "outside.py").write_text(SHAPES)
     (tmp_path / "link.py").symlink_to(tmp_path.parent / "outside.py")
     before = len(endpoint.asked)
@@ -408,3 +422,54 @@ def test_a_file_that_changed_meanwhile_is_not_overwritten(
         assistant.apply(proposal)
     assert path.read_text() == "# other\n"
     path.unlink()
+
+
+def test_a_file_whose_folder_became_a_link_is_not_written_through_it(
+    endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
+) -> None:
+    inner, outside = tmp_path / "work" / "inner", tmp_path / "outside"
+    for folder in (inner, outside):
+        folder.mkdir(parents=True)
+        (folder / "shapes.py").write_text(AREA)
+    liar.says(endpoint, fenced(DOCUMENTED))
+    with Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path / "work", rounds=1) as one:
+        proposal = one.comment("inner/shapes.py:area")
+        inner.rename(tmp_path / "moved")
+        inner.symlink_to(outside)
+        with pytest.raises(ConfigError, match="lies outside the working folder"):
+            one.apply(proposal)
+    assert (outside / "shapes.py").read_text() == AREA
+
+
+NONSENSE = {
+    "no JSON": b"<html>",
+    "a list": b"[]",
+    "null": b"null",
+    "no text": b'{"choices": [{"message": {"content": 5}}]}',
+    "half a character": b'{"choices": [{"message": {"content": "\\ud800"}}]}',
+    "bytes": b"\xff\xfe\x00",
+    "brackets": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("raw", NONSENSE.values(), ids=NONSENSE.keys())
+def test_an_endpoint_that_answers_nonsense_is_an_error_of_one_line(
+    endpoint: ScriptedEndpoint, liar: Liar, folder: Path, raw: bytes
+) -> None:
+    liar.says(endpoint, Answer(raw=raw))
+    model = EndpointModel(EndpointConfig(url=endpoint.url, model="scripted", retries=0))
+    with Assistant(model, folder, rounds=1) as one, pytest.raises(EndpointError) as refused:
+        one.explain("shapes.py:area")
+    assert len(refused.value.problems) == 1 and "\n" not in refused.value.problems[0]
+
+
+@pytest.mark.parametrize("answer", [Answer(never=True), Answer("half", headers={"Content-Length": "10000"})])
+def test_an_endpoint_that_hangs_is_asked_once(
+    endpoint: ScriptedEndpoint, liar: Liar, folder: Path, answer: Answer
+) -> None:
+    liar.says(endpoint, answer)
+    model = open_endpoint(endpoint.url, "scripted", timeout_seconds=1)
+    before = len(endpoint.asked)
+    with Assistant(model, folder, rounds=3) as one, pytest.raises(EndpointError, match="no answer after 1 s"):
+        one.explain("shapes.py:area")
+    assert len(endpoint.asked) <= before + 1

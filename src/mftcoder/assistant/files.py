@@ -86,7 +86,8 @@ class WorkingFolder:
 
     def replace(self, file: SourceFile, text: str) -> None:
         """Write another text into a file that was read. ConfigError if the file changed meanwhile."""
-        if read_bytes(file.path, file.name) != file.content:
+        is_moved = self.inside(file.name) != file.path  # a folder of the path is now a link
+        if is_moved or read_bytes(file.path, file.name) != file.content:
             raise ConfigError(f"{file.name}: changed on disk since it was read; nothing is written. Ask again")
         if not file.path.stat().st_mode & 0o222:
             raise ConfigError(f"{file.name}: is read-only; nothing is written. `chmod u+w {file.name}` allows it")
@@ -107,6 +108,8 @@ class WorkingFolder:
 def read_bytes(path: Path, name: str) -> bytes:
     """The bytes of a file. ConfigError if it cannot be read or is too large."""
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for a writer
+            raise ConfigError(f"{name}: is no plain file")
         if path.is_file() and path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{name}: has more than {MOST_BYTES >> 20} MB")
         return path.read_bytes()

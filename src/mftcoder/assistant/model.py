@@ -10,6 +10,7 @@ from mftcoder.curation.teacher.endpoint import (
     EmptyAnswerError,
     Endpoint,
     EndpointConfig,
+    LateError,
     Messages,
     RefusedError,
     Reply,
@@ -95,6 +96,8 @@ class EndpointModel:
                     if refusals:
                         raise _NotOfferedError(error.problem) from error
                     raise EndpointError(f"{self.config.url}: {error.problem}") from error
+                except LateError as error:  # it waited long enough
+                    raise EndpointError(f"{self.config.url}: {error.problem}. --timeout allows more") from error
                 except AttemptError as error:
                     last = error
                 except EndpointError as error:
@@ -135,7 +138,8 @@ def open_endpoint(
         config = EndpointConfig(url=url, model=model or "?", **options)
     except ValueError as error:
         problems = error.errors() if hasattr(error, "errors") else []
-        raise EndpointError(f"--url {url[:100]}: {problems[0]['msg'] if problems else error}") from error
+        said = str(problems[0]["msg"] if problems else error).removeprefix("Value error, ")
+        raise EndpointError(f"--url {url[:100]}: {said}") from error
     if model is None:
         name = asyncio.run(_first_model(config))
         config = EndpointConfig(url=url, model=name, **options)

@@ -33,6 +33,8 @@ class AssistOptions:
     mutants: int = MUTANTS
     temperature: float = 0.2
     max_tokens: int = MAX_TOKENS
+    timeout_seconds: float = 300
+    """Seconds after which an endpoint's answer counts as failed."""
     template: str | None = None
     checkpoint: str = "best"
     load: str | None = None
@@ -65,6 +67,7 @@ def _model(chosen: AssistOptions) -> Model:
         api_key_env=chosen.api_key_env,
         temperature=chosen.temperature,
         max_tokens=chosen.max_tokens,
+        timeout_seconds=chosen.timeout_seconds,
     )
 
 

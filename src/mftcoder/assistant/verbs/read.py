@@ -26,6 +26,8 @@ _REVIEW = (
 def explain(model: Model, file: SourceFile, function: FunctionText | None, *, rounds: int) -> Proposal:
     """What a function or a file does, in prose. Names between backticks that the file does not have are listed."""
     code = function.text if function else file.text
+    if not code.strip():
+        raise ConfigError(f"{file.name}: is empty, so there is nothing to explain")
     if len(code) > MOST_CODE:
         raise ConfigError(
             f"{file.name}: has {len(code):,} characters, more than {MOST_CODE:,}. Name one function of it"

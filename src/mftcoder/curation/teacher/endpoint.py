@@ -153,6 +153,10 @@ class EmptyAnswerError(AttemptError):
     """The endpoint answered, with nothing."""
 
 
+class LateError(AttemptError):
+    """There was no whole answer in time."""
+
+
 class RefusedError(AttemptError):
     """The endpoint does not take this request: another attempt would be refused too."""
 
@@ -191,7 +195,7 @@ class Endpoint:
             async with asyncio.timeout(self.config.timeout_seconds):
                 status, headers, content = await self._send(method, self.config.url + path, body)
         except (TimeoutError, httpx.TimeoutException):
-            raise AttemptError(f"no answer after {self.config.timeout_seconds:g} s") from None
+            raise LateError(f"no answer after {self.config.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
             raise AttemptError(f"the connection failed: {reason(error)}") from None
         if status != 200:
