@@ -220,26 +220,25 @@ class Rounds:
         if problems:
             raise BenchmarkError(*problems)
 
-    def _generated(
+    def generated(
         self, name: str, folder: Path, side: str, sampler: Sequence[object], options: Sequence[object]
     ) -> list[Path]:
         """The generations files of a model that answers one side's problems, a file for each kind."""
         kinds = _kinds(getattr(self.problems, side))
         tasks = ",".join(f"exam-{kind}" for kind in kinds)
-        given = {"--template": self.options.template, "--batch-size": self.options.batch_size}
-        more = [part for key, value in given.items() if value is not None for part in (key, value)]
-        common = (
-            "--mode",
-            "chat",
-            "--name",
-            name,
-            "--max-new-tokens",
-            self.options.max_new_tokens,
-            "--device",
-            self.options.device,
-        )
+        given = {
+            # One engine for all models: vLLM, which is taken where it can be, reads the given model but no run folder with LoRA weights.
+            "--engine": "transformers",
+            "--mode": "chat",
+            "--name": name,
+            "--max-new-tokens": self.options.max_new_tokens,
+            "--device": self.options.device,
+            "--template": self.options.template,
+            "--batch-size": self.options.batch_size,
+        }
+        common = [part for key, value in given.items() if value is not None for part in (key, value)]
         places = ("--task", tasks, "--data-dir", self.folders[side], "--out", folder)
-        self.stages.run(f"{name}: answers to the {side}", "generate", *sampler, *places, *common, *more, *options)
+        self.stages.run(f"{name}: answers to the {side}", "generate", *sampler, *places, *common, *options)
         return [folder / f"generations_exam-{kind}_{name}.json" for kind in kinds]
 
     def _evaluated(self, name: str, files: Sequence[Path], side: str, samples: int) -> list[Path]:
@@ -254,7 +253,7 @@ class Rounds:
         """Let a model sit the exam, and compare it with the one before the first round."""
         samples = self.options.score_samples
         how = self._sampling(samples, self.options.seed) if samples > 1 else ()
-        files = self._generated(name, self.options.out / name / "scores", "exam", sampler, how)
+        files = self.generated(name, self.options.out / name / "scores", "exam", sampler, how)
         paths = self._evaluated(name, files, "exam", samples)
         for path in paths:
             metrics = read_json(path)
@@ -274,7 +273,7 @@ class Rounds:
         """Sample, run, and write what is trained on: the kept answers of each kind. MftError if there is none."""
         chosen, folder = self.options, self.options.out / f"round-{number}"
         how = self._sampling(chosen.samples, chosen.seed + number)
-        files = self._generated(f"round-{number}", folder / "samples", "practice", sampler, how)
+        files = self.generated(f"round-{number}", folder / "samples", "practice", sampler, how)
         metrics = [read_json(path) for path in self._evaluated(f"round-{number}", files, "practice", chosen.samples)]
         kept: dict[str, Kept] = {}
         for kind, file, record in zip(_kinds(self.problems.practice), files, metrics, strict=True):
@@ -330,7 +329,7 @@ class Rounds:
         """Sample and run a round's answers, each test of a problem alone too, and reward them."""
         chosen, folder = self.options, self.options.out / f"round-{number}"
         how = self._sampling(chosen.samples, chosen.seed + number)
-        files = self._generated(f"round-{number}", folder / "samples", "practice", sampler, how)
+        files = self.generated(f"round-{number}", folder / "samples", "practice", sampler, how)
         metrics = [read_json(path) for path in self._evaluated(f"round-{number}", files, "practice", chosen.samples)]
         names = {str(record["task_id"]): str(record["entry_point"]) for record in self.problems.practice}
         alone = self._single_tests(number, files)

@@ -143,10 +143,12 @@ class Processes:
 
     def __init__(self, code: int = 0):
         self.commands: list[str] = []
+        self.words: list[str] = []
         self.code = code
 
     def __call__(self, arguments: list[str], **_: Any) -> tuple[int, str]:
         self.commands.append(arguments[2])
+        self.words = arguments
         return self.code, ""
 
 
@@ -158,6 +160,18 @@ def test_a_finished_stage_does_not_run_again(tmp_path: Path, monkeypatch: pytest
         stages.run("answers", "generate", "m")
         stages.close()
     assert processes.commands == ["generate"]
+
+
+def test_one_engine_answers_before_and_after_also_where_vllm_could_read_the_given_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a change from one engine to another would count as one of the model."""
+    processes = Processes()
+    monkeypatch.setattr(module, "run_python", processes)
+    stages, problems = Stages(tmp_path / "out", {}), Problems((problem("f", "a.py"),), (problem("g", "b.py"),))
+    Rounds("m", options(tmp_path), problems, stages, {}).generated("base", tmp_path, "exam", ("m",), ())
+    stages.close()
+    assert processes.words[processes.words.index("--engine") + 1] == "transformers"
 
 
 @pytest.mark.parametrize(("code", "error"), [(1, UnjudgedError), (2, MftError)])
