@@ -322,6 +322,9 @@ def test_what_looks_at_whole_samples_sees_them_whole_where_ranks_share_rows(
     assert_same_run(tmp_path / "2" / "run", tmp_path / "1" / "run")
 
 
+@pytest.mark.slow(
+    reason="eight processes; other tests let ranks share rows and let runs go on with other numbers of ranks"
+)
 def test_a_run_whose_ranks_share_rows_goes_on_anywhere(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks
 ) -> None:

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,10 +32,20 @@ def chat(tiny_llama_dir: Path) -> Chat:
     return open_chat(str(tiny_llama_dir), max_new_tokens=12, temperature=0.0, dtype="float32")
 
 
-def test_a_prompt_and_a_pipe_are_one_question_whose_answer_alone_is_on_stdout(chat: Chat, tiny_llama_dir: Path) -> None:
+def read_from(path: Path) -> None:
+    """Let this process have the file as its standard input."""
+    with path.open("rb") as file:
+        os.dup2(file.fileno(), 0)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+
+
+def test_a_prompt_and_a_pipe_are_one_question_whose_answer_alone_is_on_stdout(
+    chat: Chat, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
     expected = "".join(chat.answer("explain\n\ndiff --git a b"))
-    words = [*WORDS, tiny_llama_dir, "explain", "--dtype", "float32", "--max-new-tokens", "12", "--temperature", "0"]
-    ended = subprocess.run(words, input="diff --git a b\n", capture_output=True, text=True, env=ENVIRONMENT)
+    (tmp_path / "piped").write_text("diff --git a b\n")
+    words = ["chat", tiny_llama_dir, "explain", "--dtype", "float32", "--max-new-tokens", "12", "--temperature", "0"]
+    ended = mft(*words, first=partial(read_from, tmp_path / "piped"))
     assert (ended.returncode, ended.stdout) == (0, expected + "\n")
     assert re.search(r"\d+ tokens, [\d,.]+ tokens/s, prompt of \d+ tokens; ended by the token limit", ended.stderr)
 

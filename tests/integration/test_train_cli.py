@@ -175,6 +175,7 @@ def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(
     assert records[0] == records[1]
 
 
+@pytest.mark.slow(reason="two more processes import torch; the unit test of the loader compares the rows of workers")
 def test_the_number_of_dataloader_workers_changes_nothing(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
     for name in ("none", "two"):
         (tmp_path / name).mkdir()
