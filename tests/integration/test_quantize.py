@@ -302,6 +302,8 @@ def test_what_a_method_does_not_follow_or_lacks_is_told(
         "--group-size: has no effect on gguf:Q8_0",
         "--python: has no effect on gguf:Q8_0",
     )
+    with pytest.raises(ConfigError, match=r"--exam: unknown task 'humanevalx'\. Did you mean 'humaneval'\?"):
+        quantize(tiny_llama_dir, tmp_path / "q", "gguf:Q8_0", exams=["mini", "humanevalx"])
     with pytest.raises(ConfigError, match="is no run that has some\\. Give --calibration FILE"):
         quantize(tiny_llama_dir, tmp_path / "q", "gptq", **tool)
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "a", "answer": "b"}) + "\n")

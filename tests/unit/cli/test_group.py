@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], capsy
         main(arguments)
     assert stop.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "run", "out", "--exam", "mini"], "--exam is for --quantize"),
+        (
+            ["export", "--verify", "out", "--quantize", "gguf:F16"],
+            "--quantize writes a folder, and --verify only reads",
+        ),
+        (["export", "run", "out", "--quantize", "gguf:F16", "--no-compare"], "have no effect on --quantize"),
+        (["chat", "model", "  "], "nothing is asked: give a PROMPT"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", StringIO())
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 def test_a_command_that_lacks_torch_says_what_to_install(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 
 from mftcoder.app.scoring.engine_choice import open_engine
 from mftcoder.app.serving.model_choice import Usage, choose_source, usage_of
+from mftcoder.benchmarks.catalogue import GROUPS, all_tasks, expand
 from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.data.prepared.store import prepare
 from mftcoder.errors import BrokenReleaseError, ConfigError, DataError, ModelError
@@ -41,6 +42,7 @@ from mftcoder.models.files.manifest import write_manifests
 from mftcoder.models.loading.load import DTYPES, load_folder
 from mftcoder.models.loading.stored_bits import is_stored_quantized
 from mftcoder.processes import following_environment
+from mftcoder.registry import did_you_mean
 from mftcoder.reporting.scores import find_metrics, read_scores
 
 
@@ -168,6 +170,12 @@ def _check_options(method: Method, options: QuantizeOptions, source: ModelSource
         problems.append(
             f"--exam: answering with a {method.name} release needs compressed-tensors. Install it with: pip install 'mftcoder[compressed]'"
         )
+    known = all_tasks()
+    problems += [
+        f"--exam: unknown task '{name}'.{did_you_mean(name, [*known, *GROUPS])}"
+        for name in expand(options.exams)
+        if name not in known
+    ]
     if options.data_dir and not options.exams:
         problems.append("--data-dir: is for --exam")
     if problems:

@@ -29,7 +29,9 @@ ONLY_QUANTIZED = (
 @checkpoint
 @dtype
 @click.option(
-    "--compare/--no-compare", default=True, help="For a QLoRA run: compare its predictions with the merged model's."
+    "--compare/--no-compare",
+    default=None,
+    help="For a QLoRA run: compare its predictions with the merged model's.  [default: compare]",
 )
 @click.option("--as-trained", is_flag=True, help="For a QLoRA run: merge into the base as its 4 or 8 bits held it.")
 @click.option(
@@ -60,7 +62,9 @@ ONLY_QUANTIZED = (
 )
 @click.option("--llama-quantize", metavar="FILE", help="llama.cpp's program, for gguf:Q4_K_M and its like.")
 @click.option("--verify", is_flag=True, help="Check an exported folder against its checksums instead.")
-def command(run: Path, out: Path | None, verify: bool, quantize: str | None, compare: bool, **options: Any) -> None:
+def command(
+    run: Path, out: Path | None, verify: bool, quantize: str | None, compare: bool | None, **options: Any
+) -> None:
     """Write the model of RUN into the new folder OUT: merged weights, tokenizer, chat template, model card, checksums.
 
     \b
@@ -74,7 +78,11 @@ def command(run: Path, out: Path | None, verify: bool, quantize: str | None, com
     of_quantize = {name: options.pop(name) for name in ONLY_QUANTIZED}
     given = {name: value for name, value in of_quantize.items() if value is not None}
     if given and not quantize:
-        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for --quantize")
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-').replace('exams', 'exam')} is for --quantize")
+    if quantize and verify:
+        raise click.UsageError("--quantize writes a folder, and --verify only reads one. Leave one out")
+    if quantize and compare is not None:
+        raise click.UsageError("--compare and --no-compare have no effect on --quantize, which measures losses instead")
     if out is None:
         from mftcoder.app.results.verify import verify_folder
 
@@ -90,4 +98,4 @@ def command(run: Path, out: Path | None, verify: bool, quantize: str | None, com
         from mftcoder.app.results.export import export
 
         with shown(stderr=True):
-            export(run, out, compare=compare, **options)
+            export(run, out, compare=compare is not False, **options)

@@ -52,7 +52,7 @@ def command(model: str, prompt: str | None, **options: Any) -> None:
     from mftcoder.app.serving.chat import open_chat
 
     piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
-    question = "\n\n".join(filter(None, (prompt, piped)))
+    question = "\n\n".join(part for part in (prompt, piped) if part and part.strip())
     if not question and not sys.stdin.isatty():
         raise click.UsageError("nothing is asked: give a PROMPT, or text from a pipe")
     with shown(stderr=True):

@@ -120,8 +120,10 @@ def local_folder(name: str, *, weights: bool, pickled: bool = False) -> Path:
 def _what_it_may_be(path: Path) -> str:
     if (path / "adapter_config.json").is_file():
         return ". It is an adapter: give its base model, or merge it first (`mft export`)"
-    inner = sorted(child.name for child in path.iterdir() if (child / "config.json").is_file())
-    return f". Did you mean {path / inner[0]}?" if inner else ""
+    inner = sorted(path.glob("*.gguf")) or sorted(
+        child for child in path.iterdir() if (child / "config.json").is_file()
+    )
+    return f". Did you mean {inner[0]}?" if inner else ""
 
 
 def read_model_config(path: Path, *, name: str, trust_remote_code: bool) -> Any:

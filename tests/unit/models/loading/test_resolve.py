@@ -73,6 +73,8 @@ def test_a_folder_without_a_config_is_not_a_model_folder(tmp_path: Path) -> None
 
 def test_the_parent_of_a_model_folder_suggests_it(folder: Path) -> None:
     assert problem_of(folder.parent).endswith(f"Did you mean {folder}?")
+    (folder.parent / "its-Q8_0.gguf").touch()
+    assert problem_of(folder.parent).endswith(f"Did you mean {folder.parent / 'its-Q8_0.gguf'}?")
 
 
 def test_an_adapter_folder_is_recognised(tmp_path: Path) -> None:
