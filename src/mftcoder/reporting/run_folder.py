@@ -112,8 +112,12 @@ def read_improvement(folder: Path) -> Improvement | None:
 
 def number(value: Any) -> float | None:
     """A finite number, or None for anything else."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def series(records: tuple[Record, ...], *keys: str) -> list[tuple[float, float]]:
@@ -134,7 +138,7 @@ def _records(path: Path) -> tuple[list[Record], int]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # or nested too deeply
             record = None
         if isinstance(record, dict):
             records.append(record)

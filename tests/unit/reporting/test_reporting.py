@@ -62,6 +62,16 @@ def test_a_torn_last_line_is_counted_and_reported(tmp_path: Path) -> None:
     assert "1 line(s) of metrics.jsonl could not be read" in render([run], []).html
 
 
+def test_damaged_lines_and_numbers_without_end_stop_no_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", summary={"steps": 10**400, "before": {"loss": 10**400}})
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("[" * 100_000 + "\n" + json.dumps({"kind": "train", "step": 10**400, "losses": {"tests": 1}}) + "\n")
+    run = read_run(folder)
+    assert run.torn_lines == 1
+    assert len(series(run.train, "losses", "tests")) == 2
+    assert render([run], []).html
+
+
 def test_folders_that_are_not_runs_are_named_together(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError) as caught:

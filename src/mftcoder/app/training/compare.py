@@ -184,7 +184,7 @@ def budget(config: RunConfig) -> tuple[int, dict[str, int]]:
 
 
 def alone_overrides(config: RunConfig, task: str, steps: int, total_steps: int) -> list[str]:
-    """Overrides for a run on one task: as many validations as the mixed run, warm-up in proportion, fixed weights."""
+    """Overrides for a run on one task: as many validations as the mixed run, warm-up and decay in proportion, fixed weights."""
     shorter = steps / total_steps
     section = next(entry for entry in config.tasks if entry.name == task).model_dump(mode="json")
     own = [
@@ -198,6 +198,8 @@ def alone_overrides(config: RunConfig, task: str, steps: int, total_steps: int) 
     ]
     if config.train.warmup_steps >= 1:
         own.append(f"train.warmup_steps={round(config.train.warmup_steps * shorter)}")
+    if config.train.decay_steps is not None and config.train.decay_steps >= 1:
+        own.append(f"train.decay_steps={max(1, round(config.train.decay_steps * shorter))}")
     return own
 
 
@@ -234,7 +236,8 @@ def _is_finished(run: PlannedRun) -> bool:
             *(f"{run.folder}: made by another config: {change}" for change in changes),
             "Choose another output_dir, or remove that folder.",
         )
-    return bool(read_json(run.folder / "summary.json").get("stopped_because") == "max_steps")
+    summary = read_json(run.folder / "summary.json")
+    return isinstance(summary, dict) and summary.get("stopped_because") == "max_steps"
 
 
 def _write(base: RunConfig, planned: Sequence[PlannedRun], command: str) -> Comparison:
