@@ -1,9 +1,11 @@
 """What many tests share: a small real tokenizer, and data files written from plain values."""
 
 import gc
+import itertools
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+FOLDERS = itertools.count()
+"""A number for each folder that is made for one test."""
 SPECIAL_TOKENS = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
@@ -62,10 +66,26 @@ def toolchains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield cache / "toolchains"
 
 
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own. pytest's looks at all folders of the run for a free number, 20 seconds in thousands of tests."""
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    folder = tmp_path_factory.getbasetemp() / f"{name}_{next(FOLDERS)}"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tests' caches."""
+    return tmp_path_factory.mktemp("caches")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, toolchains: Path) -> None:
+def own_cache(caches: Path, monkeypatch: pytest.MonkeyPatch, toolchains: Path) -> None:
     """No test sees the user's cache or, except for toolchains, another test's."""
-    cache = tmp_path_factory.mktemp("cache")
+    cache = caches / str(next(FOLDERS))
+    cache.mkdir()
     (cache / "toolchains").symlink_to(toolchains)
     monkeypatch.setenv("MFTCODER_CACHE", str(cache))
 

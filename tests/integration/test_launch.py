@@ -171,8 +171,8 @@ def test_a_killed_worker_costs_no_step(
 
 
 def test_sigterm_saves_and_asks_to_be_started_again(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
-    config = config_in(tmp_path, tiny_llama_dir, data, train__max_steps=100_000, train__save_steps=100_000)
-    process = start(config)
+    fields = {"train__max_steps": 100_000, "train__save_steps": 100_000, "adapter__type": "full"}
+    process = start(config_in(tmp_path, tiny_llama_dir, data, **fields))
     wait_for_step(tmp_path / "run", 3)
     process.terminate()
     printed, _ = process.communicate(timeout=PATIENCE)

@@ -49,6 +49,9 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__") or "mftcoder"
 
 
+MODULES = frozenset(map(module_name, FILES))
+
+
 @cache
 def imports(path: Path) -> set[str]:
     """Every module imported anywhere in the file, as a dotted name."""
@@ -65,9 +68,8 @@ def imports(path: Path) -> set[str]:
 @cache
 def own_imports(path: Path) -> set[str]:
     """Modules of this package that the file imports, without the package's name."""
-    modules = {module_name(file) for file in FILES}
     names = {name.removeprefix("mftcoder.") for name in imports(path) if name.startswith("mftcoder.")}
-    return names & modules
+    return names & MODULES
 
 
 def package_of(module: str) -> str:
