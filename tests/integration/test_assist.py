@@ -387,7 +387,7 @@ def test_the_command_writes_only_what_is_asked_for(
         (["test", "shapes.py:area", "--out", "../tests.py"], "lies outside the working folder"),
         (["test", "shapes.py:area", "--out", "shapes.py"], "exists already"),
         (["complete", "shapes.py:999"], "the file has"),
-        (["test", "main.go:add"], "for Python and JavaScript only"),
+        (["optimise", "main.go:add"], "which it does for Python, JavaScript only"),
     ],
 )
 def test_a_mistake_of_the_user_is_one_line_and_asks_nothing(

@@ -1,6 +1,6 @@
 """Code and tests of a model run in the sandbox, on the code itself, on the same program written otherwise, and on mutants of it.
 
-Tests in JavaScript are plain comparisons (examples.py), which the exam's judge runs away from the code.
+Tests in other languages are plain comparisons (examples.py, exams.py), which the exam's judge runs away from the code.
 
 Tests run beside the code, as they do in a real suite (curation/verification/harness.py). What they report is believed only together:
 they pass on the code, pass on the same program written otherwise, and a claim of theirs fails on a mutant.
@@ -8,13 +8,15 @@ they pass on the code, pass on the same program written otherwise, and a claim o
 
 import ast
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from mftcoder.assistant.checks.examples import HELPERS, as_script, require_callable
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.assistant.suites.examples import HELPERS, as_script, require_callable
+from mftcoder.assistant.suites.exams import EXAMS, head_of, pairs_of_runs
 from mftcoder.curation.mining.languages.mutations import mutations as mutations_of
 from mftcoder.curation.mining.mutations import mutations
 from mftcoder.curation.verification.plan import Run
@@ -36,15 +38,20 @@ class Trials:
 
     def tests(self, function: FunctionText, codes: Iterable[tuple[str, str]]) -> list[Verdict]:
         """The verdict of each pair of code and tests of the function."""
-        if function.file.language == "javascript":
+        if function.file.language != "python":
             return self._exams(function, codes)
         name = function.name.split(".")[0]
         return self._run([Run("python", code, {"tests": [tests, name, True]}) for code, tests in codes])
 
     def _exams(self, function: FunctionText, codes: Iterable[tuple[str, str]]) -> list[Verdict]:
-        named = {"helpers": HELPERS, "entry_point": function.name}
-        programs = [Program("js", {"candidate": as_script(code), "tests": tests, **named}) for code, tests in codes]
-        return [_of_exam(result) for result in self._open("js").run_all(programs, self._limits)]
+        language = function.file.language
+        if language == "javascript":
+            named = {"helpers": HELPERS, "entry_point": function.name}
+            programs = [Program("js", {"candidate": as_script(code), "tests": tests, **named}) for code, tests in codes]
+            return [_of_exam(result, _FAILED_ASSERT) for result in self._open("js").run_all(programs, self._limits)]
+        head, exam = head_of(function), EXAMS[language]
+        programs = [Program(language, exam.sources(head, code, pairs_of_runs(tests))) for code, tests in codes]
+        return [_of_exam(result, exam.is_claim) for result in self._open(language).run_all(programs, self._limits)]
 
     def doctests(self, code: str, docstrings: Sequence[tuple[str, str]]) -> Verdict:
         """The verdict on the examples of docstrings, each with its name."""
@@ -68,15 +75,21 @@ class Trials:
 _NO_VERDICT = "the sandbox failed, which says nothing about the code. `mft doctor` looks at it"
 
 
-def _of_exam(result: ExecutionResult) -> Verdict:
+_FAILED_ASSERT = re.compile("assertion failed")
+
+
+def _of_exam(result: ExecutionResult, is_claim: re.Pattern[str]) -> Verdict:
     """The exam's result in the words of a verdict."""
     if result.status == "sandbox_error":
-        raise ExecutionError(_NO_VERDICT)
+        said = " ".join(result.stderr.split())[:200]
+        raise ExecutionError(f"{_NO_VERDICT}{f': {said}' if said else ''}")
     if result.status == "passed":
         return Verdict("passed", ("tests",))
     reasons = {"timeout": "too_slow", "out_of_memory": "too_much_memory", "cheated": "proves_nothing"}
     said = next(iter(result.stderr.splitlines()), "").strip()[:200]
-    if said.startswith("assertion failed"):
+    if result.status == "compile_error":
+        said = f"does not compile: {said}"
+    elif is_claim.match(said):
         said = "AssertionError"
     return Verdict.failed("tests", reasons.get(result.status, said.replace(":", "", 1)))
 
@@ -86,8 +99,10 @@ def require_loading(trials: Trials, function: FunctionText) -> None:
     if function.file.language == "javascript":
         require_callable(function)
         [verdict] = trials.tests(function, [(function.file.text, "void 0;")])
-    else:
+    elif function.file.language == "python":
         verdict = trials.loading(function.file.text)
+    else:
+        [verdict] = trials.tests(function, [(function.file.text, "")])
     if verdict.outcome != "passed":
         raise ConfigError(
             f"{function.file.name}: cannot be loaded alone in the sandbox ({verdict.why}{f': {verdict.detail}' if verdict.detail else ''}), "

@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from keyword import iskeyword
 
-from mftcoder.assistant.checks.examples import is_exported
 from mftcoder.assistant.checks.replies import code_of
-from mftcoder.assistant.checks.suites import LANGUAGES, suite_of
-from mftcoder.assistant.checks.tests import module_of
 from mftcoder.assistant.checks.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
+from mftcoder.assistant.suites.examples import is_exported
+from mftcoder.assistant.suites.exams import EXAMS
+from mftcoder.assistant.suites.suite import CHANGED, TESTED, suite_of
+from mftcoder.assistant.suites.tests import module_of
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
@@ -30,6 +31,10 @@ _TASKS = {
     ),
 }
 """By language. {call}, {module} and {root} are those of Python."""
+_PAIRS = (
+    "Write tests for {name}. Each is one line: {form} Write plain values only, no variables. Cover usual values and borders. Answer with one "
+    "code block."
+)
 
 
 @dataclass(frozen=True)
@@ -79,25 +84,28 @@ def make_tests(model: Model, function: FunctionText, trials: Trials, *, rounds: 
 def _question(function: FunctionText) -> list[dict[str, str]]:
     root, _, method = function.name.rpartition(".")
     call = f"{root}().{method}" if root else function.name
-    task = _TASKS[function.file.language].format(
-        name=function.name, call=call, module=module_of(function), root=root or function.name
-    )
     language = function.file.language
+    if language in EXAMS:
+        task = _PAIRS.format(name=function.name, form=EXAMS[language].example.format(name=function.name))
+    else:
+        names = {"name": function.name, "call": call, "module": module_of(function), "root": root or function.name}
+        task = _TASKS[language].format(**names)
     return list(conversation(_SYSTEM.format(title=title_of(language)), task, fenced(function.text, language)))
 
 
 def require_tested(file: SourceFile, verb: str) -> None:
     """ConfigError for a file in a language whose tests are not run here."""
-    if file.language not in LANGUAGES:
-        known = " and ".join(map(title_of, LANGUAGES))
+    languages = TESTED if verb == "test" else CHANGED
+    if file.language not in languages:
+        known = ", ".join(map(title_of, languages))
         raise ConfigError(
             f"{file.name}: {verb} runs tests, which it does for {known} only; comment, complete and explain take this language"
         )
 
 
-def prepared(function: FunctionText, trials: Trials, count: int) -> list[str]:
+def prepared(function: FunctionText, trials: Trials, count: int, verb: str = "test") -> list[str]:
     """The mutants. ConfigError for a function that cannot be tested here, in one line."""
-    require_tested(function.file, "test")
+    require_tested(function.file, verb)
     require_loading(trials, function)
     bugs = mutants(function, count)
     if not bugs:
@@ -115,7 +123,7 @@ def checked_tests(function: FunctionText, reply: Written, trials: Trials, bugs: 
     if not judged.kept:
         raise RefusedAnswer("checks_nothing", "No test is left.")
     text = suite.file(judged.kept)
-    [together] = trials.tests(function, [(function.file.text, suite.together(text))])
+    [together] = trials.tests(function, [(function.file.text, suite.together(judged.kept))])
     if not passed(together):
         raise RefusedAnswer(
             "not_together", f"Each test passes alone, but not after the others: {together.detail or together.why}."

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mftcoder.assistant.checks.examples import examples, test_file
-from mftcoder.assistant.checks.tests import existing_tests, joined, runnable, single_tests
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.assistant.suites.examples import examples, test_file
+from mftcoder.assistant.suites.exams import EXAMS, pairs
+from mftcoder.assistant.suites.tests import existing_tests, joined, runnable, single_tests
 from mftcoder.errors import ConfigError
 
 
@@ -17,15 +18,15 @@ class Suite:
 
     runs: tuple[str, ...]
     _file: Callable[[Sequence[str]], str]
-    _together: Callable[[str], str]
+    _together: Callable[[Sequence[str]], str]
 
     def file(self, kept: Sequence[str]) -> str:
         """Some of the tests as a file."""
         return self._file(kept)
 
-    def together(self, file: str) -> str:
-        """A file of tests as one run."""
-        return self._together(file)
+    def together(self, kept: Sequence[str]) -> str:
+        """Some of the tests as one run."""
+        return self._together(kept)
 
 
 def suite_of(function: FunctionText, code: str) -> Suite:
@@ -54,11 +55,11 @@ def both(function: FunctionText, first: str, second: str) -> str:
 def _of_python(function: FunctionText, code: str) -> Suite:
     singles = single_tests(function, code)
     by_run = dict(zip(map(runnable, singles), singles, strict=False))
-    return Suite(
-        tuple(by_run),
-        lambda kept: joined(function, [by_run[one] for one in kept]),
-        lambda file: existing_tests(function, file),
-    )
+
+    def file(kept: Sequence[str]) -> str:
+        return joined(function, [by_run[one] for one in kept])
+
+    return Suite(tuple(by_run), file, lambda kept: existing_tests(function, file(kept)))
 
 
 def _of_javascript(function: FunctionText, code: str) -> Suite:
@@ -66,7 +67,16 @@ def _of_javascript(function: FunctionText, code: str) -> Suite:
     return Suite(
         tuple(by_run),
         lambda kept: test_file(function, [by_run[one] for one in kept]),
-        lambda file: _checks(function, file),
+        "\n".join,
+    )
+
+
+def _of_exam(function: FunctionText, code: str) -> Suite:
+    by_run = {one.run: one for one in pairs(function, code)}
+    return Suite(
+        tuple(by_run),
+        lambda kept: EXAMS[function.file.language].file(function, [by_run[one] for one in kept]),
+        "\n".join,
     )
 
 
@@ -74,7 +84,13 @@ def _checks(function: FunctionText, text: str) -> str:
     return "\n".join(one.check for one in examples(function, text))
 
 
-_SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {"python": _of_python, "javascript": _of_javascript}
+_SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {
+    "python": _of_python,
+    "javascript": _of_javascript,
+    **dict.fromkeys(EXAMS, _of_exam),
+}
 _TOGETHER: Mapping[str, Callable[[FunctionText, str], str]] = {"python": existing_tests, "javascript": _checks}
-LANGUAGES = tuple(_SUITES)
-"""Languages in which `test`, `optimise` and `fix` work."""
+TESTED = tuple(_SUITES)
+"""Languages in which `test` works."""
+CHANGED = tuple(_TOGETHER)
+"""Languages in which `optimise` and `fix` work too."""

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("tree_sitter_javascript", reason="the extra `curate` brings the grammars")
 
-from mftcoder.assistant.checks.examples import Example, as_script, examples, is_exported, require_callable, test_file
 from mftcoder.assistant.files import WorkingFolder
 from mftcoder.assistant.functions import FunctionText, find_function
 from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.assistant.suites.examples import Example, as_script, examples, is_exported, require_callable, test_file
 from mftcoder.errors import ConfigError
 
 FILE = "function area(width, height) {\n  return width * height;\n}\n\nmodule.exports = { area };\n"

@@ -1,0 +1,205 @@
+"""Tests in Go, C++ and Rust: pairs of a call and its value, taken from whatever the model wrote, and run by the exam's judge.
+
+Only comparisons of one call with plain values are taken, and only they run. So it does not matter what else stands in an answer.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mftcoder.assistant.functions import FunctionText
+from mftcoder.assistant.rounds import RefusedAnswer
+from mftcoder.curation.mining.languages.functions import Found, found_functions
+from mftcoder.curation.mining.languages.grammars import title_of
+from mftcoder.curation.mining.languages.trees import text_of, walk
+from mftcoder.curation.syntax import parse
+from mftcoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
+
+MOST_PAIRS = 12
+CLAIM = "a claim does not hold"
+_PUNCTUATION = frozenset("()[]{},:;.<>&-!\"'`") | {"::"}
+_LITERAL = re.compile(r"string|char|rune|escape_sequence|quote")
+_NUMBER = re.compile(r"-?[0-9][\w.]*")
+_CALLS = frozenset({"call_expression", "macro_invocation"})
+
+
+@dataclass(frozen=True)
+class Exam:
+    """How one language writes and runs its tests."""
+
+    example: str
+    """The form that the model is asked for."""
+    words: frozenset[str]
+    """Names that a plain value may hold."""
+    sources: Callable[["Head", str, Sequence["Pair"]], dict[str, str]]
+    """The program's files from the function's head, the code, and the pairs."""
+    is_claim: re.Pattern[str]
+    """What the judge says where a comparison fails; other words are an error of the code."""
+    file: Callable[[FunctionText, Sequence["Pair"]], str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A call and the value that it gives."""
+
+    call: str
+    value: str
+
+    @property
+    def run(self) -> str:
+        """As a line."""
+        return json.dumps([self.call, self.value])
+
+
+@dataclass(frozen=True)
+class Head:
+    """A function's name, and its text up to the brace of its body."""
+
+    name: str
+    text: str
+
+
+def pairs_of_runs(lines: str) -> list[Pair]:
+    """The pairs of lines."""
+    return [Pair(*json.loads(line)) for line in lines.splitlines() if line]
+
+
+def pairs(function: FunctionText, code: str) -> list[Pair]:
+    """The comparisons in tests. RefusedAnswer if there is none."""
+    language = function.file.language
+    tree = parse(code, language)
+    found = dict.fromkeys(_pairs_below(tree.root_node, function.name, language) if tree is not None else ())
+    if not found:
+        form = EXAMS[language].example.format(name=function.name)
+        raise RefusedAnswer("no_tests", f"No test compares a call of {function.name} with a plain value: {form}")
+    return list(found)[:MOST_PAIRS]
+
+
+def _pairs_below(root: "Node", name: str, language: str) -> Iterator[Pair]:
+    for node in walk(root):
+        if node.type == "token_tree" and language == "rust":  # the arguments of a macro are parsed as those of a call
+            inner = parse(f"fn mft() {{ mft({text_of(node)[1:-1]}); }}", language)
+            if inner is not None and not inner.root_node.has_error and f"{name}(" in text_of(node):
+                yield from _pairs_below(inner.root_node, name, language)
+        if (
+            node.type != "call_expression"
+            or text_of(node.child_by_field_name("function")) != name
+            or node.parent is None
+        ):
+            continue
+        side = node.parent.type == "binary_expression" and text_of(node.parent.child_by_field_name("operator")) == "=="
+        given = node.child_by_field_name("arguments")
+        if (side or node.parent.type in ("argument_list", "arguments")) and _is_plain(given, language):
+            others = [one for one in node.parent.named_children if one != node and _is_plain(one, language)]
+            if others:
+                yield Pair(text_of(node), text_of(others[0]))
+
+
+def _is_plain(node: "Node | None", language: str) -> bool:
+    """Whether it is made of numbers, texts and known names only."""
+    words = EXAMS[language].words
+    for inner in walk(node) if node is not None else ():
+        text = text_of(inner)
+        is_text = inner.is_named and _LITERAL.search(inner.type) is not None
+        if not inner.child_count and not (is_text or text in _PUNCTUATION or text in words or _NUMBER.fullmatch(text)):
+            return False
+    return node is not None
+
+
+def head_of(function: FunctionText) -> Head:
+    """The head of the function. ConfigError for what the judge cannot call: methods, nested and generic functions."""
+    file, language = function.file, function.file.language
+    tree = parse(file.text, language)
+    if tree is None or tree.root_node.has_error:
+        raise ConfigError(f"{file.name}: does not parse as {title_of(language)}. Correct the file first")
+    own: list[Found] = [
+        one
+        for one in found_functions(tree.root_node, language)
+        if one.name == function.name and function.first <= one.node.start_point.row < function.end
+    ]
+    is_top = len(own) == 1 and own[0].node.parent == tree.root_node and own[0].node.type in _TOP
+    if not is_top or own[0].node.child_by_field_name("type_parameters") is not None:
+        raise ConfigError(
+            f"{file.name}:{function.name}: only plain functions at the top level of a file can be tested in {title_of(language)}"
+        )
+    data, [found] = file.text.encode(), own
+    return Head(function.name, data[found.node.start_byte : found.body.start_byte].decode() + "{\n")
+
+
+_TOP = frozenset({"function_declaration", "function_definition", "function_item"})
+
+
+def _go(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
+    """The judge calls exported names only, so that the function gets one."""
+    name = f"Mft{head.name}"
+    claims = "".join(f"\tassert.Equal({pair.value}, {_renamed(pair.call, name)})\n" for pair in given)
+    return {
+        "candidate": f"{code}\n\nvar {name} = {head.name}\n",
+        "tests": f"func TestMft(t *testing.T) {{\n\tassert := assert.New(t)\n{claims or _GO_NOTHING}}}\n",
+        "setup": 'import (\n"testing"\n"github.com/stretchr/testify/assert"\n)\n',
+        "declaration": re.sub(r"^func\s+\w+", f"func {name}", head.text),
+        "entry_point": name,
+    }
+
+
+_GO_NOTHING = "\tassert.Equal(1, 1)\n"
+_CPP_NOTHING = "    assert(1 == 1);\n"
+_RUST_NOTHING = "        assert!(1 == 1);\n"
+"""Tests that only show whether the code can be built."""
+
+
+def _renamed(call: str, name: str) -> str:
+    return name + call[call.index("(") :]
+
+
+def _cpp(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
+    claims = "".join(f"    assert({pair.call} == {pair.value});\n" for pair in given)
+    tests = f"int main() {{\n{claims or _CPP_NOTHING}}}\n"
+    return {"candidate": code, "tests": tests, "declaration": head.text, "entry_point": head.name}
+
+
+def _rust(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
+    claims = "".join(f'        assert!({pair.call} == {pair.value}, "{CLAIM}");\n' for pair in given)
+    tests = (
+        "#[cfg(test)]\nmod tests {\n    use super::*;\n    #[test]\n    fn test_mft() {\n"
+        f"{claims or _RUST_NOTHING}    }}\n}}\n"
+    )
+    return {"candidate": code, "tests": tests, "declaration": head.text, "entry_point": head.name}
+
+
+def _go_file(function: FunctionText, given: Sequence[Pair]) -> str:
+    package = re.search(r"^package\s+(\w+)", function.file.text, re.MULTILINE)
+    name = function.name[:1].upper() + function.name[1:]
+    cases = "".join(
+        f"\tif got := {pair.call}; !reflect.DeepEqual(got, {pair.value}) {{\n\t\tt.Errorf({json.dumps(pair.call.replace('%', '%%') + ' gives %v')}, got)\n\t}}\n"
+        for pair in given
+    )
+    opening = f'package {package[1] if package else "main"}\n\nimport (\n\t"reflect"\n\t"testing"\n)\n\n'
+    return f"{opening}func Test{name}(t *testing.T) {{\n{cases}}}\n"
+
+
+def _cpp_file(function: FunctionText, given: Sequence[Pair]) -> str:
+    cases = "".join(f"    assert(({pair.call} == {pair.value}));\n" for pair in given)
+    return f'#undef NDEBUG\n#include <cassert>\n\n#include "{function.file.path.name}"\n\nint main() {{\n{cases}}}\n'
+
+
+def _rust_file(function: FunctionText, given: Sequence[Pair]) -> str:
+    cases = "".join(f"        assert_eq!({pair.call}, {pair.value});\n" for pair in given)
+    return f"#[cfg(test)]\nmod tests_of_{function.name} {{\n    use super::*;\n\n    #[test]\n    fn gives_the_known_values() {{\n{cases}    }}\n}}\n"
+
+
+_TYPES = "int int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 float32 float64 string bool byte rune map true false nil"
+_RUST_WORDS = "true false vec Some None Ok Err String from to_string to_owned into HashMap BTreeMap HashSet HashMap from collections std"
+_CPP_WORDS = "true false std vector string map set pair tuple int long char double float bool unsigned nullptr"
+EXAMS: Mapping[str, Exam] = {
+    "go": Exam("assert.Equal(t, 3, {name}(1, 2))", frozenset(_TYPES.split()), _go, re.compile(r"\Z"), _go_file),
+    "cpp": Exam(
+        "assert({name}(1, 2) == 3);", frozenset(_CPP_WORDS.split()), _cpp, re.compile(r"line \d+: "), _cpp_file
+    ),
+    "rust": Exam("assert_eq!({name}(1, 2), 3);", frozenset(_RUST_WORDS.split()), _rust, re.compile(CLAIM), _rust_file),
+}

@@ -1,0 +1,96 @@
+"""`mft assist test` on Go, C++ and Rust: only comparisons with plain values are taken from an answer, and each finds a mutant."""
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("tree_sitter_go", reason="the extra `curate` brings the grammars")
+
+from mftcoder.assistant.assistant import Assistant
+from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.teacher.endpoint import Reply
+from mftcoder.errors import ConfigError, NoAnswerAcceptedError
+
+CODE = {
+    "go": ("shapes.go", "package shapes\n\n// perimeter of a rectangle.\nfunc perimeter(w int, h int) int {\n\tif w < 0 {\n\t\treturn -1\n\t}\n\treturn 2*w + 2*h\n}\n"),
+    "cpp": ("shapes.cpp", "// Perimeter of a rectangle.\nint perimeter(int w, int h) {\n    if (w < 0) {\n        return -1;\n    }\n    return 2 * w + 2 * h;\n}\n"),
+    "rust": ("shapes.rs", "/// Perimeter of a rectangle.\npub fn perimeter(w: i32, h: i32) -> i32 {\n    if w < 0 {\n        return -1;\n    }\n    2 * w + 2 * h\n}\n"),
+}  # fmt: skip
+ANSWERS = {
+    "go": 'func TestPerimeter(t *testing.T) {\n\tos.Exit(0)\n\tassert.Equal(t, 10, perimeter(2, 3))\n\tassert.Equal(t, perimeter(1, 1), 9)\n}\n',
+    "cpp": "int main() {\n    exit(0);\n    assert(perimeter(2, 3) == 10);\n    assert(perimeter(1, 1) == 9);\n}\n",
+    "rust": "#[test]\nfn works() {\n    std::process::exit(0);\n    assert_eq!(perimeter(2, 3), 10);\n    assert_eq!(perimeter(1, 1), 9);\n}\n",
+}  # fmt: skip
+TOOLS = {"go": "go", "cpp": "g++", "rust": "rustc"}
+LANGUAGES = [
+    pytest.param(name, marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} builds the tests"))
+    for name, tool in TOOLS.items()
+]
+SLOW = pytest.mark.slow(reason="each run builds the code and its judge")
+SLOW_BUT_ONE = [
+    pytest.param(*one.values, marks=[*one.marks, *([] if one.values == ("cpp",) else [SLOW])]) for one in LANGUAGES
+]
+
+
+class Says:
+    """A model that gives the answers that it was told."""
+
+    def __init__(self) -> None:
+        self.answer = ""
+
+    def ask(self, messages: Any, *, seed: int = 0) -> Reply:
+        return Reply(self.answer, "stop", "told", None)
+
+    def go_on(self, before: str, after: str, *, stop: Any, max_tokens: int) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def says() -> Says:
+    return Says()
+
+
+@pytest.fixture(scope="module")
+def assistant(says: Says, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Assistant]:
+    folder = tmp_path_factory.mktemp("exams")
+    for name, text in CODE.values():
+        (folder / name).write_text(text)
+    with Assistant(says, folder, rounds=1, mutants=3) as one:
+        yield one
+
+
+@pytest.mark.parametrize("language", SLOW_BUT_ONE)
+def test_comparisons_that_hold_and_find_a_mutant_are_kept_whatever_stands_around_them(
+    assistant: Assistant, says: Says, language: str
+) -> None:
+    name, _ = CODE[language]
+    says.answer = fenced(ANSWERS[language], language)
+    made = assistant.test(f"{name}:perimeter")
+    assert "perimeter(2, 3)" in made.text and "10" in made.text
+    assert "9" not in made.text and "exit" not in made.text.lower()
+    assert made.score.split(" of ")[0] in "123"
+    assert "1 of 2 tests left out: they fail on the code" in made.notes
+
+
+@SLOW
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_comparisons_that_do_not_hold_are_refused(assistant: Assistant, says: Says, language: str) -> None:
+    says.answer = fenced(ANSWERS[language].replace("10", "11"), language)
+    with pytest.raises(NoAnswerAcceptedError, match="tests_fail"):
+        assistant.test(f"{CODE[language][0]}:perimeter")
+
+
+@SLOW
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_code_that_cannot_be_built_alone_is_refused_in_one_line(
+    assistant: Assistant, says: Says, language: str
+) -> None:
+    name, text = CODE[language]
+    path = assistant.folder.root / f"broken_{name}"
+    path.write_text(text.replace("2 * w", "unknown_name * w").replace("2*w", "unknown_name*w"))
+    with pytest.raises(ConfigError) as refused:
+        assistant.test(f"{path.name}:perimeter")
+    [problem] = refused.value.problems
+    assert "\n" not in problem and "cannot be loaded alone in the sandbox (tests: does not compile" in problem
