@@ -1,13 +1,15 @@
 """How fast a DPO step is, beside TRL's DPOTrainer: the same model, LoRA weights, pairs, precision and threads.
 
+    pip install "mftcoder[bench]"
     OMP_NUM_THREADS=1 python performance/preference.py runs/mixed/one_pair_a_question.jsonl
-    OMP_NUM_THREADS=1 python performance/preference.py PAIRS --model MODEL --steps 6 --batch 16
+    OMP_NUM_THREADS=1 python performance/preference.py PAIRS --model MODEL --repeats 5 --steps 2 --batch 16
 
 Goes in: a file of pairs (`chosen` and `rejected` chats; performance/mixed_run.py makes one) and SmolLM2-135M-Instruct unless --model names another
-one. Comes out: pairs a CPU second of both, the median over the steps after the first one; CPU seconds, because another process may take part of
-the machine. Give one thread (OMP_NUM_THREADS=1): waiting threads would count. A step of TRL holds --batch pairs, padded to the longest text;
-ours holds the rows that --batch pairs fill on average. TRL runs as it is by default (the reference in every step), and with the reference
-computed in advance, as ours is; that is not timed for either. The ratio is to the faster of the two.
+one. Comes out: pairs a second of both, in CPU seconds and in seconds on the wall, the median over the repeats with the lowest and the highest.
+CPU seconds count, because another process may take part of the machine. Give one thread (OMP_NUM_THREADS=1): waiting threads would count. In a
+repeat each program makes a run of its own, one after another; its first step warms up, and the others are timed together. A step of TRL holds
+--batch pairs, padded to the longest text; ours holds the rows that --batch pairs fill on average. TRL runs as it is by default (the reference in
+every step), and with the reference computed in advance, as ours is; that is not timed for either. The ratio is to the median of each.
 """
 
 import argparse
@@ -17,6 +19,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,27 @@ from mftcoder.models.conversion.demo_model import smollm2_folder
 
 ROLES = {"human": "user", "bot": "assistant", "system": "system"}
 RANK, ALPHA, BETA, RATE = 16, 32, 0.1, 5e-5
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point in time on both clocks, or the time between two of them, in seconds."""
+
+    cpu: float
+    wall: float
+
+    @classmethod
+    def now(cls) -> "Moment":
+        """This process's CPU time, and a clock on the wall."""
+        return cls(time.process_time(), time.perf_counter())
+
+    def since(self, before: "Moment") -> "Moment":
+        """The time between the two."""
+        return Moment(self.cpu - before.cpu, self.wall - before.wall)
+
+    def speed(self, pairs: int) -> "Moment":
+        """Pairs a second on both clocks."""
+        return Moment(pairs / self.cpu, pairs / self.wall)
 
 
 def config_of(args: argparse.Namespace, folder: Path, rows: int) -> RunConfig:
@@ -63,22 +88,23 @@ def second_prompts(samples: TaskSamples) -> float:
     return saved / int(samples.lengths.sum())
 
 
-def ours(args: argparse.Namespace, folder: Path) -> tuple[float, str]:
-    """Pairs a CPU second of our steps, and what a row holds."""
+def rows_of_step(args: argparse.Namespace, folder: Path) -> tuple[int, str]:
+    """The rows that --batch pairs fill on average, and what they hold in words."""
     store = prepare(config_of(args, folder, 1))
-    loader = TrainLoader(store, config_of(args, folder, 1))
-    pairs_of_row = len(store.train(0)) / loader.steps_per_epoch
+    pairs_of_row = len(store.train(0)) / TrainLoader(store, config_of(args, folder, 1)).steps_per_epoch
     rows = max(1, round(args.batch / pairs_of_row))
-    config = config_of(args, folder, rows)
-    loader = TrainLoader(store, config)
-    pairs = [int(loader.step(number).counts.samples[0]) for number in range(args.steps + 1)]
-    ends: list[float] = []
-    train(config, on_step=lambda _: ends.append(time.process_time()))
-    speeds = [count / (end - begin) for count, begin, end in zip(pairs[1:], ends, ends[1:], strict=False)]
     about = f"{rows} rows of {args.max_length} positions, {pairs_of_row:.1f} pairs in a row"
-    return statistics.median(
-        speeds
-    ), f"{about}; {second_prompts(store.train(0)):.0%} of the positions are prompts of second texts"
+    return rows, f"{about}; {second_prompts(store.train(0)):.0%} of the positions are prompts of second texts"
+
+
+def ours(args: argparse.Namespace, folder: Path, rows: int) -> Moment:
+    """The speed of our steps after the first."""
+    config = config_of(args, folder, rows)
+    loader = TrainLoader(prepare(config), config)
+    pairs = sum(int(loader.step(number).counts.samples[0]) for number in range(1, args.steps + 1))
+    ends: list[Moment] = []
+    train(config, on_step=lambda _: ends.append(Moment.now()))
+    return ends[-1].since(ends[0]).speed(pairs)
 
 
 def first_pairs(args: argparse.Namespace, folder: Path) -> Path:
@@ -98,8 +124,8 @@ def chats(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def trl(args: argparse.Namespace, folder: Path, *, in_advance: bool) -> float:
-    """Pairs a CPU second of TRL's steps."""
+def trl(args: argparse.Namespace, folder: Path, *, in_advance: bool) -> Moment:
+    """The speed of TRL's steps after the first."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -107,13 +133,10 @@ def trl(args: argparse.Namespace, folder: Path, *, in_advance: bool) -> float:
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
-            self.seconds: list[float] = []
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begin = time.process_time()
+            self.ends: list[Moment] = []
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.process_time() - self.begin)
+            self.ends.append(Moment.now())
 
     clock = Clock()
     settings = DPOConfig(
@@ -129,7 +152,43 @@ def trl(args: argparse.Namespace, folder: Path, *, in_advance: bool) -> float:
         peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"),
         callbacks=[clock],
     ).train()
-    return statistics.median(args.batch / seconds for seconds in clock.seconds[1:])
+    return clock.ends[-1].since(clock.ends[0]).speed(args.steps * args.batch)
+
+
+def repeated(args: argparse.Namespace, folder: Path, rows: int) -> dict[str, list[Moment]]:
+    """The speeds of each program in each repeat."""
+    programs: dict[str, Callable[[Path], Moment]] = {
+        "mftcoder": lambda to: ours(args, to, rows),
+        "TRL, the reference in every step (default)": lambda to: trl(args, to, in_advance=False),
+        "TRL, the reference in advance": lambda to: trl(args, to, in_advance=True),
+    }
+    found: dict[str, list[Moment]] = {name: [] for name in programs}
+    for number in range(args.repeats):
+        for name, program in programs.items():
+            found[name].append(program(folder / str(number)))
+            print(
+                f"repeat {number + 1} of {args.repeats}: {name}: {found[name][-1].cpu:.3f} pairs a CPU second",
+                file=sys.stderr,
+            )
+    return found
+
+
+def table(found: dict[str, list[Moment]]) -> str:
+    """A row for each program; the first one is ours."""
+    lines = [
+        "| | pairs a CPU second | ours is faster by | pairs a second on the wall | ours is faster by |",
+        "|---|---|---|---|---|",
+    ]
+    first = next(iter(found.values()))
+    for name, speeds in found.items():
+        cells = []
+        for clock in ("cpu", "wall"):
+            values, own = ([getattr(one, clock) for one in of] for of in (speeds, first))
+            median = statistics.median(values)
+            ratio = "" if speeds is first else f"{statistics.median(own) / median:.2f}"
+            cells += [f"{median:.3f} ({min(values):.3f} to {max(values):.3f})", ratio]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -137,7 +196,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="A DPO step beside TRL's.")
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1, help="timed steps of a repeat, after one that warms up")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a step")
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="float32")
@@ -147,15 +207,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         args.pairs = first_pairs(args, folder)
-        speed, rows = ours(args, folder)
-        plain, advanced = trl(args, folder, in_advance=False), trl(args, folder, in_advance=True)
+        rows, about = rows_of_step(args, folder)
+        found = repeated(args, folder, rows)
     print(
-        f"{args.model.name}, {args.dtype}, {torch.get_num_threads()} threads, {args.batch} pairs in a step; ours: {rows}"
+        f"{args.model.name}, {args.dtype}, {torch.get_num_threads()} threads, {args.batch} pairs in a step, {args.steps} steps, {args.repeats} repeats; "
+        f"ours: {about}"
     )
-    print("| | pairs a CPU second | ours is faster by |\n|---|---|---|")
-    print(f"| mftcoder | {speed:.2f} | |")
-    print(f"| TRL, the reference in every step (default) | {plain:.2f} | {speed / plain:.2f} |")
-    print(f"| TRL, the reference in advance | {advanced:.2f} | {speed / advanced:.2f} |")
+    print(table(found))
     return 0
 
 
