@@ -4,7 +4,8 @@
 
 Both answer the same requests greedily: prompts of the first number of tokens, texts of at most the second. `raw` is the engine in this
 process, `serve` the server as a process of its own, asked over HTTP with streaming. A client sends its next request when the last one is
-complete. The two take turns, `--rounds` times each; medians are printed.
+complete, `--requests` times or more often, so that a pass has `--tokens`. The two take turns, `--rounds` times each, after one pass that does
+not count; medians are printed.
 
     python performance/serve.py MODEL --load 120 --clients 64
 
@@ -14,6 +15,7 @@ Printed: the requests, and those without a complete answer. Exit code 1 if there
 
 import argparse
 import asyncio
+import math
 import random
 import re
 import statistics
@@ -30,6 +32,7 @@ from typing import Any
 
 import httpx
 import orjson
+import torch
 
 from mftcoder.app.serving.model_choice import choose_source, load_model, usage_of
 from mftcoder.generation.engine import Sampling
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="16/8,64/32,256/128,1024/512")
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--requests", type=int, default=2, help="of each client")
+    parser.add_argument("--tokens", type=int, default=256, help="the fewest of a pass")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--load", type=float, metavar="SECONDS", help="ask the server only, for so long")
@@ -71,7 +75,7 @@ def main() -> None:
     with serving(options) as url:
         raw = Raw(model, source.tokenizer, ends)
         with raw.engine:
-            print(f"{source.name}, {options.dtype}, {options.rounds} rounds of {options.requests} requests a client")
+            print(f"{source.name}, {options.dtype}, {torch.get_num_threads()} threads, {options.rounds} rounds")
             print(
                 f"{'size':>9} {'clients':>7} {'raw tokens/s':>13} {'serve':>8} {'adds':>7} {'raw latency s':>14} {'serve':>8}"
             )
@@ -79,8 +83,10 @@ def main() -> None:
                 for clients in map(int, options.clients.split(",")):
                     prompt, tokens = map(int, size.split("/"))
                     draw = random.Random(0)
-                    starts = [draw.randrange(len(ids) - prompt) for _ in range(clients * options.requests)]
+                    requests = max(clients * options.requests, math.ceil(options.tokens / tokens))
+                    starts = [draw.randrange(len(ids) - prompt) for _ in range(requests)]
                     prompts = [ids[start : start + prompt] for start in starts]
+                    pair(raw, url, prompts[:clients], clients, min(tokens, 8))
                     row(size, clients, [pair(raw, url, prompts, clients, tokens) for _ in range(options.rounds)])
 
 

@@ -21,7 +21,7 @@ GGUF_ENGINES = (
 ALLOWED = ((16, 0.02), (8, 0.1), (5.5, 0.25), (4, 0.5), (3, 1.0))
 """From how many bits on which rise of a task's loss is accepted, in nats."""
 
-COMPRESSED_ENGINES = ("vLLM", "transformers with compressed-tensors")
+COMPRESSED_ENGINES = ("vLLM", "transformers with compressed-tensors", "mft serve, chat, generate")
 CALIBRATED = ("gptq", "awq")
 """Methods that look at what the layers read."""
 GROUP_SIZES = (128, 64, 32)

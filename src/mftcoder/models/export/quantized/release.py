@@ -61,7 +61,9 @@ class Release:
     def card(self) -> str:
         """The section of the model card."""
         held = ", ".join(f"{count} {kind}" for kind, count in self.types.items())
-        facts = [f"Loaded back and measured in float32. Read by: {', '.join(self.method.engines)}."]
+        facts = [
+            f"Loaded back and measured in float32. Engines that read the format: {', '.join(self.method.engines)}."
+        ]
         if held:
             facts.append(f"Tensors: {held}.")
         return "\n\n".join([f"## Quantization: {self.method.name}", self.table(), " ".join(facts)])

@@ -25,7 +25,8 @@ def recipe(method: str, group_size: int) -> list[Any]:
         return [QuantizationModifier(targets="Linear", scheme="FP8_DYNAMIC", **kept)]
     by_rows = {"num_bits": 8, "strategy": "channel"}
     by_groups = {"num_bits": 4, "strategy": "group", "group_size": group_size}
-    weights = QuantizationArgs(type="int", symmetric=method != "awq", **(by_rows if method == "int8" else by_groups))
+    # Symmetric for awq, too: transformers 5.23 cannot load packed zero points.
+    weights = QuantizationArgs(type="int", symmetric=True, **(by_rows if method == "int8" else by_groups))
     kept["config_groups"] = {"group_0": QuantizationScheme(targets=["Linear"], weights=weights)}
     if method == "awq":
         return [AWQModifier(), QuantizationModifier(**kept)]
