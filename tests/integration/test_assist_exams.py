@@ -1,4 +1,4 @@
-"""`mft assist test` on Go, C++ and Rust: only comparisons with plain values are taken from an answer, and each finds a mutant."""
+"""`mft assist test` on Go, C++, Rust and Java: only comparisons with plain values are taken from an answer, and each finds a mutant."""
 
 import shutil
 from collections.abc import Iterator
@@ -16,14 +16,16 @@ from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 CODE = {
     "go": ("shapes.go", "package shapes\n\n// perimeter of a rectangle.\nfunc perimeter(w int, h int) int {\n\tif w < 0 {\n\t\treturn -1\n\t}\n\treturn 2*w + 2*h\n}\n"),
     "cpp": ("shapes.cpp", "// Perimeter of a rectangle.\nint perimeter(int w, int h) {\n    if (w < 0) {\n        return -1;\n    }\n    return 2 * w + 2 * h;\n}\n"),
+    "java": ("Shapes.java", "package my.shapes;\n\npublic class Shapes {\n    /** Perimeter of a rectangle. */\n    static int perimeter(int w, int h) {\n        if (w < 0) {\n            return -1;\n        }\n        return 2 * w + 2 * h;\n    }\n}\n"),
     "rust": ("shapes.rs", "/// Perimeter of a rectangle.\npub fn perimeter(w: i32, h: i32) -> i32 {\n    if w < 0 {\n        return -1;\n    }\n    2 * w + 2 * h\n}\n"),
 }  # fmt: skip
 ANSWERS = {
-    "go": 'func TestPerimeter(t *testing.T) {\n\tos.Exit(0)\n\tassert.Equal(t, 10, perimeter(2, 3))\n\tassert.Equal(t, perimeter(1, 1), 9)\n}\n',
-    "cpp": "int main() {\n    exit(0);\n    assert(perimeter(2, 3) == 10);\n    assert(perimeter(1, 1) == 9);\n}\n",
-    "rust": "#[test]\nfn works() {\n    std::process::exit(0);\n    assert_eq!(perimeter(2, 3), 10);\n    assert_eq!(perimeter(1, 1), 9);\n}\n",
+    "go": 'func TestPerimeter(t *testing.T) {\n\tos.Exit(0)\n\tassert.Equal(t, 16, perimeter(3, 5))\n\tassert.Equal(t, perimeter(1, 1), 9)\n}\n',
+    "cpp": "int main() {\n    exit(0);\n    assert(perimeter(3, 5) == 16);\n    assert(perimeter(1, 1) == 9);\n}\n",
+    "java": "class ShapesTest {\n    @Test void works() {\n        System.exit(0);\n        assertEquals(16, Shapes.perimeter(3, 5));\n        assertEquals(9, perimeter(1, 1));\n    }\n}\n",
+    "rust": "#[test]\nfn works() {\n    std::process::exit(0);\n    assert_eq!(perimeter(3, 5), 16);\n    assert_eq!(perimeter(1, 1), 9);\n}\n",
 }  # fmt: skip
-TOOLS = {"go": "go", "cpp": "g++", "rust": "rustc"}
+TOOLS = {"java": "javac", "go": "go", "cpp": "g++", "rust": "rustc"}
 LANGUAGES = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} builds the tests"))
     for name, tool in TOOLS.items()
@@ -68,7 +70,7 @@ def test_comparisons_that_hold_and_find_a_mutant_are_kept_whatever_stands_around
     name, _ = CODE[language]
     says.answer = fenced(ANSWERS[language], language)
     made = assistant.test(f"{name}:perimeter")
-    assert "perimeter(2, 3)" in made.text and "10" in made.text
+    assert "perimeter(3, 5)" in made.text and "16" in made.text
     assert "9" not in made.text and "exit" not in made.text.lower()
     assert made.score.split(" of ")[0] in "123"
     assert "1 of 2 tests left out: they fail on the code" in made.notes
@@ -77,7 +79,7 @@ def test_comparisons_that_hold_and_find_a_mutant_are_kept_whatever_stands_around
 @SLOW
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_comparisons_that_do_not_hold_are_refused(assistant: Assistant, says: Says, language: str) -> None:
-    says.answer = fenced(ANSWERS[language].replace("10", "11"), language)
+    says.answer = fenced(ANSWERS[language].replace("16", "17"), language)
     with pytest.raises(NoAnswerAcceptedError, match="tests_fail"):
         assistant.test(f"{CODE[language][0]}:perimeter")
 

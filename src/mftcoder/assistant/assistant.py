@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mftcoder.assistant.checks.trials import LIMITS, MUTANTS, Trials
 from mftcoder.assistant.files import Place, SourceFile, WorkingFolder, parse_place, read_bytes
 from mftcoder.assistant.functions import FunctionText, find_function
 from mftcoder.assistant.model import Model
 from mftcoder.assistant.rounds import Proposal
+from mftcoder.assistant.suites.trials import LIMITS, MUTANTS, Trials
 from mftcoder.assistant.verbs.change import fix, function_of_log, optimise, with_findings
 from mftcoder.assistant.verbs.comment import comment
 from mftcoder.assistant.verbs.complete import complete

@@ -48,17 +48,17 @@ def make_server(assistant: Assistant, *, allow_apply: bool) -> MCPServer:
 
     @server.tool(annotations=_READS)
     async def test(place: Where) -> dict[str, Any]:
-        """Write tests of a Python function. They were run: each passes on the code and fails on at least one mutant of it."""
+        """Write tests of a function. They were run: each passes on the code and fails on at least one mutant of it."""
         return await made(lambda: assistant.test(place))
 
     @server.tool(annotations=writes)
     async def optimise(place: Where, tests: Tests = None, apply: Apply = False) -> dict[str, Any]:
-        """Rewrite a Python function in a better form. The result is a patch of this function, held by tests that were run."""
+        """Rewrite a Python or JavaScript function in a better form. The result is a patch of this function, held by tests that were run."""
         return await made(lambda: assistant.optimise(place, tests=tests), apply=apply)
 
     @server.tool(annotations=writes)
     async def fix(place: Where, error: str, tests: Tests = None, apply: Apply = False) -> dict[str, Any]:
-        """Correct a Python function that fails with `error`, the text of a log. The result is a patch, held by tests that were run."""
+        """Correct a Python or JavaScript function that fails with `error`, the text of a log. The result is a patch, held by tests that were run."""
         return await made(lambda: assistant.fix(place, error, tests=tests), apply=apply)
 
     @server.tool(annotations=_READS)

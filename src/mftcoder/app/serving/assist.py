@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mftcoder.assistant.assistant import ROUNDS, Assistant
-from mftcoder.assistant.checks.trials import MUTANTS
 from mftcoder.assistant.model import DEFAULT_URL, MAX_TOKENS, Model, open_endpoint
 from mftcoder.assistant.rounds import Proposal
+from mftcoder.assistant.suites.trials import MUTANTS
 from mftcoder.errors import ConfigError
 
 __all__ = ["AssistOptions", "Assistant", "Proposal", "open_assistant"]

@@ -1,4 +1,4 @@
-"""Tests in Go, C++ and Rust: pairs of a call and its value, taken from whatever the model wrote, and run by the exam's judge.
+"""Tests in Go, C++, Rust and Java: pairs of a call and its value, taken from whatever the model wrote, and run by the exam's judge.
 
 Only comparisons of one call with plain values are taken, and only they run. So it does not matter what else stands in an answer.
 """
@@ -25,7 +25,6 @@ CLAIM = "a claim does not hold"
 _PUNCTUATION = frozenset("()[]{},:;.<>&-!\"'`") | {"::"}
 _LITERAL = re.compile(r"string|char|rune|escape_sequence|quote")
 _NUMBER = re.compile(r"-?[0-9][\w.]*")
-_CALLS = frozenset({"call_expression", "macro_invocation"})
 
 
 @dataclass(frozen=True)
@@ -86,18 +85,25 @@ def _pairs_below(root: "Node", name: str, language: str) -> Iterator[Pair]:
             inner = parse(f"fn mft() {{ mft({text_of(node)[1:-1]}); }}", language)
             if inner is not None and not inner.root_node.has_error and f"{name}(" in text_of(node):
                 yield from _pairs_below(inner.root_node, name, language)
-        if (
-            node.type != "call_expression"
-            or text_of(node.child_by_field_name("function")) != name
-            or node.parent is None
-        ):
+        if not _calls(node, name) or node.parent is None:
             continue
         side = node.parent.type == "binary_expression" and text_of(node.parent.child_by_field_name("operator")) == "=="
         given = node.child_by_field_name("arguments")
         if (side or node.parent.type in ("argument_list", "arguments")) and _is_plain(given, language):
             others = [one for one in node.parent.named_children if one != node and _is_plain(one, language)]
             if others:
-                yield Pair(text_of(node), text_of(others[0]))
+                yield Pair(f"{name}{text_of(given)}", text_of(others[0]))
+
+
+def _calls(node: "Node", name: str) -> bool:
+    """Whether it is a call of the function. A static method of Java may be called without its class."""
+    if node.type == "method_invocation":
+        owner, _, method = name.rpartition(".")
+        return text_of(node.child_by_field_name("name")) == method and text_of(node.child_by_field_name("object")) in (
+            "",
+            owner,
+        )
+    return node.type == "call_expression" and text_of(node.child_by_field_name("function")) == name
 
 
 def _is_plain(node: "Node | None", language: str) -> bool:
@@ -120,18 +126,36 @@ def head_of(function: FunctionText) -> Head:
     own: list[Found] = [
         one
         for one in found_functions(tree.root_node, language)
-        if one.name == function.name and function.first <= one.node.start_point.row < function.end
+        if function.name in (one.name, f"{one.owner}.{one.name}")
+        and function.first <= one.node.start_point.row < function.end
     ]
-    is_top = len(own) == 1 and own[0].node.parent == tree.root_node and own[0].node.type in _TOP
-    if not is_top or own[0].node.child_by_field_name("type_parameters") is not None:
+    is_callable = len(own) == 1 and own[0].node.type in _TOP and _is_reached(own[0].node, tree.root_node)
+    if not is_callable or own[0].node.child_by_field_name("type_parameters") is not None:
+        kind = "static methods of a class at" if language == "java" else "functions at"
         raise ConfigError(
-            f"{file.name}:{function.name}: only plain functions at the top level of a file can be tested in {title_of(language)}"
+            f"{file.name}:{function.name}: only plain {kind} the top level of a file can be tested in {title_of(language)}"
         )
     data, [found] = file.text.encode(), own
-    return Head(function.name, data[found.node.start_byte : found.body.start_byte].decode() + "{\n")
+    text = data[found.node.start_byte : found.body.start_byte].decode() + "{\n"
+    return Head(function.name, f"class {found.owner} {{\n{text}" if language == "java" else text)
 
 
-_TOP = frozenset({"function_declaration", "function_definition", "function_item"})
+def _is_reached(node: "Node", root: "Node") -> bool:
+    """Whether it stands at the top level; in Java, in a class there, static and not private."""
+    if node.type != "method_declaration":
+        return node.parent == root
+    words = next((text_of(one).split() for one in node.children if one.type == "modifiers"), [])
+    owner = node.parent.parent if node.parent is not None else None
+    return (
+        owner is not None
+        and owner.type == "class_declaration"
+        and owner.parent == root
+        and "static" in words
+        and "private" not in words
+    )
+
+
+_TOP = frozenset({"function_declaration", "function_definition", "function_item", "method_declaration"})
 
 
 def _go(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
@@ -172,6 +196,21 @@ def _rust(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
     return {"candidate": code, "tests": tests, "declaration": head.text, "entry_point": head.name}
 
 
+def _java(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
+    claims = ", ".join(f"Objects.deepEquals({pair.call}, {pair.value})" for pair in given) or "true"
+    tests = (
+        f"public class Main {{\n    public static void main(String[] args) {{\n        List<Boolean> correct = Arrays.asList({claims});\n"
+        "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n"
+    )
+    plain = re.sub(
+        r"^public\s+(?=[\w\s]*\bclass\b)",
+        "",
+        re.sub(r"^\s*package\s[^;]*;", "", code, flags=re.MULTILINE),
+        flags=re.MULTILINE,
+    )
+    return {"candidate": plain, "tests": tests, "declaration": head.text, "entry_point": head.name.rpartition(".")[2]}
+
+
 def _go_file(function: FunctionText, given: Sequence[Pair]) -> str:
     package = re.search(r"^package\s+(\w+)", function.file.text, re.MULTILINE)
     name = function.name[:1].upper() + function.name[1:]
@@ -193,10 +232,32 @@ def _rust_file(function: FunctionText, given: Sequence[Pair]) -> str:
     return f"#[cfg(test)]\nmod tests_of_{function.name} {{\n    use super::*;\n\n    #[test]\n    fn gives_the_known_values() {{\n{cases}    }}\n}}\n"
 
 
+def _java_file(function: FunctionText, given: Sequence[Pair]) -> str:
+    owner, _, method = function.name.rpartition(".")
+    package = re.search(r"^\s*package\s[^;]*;", function.file.text, re.MULTILINE)
+    opening = f"{package[0].strip()}\n\n" if package else ""
+    cases = "".join(f"        assertTrue(Objects.deepEquals({pair.call}, {pair.value}));\n" for pair in given)
+    return (
+        f"{opening}import static org.junit.jupiter.api.Assertions.assertTrue;\n\nimport java.util.*;\n\nimport org.junit.jupiter.api.Test;\n\n"
+        f"class {owner}Test {{\n    @Test\n    void {method}() {{\n{cases}    }}\n}}\n"
+    )
+
+
 _TYPES = "int int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 float32 float64 string bool byte rune map true false nil"
 _RUST_WORDS = "true false vec Some None Ok Err String from to_string to_owned into HashMap BTreeMap HashSet HashMap from collections std"
 _CPP_WORDS = "true false std vector string map set pair tuple int long char double float bool unsigned nullptr"
+_JAVA_WORDS = (
+    "true false null new int long double float char boolean byte short String Integer Long Double Boolean Character List Map Set Arrays "
+    "of asList Optional empty"
+)
 EXAMS: Mapping[str, Exam] = {
+    "java": Exam(
+        "assertEquals(3, {name}(1, 2));",
+        frozenset(_JAVA_WORDS.split()),
+        _java,
+        re.compile(r"java\.lang\.AssertionError\Z"),
+        _java_file,
+    ),
     "go": Exam("assert.Equal(t, 3, {name}(1, 2))", frozenset(_TYPES.split()), _go, re.compile(r"\Z"), _go_file),
     "cpp": Exam(
         "assert({name}(1, 2) == 3);", frozenset(_CPP_WORDS.split()), _cpp, re.compile(r"line \d+: "), _cpp_file

@@ -8,13 +8,13 @@ from mftcoder.assistant.checks import linter
 from mftcoder.assistant.checks.changes import changed_function
 from mftcoder.assistant.checks.patches import apply_patch, make_patch
 from mftcoder.assistant.checks.replies import code_of
-from mftcoder.assistant.checks.trials import Trials, killed, passed
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText, functions_in
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
 from mftcoder.assistant.suites.suite import both, given_run, suite_of
 from mftcoder.assistant.suites.tests import module_of
+from mftcoder.assistant.suites.trials import Trials, killed, passed
 from mftcoder.assistant.verbs.write_tests import make_tests, prepared
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.synthesis.trials import fenced

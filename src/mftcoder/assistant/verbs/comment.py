@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from mftcoder.assistant.checks.comments import added_examples, reads_docstrings, refuse_other_code
 from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.checks.replies import checked_size, code_of, python_words, refuse_foreign_letters
-from mftcoder.assistant.checks.trials import Trials
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText, functions_in
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
+from mftcoder.assistant.suites.trials import Trials
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.mining.functions import functions_of
 from mftcoder.curation.mining.languages.grammars import LANGUAGES

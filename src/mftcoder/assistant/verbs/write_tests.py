@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from keyword import iskeyword
 
 from mftcoder.assistant.checks.replies import code_of
-from mftcoder.assistant.checks.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.model import Model, Written
@@ -13,6 +12,7 @@ from mftcoder.assistant.suites.examples import is_exported
 from mftcoder.assistant.suites.exams import EXAMS
 from mftcoder.assistant.suites.suite import CHANGED, TESTED, suite_of
 from mftcoder.assistant.suites.tests import module_of
+from mftcoder.assistant.suites.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError

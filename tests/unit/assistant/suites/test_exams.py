@@ -1,4 +1,4 @@
-"""Comparisons of one call with plain values are taken from tests in Go, C++ and Rust, and nothing else."""
+"""Comparisons of one call with plain values are taken from tests in Go, C++, Rust and Java, and nothing else."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mftcoder.errors import ConfigError
 CODE = {
     "go": ("a.go", "package a\n\nfunc f(x int) int {\n\treturn x + 1\n}\n"),
     "cpp": ("a.cpp", "int f(int x) {\n    return x + 1;\n}\n"),
+    "java": ("A.java", "class A {\n    static int f(int x) {\n        return x + 1;\n    }\n}\n"),
     "rust": ("a.rs", "#[inline]\npub fn f(x: i32) -> i32 {\n    x + 1\n}\n"),
 }
 
@@ -32,6 +33,8 @@ def function_of(folder: Path, language: str, text: str = "", name: str = "f") ->
         ("go", 'func TestF(t *testing.T) { if f([]int{1, -2}, "a(") == map[string]int{"a": 1} { return } }', [Pair('f([]int{1, -2}, "a(")', 'map[string]int{"a": 1}')]),
         ("cpp", "int main() { assert(f(-2) == -1); EXPECT_EQ(f('a', \"b\\n\"), 2.5); }", [Pair("f(-2)", "-1"), Pair("f('a', \"b\\n\")", "2.5")]),
         ("cpp", "int main() { assert(f({1, 2}) == std::vector<int>{1, 2}); }", [Pair("f({1, 2})", "std::vector<int>{1, 2}")]),
+        ("java", "class T { void t() { assertEquals(3, A.f(2)); assertTrue(f(1) == -2); } }", [Pair("A.f(2)", "3"), Pair("A.f(1)", "-2")]),
+        ("java", 'class T { void t() { assertEquals(List.of("a", "b"), A.f(new int[] {1, 2})); } }', [Pair("A.f(new int[] {1, 2})", 'List.of("a", "b")')]),
         ("rust", "#[test] fn t() { assert_eq!(f(2), 3); assert!(f(-1) == 0); }", [Pair("f(2)", "3"), Pair("f(-1)", "0")]),
         ("rust", '#[test] fn t() { assert_eq!(f(&[1, 2]), Some("a".to_string())); assert_eq!(vec![1], f(1)); }', [Pair("f(&[1, 2])", 'Some("a".to_string())'), Pair("f(1)", "vec![1]")]),
     ],
@@ -53,6 +56,9 @@ def test_comparisons_are_read(tmp_path: Path, language: str, code: str, found: l
         ("cpp", "int main() { assert(f([]{ return 1; }()) == 3); }"),
         ("cpp", "int main() { assert(f(2) != 3); }"),
         ("cpp", "#define f(x) 3\nint main() { assert(true); }"),
+        ("java", "class T { void t() { assertEquals(3, other.f(2)); } }"),
+        ("java", "class T { void t() { assertEquals(3, A.f(System.exit(0))); } }"),
+        ("java", "class T { void t() { assertEquals(new Object() { int x() { return 3; } }, A.f(2)); } }"),
         ("rust", "#[test] fn t() { assert_eq!(f(2), { std::process::exit(0) }); }"),
         ("rust", "#[test] fn t() { assert_eq!(f(unsafe { 1 }), 2); }"),
         ("rust", '#[test] fn t() { assert_eq!(f(2), include_str!("/etc/passwd")); }'),
@@ -69,6 +75,9 @@ def test_everything_else_is_no_test(tmp_path: Path, language: str, code: str) ->
     "language, text, name",
     [
         ("go", "package a\n\ntype T int\n\nfunc (t T) f(x int) int {\n\treturn x + 1\n}\n", "T.f"),
+        ("java", "class A {\n    int f(int x) {\n        return x + 1;\n    }\n}\n", "A.f"),
+        ("java", "class A {\n    private static int f(int x) {\n        return x + 1;\n    }\n}\n", "A.f"),
+        ("java", "class A {\n    static <T> T f(T x) {\n        T y = x;\n        return y;\n    }\n}\n", "A.f"),
         ("go", "package a\n\nfunc f[T any](x T) T {\n\ty := x\n\treturn y\n}\n", "f"),
         ("cpp", "namespace n {\nint f(int x) {\n    return x + 1;\n}\n}\n", "f"),
         ("cpp", "template <class T>\nT f(T x) {\n    return x + 1;\n}\n", "f"),
@@ -78,7 +87,7 @@ def test_everything_else_is_no_test(tmp_path: Path, language: str, code: str) ->
     ],
 )
 def test_what_the_judge_cannot_call_is_refused(tmp_path: Path, language: str, text: str, name: str) -> None:
-    with pytest.raises(ConfigError, match="only plain functions at the top level"):
+    with pytest.raises(ConfigError, match=r"only plain (functions|static methods)"):
         head_of(function_of(tmp_path, language, text, name))
 
 
