@@ -1,15 +1,18 @@
 """What `mft data mine` makes of a folder, and whether all of it parses: a line for each task, then the tests that can be run.
 
-    python performance/mined.py FOLDER [--tests]
+    python performance/mined.py FOLDER [--tests | --run]
 
 Goes in: a folder of code in any of the six languages, and the extra `curate`. Comes out: how many records each task has, how many of them
 parse, and the licences. The answer must parse, and so must the question where it shows a whole function; a gap is joined with what is
 around it, and a doc comment with its function. `complete_line` and `complete_block` have no whole function to parse: counted only.
-With --tests, the names of the mined tests, as `file name`, for the runner of the language. Exit code 1 if a record does not parse.
+With --tests, the names of the mined tests, as `file name`, for the runner of the language. With --run, the mined doctests of Python are run
+here, each with the names of its module: only for code that you trust. Exit code 1 if a record does not parse or a doctest fails.
 """
 
 import argparse
 import ast
+import doctest
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -53,9 +56,27 @@ def codes_of(task: str, record: dict[str, Any]) -> list[tuple[str, str]]:
 def test_name(record: dict[str, Any]) -> str:
     """`file name` of a mined test."""
     answer = record["chat_rounds"][1]["content"]
-    found = TEST_NAME.search(answer)
+    found = TEST_NAME.search(answer) or TEST_NAME.search(record["chat_rounds"][0]["content"])  # a doctest has no name
     name = next(filter(None, found.groups())) if found else "?"
-    return f"{record['id'].rpartition('#')[2].rpartition(':')[0]} {name}"
+    return f"{record['source'].rpartition(':')[0]} {name}"
+
+
+def passes(record: dict[str, Any]) -> bool:
+    """Run a mined doctest with the names of the module that it stands in."""
+    path = record["source"].rpartition(":")[0]
+    module = importlib.import_module(path.removeprefix("src/").removesuffix(".py").replace("/", "."))
+    code = fenced_blocks(record["chat_rounds"][1]["content"])[0].code
+    test = doctest.DocTestParser().get_doctest(code, dict(vars(module)), record["id"], None, 0)
+    return doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test).failed == 0
+
+
+def run_doctests(folder: Path, records: list[dict[str, Any]]) -> int:
+    """The number of those that fail; prints how many pass."""
+    sys.path[:0] = [str(folder), str(folder / "src")]
+    doctests = [record for record in records if record["chat_rounds"][1]["content"].startswith("```python\n>>>")]
+    passed = sum(map(passes, doctests))
+    print(f"doctests           {len(doctests):6}  passed: {passed}")
+    return len(doctests) - passed
 
 
 def main() -> int:
@@ -63,6 +84,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mine a folder and parse every record.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tests", action="store_true", help="print the names of the mined tests")
+    parser.add_argument("--run", action="store_true", help="run the mined doctests of Python")
     parser.add_argument("--languages", nargs="*", default=list(LANGUAGES))
     arguments = parser.parse_args()
     options = MiningOptions(tasks=TASK_NAMES, valid_share=0.0, languages=tuple(arguments.languages))
@@ -82,6 +104,8 @@ def main() -> int:
         wrong += len(failed)
         print(f"{task:18} {len(made):6}  " + ("" if task in NOT_ALONE else f"parse: {len(made) - len(failed)}"))
         print(*(f"    does not parse: {name}" for name in failed[:3]), sep="\n", end="\n" if failed else "")
+    if arguments.run:
+        wrong += run_doctests(arguments.folder, records["write_test"])
     return int(wrong > 0)
 
 
