@@ -68,7 +68,13 @@ def _file_of(path: Path) -> Path:
 
 
 def _is_humaneval(record: Any) -> bool:
-    return isinstance(record, dict) and "kind" not in record and all(field in record for field in humaneval.FIELDS)
+    return isinstance(record, dict) and "kind" not in record and not _lacks_of_humaneval(record)
+
+
+def _lacks_of_humaneval(record: Record) -> list[str]:
+    """The fields of HumanEval's format that the record has not as texts; an id may be a number."""
+    texts = [name for name in humaneval.FIELDS[1:] if not isinstance(record.get(name), str)]
+    return texts if isinstance(record.get("task_id"), str | int) else ["task_id", *texts]
 
 
 def _mistakes(records: Sequence[Any]) -> list[str]:
@@ -79,7 +85,7 @@ def _mistakes(records: Sequence[Any]) -> list[str]:
         if not isinstance(record, dict):
             found.append(f"problem {number}: expected an object. `mft data mine --exam` writes it")
         elif "kind" not in record and not _is_humaneval(record):
-            missing = ", ".join(name for name in humaneval.FIELDS if name not in record)
+            missing = ", ".join(_lacks_of_humaneval(record))
             found.append(
                 f"problem {number}: has no kind, as `mft data mine --exam` writes it, and lacks {missing} of HumanEval's format"
             )

@@ -164,6 +164,10 @@ def test_another_benchmark_and_a_file_of_another_form_are_refused_with_what_is_t
     mbpp = {"task_id": 1, "text": "Add.", "code": "def add(): ...", "test_list": ["assert add() == 1"]}
     with pytest.raises(BenchmarkError, match=r"problem 1: has no kind, as .* and lacks prompt, entry_point, canon"):
         read_problems(written(tmp_path, [mbpp]), KINDS)
+    with pytest.raises(
+        BenchmarkError, match=r"problem 1: has no kind, as .* and lacks prompt, canonical_solution of Hu"
+    ):
+        read_problems(written(tmp_path, [humaneval_record("add", prompt=None, canonical_solution=None)]), KINDS)
     with pytest.raises(BenchmarkError, match="problem 1: its tests are not valid Python"):
         read_problems(written(tmp_path, [humaneval_record("add", test="public class Main {")]), KINDS)
 
