@@ -1,8 +1,8 @@
 """The guarantees of `mft assist` on 50 functions of the standard library, with a model that answers rightly by rule or lies.
 
     python performance/assist.py                      the scripted model
-    python performance/assist.py --model smollm2 --functions 3
-                                                      the model of `mft demo` (or a folder, or a run)
+    python performance/assist.py --model demo/model --only calendar.isleap posixpath.isabs
+                                                      the model that `mft demo` trained (or another folder, or a run)
 
 Prints what was asked, accepted and refused, by verb and reason; of a real model also each result. Every accepted result is checked again by other means: plain `ast`, `git apply`,
 and a Python process of its own. The exit code is 1 if one of them does not hold, or if a lie is accepted.
@@ -122,10 +122,11 @@ class Scripted:
         return self.ask(())
 
 
-def subjects(folder: Path, count: int) -> list[Subject]:
+def subjects(folder: Path, names: Sequence[str]) -> list[Subject]:
     """Files of the standard library copied into a folder, each with its functions."""
     found = []
-    for name, calls in list(CALLS.items())[:count]:
+    for name in names:
+        calls = CALLS[name]
         module, _, function = name.rpartition(".")
         loaded = importlib.import_module(module)
         target = folder / f"{module.replace('.', '_')}.py"
@@ -328,12 +329,12 @@ def _codes(error: NoAnswerAcceptedError) -> list[Any]:
     return [type("Code", (), {"code": line.split(": ")[1]}) for line in error.problems]
 
 
-def scripted(folder: Path, count: int, table: Table) -> None:
+def scripted(folder: Path, names: Sequence[str], table: Table) -> None:
     """Right answers by rule for every function, then one lie for each verb."""
     model = Scripted()
     chosen = random.Random(0)
     with Assistant(model, folder, rounds=1, mutants=MUTANTS) as assistant:
-        for subject in subjects(folder, count):
+        for subject in subjects(folder, names):
             function = find_function(assistant.folder.read(subject.file), subject.short)
             bugs = tuple(mutants(function, MUTANTS))
             for verb in LIES:
@@ -386,16 +387,20 @@ def asked(
         return lambda: assistant.review(diff)
     if verb == "complete":
         model.answers = [last[half - len(function.indent) :]] if kind == "right" else model.answers
-        (assistant.folder.root / "gap.py").write_text(
-            function.placed("\n".join([*function.text.rstrip("\n").split("\n")[:-1], last[: len(last) // 2]]) + "\n")
-        )
-        line = function.first + function.text.rstrip("\n").count("\n") + 1
+        gap, line = half_of_last_line(function)
+        (assistant.folder.root / "gap.py").write_text(gap)
         return lambda: assistant.complete(f"gap.py:{line}", block=False)
     if verb == "fix":
         (assistant.folder.root / "broken.py").write_text(function.placed(broken(function, subject.calls[0][0])))
         log = "RuntimeError: broken"
         return lambda: assistant.fix(f"broken.py:{subject.short}", log)
     return lambda: getattr(assistant, verb)(subject.place)
+
+
+def half_of_last_line(function: FunctionText) -> tuple[str, int]:
+    """The file with half of the function's last line, and this line's number."""
+    *lines, last = function.text.rstrip("\n").split("\n")
+    return function.placed("\n".join([*lines, last[: len(last) // 2]]) + "\n"), function.first + len(lines) + 1
 
 
 @cache
@@ -419,22 +424,23 @@ def _row_in_new(diff: str, row: int) -> int:
     return start + sum(not line.startswith("-") for line in lines[head + 1 : row])
 
 
-def real(folder: Path, count: int, table: Table, name: str) -> None:
+def real(folder: Path, chosen: Sequence[str], table: Table, name: str) -> None:
     """A real model, in this process."""
     from mftcoder.app.serving.assist import open_assistant
     from mftcoder.models.conversion.demo_model import smollm2_folder
 
     model = str(smollm2_folder()) if name == "smollm2" else name
     with open_assistant(model=model, folder=folder, max_tokens=400, mutants=MUTANTS) as assistant:
-        for subject in subjects(folder, count):
+        for subject in subjects(folder, chosen):
             function = find_function(assistant.folder.read(subject.file), subject.short)
             bugs = tuple(mutants(function, MUTANTS))
             works: dict[str, Callable[[], Proposal]] = {
                 verb: (lambda verb=verb, place=subject.place: getattr(assistant, verb)(place))  # type: ignore[misc]
                 for verb in ("comment", "explain", "test", "optimise")
             }
-            end = f"{subject.file}:{function.end - 1}"
-            works["complete"] = lambda end=end: assistant.complete(end, block=False)  # type: ignore[misc]
+            gap, place = half_of_last_line(function)
+            (folder / "gap.py").write_text(gap)
+            works["complete"] = lambda place=place: assistant.complete(f"gap.py:{place}", block=False)  # type: ignore[misc]
             (folder / "broken.py").write_text(function.placed(broken(function, subject.calls[0][0])))
             fixed = f"broken.py:{subject.short}"
             works["fix"] = lambda fixed=fixed: assistant.fix(fixed, "RuntimeError: broken")  # type: ignore[misc]
@@ -450,13 +456,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="smollm2, or a folder that `mft serve` takes (default: the scripted model)")
     parser.add_argument("--functions", type=int, default=len(CALLS), help="the first N functions")
+    parser.add_argument("--only", nargs="+", choices=list(CALLS), metavar="NAME", help="these functions")
     options = parser.parse_args()
+    chosen = options.only or list(CALLS)[: options.functions]
     table = Table()
     with tempfile.TemporaryDirectory(prefix="mftcoder-assist-") as name:
         if options.model:
-            real(Path(name), options.functions, table, options.model)
+            real(Path(name), chosen, table, options.model)
         else:
-            scripted(Path(name), options.functions, table)
+            scripted(Path(name), chosen, table)
     table.show(("model",) if options.model else ("right", "lie"))
     sys.exit(1 if table.wrong else 0)
 

@@ -148,6 +148,8 @@ LIES: dict[str, tuple[str, str, str]] = {
     "a new import": ("optimise", fenced(SHORTER.replace("    if", "    import os; os.getcwd()\n    if", 1)), "new_power"),
     "code that evaluates": ("optimise", fenced(SHORTER.replace("width * height", "eval('width * height')")), "new_power"),
     "an error that a linter sees": ("optimise", fenced(SHORTER.replace("    if", "    unused = f'x'\n    if", 1)), "linter"),
+    "code instead of an explanation": ("explain", fenced(AREA), "no_prose"),
+    "code that is never closed": ("explain", f"```python\n{DOCUMENTED}", "no_prose"),
     "an answer in colours": ("explain", "It is \x1b[31mred\x1b[0m.", "hidden_characters"),
     "findings about other lines": ("review", "shapes.py:77: this line is wrong", "other_lines"),
     "findings about other files": ("review", "other.py:2: this line is wrong", "other_lines"),
@@ -335,6 +337,31 @@ def test_a_docstring_that_the_program_reads_is_refused_and_one_that_a_decorator_
         liar.says(endpoint, fenced(f"@click.command('area')\n{DOCUMENTED}"))
         shown = one.comment("shows.py:5")
     assert shown.notes == ("area: the decorator @click.command may show this docstring to users",)
+
+
+def test_lines_of_a_docstring_that_are_broken_elsewhere_are_no_new_comment(
+    endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
+) -> None:
+    documented = DOCUMENTED.replace("The area of a rectangle.", "The area of\n    a rectangle.\n    ")
+    (tmp_path / "shapes.py").write_text(documented)
+    liar.says(endpoint, fenced(DOCUMENTED))
+    with (
+        Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path, rounds=1) as one,
+        pytest.raises(NoAnswerAcceptedError, match="no_change"),
+    ):
+        one.comment("shapes.py:area")
+
+
+def test_a_refusal_is_one_line_whatever_it_quotes(endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path) -> None:
+    example = DOCUMENTED.replace("rectangle.", "rectangle.\n\n    >>> area(2, 3)\n    6\n    ")
+    (tmp_path / "shapes.py").write_text(example)
+    liar.says(endpoint, fenced(DOCUMENTED))
+    with (
+        Assistant(open_endpoint(endpoint.url, "scripted"), tmp_path, rounds=1) as one,
+        pytest.raises(NoAnswerAcceptedError, match="lost_docstring: An example") as refused,
+    ):
+        one.comment("shapes.py:area")
+    assert len(refused.value.problems) == 1 and "\n" not in refused.value.problems[0]
 
 
 def test_a_fix_shows_the_error_before_and_keeps_what_works(

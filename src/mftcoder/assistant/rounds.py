@@ -32,8 +32,8 @@ class Refusal:
 
     @property
     def line(self) -> str:
-        """Code and reason."""
-        return f"{self.code}: {self.why}"
+        """Code and reason, on one line."""
+        return " ".join(f"{self.code}: {self.why}".split())
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,13 @@ def refuse_other_code(before: bytes, after: bytes, language: str) -> None:
         raise RefusedAnswer("directive", f"A directive to a tool stands at another place: {moved.text[:100]}")
 
 
+def words_of_comments(content: bytes, language: str) -> list[str]:
+    """The words of all comments and docstrings, in order: lines that are only broken elsewhere say nothing new."""
+    comments = _python_comments if language == "python" else _other_comments
+    texts = [one.text for one in comments(content, language)]
+    return " ".join([*texts, *(_docstrings(ast.parse(content)) if language == "python" else ())]).split()
+
+
 def refuse_new_directives(before: str, after: str, language: str = "python") -> None:
     """Refuse code with a directive that the old code does not have: it could silence a linter."""
     comments = _python_comments if language == "python" else _other_comments

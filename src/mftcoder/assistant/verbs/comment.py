@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mftcoder.assistant.checks.comments import added_examples, reads_docstrings, refuse_other_code
+from mftcoder.assistant.checks.comments import added_examples, reads_docstrings, refuse_other_code, words_of_comments
 from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.checks.replies import checked_size, code_of, python_words, refuse_foreign_letters
 from mftcoder.assistant.files import SourceFile
@@ -144,7 +144,7 @@ def checked_comments(function: FunctionText, reply: Written, trials: Trials) -> 
         refuse_foreign_letters(python_words(code), file.text)
     new = function.placed(code)
     refuse_other_code(file.content, file.bytes_of(new), file.language)
-    if new == file.text:
+    if words_of_comments(file.content, file.language) == words_of_comments(file.bytes_of(new), file.language):
         raise RefusedAnswer("no_change", "The answer adds no comment.")
     if file.language == "python" and added_examples(file.text, new):
         _refuse_wrong_examples(function, new, trials)

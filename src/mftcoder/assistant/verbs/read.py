@@ -14,6 +14,7 @@ from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
 MOST_CODE = 24_000
+_LEAST_WORDS = 4
 _NAMED = re.compile(r"(?<!`)`([A-Za-z_]\w*)(?:\(\))?`(?!`)")
 _FINDING = re.compile(r"[-*\s]*`?([^\s:`]+):(\d{1,7})`?:?\s+(\S.*)")
 _NOTHING = re.compile(r"\W*no findings\W*\Z", re.IGNORECASE)
@@ -35,11 +36,20 @@ def explain(model: Model, file: SourceFile, function: FunctionText | None, *, ro
     task = f"Explain what this {title_of(file.language)} code does, step by step, in short sentences."
     messages = conversation("You explain code.", task, fenced(code, file.language))
     text, refusals = until_accepted(
-        model, messages, prose_of, rounds=rounds, what=f"{file.name}:{function.name}" if function else file.name
+        model, messages, _explanation, rounds=rounds, what=f"{file.name}:{function.name}" if function else file.name
     )
     unknown = sorted({name for name in _NAMED.findall(text) if not re.search(rf"\b{name}\b", file.text)})
     notes = (f"not in the file: {', '.join(unknown)}",) if unknown else ()
     return Proposal("explain", file, text, notes=notes, refusals=refusals)
+
+
+def _explanation(reply: Written) -> str:
+    """Prose with sentences of its own. Code that is only repeated explains nothing."""
+    text = prose_of(reply)
+    said = re.sub(r"```.*?(```|\Z)", " ", text, flags=re.DOTALL)
+    if len(re.findall(r"[^\W\d_]{2,}", said)) < _LEAST_WORDS:
+        raise RefusedAnswer("no_prose", "The answer says nothing outside of code. Explain in sentences.")
+    return text
 
 
 def review(model: Model, diff: str, *, rounds: int) -> Proposal:
