@@ -75,12 +75,15 @@ class Trials:
 _NO_VERDICT = "the sandbox failed, which says nothing about the code. `mft doctor` looks at it"
 
 
+_ILL_TYPED = "the tests do not compile"
 _FAILED_ASSERT = re.compile("assertion failed")
 
 
 def _of_exam(result: ExecutionResult, is_claim: re.Pattern[str]) -> Verdict:
     """The exam's result in the words of a verdict."""
     if result.status == "sandbox_error":
+        if (at := result.stderr.find(_ILL_TYPED)) >= 0:  # a value of the wrong type
+            return Verdict.failed("tests", " ".join(result.stderr[at:].split())[:200])
         said = " ".join(result.stderr.split())[:200]
         raise ExecutionError(f"{_NO_VERDICT}{f': {said}' if said else ''}")
     if result.status == "passed":
