@@ -46,7 +46,7 @@ def bind(host: str, port: int, keys: Sequence[str]) -> socket.socket:
     """A socket at the address that does not listen yet. ConfigError if it is taken, or open to the network without a key."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ConfigError(f"--host {host}: {error}") from error
     if not keys and not ipaddress.ip_address(found[4][0]).is_loopback:
         raise ConfigError(
