@@ -1,6 +1,8 @@
 """`mft data filter`, `dedup` and `decontaminate` as commands: one step over files, and mistakes in a line."""
 
 import json
+import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,27 @@ def test_mistakes_end_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFix
     assert "give `benchmarks` or `files`" in capsys.readouterr().err
     assert mft("dedup", data, data, "--out", tmp_path / "a") == 2
     assert "two tasks are named chat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", [("filter", "--rules", "longest_line"), ("dedup",)])
+def test_a_file_that_may_not_grow_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: tuple[str, ...]
+) -> None:
+    """The kept records are the first file that is too large for the filter, the n-grams that numpy writes for dedup."""
+    pytest.importorskip("rensa")
+    monkeypatch.setenv("MFTCODER_CACHE", str(tmp_path / "cache"))
+    source = random.Random(1)
+    texts = [" ".join(f"{source.randrange(1000):03}" for _ in range(200)) for _ in range(300)]
+    data = write(tmp_path / "chat.jsonl", *(("Write it.", text) for text in texts))
+    command = (step[0], data, *step[1:], "--out", tmp_path / "a")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000 if step[0] == "filter" else 350_000, before[1]))
+    try:
+        assert mft(*command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith("Make room or choose another folder.")
+    assert not (tmp_path / "a").exists()
+    assert mft(*command) == 0
+    assert len(kept(tmp_path / "a" / "chat")) == 300

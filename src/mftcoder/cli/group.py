@@ -7,6 +7,7 @@ much. Of several processes, rank 0 prints; another rank prints only an error tha
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterable
 
@@ -66,8 +67,10 @@ COMMANDS = (
 )
 """In the order of `mft --help`: the order in which a user needs them."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""A full disk, a folder without write permission: the user can mend these, whichever file they hit."""
+MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""A full disk, a limit on the size of files, a folder without write permission: the user can mend these, whichever file they hit."""
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""What numpy says of a full disk, without an error number."""
 NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
 HOMELESS = "home directory"
 """What pathlib says of `~nobody/x`."""
@@ -160,6 +163,8 @@ def _machine_problem(error: Exception) -> str | None:
         return f"{str(error.filename)[:60]}...: is longer than a file name can be"
     if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
         return f"{error.filename or 'a file'}: {error.strerror}. Make room or choose another folder."
+    if isinstance(error, OSError) and error.errno is None and SHORT_WRITE.fullmatch(str(error)):
+        return "a file could not be written in full. Make room or choose another folder."
     if isinstance(error, OSError) and error.errno in NO_FOLDER and error.filename:
         return f"{error.filename}: {error.strerror}. Give a folder that is there or can be made"
     if isinstance(error, RuntimeError) and HOMELESS in str(error):
