@@ -14,7 +14,7 @@ from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
 MOST_CODE = 24_000
-_LEAST_WORDS = 4
+_LEAST_WORDS = 3
 _NAMED = re.compile(r"(?<!`)`([A-Za-z_]\w*)(?:\(\))?`(?!`)")
 _FINDING = re.compile(r"[-*\s]*`?([^\s:`]+):(\d{1,7})`?:?\s+(\S.*)")
 _NOTHING = re.compile(r"\W*no findings\W*\Z", re.IGNORECASE)
