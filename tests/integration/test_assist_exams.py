@@ -1,6 +1,5 @@
 """`mft assist test` on Go, C++, Rust and Java: only comparisons with plain values are taken from an answer, and each finds a mutant."""
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from mftcoder.assistant.assistant import Assistant
 from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.curation.teacher.endpoint import Reply
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
+from mftcoder.execution.languages import LANGUAGES as TOOLCHAINS
 
 CODE = {
     "go": ("shapes.go", "package shapes\n\n// perimeter of a rectangle.\nfunc perimeter(w int, h int) int {\n\tif w < 0 {\n\t\treturn -1\n\t}\n\treturn 2*w + 2*h\n}\n"),
@@ -25,10 +25,9 @@ ANSWERS = {
     "java": "class ShapesTest {\n    @Test void works() {\n        System.exit(0);\n        assertEquals(16, Shapes.perimeter(3, 5));\n        assertEquals(9, perimeter(1, 1));\n    }\n}\n",
     "rust": "#[test]\nfn works() {\n    std::process::exit(0);\n    assert_eq!(perimeter(3, 5), 16);\n    assert_eq!(perimeter(1, 1), 9);\n}\n",
 }  # fmt: skip
-TOOLS = {"java": "javac", "go": "go", "cpp": "g++", "rust": "rustc"}
 LANGUAGES = [
-    pytest.param(name, marks=pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} builds the tests"))
-    for name, tool in TOOLS.items()
+    pytest.param(name, marks=pytest.mark.skipif(bool(TOOLCHAINS[name].missing()), reason="its tools are not here"))
+    for name in CODE
 ]
 SLOW = pytest.mark.slow(reason="each run builds the code and its judge")
 SLOW_BUT_ONE = [
