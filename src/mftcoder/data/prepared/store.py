@@ -25,7 +25,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
 from mftcoder.jsonl import locked
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raise it when the same input gives other samples or other files, so that old stores are not found."""
 
 

@@ -7,7 +7,7 @@ package) and one line in `registry.FORMATS`.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -117,18 +117,17 @@ def _refuse_doubled_keys(line: bytes) -> None:
 
 def chat_rounds(record: Record) -> list[Message]:
     """`{"chat_rounds": [{"role": "human", "content": ...}, {"role": "bot", "content": ...}]}`: CodeFuse's dialect."""
-    return _turns(record, "chat_rounds", role="role", content="content")
+    return with_system(record, _turns(record, "chat_rounds", role="role", content="content"))
 
 
 def messages(record: Record) -> list[Message]:
     """`{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ..., "train": false}]}`: OpenAI's dialect."""
-    return _turns(record, "messages", role="role", content="content")
+    return with_system(record, _turns(record, "messages", role="role", content="content"))
 
 
 def sharegpt(record: Record) -> list[Message]:
     """`{"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}], "system": ...}`."""
-    turns = _turns(record, "conversations", role="from", content="value")
-    return _system(record) + turns
+    return with_system(record, _turns(record, "conversations", role="from", content="value"))
 
 
 def alpaca(record: Record) -> list[Message]:
@@ -136,14 +135,14 @@ def alpaca(record: Record) -> list[Message]:
     instruction, output = _texts(record, "instruction", "output")
     extra = _optional_text(record, "input")
     question = f"{instruction}\n\n{extra}" if extra else instruction
-    return [*_system(record), Message("user", question, False), Message("assistant", output, True)]
+    return with_system(record, [Message("user", question, False), Message("assistant", output, True)])
 
 
 def prompt_completion(record: Record) -> list[Message]:
     """`{"prompt": ..., "completion": ...}`, or another of PAIRS: one user turn, one assistant turn."""
     pair = next((pair for pair in PAIRS if pair[0] in record and pair[1] in record), PAIRS[0])
     prompt, completion = _texts(record, *pair)
-    return [*_system(record), Message("user", prompt, False), Message("assistant", completion, True)]
+    return with_system(record, [Message("user", prompt, False), Message("assistant", completion, True)])
 
 
 def text(record: Record) -> list[Message]:
@@ -164,9 +163,11 @@ def _text_field(record: Record) -> str:
     return "content" if "content" in record and "text" not in record else "text"
 
 
-def _system(record: Record) -> list[Message]:
+def with_system(record: Record, turns: Sequence[Message]) -> list[Message]:
+    """The turns after the record's field `system`, if it has one and they do not begin with the same text."""
     content = _optional_text(record, "system")
-    return [Message("system", content, False)] if content else []
+    system = [Message("system", content, False)] if content else []
+    return list(turns) if list(turns[:1]) == system else [*system, *turns]
 
 
 def turns(record: Record, field: str) -> list[Message]:

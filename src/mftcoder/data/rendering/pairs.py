@@ -12,7 +12,7 @@ import xxhash
 
 from mftcoder.config.data import DataConfig
 from mftcoder.data.records.conversation import Conversation, Message, content_hash, make_conversation
-from mftcoder.data.records.formats import parse_object, turns
+from mftcoder.data.records.formats import parse_object, turns, with_system
 from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
 from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_segments
@@ -115,6 +115,7 @@ def messages_of_field(record: Record, field: str, role: Any) -> list[Message]:
 def _conversation(messages: Sequence[Message], record: Record, task: str, origin: str) -> Conversation:
     """The conversation, trained on its last answer. DataError if it does not end with one, or has nothing before it."""
     identity = record.get("id", "")
+    messages = with_system(record, messages)
     made = make_conversation(messages, id="" if identity is None else str(identity), task=task, origin=origin)
     if made.messages[-1].role != "assistant":
         raise DataError("the last turn must be the assistant's answer")

@@ -13,6 +13,7 @@ ANSWER, UNTRAINED = Message("assistant", "2", True), Message("assistant", "2", F
 
 EXAMPLES: dict[str, list[tuple[dict[str, Any], list[Message]]]] = {
     "chat_rounds": [
+        ({"chat_rounds": [{"role": "human", "content": "1 + 1?"}, {"role": "bot", "content": "2"}], "system": "Be brief."}, [SYSTEM, USER, ANSWER]),
         (
             {"chat_rounds": [{"role": "human", "content": "1 + 1?"}, {"role": "bot", "content": "2"}], "data_name": "sums"},
             [USER, ANSWER],
@@ -29,6 +30,7 @@ EXAMPLES: dict[str, list[tuple[dict[str, Any], list[Message]]]] = {
         ),
     ],
     "messages": [
+        ({"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}], "system": "Be brief."}, [SYSTEM, USER, ANSWER]),
         (
             {"messages": [
                 {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2", "train": False},

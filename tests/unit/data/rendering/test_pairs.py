@@ -10,6 +10,7 @@ import pytest
 from mftcoder.config.load import parse_config
 from mftcoder.data.batches.loader import TrainLoader
 from mftcoder.data.prepared.store import Store, prepare
+from mftcoder.data.rendering.groups import read_group
 from mftcoder.data.rendering.pairs import read_labelled, read_pair
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import DataError
@@ -44,6 +45,26 @@ def test_pairs_are_read_from_chats_and_from_texts(record: dict[str, Any]) -> Non
         ("assistant", "a", True),
     ]
     assert pair.second is not None and pair.second.messages[-1].content == "b"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"prompt": "q"}, {"prompt": [{"role": "system", "content": "Be brief."}, ASK]}],
+    ids=["beside", "and in the prompt"],
+)
+def test_the_field_system_comes_before_the_prompt_and_stands_once(fields: dict[str, Any]) -> None:
+    pair = read_pair(line(system="Be brief.", chosen="a", rejected="b", **fields), "t", "o")
+    labelled = read_labelled(line(system="Be brief.", completion="a", label=True, **fields), "t", "o")
+    group = read_group(line(system="Be brief.", completions=["a", "b"], rewards=[0, 1], **fields), "t", "o")
+    for side in (pair.first, pair.second, labelled.first, *group.answers):
+        assert side is not None
+        assert [(m.role, m.content) for m in side.messages[:-1]] == [("system", "Be brief."), ("user", "q")]
+    with pytest.raises(DataError, match="a system message must be the first message"):
+        read_pair(
+            line(system="Be long.", prompt=[{"role": "system", "content": "x"}, ASK], chosen="a", rejected="b"),
+            "t",
+            "o",
+        )
 
 
 @pytest.mark.parametrize(
