@@ -78,3 +78,14 @@ def test_a_file_that_may_not_grow_is_one_line_and_the_same_command_goes_on(
     assert not (tmp_path / "a").exists()
     assert mft(*command) == 0
     assert len(kept(tmp_path / "a" / "chat")) == 300
+
+
+def test_a_link_that_leads_back_to_itself_is_named_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").symlink_to("b.jsonl")
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    assert mft("filter", tmp_path / "a.jsonl", "--out", tmp_path / "out") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "a.jsonl" in line
+    assert line.endswith("is a link that leads back to itself")

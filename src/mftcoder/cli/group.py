@@ -74,6 +74,8 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
 HOMELESS = "home directory"
 """What pathlib says of `~nobody/x`."""
+LOOP = "Symlink loop from "
+"""What pathlib says of such a link, before Python 3.13."""
 TRAIN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "tensorboard")
 """What the extra `train` installs; evaluation needs none of them."""
 
@@ -169,6 +171,10 @@ def _machine_problem(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}. Give a folder that is there or can be made"
     if isinstance(error, RuntimeError) and HOMELESS in str(error):
         return "a path begins with ~ and a user whose home folder is not known. Write it in full"
+    if getattr(error, "errno", None) == errno.ELOOP or (isinstance(error, RuntimeError) and LOOP in str(error)):
+        return (
+            f"{getattr(error, 'filename', None) or str(error).removeprefix(LOOP)}: is a link that leads back to itself"
+        )
     return None
 
 
