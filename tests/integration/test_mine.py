@@ -81,7 +81,7 @@ def test_an_exam_is_written_sat_scored_and_shown_side_by_side(tmp_path: Path) ->
     text = (run / "report.md").read_text()
     for name, benchmark in benchmarks.items():
         count = len(benchmark.problems)
-        assert f"{name}: 0 of {count} problems before, {count} after: +100 points" in text
+        assert f"| {name} | {count} | 0% | 100% | {count} | 0 | +100 (" in text
         assert f"## Answers: {name}" in text
         assert f"### {benchmark.problems[0].id}" in text
         assert "    " + benchmark.problems[0].fields["instruction"].splitlines()[0] in text
