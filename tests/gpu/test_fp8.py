@@ -12,6 +12,7 @@ from tests.gpu.small import language_model, samples, step_data, train
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="no torchao")
+slow = pytest.mark.slow(reason="two runs of a small model; `make gpu` runs them all")
 SIZES = [(300, 1536, 256), (129, 64, 4096)]  # rows, in, out
 
 
@@ -42,7 +43,7 @@ def test_a_gpu_that_should_multiply_in_fp8_does(device: torch.device) -> None:
     assert (lack_of_fp8(device) is None) == should, lack_of_fp8(device)
 
 
-@pytest.mark.parametrize("quantization", ["fp8", pytest.param("4bit-fp8", marks=needs_bitsandbytes)])
+@pytest.mark.parametrize("quantization", ["fp8", pytest.param("4bit-fp8", marks=[needs_bitsandbytes, slow])])
 def test_lora_over_fp8_follows_the_losses_of_bfloat16(
     small_llama: Path, device: torch.device, quantization: str
 ) -> None:
@@ -75,7 +76,7 @@ def test_two_hundred_short_steps_lose_as_in_bfloat16_to_a_percent(
 
 
 @needs_torchao
-@pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
+@pytest.mark.parametrize("recipe", ["tensorwise", pytest.param("rowwise", marks=slow)])
 def test_full_fine_tuning_in_fp8_follows_the_losses_of_bfloat16(
     small_llama: Path, device: torch.device, recipe: str
 ) -> None:

@@ -97,7 +97,8 @@ def test_code_that_cannot_be_built_alone_is_refused_in_one_line(
     assert "\n" not in problem and "cannot be loaded alone in the sandbox (tests: does not compile" in problem
 
 
-@pytest.mark.parametrize("language", SLOW_BUT_ONE)
+@SLOW
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_comparisons_with_values_of_a_wrong_type_are_left_out(assistant: Assistant, says: Says, language: str) -> None:
     says.answer = fenced(
         ANSWERS[language].replace("(3, 5)", '("a", 5)').replace("perimeter(1, 1)", "perimeter(1)"), language

@@ -195,7 +195,6 @@ def takes_local_steps(tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: R
             ("ddp", "lora packed uniform", 2),
             ("ddp", "full padded coba", 2),
             ("fsdp2", "lora packed uniform", 2),
-            ("deepspeed_zero2", "lora padded coba", 2),
             ("deepspeed_zero3", "full packed uniform", 2),
         ],
     ),

@@ -76,9 +76,10 @@ def test_humaneval_scores_its_references_and_nothing_else(tmp_path, field):
     "field",
     [
         pytest.param("code", id="references"),
-        pytest.param(None, id="empty", marks=pytest.mark.slow(reason="500 programs; HumanEval has the same in 164")),
+        pytest.param(None, id="empty"),
     ],
 )
+@pytest.mark.slow(reason="500 programs; HumanEval has the same in 164")
 def test_mbpp_scores_its_references_and_nothing_else(tmp_path, field):
     problems = [row for row in rows(SHARED / "data/mbpp/mbpp.jsonl.gz") if 11 <= row["task_id"] <= 510]
     path = write_answers(tmp_path, "mbpp_m", [row[field] if field else "" for row in problems])

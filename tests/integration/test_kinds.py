@@ -86,7 +86,17 @@ def numbers(values: dict[str, float | None]) -> dict[str, float]:
     return {name: float("nan") if value is None else value for name, value in values.items()}
 
 
-@pytest.mark.parametrize("data", [{}, {"packing": "none", "padding": "max_length"}], ids=["packed", "padded"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param({}, id="packed"),
+        pytest.param(
+            {"packing": "none", "padding": "max_length"},
+            id="padded",
+            marks=pytest.mark.slow(reason="four more runs; the packed ones are four already"),
+        ),
+    ],
+)
 def test_steps_of_all_kinds_do_not_depend_on_how_they_are_split(run: Run, data: dict[str, Any]) -> None:
     whole = run("whole", data)
     for size in (8, 1):

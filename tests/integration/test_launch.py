@@ -213,6 +213,7 @@ def accelerate_launch(options: list[str], config: Path, engine: str) -> subproce
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
 
 
+@pytest.mark.slow(reason="accelerate and two ranks import torch; the same ranks run under mft train --nproc")
 def test_the_published_launch_line_works(tmp_path: Path, tiny_llama_dir: Path, data: Path) -> None:
     config = published_json(tmp_path, tiny_llama_dir, data)
     done = accelerate_launch(["--cpu", "--mixed_precision=no", "--num_processes=1"], config, "FSDP")

@@ -22,9 +22,8 @@ def model_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: weight for file in files for name, weight in load_file(file).items()}
 
 
-@pytest.mark.parametrize(
-    "adapter", [pytest.param("lora", marks=pytest.mark.slow(reason="the same with less to cut into shares")), "full"]
-)
+@pytest.mark.slow(reason="four ranks, then two, then one; test_backends goes on with another number of ranks too")
+@pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_shares_of_four_ranks_go_on_with_two_under_ddp_and_on_one_device(
     tmp_path: Path, tiny_llama_dir: Path, data: Path, ranks: Ranks, adapter: str
 ) -> None:

@@ -194,6 +194,7 @@ def test_options_that_do_not_fit_are_errors(tiny_llama_dir: Path) -> None:
         generate(tiny_llama_dir, "mini", n_sample=2)
 
 
+@pytest.mark.slow(reason="two trainings, each in a process; test_compare has the same by the command")
 def test_a_comparison_is_a_value_with_a_row_a_method(
     config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow(reason="imports transformers anew, ten seconds on a busy core")
 def test_a_model_without_lora_weights_is_used_without_peft() -> None:
     """peft imports bitsandbytes, and both import torch's compiler: a quarter of the start of a command."""
     verbs = [
