@@ -282,9 +282,8 @@ def varlen_attention(
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
     """The same by torch's variable-length FlashAttention; returns [B, L, H, Dv]. ValueError for unsupported inputs."""
-    from torch.nn.attention.varlen import (
-        varlen_attn,
-    )  # imports torch's compiler, two seconds that other devices need not wait
+    # It imports torch's compiler: two seconds that other devices need not wait.
+    from torch.nn.attention.varlen import varlen_attn
 
     _refuse(unsupported, attention_mask)
     if cu_seq_lens_q is None or max_length_q is None:

@@ -85,9 +85,7 @@ def preference_table(runs: Sequence[RunRecord]) -> Table:
     rows = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         for run in runs:
-            points = {
-                name: [value for _, value in series(run.validation, "rewards", task, name)] for name in REWARD_COLUMNS
-            }
+            points = _rewards(run.validation, task, REWARD_COLUMNS)
             if points["accuracy"]:
                 ends = ((name, at) for name in ("accuracy", "margin") for at in (0, -1))
                 cells = [decimals(points[name][at]) if points[name] else "–" for name, at in ends]
@@ -102,9 +100,7 @@ def rollout_table(runs: Sequence[RunRecord]) -> Table:
     rows = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         for run in runs:
-            points = {
-                name: [value for _, value in series(run.train, "rewards", task, name)] for name in ROLLOUT_COLUMNS
-            }
+            points = _rewards(run.train, task, ROLLOUT_COLUMNS)
             if rewards := points["reward"]:
                 clipped = f"{sum(points['clipped']) / len(rewards):.2%}"
                 far = points["divergence"]
@@ -120,6 +116,11 @@ def rollout_table(runs: Sequence[RunRecord]) -> Table:
         "KL of the last step",
     )
     return _without_lone_run(Table(columns, tuple(rows), names=2), runs)
+
+
+def _rewards(records: tuple[dict[str, Any], ...], task: str, columns: Sequence[str]) -> dict[str, list[float]]:
+    """The values of each column of a task's rewards, over the steps."""
+    return {name: [value for _, value in series(records, "rewards", task, name)] for name in columns}
 
 
 def rounds_table(improvements: Sequence[Improvement]) -> Table:
