@@ -44,20 +44,8 @@ _MUTATORS = frozenset(
 )
 _COPIES = frozenset(
     {
-        *(
-            "slice",
-            "map",
-            "filter",
-            "concat",
-            "split",
-            "from",
-            "of",
-            "keys",
-            "values",
-            "entries",
-            "fromEntries",
-            "parse",
-        ),
+        *("slice", "map", "filter", "concat", "split", "from"),
+        *("of", "keys", "values", "entries", "fromEntries", "parse"),
         *("toSorted", "toReversed", "toSpliced", "flat", "flatMap", "join", "trim", "toLowerCase", "toUpperCase"),
         *("replace", "replaceAll", "substring", "padStart", "padEnd", "repeat", "match", "fill", "structuredClone"),
     }

@@ -32,19 +32,8 @@ _PASS_ON = frozenset(
 _COPIES = frozenset({"list", "tuple", "set", "dict", "sorted", "frozenset", "iter"})
 _FRESH = frozenset(
     {
-        *(
-            "copy",
-            "split",
-            "rsplit",
-            "splitlines",
-            "partition",
-            "strip",
-            "lstrip",
-            "rstrip",
-            "format",
-            "join",
-            "replace",
-        ),
+        *("copy", "split", "rsplit", "splitlines", "partition", "strip"),
+        *("lstrip", "rstrip", "format", "join", "replace"),
         *("lower", "upper", "title", "casefold", "encode", "decode", "match", "search", "fullmatch", "findall"),
         *("finditer", "sub", "subn", "count", "index", "find", "startswith", "endswith", "translate", "isoformat"),
     }
