@@ -3,9 +3,10 @@
     python performance/serve.py MODEL --sizes 16/8,64/32 --clients 1,8,64
 
 Both answer the same requests greedily: prompts of the first number of tokens, texts of at most the second. `raw` is the engine in this
-process, `serve` the server as a process of its own, asked over HTTP with streaming. A client sends its next request when the last one is
-complete, `--requests` times or more often, so that a pass has `--tokens`. The two take turns, `--rounds` times each, after one pass that does
-not count; medians are printed.
+process, whose threads wait as those of `mft` do; `serve` is the server as a process of its own, asked over HTTP with streaming. A client sends
+its next request when the last one is complete, `--requests` times or more often, so that a pass has `--tokens`. The two take turns, `--rounds`
+times each, after one pass that does not count; medians are printed. GOMP_SPINCOUNT in the environment holds for both; `--busy 1` measures
+beside one other process that computes all the time.
 
     python performance/serve.py MODEL --load 120 --clients 64
 
@@ -32,6 +33,11 @@ from typing import Any
 
 import httpx
 import orjson
+
+from mftcoder.processes import let_waiting_threads_sleep
+
+let_waiting_threads_sleep()  # takes effect only before torch is imported
+
 import torch
 
 from mftcoder.app.serving.model_choice import choose_source, load_model, usage_of
@@ -64,6 +70,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="the fewest of a pass")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--busy", type=int, default=0, help="other processes that compute all the time")
     parser.add_argument("--load", type=float, metavar="SECONDS", help="ask the server only, for so long")
     options = parser.parse_args()
     if options.load:
@@ -72,7 +79,7 @@ def main() -> None:
     ends = usage_of(source).end_ids
     model = load_model(source, device="auto", dtype=options.dtype)
     ids = source.tokenizer.encode("".join(path.read_text(encoding="utf-8") for path in SOURCES[:60]))
-    with serving(options) as url:
+    with serving(options) as url, busy(options.busy):
         raw = Raw(model, source.tokenizer, ends)
         with raw.engine:
             print(f"{source.name}, {options.dtype}, {torch.get_num_threads()} threads, {options.rounds} rounds")
@@ -98,6 +105,18 @@ def serving(options: argparse.Namespace) -> Iterator[str]:
         assert server.stderr is not None
         yield next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
         server.terminate()
+
+
+@contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many processes that take a processor each."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 async def load(options: argparse.Namespace, clients: int) -> int:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from mftcoder.processes import follow_parent, following_environment, main_module_hidden
+from mftcoder.processes import follow_parent, following_environment, let_waiting_threads_sleep, main_module_hidden
 
 
 @pytest.fixture
@@ -87,3 +87,13 @@ def test_the_main_module_is_back_after_the_block_however_it_ends() -> None:
         assert hidden is not main and isinstance(hidden, ModuleType) and not hasattr(hidden, "__file__")
         raise KeyError
     assert sys.modules["__main__"] is main
+
+
+def test_waiting_threads_sleep_unless_the_environment_says_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    let_waiting_threads_sleep()
+    assert os.environ == {"GOMP_SPINCOUNT": "1000"}
+    for chosen in ({"GOMP_SPINCOUNT": "30000"}, {"OMP_WAIT_POLICY": "active"}):
+        monkeypatch.setattr(os, "environ", dict(chosen))
+        let_waiting_threads_sleep()
+        assert os.environ == chosen

@@ -42,7 +42,7 @@ from mftcoder.errors import (
     NoAnswerAcceptedError,
     UnjudgedError,
 )
-from mftcoder.processes import follow_parent
+from mftcoder.processes import follow_parent, let_waiting_threads_sleep
 
 COMMANDS = (
     demo,
@@ -107,9 +107,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `mft` and exit with its code."""
     follow_parent()
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # A waiting thread of GNU's OpenMP spins for milliseconds by default: with other work on the processor, ten times the time of a step.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    let_waiting_threads_sleep()
     try:
         _refuse_half_characters(sys.argv[1:] if arguments is None else arguments)
         cli.main(arguments, prog_name="mft", standalone_mode=False)

@@ -8,6 +8,7 @@ last row moves into its slot. A new row is prefilled separately and copied in; w
     row 1       .    .    .    .    b0   b1         starts [1, 4]
 """
 
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -66,7 +67,10 @@ class SlotTable:
         self.device = device
         self.length = 0
         self.starts: list[int] = []  # first column of each row
-        self.cache = Cache(layer_class_to_replicate=partial(SlotLayer, self))  # type: ignore[arg-type]
+        layer = partial(
+            SlotLayer, weakref.proxy(self)
+        )  # no cycle: the memory is freed with the table, not when cycles are collected
+        self.cache = Cache(layer_class_to_replicate=layer)  # type: ignore[arg-type]
 
     @property
     def rows(self) -> int:
@@ -110,7 +114,7 @@ class SlotTable:
 
     def _layer(self, index: int, like: Any) -> SlotLayer:
         while len(self.cache.layers) <= index:
-            self.cache.layers.append(SlotLayer(self))
+            self.cache.layers.append(SlotLayer(weakref.proxy(self)))
         layer: Any = self.cache.layers[index]
         if not layer.is_initialized:
             layer.lazy_initialization(like.keys, like.values)

@@ -1,5 +1,7 @@
 """Requests that come at any time get the texts that they would get alone."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -158,6 +160,20 @@ def test_the_cache_in_memory_stays_within_its_size_whatever_comes_after_what(mod
         found = live.collect([*(live.submit(text, tokens=100) for text in TEXTS), live.submit(long, tokens=100)])
     assert texts(found) == [*batch_texts(model, tokenizer, tokens=100), *alone]
     assert slots <= size
+
+
+def test_the_memory_of_a_grown_cache_is_free_as_soon_as_it_is_empty(model: Any, tokenizer: Tokenizer) -> None:
+    live = Live(model, tokenizer, batch_size=8)
+    caches: list[weakref.ref[Any]] = []
+    live.at_first_event(lambda _: caches.extend(weakref.ref(b.table) for b in live.engine._batches.values()))
+    gc.disable()  # nothing may depend on a collection of cycles, which can come much later
+    try:
+        with live.engine:
+            live.collect([live.submit(text) for text in TEXTS])  # together they need more than an empty batch keeps
+            live.collect([live.submit("x")])  # the batch was dropped before this answer
+        assert caches and all(cache() is None for cache in caches)
+    finally:
+        gc.enable()
 
 
 def test_pieces_never_hold_a_part_of_a_stop_word(live: Live, model: Any, tokenizer: Tokenizer) -> None:
