@@ -31,6 +31,7 @@ from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.step import train_step
 
 VOCABULARY, ROW, ROWS = 509, 256, 4
+KEPT = Recomputation()
 WEIGHTS = TaskWeights(np.asarray([1.0, 3.0]))
 TRAIN = TrainConfig(learning_rate=2e-3)
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.04}
@@ -79,7 +80,7 @@ def language_model(
     adapter: str = "full",
     implementation: str | None = None,
     quantization: str | None = None,
-    checkpointing: bool = False,
+    how: Recomputation = KEPT,
 ) -> LanguageModel:
     """The model as `mft train` makes it; the adapter's new weights are the same on every device, and none of them zero."""
     attention.register()
@@ -90,8 +91,7 @@ def language_model(
     module = attach(base, AdapterConfig(type=adapter, lora_rank=8, lora_alpha=16))  # type: ignore[arg-type]
     if adapter == "lora":
         draw_adapter(module)
-    if checkpointing:
-        recompute_layers(decoder_layers(base), Recomputation(whole=1.0))
+    recompute_layers(decoder_layers(base), how)
     return LanguageModel(module.train(), attn_implementation=implementation, num_tasks=2)
 
 

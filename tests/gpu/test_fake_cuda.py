@@ -10,6 +10,7 @@ torch's fused AdamW); tests/unit/kernels compiles them.
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from mftcoder.config.schema import BackendConfig, TrainConfig
 from mftcoder.kernels import attention, cross_entropy
 from mftcoder.models.layers.adapters import trainable_parameters
+from mftcoder.training.backends import ddp
 from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.backends.ddp import SummedGradients
 from mftcoder.training.forward.language_model import LanguageModel
@@ -180,3 +182,96 @@ def test_a_whole_step_over_micro_batches_fits_together(
         result = train_step(model, step_data(samples(seed), 2), WEIGHTS, Objective(), optimizer, 1e-3, backend)
     with pytest.raises(TypeError, match="meta"):
         _ = result.objective  # the steps have read no number: there is none
+
+
+def compile_without_code(monkeypatch: pytest.MonkeyPatch, backend: str) -> Any:
+    """Layers are compiled into graphs, which run as they are. Returns the compiler's counters."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compile_module(self, backend=backend, **options))
+    return counters
+
+
+def as_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch itself says that there is a GPU of compute capability 9.0, below the functions that the compiler knows."""
+    monkeypatch.undo()
+    facts = SimpleNamespace(name="H100", major=9, minor=0, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "_get_device_properties", lambda index: facts, raising=False)
+
+
+@has_cuda_build
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about its own doings, and an error in their place ends it
+@pytest.mark.parametrize(("adapter", "quantization"), MODES, ids=NAMES)
+def test_compiled_layers_have_one_graph_on_a_cuda_device_whatever_the_rows_hold(
+    small_llama: Path, adapter: str, quantization: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the attention's own checks of the device. LoRA's first layer is of its own kind: its input needs no gradient."""
+    as_one_device(monkeypatch)
+    counters = compile_without_code(monkeypatch, "eager")
+    fake = FakeTensorMode(allow_non_fake_inputs=False)
+
+    def empty(tensor: Tensor) -> Tensor:
+        with fake:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+
+    model = moved_model(small_llama, adapter, quantization, empty)
+    model.compile_layers()
+    for seed in range(3):
+        (batch,) = step_data(samples(seed)).micro_batches
+        with OnFakeDevice(fake):
+            model.hidden_states(batch.input_ids, batch.position_ids)
+    assert dict(counters["graph_break"]) == {}
+    assert counters["stats"]["unique_graphs"] == (1 if adapter == "full" else 2)
+
+
+@pytest.mark.slow(reason="the compiler traces both passes of several kinds of layers, a quarter of a minute each")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("adapter", "quantization"), MODES, ids=NAMES)
+def test_compiled_layers_have_one_graph_of_both_passes_through_the_attention_of_a_gpu(
+    small_llama: Path, adapter: str, quantization: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = compile_without_code(monkeypatch, "aot_eager")
+    model = moved_model(small_llama, adapter, quantization, lambda tensor: tensor.to("meta"))
+    model.compile_layers()
+    for seed in range(2):
+        data = step_data(samples(seed))
+        (batch,) = data.micro_batches
+        coefficients = token_coefficients(batch, data.counts, WEIGHTS, Objective())
+        model.losses(batch, coefficients).objective.backward()
+    assert dict(counters["graph_break"]) == {}
+    assert counters["stats"]["unique_graphs"] == (1 if adapter == "full" else 2)
+    assert all(weight.grad is not None for weight in model.module.parameters() if weight.requires_grad)
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora"])
+def test_sums_over_ranks_start_in_order_inside_the_last_pass(
+    small_llama: Path, adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order in which a step gives a device its work. tests/unit/training/backends/test_ddp.py has two real ranks."""
+    model = moved_model(small_llama, adapter, None, lambda tensor: tensor.to("meta"))
+    monkeypatch.setattr(ddp, "BUCKET_BYTES", 1 << 12)
+    named, events = list(trainable_parameters(model.module)), list[tuple[str, int]]()
+    summed = SummedGradients([weight for _, weight in named], lambda _, collective: collective(), overlap=True)
+    for place, (_, weight) in enumerate(named):
+        weight.register_post_accumulate_grad_hook(lambda _, place=place: events.append(("gradient", place)))
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda values, **_: events.append(("sum", values.numel())) or Sent()
+    )
+    data = step_data(samples(seed=8), 2)
+    for number, batch in enumerate(data.micro_batches, start=1):
+        coefficients = token_coefficients(batch, data.counts, WEIGHTS, Objective())
+        summed.backward(model.losses(batch, coefficients).objective, last=number == 2)
+    inside = events.copy()
+    summed.sum_over_ranks()
+    first, last = ([kind for kind, _ in part] for part in (inside[: len(named)], inside[len(named) :]))
+    sums = [size for kind, size in inside if kind == "sum"]
+    buckets = [[named[place][1] for place in group] for group in ddp._groups([weight for _, weight in named])]
+    assert set(first) == {"gradient"} and last.count("gradient") == len(named)
+    assert sums == [sum(ddp._aligned_size(weight) for weight in bucket) for bucket in buckets] and len(sums) > 3
+    assert last.index("sum") < len(named) / 2  # while most gradients are still to come
+    assert events[len(inside) :] == [("sum", len(named))]  # after the passes only who has gradients

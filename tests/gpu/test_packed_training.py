@@ -9,9 +9,11 @@ from transformers import DeepseekV2Config, DeepseekV2ForCausalLM
 
 from mftcoder.kernels import flash
 from mftcoder.kernels.attention import candidates, register, varlen_problem
+from mftcoder.models.gpu_memory.recompute import Recomputation
 from mftcoder.training.forward.isolation import choose_attention, verify_isolation
 from mftcoder.training.forward.language_model import LanguageModel
 from tests.gpu.small import (
+    KEPT,
     ROUNDING,
     best_attention,
     gap,
@@ -23,6 +25,7 @@ from tests.gpu.small import (
     step_data,
 )
 
+SELECTIVE = Recomputation(selective=True)
 PROBES = (torch.arange(5, 105), torch.arange(7, 150))
 
 
@@ -76,28 +79,32 @@ def test_a_step_in_bfloat16_is_the_same_step_over_micro_batches(
     assert all(gap(other, whole) < 0.02 for other in split)
 
 
+@pytest.mark.parametrize("how", [SELECTIVE, Recomputation(0.5, True), Recomputation(1.0)], ids=str)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_recomputing_activations_changes_nothing(small_llama: Path, device: torch.device, adapter: str) -> None:
+def test_recomputing_activations_changes_nothing(
+    small_llama: Path, device: torch.device, adapter: str, how: Recomputation
+) -> None:
     """To the last bit of each product; a kernel that adds in changing order may move the sums."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     data = step_data(samples(3))
     kept, recomputed = (
-        gradient(language_model(small_llama, device, dtype, adapter=adapter, checkpointing=on), data)
-        for on in (False, True)
+        gradient(language_model(small_llama, device, dtype, adapter=adapter, how=way), data) for way in (KEPT, how)
     )
     assert gap(recomputed, kept) < (1e-6 if device.type == "cpu" else 1e-3)
 
 
 @pytest.mark.slow(reason="half a minute of compiling on a CPU")
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about its own doings, and an error in their place ends it
+@pytest.mark.parametrize("how", [KEPT, SELECTIVE], ids=str)
 @pytest.mark.parametrize("adapter", ["full", "lora"])
 def test_compiled_layers_give_the_gradients_of_plain_ones(
-    small_llama: Path, device: torch.device, adapter: str
+    small_llama: Path, device: torch.device, adapter: str, how: Recomputation
 ) -> None:
     torch._dynamo.reset()
     data = step_data(samples(4))
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    plain, compiled = (language_model(small_llama, device, dtype, adapter=adapter) for _ in range(2))
+    plain = language_model(small_llama, device, dtype, adapter=adapter)
+    compiled = language_model(small_llama, device, dtype, adapter=adapter, how=how)
     compiled.compile_layers()
     assert gap(gradient(compiled, data), gradient(plain, data)) < ROUNDING[dtype]
 

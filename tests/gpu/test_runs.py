@@ -1,12 +1,16 @@
 """`mft train` on the device: it resumes to the last bit, ranks take one device's steps, and a full memory has an answer."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mftcoder.app.training.train import train
+from mftcoder.config.load import load_config
 from mftcoder.errors import TrainingError
+from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.session import device_memory_errors
 from tests.integration.test_train_cli import metrics, mft, run_with_kills, write_config, write_tasks
 
@@ -66,6 +70,33 @@ def test_out_of_memory_says_what_to_change(device: torch.device) -> None:
     (line,) = caught.value.problems
     for remedy in ("train.gradient_checkpointing", "per_device_train_batch_size", "data.max_length", "mft validate"):
         assert remedy in line
+
+
+def test_a_first_step_that_fills_the_device_is_taken_again_by_the_next_plan(
+    tmp_path: Path, tiny_llama_dir: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
+) -> None:
+    """A GPU refuses the memory itself, after the first backward pass; a CPU raises another error, so its twin raises the GPU's."""
+    data = write_tasks(tmp_path / "data", 20)
+    few = {"train__max_steps": 3, "train__torch_compile": False, "train__eval_strategy": "no"}
+    given, free = (config_of(tmp_path / name, tiny_llama_dir, data, device, **few) for name in ("given", "free"))
+    train(load_config(given, ["train.gradient_checkpointing=selective"]))
+    backward, passes = MasterAdamW.backward, list[bool]()
+
+    def fill_the_device(self: MasterAdamW, objective: torch.Tensor, *, last: bool) -> None:
+        backward(self, objective, last=last)
+        passes.append(last)
+        if len(passes) == 1 and device.type == "cpu":
+            raise torch.OutOfMemoryError("the device is full")
+        if len(passes) == 1:
+            torch.empty(1 << 50, dtype=torch.uint8, device=device)
+
+    monkeypatch.setattr(MasterAdamW, "backward", fill_the_device)
+    said()
+    train(load_config(free))
+    assert "step 1 ran out of memory with 'recompute nothing'" in (lines := said())
+    assert "Starting it again with 'recompute norms and SwiGLU'" in lines
+    found, expected = ([record["loss"] for record in metrics(tmp_path / name / "run")] for name in ("free", "given"))
+    assert len(found) == 3 and found == pytest.approx(expected, rel=1e-6 if device.type == "cpu" else 1e-4)
 
 
 def test_another_error_of_the_device_stays_what_it_is(device: torch.device) -> None:

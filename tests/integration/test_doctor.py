@@ -1,7 +1,10 @@
 """`mft doctor` through the real command: exit code 0 whatever is missing, and each lack with its meaning and remedy."""
 
+import importlib.util
 import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +13,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from mftcoder.app import doctor
 from mftcoder.cli import cli
 from mftcoder.kernels import limits
+from tests.conftest import REPOSITORY
 
 
 def findings() -> dict[str, dict[str, Any]]:
@@ -34,6 +39,19 @@ def test_a_bare_machine_is_told_what_each_lack_means(monkeypatch: pytest.MonkeyP
     assert "rustup" in found["toolchains/rust"]["remedy"]
     assert found["network/Hub"]["state"] == "note"
     assert found["toolchains/python"]["value"].endswith(sys.version.split()[0])
+
+
+def test_every_extra_is_listed_with_what_its_lack_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = importlib.util.find_spec
+    absent = {row[0] for row in doctor.EXTRAS} - {"torch"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else installed(name))
+    listed = [
+        finding for finding in findings().values() if finding["area"] == "software" and finding["state"] == "note"
+    ]
+    named = {re.search(r"mftcoder\[(\w+)\]", finding["remedy"])[1] for finding in listed}  # type: ignore[index]
+    offered = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert named == offered.keys() - {"dev", "bench", "all"}
+    assert all(finding["value"] == "not installed" and finding["meaning"] for finding in listed)
 
 
 def test_the_table_keeps_brackets_in_remedies(monkeypatch: pytest.MonkeyPatch) -> None:

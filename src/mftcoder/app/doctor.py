@@ -75,6 +75,12 @@ def _software() -> Iterator[Finding]:
 EXTRAS = (
     *((name, name, "no training and no generation", TRAIN) for name in ("torch", "transformers", "peft", "tokenizers")),
     ("safetensors", "safetensors", "no model folder can be read or written", TRAIN),
+    (
+        "bitsandbytes",
+        "bitsandbytes",
+        "no model.quantization: 4bit, 8bit and 4bit-fp8, and no train.optim: adamw_8bit",
+        "pip install 'mftcoder[qlora]'",
+    ),
     ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
     (
         "compressed_tensors",
@@ -82,6 +88,7 @@ EXTRAS = (
         "releases by gptq, awq, int8 and fp8 cannot be read",
         "pip install 'mftcoder[compressed]'",
     ),
+    ("sentencepiece", "sentencepiece", "tokenizer.model files cannot be read", "pip install 'mftcoder[sentencepiece]'"),
     ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
     ("rensa", "rensa", "`mft data dedup` finds exact duplicates only (near: false)", CURATE),
     ("tree_sitter", "tree-sitter", "no mining and no code: renamed in other languages than Python", CURATE),
@@ -89,6 +96,8 @@ EXTRAS = (
     ("py3langid", "py3langid", "no filter rule on the language of the prose", CURATE),
     ("torchao", "torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
     ("deepspeed", "deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
+    ("fastapi", "fastapi", "no `mft serve`", "pip install 'mftcoder[serve]'"),
+    ("mcp", "mcp", "no `mft assist mcp`", "pip install 'mftcoder[assist]'"),
     ("tensorboard", "tensorboard", "no TensorBoard logs", f"{TRAIN}, or train.report_to=[]"),
 )
 

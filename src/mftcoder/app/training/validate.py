@@ -25,7 +25,7 @@ from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store, prepare_with_progress
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.kernels.limits import device_limits, model_limits
-from mftcoder.kernels.linear.fp8 import lack_of_fp8
+from mftcoder.kernels.linear.fp8 import GPUS_WITH_FP8, lack_of_fp8
 from mftcoder.log import OnProgress, no_progress, warn
 from mftcoder.models.gpu_memory.plans import (
     USABLE,
@@ -212,7 +212,9 @@ def _products_line(config: RunConfig, card: Card) -> str:
     if config.model.quantization not in IN_FP8 and recipe is None:
         return config.model.dtype
     line = f"fp8 (torchao, {recipe})" if recipe else "fp8 (e4m3)"
-    lack = lack_of_fp8(card.device) if card.is_here else None
+    if not card.is_here:
+        return f"{line} on a GPU of {GPUS_WITH_FP8}; emulated on others, at no gain in speed"
+    lack = lack_of_fp8(card.device)
     return line if lack is None else f"{line}, emulated: the same numbers, no gain in speed. {lack}"
 
 

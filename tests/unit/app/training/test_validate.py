@@ -98,6 +98,16 @@ def test_the_memory_of_another_gpu_is_planned(
     assert "A GPU of 8 GB would have room to recompute nothing" in capsys.readouterr().out
 
 
+def test_the_plan_for_another_gpu_says_which_gpus_multiply_in_fp8(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    config = write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8), model__dtype="bfloat16")
+    main(["validate", str(config), "--gpu", "24GB", "model.quantization=fp8"])
+    expected = "fp8 (e4m3) on a GPU of compute capability 8.9 or newer (RTX 40 and 50, L4, L40S, H100, H200, B200)"
+    assert f"{expected}; emulated on others, at no gain in speed" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("gpu", ["large", "0GB", "0x80GB", "-24GB", "24TB"])
 def test_a_size_that_no_gpu_has_is_one_line(
     tmp_path: Path, folder: Path, gpu: str, capsys: pytest.CaptureFixture[str]
