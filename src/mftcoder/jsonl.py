@@ -1,16 +1,20 @@
 """JSON and JSON Lines files: read as streams with `path:line: what` for every error, written atomically; journals and locks."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import gzip
 import json
 import os
+import re
 import shutil
+import tempfile
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,19 +26,45 @@ _UNREADABLE = (OSError, EOFError, zlib.error)  # the last two come from damaged 
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it if the block succeeds, and is removed if it fails.
+def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it if the block succeeds, and is removed if it fails. An OSError of the block names `path`.
 
-    The file is flushed to disk before the rename, so a crash leaves either the old file or the new one.
+    The file is flushed to disk before the rename, so a crash of the machine leaves either the old file or the new one. What killed
+    processes left of the same `path` is removed. Neither is done for a file that is not `lasting`: who reads it knows its checksum, and
+    its folder is removed in the end.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with names_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary, descriptor = _locked_beside(path, Path.touch) if lasting else (_beside(path), None)
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(path)
+        with names_in_errors(path, temporary):
+            yield temporary
+            if lasting:
+                _flush_to_disk(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""What numpy says of a full disk, without an error number."""
+
+
+@contextmanager
+def names_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """An OSError of the block that names no file names `path`: `write` does not know what it writes to. `path` stands for `temporary` too."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and _SHORT_WRITE.fullmatch(str(error)):
+            raise OSError(errno.ENOSPC, "could not be written in full", str(path)) from error
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        elif temporary is not None and isinstance(error.filename, str | Path):
+            error.filename = str(error.filename).replace(str(temporary), str(path), 1)
+        raise
 
 
 @contextmanager
@@ -44,13 +74,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     If another process has made `path` in the meantime, that folder stays. What killed processes left of the same `path` is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
-        _remove_if_left(left)
-    temporary, descriptor = _locked_folder(path)
+    temporary, descriptor = _locked_beside(path, Path.mkdir)
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            _flush_to_disk(file)
+        with names_in_errors(path, temporary):
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush_to_disk(file)
         try:
             temporary.rename(path)
         except OSError:
@@ -61,15 +90,32 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _locked_folder(path: Path) -> tuple[Path, int]:
-    """A new folder beside `path`, and the descriptor that locks it while this process lives."""
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """A folder for temporary files that is removed with the block. What killed processes left of the same name is removed first."""
+    folder, descriptor = _locked_beside(Path(tempfile.gettempdir()) / name, partial(Path.mkdir, mode=0o700))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _locked_beside(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    """A new file or folder beside `path`, and the descriptor that locks it while this process lives. Removes what others left of it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        _remove_if_left(left)
     while True:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir()
+        temporary = _beside(path)
+        make(temporary)
         # Another process may take it for one that was left, until it is locked.
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(temporary, os.O_RDONLY)
-            if _is_locked_now(descriptor) and temporary.is_dir():
+            if _is_locked_now(descriptor) and temporary.exists():
                 return temporary, descriptor
             os.close(descriptor)
 
@@ -85,13 +131,16 @@ def _is_locked_now(descriptor: int) -> bool:
     return True
 
 
-def _remove_if_left(folder: Path) -> None:
-    """Remove a temporary folder that no living process has locked."""
+def _remove_if_left(path: Path) -> None:
+    """Remove a temporary file or folder that no living process has locked."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             lock(descriptor)
-            shutil.rmtree(folder, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
         finally:
             os.close(descriptor)
 

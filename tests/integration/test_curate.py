@@ -74,7 +74,10 @@ def test_a_file_that_may_not_grow_is_one_line_and_the_same_command_goes_on(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.endswith("Make room or choose another folder.")
+    assert line.startswith(f"error: {tmp_path / '.a.work'}")
+    assert line.endswith(
+        (": File too large. Make room or choose another folder.", "in full. Make room or choose another folder.")
+    )
     assert not (tmp_path / "a").exists()
     assert mft(*command) == 0
     assert len(kept(tmp_path / "a" / "chat")) == 300

@@ -1,17 +1,55 @@
-"""Folders and journals appear whole, and one process at a time writes a journal."""
+"""Files, folders and journals appear whole, and one process at a time writes a journal."""
 
+import random
+import resource
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mftcoder import jsonl
+from mftcoder.cli.group import MACHINE_ERRORS
 from mftcoder.errors import GenerationError
-from mftcoder.jsonl import JournalFile, atomic_folder
+from mftcoder.jsonl import (
+    JournalFile,
+    atomic_folder,
+    atomic_path,
+    open_for_writing,
+    scratch_folder,
+    write_jsonl,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def bytes_of(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(bytes(1 << 17))
+
+
+def lines_of(path: Path) -> None:
+    write_jsonl(path, [{"text": "x" * 1000}] * 100)
+
+
+def arrays_of(path: Path) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.zeros(1 << 17))
+
+
+def gzipped_lines_of(path: Path) -> None:
+    with atomic_path(path) as temporary, open_for_writing(temporary, compressed=True) as file:
+        file.write(random.Random(0).randbytes(1 << 17))
+
+
+def files_of_a_folder(path: Path) -> None:
+    with atomic_folder(path) as temporary:
+        (temporary / "one").write_bytes(bytes(1 << 17))
 
 
 def test_a_folder_appears_only_when_its_block_succeeds(tmp_path: Path) -> None:
@@ -50,6 +88,44 @@ def test_what_a_killed_process_left_is_removed_and_the_folder_of_a_living_one_st
             (second / "file").write_text("second")
     assert names(tmp_path) == [other.name, "made"]
     assert (tmp_path / "made" / "file").read_text() == "second"
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_and_the_file_of_a_living_one_stays(tmp_path: Path) -> None:
+    left, other = tmp_path / ".made.0123abcd.tmp", tmp_path / ".made-too.0123abcd.tmp"
+    for file in (left, other):
+        file.write_text("half")
+    with atomic_path(tmp_path / "made") as living:
+        living.write_text("first")
+        assert names(tmp_path) == sorted([other.name, living.name])
+        write_text(tmp_path / "made", "second")
+        assert names(tmp_path) == sorted([other.name, living.name, "made"])
+    assert names(tmp_path) == [other.name, "made"]
+    assert (tmp_path / "made").read_text() == "first"
+
+
+def test_a_scratch_folder_goes_with_its_block_and_with_a_killed_process_at_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / ".mine.0123abcd.tmp" / "half").mkdir(parents=True)
+    with scratch_folder("mine") as one, scratch_folder("mine") as other:
+        assert names(tmp_path) == sorted([one.name, other.name])
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", [bytes_of, lines_of, arrays_of, gzipped_lines_of, files_of_a_folder])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    """A limit on the size of files fails as a full disk does: in the middle of a write that knows no name."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write(tmp_path / "big.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.filename == str(tmp_path / "big.jsonl")
+    assert caught.value.errno in MACHINE_ERRORS
+    assert names(tmp_path) == []
 
 
 def test_a_journal_has_one_process_even_if_it_is_replaced_while_another_one_opens_it(

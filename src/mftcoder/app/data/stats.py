@@ -1,7 +1,6 @@
 """`mft data stats`: what is in files, folders, or the tasks of a recipe or config. Writes nothing but the page that is asked for."""
 
 import os
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mftcoder.curation.stats.summary import Counted, summary
 from mftcoder.data.records.files import BLOCK_BYTES, SourceFile, TaskSources, find_sources, read_blocks
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ConfigError, DataError
+from mftcoder.jsonl import scratch_folder
 from mftcoder.log import OnProgress
 
 _CONFIGS = (".yaml", ".yml", ".json")
@@ -57,8 +57,8 @@ def stats(paths: Sequence[Path], options: StatsOptions, on_progress: OnProgress)
     if given.tokenizer is not None:
         load_tokenizer(given.tokenizer)  # its errors come before any work
     counting = Counting(compared, given.tokenizer, given.data, given.max_length)
-    with tempfile.TemporaryDirectory(prefix="mftcoder-stats-") as folder:
-        sets = _count(given.tasks, sources, counting, Path(folder), options.num_proc, on_progress)
+    with scratch_folder("mftcoder-stats") as folder:
+        sets = _count(given.tasks, sources, counting, folder, options.num_proc, on_progress)
         if not any(one.counts.statistics.records for one in sets):
             raise DataError(*_problems(sets), "no record can be read")
         found = summary(sets, compared, given.max_length)

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import tempfile
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from mftcoder.curation.example import MAX_PARSED, Example, parse_python
 from mftcoder.errors import DataError
+from mftcoder.jsonl import scratch_folder
 
 _FOUND = re.compile(rb"(?:.*[/\\])?(\d+)-\d+\.py:\d+:\d+: ")
 _COMMAND = ("check", "--isolated", "--no-cache", "--ignore-noqa", "--select", "E9,F", "--output-format", "concise", "--quiet", "--exit-zero")  # fmt: skip
@@ -19,9 +19,9 @@ _COMMAND = ("check", "--isolated", "--no-cache", "--ignore-noqa", "--select", "E
 def lint_errors(examples: Sequence[Example]) -> list[float | None]:
     """Errors of each record; None for one without Python code. Code that Python's parser refuses is one error, and ruff does not see it."""
     counts: Counter[int] = Counter()
-    with tempfile.TemporaryDirectory(prefix="mftcoder-lint-") as folder:
-        judged = [_write(Path(folder), number, example, counts) for number, example in enumerate(examples)]
-        if any(Path(folder).iterdir()):
+    with scratch_folder("mftcoder-lint") as folder:
+        judged = [_write(folder, number, example, counts) for number, example in enumerate(examples)]
+        if any(folder.iterdir()):
             counts.update(_run(folder))
     return [float(counts[number]) if has_code else None for number, has_code in enumerate(judged)]
 
@@ -37,10 +37,10 @@ def _write(folder: Path, number: int, example: Example, counts: Counter[int]) ->
     return bool(codes)
 
 
-def _run(folder: str) -> Counter[int]:
+def _run(folder: Path) -> Counter[int]:
     """Lines `path:row:column: code message`, counted as they come."""
     counts: Counter[int] = Counter()
-    command = [sys.executable, "-m", "ruff", *_COMMAND, folder]
+    command = [sys.executable, "-m", "ruff", *_COMMAND, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ruff:
         assert ruff.stdout is not None
         assert ruff.stderr is not None
