@@ -94,7 +94,7 @@ def test_bad_input_can_be_skipped_counted_and_listed(what: str, folder: Path, ru
     (folder / "b.jsonl").write_bytes(content)
     code, out, err = run("prepare", "data.on_error=skip")
     assert (code, err) == (0, "")
-    assert f"skipped {folder}/{message.strip()}" in out and " skipped " in out
+    assert f"skipped {folder}/{message.strip()}" in out and " problems " in out
 
 
 def test_a_truncated_last_line_is_called_that(folder: Path, run: Run) -> None:

@@ -24,6 +24,7 @@ DATA_COLUMNS = {
     "dropped": "dropped",
     "untrained": "nothing to train",
     "skipped": "skipped",
+    "problems": "problems",
     "duplicates": "duplicates",
     "fim": "FIM",
 }

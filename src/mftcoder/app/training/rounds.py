@@ -319,8 +319,9 @@ class Rounds:
         store = prepare(config)
         samples, entry = store.train(0), self.found.rounds[-1]
         if store.skipped:
-            say(f"round {number}: {len(store.skipped)} groups left out: {store.skipped[0]}")
-            left_out = {**entry.left_out, "long": len(store.skipped)}
+            skipped = store.statistics[0].skipped
+            say(f"round {number}: {skipped} groups left out: {store.skipped[0]}")
+            left_out = {**entry.left_out, "long": skipped}
             self.found.rounds[-1] = replace(entry, kept=len(samples), new=len(samples), left_out=left_out)
             self.found.write(self.settings)
         return len(plan_rows(samples.lengths, config.data.packing, config.data.max_length))

@@ -27,6 +27,7 @@ _RARE_COLUMNS = {
     "split": "split",
     "untrained": "untrained",
     "skipped": "skipped",
+    "problems": "problems",
     "duplicates": "duplicates",
     "also in\nvalidation": "overlap",
     "beyond\nmax_samples": "unused",
@@ -79,7 +80,7 @@ def print_prepared(prepared: "PreparedData") -> None:
     output.print(table)
     shown_problems = store.skipped[: prepared.config.data.max_errors]
     lines = [f"skipped {problem}" for problem in shown_problems]
-    if (hidden := sum(counts.skipped for counts in store.statistics) - len(shown_problems)) > 0:
+    if (hidden := sum(counts.problems for counts in store.statistics) - len(shown_problems)) > 0:
         lines.append(f"... and {hidden:,} more")
     for line in (*lines, f"store {store.folder}"):
         output.print(line, highlight=False, markup=False, soft_wrap=True)

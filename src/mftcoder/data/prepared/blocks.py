@@ -63,18 +63,20 @@ class BlockRows:
 
 @dataclass
 class BlockReport:
-    """Counts for a block's lines. `errors` are the first problems as `path:line: what`, `problems` counts all of them."""
+    """Counts for a block's lines. `errors` are the first problems of the skipped records as `path:line: what`; `problems` counts all."""
 
     records: int = 0
     tokens: int = 0
     dropped: int = 0
     untrained: int = 0
     fim: int = 0
+    skipped: int = 0
     problems: int = 0
     errors: list[str] = field(default_factory=list)
 
     def note(self, origin: str, problems: Sequence[str]) -> None:
-        """Count problems, and list them up to MAX_LISTED."""
+        """Count a record that cannot be used and its problems, and list these up to MAX_LISTED."""
+        self.skipped += 1
         self.problems += len(problems)
         left = max(0, MAX_LISTED - len(self.errors))
         self.errors += [f"{origin}: {problem}" for problem in problems[:left]]

@@ -184,6 +184,7 @@ class _Builder:
             total.untrained += report.untrained
             total.fim += report.fim
         total.tokens += report.tokens
+        total.skipped += report.skipped
         self._note(place, block.index, report.errors, report.problems)
         if self.on_progress:
             records = sum(tally.report.records for tally in self.tallies)

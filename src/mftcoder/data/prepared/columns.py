@@ -52,7 +52,9 @@ class TaskStatistics:
     untrained: int = 0
     """Records left out because no trained token is within max_length."""
     skipped: int = 0
-    """Problems skipped with data.on_error: skip."""
+    """Records that cannot be used, left out with data.on_error: skip; those for validation too."""
+    problems: int = 0
+    """What is wrong with them, a record may have several, and files that hold nothing or end too early."""
     duplicates: int = 0
     """Training records with the content of an earlier record of the task."""
     overlap: int = 0

@@ -307,6 +307,18 @@ def test_a_store_is_pickled_by_its_path(make_config: MakeConfig, make_jsonl: Mak
     assert np.array_equal(pickle.loads(sent).lengths, samples.lengths)
 
 
+def test_a_skipped_record_counts_once_however_much_is_wrong_with_it(
+    make_config: MakeConfig, make_jsonl: MakeJsonl
+) -> None:
+    """One for validation counts too. An empty file is a problem without a record."""
+    twice = {"messages": [{"role": "robot", "content": "a"}, {"role": "robot"}, {"role": "assistant", "content": "b"}]}
+    held_out = make_jsonl("valid.jsonl", [pair(3), twice])
+    files = [str(make_jsonl("a.jsonl", [pair(1), twice, b"{"])), str(make_jsonl("empty.jsonl", []))]
+    config = make_config({"a": {"files": files, "validation": str(held_out)}}, on_error="skip")
+    counts = prepare(config).statistics[0]
+    assert (counts.records, counts.skipped, counts.problems) == (1, 3, 3 + 1 + 3 + 1)
+
+
 def test_statistics_are_kept_with_the_store(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(1), pair(2), b"{"]))}, on_error="skip")
     first = prepare(config)
