@@ -18,16 +18,11 @@ if TYPE_CHECKING:
     from mftcoder.config.schema import RunConfig
 
 
-def is_rank0() -> bool:
-    """Whether this process prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def console(*, stderr: bool = False) -> "Console":
     """Where rank 0 prints; silent on the other ranks."""
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=not is_rank0())
+    return Console(stderr=stderr, quiet=os.environ.get("RANK", "0") != "0")
 
 
 @contextmanager
@@ -58,7 +53,6 @@ class _LineHandler(logging.Handler):
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the line."""
         if record.name == REPEATED.name and self._output.is_terminal:
             return
         style = "yellow" if record.levelno >= logging.WARNING else ""
@@ -119,5 +113,4 @@ def hint_with_command() -> Iterator[None]:
 
 
 def typed_command() -> str:
-    """The command as a person types it."""
     return shlex.join(["mft", *sys.argv[1:]])

@@ -8,12 +8,11 @@ from mftcoder.cli.options import PATH, Finite
 
 
 @click.command("demo", short_help="Show the whole journey on a small real model.")
-@click.option("--out", type=PATH, default=Path("demo"), show_default=True, help="Output directory.")
+@click.option("--out", type=PATH, default=Path("demo"), help="Output directory.")
 @click.option(
     "--minutes",
     type=Finite(min=1),
     default=15,
-    show_default=True,
     help="Time for the whole demo. Training takes fewer than 60 steps if they do not fit.",
 )
 def command(out: Path, minutes: float) -> None:

@@ -66,7 +66,7 @@ COMMANDS = (
     assist,
 )
 """In the order of `mft --help`: the order in which a user needs them."""
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """A full disk, a limit on the size of files, a folder without write permission: the user can mend these, whichever file they hit."""
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -84,7 +84,6 @@ class Journey(click.Group):
     """A group that lists its commands in the order in which they were added."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """The names, not sorted."""
         return list(self.commands)
 
 

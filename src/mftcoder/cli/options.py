@@ -20,7 +20,6 @@ class Finite(click.FloatRange):
     """A number within a range that is neither infinite nor nan."""
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
-        """The number, or click's error."""
         number = float(super().convert(value, parameter, context))
         if not math.isfinite(number) or abs(number) > LARGEST:
             self.fail(f"{value} is out of range.", parameter, context)
@@ -33,7 +32,6 @@ class Names(click.ParamType):
     name = "names"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
-        """The names; a tuple stays as it is."""
         if isinstance(value, tuple):
             return value
         return tuple(dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip()))
@@ -48,7 +46,6 @@ class WholeNumbers(click.ParamType):
         self.least = least
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, ...]:
-        """The numbers, or click's error; a tuple stays as it is."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",")]
@@ -77,10 +74,9 @@ data_dir = click.option(
 checkpoint = click.option(
     "--checkpoint",
     default=GenerateOptions.checkpoint,
-    show_default=True,
     help="Checkpoint of the run folder: best, latest or a name such as step-00000020.",
 )
-device = click.option("--device", default=GenerateOptions.device, show_default=True, help="auto, cpu, cuda or cuda:1.")
+device = click.option("--device", default=GenerateOptions.device, help="auto, cpu, cuda or cuda:1.")
 template = click.option("--template", help="Chat template (default: the run's, else the tokenizer's own).")
 load = click.option("--load", type=click.Choice(["4bit", "8bit"]), help="Hold the weights in 4 or 8 bits.")
 trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")

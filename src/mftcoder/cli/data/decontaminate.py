@@ -10,12 +10,15 @@ from mftcoder.cli.options import PATH, Names, data_dir, paths_to_out
 @click.command("decontaminate", short_help="Drop records that hold a problem of an exam.")
 @paths_to_out
 @click.option(
-    "--benchmarks", type=Names(), default="", metavar="NAME,...", help="Benchmarks or groups of `mft benchmarks`."
+    "--benchmarks",
+    type=Names(),
+    default="",
+    show_default=False,
+    metavar="NAME,...",
+    help="Benchmarks or groups of `mft benchmarks`.",
 )
 @click.option("--against", type=PATH, multiple=True, help="A file or folder of JSONL with problems of your own.")
-@click.option(
-    "--rules", type=click.Choice(["default", "published"]), default="default", show_default=True, help="What a hit is."
-)
+@click.option("--rules", type=click.Choice(["default", "published"]), default="default", help="What a hit is.")
 @data_dir
 def command(
     paths: tuple[Path, ...],

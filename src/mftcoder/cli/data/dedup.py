@@ -9,21 +9,14 @@ from mftcoder.cli.options import Finite, paths_to_out
 
 @click.command("dedup", short_help="Keep one of the records that are equal or alike.")
 @paths_to_out
-@click.option(
-    "--threshold", type=Finite(0.6, 1), default=0.7, show_default=True, help="Jaccard similarity of duplicates."
-)
+@click.option("--threshold", type=Finite(0.6, 1), default=0.7, help="Jaccard similarity of duplicates.")
 @click.option("--exact", is_flag=True, help="Drop exact duplicates only.")
-@click.option(
-    "--keep", type=click.Choice(["longest", "first"]), default="longest", show_default=True, help="Which one is kept."
-)
-@click.option(
-    "--within", type=click.Choice(["all", "task"]), default="all", show_default=True, help="What is compared."
-)
+@click.option("--keep", type=click.Choice(["longest", "first"]), default="longest", help="Which one is kept.")
+@click.option("--within", type=click.Choice(["all", "task"]), default="all", help="What is compared.")
 @click.option(
     "--code",
     type=click.Choice(["as_written", "renamed"]),
     default="as_written",
-    show_default=True,
     help="renamed: compare code without its names, comments and layout.",
 )
 def command(

@@ -9,7 +9,7 @@ from mftcoder.cli.options import Names, paths_to_out
 
 @click.command("filter", short_help="Keep records that are inside the bounds of rules.")
 @paths_to_out
-@click.option("--rules", type=Names(), default="general", show_default=True, help="A preset, or names of rules.")
+@click.option("--rules", type=Names(), default="general", help="A preset, or names of rules.")
 def command(paths: tuple[Path, ...], out: Path, rules: tuple[str, ...]) -> None:
     """Filter the records in PATHS; each path is a task. Bounds other than the default ones need a recipe.
 

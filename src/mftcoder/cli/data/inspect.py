@@ -11,7 +11,7 @@ from mftcoder.cli.options import COUNT, config_arguments
 @click.command("inspect", short_help="Show samples token by token.")
 @config_arguments
 @click.option("--task", metavar="NAME", help="Show only this task (default: all).")
-@click.option("--count", type=COUNT, default=2, show_default=True, help="Samples of each task.")
+@click.option("--count", type=COUNT, default=2, help="Samples of each task.")
 def command(config: Path, overrides: tuple[str, ...], task: str | None, count: int) -> None:
     """Show samples as the model will see them, token by token, with the trained tokens in colour.
 

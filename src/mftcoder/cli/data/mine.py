@@ -25,19 +25,13 @@ if TYPE_CHECKING:
 )
 @click.option("--context", is_flag=True, help="Show imports and signatures that a function uses in the question.")
 @click.option("--max-per-task", type=COUNT, help="Most training examples per task, chosen by their hash.")
-@click.option(
-    "--max-chars", type=click.IntRange(100, LARGEST), default=1400, show_default=True, help="Longest function."
-)
-@click.option(
-    "--valid-share", type=Finite(0, 0.9), default=0.1, show_default=True, help="Fraction of modules for validation."
-)
+@click.option("--max-chars", type=click.IntRange(100, LARGEST), default=1400, help="Longest function.")
+@click.option("--valid-share", type=Finite(0, 0.9), default=0.1, help="Fraction of modules for validation.")
 @click.option("--exam", "exam_dir", type=PATH, help="Also run functions, and write an exam of them to this directory.")
-@click.option(
-    "--exam-share", type=Finite(0.01, 0.9), default=0.2, show_default=True, help="Fraction of modules for the exam."
-)
+@click.option("--exam-share", type=Finite(0.01, 0.9), default=0.2, help="Fraction of modules for the exam.")
 @click.option("--history", type=PATH, metavar="REPO", help="Also read the fixes in the log of this git repository.")
 @click.option("--fix-pattern", metavar="REGEX", help="Messages of the commits that fix something (default: built in).")
-@click.option("--seed", type=SEED, default=42, show_default=True, help="Seed of the split, the choice and the bugs.")
+@click.option("--seed", type=SEED, default=42, help="Seed of the split, the choice and the bugs.")
 def command(folder: Path | None, stdlib: bool, out: Path, tasks: tuple[str, ...] | None, **options: Any) -> None:
     """Make examples of coding tasks from the code in FOLDER.
 

@@ -43,7 +43,6 @@ _RARE_COLUMNS = {
     "form",
     type=click.Choice(["store", "megatron"]),
     default="store",
-    show_default=True,
     help="store: for mft train. megatron: also writes tasks of kind pretrain as .bin and .idx files.",
 )
 @click.option("--out", type=PATH, help="Output directory of --format megatron.")
@@ -87,7 +86,6 @@ def print_prepared(prepared: "PreparedData") -> None:
 
 
 def print_written(written: "Sequence[WrittenTokens]") -> None:
-    """A line for each pair of files."""
     output = console()
     for one in written:
         line = f"{one.index.with_suffix('.bin')} and .idx: {one.tokens:,} tokens in {one.documents:,} documents"

@@ -19,17 +19,12 @@ from mftcoder.errors import DataError
     help="What is run (default: all): tests, asserts, doctests, examples, import, compile.",
 )
 @click.option(
-    "--failed",
-    type=click.Choice(["drop", "keep"]),
-    default="drop",
-    show_default=True,
-    help="What happens to a record that fails.",
+    "--failed", type=click.Choice(["drop", "keep"]), default="drop", help="What happens to a record that fails."
 )
 @click.option(
     "--not-run",
     type=click.Choice(["drop", "keep"]),
     default="keep",
-    show_default=True,
     help="What happens to a record of which nothing can be run.",
 )
 @click.option("--label", is_flag=True, help="Write the verdict into the field `verification` of each kept record.")
@@ -46,10 +41,8 @@ from mftcoder.errors import DataError
 )
 @click.option("--teacher-model", metavar="NAME", help="The model's name at the endpoint.")
 @click.option("--language", help="The language of answers without a fence (default: Python where it begins so).")
-@click.option("--timeout", type=Finite(0.001, 3600), default=5.0, show_default=True, help="CPU seconds per record.")
-@click.option(
-    "--sandbox", type=click.Choice(["auto", "namespaces", "process"]), default="auto", show_default=True, help="Level."
-)
+@click.option("--timeout", type=Finite(0.001, 3600), default=5.0, help="CPU seconds per record.")
+@click.option("--sandbox", type=click.Choice(["auto", "namespaces", "process"]), default="auto", help="Level.")
 def command(paths: tuple[Path, ...], out: Path, teacher: str | None, teacher_model: str | None, **options: Any) -> None:
     """Run the records in PATHS in the sandbox; each path is a task.
 

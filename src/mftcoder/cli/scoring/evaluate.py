@@ -24,22 +24,15 @@ if TYPE_CHECKING:
     "-k",
     type=WholeNumbers(1),
     default=",".join(map(str, EvaluateOptions.k)),
-    show_default=True,
     metavar="N,...",
     help="pass@k for each of these k.",
 )
 @click.option("--workers", type=COUNT, help="Programs run at the same time (default: one per core).")
 @click.option("--timeout", type=Finite(min=0, min_open=True), help="Seconds per program (default: the benchmark's).")
 @click.option(
-    "--memory-mb",
-    type=click.IntRange(64, LARGEST),
-    default=EvaluateOptions.memory_mb,
-    show_default=True,
-    help="Megabytes per program.",
+    "--memory-mb", type=click.IntRange(64, LARGEST), default=EvaluateOptions.memory_mb, help="Megabytes per program."
 )
-@click.option(
-    "--sandbox", default=EvaluateOptions.sandbox, show_default=True, help="container, namespaces, process, or auto."
-)
+@click.option("--sandbox", default=EvaluateOptions.sandbox, help="container, namespaces, process, or auto.")
 @limit
 @click.option(
     "--imports",

@@ -37,52 +37,33 @@ from mftcoder.cli.scoring.evaluate import run_evaluation
     "--mode",
     type=click.Choice(["completion", "instruct", "chat"]),
     default=GenerateOptions.mode,
-    show_default=True,
     help="completion continues the code, instruct puts an instruction before it, chat sends a user message.",
 )
-@click.option("--prefix", default=GenerateOptions.prefix, help="Text before each prompt.")
-@click.option("--suffix", default=GenerateOptions.suffix, help="Text after each prompt.")
-@click.option("--system", default=GenerateOptions.system, help="System message for mode chat or a preset.")
-@click.option("--template", help="Chat template for mode chat (default: the run's, else the tokenizer's own).")
+@click.option("--prefix", default=GenerateOptions.prefix, show_default=False, help="Text before each prompt.")
+@click.option("--suffix", default=GenerateOptions.suffix, show_default=False, help="Text after each prompt.")
 @click.option(
-    "--n-samples", type=COUNT, default=GenerateOptions.n_samples, show_default=True, help="Samples per problem."
+    "--system", default=GenerateOptions.system, show_default=False, help="System message for mode chat or a preset."
 )
+@click.option("--template", help="Chat template for mode chat (default: the run's, else the tokenizer's own).")
+@click.option("--n-samples", type=COUNT, default=GenerateOptions.n_samples, help="Samples per problem.")
 @click.option(
     "--temperature",
     type=Finite(min=0),
     default=GenerateOptions.temperature,
-    show_default=True,
     help="0 is greedy decoding.",
 )
 @click.option(
-    "--top-p",
-    type=Finite(0, 1, min_open=True),
-    default=GenerateOptions.top_p,
-    show_default=True,
-    help="Nucleus sampling probability.",
+    "--top-p", type=Finite(0, 1, min_open=True), default=GenerateOptions.top_p, help="Nucleus sampling probability."
 )
-@click.option(
-    "--max-new-tokens",
-    type=COUNT,
-    default=GenerateOptions.max_new_tokens,
-    show_default=True,
-    help="Most tokens per sample.",
-)
+@click.option("--max-new-tokens", type=COUNT, default=GenerateOptions.max_new_tokens, help="Most tokens per sample.")
 @click.option("--max-length", type=COUNT, help="Most tokens of prompt and answer together.")
 @click.option("--end-token", help="A token that ends an answer, besides the model's own EOS tokens.", metavar="TOKEN")
 @click.option("--batch-size", type=COUNT, help="Samples generated at the same time (default: 16, with vllm 256).")
 @click.option(
-    "--engine",
-    default=GenerateOptions.engine,
-    show_default=True,
-    help="transformers, vllm, or auto: vllm where it is installed.",
+    "--engine", default=GenerateOptions.engine, help="transformers, vllm, or auto: vllm where it is installed."
 )
 @click.option(
-    "--seed",
-    type=SEED,
-    default=GenerateOptions.seed,
-    show_default=True,
-    help="Seed of sampling. Each sample has its own stream.",
+    "--seed", type=SEED, default=GenerateOptions.seed, help="Seed of sampling. Each sample has its own stream."
 )
 @limit
 @checkpoint

@@ -21,7 +21,11 @@ _SHARED = (
     click.option("--model", help="A model folder, Hub id, .gguf file or run folder to load here instead."),
     click.option("--api-key-env", metavar="NAME", help="Environment variable with the key (default: OPENAI_API_KEY)."),
     click.option(
-        "--folder", type=PATH, default=Path(), help="Working folder (default: this one). Nothing outside it is touched."
+        "--folder",
+        type=PATH,
+        default=Path(),
+        show_default=False,
+        help="Working folder (default: this one). Nothing outside it is touched.",
     ),
     click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Answers at most."),
     click.option("--temperature", type=Finite(0, 2), default=0.2, show_default=True, help="0 is greedy decoding."),
@@ -129,7 +133,7 @@ def fix(place: str, log: Path, tests: str | None, **options: Any) -> None:
 
 
 @group.command("review", short_help="Findings about the lines that a diff adds.")
-@click.option("--diff", type=PATH, default=Path("-"), help="A unified diff (default: from a pipe).")
+@click.option("--diff", type=PATH, default=Path("-"), show_default=False, help="A unified diff (default: from a pipe).")
 @_verb(_OUT)
 def review(diff: Path, **options: Any) -> None:
     """Review a diff. Findings about lines that it does not add are left out."""

@@ -28,7 +28,7 @@ QUOTES = '"""'
 @click.command("chat", short_help="Talk to a model, or ask it once.")
 @click.argument("model")
 @click.argument("prompt", required=False)
-@click.option("--system", default="", help="System message.")
+@click.option("--system", default="", show_default=False, help="System message.")
 @template
 @click.option("--max-new-tokens", type=COUNT, default=512, show_default=True, help="Most tokens of an answer.")
 @click.option("--temperature", type=Finite(min=0), default=0.1, show_default=True, help="0 is greedy decoding.")

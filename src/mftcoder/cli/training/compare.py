@@ -18,19 +18,17 @@ if TYPE_CHECKING:
     "--balancers",
     type=Names(),
     default="uniform,coba,pace",
-    show_default=True,
     metavar="NAME[:OPTION=VALUE]...,...",
     help="Balancers to compare, each with options if wanted.",
 )
+@click.option("--seeds", type=WholeNumbers(), default="0", metavar="SEED,...", help="One run of each per seed.")
 @click.option(
-    "--seeds", type=WholeNumbers(), default="0", show_default=True, metavar="SEED,...", help="One run of each per seed."
+    "--alone/--no-alone",
+    default=True,
+    show_default=False,
+    help="Also train every task by itself, as the reference.  [default: on]",
 )
-@click.option(
-    "--alone/--no-alone", default=True, help="Also train every task by itself, as the reference.  [default: on]"
-)
-@click.option(
-    "--jobs", type=COUNT, default=1, show_default=True, help="Runs at the same time. Step times are exact only with 1."
-)
+@click.option("--jobs", type=COUNT, default=1, help="Runs at the same time. Step times are exact only with 1.")
 def command(
     config: Path,
     overrides: tuple[str, ...],

@@ -31,37 +31,26 @@ if TYPE_CHECKING:
     "--method",
     type=click.Choice(["rft", "grpo"]),
     default="rft",
-    show_default=True,
     help="rft trains on the answers that pass. grpo raises the answers above the mean reward of their group and lowers the others.",
 )
-@click.option("--rounds", type=COUNT, default=2, show_default=True, help="Rounds; a later command may ask for more.")
-@click.option(
-    "--kinds", type=Names(), default="complete,write,repair,test", show_default=True, help="Kinds of problems to take."
-)
-@click.option("--samples", type=COUNT, default=8, show_default=True, help="Answers sampled for each practice problem.")
-@click.option("--keep", type=COUNT, default=2, show_default=True, help="Most answers of a problem to train on.")
-@click.option("--temperature", type=Finite(min=0), default=0.8, show_default=True, help="Temperature of the samples.")
-@click.option(
-    "--top-p", type=Finite(0, 1, min_open=True), default=1.0, show_default=True, help="Nucleus sampling of the samples."
-)
-@click.option(
-    "--max-new-tokens", type=COUNT, default=512, show_default=True, help="Most tokens of a sampled or scored answer."
-)
+@click.option("--rounds", type=COUNT, default=2, help="Rounds; a later command may ask for more.")
+@click.option("--kinds", type=Names(), default="complete,write,repair,test", help="Kinds of problems to take.")
+@click.option("--samples", type=COUNT, default=8, help="Answers sampled for each practice problem.")
+@click.option("--keep", type=COUNT, default=2, help="Most answers of a problem to train on.")
+@click.option("--temperature", type=Finite(min=0), default=0.8, help="Temperature of the samples.")
+@click.option("--top-p", type=Finite(0, 1, min_open=True), default=1.0, help="Nucleus sampling of the samples.")
+@click.option("--max-new-tokens", type=COUNT, default=512, help="Most tokens of a sampled or scored answer.")
 @click.option(
     "--score-samples",
     type=COUNT,
     default=1,
-    show_default=True,
     help="Answers for each exam problem: 1 greedy one, which allows a p value, or N samples for pass@1 and pass@N.",
 )
-@click.option("--score-every", type=COUNT, default=1, show_default=True, help="Score every N-th round, and the last.")
-@click.option(
-    "--updates", type=COUNT, default=1, show_default=True, help="grpo: most updates of the weights in a round."
-)
+@click.option("--score-every", type=COUNT, default=1, help="Score every N-th round, and the last.")
+@click.option("--updates", type=COUNT, default=1, help="grpo: most updates of the weights in a round.")
 @click.option(
     "--reward",
     default="tests=1,compiles=0.1,format=0.1",
-    show_default=True,
     metavar="PART=WEIGHT,...",
     help="grpo: what counts. tests: the share that passes; passed: all pass; compiles; format: a fenced block.",
 )
@@ -74,7 +63,7 @@ if TYPE_CHECKING:
 )
 @click.option("--train-limit", type=COUNT, metavar="N", help="Take only the first N practice problems of each kind.")
 @click.option("--limit", type=COUNT, metavar="N", help="Take only the first N exam problems of each kind.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the division and of sampling.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the division and of sampling.")
 @click.option("--batch-size", type=COUNT, help="Answers generated at the same time.")
 @template
 @device

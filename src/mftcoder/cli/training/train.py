@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 @click.argument("overrides", nargs=-1, metavar="[SECTION.FIELD=VALUE]...")
 @click.option("--allow-changes", is_flag=True, help="Resume even if the config or the data have changed.")
 @click.option("--nproc", type=COUNT, metavar="N", help="Start N processes on this machine, one per GPU.")
-@click.option("--nnodes", default="1", show_default=True, metavar="N|MIN:MAX", help="Number of machines; needs --rdzv.")
+@click.option("--nnodes", default="1", metavar="N|MIN:MAX", help="Number of machines; needs --rdzv.")
 @click.option("--rdzv", metavar="HOST:PORT", help="Address where the machines meet, the same on each.")
-@click.option(
-    "--max-restarts", type=click.IntRange(0, LARGEST), default=0, show_default=True, help="Restarts after a failure."
-)
+@click.option("--max-restarts", type=click.IntRange(0, LARGEST), default=0, help="Restarts after a failure.")
 @click.option("--train_config", type=PATH, metavar="FILE", help="CONFIG, as published MFTCoder commands write it.")
 @click.option(
     "--distributed_type", metavar="ENGINE", help="Key distributed_type of a published config: deepspeed or fsdp."
