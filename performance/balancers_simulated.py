@@ -22,8 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mftcoder.balancing.base import Float, RunFacts, TaskBalancer, TaskLosses
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import Float, RunFacts, TaskBalancer, TaskLosses, build_balancer
 from mftcoder.balancing.methods.coba import CobaOptions
 from mftcoder.balancing.methods.famo import FamoOptions
 from mftcoder.config.balancer import BalancerConfig, read_balancer

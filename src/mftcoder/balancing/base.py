@@ -1,4 +1,4 @@
-"""The types that all balancers share: losses per task in, weights per task out.
+"""What all balancers share, and how one is built from its section of the config: losses per task in, weights per task out.
 
 After each optimizer step that is `due(step)`, the loop measures what `validation_rows(step)` and `gradient_layer(step)` ask for
 (nothing, for most methods). It passes that to `observe`, together with the train losses summed since the last observation. The weights
@@ -11,6 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mftcoder.config.balancer import BalancerConfig
+from mftcoder.errors import ConfigError
+from mftcoder.registry import BALANCERS
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -67,7 +71,6 @@ class RunFacts:
 
     @property
     def num_tasks(self) -> int:
-        """K."""
         return len(self.weights)
 
 
@@ -91,22 +94,18 @@ class TaskBalancer(Protocol):
     @property
     def signals(self) -> dict[str, Float]:
         """What the method measured (slopes, logits, ...), by name, [K] each, nan where unknown. For the logs."""
-        ...
 
     def due(self, step: int) -> bool:
         """Whether `observe` is called after optimizer step `step`. On a GPU only due steps wait for the device."""
-        ...
 
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
         """The rows to measure after the due step `step`; () for none."""
-        ...
 
     def gradient_layer(self, step: int) -> int | None:
         """The decoder layer on which to measure each task's gradient norm after the due step `step` (-1: the last); None for none.
 
         A method that ever names a layer has `reads_gradients = True` in its options.
         """
-        ...
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
@@ -117,45 +116,59 @@ class TaskBalancer(Protocol):
         rows. `gradient_norms` [K] are the gradient norms of the unweighted mean task losses, nan for an absent task. They are
         measured on the validation rows if there are any, else on rows of the step; None if `gradient_layer(step)` is None.
         """
-        ...
 
     def evaluated(self, step: int, losses: TaskLosses) -> None:
         """Receive the losses of the run's own validation after `step` (of all rows), which is measured anyway."""
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """All that `observe` depends on, as values that JSON can hold. JSON keeps floats exactly."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()`. The next weights are equal to the last bit."""
-        ...
 
 
-class IgnoresEvaluations:
-    """Base of methods that do not use the run's own validation."""
-
-    def evaluated(self, step: int, losses: TaskLosses) -> None:
-        """Do nothing."""
-
-
-class Passive(IgnoresEvaluations):
-    """Base of methods that measure nothing: no validation rows, no gradients, no signals."""
+class Passive:
+    """Base of the methods: due after each full interval, with nothing measured, logged or remembered."""
 
     needs_validation = False
+    _interval = 1
 
     @property
     def signals(self) -> dict[str, Float]:
-        """None."""
         return {}
 
+    def due(self, step: int) -> bool:
+        return step % self._interval == 0
+
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
-        """None."""
         return ()
 
     def gradient_layer(self, step: int) -> int | None:
-        """None."""
         return None
+
+    def evaluated(self, step: int, losses: TaskLosses) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def build_balancer(config: BalancerConfig, facts: RunFacts, task_names: tuple[str, ...]) -> TaskBalancer:
+    """The method `config.name`. ConfigError names every task without validation rows if the method needs them."""
+    balancer: TaskBalancer = BALANCERS.load(config.name)(config, facts)
+    missing = [name for name, rows in zip(task_names, facts.validation_rows, strict=True) if rows == 0]
+    if balancer.needs_validation and missing:
+        raise ConfigError(
+            *(
+                f"tasks.{name}: has no validation rows, which balancer '{config.name}' needs for every task. "
+                "Raise data.val_size or give the task `validation` files."
+                for name in missing
+            )
+        )
+    return balancer
 
 
 def check_window(window: int | None, warmup_steps: int | None, update_interval: int | None = None) -> None:

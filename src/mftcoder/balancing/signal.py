@@ -12,7 +12,7 @@ from pydantic import model_validator
 
 from mftcoder.balancing.base import (
     Float,
-    IgnoresEvaluations,
+    Passive,
     RunFacts,
     TaskLosses,
     ValidationRow,
@@ -38,7 +38,7 @@ class SignalOptions(BalancerConfig):
         return self
 
 
-class LossReader(IgnoresEvaluations):
+class LossReader(Passive):
     """Base of methods that need one mean loss per task at each update, every `interval` steps."""
 
     remembered: ClassVar[tuple[str, ...]]
@@ -50,22 +50,9 @@ class LossReader(IgnoresEvaluations):
         self._interval = interval
         self._rows = stratified_rows(facts, 0, config.val_batches or 1) if self.needs_validation else ()
 
-    @property
-    def signals(self) -> dict[str, Float]:
-        """None."""
-        return {}
-
-    def due(self, step: int) -> bool:
-        """After each full interval."""
-        return step % self._interval == 0
-
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
         """The same rows each time, or none."""
         return self._rows
-
-    def gradient_layer(self, step: int) -> int | None:
-        """None."""
-        return None
 
     def measured(self, train: TaskLosses, validation: TaskLosses | None) -> Float:
         """Mean token loss [K] of the signal; nan for an absent task."""
@@ -79,7 +66,6 @@ class LossReader(IgnoresEvaluations):
         return {name: np.asarray(getattr(self, f"_{name}")).tolist() for name in self.remembered}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
         for name in self.remembered:
             value = state[name]
             setattr(self, f"_{name}", as_array(value) if isinstance(value, list) else value)

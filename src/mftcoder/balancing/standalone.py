@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, build_balancer
 from mftcoder.config.balancer import BalancerConfig, read_balancer, suggest_option
 from mftcoder.errors import ConfigError
 

@@ -186,7 +186,6 @@ class LossTrend:
         return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
         for name, value in state.items():
             setattr(self, f"_{name}", as_array(value) if isinstance(value, list) and name != "last" else value)
         self._last = tuple(state["last"])

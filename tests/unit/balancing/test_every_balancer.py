@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from mftcoder.balancing.base import RunFacts, TaskBalancer, TaskLosses, TaskWeights
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import RunFacts, TaskBalancer, TaskLosses, TaskWeights, build_balancer
 from mftcoder.config.balancer import BalancerConfig, option_names, options_type, read_balancer
 from mftcoder.errors import ConfigError
 from mftcoder.registry import BALANCERS

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mftcoder.balancing.base import RunFacts, TaskLosses
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import RunFacts, TaskLosses, build_balancer
 from mftcoder.balancing.standalone import Balancer, _section
 from mftcoder.errors import ConfigError
 from mftcoder.registry import BALANCERS

@@ -20,8 +20,7 @@ import torch
 
 from mftcoder import __version__
 from mftcoder.app.training.plan_choice import carrier, first_that_runs, plans_of
-from mftcoder.balancing.base import TaskWeights
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import TaskWeights, build_balancer
 from mftcoder.config.effects import Run, fields_without_effect
 from mftcoder.config.load import check_config, dump_yaml
 from mftcoder.config.schema import RunConfig

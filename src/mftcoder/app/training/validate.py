@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mftcoder.app.training.plan_choice import warning_of
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import build_balancer
 from mftcoder.config.effects import Run, fields_without_effect
 from mftcoder.config.kinds import GrpoKind, KtoKind, PreferenceKind, PretrainKind
 from mftcoder.config.schema import IN_BITS, BackendConfig, RunConfig

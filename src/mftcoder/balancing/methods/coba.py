@@ -32,6 +32,7 @@ from pydantic import model_validator
 
 from mftcoder.balancing.base import (
     Float,
+    Passive,
     RunFacts,
     TaskLosses,
     TaskWeights,
@@ -97,7 +98,7 @@ class CobaOptions(BalancerConfig):
         return "variant: released divides by the losses of the validation before the first step"
 
 
-class CobaBalancer:
+class CobaBalancer(Passive):
     """Even convergence of the validation losses. A task whose loss rises loses weight."""
 
     options_type = CobaOptions
@@ -132,10 +133,6 @@ class CobaBalancer:
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
         """The next `val_batches` rows of every task."""
         return stratified_rows(self._facts, (step - 1) // self._interval * self._rows, self._rows)
-
-    def gradient_layer(self, step: int) -> int | None:
-        """None."""
-        return None
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
@@ -191,7 +188,6 @@ class CobaBalancer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
         self._first = as_array(state["first"])
         self._ratios = [as_array(row) for row in state["ratios"]]
         self._slopes = [as_array(row) for row in state["slopes"]]

@@ -40,6 +40,7 @@ from pydantic import model_validator
 
 from mftcoder.balancing.base import (
     Float,
+    Passive,
     RunFacts,
     TaskLosses,
     TaskWeights,
@@ -92,11 +93,10 @@ class PaceOptions(BalancerConfig):
         return self
 
 
-class PaceBalancer:
+class PaceBalancer(Passive):
     """Equal pace towards each task's best, from losses that the run has anyway and a few validation rows."""
 
     options_type = PaceOptions
-    needs_validation = False
 
     def __init__(self, config: PaceOptions, facts: RunFacts):
         self._facts = facts
@@ -123,10 +123,6 @@ class PaceBalancer:
             "confidence": self._confidence.copy(),
         }
 
-    def due(self, step: int) -> bool:
-        """After each full interval."""
-        return step % self._interval == 0
-
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
         """The rows due since the last observation, at most one a task. Tasks take turns, and so do the rows of a task."""
         tasks = np.flatnonzero(self._rows)
@@ -136,10 +132,6 @@ class PaceBalancer:
         turns = range(done, min(owed, done + len(tasks)))
         chosen = [(int(tasks[turn % len(tasks)]), turn // len(tasks)) for turn in turns]
         return tuple(ValidationRow(task, lap % int(self._rows[task])) for task, lap in chosen)
-
-    def gradient_layer(self, step: int) -> int | None:
-        """None."""
-        return None
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
@@ -203,7 +195,6 @@ class PaceBalancer:
         return {**arrays, "trends": [trend.state_dict() for trend in self._trends]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
         for name in ("factors", "drop", "pace", "confidence"):
             setattr(self, f"_{name}", as_array(state[name]))
         for trend, saved in zip(self._trends, state["trends"], strict=True):

@@ -4,8 +4,6 @@ At each update the weights are softmax(z / T). z is standard normal, T is `tempe
 only, so a resumed run draws the same numbers.
 """
 
-from typing import Any
-
 import numpy as np
 
 from mftcoder.balancing.base import Float, Passive, RunFacts, TaskLosses, TaskWeights, softmax, weighted
@@ -33,20 +31,9 @@ class RandomBalancer(Passive):
         self._interval = config.update_interval
         self._temperature = config.temperature
 
-    def due(self, step: int) -> bool:
-        """After each full interval."""
-        return step % self._interval == 0
-
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
         """Softmax of normal numbers drawn from (seed, step)."""
         draws = np.random.default_rng([self._facts.seed, step]).standard_normal(self._facts.num_tasks)
         return weighted(self._facts, softmax(draws / self._temperature))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the draws need no memory."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""

@@ -20,7 +20,7 @@ from pydantic import model_validator
 
 from mftcoder.balancing.base import (
     Float,
-    IgnoresEvaluations,
+    Passive,
     RunFacts,
     TaskLosses,
     TaskWeights,
@@ -58,7 +58,7 @@ class SelfPacedOptions(BalancerConfig):
         return self
 
 
-class SelfPacedBalancer(IgnoresEvaluations):
+class SelfPacedBalancer(Passive):
     """Weight by the slopes of the validation losses in a window."""
 
     options_type = SelfPacedOptions
@@ -80,17 +80,9 @@ class SelfPacedBalancer(IgnoresEvaluations):
         """Slope per step [K]."""
         return {"slope": self._slopes / self._interval}
 
-    def due(self, step: int) -> bool:
-        """After each full interval."""
-        return step % self._interval == 0
-
     def validation_rows(self, step: int) -> tuple[ValidationRow, ...]:
         """The next `val_batches` rows of every task."""
         return stratified_rows(self._facts, (step // self._interval - 1) * self._rows, self._rows)
-
-    def gradient_layer(self, step: int) -> int | None:
-        """None."""
-        return None
 
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
@@ -108,7 +100,6 @@ class SelfPacedBalancer(IgnoresEvaluations):
         return {"losses": [row.tolist() for row in self._losses], "slopes": self._slopes.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
         self._losses, self._slopes = [as_array(row) for row in state["losses"]], as_array(state["slopes"])
 
 

@@ -1,7 +1,5 @@
 """Fixed weights: those of the config, whatever the losses do."""
 
-from typing import Any
-
 from mftcoder.balancing.base import Float, Passive, RunFacts, TaskLosses, TaskWeights
 from mftcoder.config.balancer import BalancerConfig
 
@@ -19,12 +17,4 @@ class UniformBalancer(Passive):
     def observe(
         self, step: int, train: TaskLosses, validation: TaskLosses | None, gradient_norms: Float | None = None
     ) -> TaskWeights:
-        """The configured weights."""
         return self._weights
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: the weights never change."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""

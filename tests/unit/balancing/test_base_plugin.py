@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mftcoder import registry
-from mftcoder.balancing.build import build_balancer
+from mftcoder.balancing.base import build_balancer
 from mftcoder.config.balancer import BalancerConfig, option_names
 from mftcoder.config.load import parse_config
 from mftcoder.errors import ConfigError
