@@ -1,5 +1,6 @@
 """The sandbox as an API: run one or many untrusted programs and get their results. `pool.py` does the work."""
 
+import json
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,10 @@ class Sandbox:
 
     def __init__(self, level: str = "auto", *, workers: int | None = None, languages: Iterable[str] = ("python",)):
         self._languages = {"python", languages} if isinstance(languages, str) else {"python", *languages}
-        _check_workers(workers)
+        if workers is not None and (not isinstance(workers, int) or workers < 1):
+            raise ExecutionError(
+                f"workers: must be a whole number of at least 1, or None for one per core, not {workers!r}"
+            )
         self._pool = open_pool(str(level), workers, self._languages)
         self._batch = threading.Lock()  # the pool runs one batch at a time
         self.level = self._pool.level
@@ -90,8 +94,37 @@ def python_program(answer: str, tests: str, entry_point: str = "") -> Program:
     return Program("python", {"candidate": answer, "tests": tests, "entry_point": entry_point})
 
 
-def _check_workers(workers: int | None) -> None:
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise ExecutionError(
-            f"workers: must be a whole number of at least 1, or None for one per core, not {workers!r}"
-        )
+_RUNNER = """
+def printed():
+    import contextlib, io, json, traceback
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            exec(compile({code!r}, "answer.py", "exec"), {{"__name__": "__main__"}})
+        except SystemExit:
+            pass
+        except BaseException as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            error.__traceback__ = None
+            lines = [frame for frame in frames if frame.filename == "answer.py"]
+            print("Traceback (most recent call last):")
+            for frame in lines:
+                print(f'  File "answer.py", line {{frame.lineno}}, in {{frame.name}}')
+            print("".join(traceback.format_exception_only(error)), end="")
+    return json.dumps(output.getvalue()[:{most}])
+"""
+_TESTS = "class Printed(Exception): pass\nraise Printed(printed())\n"
+_MARK = "Printed: "
+MOST = 20_000  # characters that are shown
+
+
+def run_script(sandbox: Sandbox, code: str) -> str:
+    """What a script prints, its traceback included. ExecutionError if it was stopped, with the reason."""
+    program = Program(
+        "python",
+        {"candidate": _RUNNER.format(code=code, most=MOST), "tests": _TESTS, "entry_point": "printed", "report": "yes"},
+    )
+    result = sandbox.run(program, Limits(output_kb=16 * MOST // 1024))
+    if result.status != "failed" or not result.stderr.startswith(_MARK):
+        raise ExecutionError(f"the script was stopped: {result.status}{result.stderr and f': {result.stderr}'}")
+    return str(json.loads(result.stderr.removeprefix(_MARK)))

@@ -23,8 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from mftcoder.data.records.conversation import ROLES
 from mftcoder.data.rendering.pairs import read_pair
 from mftcoder.errors import ConfigError, DataError, ExecutionError
-from mftcoder.execution.run_programs import Sandbox
-from mftcoder.execution.script import run_script
+from mftcoder.execution.run_programs import Sandbox, run_script
 from mftcoder.serving.catalogue import ClientError
 from mftcoder.serving.protocol import ChatMessage, Checked
 

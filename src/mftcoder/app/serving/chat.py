@@ -14,8 +14,7 @@ from mftcoder.data.records.conversation import Message
 from mftcoder.data.rendering.templates import Template, render_next
 from mftcoder.data.rendering.tokenization import encode_segments
 from mftcoder.errors import ConfigError, MftError
-from mftcoder.execution.run_programs import Sandbox
-from mftcoder.execution.script import run_script
+from mftcoder.execution.run_programs import Sandbox, run_script
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Piece, Request, stream_pieces
 

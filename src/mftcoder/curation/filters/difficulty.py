@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from mftcoder.config.data import DataConfig
 from mftcoder.curation.filters.config import DifficultyConfig
 from mftcoder.data.records.conversation import Conversation
-from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import load_template, render
-from mftcoder.data.rendering.tokenization import Tokens, encode_segments
+from mftcoder.data.rendering.tokenization import Segment, Tokens, encode_segments
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import DataError
 

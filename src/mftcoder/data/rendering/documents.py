@@ -22,8 +22,15 @@ from mftcoder.data.records.conversation import Message
 from mftcoder.data.records.formats import detect, messages_of, parse_object, plain_text
 from mftcoder.data.records.megatron import TokenFile, vocabulary_fingerprint
 from mftcoder.data.rendering.fill_in_the_middle import FORMATS, FillFormat, find_format, render_fill
-from mftcoder.data.rendering.segment import Segment, merge
-from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_inside, encode_segments, split_without_loss
+from mftcoder.data.rendering.tokenization import (
+    Fitted,
+    Segment,
+    Tokens,
+    encode_inside,
+    encode_segments,
+    merge,
+    split_without_loss,
+)
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError, ModelError
 

@@ -17,9 +17,8 @@ from mftcoder.config.section import LARGEST
 from mftcoder.data.records.conversation import Conversation
 from mftcoder.data.records.formats import parse_object
 from mftcoder.data.rendering.pairs import answer_to, messages_of_field
-from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
-from mftcoder.data.rendering.tokenization import Fitted, Graded, Tokens, encode_segments
+from mftcoder.data.rendering.tokenization import Fitted, Graded, Segment, Tokens, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError
 
@@ -98,7 +97,6 @@ class Groups:
         self.template: Template = load_template(config, tokenizer)
 
     def read(self, line: bytes, *, format: str, task: str, origin: str) -> Group:
-        """The group on a line."""
         return read_group(line, task, origin)
 
     def render(self, group: Group) -> Group:

@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mftcoder.data.records.conversation import Message
-from mftcoder.data.rendering.segment import Segment, merge
+from mftcoder.data.rendering.tokenization import Segment, merge
 from mftcoder.errors import ConfigError, DataError
 
 # Private-use characters only: templates do not strip or replace them, and real text does not hold these sequences.
@@ -55,10 +55,6 @@ def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
 
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
-
-
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
@@ -70,7 +66,9 @@ def _environment() -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _tojson
-    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+    environment.globals.update(
+        raise_exception=_raise_exception, strftime_now=lambda format: datetime.now().strftime(format)
+    )
     return environment
 
 
@@ -112,7 +110,6 @@ class JinjaTemplate:
         return trained[-1].rpartition("a")[2].strip() if trained else self.eos
 
     def as_jinja(self) -> str:
-        """The template's source."""
         return self.source
 
     def render_prompt(self, messages: Sequence[Message]) -> str:

@@ -10,9 +10,8 @@ from mftcoder.data.records.formats import parse_object, read_record
 from mftcoder.data.rendering.documents import Documents
 from mftcoder.data.rendering.groups import Groups
 from mftcoder.data.rendering.pairs import Pairs
-from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
-from mftcoder.data.rendering.tokenization import Fitted, encode_segments, fit
+from mftcoder.data.rendering.tokenization import Fitted, Segment, encode_segments, fit
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError
 
@@ -23,12 +22,10 @@ class Example(Protocol):
     @property
     def size(self) -> int:
         """Characters, to bound the memory of a batch."""
-        ...
 
     @property
     def content_hash(self) -> int:
         """64 bits, equal for equal content in any file."""
-        ...
 
 
 class Records(Protocol):
@@ -36,15 +33,12 @@ class Records(Protocol):
 
     def read(self, line: bytes, *, format: str, task: str, origin: str) -> Any:
         """The Example on a line; DataError with all its problems."""
-        ...
 
     def render(self, example: Any) -> Any:
         """The example as text; DataError if it cannot be rendered."""
-        ...
 
     def fit(self, rendered: Sequence[Any]) -> list[Fitted]:
         """The tokens of each rendered example, in pieces that fit into rows."""
-        ...
 
 
 class Conversations:
@@ -64,7 +58,6 @@ class Conversations:
         return conversation
 
     def render(self, conversation: Conversation) -> list[Segment]:
-        """Its segments in the template."""
         return render(conversation, self.template, self.tokenizer, self.config.train_on)
 
     def fit(self, rendered: Sequence[list[Segment]]) -> list[Fitted]:

@@ -13,9 +13,8 @@ import xxhash
 from mftcoder.config.data import DataConfig
 from mftcoder.data.records.conversation import Conversation, Message, content_hash, make_conversation
 from mftcoder.data.records.formats import parse_object, turns, with_system
-from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import Template, load_template, render
-from mftcoder.data.rendering.tokenization import Fitted, Tokens, encode_segments
+from mftcoder.data.rendering.tokenization import Fitted, Segment, Tokens, encode_segments
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError
 
@@ -134,7 +133,6 @@ class Pairs:
         self.template: Template = load_template(config, tokenizer)
 
     def read(self, line: bytes, *, format: str, task: str, origin: str) -> Pair:
-        """The pair on a line."""
         return (read_labelled if self.labelled else read_pair)(line, task, origin)
 
     def render(self, pair: Pair) -> Pair:

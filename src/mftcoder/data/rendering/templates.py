@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from mftcoder.config.data import DataConfig
 from mftcoder.data.records.conversation import Conversation, Message
 from mftcoder.data.rendering.jinja_template import JinjaTemplate
-from mftcoder.data.rendering.segment import Segment, merge
+from mftcoder.data.rendering.tokenization import Segment, merge
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import ConfigError, DataError
 from mftcoder.registry import did_you_mean
@@ -27,15 +27,12 @@ class Template(Protocol):
 
     def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
         """The segments of the whole chat; DataError if the trained text cannot be located exactly."""
-        ...
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
         """The chat so far and the beginning of the assistant's next turn: the prompt of a generation."""
-        ...
 
     def as_jinja(self) -> str:
         """The same template in Jinja, for an exported tokenizer."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class MarkerTemplate:
     after_end: str = ""
 
     def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
-        """Markers and contents, in order."""
         return merge(segment for message in messages for segment in self._turn(message))
 
     def _turn(self, message: Message) -> Iterator[Segment]:
@@ -64,11 +60,9 @@ class MarkerTemplate:
         yield Segment(before + message.content + after, False)
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The chat so far, then the assistant's marker."""
         return "".join(segment.text for segment in self.render_chat(messages)) + self.assistant
 
     def as_jinja(self) -> str:
-        """The same template in Jinja."""
         turns = {
             "system": (self.system, self.after_system),
             "user": (self.user, self.after_user),

@@ -4,29 +4,14 @@ No token crosses the border between prompt and answer, so the prompt has the sam
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mftcoder.data.rendering.segment import Segment
-from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-
-__all__ = [
-    "IGNORED",
-    "Graded",
-    "TokenizedSample",
-    "Tokenizer",
-    "Tokens",
-    "encode_inside",
-    "encode_segments",
-    "fit",
-    "load_tokenizer",
-    "split_without_loss",
-    "to_sample",
-]
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
 
 IGNORED = -100
 """The target of a position that is not trained."""
@@ -35,6 +20,25 @@ _MAX_CHARACTERS = 1 << 19
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
 
 OverLength = Literal["truncate", "drop", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a rendered conversation; `trained` applies to all of it."""
+
+    text: str
+    trained: bool
+
+
+def merge(segments: Iterable[Segment]) -> list[Segment]:
+    """The same text in as few segments as possible: without empty ones, and with neighbours of equal `trained` joined."""
+    merged: list[Segment] = []
+    for segment in segments:
+        if merged and merged[-1].trained == segment.trained:
+            merged[-1] = Segment(merged[-1].text + segment.text, segment.trained)
+        elif segment.text:
+            merged.append(segment)
+    return merged
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mftcoder.config.data import DataConfig, RoleMarkers
 from mftcoder.data.records.conversation import Conversation, Message
 from mftcoder.data.rendering.jinja_template import JinjaTemplate
-from mftcoder.data.rendering.segment import Segment
 from mftcoder.data.rendering.templates import TEMPLATES, Template, TrainOn, load_template, render
+from mftcoder.data.rendering.tokenization import Segment
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import ConfigError, DataError
 

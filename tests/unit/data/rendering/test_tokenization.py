@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from mftcoder.data.rendering.segment import Segment
-from mftcoder.data.rendering.tokenization import Tokens, encode_segments, fit, to_sample
+from mftcoder.data.rendering.tokenization import Segment, Tokens, encode_segments, fit, to_sample
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import ModelError
 
