@@ -22,6 +22,7 @@ import orjson
 
 from mftcoder.errors import DataError, MftError
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _UNREADABLE = (OSError, EOFError, zlib.error)  # the last two come from damaged .gz files
 
 
@@ -227,6 +228,20 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise DataError(f"key '{key}' appears twice. Keep one of them.")
         seen.add(key)
     return dict(pairs)
+
+
+def has_half_character(value: Any) -> bool:
+    """Whether a text anywhere in decoded JSON cannot be written as UTF-8."""
+    waiting = [value]
+    while waiting:  # no recursion: whoever wrote the JSON chooses how deep it is
+        one = waiting.pop()
+        if isinstance(one, str) and _HALF_CHARACTER.search(one):
+            return True
+        if isinstance(one, dict):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+    return False
 
 
 def first_bytes(path: Path, count: int) -> bytes:

@@ -269,7 +269,13 @@ def test_a_suffix_and_infill_give_the_text_of_the_rendered_prompt(filling: Serve
     expected = greedy(client, model="base", prompt=rendered).choices[0].text
     assert greedy(client, model="base", prompt="a = (", suffix=")\n").choices[0].text == expected
     body = {"input_prefix": "a = (", "input_suffix": ")\n", "n_predict": 20, "complete_word": False}
-    llama_vscode = {"samplers": ["top_k", "infill"], "top_k": 40, "cache_prompt": True, "t_max_prompt_ms": 500}
+    llama_vscode = {
+        "samplers": ["top_k", "infill"],
+        "top_k": 40,
+        "top_p": 0.99,
+        "cache_prompt": True,
+        "t_max_prompt_ms": 500,
+    }
     answer = post(f"{filling.url}/infill", json={**body, **llama_vscode}).json()
     assert (answer["content"], answer["stop"], answer["tokens_predicted"]) == (expected, True, 20)
     assert answer["tokens_evaluated"] == len(rendered)
@@ -355,6 +361,7 @@ def test_broken_json_and_unknown_paths_get_an_error_object(server: Server) -> No
     headers = {"Content-Type": "application/json"}
     broken = post(f"{server.url}/v1/completions", content=b"{", headers=headers)
     assert (broken.status_code, broken.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert httpx.head(f"{server.url}/health", timeout=PATIENCE).status_code == 200
     unknown = get(f"{server.url}/v2/x")
     assert (unknown.status_code, "GET /v2/x" in unknown.json()["error"]["message"]) == (404, True)
 
@@ -363,6 +370,14 @@ def test_broken_json_and_unknown_paths_get_an_error_object(server: Server) -> No
     "path, body, message",
     [
         ("/v1/completions", b"[1,", "The body is not JSON"),
+        ("/v1/completions", b'{"prompt": "a", "n": 1, "n": 2}', "key 'n' appears twice"),
+        (
+            "/v1/chat/completions",
+            b'{"messages": [{"role": "system", "role": "user", "content": "a"}]}',
+            "'role' appears",
+        ),
+        ("/v1/completions", b"[" * 200_000, "the body cannot be read as JSON"),
+        ("/v1/completions", b'{"prompt": "\xff"}', "the body cannot be read as JSON"),
         ("/v1/completions", b'{"prompt": "a\\ud800b"}', "surrogate"),
         ("/v1/completions", b'{"prompt": "a", "stop": ["\\udfff"]}', "surrogate"),
         ("/v1/completions", b'{"prompt": "a", "model": "\\ud800"}', "surrogate"),

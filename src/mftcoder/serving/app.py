@@ -1,7 +1,8 @@
 """The routes of the server."""
 
+import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -9,13 +10,15 @@ import orjson
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from mftcoder import __version__
-from mftcoder.errors import GenerationError
+from mftcoder.errors import DataError, GenerationError, reason
 from mftcoder.generation.live_engine import Request
+from mftcoder.jsonl import unique_keys
 from mftcoder.serving import answers
 from mftcoder.serving.answers import Header, Text
 from mftcoder.serving.catalogue import Catalogue, ClientError
@@ -120,6 +123,34 @@ class Api:
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+class StrictRequest(HttpRequest):
+    """A request whose JSON must not give a key twice: the last value would win in silence."""
+
+    async def json(self) -> Any:
+        """The body, decoded. JSONDecodeError says where it is no JSON."""
+        try:
+            return json.loads(await self.body(), object_pairs_hook=unique_keys)
+        except json.JSONDecodeError:
+            raise
+        except DataError as error:
+            raise HTTPException(400, str(error)) from error
+        except (ValueError, RecursionError) as error:  # another encoding, an endless integer, nested too deeply
+            raise HTTPException(400, f"the body cannot be read as JSON: {reason(error)}") from error
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body as a StrictRequest."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
+        """The handler of a request."""
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: HttpRequest) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
 def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> FastAPI:
     """The application. `lifespan` is an async context manager around its life; `ui` is the page, if it is offered."""
 
@@ -130,6 +161,7 @@ def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> Fas
 
     # Without FastAPI's pages, which load scripts of another site into this origin.
     app = FastAPI(title="mft serve", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app.router.route_class = StrictRoute
     posts: dict[str, Callable[..., Awaitable[Response]]] = {
         "/v1/chat/completions": api.chat,
         "/v1/completions": api.completions,
@@ -147,7 +179,7 @@ def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> Fas
     for path, endpoint in posts.items():
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
     for path, endpoint in gets.items():
-        app.add_api_route(path, endpoint, methods=["GET"], response_model=None)
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
     app.add_exception_handler(ClientError, _client_error)
     app.add_exception_handler(GenerationError, _engine_error)
     app.add_exception_handler(RequestValidationError, _invalid)

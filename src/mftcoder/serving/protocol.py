@@ -2,10 +2,11 @@
 cannot honour is refused; a field that never changes a text is accepted without effect.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mftcoder.jsonl import has_half_character
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
@@ -16,6 +17,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": (None, {}),
     "min_p": (None, 0),
     "modalities": (None, ["text"]),
+    "moderation": (None,),
     "prediction": (None,),
     "presence_penalty": (None, 0),
     "reasoning_effort": (None, "none"),
@@ -33,6 +35,7 @@ WITHOUT_EFFECT = frozenset(
         "metadata",
         "parallel_tool_calls",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
@@ -43,8 +46,10 @@ WITHOUT_EFFECT = frozenset(
 INFILL_WITHOUT_EFFECT = frozenset(
     {"cache_prompt", "id_slot", "n_indent", "n_keep", "response_fields", "samplers", "t_max_prompt_ms", "top_k"}
 )
+MESSAGE_FIELDS = ("name", "tool_calls", "function_call", "tool_call_id", "audio", "refusal")
+"""Fields of a message that are not supported."""
 MOST_CHOICES = 128
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+MOST_STOP_WORDS = 64
 
 
 class Checked(BaseModel):
@@ -69,7 +74,7 @@ class Asked(Checked):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOP_WORDS)] | None = None
     stream: bool | None = None
     complete_word: bool = True
 
@@ -78,7 +83,7 @@ class Asked(Checked):
     def _only_what_can_be_honoured(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        if _has_half_character(fields):
+        if has_half_character(fields):
             raise ValueError("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
         unsupported = [name for name in fields if name in NEUTRAL and fields[name] not in NEUTRAL[name]]
         if unsupported:
@@ -86,25 +91,16 @@ class Asked(Checked):
         dropped = WITHOUT_EFFECT | NEUTRAL.keys()
         return {name: value for name, value in fields.items() if name not in dropped or name in cls.model_fields}
 
+    @field_validator("model")
+    @classmethod
+    def _no_name_is_none(cls, value: str | None) -> str | None:
+        return value or None  # an editor without a configured model sends an empty name
+
     @property
     def stop_words(self) -> tuple[str, ...]:
         """The stop words, without empty ones."""
         words = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(word for word in words if word)
-
-
-def _has_half_character(value: Any) -> bool:
-    """Whether a text anywhere in decoded JSON cannot be written as UTF-8."""
-    waiting = [value]
-    while waiting:  # no recursion: a client chooses how deep its JSON is
-        one = waiting.pop()
-        if isinstance(one, str) and _HALF_CHARACTER.search(one):
-            return True
-        if isinstance(one, dict):
-            waiting += [*one.keys(), *one.values()]
-        elif isinstance(one, list):
-            waiting += one
-    return False
 
 
 class Choices(Asked):
@@ -127,12 +123,16 @@ class ChatMessage(Checked):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
-    name: None = None
-    refusal: None = None
-    tool_calls: None = None
-    function_call: None = None
-    audio: None = None
-    annotations: list[Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_can_be_honoured(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        unsupported = [name for name in MESSAGE_FIELDS if fields.get(name) not in (None, [])]
+        if unsupported:
+            raise ValueError(f"{', '.join(unsupported)}: not supported by this server. Leave it out")
+        return {name: value for name, value in fields.items() if name not in {*MESSAGE_FIELDS, "annotations"}}
 
     @property
     def text(self) -> str:
@@ -181,6 +181,7 @@ class ExtraFile(Checked):
 
     text: str
     filename: str = ""
+    time: Any = None  # when the editor took it; without effect
 
 
 class InfillRequest(Asked):

@@ -24,7 +24,7 @@ GAP = {"input_prefix": "a", "input_suffix": "b"}
         "stream_options": [{"include_usage": 1}, {"include_usge": True}],
         "complete_word": ["no", 0],
         "model": [5],
-        "stop": [5, [5], ["x"] * 17],
+        "stop": [5, [5], ["x"] * 65],
     }.items(),
 )
 @pytest.mark.parametrize("kind, whole", [(ChatRequest, CHAT), (CompletionRequest, PROMPT)])
@@ -67,3 +67,44 @@ def test_two_limits_of_a_chat_must_be_equal() -> None:
     assert ChatRequest.model_validate({**CHAT, "max_tokens": 5, "max_completion_tokens": 5})
     with pytest.raises(ValidationError, match="max_tokens: differs from max_completion_tokens"):
         ChatRequest.model_validate({**CHAT, "max_tokens": 5, "max_completion_tokens": 6})
+
+
+def test_what_editors_send_without_meaning_anything_by_it_is_accepted() -> None:
+    """A list of no tool calls, an empty name of the model, and more stop words than the protocol's four."""
+    messages = [
+        {"role": "assistant", "content": "a", "tool_calls": []},
+        {"role": "user", "content": "b", "tool_calls": None},
+    ]
+    assert ChatRequest.model_validate({"messages": messages, "prompt_cache_options": {}, "moderation": None})
+    assert len(CompletionRequest.model_validate({**PROMPT, "stop": [f"<{n}>" for n in range(40)]}).stop_words) == 40
+    assert ChatRequest.model_validate({**CHAT, "model": ""}).model is None
+    with pytest.raises(ValidationError, match="tool_calls"):
+        ChatRequest.model_validate({"messages": [{**messages[0], "tool_calls": [{"id": "1"}]}, messages[1]]})
+
+
+def test_the_files_that_editors_send_with_a_gap_are_accepted() -> None:
+    """As llama.vscode and llama.vim send them: each with the time at which it was taken."""
+    files = [{"text": "x = 1\n", "time": 1_700_000_000_000, "filename": "a.py"}]
+    warm = {
+        "prompt": "",
+        "n_predict": 0,
+        "samplers": [],
+        "cache_prompt": True,
+        "t_max_prompt_ms": 500,
+        "t_max_predict_ms": 1,
+    }
+    asked = InfillRequest.model_validate({**GAP, **warm, "input_extra": files})
+    assert [(file.filename, file.text) for file in asked.input_extra] == [("a.py", "x = 1\n")]
+
+
+def test_a_message_of_a_tool_is_refused_in_one_sentence() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    for message in (
+        call,
+        {"role": "tool", "tool_call_id": "1", "content": "a"},
+        {**CHAT["messages"][0], "name": "bob"},
+    ):
+        with pytest.raises(ValidationError) as caught:
+            ChatRequest.model_validate({"messages": [message]})
+        (problem,) = caught.value.errors()
+        assert problem["msg"].endswith("not supported by this server. Leave it out")
