@@ -114,12 +114,14 @@ def read_changes(paths: Sequence[Path]) -> list[Change]:
 
 def _is_paired(metrics: Any) -> bool:
     """Whether the file has the status of one answer for each problem."""
-    rows = metrics.get("problems") if isinstance(metrics, dict) and {"task", "model"} <= metrics.keys() else None
+    named = isinstance(metrics, dict) and isinstance(metrics.get("task"), str) and "model" in metrics
+    rows = metrics.get("problems") if named else None
     return isinstance(rows, list) and bool(rows) and all(map(_is_paired_row, rows))
 
 
 def _is_paired_row(row: Any) -> bool:
-    return isinstance(row, dict) and {"id", "passed", "statuses"} <= row.keys() and len(row["statuses"]) == 1
+    statuses = row.get("statuses") if isinstance(row, dict) and {"id", "passed"} <= row.keys() else None
+    return isinstance(statuses, list) and len(statuses) == 1
 
 
 def corrected(changes: Sequence[Change]) -> list[Change]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.errors import DataError
-from mftcoder.jsonl import read_json
-from mftcoder.reporting.run_folder import number
+from mftcoder.jsonl import has_half_character, read_json
+from mftcoder.reporting.run_folder import HALF_CHARACTER, number
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def _scores_of(path: Path) -> list[Score]:
     table = metrics.get("scores", metrics) if isinstance(metrics, dict) else None
     if not isinstance(table, dict) or not any(_k_of(key) for key in table):
         raise DataError(f"{path}: it holds no pass@k; give a metrics file that mft evaluate wrote")
+    if has_half_character(metrics):
+        raise DataError(f"{path}: {HALF_CHARACTER}")
     task, model = _names(path, metrics)
     settings = metrics.get("settings")
     source = str(settings.get("data", "")) if isinstance(settings, dict) else ""

@@ -72,6 +72,54 @@ def test_damaged_lines_and_numbers_without_end_stop_no_report(tmp_path: Path) ->
     assert render([run], []).html
 
 
+def round_of(**changes: Any) -> dict[str, Any]:
+    entry = {"number": 1, "problems": 4, "rollouts": 8, "passed": 2, "solved": {"none": 3}, "kept": 5, **changes}
+    return {name: value for name, value in entry.items() if value != "left out"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("metrics.jsonl", {"losses": True}, ":1: losses: Input should be a valid dictionary, not True"),
+        ("metrics.jsonl", {"losses": {"tests": "1.5"}}, ":1: losses.tests: must be a number, not '1.5'"),
+        ("metrics.jsonl", {"step": True}, ":1: step: must be a number, not True"),
+        ("metrics.jsonl", {"rewards": {"a": 1}}, ":1: rewards.a: Input should be a valid dictionary, not 1"),
+        ("metrics.jsonl", {"losses": {"\ud800": 1}}, ":1: a text holds half of a surrogate pair"),
+        ("data.json", [], ": must hold an object, not []"),
+        ("data.json", {"tasks": True}, ": tasks: Input should be a valid dictionary, not True"),
+        (
+            "data.json",
+            {"curation": {"a": {"cards": [1]}}},
+            ": curation.a.cards.0: Input should be a valid string, not 1",
+        ),
+        ("data.json", {"curation": {"a": {"exams": ["x"]}}}, ": curation.a.exams: Input should be a valid dictionary"),
+        ("data.json", {"tasks": {"a": {"\ud800": 1}}}, ": a text holds half of a surrogate pair"),
+        ("summary.json", {"best": 3}, ": best: should be a section of fields, not 3"),
+        ("summary.json", {"seconds": "12"}, ": seconds: must be a number, not '12'"),
+        ("versions.json", {"torch": "\ud800"}, ": a text holds half of a surrogate pair"),
+        ("improve.json", {}, ": rounds: is required"),
+        ("improve.json", {"rounds": [round_of(solved="left out")]}, ": rounds.0.solved: is required"),
+        ("improve.json", {"rounds": [round_of(rollouts=0)]}, ": rounds.0.rollouts: Input should be greater than"),
+        ("improve.json", {"rounds": [round_of(mean_reward=0.5)]}, ": rounds.0: left_out.equal: is required beside"),
+        (
+            "improve.json",
+            {"rounds": [round_of(), round_of(mean_reward=0.5, left_out={"equal": 1})]},
+            ": rounds: some have a mean_reward and some have none",
+        ),
+    ],
+)
+def test_values_of_a_wrong_type_are_named_with_their_file(
+    file: str, content: Any, problem: str, tmp_path: Path
+) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / file).write_text(json.dumps({"kind": "train", **content} if file == "metrics.jsonl" else content))
+    with pytest.raises(DataError) as caught:
+        read_improvement(folder)
+        read_run(folder)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{folder / file}{problem}")
+
+
 def test_folders_that_are_not_runs_are_named_together(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError) as caught:
@@ -227,6 +275,12 @@ def test_files_without_scores_are_named_together(tmp_path: Path) -> None:
         "it holds no pass@k; give a metrics file that mft evaluate wrote",
         "no such file",
     ]
+
+
+def test_scores_with_half_a_character_in_a_name_are_refused(tmp_path: Path) -> None:
+    file = write_metrics(tmp_path / "metrics_mini_a.json", task="mini", model="\ud800", **{"pass@1": 0.5})
+    with pytest.raises(DataError, match="a text holds half of a surrogate pair"):
+        read_scores([file])
 
 
 def test_metrics_are_found_in_the_run_folder_and_below(tmp_path: Path) -> None:
