@@ -285,8 +285,8 @@ def test_a_file_of_calibration_texts_is_used_as_it_is(tiny_llama_dir: Path, tmp_
     job = json.loads((failing_tool.parent / "job.json").read_text())
     assert job["calibration"] == [encode("<s>def") + encode(" x")]
     file.write_text('{"prompt": "a"}\n[]\n')
-    with pytest.raises(DataError) as caught:
-        quantize(tiny_llama_dir, tmp_path / "q", "awq", python=str(failing_tool), calibration=file)
+    with pytest.raises(DataError) as caught:  # before llmcompressor is looked for
+        quantize(tiny_llama_dir, tmp_path / "q", "awq", python="/no/such", calibration=file)
     assert [problem.rpartition("/")[2] for problem in caught.value.problems] == [
         f"texts.jsonl:{line}: has no 'prompt' and 'answer' that are texts" for line in (1, 2)
     ]

@@ -26,6 +26,17 @@ class Finite(click.FloatRange):
         return number
 
 
+class PageFile(click.Path):
+    """A path of a page to write. A name that ends in anything but .html may be a file of the user's that the page would replace."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path, or click's error."""
+        path = Path(value)
+        if path.suffix != ".html":
+            self.fail(f"{path}: the name of a page ends in .html", parameter, context)
+        return path
+
+
 class Names(click.ParamType):
     """`a,b` -> ("a", "b"): names without blanks around them, each once, in the order given."""
 

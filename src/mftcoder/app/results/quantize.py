@@ -149,7 +149,7 @@ def _made(
 
 
 def _check_options(method: Method, options: QuantizeOptions, source: ModelSource) -> None:
-    """ConfigError for options that this method does not follow, and for calibration without texts."""
+    """ConfigError for options that this method does not follow, and for calibration without texts; DataError for a file of no texts."""
     usual = QuantizeOptions()
     of_methods = {
         ("calibration", "calibration_samples", "answer_tokens", "seed", "group_size"): method.needs_calibration,
@@ -180,6 +180,8 @@ def _check_options(method: Method, options: QuantizeOptions, source: ModelSource
         problems.append("--data-dir: is for --exam")
     if problems:
         raise ConfigError(*problems)
+    if options.calibration:
+        read_calibration(options.calibration)  # before anything is installed, exported or measured
 
 
 def _tool(method: Method, options: QuantizeOptions) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import console, shown
-from mftcoder.cli.options import COUNT, PATH
+from mftcoder.cli.options import COUNT, PATH, PageFile
 
 
 @click.command("stats", short_help="Count what is in files, a recipe or a config.")
@@ -18,7 +18,7 @@ from mftcoder.cli.options import COUNT, PATH
 @click.option("--max-length", type=COUNT, help="Show what rows of this length cut.", metavar="N")
 @click.option("--near", is_flag=True, help="Find near-duplicates too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@click.option("--out", type=PATH, metavar="PAGE.html", help="Write a page, with .md and .json beside it.")
+@click.option("--out", type=PageFile(), metavar="PAGE.html", help="Write a page, with .md and .json beside it.")
 @click.option("--num-proc", type=COUNT, help="Processes (default: all cores).", metavar="N")
 def command(paths: tuple[Path, ...], as_json: bool, out: Path | None, **options: Any) -> None:
     """Count records, words, tokens, lengths, turns, languages, duplicates and what tasks have in common.
@@ -32,10 +32,14 @@ def command(paths: tuple[Path, ...], as_json: bool, out: Path | None, **options:
     """
     from mftcoder.app.data.stats import StatsOptions, stats
 
+    files = () if out is None else (out, out.with_suffix(".md"), out.with_suffix(".json"))
+    for file in files:
+        if any(file.resolve() == path.resolve() for path in paths):
+            raise click.UsageError(f"--out {out}: {file} would replace what is counted. Choose another name")
     with shown(stderr=True) as on_progress:
         summary = stats(paths, StatsOptions(**options), on_progress)
-    if out is not None:
-        _write(out, summary)
+    if files:
+        _write(summary, *files)
     if as_json:
         import json
 
@@ -46,14 +50,14 @@ def command(paths: tuple[Path, ...], as_json: bool, out: Path | None, **options:
         console().print(f"wrote {out}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _write(out: Path, summary: dict[str, Any]) -> None:
+def _write(summary: dict[str, Any], page: Path, markdown: Path, numbers: Path) -> None:
     from mftcoder.jsonl import write_json, write_text
     from mftcoder.reporting.data_page import render_data
 
     pages = render_data(summary)
-    write_text(out, pages.html)
-    write_text(out.with_suffix(".md"), pages.markdown)
-    write_json(out.with_suffix(".json"), summary)
+    write_text(page, pages.html)
+    write_text(markdown, pages.markdown)
+    write_json(numbers, summary)
 
 
 def _print(summary: dict[str, Any]) -> None:

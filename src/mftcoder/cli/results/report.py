@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
-from mftcoder.cli.options import PATH, data_dir
+from mftcoder.cli.options import PATH, PageFile, data_dir
 
 
 @click.command("report", short_help="Write one HTML page about runs.")
 @click.argument("runs", nargs=-1, required=True, type=PATH, metavar="RUN...")
-@click.option("--out", type=PATH, help="The HTML file (default: report.html in the first RUN).")
+@click.option(
+    "--out", type=PageFile(), metavar="PAGE.html", help="The HTML file (default: report.html in the first RUN)."
+)
 @click.option(
     "--metrics", multiple=True, type=PATH, help="A metrics file of `mft evaluate`; may be given several times."
 )

@@ -232,3 +232,18 @@ def test_the_command_prints_tables_within_80_columns_or_json_and_writes_a_page(t
     printed = CliRunner().invoke(command, [str(a), str(b), "--json", "--out", str(page)], catch_exceptions=False).stdout
     assert json.loads(printed) == json.loads(page.with_suffix(".json").read_text()) == counted(a, b)
     assert page.with_suffix(".md").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "out", "problem"),
+    [
+        ("a.jsonl", "a.jsonl", "the name of a page ends in .html"),
+        ("my.json", "my.html", "my.json would replace what is counted"),
+    ],
+)
+def test_a_page_never_replaces_what_is_counted(counts: str, out: str, problem: str, tmp_path: Path) -> None:
+    file = write(tmp_path / counts, chat("q", "a"))
+    before = file.read_bytes()
+    found = CliRunner().invoke(command, [str(file), "--out", str(tmp_path / out)])
+    assert (found.exit_code, problem in found.stderr, file.read_bytes()) == (2, True, before)
+    assert list(tmp_path.iterdir()) == [file]
