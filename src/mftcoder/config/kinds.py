@@ -117,9 +117,9 @@ class KtoKind(PreferenceKind):
     beta: PositiveFloat = 0.1
     """How far the model may move from the reference."""
     desirable_weight: NonNegativeFloat = 1.0
-    """Weight of the desirable answers."""
+    """Weight of the desirable answers. 0: they are not trained, and still count in z and in the mean over answers."""
     undesirable_weight: NonNegativeFloat = 1.0
-    """Weight of the undesirable answers."""
+    """Weight of the undesirable answers, likewise."""
 
     @model_validator(mode="after")
     def _weigh_something(self) -> Self:

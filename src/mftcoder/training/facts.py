@@ -1,13 +1,14 @@
 """Facts of a run that follow from its config and its loaders, without a model: for the balancer, and for checks before the start."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mftcoder.balancing.base import RunFacts
 from mftcoder.config.kinds import KtoKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
 from mftcoder.data.prepared.store import Store
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, DataError
 from mftcoder.training.optimizer import decay_steps, warmup_steps
 
 
@@ -53,12 +54,13 @@ def check_schedule(config: RunConfig, total_steps: int) -> None:
 
 
 def label_warnings(config: RunConfig, store: Store) -> list[str]:
-    """A line for each KTO task whose labels say less than the loss needs."""
+    """A line for each KTO task whose labels say less than the loss needs. DataError for one that would train nothing."""
     found = []
     for number, task in enumerate(config.tasks):
         if not isinstance(task.kind, KtoKind):
             continue
         desirable = store.train(number).desirable
+        _check_weights(task.name, task.kind, desirable)
         if len(desirable) == 1:
             found.append(
                 f"tasks.{task.name}: has one labelled answer, so KTO's z is that answer's own gain. Give it more, or take kind: sft"
@@ -69,3 +71,13 @@ def label_warnings(config: RunConfig, store: Store) -> list[str]:
                 f"tasks.{task.name}: all {len(desirable)} answers are {present}. KTO compares them with {absent} ones: give it both"
             )
     return found
+
+
+def _check_weights(task: str, kind: KtoKind, desirable: NDArray[np.bool_]) -> None:
+    """DataError if every label of the task has the weight 0."""
+    weight = np.where(desirable, kind.desirable_weight, kind.undesirable_weight)
+    if len(desirable) and not weight.any():
+        name = "desirable" if desirable.all() else "undesirable"
+        raise DataError(
+            f"tasks.{task}: all {len(desirable)} answers are {name}, and kind.{name}_weight is 0: nothing would be trained. Raise it"
+        )

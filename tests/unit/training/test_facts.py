@@ -9,7 +9,7 @@ import pytest
 from mftcoder.config.load import parse_config
 from mftcoder.data.batches.loader import ValidationLoader
 from mftcoder.data.prepared.store import prepare
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, DataError
 from mftcoder.training.facts import check_metric, check_schedule, label_warnings
 
 Check = Callable[..., None]
@@ -87,6 +87,24 @@ def test_warm_up_and_decay_must_fit_into_the_run(steps: int, train: dict[str, An
         check_schedule(config, steps)
 
 
+@pytest.fixture
+def labelled(tmp_path: Path, make_jsonl: Callable[..., Path], tiny_tokenizer_dir: Path) -> Callable[..., list[str]]:
+    """The warnings of a KTO task with these labels."""
+
+    def found(labels: list[bool], **kind: float) -> list[str]:
+        records = [{"prompt": f"q{n}", "completion": f"a{n}", "label": label} for n, label in enumerate(labels)]
+        raw = {
+            "model": str(tiny_tokenizer_dir),
+            "tasks": {"kto": {"path": str(make_jsonl("kto.jsonl", records)), "kind": {"name": "kto", **kind}}},
+            "data": {"val_size": 0, "cache_dir": str(tmp_path / "cache")},
+            "output_dir": str(tmp_path / "run"),
+        }
+        config = parse_config(raw, origin="a.yaml")
+        return label_warnings(config, prepare(config))
+
+    return found
+
+
 @pytest.mark.parametrize(
     ("labels", "warning"),
     [
@@ -97,16 +115,18 @@ def test_warm_up_and_decay_must_fit_into_the_run(steps: int, train: dict[str, An
     ],
 )
 def test_labels_that_say_too_little_are_warned_of(
-    labels: list[bool], warning: str | None, tmp_path: Path, make_jsonl: Callable[..., Path], tiny_tokenizer_dir: Path
+    labels: list[bool], warning: str | None, labelled: Callable[..., list[str]]
 ) -> None:
-    records = [{"prompt": f"q{n}", "completion": f"a{n}", "label": label} for n, label in enumerate(labels)]
-    raw = {
-        "model": str(tiny_tokenizer_dir),
-        "tasks": {"kto": {"path": str(make_jsonl("kto.jsonl", records)), "kind": "kto"}},
-        "data": {"val_size": 0, "cache_dir": str(tmp_path / "cache")},
-        "output_dir": str(tmp_path / "run"),
-    }
-    config = parse_config(raw, origin="a.yaml")
-    found = label_warnings(config, prepare(config))
+    found = labelled(labels)
     assert len(found) == (warning is not None)
     assert warning is None or found[0].startswith(warning)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_labels_of_weight_zero_alone_are_refused(label: bool, labelled: Callable[..., list[str]]) -> None:
+    name = "desirable" if label else "undesirable"
+    with pytest.raises(
+        DataError, match=f"all 2 answers are {name}, and kind.{name}_weight is 0: nothing would be trained"
+    ):
+        labelled([label, label], **{f"{name}_weight": 0.0})
+    assert labelled([True, False], **{f"{name}_weight": 0.0}) == []

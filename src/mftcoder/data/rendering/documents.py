@@ -83,7 +83,7 @@ class Documents:
 
     def __init__(self, kind: PretrainKind, tokenizer: Tokenizer, config: DataConfig):
         self.kind, self.tokenizer, self.config = kind, tokenizer, config
-        self.form = _form(tokenizer) if kind.fim_rate else None
+        self.form = _form(tokenizer, kind) if kind.fim_rate else None
 
     def read(self, line: bytes, *, format: str, task: str, origin: str) -> Document | TokenDocument:
         """The document on one line: `text` or `content`, or a chat, of which each question with its answer is a text.
@@ -196,14 +196,19 @@ def check_token_file(file: TokenFile, kind: PretrainKind, tokenizer: Tokenizer) 
     return None
 
 
-def _form(tokenizer: Tokenizer) -> FillFormat:
-    """The tokens for fill-in-the-middle in this vocabulary. ModelError if it has none."""
+def _form(tokenizer: Tokenizer, kind: PretrainKind) -> FillFormat:
+    """The tokens for fill-in-the-middle in this vocabulary. ModelError if it has none, or not the orders that `kind` mixes."""
     found = find_format(tokenizer)
     if found is None:
         known = "; ".join(" ".join(filter(None, (one.prefix, one.suffix, one.middle))) for one in FORMATS)
         raise ModelError(
             f"{tokenizer.name}: its vocabulary has no tokens for fill-in-the-middle. Known: {known}. Set kind.fim_rate: 0, or take a "
             "model with such tokens"
+        )
+    if found.middle is None and kind.fim_spm_rate != type(kind).model_fields["fim_spm_rate"].default:
+        raise ModelError(
+            f"{tokenizer.name}: kind.fim_spm_rate has no effect, because its format has one order only: {found.suffix} S {found.prefix} P M. "
+            "Leave it out"
         )
     return found
 

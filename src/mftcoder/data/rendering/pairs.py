@@ -48,12 +48,26 @@ def read_pair(line: bytes, task: str, origin: str) -> Pair:
     sides = [_side(record, field, problems) for field in ("chosen", "rejected")]
     if problems:
         raise DataError(*dict.fromkeys(problems))  # those of the prompt once
-    chosen, rejected = (_conversation(side, record, task, origin) for side in sides)
+    chosen, rejected = _conversations(sides, record, task, origin)
     if content_hash(chosen.messages[:-1]) != content_hash(rejected.messages[:-1]):
         raise DataError("the prompts differ: 'chosen' and 'rejected' must be equal but for their last answer")
     if chosen.content_hash == rejected.content_hash:
         raise DataError("'chosen' and 'rejected' are equal")
     return Pair(chosen, rejected)
+
+
+def _conversations(sides: Sequence[list[Message]], record: Record, task: str, origin: str) -> list[Conversation]:
+    """The conversations of `chosen` and `rejected`. DataError with all problems, each with its side or sides."""
+    made, problems = [], dict[str, list[str]]()
+    for field, side in zip(("chosen", "rejected"), sides, strict=True):
+        try:
+            made.append(_conversation(side, record, task, origin))
+        except DataError as error:
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(field)
+    if problems:
+        raise DataError(*(f"{' and '.join(fields)}: {problem}" for problem, fields in problems.items()))
+    return made
 
 
 def read_labelled(line: bytes, task: str, origin: str) -> Pair:

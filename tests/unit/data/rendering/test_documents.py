@@ -142,3 +142,17 @@ def test_a_record_whose_text_is_no_text_is_refused(tokenizer: Tokenizer) -> None
 def test_a_blank_document_is_counted_as_untrained(tokenizer: Tokenizer) -> None:
     (fitted,) = documents(tokenizer).fit([Document((" \n",))])
     assert fitted.untrained and not fitted.pieces
+
+
+def test_an_order_that_the_format_does_not_have_is_refused(tiny_tokenizer_dir: Path, tmp_path: Path) -> None:
+    """Codestral's tokens know one order."""
+    backend = Backend.from_file(str(tiny_tokenizer_dir / "tokenizer.json"))
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in ("[PREFIX]", "[SUFFIX]")]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text((tiny_tokenizer_dir / "tokenizer_config.json").read_text())
+    codestral = load_tokenizer(str(tmp_path))
+    assert documents(codestral, fim_rate=1.0).fit([Document((TEXTS[0],))])[0].fim
+    with pytest.raises(ModelError, match=r"fim_spm_rate has no effect.*\[SUFFIX\] S \[PREFIX\] P M"):
+        documents(codestral, fim_rate=1.0, fim_spm_rate=1.0)
