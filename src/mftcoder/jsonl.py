@@ -41,7 +41,7 @@ def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
         with names_in_errors(path, temporary):
             yield temporary
             if lasting:
-                _flush_to_disk(temporary)
+                flush_to_disk(temporary)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with names_in_errors(path, temporary):
             yield temporary
             for file in temporary.rglob("*"):
-                _flush_to_disk(file)
+                flush_to_disk(file)
         try:
             temporary.rename(path)
         except OSError:
@@ -146,7 +146,8 @@ def _remove_if_left(path: Path) -> None:
             os.close(descriptor)
 
 
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """fsync of a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

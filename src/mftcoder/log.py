@@ -19,7 +19,6 @@ class OnProgress(Protocol):
 
     def __call__(self, title: str, done: float, total: float | None, note: str = "") -> None:
         """Show the progress."""
-        ...
 
 
 def no_progress(title: str, done: float, total: float | None, note: str = "") -> None:

@@ -39,7 +39,6 @@ class Registry:
         return {**_entry_points(f"mftcoder.{self.kind}"), **self.table}
 
     def names(self) -> list[str]:
-        """All known names, sorted."""
         return sorted(self._targets())
 
     def load(self, name: str) -> Any:

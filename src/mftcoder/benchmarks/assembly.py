@@ -5,7 +5,6 @@ left to the benchmark's family; no program runs here.
 """
 
 import os
-import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,7 +71,15 @@ def _child(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]]) -> I
         warnings.simplefilter("ignore")  # Python warns about threads; the child uses nothing that they may lock
         child = os.fork()
     if child == 0:
-        _run_child(benchmark, items, theirs)
+        # The child never returns, and runs none of the parent's clean-up.
+        try:
+            if kernel.is_supported():
+                kernel.die_with_parent()
+            channel = Channel(theirs)
+            for _, problem, answer in items:
+                channel.send(_record(benchmark, problem, answer))
+        finally:
+            os._exit(0)
     theirs.close()
     with ours:
         try:
@@ -80,18 +87,6 @@ def _child(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]]) -> I
         finally:
             ours.close()  # a child that still writes ends because of that
             os.waitpid(child, 0)
-
-
-def _run_child(benchmark: Benchmark, items: Sequence[tuple[str, Problem, str]], end: socket.socket) -> None:
-    """The child's work. Never returns, and runs none of the parent's clean-up."""
-    try:
-        if kernel.is_supported():
-            kernel.die_with_parent()
-        channel = Channel(end)
-        for _, problem, answer in items:
-            channel.send(_record(benchmark, problem, answer))
-    finally:
-        os._exit(0)
 
 
 def _record(benchmark: Benchmark, problem: Problem, answer: str) -> dict[str, Any]:

@@ -251,7 +251,6 @@ class Round:
 
 
 def round_of(number: int, metrics: Sequence[dict[str, Any]], kept: dict[str, Kept], samples: int, before: int) -> Round:
-    """The numbers of a round."""
     passed = [row["passed"] for record in metrics for row in record["problems"]]
     scores = list(map(partial(estimate, [samples] * len(passed), passed), dict.fromkeys((1, samples))))
     left_out = {name: sum(getattr(found, name) for found in kept.values()) for name in ("cut", "equal", "over")}
@@ -261,7 +260,6 @@ def round_of(number: int, metrics: Sequence[dict[str, Any]], kept: dict[str, Kep
 
 
 def policy_round_of(number: int, metrics: Sequence[dict[str, Any]], groups: Groups, samples: int) -> Round:
-    """The numbers of a round of grpo."""
     base = round_of(number, metrics, {}, samples, 0)
     trained = sum(sum(record["trained"]) for record in groups.records)
     left_out = {"equal": groups.equal, "cut": groups.cut, "long": 0}

@@ -64,7 +64,6 @@ class RewardWeights:
 
     @property
     def total(self) -> float:
-        """The sum of the weights."""
         return sum(getattr(self, name) for name in PARTS)
 
 

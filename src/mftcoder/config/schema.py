@@ -383,10 +383,8 @@ class RunConfig(Section):
 
     @property
     def task_names(self) -> tuple[str, ...]:
-        """The names of the tasks, in their order."""
         return tuple(task.name for task in self.tasks)
 
     @property
     def output_path(self) -> Path:
-        """output_dir as a path."""
         return Path(self.output_dir).expanduser()

@@ -45,7 +45,6 @@ class Channel:
             raise ChannelClosedError from error
 
     def receive(self) -> Any:
-        """The next message."""
         self._fill(_LENGTH.size)
         size = _LENGTH.unpack_from(self._buffer)[0]
         if size > self.limit:
@@ -67,7 +66,6 @@ class Channel:
         return self.receive(), descriptors
 
     def close(self) -> None:
-        """Close this end."""
         self.socket.close()
 
     def _fill(self, size: int) -> None:
@@ -88,5 +86,4 @@ class Channel:
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected stream sockets."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

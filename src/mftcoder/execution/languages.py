@@ -1,4 +1,4 @@
-"""The table of languages: for each its module, its file extension, the tools that it needs and how to install them.
+"""The table of languages: for each its module, the tools that it needs and how to install them.
 
 A language's module defines `prepare(tools)` and `runner(toolchain, tests_zygote)`. Python has no module, because its tests run in
 the worker.
@@ -25,7 +25,6 @@ class Language:
 
     name: str
     title: str
-    extension: str
     tools: tuple[str, ...]
     debian: str  # package names; Ubuntu has the same ones
     macos: str  # Homebrew package names
@@ -44,12 +43,11 @@ class Language:
 LANGUAGES: Mapping[str, Language] = {
     row.name: row
     for row in (
-        Language("python", "Python", "py", (), "python3", "python"),
-        Language("js", "JavaScript", "js", ("node",), "nodejs", "node", "mftcoder.execution.compiled.javascript"),
+        Language("python", "Python", (), "python3", "python"),
+        Language("js", "JavaScript", ("node",), "nodejs", "node", "mftcoder.execution.compiled.javascript"),
         Language(
             "cpp",
             "C++",
-            "cpp",
             ("g++", "ld", "objcopy"),
             "g++ libboost-dev libssl-dev",
             "gcc boost openssl",
@@ -58,7 +56,6 @@ LANGUAGES: Mapping[str, Language] = {
         Language(
             "java",
             "Java",
-            "java",
             ("javac", "java"),
             "default-jdk-headless",
             "openjdk",
@@ -67,7 +64,6 @@ LANGUAGES: Mapping[str, Language] = {
         Language(
             "go",
             "Go",
-            "go",
             ("go",),
             "golang-go golang-github-stretchr-testify-dev",
             "go",
@@ -76,7 +72,6 @@ LANGUAGES: Mapping[str, Language] = {
         Language(
             "rust",
             "Rust",
-            "rs",
             ("rustc", "cargo"),
             "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev librust-aho-corasick-dev librust-memchr-dev",
             "rust",
@@ -118,6 +113,5 @@ class Runner(Protocol):
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> Runner:
-    """The runner of this toolchain's language."""
     made: Runner = importlib.import_module(str(language(toolchain.language).module)).runner(toolchain, tests_zygote)
     return made

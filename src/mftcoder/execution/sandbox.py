@@ -84,15 +84,13 @@ class ExecutionResult:
             object.__setattr__(self, name, getattr(self, name).encode(errors="backslashreplace").decode())
 
     def as_record(self) -> dict[str, Any]:
-        """A JSON-able dict."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ExecutionResult":
-        """The inverse of `as_record`."""
         return cls(**record)
 
 
-def shortened(result: ExecutionResult, limit: int = 2000) -> ExecutionResult:
-    """The result with at most `limit` characters of each output."""
-    return replace(result, stdout=result.stdout[:limit], stderr=result.stderr[:limit])
+def shortened(result: ExecutionResult) -> ExecutionResult:
+    """The result with at most 2000 characters of each output."""
+    return replace(result, stdout=result.stdout[:2000], stderr=result.stderr[:2000])

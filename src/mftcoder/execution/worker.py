@@ -79,13 +79,11 @@ class Slot:
             return sides if isinstance(sides, ExecutionResult) else judge(sides, limits)
 
     def runner(self, name: str) -> Runner:
-        """The runner of this language."""
         if name not in self.runners:
             self.runners[name] = runner(self.toolchains[name], ZygoteHandle(self.settings.for_tests(name)))
         return self.runners[name]
 
     def close(self) -> None:
-        """End all zygotes."""
         for started in self.runners.values():
             started.close()
         self.runners.clear()

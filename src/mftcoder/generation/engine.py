@@ -53,4 +53,3 @@ class Engine(Protocol):
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """One completion for each prompt, in any order."""
-        ...

@@ -7,7 +7,6 @@ first writes its own file, `...rank1.jsonl`, and the first merges them at the en
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from mftcoder.errors import GenerationError
@@ -35,9 +34,7 @@ class GenerationJournal:
     def __enter__(self) -> "GenerationJournal":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def add(self, completion: Completion, answer: str) -> None:

@@ -74,7 +74,6 @@ class SlotTable:
 
     @property
     def rows(self) -> int:
-        """Rows in use."""
         return len(self.starts)
 
     def mask(self) -> Tensor:

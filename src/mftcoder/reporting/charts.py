@@ -94,14 +94,20 @@ def _score_chart(k: int, scores: Sequence[Score]) -> Chart:
 
 def loss_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """One chart per task: each run's validation loss with dots, its training loss faint behind it."""
-    charts = []
-    for task in dict.fromkeys(task for run in runs for task in run.tasks):
-        lines = []
-        for slot, run in enumerate(runs):
-            lines.append(Line(run.name, thinned(series(run.train, "losses", task)), slot, faint=True))
-            lines.append(Line(run.name, series(run.validation, "losses", task), slot, markers=True))
-        charts.append(draw(task, lines, _loss_label(runs, task)))
-    return charts
+    tasks = dict.fromkeys(task for run in runs for task in run.tasks)
+    return [draw(task, _curves(runs, "losses", task), _loss_label(runs, task)) for task in tasks]
+
+
+def _curves(runs: Sequence[RunRecord], *keys: str) -> list[Line]:
+    """Each run's validation with dots, and its training faint behind it."""
+    return [
+        line
+        for slot, run in enumerate(runs)
+        for line in (
+            Line(run.name, thinned(series(run.train, *keys)), slot, faint=True),
+            Line(run.name, series(run.validation, *keys), slot, markers=True),
+        )
+    ]
 
 
 def _loss_label(runs: Sequence[RunRecord], task: str) -> str:
@@ -126,14 +132,7 @@ def preference_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     charts = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         for key, title in REWARD_CHARTS.items():
-            lines = [
-                line
-                for slot, run in enumerate(runs)
-                for line in (
-                    Line(run.name, thinned(series(run.train, "rewards", task, key)), slot, faint=True),
-                    Line(run.name, series(run.validation, "rewards", task, key), slot, markers=True),
-                )
-            ]
+            lines = _curves(runs, "rewards", task, key)
             if any(line.points for line in lines):
                 charts.append(draw(f"{task}: {title}", lines))
     return charts
@@ -203,7 +202,6 @@ def slope_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def weighted_tasks(run: RunRecord) -> list[str]:
-    """The tasks with recorded weights."""
     return list(dict.fromkeys(task for record in run.train for task in record.get("weights") or {}))
 
 
@@ -250,7 +248,7 @@ def minima_chart(runs: Sequence[RunRecord]) -> list[Chart]:
         axes.grid(visible=False)
 
     title = "step of each task's lowest loss"
-    return [_chart(title, f"{title}, a row a run", tuple(tasks), paint)]
+    return [picture(title, f"{title}, a row a run", tuple(tasks), paint, over="step")]
 
 
 def lowest(points: Points) -> float | None:
@@ -263,7 +261,8 @@ def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool 
 
     def paint(axes: Axes) -> None:
         for line in lines:
-            _plot(axes, line)
+            if line.points:
+                _plot(axes, line)
         axes.set_ylabel(label)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
@@ -271,37 +270,33 @@ def draw(title: str, lines: Sequence[Line], label: str = "", *, from_zero: bool 
             axes.set_ylim(bottom=0)
 
     names = tuple(dict.fromkeys(line.name for line in lines))
-    return _chart(title, f"{title}{label and ': '}{label} over {over}s, for {', '.join(names)}", names, paint, over)
-
-
-def _chart(
-    title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None], over: str = "step"
-) -> Chart:
-    """An SVG of what `paint` draws, over steps or rounds."""
-
-    def paint_over_steps(axes: Axes) -> None:
-        paint(axes)
-        axes.set_xlabel(over)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-
-    return picture(title, description, names, paint_over_steps)
+    description = f"{title}{label and ': '}{label} over {over}s, for {', '.join(names)}"
+    return picture(title, description, names, paint, over=over)
 
 
 def picture(
-    title: str, description: str, names: tuple[str, ...], paint: Callable[[Axes], None], *, height: float = 2.7
+    title: str,
+    description: str,
+    names: tuple[str, ...],
+    paint: Callable[[Axes], None],
+    *,
+    height: float = 2.7,
+    over: str = "",
 ) -> Chart:
-    """An SVG of what `paint` draws, 4.4 inches wide, with a description for screen readers."""
+    """An SVG of what `paint` draws, 4.4 inches wide, with a description for screen readers. `over`: step or round, the x axis."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, height), layout="constrained")
-        paint(figure.add_subplot())
+        axes = figure.add_subplot()
+        paint(axes)
+        if over:
+            axes.set_xlabel(over)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Chart(title, themed(stream.getvalue(), description), names)
 
 
 def _plot(axes: Axes, line: Line) -> None:
-    if not line.points:
-        return
     steps, values = zip(*line.points, strict=True)
     color, dash = SERIES_COLORS[line.slot % len(SERIES_COLORS)], DASHES[line.slot % len(DASHES)]
     marker = "o" if line.markers or len(steps) == 1 else None

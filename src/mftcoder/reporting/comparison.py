@@ -118,7 +118,6 @@ def compare(methods: dict[str, list[Outcome]], alone: dict[tuple[str, int], floa
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and standard deviation."""
     found = list(values)
     return Estimate(fmean(found), stdev(found) if len(found) > 1 else None)
 

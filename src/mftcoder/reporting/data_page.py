@@ -17,7 +17,6 @@ _LANGUAGES, _TURNS = 10, 6
 
 
 def render_data(summary: Summary) -> Pages:
-    """The page of a summary."""
     return render_parts(", ".join(one["name"] for one in summary["sets"]), "Training data", list(_parts(summary)), ())
 
 
@@ -78,11 +77,9 @@ def records_table(summary: Summary) -> Table:
         )
         for one in rows_of(summary)
     ]
-    return Table(("task", "records", "text", *(_short(unit) for unit in units), "repeated", *near), tuple(rows))
-
-
-def _short(unit: str) -> str:
-    return unit.removesuffix(" tokens")
+    return Table(
+        ("task", "records", "text", *(unit.removesuffix(" tokens") for unit in units), "repeated", *near), tuple(rows)
+    )
 
 
 def _sum(one: Mapping[str, Any], unit: str) -> int:

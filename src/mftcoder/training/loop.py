@@ -222,7 +222,6 @@ class TrainingRun:
         del self._unread[:count]
 
     def _logged(self, step: int) -> bool:
-        """True if the record of this step is written."""
         return step % self.config.train.logging_steps == 0 or step == self.train_loader.total_steps
 
 

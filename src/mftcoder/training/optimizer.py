@@ -68,11 +68,9 @@ class Optimizer(Protocol):
         `last`: this is the rank's last pass of the step, so sums over ranks may start during it. Backends whose ranks run in
         lockstep rely on it.
         """
-        ...
 
     def sum_gradients(self) -> None:
         """Finish the sums of the gradients over ranks. Called after the passes and before `step`."""
-        ...
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
         """Clip the gradients, update with learning rate `rate`, clear the gradients. Returns their norm before clipping.
@@ -80,19 +78,15 @@ class Optimizer(Protocol):
         Nothing is updated if the norm or one of `loss_sums` is not finite. With train.on_nonfinite: stop, nothing is updated after
         that either, so the model is unchanged even if the host reads the result late.
         """
-        ...
 
     def state_dict(self) -> dict[str, Any]:
         """The full state dict, in the layout of MasterAdamW; at least on rank 0."""
-        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()` of any backend. Every rank gets the full state dict, or the shards that it allocated."""
-        ...
 
     def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
         """Memory for a tensor of a sharded checkpoint (`ShardedState.optimizer`), to read it before `load_state_dict`."""
-        ...
 
 
 class Gradients(Protocol):
@@ -100,15 +94,12 @@ class Gradients(Protocol):
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
         """See `Optimizer.backward`."""
-        ...
 
     def sum_over_ranks(self) -> None:
         """See `Optimizer.sum_gradients`."""
-        ...
 
     def take(self) -> list[Tensor | None]:
         """Each weight's gradient since the last call; None if no backward pass of any rank reached it."""
-        ...
 
 
 class MasterAdamW:
@@ -134,7 +125,8 @@ class MasterAdamW:
         on_gpu = all(parameter.is_cuda for parameter in self.parameters) and lack_of_triton() is None
         on_gpu = on_gpu and config.optim != "adamw_8bit"
         if on_gpu or stochastic:
-            _make_contiguous(self.parameters)
+            for parameter in self.parameters:
+                parameter.data = parameter.data.contiguous()  # the kernel reads each weight row by row
         self.masters: list[Tensor] = [
             parameter if stochastic else _master_of(parameter) for parameter in self.parameters
         ]
@@ -145,11 +137,9 @@ class MasterAdamW:
         self._one_pass = OnePass(self._adamw, self.parameters, self.masters, config) if on_gpu or stochastic else None
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Add the objective's gradients to those of the step."""
         self._gradients.backward(objective, last=last)
 
     def sum_gradients(self) -> None:
-        """Finish the sums of the gradients over ranks."""
         self._gradients.sum_over_ranks()
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
@@ -191,7 +181,6 @@ class MasterAdamW:
         return {"adamw": self._adamw.state_dict(), "masters": [copy.detach() for copy in copies]}
 
     def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Memory for the whole tensor."""
         return allocate_full(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -225,7 +214,6 @@ class LocalGradients:
         parameter.grad = None
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Run the backward pass."""
         objective.backward()
 
     def sum_over_ranks(self) -> None:
@@ -349,12 +337,6 @@ def adamw(named: Sequence[tuple[str, Tensor]], config: TrainConfig) -> torch.opt
 def decays(name: str, parameter: Tensor) -> bool:
     """True for matrices; biases, norms and other vectors do not decay."""
     return parameter.ndim >= 2 and not name.endswith("bias")
-
-
-def _make_contiguous(parameters: Sequence[nn.Parameter]) -> None:
-    """Store each weight row by row, as the kernel reads it."""
-    for parameter in parameters:
-        parameter.data = parameter.data.contiguous()
 
 
 def _master_of(parameter: nn.Parameter) -> Tensor:

@@ -136,17 +136,14 @@ class LossWindow:
         del self._pending[:count]
 
     def clear(self) -> None:
-        """Start again from zero."""
         self._known = self._empty
         self._pending.clear()
 
     def state_dict(self) -> dict[str, list[float]]:
-        """The sums as JSON-able lists."""
         losses = self.peek()
         return {name: getattr(losses, name).tolist() for name in ("loss_sum", "tokens", "samples")}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        """Restore what `state_dict()` returned."""
         self._known = TaskLosses(
             np.asarray(state["loss_sum"], np.float64),
             np.asarray(state["tokens"], np.int64),

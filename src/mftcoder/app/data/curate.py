@@ -74,7 +74,11 @@ def curate(recipe: Recipe) -> Made:
     """Curate the records of a recipe into its output directory, and print what came of it."""
     output = Path(recipe.output_dir).expanduser()
     sources = find_sources(recipe.tasks, cache_root())
-    problems = _exam_problems(recipe)
+    problems = {
+        name: tuple(_problems_of(step.decontaminate))
+        for name, step in zip(recipe.step_names, recipe.steps, strict=True)
+        if step.decontaminate is not None
+    }
     exams = {step: [list(map(str, vars(problem).values())) for problem in found] for step, found in problems.items()}
     versions = {name: _version(name) for name in _SHAPING}
     models = [_model_state(step.difficulty) for step in recipe.steps if step.difficulty is not None]
@@ -169,15 +173,6 @@ def _version(library: str) -> str:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _exam_problems(recipe: Recipe) -> Problems:
-    """The problems that each step `decontaminate` holds records against."""
-    return {
-        name: tuple(_problems_of(step.decontaminate))
-        for name, step in zip(recipe.step_names, recipe.steps, strict=True)
-        if step.decontaminate is not None
-    }
 
 
 def _problems_of(config: DecontaminateConfig) -> Iterator[ExamProblem]:

@@ -92,7 +92,6 @@ class _Work:
     before: dict[str, Measured]
 
     def release(self, after: dict[str, Measured], files: Sequence[Path], **facts: Any) -> Release:
-        """What was made."""
         rise = self.options.max_loss_increase
         return Release(
             self.out,
@@ -199,7 +198,6 @@ def _check_whole(source: ModelSource, named: str) -> None:
 
 
 def _write_whole(source: ModelSource, whole: Path, usage: Usage, options: QuantizeOptions) -> None:
-    """Write the model as the export does."""
     write_model_folder(
         source,
         whole,

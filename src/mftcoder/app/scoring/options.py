@@ -88,7 +88,6 @@ class GenerateOptions:
 
     @property
     def sampling(self) -> "Sampling":
-        """The engine's settings."""
         from mftcoder.generation.engine import Sampling
 
         return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.seed, self.max_length)

@@ -28,7 +28,6 @@ def submit(folder: Path, out: Path | None, metrics: Path | None) -> Path:
 
 
 def check(path: Path) -> None:
-    """Check an existing zip."""
     if not path.is_file():
         raise BenchmarkError(f"{path}: no such file")
     _report(review_zip(path))

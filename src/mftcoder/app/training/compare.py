@@ -49,7 +49,6 @@ class PlannedRun:
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
         return self.config.output_path
 
 

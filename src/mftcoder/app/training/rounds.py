@@ -174,7 +174,6 @@ class Rounds:
         self.metrics: list[Path] = []
 
     def run(self) -> Improvement:
-        """All rounds."""
         out = self.options.out
         for side, folder in self.folders.items():
             write_jsonl(folder / FILE, getattr(self.problems, side))
@@ -267,14 +266,25 @@ class Rounds:
         chosen = self.options
         return ("--n-samples", samples, "--temperature", chosen.temperature, "--top-p", chosen.top_p, "--seed", seed)
 
+    def _practised(self, number: int, sampler: Sequence[object]) -> tuple[list[Path], list[dict[str, Any]]]:
+        """The generations files of a round's samples, and their metrics."""
+        name, samples = f"round-{number}", self.options.samples
+        how = self._sampling(samples, self.options.seed + number)
+        files = self.generated(name, self.options.out / name / "samples", "practice", sampler, how)
+        return files, [read_json(path) for path in self._evaluated(name, files, "practice", samples)]
+
+    def _note(self, entry: Round) -> None:
+        self.found.rounds.append(entry)
+        self.found.write(self.settings)
+        for line in lines_of(entry):
+            say(line)
+
     def _sample(
         self, number: int, sampler: Sequence[object], before: dict[str, list[Record]]
     ) -> dict[str, list[Record]]:
         """Sample, run, and write what is trained on: the kept answers of each kind. MftError if there is none."""
         chosen, folder = self.options, self.options.out / f"round-{number}"
-        how = self._sampling(chosen.samples, chosen.seed + number)
-        files = self.generated(f"round-{number}", folder / "samples", "practice", sampler, how)
-        metrics = [read_json(path) for path in self._evaluated(f"round-{number}", files, "practice", chosen.samples)]
+        files, metrics = self._practised(number, sampler)
         kept: dict[str, Kept] = {}
         for kind, file, record in zip(_kinds(self.problems.practice), files, metrics, strict=True):
             prompts = {str(entry["task_id"]): str(entry["instruction"]) for entry in self.problems.practice}
@@ -282,10 +292,7 @@ class Rounds:
             if kept[kind].records:
                 write_jsonl(folder / "data" / kind / "train.jsonl", kept[kind].records)
         entry = round_of(number, metrics, kept, chosen.samples, sum(map(len, before.values())))
-        self.found.rounds.append(entry)
-        self.found.write(self.settings)
-        for line in lines_of(entry):
-            say(line)
+        self._note(entry)
         if not entry.kept:
             raise MftError(
                 f"round {number}: no answer is left to train on: {entry.passed} of {entry.rollouts} passed, "
@@ -328,13 +335,10 @@ class Rounds:
 
     def _groups(self, number: int, sampler: Sequence[object]) -> Groups:
         """Sample and run a round's answers, each test of a problem alone too, and reward them."""
-        chosen, folder = self.options, self.options.out / f"round-{number}"
-        how = self._sampling(chosen.samples, chosen.seed + number)
-        files = self.generated(f"round-{number}", folder / "samples", "practice", sampler, how)
-        metrics = [read_json(path) for path in self._evaluated(f"round-{number}", files, "practice", chosen.samples)]
+        files, metrics = self._practised(number, sampler)
         names = {str(record["task_id"]): str(record["entry_point"]) for record in self.problems.practice}
         alone = self._single_tests(number, files)
-        graded, weights = [], RewardWeights.parse(chosen.reward)
+        graded, weights = [], RewardWeights.parse(self.options.reward)
         for file, found in zip(files, metrics, strict=True):
             messages = _error_messages(file)
             for one in _rollouts(file, found):
@@ -344,11 +348,7 @@ class Rounds:
                 outcome = outcome_of(verdict, messages.get(key, ""), one.text, names[one.problem_id], parts)
                 graded.append(Graded(one.problem_id, closed(one.text), one.is_cut, weights.reward(outcome)))
         groups = groups_of(graded, {str(one["task_id"]): str(one["instruction"]) for one in self.problems.practice})
-        entry = policy_round_of(number, metrics, groups, chosen.samples)
-        self.found.rounds.append(entry)
-        self.found.write(self.settings)
-        for line in lines_of(entry):
-            say(line)
+        self._note(policy_round_of(number, metrics, groups, self.options.samples))
         return groups
 
     def _single_tests(self, number: int, files: Sequence[Path]) -> dict[tuple[str, int], list[str]]:

@@ -41,7 +41,6 @@ def with_import_header(code: str) -> str:
 
 
 def is_valid(code: str) -> bool:
-    """True if `code` compiles."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

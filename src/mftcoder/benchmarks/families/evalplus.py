@@ -18,7 +18,6 @@ _MBPP = Source("mbppplus/MbppPlus.jsonl", HubData("evalplus/mbppplus"))
 
 
 def load_humanevalplus(data_dir: Path | None) -> Benchmark:
-    """HumanEval+."""
     records, origin = _HUMANEVAL.records("humanevalplus", data_dir)
     family = replace(
         humaneval.FAMILY, notes={**humaneval.FAMILY.notes, "test set": "EvalPlus"}, timeout_seconds=_SECONDS
@@ -32,7 +31,6 @@ def _mbppplus_problem(record: Mapping[str, Any]) -> Problem:
 
 
 def load_mbppplus(data_dir: Path | None) -> Benchmark:
-    """MBPP+."""
     records, origin = _MBPP.records("mbppplus", data_dir)
     family = replace(mbpp.FAMILY, notes={**mbpp.FAMILY.notes, "test set": "EvalPlus"}, timeout_seconds=_SECONDS)
     return Benchmark("mbppplus", tuple(map(_mbppplus_problem, records)), family, origin)

@@ -29,7 +29,6 @@ _SOURCE = Source(FILE)
 
 
 def problem_of(record: Mapping[str, Any]) -> Problem:
-    """The problem of a record."""
     return Problem(
         id=str(record["task_id"]),
         language="python",

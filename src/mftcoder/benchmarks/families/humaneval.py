@@ -16,7 +16,6 @@ from mftcoder.execution.sandbox import Program
 
 
 def problem_of(record: Mapping[str, Any]) -> Problem:
-    """The problem of a record in HumanEval's format."""
     entry_point = record["entry_point"]
     return Problem(
         id=str(record["task_id"]),

@@ -110,15 +110,20 @@ def _description(problem: Problem, text: str) -> str:
     return description
 
 
+def program(problem: Problem, answer: str) -> Program:
+    """The program of an answer in any of the six languages."""
+    if problem.language != "python":
+        return brace_code.brace_program(problem, brace_code.assemble(problem, answer))
+    code = python_code.assemble(problem.prompt, answer, problem.entry_point)
+    return python_code.python_program(problem, python_code.with_import_header(code))
+
+
 def _program(kind: str, problem: Problem, answer: str) -> Program:
     if kind == "explaindescribe":
         raise BenchmarkError(
             "humanevalexplaindescribe has no tests. Generate humanevalexplainsynthesize from its descriptions and score that"
         )
-    if problem.language != "python":
-        return brace_code.brace_program(problem, brace_code.assemble(problem, answer))
-    code = python_code.assemble(problem.prompt, answer, problem.entry_point)
-    return python_code.python_program(problem, python_code.with_import_header(code))
+    return program(problem, answer)
 
 
 def _family(kind: str, language: str) -> Family:

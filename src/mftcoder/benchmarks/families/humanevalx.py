@@ -12,10 +12,9 @@ from typing import Any
 
 from mftcoder.benchmarks.answers import brace_code, python_code
 from mftcoder.benchmarks.answers.brace_code import SYNTAX
-from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, SECONDS
+from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, SECONDS, program
 from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
 from mftcoder.benchmarks.sources import HubData, Source
-from mftcoder.execution.sandbox import Program
 
 _TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
 
@@ -64,17 +63,10 @@ def _extract(problem: Problem, text: str, mode: PromptMode) -> str:
     return module.answer_in(problem, text, mode)
 
 
-def _program(problem: Problem, answer: str) -> Program:
-    if problem.language != "python":
-        return brace_code.brace_program(problem, brace_code.assemble(problem, answer))
-    code = python_code.assemble(problem.prompt, answer, problem.entry_point)
-    return python_code.python_program(problem, python_code.with_import_header(code))
-
-
 def family(language: str, test_set: str) -> Family:
     """The family of all records in this format."""
     notes = {"header": HEADERS[language], "test set": test_set, "assembly": "prompt, answer, tests"}
-    return Family(_prompt, _extract, _program, notes, SECONDS.get(language, 10.0))
+    return Family(_prompt, _extract, program, notes, SECONDS.get(language, 10.0))
 
 
 def _source(language: str) -> Source:

@@ -49,7 +49,6 @@ def _prompt(problem: Problem, mode: PromptMode) -> str:
 
 
 def extract(problem: Problem, text: str, mode: PromptMode) -> str:
-    """The answer in a completion."""
     if mode == "chat":
         return best_block(text, problem.entry_point) or text
     if mode == "instruct":

@@ -37,10 +37,6 @@ def _list_in_a_text(value: Any) -> Any:
     return [part.strip().strip("\"'") for part in inner.split(",") if part.strip()]
 
 
-def _false_is_none(value: Any) -> Any:
-    return None if value in ("", "none", "None", "null", "no") else value
-
-
 def _lower(value: Any) -> Any:
     return value.lower().replace("-", "") if isinstance(value, str) else value
 
@@ -49,7 +45,7 @@ def _whole_weights_are_none(value: Any) -> Any:
     return None if value == "16bit" else value
 
 
-Nullable = BeforeValidator(_false_is_none)
+Nullable = BeforeValidator(lambda value: None if value in ("", "none", "None", "null", "no") else value)
 TextList = BeforeValidator(_list_in_a_text)
 
 

@@ -32,7 +32,6 @@ class RowPlan:
         return len(self.offsets) - 1
 
     def row(self, index: int) -> NDArray[np.int64]:
-        """The samples of one row."""
         return self.members[self.offsets[index] : self.offsets[index + 1]]
 
     def fill(self, lengths: NDArray[np.integer], row_length: int) -> float:

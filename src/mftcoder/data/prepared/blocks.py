@@ -45,7 +45,6 @@ class BlockRows:
     deviation: NDArray[np.float64]  # [N] their standard deviation
 
     def save(self, path: Path) -> None:
-        """Write all arrays into one file, atomically."""
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
             np.savez(file, **self.__dict__)
@@ -53,12 +52,8 @@ class BlockRows:
 
     @classmethod
     def load(cls, path: Path) -> "BlockRows":
-        """The samples of a block file."""
         with np.load(path) as arrays:
-            count = len(arrays["sizes"])
-            # A block of an earlier version has no pairs and no rewards.
-            newer = {"second": np.zeros(count, np.int32), "desirable": np.ones(count, bool)}
-            return cls(**{**newer, **dict.fromkeys(("reward", "mean", "deviation"), np.zeros(count)), **arrays})
+            return cls(**arrays)
 
 
 @dataclass

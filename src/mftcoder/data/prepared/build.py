@@ -18,7 +18,7 @@ import orjson
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.blocks import MAX_LISTED, BlockJob, BlockMaker, BlockReport, run_job, start_worker
-from mftcoder.data.prepared.columns import Split, TaskStatistics
+from mftcoder.data.prepared.columns import Split
 from mftcoder.data.prepared.split import Tally, merge_blocks
 from mftcoder.data.records.files import BLOCK_BYTES, SourceFile, TaskSources, read_blocks
 from mftcoder.errors import DataError
@@ -79,7 +79,9 @@ def _build_in(work: Path, config: RunConfig, sources: list[TaskSources], on_prog
         shutil.rmtree(work)
         raise
     skipped = [error for tally in tallies for error in tally.report.errors]
-    (target / "meta.json").write_bytes(_meta_json(statistics, skipped))
+    meta = {"statistics": [asdict(counts) for counts in statistics], "skipped": skipped}
+    # This file marks a complete store.
+    (target / "meta.json").write_bytes(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
     return target
 
 
@@ -230,10 +232,3 @@ def _done(report: BlockReport) -> Future[BlockReport]:
     future: Future[BlockReport] = Future()
     future.set_result(report)
     return future
-
-
-def _meta_json(statistics: list[TaskStatistics], skipped: list[str]) -> bytes:
-    """The content of meta.json. Its presence marks a complete store."""
-    return orjson.dumps(
-        {"statistics": [asdict(counts) for counts in statistics], "skipped": skipped}, option=orjson.OPT_INDENT_2
-    )

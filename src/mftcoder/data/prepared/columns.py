@@ -86,7 +86,6 @@ class TaskSamples:
 
     @cached_property
     def has_pairs(self) -> bool:
-        """Whether each sample is a pair of texts."""
         return (self.folder / "second").exists()
 
     @cached_property

@@ -47,7 +47,6 @@ class SourceFile:
         return self.path.suffix == megatron.ENDING and not self.documents
 
     def origin(self, line: int) -> str:
-        """`path:line`; for a plain file the path alone."""
         return self.documents[line - 1] if self.documents else f"{self.path}:{line}"
 
 
@@ -200,7 +199,6 @@ class _Identities:
         return digest
 
     def save(self) -> None:
-        """Write new hashes, atomically."""
         if self.changed:
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(orjson.dumps(self.known))

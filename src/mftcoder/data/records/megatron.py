@@ -77,7 +77,6 @@ class TokenFile:
         return np.empty(0, self.dtype) if empty else np.memmap(tokens_path(self.index), self.dtype, "r")
 
     def documents(self) -> Iterator[NDArray[Any]]:
-        """The token ids of each document."""
         start = 0
         for end in self.ends.tolist():
             yield np.asarray(self.ids[start:end])

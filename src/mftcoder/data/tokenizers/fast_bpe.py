@@ -163,10 +163,5 @@ def _for_ascii(pattern: str) -> str | None:
     return spelled if re.search(r"(?<!\\)\((?!\?)|&&", spelled) is None else None
 
 
-def _byte_characters() -> dict[int, int]:
-    """The characters of the ASCII bytes in byte-level tokenizers: visible ones stay, the others start at U+0100."""
-    hidden = [code for code in range(128) if not 33 <= code <= 126]
-    return {code: 256 + index for index, code in enumerate(hidden)}
-
-
-_BYTE_CHARACTERS = _byte_characters()
+_BYTE_CHARACTERS = {code: 256 + index for index, code in enumerate((*range(33), 127))}
+"""The characters of the ASCII bytes in byte-level tokenizers: visible ones stay, the others start at U+0100."""

@@ -233,9 +233,9 @@ def compare(backend: tokenizers.Tokenizer, processor: Any, pieces: Pieces, file:
         )
 
 
-def _own_probes(pieces: Pieces, count: int = 400) -> Iterator[str]:
-    """Texts of the vocabulary's own pieces in a fixed random order."""
+def _own_probes(pieces: Pieces) -> Iterator[str]:
+    """400 texts of the vocabulary's own pieces in a fixed random order."""
     ordinary = [text.replace(SPACE, " ") for text in pieces.of_kind(NORMAL, USER_DEFINED)]
     choose = random.Random(0)
-    for _ in range(count if ordinary else 0):
+    for _ in range(400 if ordinary else 0):
         yield "".join(choose.choices(ordinary, k=12))

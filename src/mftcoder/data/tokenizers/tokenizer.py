@@ -58,12 +58,10 @@ class Tokenizer:
 
     @cached_property
     def eos_id(self) -> int:
-        """Id of the EOS token."""
         return self._id(self.eos_token)
 
     @cached_property
     def bos_id(self) -> int | None:
-        """Id of the BOS token, if there is one."""
         return self.backend.token_to_id(self.bos_token) if self.bos_token else None
 
     @cached_property
@@ -109,7 +107,6 @@ class Tokenizer:
             yield np.array(encoding.ids, np.int32)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
 

@@ -57,7 +57,6 @@ class HeldText:
         return self._vocabulary.agreeing(self.left)
 
     def take(self, token: int) -> None:
-        """The token that was chosen."""
         size = len(self._vocabulary.bytes[token])
         self.tokens += size <= len(self.left)
         self.left = self.left[size:]

@@ -117,7 +117,6 @@ class _Source:
                 yield from (number for part in list(self._arguments(opening))[:-1] for number in part)
 
     def span(self, part: range) -> tuple[int, int]:
-        """Start and end of a part in the source."""
         return self.tokens[part.start].start, self.tokens[part.stop - 1].end
 
     def claims(self) -> Iterator[_Claim]:

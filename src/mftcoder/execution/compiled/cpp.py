@@ -57,7 +57,6 @@ _ASSERT = (
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    """The runner of a slot's programs."""
     return CompiledRunner(plan, alone, toolchain, tests_zygote)
 
 
@@ -114,7 +113,6 @@ class Signature:
 
     @property
     def arguments(self) -> str:
-        """The parameters' names."""
         return ", ".join(parameter_names(self.parameters))
 
     def answer(self, candidate: str) -> str:

@@ -56,7 +56,6 @@ _NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    """The runner of a slot's programs."""
     return CompiledRunner(plan, alone, toolchain, tests_zygote)
 
 

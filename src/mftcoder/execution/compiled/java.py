@@ -97,7 +97,6 @@ class JavaRunner:
         raise ExecutionError(f"the tests do not compile: {message[:500].decode(errors='replace')}")
 
     def close(self) -> None:
-        """End the judge and its zygote."""
         self.server.close()
 
 
@@ -114,7 +113,6 @@ def _command(arguments: Sequence[str], memory_mb: int, seconds: float, kept_kb: 
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> JavaRunner:
-    """The runner of a slot's programs."""
     return JavaRunner(toolchain, tests_zygote)
 
 

@@ -33,7 +33,6 @@ class JavaScriptRunner:
 
     @contextmanager
     def sides(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> Iterator[Sides | ExecutionResult]:
-        """Both sides."""
         helpers, entry_point = program.files["helpers"], program.files["entry_point"]
         instrumented = instrument(program.files["tests"], "js", [entry_point])
         request = {"helpers": helpers, "tests": instrumented.tests, "entry_point": entry_point}
@@ -51,12 +50,10 @@ class JavaScriptRunner:
         return compiled_alone(build, limits, zygote)
 
     def close(self) -> None:
-        """End the judge and its zygote."""
         self.server.close()
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> JavaScriptRunner:
-    """The runner of a slot's programs."""
     return JavaScriptRunner(toolchain, tests_zygote)
 
 

@@ -111,7 +111,6 @@ class Peer:
         return tuple(text.decode(errors="replace") for text in self.texts.values())
 
     def close(self) -> None:
-        """Close the socket and the outputs."""
         self._selector.close()
         self.end.close()
         for descriptor in self.outputs:

@@ -41,7 +41,6 @@ class SealedProgram:
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
 
     def close(self) -> None:
-        """Free the memory."""
         os.close(self.descriptor)
 
 
@@ -144,7 +143,6 @@ class Server:
         return self.zygote.end()
 
     def close(self) -> None:
-        """End the server and its zygote."""
         self.stop()
         self.zygote.close()
 
@@ -221,7 +219,6 @@ class CompiledRunner:
         return compiled_alone(self.alone(code, self.toolchain), limits, zygote)
 
     def close(self) -> None:
-        """End the tests' zygote and free the compiled tests."""
         for program, _ in self._kept.values():
             program.close()
         self._kept.clear()

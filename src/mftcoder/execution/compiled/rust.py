@@ -66,7 +66,6 @@ debug = 0
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    """The runner of a slot's programs."""
     return CompiledRunner(plan, alone, toolchain, tests_zygote)
 
 

@@ -121,7 +121,10 @@ class Confinement:
         for name, value in self._limits:
             resource.setrlimit(name, (value, value))
         if self.group:
-            _prefer_as_oom_victim()
+            # When memory runs out, the kernel kills this process before its zygote.
+            descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(descriptor, b"1000")
+            os.close(descriptor)
         os.setsid()  # otherwise the program shares our process group, and kill(0) would reach us
         if not self.filters:
             return
@@ -152,13 +155,6 @@ class Confinement:
     def memory_killed(self) -> bool:
         """True if the kernel killed the last program because it used too much memory."""
         return self.group is not None and self.group.new_kills() > 0
-
-
-def _prefer_as_oom_victim() -> None:
-    """When memory runs out, the kernel kills this process before its zygote."""
-    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-    os.write(descriptor, b"1000")
-    os.close(descriptor)
 
 
 def _children() -> list[int]:

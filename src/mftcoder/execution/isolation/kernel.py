@@ -42,12 +42,8 @@ def is_supported() -> bool:
     return sys.platform == "linux" and platform.machine() in _CALLS
 
 
-def _libc() -> ctypes.PyDLL:
-    # PyDLL keeps the GIL: a child made by clone must not wait for a thread that it does not have.
-    return ctypes.PyDLL(None, use_errno=True)
-
-
-_LIBC = _libc() if sys.platform == "linux" else None
+# PyDLL keeps the GIL: a child made by clone must not wait for a thread that it does not have.
+_LIBC = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def call(name: str, *arguments: int | bytes | ctypes.Array | ctypes.Structure | None) -> int:
@@ -121,7 +117,6 @@ def adopt_orphans() -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """`mount(2)`."""
     libc_call("mount", source.encode(), target.encode(), kind.encode() or None, flags, options.encode() or None)
 
 

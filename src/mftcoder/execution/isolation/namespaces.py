@@ -34,23 +34,20 @@ def enter(root: str, readable: Sequence[str]) -> str:
     _unshare()
     child = os.fork()
     if child:
-        _wait_for(child)
+        _pid, status = os.waitpid(child, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     kernel.die_with_parent()
     kernel.mount("none", "/", flags=kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=0755")
     for path in (*readable, *_DEVICES):
         _show(root, Path(path))
     _link_top_folders(root)
-    scratch = _scratch_folder(readable)
+    # No readable path may lie in it: a program that owns a folder could replace what is in it, an interpreter say.
+    scratch = next((name for name in _SCRATCHES if not _holds_any(name, readable)), _SCRATCHES[-1])
     _private_mounts(root, scratch, None if _holds_any("/tmp", readable) else "/tmp")
     _change_root(root)
     kernel.libc_call("sethostname", b"sandbox", 7)
     return scratch
-
-
-def _scratch_folder(readable: Sequence[str]) -> str:
-    """A folder that contains no readable path: a program that owns the folder could replace what is in it, an interpreter say."""
-    return next((name for name in _SCRATCHES if not _holds_any(name, readable)), _SCRATCHES[-1])
 
 
 def _holds_any(folder: str, paths: Sequence[str]) -> bool:
@@ -67,11 +64,6 @@ def _unshare() -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-
-
-def _wait_for(child: int) -> None:
-    _pid, status = os.waitpid(child, 0)
-    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
 def _show(root: str, path: Path) -> None:

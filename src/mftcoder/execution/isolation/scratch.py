@@ -55,7 +55,6 @@ class Scratch:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and everything in it."""
     with _opened(str(path)) as folder:
         _empty(folder)
     path.rmdir()

@@ -61,7 +61,9 @@ class Judge:
         self._execute(*compiled)
 
     def _execute(self, code: CodeType, open_names: Sequence[str]) -> None:
-        names: dict[str, Any] = {name: _library_or(name, self) for name in open_names}
+        names: dict[str, Any] = {
+            name: importlib.import_module(name) if name in LIBRARY else Proxy(self, name) for name in open_names
+        }
         try:
             exec(code, names)
         finally:
@@ -226,10 +228,6 @@ def _copy_back(here: Any, there: Any) -> None:
     elif isinstance(here, (dict, set)) and type(here) is type(there):
         here.clear()
         here.update(there)
-
-
-def _library_or(name: str, judge: Judge) -> Any:
-    return importlib.import_module(name) if name in LIBRARY else Proxy(judge, name)
 
 
 @functools.lru_cache(maxsize=512)

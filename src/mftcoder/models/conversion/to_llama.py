@@ -35,7 +35,6 @@ def baichuan(raw: Config, folder: Path) -> Recipe:
 
 
 def aquila(raw: Config, folder: Path) -> Recipe:
-    """The conversion of an Aquila checkpoint."""
     return Recipe("aquila", _aquila_config(raw), lambda name, tensor: {name: tensor})
 
 

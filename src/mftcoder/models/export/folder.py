@@ -33,7 +33,10 @@ def write_model_folder(
     `as_trained` merges into the quantized values of the base that the adapter was trained over, not into its original weights.
     """
     _write_weights(source, out, dtype, held_base(source) if as_trained else unchanged)
-    _write_config(source.weights, out, dtype)
+    config = read_json(source.weights / "config.json")
+    for key in ("_name_or_path", "torch_dtype", "quantization_config"):
+        config.pop(key, None)
+    write_json(out / "config.json", {**config, "dtype": str(dtype).removeprefix("torch."), "use_cache": True})
     _write_generation_config(source, out, end)
     write_tokenizer(source.tokenizer, out, chat_template=chat_template)
     if source.trust_remote_code:
@@ -88,13 +91,6 @@ def _as_in_memory(source: ModelSource) -> bool:
     sharded = checkpoint is not None and (checkpoint / "optimizer" / "shares").is_dir()
     family = read_json(source.weights / "config.json").get("model_type")
     return sharded and get_checkpoint_conversion_mapping(family) is not None
-
-
-def _write_config(weights: Path, out: Path, dtype: torch.dtype) -> None:
-    config = read_json(weights / "config.json")
-    for key in ("_name_or_path", "torch_dtype", "quantization_config"):
-        config.pop(key, None)
-    write_json(out / "config.json", {**config, "dtype": str(dtype).removeprefix("torch."), "use_cache": True})
 
 
 def _write_generation_config(source: ModelSource, out: Path, end: str) -> None:

@@ -37,7 +37,6 @@ class Update:
     transposed: bool  # the base keeps the matrix as [in, out] (GPT-2's Conv1D)
 
     def to(self, device: torch.device) -> "Update":
-        """The same on another device."""
         magnitude = None if self.magnitude is None else self.magnitude.to(device)
         return replace(self, a=self.a.to(device), b=self.b.to(device), magnitude=magnitude)
 
@@ -59,7 +58,6 @@ class Replacement:
     """An output head that shares the embedding's weight; the base may not store it."""
 
     def to(self, device: torch.device) -> "Replacement":
-        """The same on another device."""
         return replace(self, weight=self.weight.to(device))
 
     def merged(self, weight: Tensor) -> Tensor:
@@ -78,7 +76,6 @@ Change = Callable[[str, Tensor], Tensor]
 
 
 def unchanged(name: str, weight: Tensor) -> Tensor:
-    """The weight itself."""
     return weight
 
 

@@ -93,18 +93,13 @@ def _no_weights(folder: Path, *, allow_pickled: bool) -> str:
     return f"{folder}: has no weights (*.safetensors); download the model again"
 
 
-def stored_tensors(path: Path) -> list[StoredTensor]:
-    """The tensors of a .safetensors or pickled file. ModelError if it is damaged, or holds more than tensors."""
-    return list(_safe_tensors(path) if path.suffix == ".safetensors" else _pickled_tensors(path))
-
-
 def all_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """Name -> tensor over all files. ModelError with a line for each file that cannot be read, or repeats a tensor."""
     found: dict[str, StoredTensor] = {}
     problems: list[str] = []
     for path in files:
         try:
-            tensors = stored_tensors(path)
+            tensors = list(_safe_tensors(path) if path.suffix == ".safetensors" else _pickled_tensors(path))
         except ModelError as error:
             problems += error.problems
             continue

@@ -102,7 +102,6 @@ class MemoryPlan:
     lack: str = ""
 
     def __str__(self) -> str:
-        """The plan in words."""
         return in_words(self.config)
 
 

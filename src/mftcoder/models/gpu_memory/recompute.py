@@ -47,7 +47,6 @@ class Recomputation:
         return round(self.whole * count)
 
     def __str__(self) -> str:
-        """In words, for a plan."""
         if self.whole == 1:
             return "recompute all layers"
         between = "recompute norms and SwiGLU" if self.selective else "recompute nothing"

@@ -153,12 +153,10 @@ class PlainLora:
         return self.lora_A[name], self.lora_B[name], self.base_layer
 
     def weights(self) -> LoraWeights:
-        """The layer's weights, for the kernel."""
         a, b, base = self.parts()
         return LoraWeights(a.weight, b.weight, _frozen(base))
 
     def scale(self: Any) -> float:
-        """The factor of the LoRA product."""
         (name,) = self.lora_A.keys()
         return float(self.scaling[name])
 

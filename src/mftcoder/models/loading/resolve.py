@@ -64,7 +64,9 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
             problems += fitting.problems
     except MftError as error:
         problems += error.problems
-    problems += tokenizer_problems(config.tokenizer_name_or_path or name, vocab_size=_vocab_size(model_config))
+    problems += tokenizer_problems(
+        config.tokenizer_name_or_path or name, vocab_size=int(model_config.get_text_config().vocab_size)
+    )
     if problems:
         raise ModelError(*problems)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -201,7 +203,3 @@ def count_weights(model: Any, quantizable: int) -> ParameterCount:
         trainable=sum(size for size, trained in sizes.values() if trained),
         quantizable=quantizable,
     )
-
-
-def _vocab_size(model_config: Any) -> int:
-    return int(model_config.get_text_config().vocab_size)

@@ -30,7 +30,6 @@ class Decoder(Protocol):
 
     def decoder_layers(self) -> list[nn.Module]:
         """The transformer blocks, first to last."""
-        ...
 
 
 class Backend(Protocol):
@@ -47,27 +46,21 @@ class Backend(Protocol):
     @property
     def group(self) -> Group:
         """The ranks of the run."""
-        ...
 
     def check(self, config: RunConfig) -> None:
         """ConfigError for options that this engine does not support; called before a weight is loaded."""
-        ...
 
     def place(self, model: Decoder, config: TrainConfig) -> None:
         """Prepare the loaded model for training. Before, every rank has all weights; after, all of them or its shards."""
-        ...
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """The optimizer of the trained weights of the placed model."""
-        ...
 
     def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
         """The weights of a checkpoint, complete on rank 0; None if the module itself has them complete."""
-        ...
 
     def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
         """What each rank writes of a sharded checkpoint; None if every rank has everything, and rank 0 writes it."""
-        ...
 
 
 def refused_over_shards(config: RunConfig, backend: str, others: Iterable[tuple[Any, str]]) -> list[str]:
@@ -86,7 +79,17 @@ def refused_over_shards(config: RunConfig, backend: str, others: Iterable[tuple[
     return [f"{problem}, which backend {backend} does not offer. Use ddp." for applies, problem in refused if applies]
 
 
-class LocalBackend:
+class WrittenByRank0:
+    """Base of engines whose checkpoints rank 0 writes, from weights that every rank has."""
+
+    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
+        return None
+
+    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
+        return None
+
+
+class LocalBackend(WrittenByRank0):
     """One process, one device."""
 
     lockstep = False
@@ -111,11 +114,3 @@ class LocalBackend:
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
         """AdamW on float32 masters."""
         return MasterAdamW(named_parameters, config)
-
-    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
-        """None: the module has them."""
-        return None
-
-    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
-        """None: there is one rank."""
-        return None

@@ -7,23 +7,21 @@ may have no tokens. A weight without a gradient on any rank is not updated, exac
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
-from mftcoder.training.backends.base import Decoder, NamedParameters
+from mftcoder.training.backends.base import Decoder, NamedParameters, WrittenByRank0
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import MasterAdamW, Optimizer, check_optimizer
-from mftcoder.training.sharded_state import ShardedState
 
 BUCKET_BYTES = 25 << 20
 ALIGNMENT = 4  # in float32 numbers: the optimizer's kernel reads vectors of 16 bytes
 
 
-class DdpBackend:
+class DdpBackend(WrittenByRank0):
     """The whole model on every rank."""
 
     def __init__(self, config: BackendConfig):
@@ -48,14 +46,6 @@ class DdpBackend:
         # Ranks that share rows communicate inside a pass; together with the gradients' sums that could deadlock.
         gradients = SummedGradients(trained, self.group.run, overlap=not self.lockstep)
         return MasterAdamW(named, config, gradients=gradients)
-
-    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
-        """None: every rank has all weights."""
-        return None
-
-    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
-        """None: nothing is sharded."""
-        return None
 
 
 class SummedGradients:
@@ -136,7 +126,6 @@ class _Bucket:
         self.clear()
 
     def clear(self) -> None:
-        """Free the gradients."""
         self._numbers: Tensor | None = None
         self.started = False  # True if its sum over ranks has started
         self.missing = set(self.places)  # weights whose gradient the last pass has not made yet

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from mftcoder.config.schema import BackendConfig, RunConfig, TrainConfig
 from mftcoder.errors import ConfigError
-from mftcoder.training.backends.base import Decoder, NamedParameters, refused_over_shards
+from mftcoder.training.backends.base import Decoder, NamedParameters, WrittenByRank0, refused_over_shards
 from mftcoder.training.backends.deepspeed_optimizer import ZeroAdamW
 from mftcoder.training.backends.process_group import ProcessGroup
 from mftcoder.training.optimizer import Halt, Optimizer, adamw
-from mftcoder.training.sharded_state import ShardedState, trained_weights
+from mftcoder.training.sharded_state import trained_weights
 
 BUCKET_ELEMENTS = 1 << 26  # gradients summed in one message: 256 MiB of float32
 FORMATS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
-class _ZeroBackend:
+class _ZeroBackend(WrittenByRank0):
     """The common part of both stages."""
 
     lockstep = True
@@ -125,19 +125,11 @@ class _ZeroBackend:
         assert self._optimizer is not None
         return self._optimizer
 
-    def sharded_state(self, module: Any, optimizer: Optimizer) -> ShardedState | None:
-        """None: rank 0 gathers the state and writes it."""
-        return None
-
 
 class Zero2Backend(_ZeroBackend):
     """The whole model on every rank; gradients, masters and moments are sharded."""
 
     name, stage, otherwise = "deepspeed_zero2", 2, "ddp"
-
-    def full_state_dict(self, module: Any) -> dict[str, Tensor] | None:
-        """None: every rank has all weights."""
-        return None
 
 
 class Zero3Backend(_ZeroBackend):
@@ -179,7 +171,6 @@ class _ForwardPass(nn.Module):
     action: Callable[[], Tensor] | None = None
 
     def forward(self) -> Tensor:
-        """Run `action`."""
         assert self.action is not None
         return self.action()
 

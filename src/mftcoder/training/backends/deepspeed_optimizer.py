@@ -36,7 +36,10 @@ class ZeroAdamW:
         self._low_precision, self._halt = low_precision, halt
         # DeepSpeed 0.19.8 ties weights to moments after its first group's first step, when the other groups have none yet.
         for piece in self._pieces:
-            adamw.state[piece] = {"step": torch.zeros((), device=piece.device), **_no_moments(piece)}
+            adamw.state[piece] = {
+                "step": torch.zeros((), device=piece.device),
+                **{name: torch.zeros_like(piece) for name in MOMENTS},
+            }
         if not engine.zero_optimization_partition_weights():
             engine.optimizer._lazy_init_hp_params_optimizer_state()
 
@@ -89,7 +92,6 @@ class ZeroAdamW:
         return whole.cpu().clone() if self._engine.global_rank == 0 else whole.new_empty(0, device="cpu")
 
     def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Memory for the whole tensor."""
         return allocate_full(name, size, dtype)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,7 +125,3 @@ class ZeroAdamW:
             utils.safe_set_local_optimizer_state(parameter, shard, moment)
         else:
             utils.safe_set_local_fp32_param(parameter, shard)
-
-
-def _no_moments(weight: Tensor) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(weight) for name in MOMENTS}

@@ -110,7 +110,6 @@ class Fsdp2Backend:
         return init_device_mesh(self.device.type, (copies, self.shard_ranks), mesh_dim_names=("copy", "shard"))
 
     def optimizer(self, named_parameters: NamedParameters, config: TrainConfig) -> Optimizer:
-        """AdamW on this rank's shards."""
         self._root.reshard()
         return ShardedAdamW(list(named_parameters), config, self, masters=self._dtype != torch.float32)
 
@@ -193,7 +192,6 @@ class _ShardedGradients:
         self._summed = True
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Run the backward pass with FSDP2's hooks."""
         self._summed = last or self._each_pass
         self._root.set_requires_gradient_sync(self._summed)
         objective.backward()
@@ -231,15 +229,12 @@ class ShardedAdamW:
         self._by_index = [parameter for _, parameter in in_order]  # in the order of torch's AdamW, group by group
 
     def backward(self, objective: Tensor, *, last: bool) -> None:
-        """Add the objective's gradients to those of the step."""
         self._adamw.backward(objective, last=last)
 
     def sum_gradients(self) -> None:
-        """Finish the sums of the gradients over ranks."""
         self._adamw.sum_gradients()
 
     def step(self, rate: float, loss_sums: Tensor | None = None) -> Tensor:
-        """Update the shards."""
         device = self._shards[0].device
         return self._adamw.step(rate, None if loss_sums is None else loss_sums.to(device))
 
@@ -284,7 +279,6 @@ class ShardedAdamW:
         return (self._parameters if kind == "masters" else self._by_index)[int(index)]
 
     def allocate(self, name: str, size: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Memory for this rank's shard."""
         owner = self._owner(name)
         assert size == owner.shape
         return sharded_like(owner, torch.empty_like(local_shard(owner), dtype=dtype))

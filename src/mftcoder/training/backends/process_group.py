@@ -73,23 +73,18 @@ class Group(Protocol):
 
     def joined(self) -> AbstractContextManager[None]:
         """Connect to the other ranks for the duration of the block."""
-        ...
 
     def run_on_rank0(self, action: Callable[[], Value]) -> Value:
         """Run `action` on rank 0. Every rank returns its value, or raises its MftError."""
-        ...
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The element-wise sum of `values` over all ranks, on every rank."""
-        ...
 
     def any_rank(self, flag: bool) -> bool:
         """True if the flag is true on any rank."""
-        ...
 
     def all_gather(self, value: Value) -> list[Value]:
         """The values of all ranks in the order of ranks, on every rank."""
-        ...
 
 
 class OneProcess:
@@ -113,15 +108,12 @@ class OneProcess:
         return action()
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """The values themselves."""
         return values
 
     def any_rank(self, flag: bool) -> bool:
-        """The flag itself."""
         return flag
 
     def all_gather(self, value: Value) -> list[Value]:
-        """A list of one value."""
         return [value]
 
 
@@ -201,13 +193,11 @@ class ProcessGroup:
         return values
 
     def any_rank(self, flag: bool) -> bool:
-        """True if the flag is true on any rank."""
         found = torch.tensor([int(flag)])
         self.run("agreeing to go on", lambda: dist.all_reduce(found, op=dist.ReduceOp.MAX))
         return bool(found.item())
 
     def all_gather(self, value: Value) -> list[Value]:
-        """The values of all ranks, in the order of ranks."""
         values: list[Any] = [None] * self.world_size
         self.run("exchanging values", lambda: dist.all_gather_object(values, value))
         return values

@@ -9,7 +9,6 @@ damaged ones. Which rank writes what, and when, is left to writer.py.
 
 import hashlib
 import math
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import CheckpointError, DataError
-from mftcoder.jsonl import read_json, write_json, write_text
+from mftcoder.jsonl import flush_to_disk, read_json, write_json, write_text
 from mftcoder.training.sharded_state import Allocate, allocate_full, insert_tensors, read_shards
 
 _NAME = re.compile(r"step-(\d{8})$")
@@ -66,7 +65,6 @@ class Checkpoint:
 
     @property
     def model_dir(self) -> Path:
-        """The folder of the model's weights."""
         return self.path / "model"
 
     def optimizer_state(self, allocate: Allocate = allocate_full) -> dict[str, Any]:
@@ -86,7 +84,6 @@ class CheckpointStore:
         self.say = say
 
     def folder_of(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def temporary_folder_of(self, step: int) -> Path:
@@ -108,8 +105,11 @@ class CheckpointStore:
             write_parts(temporary)
             write_json(temporary / "progress.json", asdict(progress))
             write_json(temporary / "files.json", describe_files(temporary))
-            flush_to_disk(temporary)
-            self._make_visible(temporary, path)
+            for part in [*temporary.rglob("*"), temporary]:  # the rename must not reach the disk before the content
+                flush_to_disk(part)
+            if path.exists():  # the step runs again, because its checkpoint was damaged
+                shutil.rmtree(path)
+            temporary.replace(path)
             write_text(self.folder / "latest", path.name + "\n")
             if best:
                 write_text(self.folder / "best", path.name + "\n")
@@ -127,12 +127,6 @@ class CheckpointStore:
                 f"{self.folder / temporary.stem.removeprefix('.')}: the checkpoint cannot be written: {_first_of(error)}. Earlier "
                 "checkpoints are intact. Free some space or repair the folder, then run the same command again."
             ) from error
-
-    @staticmethod
-    def _make_visible(temporary: Path, path: Path) -> None:
-        if path.exists():  # the step runs again, because its checkpoint was damaged
-            shutil.rmtree(path)
-        temporary.replace(path)
 
     def _rotate(self) -> None:
         """Keep only the newest `save_total_limit` checkpoints and the best one."""
@@ -209,16 +203,6 @@ def _first_of(error: BaseException) -> str:
     """The message; of an error with one cause per rank, the first cause."""
     causes = list(error.failures.values()) if isinstance(error, CheckpointException) else []
     return str(causes[0][0] if causes else error)
-
-
-def flush_to_disk(folder: Path) -> None:
-    """fsync every file and folder in it, so that a following rename cannot reach the disk before the content."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 # Fields that do not change what a run computes.

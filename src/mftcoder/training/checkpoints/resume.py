@@ -33,7 +33,6 @@ def first_step_of_data(config: RunConfig, progress: Progress, *, begun: bool) ->
 
 
 def checkpoint_store(config: RunConfig) -> CheckpointStore:
-    """The checkpoints of the config's run folder."""
     return CheckpointStore(config.output_path / "checkpoints", save_total_limit=config.train.save_total_limit, say=say)
 
 

@@ -157,7 +157,9 @@ class LanguageModel:
                 batch.input_ids, batch.position_ids, **({"output_router_logits": True} if with_router else {})
             )
         else:
-            output = self._decode_compact(batch, compact)
+            ids, positions = (x.flatten()[compact.kept][None] for x in (batch.input_ids, batch.position_ids))
+            keywords = compact.layout.keywords(self.attn_implementation, self.device)
+            output = self.decode(ids, positions, compact.layout, **keywords)
         hidden, router = output.last_hidden_state, None
         if self.router is not None and with_router:
             real = self.context.gather(self._to_device(own(batch.task_ids >= 0)))
@@ -224,7 +226,6 @@ class LanguageModel:
         return type(self.causal_lm).__name__.removeprefix("FSDP")  # the prefix that fully_shard adds
 
     def decoder_layers(self) -> list[nn.Module]:
-        """The transformer blocks, first to last."""
         count = self.causal_lm.config.num_hidden_layers
         stacks = [m for m in self.causal_lm.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
         return list(stacks[0]) if stacks else []
@@ -252,12 +253,6 @@ class LanguageModel:
             **self.context.keywords(),
             **keywords,
         )
-
-    def _decode_compact(self, batch: PackedBatch, compact: CompactRow) -> Any:
-        """The decoder's output for the positions of a compact row."""
-        ids, positions = (x.flatten()[compact.kept][None] for x in (batch.input_ids, batch.position_ids))
-        keywords = compact.layout.keywords(self.attn_implementation, self.device)
-        return self.decode(ids, positions, compact.layout, **keywords)
 
     def trained_hidden(self, batch: PackedBatch) -> Tensor:
         """The last hidden states [N, H] of the positions with a target."""

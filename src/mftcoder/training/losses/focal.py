@@ -42,7 +42,6 @@ class Focus(Protocol):
         self, losses: Tensor, coefficients: Tensor, samples: Tensor, tasks: Tensor, num_samples: int
     ) -> Reweighed:
         """All tensors are [N] and without gradient. `samples` are indices of the batch's samples, `tasks` of tasks."""
-        ...
 
 
 @dataclass(frozen=True)

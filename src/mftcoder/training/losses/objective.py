@@ -52,7 +52,6 @@ class Objective:
 
     @classmethod
     def of(cls, config: LossConfig, expected_units: NDArray[np.float64]) -> "Objective":
-        """The objective of a run."""
         return cls(**config.model_dump(), expected_units=expected_units)
 
 

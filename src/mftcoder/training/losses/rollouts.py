@@ -53,7 +53,6 @@ class RolloutTask:
 
     @classmethod
     def of(cls, kind: GrpoKind, samples: TaskSamples, logps: TokenLogps) -> "RolloutTask":
-        """The task of a store's samples."""
         return cls(kind, samples.rewards, np.array(samples.trained_tokens, np.int64), logps)
 
     @property

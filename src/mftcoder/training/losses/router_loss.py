@@ -65,7 +65,6 @@ class RouterTerm:
         return 0.0 if self._sum is None else self._coefficient * _real_tokens(batch) / self._tokens
 
     def add(self, batch: PackedBatch, value: Tensor | None) -> None:
-        """Add the micro-batch's value."""
         if value is not None and self._sum is not None:
             self._sum += value.double() * (_real_tokens(batch) / self._tokens)
 

@@ -69,7 +69,6 @@ class Release:
         return "\n\n".join([f"## Quantization: {self.method.name}", self.table(), " ".join(facts)])
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, for programs."""
         return {
             "method": self.method.name,
             "bits": self.method.bits,
