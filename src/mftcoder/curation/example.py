@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -40,8 +40,7 @@ class Drop:
     is_private: bool = False  # the record's text must not stand in the data card
 
 
-@dataclass(frozen=True, slots=True)
-class CodeBlock:
+class CodeBlock(NamedTuple):
     """A fenced block of an answer. `start` is the offset of its fence in the answer; `language` is the fence's word in lower case."""
 
     language: str
@@ -85,7 +84,7 @@ class Example:
     @cached_property
     def code(self) -> str:
         """The code of all fenced blocks; the whole answer where there is no fence."""
-        return "\n".join(block.code for block in self.blocks) if self.blocks else self.answer
+        return "\n".join([block.code for block in self.blocks]) if self.blocks else self.answer
 
     @cached_property
     def python_codes(self) -> tuple[str, ...]:
@@ -124,7 +123,7 @@ def _fences(text: str) -> Iterator[re.Match[str]]:
     """The lines of a text that are fences. Only lines with three backticks or tildes are looked at: most have none."""
     ticks, tildes = text.find("```"), text.find("~~~")
     while ticks >= 0 or tildes >= 0:
-        found = min(place for place in (ticks, tildes) if place >= 0)
+        found = ticks if tildes < 0 or 0 <= ticks < tildes else tildes
         fence = _FENCE.match(text, text.rfind("\n", 0, found) + 1)
         if fence is not None:
             yield fence

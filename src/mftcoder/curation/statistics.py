@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import orjson
 
@@ -93,6 +94,7 @@ def ordered(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
+@lru_cache(1024)
 def language_name(word: str) -> str:
     """The language that a fence names, under one spelling."""
     word = _SYNONYMS.get(word, word)

@@ -21,7 +21,14 @@ from mftcoder.curation.example import parse_python
 from mftcoder.curation.filters.config import DifficultyConfig, Filter
 from mftcoder.curation.filters.rules import RULES
 from mftcoder.curation.pipeline.blocks import RecordStep
-from mftcoder.curation.pipeline.output import Made, finished, refuse_foreign_files, task_lines, write_output
+from mftcoder.curation.pipeline.output import (
+    Made,
+    RecordFiles,
+    finished,
+    refuse_foreign_files,
+    task_lines,
+    write_output,
+)
 from mftcoder.curation.pipeline.recipe import Recipe, Step, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, InputError, exclusive, fingerprint, run_steps
 from mftcoder.curation.syntax import LANGUAGES
@@ -90,6 +97,9 @@ def curate(recipe: Recipe) -> Made:
     made = finished(output, key)
     if made is None:
         made = _curate(recipe, sources, output, key, problems)
+    elif _work_folder(output).exists():
+        with exclusive(_work_folder(output)):  # a command that was killed while it removed its work
+            shutil.rmtree(_work_folder(output))
     _print(made, Console())
     if not made.manifest["kept"]:
         raise DataError(f"{output}: nothing is left to train on. Its README.md shows what each rule dropped")
@@ -99,26 +109,37 @@ def curate(recipe: Recipe) -> Made:
 def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: str, problems: Problems) -> Made:
     preferences: list[dict[str, Any]] = []  # the files of pairs that are written
     steps, barriers = _make_steps(recipe, problems, preferences)
-    work = output.with_name(f".{output.name}.work")
+    work = _work_folder(output)
     with exclusive(work):
         blocks = work / key
         blocks.mkdir(exist_ok=True)
+        records = RecordFiles(blocks / "output")
         with _progress() as on_progress:
             try:
-                outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress)
+                outcome = run_steps(
+                    recipe, sources, steps, barriers, blocks, on_progress, records.take, _import_card_page
+                )
             except InputError:
                 shutil.rmtree(work)
                 raise
         facts = {"preferences": preferences, "exams": _exams(recipe, sources)}
-        made = write_output(recipe, sources, outcome, blocks, key, facts, _card_page)
+        made = write_output(recipe, sources, outcome, records, key, facts, _card_page)
         shutil.rmtree(work)
     return made
 
 
-def _card_page(manifest: Mapping[str, Any]) -> str:
-    from mftcoder.reporting.data_card import card_page  # matplotlib takes a moment
+def _work_folder(output: Path) -> Path:
+    return output.with_name(f".{output.name}.work")
 
-    return card_page(manifest, {name: rule.measures for name, rule in RULES.items()} | _OTHER_RULES)
+
+def _import_card_page() -> Callable[[Mapping[str, Any], Mapping[str, str]], str]:
+    from mftcoder.reporting.data_card import card_page  # matplotlib takes half a second
+
+    return card_page
+
+
+def _card_page(manifest: Mapping[str, Any]) -> str:
+    return _import_card_page()(manifest, {name: rule.measures for name, rule in RULES.items()} | _OTHER_RULES)
 
 
 def _circumstances(recipe: Recipe) -> list[str]:

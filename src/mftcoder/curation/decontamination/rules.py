@@ -172,6 +172,8 @@ class CoreWordRule:
 class Decontamination:
     """The step: drops a record that one of its rules hits."""
 
+    takes_whole_blocks = False
+
     def __init__(self, config: DecontaminateConfig, problems: Sequence[ExamProblem]):
         self.rules: list[NgramRule | CodeRule | FunctionNameRule | CoreWordRule]
         if config.rules == "published":

@@ -150,10 +150,10 @@ class Sketches:
     ngrams: NDArray[np.uint64]  # the n-grams of all records, one set behind the other
 
     def save(self, target: Path) -> None:
-        """Write the n-grams, then the rest, which vouches for them."""
-        with atomic_path(target.with_suffix(".ngrams")) as temporary, temporary.open("wb") as file:
+        """Write the n-grams and the rest. Who reads them in another run needs their checksums: they are not flushed to disk."""
+        with atomic_path(target.with_suffix(".ngrams"), lasting=False) as temporary, temporary.open("wb") as file:
             np.save(file, self.ngrams)
-        with atomic_path(target.with_suffix(".sketch")) as temporary, temporary.open("wb") as file:
+        with atomic_path(target.with_suffix(".sketch"), lasting=False) as temporary, temporary.open("wb") as file:
             np.savez(file, **{name: value for name, value in vars(self).items() if name != "ngrams"})
 
     @property

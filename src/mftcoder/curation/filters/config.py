@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from mftcoder.config.section import PathText, Positions, PositiveInt, Section
 from mftcoder.curation.example import Drop, Example
-from mftcoder.curation.filters.rules import PRESETS, RULES, Bounds, Names, Rule, Value
+from mftcoder.curation.filters.rules import PRESETS, RULES, Bounds, Measure, Names, Rule, Value
 from mftcoder.errors import DataError
 from mftcoder.registry import did_you_mean
 
@@ -85,6 +85,7 @@ class Filter:
 
     def __init__(self, config: FilterConfig):
         self.rules = config.rules
+        self.takes_whole_blocks = any(RULES[name].measure_all for name in self.rules)
         missing = sorted({RULES[name].needs for name in self.rules if RULES[name].needs and not _is_there(RULES[name])})
         if missing:
             raise DataError(*(_advice(module, self.rules) for module in missing))
@@ -101,14 +102,15 @@ class Filter:
 
     def _one_by_one(self, names: Sequence[str], examples: Sequence[Example]) -> Iterator[Drop | None]:
         """All rules of a record before the next record, because they share its syntax trees and these are large."""
+        checks = [(name, measure, self.rules[name]) for name in names if (measure := RULES[name].measure)]
         for example in examples:
-            yield self._first_drop(names, example)
+            yield self._first_drop(checks, example)
             example.release()
 
-    def _first_drop(self, names: Sequence[str], example: Example) -> Drop | None:
-        for name in names:
-            value = _measured(name, example)
-            if value is not None and not _is_kept(value, self.rules[name]):
+    def _first_drop(self, checks: Sequence[tuple[str, Measure, Bounds | Names]], example: Example) -> Drop | None:
+        for name, measure, keeps in checks:
+            value = measure(example)
+            if value is not None and not _is_kept(value, keeps):
                 return self._drop(name, value)
         return None
 
@@ -121,12 +123,6 @@ class Filter:
         if value is None or _is_kept(value, self.rules[name]):
             return None
         return Drop(name, value if isinstance(value, str) else round(value, 4), is_private=RULES[name].is_private)
-
-
-def _measured(name: str, example: Example) -> Value:
-    measure = RULES[name].measure
-    assert measure is not None
-    return measure(example)
 
 
 def _is_kept(value: float | str, keeps: Bounds | Names) -> bool:

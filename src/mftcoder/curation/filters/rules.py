@@ -15,6 +15,7 @@ Bounds = tuple[float | None, float | None]
 """Lowest and highest value that is kept; None for no bound."""
 Names = tuple[str, ...]
 """The names that are kept."""
+Measure = Callable[[Example], Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Rule:
     """A record is kept if its value is inside the bounds, a bound itself being inside, or one of the names."""
 
     measures: str
-    measure: Callable[[Example], Value] | None
+    measure: Measure | None
     keeps: Bounds | Names
     measure_all: Callable[[Sequence[Example]], Sequence[Value]] | None = (
         None  # instead of `measure`: many records at once

@@ -57,9 +57,8 @@ _REFUSAL = re.compile(  # of how an answer begins
 
 
 def refusals(example: Example) -> int:
-    return sum(
-        _refuses(message.content[:300]) for message in example.conversation.messages if message.role == "assistant"
-    )
+    messages = example.conversation.messages
+    return sum([_refuses(message.content[:300]) for message in messages if message.role == "assistant"])
 
 
 def _refuses(beginning: str) -> bool:

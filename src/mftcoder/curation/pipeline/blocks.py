@@ -1,7 +1,7 @@
 """One block of records through the steps between two barriers. This is what the worker processes run.
 
 A block is lines of a data file, or what an earlier stage left of them. It becomes three files: kept lines, dropped records, a report.
-Each is complete or not there at all. The report is written last: where it stands, the others are complete.
+The report is written last, with the checksums of the others: to wait until they are on the disk would take longer than to make them.
 """
 
 import heapq
@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,8 +29,10 @@ READ = "read"
 """The name under which lines that cannot be read are dropped."""
 SAMPLES = 10
 KEPT = "kept"
+_ENDINGS = (".kept", ".dropped", ".sketch", ".ngrams")
 _SHOWN_CHARACTERS = 1200
 _SHOWN_OF_A_BAD_LINE = 300
+_RECORDS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class Kept:
 
 
 class RecordStep(Protocol):
-    """A step that looks at records one by one. It is given those of a block together, because some tools are slow to start."""
+    """A step that looks at records one by one."""
+
+    takes_whole_blocks: bool
+    """Whether it is given the records of a block together, because its tool is slow to start; else some at a time."""
 
     def check_all(self, examples: Sequence[Example]) -> Sequence[Drop | None]:
         """For each record, why it is dropped; None if it is kept."""
@@ -79,12 +85,12 @@ class BlockJob:
     def run(self, steps: Mapping[str, RecordStep]) -> "BlockReport":
         """Make the block's files, or take those that an earlier run has finished."""
         earlier = read_report(self.report_path)
-        if earlier is not None:
+        if earlier is not None and earlier.checksums == self._checksums():
             return earlier
         worker = _BlockWork(self, [(name, steps[name]) for name in self.steps])
         with (
-            atomic_path(kept_path(self.target)) as kept,
-            atomic_path(dropped_path(self.target)) as dropped,
+            atomic_path(kept_path(self.target), lasting=False) as kept,
+            atomic_path(dropped_path(self.target), lasting=False) as dropped,
             kept.open("wb") as kept_file,
             dropped.open("wb") as dropped_file,
         ):
@@ -102,9 +108,15 @@ class BlockJob:
         if self.sketch is not None:
             sketch(examples, self.sketch).save(self.target)
         worker.report.after = worker.report.before.without(worker.lost)
-        with atomic_path(self.report_path) as temporary:
+        worker.report.checksums = self._checksums()
+        with atomic_path(self.report_path, lasting=False) as temporary:
             temporary.write_bytes(orjson.dumps(worker.report.as_json()))
         return worker.report
+
+    def _checksums(self) -> dict[str, str]:
+        """Of the block's files but for the report; those that are missing have none."""
+        paths = (self.target.with_suffix(ending) for ending in _ENDINGS)
+        return {path.suffix: xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in paths if path.exists()}
 
 
 def kept_path(target: Path) -> Path:
@@ -141,6 +153,7 @@ class BlockReport:
     )  # by step: n-grams shared with an exam, and records
     verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)  # by step: what running the records has shown
     samples: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)  # by rank, the smallest ones
+    checksums: dict[str, str] = field(default_factory=dict)  # of the block's files, by ending
 
     def sample(self, key: str, rank: int, shown: dict[str, Any]) -> None:
         """Keep the sample if it is among the first by rank."""
@@ -170,6 +183,7 @@ class BlockReport:
             "grams": [[*key, count] for key, count in self.grams.items()],
             "verdicts": [[*key, count] for key, count in self.verdicts.items()],
             "samples": self.samples,
+            "checksums": self.checksums,
         }
 
 
@@ -188,6 +202,7 @@ def read_report(path: Path) -> BlockReport | None:
             Counter({(step, gram): count for step, gram, count in found["grams"]}),
             Counter({(step, verdict): count for step, verdict, count in found["verdicts"]}),
             {key: [(rank, shown) for rank, shown in samples] for key, samples in found["samples"].items()},
+            found["checksums"],
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -223,9 +238,13 @@ class _BlockWork:
         if isinstance(job.source, Path):
             self.report.before = _report_of(job.source).after
 
-    def take(self, lines: Iterable[tuple[int, bytes]]) -> list[_Record]:
-        """All records, with what became of them."""
-        records = [self._read(number, line) for number, line in lines]
+    def take(self, lines: Iterator[tuple[int, bytes]]) -> Iterator[_Record]:
+        """The records, with what became of them: some at a time, so that they stay in the processor's cache."""
+        count = None if any(step.takes_whole_blocks for _, step in self.steps) else _RECORDS_AT_ONCE
+        while group := [self._read(number, line) for number, line in islice(lines, count)]:
+            yield from self._judged(group)
+
+    def _judged(self, records: list[_Record]) -> list[_Record]:
         if not isinstance(self.job.source, Path):
             self._parse_new(records)
         for name, step in self.steps:

@@ -6,12 +6,13 @@
     manifest.json             counts, statistics, the recipe, input and output files with checksums
     README.md, card.html      the data card, and the same as a page
 
-The folder is put together in the work folder and takes its name when it is complete.
+The folder is put together in the work folder, block by block, and takes its name when it is complete.
 """
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from mftcoder.cache import content_hash
 from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_path
 from mftcoder.curation.pipeline.card import data_card
 from mftcoder.curation.pipeline.recipe import Recipe
-from mftcoder.curation.pipeline.run import Outcome
+from mftcoder.curation.pipeline.run import BlockFiles, Outcome
 from mftcoder.data.records.curated import MANIFEST, PAGE
 from mftcoder.data.records.files import TaskSources
 from mftcoder.errors import DataError
-from mftcoder.jsonl import atomic_path, read_json, write_json, write_text
+from mftcoder.jsonl import names_in_errors, read_json, write_json, write_text
 
 CARD = "README.md"
 DROPPED = "dropped.jsonl"
@@ -85,16 +86,13 @@ def write_output(
     recipe: Recipe,
     sources: Sequence[TaskSources],
     outcome: Outcome,
-    work: Path,
+    records: "RecordFiles",
     fingerprint: str,
     facts: Mapping[str, Any],
     page: Callable[[Mapping[str, Any]], str],
 ) -> Made:
-    """Put the folder together in `work`, and let it take the place of `output_dir`. `facts` are further fields of the manifest."""
-    folder = work / "output"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    files = _write_records(recipe, outcome, folder)
+    """Complete the folder of `records`, and let it take the place of `output_dir`. `facts` are further fields of the manifest."""
+    folder = records.folder
     manifest = {
         "mftcoder": __version__,
         "fingerprint": fingerprint,
@@ -104,7 +102,7 @@ def write_output(
             for task in sources
             for file in (*task.training, *task.validation)
         ],
-        "files": files,
+        "files": records.facts(recipe),
         **facts,
         "notes": [f"{path}: is empty" for path in outcome.empty_files],
         **_counts(recipe, outcome),
@@ -115,35 +113,59 @@ def write_output(
     return Made(_replace(Path(recipe.output_dir).expanduser(), folder), manifest)
 
 
-def _write_records(recipe: Recipe, outcome: Outcome, folder: Path) -> dict[str, dict[str, Any]]:
-    """The files of records, with count, size and checksum; a file without a record is not written."""
-    files = {}
-    for task in recipe.tasks:
-        for split, name in (("train", f"{task.name}/train.jsonl"), ("validation", f"validation/{task.name}.jsonl")):
-            kept = [
-                kept_path(block.target)
-                for block in outcome.blocks[-1]
-                if (block.place.task, block.place.split) == (task.name, split)
-            ]
-            files[name] = _join(kept, folder / name)
-    dropped = [dropped_path(block.target) for blocks in outcome.blocks for block in blocks]
-    files[DROPPED] = _join(dropped, folder / DROPPED)
-    return {name: facts for name, facts in files.items() if facts["records"]}
+class RecordFiles:
+    """The files of records in a new folder. Blocks are appended as they are finished, while the workers make the next ones.
+
+    Each append is flushed to disk here, where there is time for it.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._files: dict[str, _RecordFile] = {}
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def take(self, block: BlockFiles, is_last: bool) -> None:
+        """Append what a block has dropped, and in the last stage what it has kept."""
+        self._append(DROPPED, dropped_path(block.target))
+        if is_last:
+            self._append(_file_of(block.place.task, block.place.split), kept_path(block.target))
+
+    def _append(self, name: str, part: Path) -> None:
+        lines = part.read_bytes()
+        if lines:
+            file = self._files.setdefault(name, _RecordFile(self.folder / name))
+            file.append(lines)
+
+    def facts(self, recipe: Recipe) -> dict[str, dict[str, Any]]:
+        """For each file how many lines, how many bytes, and their checksum. A file without a record is not written."""
+        names = [_file_of(task.name, split) for task in recipe.tasks for split in ("train", "validation")]
+        return {name: self._files[name].facts() for name in [*names, DROPPED] if name in self._files}
 
 
-def _join(parts: Iterable[Path], path: Path) -> dict[str, Any]:
-    """Write the lines of several files and say how many, how many bytes, and their checksum; no line gives no file."""
-    digest = hashlib.sha256()
-    count = size = 0
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for lines in map(Path.read_bytes, parts):
+def _file_of(task: str, split: str) -> str:
+    return f"{task}/train.jsonl" if split == "train" else f"validation/{task}.jsonl"
+
+
+class _RecordFile:
+    """One of them, with count, size and checksum."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.digest = hashlib.sha256()
+        self.records = self.bytes = 0
+
+    def append(self, lines: bytes) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with names_in_errors(self.path), self.path.open("ab") as file:
             file.write(lines)
-            digest.update(lines)
-            count += lines.count(b"\n")
-            size += len(lines)
-    if not count:
-        path.unlink()
-    return {"records": count, "bytes": size, "sha256": digest.hexdigest()}
+            file.flush()
+            os.fsync(file.fileno())
+        self.digest.update(lines)
+        self.records += lines.count(b"\n")
+        self.bytes += len(lines)
+
+    def facts(self) -> dict[str, Any]:
+        return {"records": self.records, "bytes": self.bytes, "sha256": self.digest.hexdigest()}
 
 
 def _counts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from mftcoder.errors import DataError
 _SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process has started
 OnProgress = Callable[[str, int, int], None]
 """What is done at the moment, how much of it is done, and how much there is."""
+OnBlock = Callable[["BlockFiles", bool], None]
+"""Called with each block of a stage, in their order, when it is finished; true in the last stage."""
 
 
 class InputError(DataError):
@@ -136,16 +138,21 @@ def run_steps(
     barriers: Mapping[str, Barrier],
     work: Path,
     on_progress: OnProgress,
+    on_block: OnBlock,
+    meanwhile: Callable[[], object],
 ) -> Outcome:
-    """All stages of a recipe, with their files in `work`. DataError for a data file that cannot be read."""
+    """All stages of a recipe, with their files in `work`. DataError for a data file that cannot be read.
+
+    `meanwhile` is called once, while the worker processes are at their first blocks.
+    """
     stages = plan_stages(recipe.step_names, barriers)
     files = [source for task in sources for source in (*task.training, *task.validation)]
     compressed = any(file.path.suffix == ".gz" for file in files)
     total = sum(file.size for file in files)
     small = total * (4 if compressed else 1) < _SMALL_INPUT
     processes = 1 if small else recipe.num_proc or os.cpu_count() or 1
-    with open_workers(processes, steps) as workers:
-        run = _Run(recipe, stages, workers, work, on_progress)
+    with open_workers(processes, steps, meanwhile) as workers:
+        run = _Run(recipe, stages, workers, work, on_progress, on_block)
         run.first_stage(sources, total)
         for number in range(1, len(stages)):
             run.later_stage(number, barriers[stages[number].barrier])
@@ -163,8 +170,17 @@ def _readable_blocks(file: SourceFile) -> Iterator[Block]:
 class _Run:
     """The blocks and reports of the stages that are done."""
 
-    def __init__(self, recipe: Recipe, stages: Sequence[Stage], workers: Workers, work: Path, on_progress: OnProgress):
-        self.recipe, self.stages, self.workers, self.work, self.on_progress = recipe, stages, workers, work, on_progress
+    def __init__(
+        self,
+        recipe: Recipe,
+        stages: Sequence[Stage],
+        workers: Workers,
+        work: Path,
+        on_progress: OnProgress,
+        on_block: OnBlock,
+    ):
+        self.recipe, self.stages, self.workers, self.work = recipe, stages, workers, work
+        self.on_progress, self.on_block = on_progress, on_block
         self.blocks: list[list[BlockFiles]] = []
         self.reports: list[dict[str, BlockReport]] = []
         self.empty_files: list[str] = []
@@ -183,6 +199,7 @@ class _Run:
 
     def _take(self, block: BlockFiles, report: BlockReport) -> None:
         self.reports[-1][block.place.task].merge(report)
+        self.on_block(block, len(self.reports) == len(self.stages))
 
     def _reading_jobs(self, sources: Sequence[TaskSources]) -> Iterator[BlockJob]:
         before = 0

@@ -5,7 +5,7 @@ A job is an object with a method `run`. At most two jobs per process are under w
 
 import gc
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -31,8 +31,15 @@ class Job(Protocol[Result]):
 class Workers:
     """Some processes, or none: then jobs run right here."""
 
-    def __init__(self, steps: Tools, pool: ProcessPoolExecutor | None, processes: int):
+    def __init__(
+        self,
+        steps: Tools,
+        pool: ProcessPoolExecutor | None,
+        processes: int,
+        meanwhile: Callable[[], object] | None = None,
+    ):
         self._steps, self._pool, self._processes = steps, pool, processes
+        self._meanwhile = meanwhile  # called once, when the processes have their first jobs
 
     def map(self, jobs: Iterable[Job[Any]]) -> Iterator[Any]:
         """The result of each job, in the order of the jobs."""
@@ -44,20 +51,29 @@ class Workers:
             with main_module_hidden():  # the pool starts its processes as jobs come in
                 waiting.append(self._pool.submit(_run, job))
             if len(waiting) >= 2 * self._processes:
+                self._use_the_time()
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
+    def _use_the_time(self) -> None:
+        if self._meanwhile is not None:
+            self._meanwhile()
+            self._meanwhile = None
+
 
 @contextmanager
-def open_workers(processes: int, steps: Tools) -> Iterator[Workers]:
-    """Workers that end with the block. DataError if one of them is killed."""
+def open_workers(processes: int, steps: Tools, meanwhile: Callable[[], object] | None = None) -> Iterator[Workers]:
+    """Workers that end with the block. DataError if one of them is killed.
+
+    `meanwhile` is called once in this process, when the others have their first jobs; never where there are no others.
+    """
     if processes == 1:
         yield Workers(steps, None, 1)
         return
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(steps,))
     try:
-        yield Workers(steps, pool, processes)
+        yield Workers(steps, pool, processes, meanwhile)
     except BrokenProcessPool as error:
         raise DataError(
             "a process was killed (out of memory?). Type the same command again to go on with what is finished, "

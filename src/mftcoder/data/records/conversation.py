@@ -102,7 +102,7 @@ def find_problems(messages: Sequence[Message]) -> Iterator[str]:
 
 def make_conversation(messages: Sequence[Message], *, id: str, task: str, origin: str) -> Conversation:
     """A valid Conversation without an empty system message. DataError lists every problem (without the origin)."""
-    kept = tuple(message for message in messages if message.role != "system" or message.content.strip())
+    kept = tuple([message for message in messages if message.role != "system" or message.content.strip()])
     problems = list(find_problems(kept))
     if problems:
         raise DataError(*problems)

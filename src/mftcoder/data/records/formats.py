@@ -217,9 +217,9 @@ def _message(turn: Mapping[str, Any], role: str, content: str) -> Message:
 
 
 def _texts(record: Record, *fields: str) -> list[str]:
-    found = [record.get(field) for field in fields]
-    if all(isinstance(value, str) and value.strip() for value in found):
-        return found  # type: ignore[return-value]  # each was just seen to be a str
+    texts = [value for field in fields if isinstance(value := record.get(field), str) and value.strip()]
+    if len(texts) == len(fields):
+        return texts
     problems = [f"'{field}' is missing" for field in fields if field not in record]
     problems += [
         f"'{field}' is {_kind(record[field])}, not a text"

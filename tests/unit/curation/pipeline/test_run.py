@@ -13,6 +13,7 @@ import pytest
 from mftcoder.app.data.curate import curate
 from mftcoder.config.data import TaskConfig
 from mftcoder.curation.example import Example
+from mftcoder.curation.filters import lint
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.curation.pipeline import run as running
 from mftcoder.curation.pipeline.recipe import load_recipe, parse_recipe
@@ -199,6 +200,45 @@ def test_a_stopped_run_goes_on_with_its_finished_blocks(tmp_path: Path, monkeypa
     assert made.manifest["kept"] == 100
     assert [record["id"] for record in records(tmp_path / "out" / "a" / "train.jsonl")] == list(range(100))
     assert not (tmp_path / ".out.work").exists()
+
+
+def test_blocks_that_a_crash_of_the_machine_emptied_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are not flushed to disk: after a crash their files may be empty beside a whole report."""
+    monkeypatch.setattr(running, "BLOCK_BYTES", 1000)
+    write(tmp_path / "a" / "x.jsonl", *(line(number, words=2 + number % 2) for number in range(100)))
+    with monkeypatch.context() as patched:
+        patched.setattr("mftcoder.app.data.curate.write_output", lambda *_: sys.exit("crashed"))
+        with pytest.raises(SystemExit):
+            curate(recipe(tmp_path))
+    for ending in ("kept", "dropped"):
+        path = sorted((tmp_path / ".out.work").rglob(f"*.{ending}"))[1]
+        path.write_bytes(bytes(path.stat().st_size))
+    curate(recipe(tmp_path))
+    assert [record["id"] for record in records(tmp_path / "out" / "a" / "train.jsonl")] == list(range(1, 100, 2))
+    assert len(records(tmp_path / "out" / "dropped.jsonl")) == 50
+
+
+def test_work_that_a_killed_command_left_beside_its_result_is_removed(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "x.jsonl", line(0))
+    curate(recipe(tmp_path))
+    (tmp_path / ".out.work" / "0123456789abcdef").mkdir(parents=True)
+    curate(recipe(tmp_path))
+    assert not (tmp_path / ".out.work").exists()
+
+
+def test_a_tool_that_is_slow_to_start_is_started_once_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ruff")
+    codes = (f"```python\nx = {number}\nprint(y)\n```" for number in range(150))
+    write(tmp_path / "a" / "x.jsonl", *(json.dumps({"prompt": "P", "completion": code}).encode() for code in codes))
+    starts = []
+    run = lint._run
+    monkeypatch.setattr(lint, "_run", lambda folder: starts.append(folder) or run(folder))  # type: ignore[func-returns-value]
+    with pytest.raises(DataError, match="nothing is left"):
+        curate(recipe(tmp_path, steps=[{"filter": ["code_blocks", "lint_errors"]}]))
+    assert len(starts) == 1
+    assert len(records(tmp_path / "out" / "dropped.jsonl")) == 150
 
 
 class Progress:
