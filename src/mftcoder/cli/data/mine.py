@@ -81,23 +81,18 @@ def print_mined(data: "MinedData", out: Path, exam_dir: Path | None) -> None:
 
 
 def _examples_table(found: "MinedData") -> "Table":
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table()
-    table.add_column("task")
-    table.add_column("train", justify="right")
-    table.add_column("valid", justify="right")
+    table = Table("task", Column("train", justify="right"), Column("valid", justify="right"))
     for name, task in found.mined.tasks.items():
         table.add_row(name, f"{len(task.train):,}", f"{len(task.valid):,}")
     return table
 
 
 def _skips_table(found: "MinedData") -> "Table":
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table()
-    table.add_column("count", justify="right")
-    table.add_column("reason")
+    table = Table(Column("count", justify="right"), "reason")
     for reason, count in found.mined.skips.most_common():
         table.add_row(f"{count:,}", reason)
     return table

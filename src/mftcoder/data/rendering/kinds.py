@@ -7,25 +7,16 @@ from mftcoder.config.data import DataConfig
 from mftcoder.config.kinds import GrpoKind, KtoKind, PreferenceKind, PretrainKind, TaskKind
 from mftcoder.data.records.conversation import Conversation
 from mftcoder.data.records.formats import parse_object, read_record
-from mftcoder.data.rendering.documents import Documents
-from mftcoder.data.rendering.groups import Groups
-from mftcoder.data.rendering.pairs import Pairs
+from mftcoder.data.rendering.documents import Document, Documents, TokenDocument
+from mftcoder.data.rendering.groups import Group, Groups
+from mftcoder.data.rendering.pairs import Pair, Pairs
 from mftcoder.data.rendering.templates import Template, load_template, render
 from mftcoder.data.rendering.tokenization import Fitted, Segment, encode_segments, fit
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import DataError
 
-
-class Example(Protocol):
-    """One valid record."""
-
-    @property
-    def size(self) -> int:
-        """Characters, to bound the memory of a batch."""
-
-    @property
-    def content_hash(self) -> int:
-        """64 bits, equal for equal content in any file."""
+Example = Conversation | Document | TokenDocument | Group | Pair
+"""One valid record: its `size` in characters bounds the memory of a batch, its `content_hash` is equal for equal content in any file."""
 
 
 class Records(Protocol):

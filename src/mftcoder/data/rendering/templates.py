@@ -6,7 +6,7 @@ assistant message and the EOS token after it are trained, nothing else.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from mftcoder.config.data import DataConfig
 from mftcoder.data.records.conversation import Conversation, Message
@@ -17,22 +17,6 @@ from mftcoder.errors import ConfigError, DataError
 from mftcoder.registry import did_you_mean
 
 TrainOn = Literal["assistant", "last_assistant", "all"]
-
-
-class Template(Protocol):
-    """Renders a chat as text. `end` is the text that ends an assistant turn: generation stops there."""
-
-    @property
-    def end(self) -> str: ...
-
-    def render_chat(self, messages: Sequence[Message]) -> list[Segment]:
-        """The segments of the whole chat; DataError if the trained text cannot be located exactly."""
-
-    def render_prompt(self, messages: Sequence[Message]) -> str:
-        """The chat so far and the beginning of the assistant's next turn: the prompt of a generation."""
-
-    def as_jinja(self) -> str:
-        """The same template in Jinja, for an exported tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +44,11 @@ class MarkerTemplate:
         yield Segment(before + message.content + after, False)
 
     def render_prompt(self, messages: Sequence[Message]) -> str:
+        """The chat so far and the beginning of the assistant's next turn: the prompt of a generation."""
         return "".join(segment.text for segment in self.render_chat(messages)) + self.assistant
 
     def as_jinja(self) -> str:
+        """The same template in Jinja, for an exported tokenizer."""
         turns = {
             "system": (self.system, self.after_system),
             "user": (self.user, self.after_user),
@@ -75,6 +61,10 @@ class MarkerTemplate:
         )
         opening = f"{{%- if add_generation_prompt -%}}{{{{- {_quoted(self.assistant)} -}}}}{{%- endif -%}}"
         return f"{{%- for message in messages -%}}{branches}{{%- endif -%}}{{%- endfor -%}}{opening}"
+
+
+Template = MarkerTemplate | JinjaTemplate
+"""Renders a chat as text. `end` is the text that ends an assistant turn: generation stops there."""
 
 
 def _quoted(text: str) -> str:

@@ -133,15 +133,10 @@ def _complex(items: list) -> complex:
     return complex(*items)
 
 
-def _library(name: str, maker: str | None = None) -> Callable[[], Any]:
-    """The type `module.name`, or its class method `maker`; imported on first use."""
+def _library(name: str) -> Any:
+    """The type `module.name`; imported on first use."""
     module, _, attribute = name.rpartition(".")
-
-    def find() -> Any:
-        found = getattr(importlib.import_module(module), attribute)
-        return getattr(found, maker) if maker else found
-
-    return find
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _numpy(items: list) -> Any:
@@ -175,22 +170,22 @@ _FROM_VALUES: dict[str, _Plain] = {
     "items": lambda items: dict(items).items(),
     "range": lambda items: range(*_integers(items, 3)),
     "complex": _complex,
-    "collections.deque": lambda items: _library("collections.deque")()(items),
-    "collections.UserList": lambda items: _library("collections.UserList")()(items),
-    "collections.UserDict": lambda items: _library("collections.UserDict")()(_mapping(items)),
-    "fractions.Fraction": lambda items: _library("fractions.Fraction")()(*_integers(items, 2)),
-    "datetime.timedelta": lambda items: _library("datetime.timedelta")()(*_integers(items, 3)),
+    "collections.deque": lambda items: _library("collections.deque")(items),
+    "collections.UserList": lambda items: _library("collections.UserList")(items),
+    "collections.UserDict": lambda items: _library("collections.UserDict")(_mapping(items)),
+    "fractions.Fraction": lambda items: _library("fractions.Fraction")(*_integers(items, 2)),
+    "datetime.timedelta": lambda items: _library("datetime.timedelta")(*_integers(items, 3)),
 }
 _FROM_TEXT: dict[str, _Plain] = {
     "integer": lambda digits: int(digits, 16),
     "builtin": _builtin_type,
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
-    "collections.UserString": lambda text: _library("collections.UserString")()(text),
-    "decimal.Decimal": lambda text: _library("decimal.Decimal")()(text),
-    "datetime.datetime": lambda text: _library("datetime.datetime", "fromisoformat")()(text),
-    "datetime.date": lambda text: _library("datetime.date", "fromisoformat")()(text),
-    "datetime.time": lambda text: _library("datetime.time", "fromisoformat")()(text),
+    "collections.UserString": lambda text: _library("collections.UserString")(text),
+    "decimal.Decimal": lambda text: _library("decimal.Decimal")(text),
+    "datetime.datetime": lambda text: _library("datetime.datetime").fromisoformat(text),
+    "datetime.date": lambda text: _library("datetime.date").fromisoformat(text),
+    "datetime.time": lambda text: _library("datetime.time").fromisoformat(text),
 }
 
 

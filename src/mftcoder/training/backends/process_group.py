@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -58,35 +58,6 @@ def check_context_parallel_size(size: int, world_size: int) -> None:
         )
 
 
-class Group(Protocol):
-    """The ranks of a run, as one process sees them. All ranks call each method in the same order."""
-
-    device: torch.device
-    rank: int
-    world_size: int
-    data_rank: int
-    """Which part of a step's rows this rank runs; ranks that share rows have the same value."""
-    data_world_size: int
-    """The number of these parts."""
-    context: ContextGroup
-    """The ranks that share this one's rows; set by `joined`."""
-
-    def joined(self) -> AbstractContextManager[None]:
-        """Connect to the other ranks for the duration of the block."""
-
-    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
-        """Run `action` on rank 0. Every rank returns its value, or raises its MftError."""
-
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """The element-wise sum of `values` over all ranks, on every rank."""
-
-    def any_rank(self, flag: bool) -> bool:
-        """True if the flag is true on any rank."""
-
-    def all_gather(self, value: Value) -> list[Value]:
-        """The values of all ranks in the order of ranks, on every rank."""
-
-
 class OneProcess:
     """The group of a process that trains alone, without torch.distributed."""
 
@@ -118,14 +89,19 @@ class OneProcess:
 
 
 class ProcessGroup:
-    """The processes that a launcher started, connected with torch.distributed. Without a launcher there is one."""
+    """The processes that a launcher started, connected with torch.distributed. All ranks call each method in the same order.
+
+    Without a launcher there is one process.
+    """
 
     context: ContextGroup = ALONE
+    """The ranks that share this one's rows; set by `joined`."""
 
     def __init__(self, config: BackendConfig):
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = launched_processes()
         self._context_size = config.context_parallel_size
+        # Which part of a step's rows this rank runs, and the number of parts: ranks that share rows run the same part.
         self.data_rank, self.data_world_size = self.rank // self._context_size, self.world_size // self._context_size
         self.device = pick_device(config.device)
         self.timeout = timedelta(seconds=config.timeout_seconds)
@@ -193,11 +169,13 @@ class ProcessGroup:
         return values
 
     def any_rank(self, flag: bool) -> bool:
+        """True if the flag is true on any rank."""
         found = torch.tensor([int(flag)])
         self.run("agreeing to go on", lambda: dist.all_reduce(found, op=dist.ReduceOp.MAX))
         return bool(found.item())
 
     def all_gather(self, value: Value) -> list[Value]:
+        """The values of all ranks in the order of ranks, on every rank."""
         values: list[Any] = [None] * self.world_size
         self.run("exchanging values", lambda: dist.all_gather_object(values, value))
         return values
@@ -266,6 +244,9 @@ class ProcessGroup:
         except RuntimeError:
             return "the launcher's store is gone"
         return "; ".join(late) or "all ranks came to it, but one of them broke off"
+
+
+Group = OneProcess | ProcessGroup
 
 
 def _as_text(value: object) -> str:
