@@ -59,7 +59,6 @@ class Assistant:
         self.close()
 
     def close(self) -> None:
-        """End the sandbox."""
         with self._lock:
             while self._sandboxes:
                 self._sandboxes.popitem()[1].close()

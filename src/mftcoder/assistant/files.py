@@ -64,10 +64,6 @@ class WorkingFolder:
             raise ConfigError(f"{name}: lies outside the working folder {self.root}. Change --folder or the path")
         return path
 
-    def name_of(self, path: Path) -> str:
-        """A path as a patch names it."""
-        return path.relative_to(self.root).as_posix()
-
     def read(self, name: str | Path) -> SourceFile:
         """A file of code. ConfigError for one that is too large, no UTF-8, or in no known language."""
         path = self.inside(name)
@@ -82,7 +78,7 @@ class WorkingFolder:
         plain = text.replace("\r\n", "\n")
         if "\r" in plain or "\0" in plain or text.count("\r\n") not in (0, text.count("\n")):
             raise ConfigError(f"{name}: mixes line ends, or holds NUL or lone carriage returns")
-        return SourceFile(path, self.name_of(path), language, plain, content)
+        return SourceFile(path, path.relative_to(self.root).as_posix(), language, plain, content)
 
     def replace(self, file: SourceFile, text: str) -> None:
         """Write another text into a file that was read. ConfigError if the file changed meanwhile."""

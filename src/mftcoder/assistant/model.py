@@ -28,12 +28,10 @@ class Written(Protocol):
     @property
     def text(self) -> str:
         """The text, perhaps empty."""
-        ...
 
     @property
     def is_cut(self) -> bool:
         """Whether it ended before the model did."""
-        ...
 
 
 class Model(Protocol):
@@ -41,11 +39,9 @@ class Model(Protocol):
 
     def ask(self, messages: Messages, *, seed: int = 0) -> Written:
         """The answer to a chat."""
-        ...
 
     def go_on(self, before: str, after: str, *, stop: tuple[str, ...], max_tokens: int) -> Written | None:
         """The text at a gap; None if the model has no completions, so that a chat must do."""
-        ...
 
 
 @dataclass

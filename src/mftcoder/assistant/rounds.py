@@ -32,7 +32,6 @@ class Refusal:
 
     @property
     def line(self) -> str:
-        """Code and reason, on one line."""
         return " ".join(f"{self.code}: {self.why}".split())
 
 

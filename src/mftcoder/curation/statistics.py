@@ -28,7 +28,6 @@ class Statistics:
     licences: Counter[str] = field(default_factory=Counter)
 
     def add(self, example: Example) -> None:
-        """Count one record."""
         messages = example.conversation.messages
         asked = answered = turns = 0
         for message in messages:
@@ -53,7 +52,6 @@ class Statistics:
         return Statistics(**{name: count - getattr(part, name) for name, count in vars(self).items()})
 
     def merge(self, other: "Statistics") -> None:
-        """Take in the counts of another set."""
         self.records += other.records
         self.messages += other.messages
         self.question_characters += other.question_characters
@@ -81,7 +79,6 @@ class Statistics:
 
     @classmethod
     def from_json(cls, value: dict) -> "Statistics":
-        """What `as_json` gave."""
         numbers = {
             name: Counter({int(key): count for key, count in value[name].items()}) for name in ("lengths", "turns")
         }

@@ -69,7 +69,6 @@ class Heads:
 
     @classmethod
     def of(cls, model_config: Any) -> "Heads":
-        """From a transformers config."""
         config = model_config.get_text_config()
         queries = int(config.num_attention_heads)
         size, value_size = head_sizes(config)

@@ -23,7 +23,6 @@ class Text:
     finish_reason: str | None = None
 
     def add(self, piece: Piece) -> None:
-        """Append a piece."""
         self.text += piece.text
         self.tokens += piece.tokens
         self.finish_reason = piece.finish_reason
@@ -40,19 +39,16 @@ class Header:
 
     @classmethod
     def new(cls, kind: str, model: str) -> "Header":
-        """The header of a new answer."""
         opening = "chatcmpl" if kind.startswith("chat") else "cmpl"
         return cls(kind, model, f"{opening}-{uuid.uuid4().hex}", int(time.time()))
 
     def answer(self, choices: Sequence[Mapping[str, Any]], *, chunk: bool = False, **more: Any) -> dict[str, Any]:
-        """The answer, or a chunk of it."""
         kind = f"{self.kind}.chunk" if chunk and self.kind == "chat.completion" else self.kind
         opening = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
         return {**opening, "system_fingerprint": FINGERPRINT, "choices": choices, **more}
 
 
 def usage(prompt_tokens: int, generated: int) -> dict[str, int]:
-    """The count of tokens."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": generated,

@@ -69,11 +69,9 @@ class Catalogue:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The tokenizer's tokens by their bytes."""
         return Vocabulary(self.tokenizer)
 
     def find(self, name: str | None) -> Served:
-        """The model of this name."""
         found = next((served for served in self.models if name in (served.name, None)), None)
         if found is None:
             hint = did_you_mean(str(name), [served.name for served in self.models])

@@ -17,7 +17,6 @@ class LocalText:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the token limit ended it."""
         return self.finish == "length"
 
 

@@ -102,7 +102,6 @@ class Ui:
         return JSONResponse({"kept": True})
 
     def close(self) -> None:
-        """End the sandbox."""
         with self._lock:
             if self._sandbox is not None:
                 self._sandbox.close()

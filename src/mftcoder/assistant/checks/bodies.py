@@ -51,7 +51,6 @@ _COPIES = frozenset(
     }
 )
 _PLAIN = frozenset({"number", "string", "template_string", "true", "false", "null", "undefined", "unary_expression"})
-_DECLARATIONS = frozenset({"variable_declarator", "function_declaration", "class_declaration"})
 
 
 def changed_body(function: FunctionText, code: str) -> str:
@@ -72,7 +71,6 @@ def changed_body(function: FunctionText, code: str) -> str:
 
 
 def _alone(code: str, name: str) -> Found:
-    """The one function of a text."""
     tree = parse(code, "javascript")
     if tree is None or tree.root_node.has_error:
         raise RefusedAnswer("does_not_parse", "The code does not parse as JavaScript.")

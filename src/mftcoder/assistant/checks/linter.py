@@ -24,7 +24,6 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """As a line."""
         return f"line {self.line}: {self.code} {self.message}"
 
     @property
@@ -34,7 +33,6 @@ class Finding:
 
 
 def is_installed() -> bool:
-    """Whether there is a linter."""
     return find_spec("ruff") is not None
 
 

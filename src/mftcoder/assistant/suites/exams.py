@@ -51,7 +51,6 @@ class Pair:
 
     @property
     def run(self) -> str:
-        """As a line."""
         return json.dumps([self.call, self.value])
 
 

@@ -165,7 +165,6 @@ class Score:
 
     @property
     def line(self) -> str:
-        """In words."""
         return f"{self.killed} of {self.total} mutants fail ({self.killed / max(1, self.total):.0%})"
 
 

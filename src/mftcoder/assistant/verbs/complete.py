@@ -179,7 +179,6 @@ class Faults:
 
     @classmethod
     def of(cls, language: str, code: str) -> "Faults":
-        """The faults of code."""
         tree = parse(code, language)
         is_refused = language == "python" and parse_python(code) is None
         if tree is None:

@@ -27,15 +27,14 @@ _SHARED = (
         show_default=False,
         help="Working folder (default: this one). Nothing outside it is touched.",
     ),
-    click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Answers at most."),
-    click.option("--temperature", type=Finite(0, 2), default=0.2, show_default=True, help="0 is greedy decoding."),
-    click.option("--max-tokens", type=COUNT, default=1024, show_default=True, help="Most tokens of an answer."),
+    click.option("--rounds", type=click.IntRange(1, 20), default=3, help="Answers at most."),
+    click.option("--temperature", type=Finite(0, 2), default=0.2, help="0 is greedy decoding."),
+    click.option("--max-tokens", type=COUNT, default=1024, help="Most tokens of an answer."),
     click.option(
         "--timeout",
         "timeout_seconds",
         type=Finite(0.1, 86400),
         default=300,
-        show_default=True,
         help="Seconds for an answer of an endpoint.",
     ),
     template,
@@ -45,9 +44,7 @@ _SHARED = (
     device,
     trust_remote_code,
 )
-_MUTANTS = click.option(
-    "--mutants", type=click.IntRange(1, 100), default=10, show_default=True, help="Mutants that judge the tests."
-)
+_MUTANTS = click.option("--mutants", type=click.IntRange(1, 100), default=10, help="Mutants that judge the tests.")
 _APPLY = click.option("--apply", "applied", is_flag=True, help="Write the change into the file.")
 _OUT = click.option("--out", type=PATH, help="Write the patch or the tests into this new file.")
 _TESTS = click.option("--tests", metavar="FILE", help="Your tests of the function (default: the model writes some).")

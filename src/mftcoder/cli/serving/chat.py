@@ -30,9 +30,9 @@ QUOTES = '"""'
 @click.argument("prompt", required=False)
 @click.option("--system", default="", show_default=False, help="System message.")
 @template
-@click.option("--max-new-tokens", type=COUNT, default=512, show_default=True, help="Most tokens of an answer.")
-@click.option("--temperature", type=Finite(min=0), default=0.1, show_default=True, help="0 is greedy decoding.")
-@click.option("--top-p", type=Finite(0, 1, min_open=True), default=0.95, show_default=True, help="Nucleus sampling.")
+@click.option("--max-new-tokens", type=COUNT, default=512, help="Most tokens of an answer.")
+@click.option("--temperature", type=Finite(min=0), default=0.1, help="0 is greedy decoding.")
+@click.option("--top-p", type=Finite(0, 1, min_open=True), default=0.95, help="Nucleus sampling.")
 @click.option("--seed", type=SEED, help="Seed of sampling (default: another one for each answer).")
 @load
 @checkpoint

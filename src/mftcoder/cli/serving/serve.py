@@ -28,8 +28,8 @@ class NamedPath(click.ParamType):
 
 @click.command("serve", short_help="Serve a model to editors and agents (OpenAI protocol).")
 @click.argument("model")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address. Others than this machine need a key.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", help="Address. Others than this machine need a key.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: any that is free.")
 @click.option("--name", help="Name of the model for clients (default: from MODEL).")
 @click.option(
     "--adapter",
@@ -41,27 +41,13 @@ class NamedPath(click.ParamType):
 )
 @click.option("--api-key-file", type=PATH, help="File with API keys, one a line (also: MFTCODER_API_KEY).")
 @template
-@click.option("--batch-size", type=COUNT, default=64, show_default=True, help="Texts generated at the same time.")
-@click.option(
-    "--cache-tokens",
-    type=COUNT,
-    default=32768,
-    show_default=True,
-    help="Size of the key-value cache, and longest context.",
-)
-@click.option(
-    "--max-requests", type=COUNT, default=512, show_default=True, help="Texts in work or waiting; more get 429."
-)
-@click.option(
-    "--max-body-mb", type=Finite(min=0, min_open=True), default=8, show_default=True, help="A larger request gets 413."
-)
-@click.option(
-    "--grace-seconds", type=COUNT, default=300, show_default=True, help="Longest wait for answers after SIGTERM."
-)
+@click.option("--batch-size", type=COUNT, default=64, help="Texts generated at the same time.")
+@click.option("--cache-tokens", type=COUNT, default=32768, help="Size of the key-value cache, and longest context.")
+@click.option("--max-requests", type=COUNT, default=512, help="Texts in work or waiting; more get 429.")
+@click.option("--max-body-mb", type=Finite(min=0, min_open=True), default=8, help="A larger request gets 413.")
+@click.option("--grace-seconds", type=COUNT, default=300, help="Longest wait for answers after SIGTERM.")
 @click.option("--ui", is_flag=True, help="Offer a page: chat, run code in the sandbox, compare two models and vote.")
-@click.option(
-    "--votes", type=PATH, default=Path("votes.jsonl"), show_default=True, help="File for the page's preference records."
-)
+@click.option("--votes", type=PATH, default=Path("votes.jsonl"), help="File for the page's preference records.")
 @load
 @checkpoint
 @dtype

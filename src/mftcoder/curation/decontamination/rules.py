@@ -182,7 +182,6 @@ class Decontamination:
             self.rules = [NgramRule(problems, config.ngram, config.ignore), CodeRule(problems)]
 
     def check_all(self, examples: Sequence[Example]) -> list[Drop | None]:
-        """For each record, its first hit."""
         return [self.check(example) for example in examples]
 
     def check(self, example: Example) -> Drop | None:

@@ -53,7 +53,6 @@ class Candidates:
         return list(map(int, np.unique(self.records >> _INDEX_BITS)))
 
     def taken(self, which: NDArray[np.int64]) -> "Candidates":
-        """Some of the records."""
         return Candidates(**{name: values[which] for name, values in vars(self).items()})
 
 

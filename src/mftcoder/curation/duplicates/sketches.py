@@ -127,7 +127,6 @@ class NgramSets:
     ngrams: NDArray[np.uint64]
 
     def of(self, index: int) -> NDArray[np.uint64]:
-        """The set of one record."""
         return self.ngrams[self.offsets[index] : self.offsets[index + 1]]
 
     @classmethod
@@ -158,7 +157,6 @@ class Sketches:
 
     @property
     def sets(self) -> NgramSets:
-        """The n-grams by record."""
         return NgramSets(self.offsets, self.ngrams)
 
     @classmethod
@@ -169,7 +167,6 @@ class Sketches:
 
 
 def sketch(pairs: Sequence[tuple[int, Example]], config: DedupConfig) -> Sketches:
-    """The sketches of `(line number, record)`."""
     parts = [compared(example, config) for _, example in pairs]
     nothing = np.empty(0, np.uint64), np.zeros(len(pairs) + 1, np.int64)
     ngrams, offsets = ngram_sets(parts, config.ngram) if config.near else nothing

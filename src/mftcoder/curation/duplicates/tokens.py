@@ -56,7 +56,6 @@ class CodeTokens:
 
 
 def encode(leaves: Iterable[Leaf]) -> CodeTokens:
-    """The tokens of a code's leaves."""
     hashes: list[int] = []
     distances: list[int] = []
     last: dict[str, int] = {}

@@ -28,7 +28,6 @@ class Scorer(Protocol):
 
     def mean_losses(self, samples: Sequence[IdsAndTrained], batch_positions: int) -> list[float]:
         """The mean loss of each sample's counted tokens, in nats."""
-        ...
 
 
 @dataclass(frozen=True)

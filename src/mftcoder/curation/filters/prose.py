@@ -17,17 +17,13 @@ _WORDS = re.compile(r"[^\W\d]+(?: [^\W\d]+){3}|[\u3040-\u30ff\u4e00-\u9fff\uac00
 
 def prose_language(example: Example) -> str | None:
     """The code of ISO 639-1; None for a record with less than 60 bytes of prose."""
-    prose = _prose(example)
+    texts = [_outside_of_fences(text)[:_MOST_CHARACTERS] for text in (example.question, example.answer)]
+    lines = (line[0].strip() for text in texts for line in _PROSE_LINE.finditer(text))
+    prose = "\n".join(line for line in lines if _WORDS.search(line))
     if len(prose.encode(errors="replace")) < LEAST_BYTES:
         return None
     found = str(_identify()(prose)[0])
     return _CHINESE.get(found, found)
-
-
-def _prose(example: Example) -> str:
-    texts = [_outside_of_fences(text)[:_MOST_CHARACTERS] for text in (example.question, example.answer)]
-    lines = (line[0].strip() for text in texts for line in _PROSE_LINE.finditer(text))
-    return "\n".join(line for line in lines if _WORDS.search(line))
 
 
 def _outside_of_fences(text: str) -> str:

@@ -41,7 +41,6 @@ class MinedFunction:
 
     @property
     def stub(self) -> str:
-        """Signature and docstring."""
         parts = self.header, self.docstring_text
         return "".join(parts if self.language == "python" else reversed(parts))
 

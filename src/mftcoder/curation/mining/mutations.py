@@ -58,7 +58,6 @@ class Positions:
         return self._index(node.lineno, node.col_offset), self._index(node.end_lineno, node.end_col_offset)
 
     def of(self, node: ast.expr | ast.stmt) -> str:
-        """The text of the node."""
         start, end = self.span(node)
         return self.text[start:end]
 

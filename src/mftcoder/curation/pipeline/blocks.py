@@ -51,7 +51,6 @@ class RecordStep(Protocol):
 
     def check_all(self, examples: Sequence[Example]) -> Sequence[Drop | None]:
         """For each record, why it is dropped; None if it is kept."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -281,7 +280,10 @@ class _BlockWork:
 
     def count(self, record: _Record) -> dict[str, Any] | None:
         """Count the record; the entry of dropped.jsonl for one that is dropped, None for one that is kept."""
-        self._count_verdict(record.number)
+        decided = self.decided.get(record.number)
+        verdict = decided.counted if isinstance(decided, Kept) else decided.details.get("verdict") if decided else None
+        if verdict:
+            self.report.verdicts[self.barrier, verdict] += 1
         if record.dropped is not None:
             return self._drop(record, *record.dropped)
         if self.job.is_last and self.report.wants(KEPT, record.rank):
@@ -293,12 +295,6 @@ class _BlockWork:
         decided = self.decided.get(record.number)
         fields = decided.fields if isinstance(decided, Kept) else {}
         return with_fields(record.line, fields) if fields else record.line
-
-    def _count_verdict(self, number: int) -> None:
-        decided = self.decided.get(number)
-        verdict = decided.counted if isinstance(decided, Kept) else decided.details.get("verdict") if decided else None
-        if verdict:
-            self.report.verdicts[self.barrier, verdict] += 1
 
     def _drop(self, record: _Record, step: str, drop: Drop) -> dict[str, Any]:
         if step != READ:

@@ -12,7 +12,6 @@ _SHOWN = 400
 
 
 def data_card(manifest: Mapping[str, Any]) -> str:
-    """The card of a curation."""
     return "\n".join(_lines(manifest)) + "\n"
 
 

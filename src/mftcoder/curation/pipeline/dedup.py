@@ -22,7 +22,6 @@ class ChoiceJob:
     threshold: float
 
     def run(self, steps: Tools) -> list[Duplicate]:
-        """The records to drop."""
         sets = {block: NgramSets.load(self.targets[block]) for block in self.group.blocks}
         return list(choose(self.group, sets, self.threshold))
 
@@ -40,7 +39,6 @@ class Dedup:
     def decide(
         self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
     ) -> Sequence[Mapping[int, Drop]]:
-        """For each block, the duplicates by line number."""
         tasks = {name: number for number, name in enumerate(dict.fromkeys(block.place.task for block in blocks))}
         parts = [
             Part(Sketches.load(block.target), tasks[block.place.task], block.place.split == "validation")

@@ -52,7 +52,6 @@ class Barrier(Protocol):
         self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
     ) -> Iterable[Mapping[int, Drop | Kept]]:
         """For each block, what becomes of its records by line number; a record that is not named is kept."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ class Outcome:
     empty_files: tuple[str, ...]
 
     def summed(self, stage: int) -> BlockReport:
-        """The report of a stage over all tasks."""
         total = BlockReport()
         for report in self.reports[stage].values():
             total.merge(report)

@@ -224,7 +224,6 @@ class _BlockVerdicts:
                         found.append(Verdict.not_run("no_toolchain"))
 
     def run_at(self, place: tuple[int, ...]) -> Run:
-        """The program at a place."""
         record, answer, number = place
         return self.planned[record][1][answer].runs[number]
 

@@ -25,7 +25,6 @@ class Job(Protocol[Result]):
 
     def run(self, steps: Tools) -> Result:
         """Do it."""
-        ...
 
 
 class Workers:

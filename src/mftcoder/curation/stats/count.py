@@ -48,11 +48,9 @@ class Counts:
     cut: Counter[str] = field(default_factory=Counter)  # records, tokens and trained tokens beyond max_length
 
     def add(self, unit: str, length: int) -> None:
-        """Count a record of this length."""
         self.lengths.setdefault(unit, Counter())[length] += 1
 
     def merge(self, other: "Counts") -> None:
-        """Take in the counts of a later part."""
         self.statistics.merge(other.statistics)
         self.unusable += other.unusable
         self.problems = [*self.problems, *other.problems][:_PROBLEMS_SHOWN]
@@ -103,7 +101,6 @@ class CountJob:
     target: Path  # of the sketches, without an ending
 
     def run(self, tools: Tools) -> Counts:
-        """The counts."""
         counting: Counting = tools[COUNTING]
         counts = Counts()
         pairs: list[tuple[int, Example]] = []

@@ -48,7 +48,6 @@ class Dropped:
     origin: str
 
     def as_record(self) -> dict[str, Any]:
-        """A line of dropped.jsonl."""
         head = {"task": self.task, "step": self.step, "rule": self.drop.rule, "value": self.drop.value}
         return {**head, "origin": self.origin, **self.drop.details}
 
@@ -69,21 +68,17 @@ class Collected:
         self._dropped: list[tuple[Order, Dropped]] = []
 
     def keep(self, order: Order, draft: Draft) -> None:
-        """Take a draft."""
         self._drafts.append((order, draft))
 
     def drop(self, order: Order, task: str, error: DroppedError, origin: str) -> None:
-        """Take what became no record."""
         self._dropped.append((order, Dropped(task, error.step, error.drop, origin)))
 
     @property
     def drafts(self) -> list[Draft]:
-        """In order."""
         return [draft for _, draft in sorted(self._drafts, key=lambda pair: pair[0])]
 
     @property
     def dropped(self) -> list[Dropped]:
-        """In order."""
         return [dropped for _, dropped in sorted(self._dropped, key=lambda pair: pair[0])]
 
 

@@ -119,7 +119,6 @@ class Usage:
 
     @property
     def total(self) -> int:
-        """All tokens."""
         return self.prompt_tokens + self.completion_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
@@ -181,7 +180,7 @@ class Endpoint:
 
     async def complete(self, body: Mapping[str, Any]) -> Reply:
         """One attempt to go on from `prompt`. The text may be empty; errors are those of `chat`."""
-        return read_completion(await self._content("POST", _COMPLETIONS, body))
+        return _read(await self._content("POST", _COMPLETIONS, body), lambda choice: choice["text"])
 
     async def models(self) -> list[str]:
         """The names that can be asked for. Errors are those of `chat`."""
@@ -249,15 +248,12 @@ def _client(config: EndpointConfig) -> "httpx.AsyncClient":
 def read_reply(content: bytes) -> Reply:
     """The answer in a response's body; AttemptError for one that is broken or empty."""
     reply = _read(content, lambda choice: choice["message"]["content"])
-    text = _without_thoughts(reply.text)
+    # A server may leave the thoughts of a reasoning model in its answer.
+    thoughts = _THOUGHTS.match(reply.text)
+    text = reply.text[thoughts.end() :] if thoughts else reply.text
     if not text.strip():
         raise EmptyAnswerError("the answer is empty", usage=reply.usage)
     return replace(reply, text=text)
-
-
-def read_completion(content: bytes) -> Reply:
-    """The text that goes on from a prompt, perhaps empty; AttemptError for a response that is broken."""
-    return _read(content, lambda choice: choice["text"])
 
 
 def read_models(content: bytes) -> list[str]:
@@ -284,12 +280,6 @@ def _read(content: bytes, text_of: Callable[[Any], Any]) -> Reply:
     if not isinstance(text, str):
         raise AttemptError("the answer's message is not a text", usage=usage)
     return Reply(text, finish, model, usage)
-
-
-def _without_thoughts(text: str) -> str:
-    """The answer of a reasoning model whose server leaves its thoughts in: they are no part of it."""
-    thoughts = _THOUGHTS.match(text)
-    return text[thoughts.end() :] if thoughts else text
 
 
 def _usage(value: Any) -> Usage | None:

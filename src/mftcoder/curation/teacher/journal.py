@@ -70,7 +70,6 @@ class RequestJournal:
         return len(self._replies)
 
     def reply(self, key: str) -> Reply | None:
-        """The answer to this request, if there was one."""
         return self._replies.get(key)
 
     def add(

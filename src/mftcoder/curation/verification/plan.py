@@ -47,7 +47,6 @@ class Planned:
 
 
 def plan(example: Example, config: VerifyConfig) -> Planned:
-    """What can be run of the record."""
     found = [_planned(example, language, code, config) for language, code in _codes(example, config)]
     runs = tuple(item for item in found if isinstance(item, Run))
     known = tuple(item for item in found if isinstance(item, Verdict))

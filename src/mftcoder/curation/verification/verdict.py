@@ -41,7 +41,6 @@ class Verdict:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Verdict":
-        """From the fields as JSON holds them."""
         return cls(**{**fields, "checks": tuple(fields["checks"])})
 
     @property
@@ -56,7 +55,6 @@ class Verdict:
         return f"{self.outcome.replace('_', ' ')} {'+'.join(self.checks) or self.why}{unproved}"
 
     def as_record(self) -> dict[str, Any]:
-        """What a label holds."""
         found: dict[str, Any] = {"verdict": self.outcome}
         if self.outcome == "passed":
             found["checks"] = list(self.checks)

@@ -34,15 +34,12 @@ class FrozenProduct(Protocol):
 
     def read(self, rows: Tensor) -> Read:
         """The rows [N, n] as input that all their products share."""
-        ...
 
     def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """x W^T + bias [N, out], in new memory."""
-        ...
 
     def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
         """dy W [N, in], plus `into` if given; `into` may be overwritten."""
-        ...
 
 
 torch.library.define("mftcoder::add_product_", "(Tensor(a!) into, Tensor left, Tensor right, float scale) -> ()")

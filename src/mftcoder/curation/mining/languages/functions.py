@@ -86,7 +86,10 @@ def _function(node: "Node", grammar: Grammar, owner: str, outer: "Node") -> Foun
     elif node.type == "function_definition":
         name, owner = _declared(node, owner)
     elif grammar.title == "Go" and node.type == "method_declaration":
-        owner = _receiver(node)
+        # `Buffer` of `(b *Buffer)`
+        text = text_of(node.child_by_field_name("receiver"))
+        names = re.findall(r"\w+", text.split("[")[0])
+        owner = names[-1] if names else ""
     if value is None or (value is not node and value.type not in _FUNCTION_VALUES):
         return None
     body = value.child_by_field_name("body")
@@ -104,13 +107,6 @@ def _declared(node: "Node", owner: str) -> tuple["Node | None", str]:
         owner = text_of(name.child_by_field_name("scope"))
         name = name.child_by_field_name("name")
     return name, owner
-
-
-def _receiver(node: "Node") -> str:
-    """The type that a Go method belongs to: `Buffer` of `(b *Buffer)`."""
-    text = text_of(node.child_by_field_name("receiver"))
-    names = re.findall(r"\w+", text.split("[")[0])
-    return names[-1] if names else ""
 
 
 def _mined(module: "SourceModule", found: Found, lines: list[str], longest: int) -> MinedFunction | str:

@@ -76,7 +76,6 @@ class _Place:
 
     @cached_property
     def nodes(self) -> "list[Node]":
-        """The nodes of the body."""
         return list(walk(self.tree.body)) if self.tree.body is not None else []
 
     @cached_property

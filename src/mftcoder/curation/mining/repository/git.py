@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from mftcoder.errors import DataError
 
@@ -73,9 +72,7 @@ class GitRepository:
     def __enter__(self) -> "GitRepository":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in (self._sizes, self._contents):
             _end(process)
 
