@@ -176,6 +176,15 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     return count
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Append `line` to a file, as a line of its own also where the last one has no line break: cut short, or written by hand."""
+    with path.open("ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line + b"\n")
+
+
 def open_for_writing(path: Path, *, compressed: bool) -> IO[bytes]:
     """A binary file. A gzip file gets a fixed time stamp, so that equal content gives equal bytes."""
     return gzip.GzipFile(path, "wb", mtime=0) if compressed else path.open("wb")  # type: ignore[return-value]

@@ -88,8 +88,13 @@ def test_a_file_that_cannot_be_written_and_bytes_that_are_no_text_are_told_and_e
     with pytest.raises(ConfigError, match="not UTF-8"):
         list(chat.answer("a\udcff"))
     list(chat.answer("x"))
-    with pytest.raises(ConfigError, match="cannot be written"):
-        chat.save(tmp_path)
+    for path in (tmp_path / "none" / "talk.jsonl", Path("~no-such-user/talk.jsonl")):
+        with pytest.raises(ConfigError, match=r"cannot be written: .+"):
+            chat.save(path)
+    (tmp_path / "code.py").write_text("x = 1\n")
+    with pytest.raises(ConfigError, match=r"the name must end in \.jsonl"):
+        chat.save(tmp_path / "code.py")
+    assert (tmp_path / "code.py").read_text() == "x = 1\n"
     assert len(chat.messages) == 2
 
 

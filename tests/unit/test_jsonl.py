@@ -15,6 +15,7 @@ from mftcoder.cli.group import MACHINE_ERRORS
 from mftcoder.errors import GenerationError
 from mftcoder.jsonl import (
     JournalFile,
+    append_line,
     atomic_folder,
     atomic_path,
     open_for_writing,
@@ -150,3 +151,13 @@ def test_a_journal_has_one_process_even_if_it_is_replaced_while_another_one_open
     again = JournalFile(tmp_path / "journal.jsonl", {"task": "mini"}, GenerationError)
     again.close()
     assert again.records == [{"number": 1}]
+
+
+@pytest.mark.parametrize("before", [b"", b'{"a": 1}\n', b'{"a": 1}', b'{"a": 1}\n{"cut": '])
+def test_an_appended_line_stands_on_its_own(before: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(before)
+    append_line(path, b'{"b": 2}')
+    assert path.read_bytes().splitlines() == [*before.splitlines(), b'{"b": 2}']
+    append_line(tmp_path / "new.jsonl", b"{}")
+    assert (tmp_path / "new.jsonl").read_bytes() == b"{}\n"

@@ -24,6 +24,7 @@ from mftcoder.data.records.conversation import ROLES
 from mftcoder.data.rendering.pairs import read_pair
 from mftcoder.errors import ConfigError, DataError, ExecutionError
 from mftcoder.execution.run_programs import Sandbox, run_script
+from mftcoder.jsonl import append_line
 from mftcoder.serving.catalogue import ClientError
 from mftcoder.serving.protocol import ChatMessage, Checked
 
@@ -79,6 +80,8 @@ class Ui:
         self._runs = threading.BoundedSemaphore(MOST_RUNS)
         if votes.is_dir():
             raise ConfigError(f"--votes {votes}: is a folder; give a file")
+        if votes.suffix != ".jsonl":
+            raise ConfigError(f"--votes {votes}: the name must end in .jsonl, so that mft train reads it")
 
     async def page(self) -> Response:
         """GET /."""
@@ -119,8 +122,7 @@ class Ui:
         with self._lock:
             try:
                 self.votes.parent.mkdir(parents=True, exist_ok=True)
-                with self.votes.open("ab") as file:
-                    file.write(orjson.dumps(record) + b"\n")
+                append_line(self.votes, orjson.dumps(record))
             except OSError as error:
                 raise ClientError(500, f"The vote cannot be written: {self.votes}: {error.strerror}") from error
 

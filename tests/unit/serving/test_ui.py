@@ -17,6 +17,7 @@ pytest.importorskip("prometheus_client", reason="the extra `serve` brings promet
 import httpx
 
 from mftcoder.data.rendering.pairs import read_pair
+from mftcoder.errors import ConfigError
 from mftcoder.serving.app import Api, make_app
 from mftcoder.serving.guard import OPEN_PATHS, Guard
 from mftcoder.serving.metrics import Metrics
@@ -167,3 +168,9 @@ def test_with_keys_the_page_is_open_and_its_requests_are_not(tmp_path: Path) -> 
     other = "http://models.example.org"
     signed = {"Authorization": f"Bearer {KEY}", "Origin": other}
     assert keyed("POST", "/ui/vote", base=other, json=VOTE, headers=signed).status_code == 200
+
+
+@pytest.mark.parametrize(("name", "problem"), [("", "is a folder"), ("code.py", r"must end in \.jsonl")])
+def test_votes_are_kept_in_no_other_file(name: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Ui(tmp_path / name, has_keys=False)

@@ -17,6 +17,7 @@ from mftcoder.errors import ConfigError, MftError
 from mftcoder.execution.run_programs import Sandbox, run_script
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Piece, Request, stream_pieces
+from mftcoder.jsonl import append_line
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Chat:
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context and len(ids) >= context:
             raise MftError(
-                f"the conversation has {len(ids):,} tokens, the model only {context:,} positions. Begin anew with /reset"
+                f"the conversation has {len(ids):,} tokens, the model only {context:,} positions. Ask for less, or begin anew with /reset"
             )
         if self.random_seed:
             self.sampling = replace(self.sampling, seed=time.time_ns())
@@ -124,16 +125,19 @@ class Chat:
         self.sampling = replace(self.sampling, **{name: number})
 
     def save(self, path: Path) -> None:
-        """Append the conversation to a file, as a record that `mft train` reads. ConfigError if there is nothing to save."""
+        """Append the conversation to a .jsonl file, as a record that `mft train` reads. ConfigError for another file, or nothing to save."""
         if not self.messages:
             raise ConfigError("/save: the conversation is empty")
+        if path.suffix != ".jsonl":
+            raise ConfigError(f"/save {path}: the name must end in .jsonl, so that mft train reads it")
         opening = [Message("system", self.system, False)] if self.system else []
         record = {"messages": [{"role": one.role, "content": one.content} for one in [*opening, *self.messages]]}
         try:
-            with path.open("ab") as file:
-                file.write(orjson.dumps(record) + b"\n")
-        except OSError as error:
-            raise ConfigError(f"/save {path}: cannot be written: {error.strerror}") from error
+            append_line(path.expanduser(), orjson.dumps(record))
+        except (OSError, RuntimeError) as error:  # RuntimeError: ~ and a user without a home
+            raise ConfigError(
+                f"/save {path}: cannot be written: {getattr(error, 'strerror', None) or error}"
+            ) from error
 
     def run_last_code(self, sandbox: Sandbox) -> str:
         """What the last code block of the last answer prints, run in the sandbox. ConfigError if there is none in Python."""

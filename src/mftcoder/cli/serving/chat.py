@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 HELP = """/system TEXT     set the system message and begin anew; without TEXT show it
 /reset           forget the conversation
 /params          show the settings; /params temperature=0.7 top_p=1 changes them
-/save FILE       append the conversation to FILE, as a record that mft train reads
+/save FILE       append the conversation to FILE (.jsonl), as a record that mft train reads
 /run             run the last code block of the last answer in the sandbox
 /help, /quit     this list, the end (also Ctrl-D)
 A line that ends with \\ goes on in the next one; \"\"\" begins and ends a text of several lines. Ctrl-C ends an answer."""
@@ -155,8 +155,10 @@ def _command(chat: "Chat", text: str, sandbox: Callable[[], "Sandbox"]) -> bool:
         seed = "another one for each answer" if chat.random_seed else chat.sampling.seed
         one = chat.sampling
         click.echo(f"temperature={one.temperature} top_p={one.top_p} max_new_tokens={one.max_new_tokens} seed={seed}")
-    elif name == "/save" and rest:
-        chat.save(Path(rest).expanduser())
+    elif name == "/save":
+        if not rest:
+            raise MftError("/save: give the FILE, such as talk.jsonl")
+        chat.save(Path(rest))
         click.echo(f"saved to {rest}")
     elif name == "/run":
         click.echo(chat.run_last_code(sandbox()), nl=False)
