@@ -108,6 +108,9 @@ class Runner(Protocol):
     def compile(self, code: str, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
         """`passed` if the code compiles as a file of its own, else the compile error."""
 
+    def warnings(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """What the linter or the compiler says about the code as it stands, as stdout; empty where there is none."""
+
     def close(self) -> None:
         """End the judge's processes."""
 

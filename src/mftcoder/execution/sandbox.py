@@ -20,7 +20,9 @@ class Program:
     """An answer and the tests that it must pass. `files` maps a role (`candidate`, `tests`, `entry_point`, ...) to its text.
 
     The role `preload` names trusted modules that a Python candidate finds imported.
-    In languages other than Python, a program without tests is compiled and does not run.
+    In languages other than Python, a program without tests is compiled and does not run. With the role `warnings`, the name of its file,
+    its stdout is what the linter or the compiler says about the file as it stands. With tests and the role `record`, nothing is judged:
+    stdout is a JSON list: what the candidate answered, each a hash or the name of an error, and whether the tests came to their end.
     """
 
     language: str

@@ -17,7 +17,7 @@ from typing import Any
 
 from mftcoder.execution.bounds import bounded, resident_mb
 from mftcoder.execution.channel import Channel, ChannelClosedError
-from mftcoder.execution.compiled.judging import judge
+from mftcoder.execution.compiled.judging import judge, recorded
 from mftcoder.execution.isolation import kernel
 from mftcoder.execution.isolation.scratch import remove_tree, remove_unlocked
 from mftcoder.execution.languages import Runner, runner
@@ -73,10 +73,14 @@ class Slot:
             return run_python(program, limits, self.zygote(preload_for(program)))
         if program.language not in self.toolchains:
             return ExecutionResult("sandbox_error", stderr=f"no toolchain for {program.language} was prepared")
+        if "warnings" in program.files:
+            return self.runner(program.language).warnings(program, limits, self.commands())
         if "tests" not in program.files:
             return self.runner(program.language).compile(program.files["candidate"], limits, self.commands())
         with self.runner(program.language).sides(program, limits, self.commands()) as sides:
-            return sides if isinstance(sides, ExecutionResult) else judge(sides, limits)
+            if isinstance(sides, ExecutionResult):
+                return sides
+            return (recorded if "record" in program.files else judge)(sides, limits)
 
     def runner(self, name: str) -> Runner:
         if name not in self.runners:

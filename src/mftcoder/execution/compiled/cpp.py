@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import instrument
-from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, shell, split_parameters
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, listing, shell, split_parameters
 from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
@@ -57,7 +57,7 @@ _ASSERT = (
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    return CompiledRunner(plan, alone, toolchain, tests_zygote)
+    return CompiledRunner(plan, alone, linted, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -80,6 +80,13 @@ def alone(code: str, toolchain: Toolchain) -> Build:
     script = f'{{ {known} || "$@" -std=c++20 -w; }} && echo done > program'
     command = shell(script, toolchain.tools["g++"], "-fsyntax-only", "answer.cpp")
     return Build({"answer.cpp": code}, command, {"TMPDIR": "."})
+
+
+def linted(code: str, toolchain: Toolchain) -> Build:
+    """What g++ says about code with its own includes, all warnings on."""
+    flags = ("-std=c++11", "-Wall", "-Wextra", "-fno-diagnostics-show-caret", "-fdiagnostics-color=never")
+    command = (toolchain.tools["g++"], *flags, "-c", "-o", "object", "answer.cpp")
+    return listing('"$@"', {"answer.cpp": code}, *command, environment={"TMPDIR": "."})
 
 
 def _build(name: str, source: str, toolchain: Toolchain) -> Build:

@@ -5,6 +5,7 @@ judge's has a variable of that type which asks the candidate (bridge/bridge.go).
 ones are removed and missing ones of the standard library added, because both are errors in Go and say nothing about the answer.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import instrument
-from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, shell
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, listing, shell
 from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
@@ -56,7 +57,7 @@ _NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    return CompiledRunner(plan, alone, toolchain, tests_zygote)
+    return CompiledRunner(plan, alone, linted, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -83,6 +84,13 @@ def alone(code: str, toolchain: Toolchain) -> Build:
     command = shell(script, toolchain.cache, toolchain.tools["compile"])
     environment = {"GOROOT": toolchain.tools["root"], "GOMAXPROCS": "2", "GOMEMLIMIT": "off"}
     return Build({"answer.go": _source("answer", code, ())}, command, environment)
+
+
+def linted(code: str, toolchain: Toolchain) -> Build:
+    """What vet says about code with its own imports. It checks the types too, and then says `vet: ` before its first error."""
+    environment = {"GOROOT": toolchain.tools["root"], "GOMAXPROCS": "2"}
+    script = 'cp "$1/vet.cfg" vet.cfg && "$2" vet.cfg'
+    return listing(script, {"answer.go": code}, toolchain.cache, toolchain.tools["vet"], environment=environment)
 
 
 def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:
@@ -151,6 +159,18 @@ def _is_used(spec: str, code: str) -> bool:
     return name in "._" or re.search(rf"(?<![\w.]){re.escape(name)}\s*\.\s*\w", code) is not None
 
 
+_VET = "vet 1"  # of what vet reads; another one makes the cache new
+
+
+def _vet_config(lines: Iterable[str]) -> str:
+    """What `go vet` hands to its tool: one package of one file, and where the packages are that it may import."""
+    files = dict(line.removeprefix("packagefile ").split("=", 1) for line in lines)
+    package = {"ID": "answer", "ImportPath": "answer", "Compiler": "gc", "Dir": ".", "GoFiles": ["answer.go"]}
+    return json.dumps(
+        {**package, "ImportMap": {path: path for path in files}, "PackageFile": files, "VetxOutput": "vetx"}
+    )
+
+
 def prepare(tools: Mapping[str, str]) -> Toolchain:
     """Compile what programs may import (the standard library, testify) and list where the packages are."""
     version = output_of(tools["go"], "version").strip()
@@ -175,7 +195,8 @@ def prepare(tools: Mapping[str, str]) -> Toolchain:
         output_of(f"{tool_folder}/compile", "-o", str(folder / "mftbridge.a"), *bridge)
         lines.append(f"packagefile mftbridge={folder}/mftbridge.a")
         (folder / "importcfg").write_text("".join(line + "\n" for line in lines))
+        (folder / "vet.cfg").write_text(_vet_config(lines))
 
-    cache = cached("go", version + root + _BRIDGE.read_text(), build)
-    compiled = {"compile": f"{tool_folder}/compile", "link": f"{tool_folder}/link", "root": root}
+    cache = cached("go", version + root + _BRIDGE.read_text() + _VET, build)
+    compiled = {**{name: f"{tool_folder}/{name}" for name in ("compile", "link", "vet")}, "root": root}
     return Toolchain("go", {**tools, **compiled}, cache, (cache, root, tool_folder), version)

@@ -17,9 +17,9 @@ from pathlib import Path
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import Instrumented, instrument
 from mftcoder.execution.compiled.judging import Sides
-from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB
+from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB, listing
 from mftcoder.execution.compiled.relay import EndedError, LateError
-from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide
+from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide, warnings_of
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import ExecutionResult, Limits, Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
@@ -40,6 +40,7 @@ class JavaRunner:
     """Runs a slot's programs. Keeps the virtual machine of the tests, so that it is warm."""
 
     def __init__(self, toolchain: Toolchain, tests_zygote: ZygoteHandle):
+        self.javac = toolchain.tools["javac"]
         java = (toolchain.tools["java"], *_VM, f"-Xmx{MEMORY_MB}m")
         classes = ("-cp", f"{toolchain.cache}/bridge.jar")
         self.answers = (
@@ -68,6 +69,21 @@ class JavaRunner:
         """Whether the code compiles as a file of its own; methods without a class get one. It does not run."""
         compiled = self._compiled(_whole(code), limits)
         return compiled if isinstance(compiled, ExecutionResult) else ExecutionResult("passed")
+
+    def warnings(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """What javac says about the code as it stands, all warnings on. A public class must have the file's name."""
+        name = program.files["warnings"]
+        flags = (
+            "-J-XX:TieredStopAtLevel=1",
+            "-J-XX:+UseSerialGC",
+            "-J-Xmx512m",
+            "-proc:none",
+            "-Xlint:all",
+            "-d",
+            "classes",
+        )
+        listed = listing('"$@"', {name: program.files["candidate"]}, self.javac, *flags, name)
+        return warnings_of(listed, limits, zygote)
 
     def _compiled(self, source: str, limits: Limits) -> bytes | ExecutionResult:
         """The answer's classes. Compiling hostile source in the judge is safe: a compiler without plugins runs none of it."""

@@ -49,6 +49,10 @@ class JavaScriptRunner:
         build = Build({"answer.js": code, "answer.mjs": code}, shell(script, self.answers[0]))
         return compiled_alone(build, limits, zygote)
 
+    def warnings(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """Nothing: Node has no linter."""
+        return ExecutionResult("passed")
+
     def close(self) -> None:
         self.server.close()
 

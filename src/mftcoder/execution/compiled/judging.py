@@ -6,6 +6,9 @@ drawn only then, and the candidate's process is a new one. An answer that passes
 """
 
 import contextlib
+import hashlib
+import json
+import re
 import secrets
 import time
 from dataclasses import dataclass, replace
@@ -68,12 +71,31 @@ def negative_control(sides: Sides, claim: int, limits: Limits) -> str:
     return next((outcome for outcome in outcomes if outcome != "passed"), "passed")
 
 
-def run_once(sides: Sides, change: int, limits: Limits) -> tuple[str, ExecutionResult]:
-    """One run of both processes: its outcome (see `_outcome`) and the result."""
+def recorded(sides: Sides, limits: Limits) -> ExecutionResult:
+    """One run whose result is what the candidate answered: [hashes of its answers, whether the tests came to their end] as stdout."""
+    answers: list[bytes] = []
+    outcome, result = run_once(sides, NO_CHANGE, limits, answers)
+    if outcome == "crashed":  # the judge: it says nothing about the candidate
+        return result
+    return replace(result, status="passed", stdout=json.dumps([list(map(_kind, answers)), outcome in _REPORTED]))
+
+
+def _kind(frame: bytes) -> str:
+    """A value as `a` and its hash; an error as `e` and the name of its class, where it has one: another message is the same error."""
+    if frame[:1] == b"a":
+        return f"a{hashlib.sha256(frame).hexdigest()}"
+    named = re.match(r"e([A-Za-z_][\w.$]*)(?=:|\Z)", frame.decode(errors="replace"))
+    return f"e{named[1] if named else ''}"
+
+
+def run_once(
+    sides: Sides, change: int, limits: Limits, answers: list[bytes] | None = None
+) -> tuple[str, ExecutionResult]:
+    """One run of both processes: its outcome (see `_outcome`) and the result. `answers` gets what the candidate sends."""
     started = time.monotonic()
     deadline = started + limits.wall_seconds
     with sides.candidate.start(change, deadline) as candidate, sides.judge.start(change, deadline) as tests:
-        outcome, detail = _outcome(tests, candidate)
+        outcome, detail = _outcome(tests, candidate, answers)
         seconds = time.monotonic() - started
         judge_end = sides.judge.end(finished=outcome in _REPORTED, patience=_PATIENCE if outcome == "crashed" else 0.0)
         end = sides.candidate.end(finished=False, patience=_PATIENCE if outcome == "hung up" else 0.0)
@@ -87,10 +109,10 @@ _REPORTED = ("passed", "failed", "void")
 """Outcomes that a judge reports. `void`: the tests passed without reaching the changed claim."""
 
 
-def _outcome(tests: Peer, candidate: Peer) -> tuple[str, str]:
+def _outcome(tests: Peer, candidate: Peer, answers: list[bytes] | None) -> tuple[str, str]:
     """What the judge reported and the detail; or `late`, `hung up` (the candidate ended), `crashed` (the judge ended)."""
     try:
-        outcome, _, detail = relay(tests, candidate).partition(" ")
+        outcome, _, detail = relay(tests, candidate, answers).partition(" ")
     except LateError:
         return "late", "no verdict in time"
     except EndedError:

@@ -45,6 +45,13 @@ def shell(script: str, *arguments: str) -> tuple[str, ...]:
     return ("/bin/sh", "-c", f"{script} && cat program >&{PRODUCT}", "sh", *arguments)
 
 
+def listing(
+    script: str, files: Mapping[str, str], *arguments: str, environment: Mapping[str, str] | None = None
+) -> Build:
+    """A build whose product is what a linter prints. A linter that finds something may fail: the text says so."""
+    return Build(files, shell(f"{{ {script}; }} > program 2>&1; echo >> program", *arguments), environment or {})
+
+
 def split_parameters(parameters: str) -> list[str]:
     """`vector<int> a, map<char, int>& b` -> two parts: split at commas outside of brackets."""
     depth, parts = 0, [""]

@@ -121,8 +121,11 @@ class NoVerdictError(Exception):
     """The judge's process ended without a verdict."""
 
 
-def relay(tests: Peer, candidate: Peer) -> str:
-    """Pass questions and answers on until the judge sends its verdict. EndedError means the candidate, LateError either."""
+def relay(tests: Peer, candidate: Peer, answers: list[bytes] | None = None) -> str:
+    """Pass questions and answers on until the judge sends its verdict. EndedError means the candidate, LateError either.
+
+    `answers` gets each frame of the candidate.
+    """
     while True:
         try:
             kind, body = tests.receive()
@@ -132,6 +135,8 @@ def relay(tests: Peer, candidate: Peer) -> str:
             return body.decode(errors="replace")
         candidate.send(kind, body)
         kind, body = candidate.receive()
+        if answers is not None:
+            answers.append(kind + body)
         try:
             tests.send(kind if kind in (b"a", b"e") else b"e", body)
         except EndedError as error:

@@ -40,6 +40,10 @@ class SealedProgram:
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
 
+    def content(self) -> bytes:
+        """What the file holds."""
+        return os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0)
+
     def close(self) -> None:
         os.close(self.descriptor)
 
@@ -173,10 +177,12 @@ class CompiledRunner:
         self,
         plan: Callable[[Program, Toolchain], Plan],
         alone: Callable[[str, Toolchain], Build],
+        linted: Callable[[str, Toolchain], Build],
         toolchain: Toolchain,
         tests_zygote: ZygoteHandle,
     ):
-        self.plan, self.alone, self.toolchain, self.tests_zygote = plan, alone, toolchain, tests_zygote
+        self.plan, self.alone, self.linted = plan, alone, linted
+        self.toolchain, self.tests_zygote = toolchain, tests_zygote
         self._kept: OrderedDict[str, tuple[SealedProgram, int]] = OrderedDict()
 
     @contextmanager
@@ -218,6 +224,10 @@ class CompiledRunner:
         """Whether the code compiles as a file of its own; it does not run."""
         return compiled_alone(self.alone(code, self.toolchain), limits, zygote)
 
+    def warnings(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+        """What the linter says about the code as it stands."""
+        return warnings_of(self.linted(program.files["candidate"], self.toolchain), limits, zygote)
+
     def close(self) -> None:
         for program, _ in self._kept.values():
             program.close()
@@ -232,6 +242,15 @@ def compiled_alone(build: Build, limits: Limits, zygote: ZygoteHandle) -> Execut
         return built
     built.close()
     return ExecutionResult("passed")
+
+
+def warnings_of(build: Build, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
+    """What a linter prints, as stdout."""
+    built = build_program(build, limits, zygote)
+    if isinstance(built, ExecutionResult):
+        return built
+    with closing(built):
+        return ExecutionResult("passed", 0, built.content().decode(errors="replace"))
 
 
 def build_program(build: Build, limits: Limits, zygote: ZygoteHandle) -> SealedProgram | ExecutionResult:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import instrument
-from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, shell, split_parameters
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, listing, shell, split_parameters
 from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
@@ -66,7 +66,7 @@ debug = 0
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    return CompiledRunner(plan, alone, toolchain, tests_zygote)
+    return CompiledRunner(plan, alone, linted, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -89,12 +89,34 @@ def alone(code: str, toolchain: Toolchain) -> Build:
     return _build("answer.rs", code, toolchain, ("--crate-type", "lib", "--emit", "metadata"))
 
 
-def _build(name: str, source: str, toolchain: Toolchain, kind: Sequence[str] = ()) -> Build:
+def linted(code: str, toolchain: Toolchain) -> Build:
+    """What clippy says about code as a library, where clippy is, else what rustc says. Unused functions are no fault of one file."""
+    tool = toolchain.tools.get("clippy-driver", toolchain.tools["rustc"])
+    flags = (
+        "--edition",
+        "2021",
+        "--crate-type",
+        "lib",
+        "--emit",
+        "metadata",
+        "--error-format",
+        "short",
+        "-A",
+        "dead_code",
+    )
+    command = (tool, *flags, *_crates(toolchain), "-o", "metadata", "answer.rs")
+    return listing('"$@"', {"answer.rs": code}, *command)
+
+
+def _crates(toolchain: Toolchain) -> list[str]:
     listed = Path(toolchain.cache, "externs").read_text().split()
-    crates = [argument for extern in listed for argument in ("--extern", extern)]
+    found = [argument for extern in listed for argument in ("--extern", extern)]
+    return [*found, "-L", f"dependency={toolchain.cache}/deps"]
+
+
+def _build(name: str, source: str, toolchain: Toolchain, kind: Sequence[str] = ()) -> Build:
     linker = [part for flag in ("-s", *fast_linker()) for part in ("-C", f"link-arg={flag}")]
-    search = ("-L", f"dependency={toolchain.cache}/deps")
-    command = shell('"$@" -o program', toolchain.tools["rustc"], *_FLAGS, *kind, *search, *crates, *linker, name)
+    command = shell('"$@" -o program', toolchain.tools["rustc"], *_FLAGS, *kind, *_crates(toolchain), *linker, name)
     return Build({name: source}, command)
 
 
@@ -239,7 +261,7 @@ def prepare(tools: Mapping[str, str]) -> Toolchain:
             f"Rust: no crates in {_REGISTRY}. Debian or Ubuntu: apt-get install librust-rand-dev librust-regex-dev "
             "librust-md5-dev librust-aho-corasick-dev librust-memchr-dev"
         )
-    real = {"rustc": f"{sysroot}/bin/rustc"}
+    real = {name: f"{sysroot}/bin/{name}" for name in ("rustc", "clippy-driver") if Path(sysroot, "bin", name).exists()}
     cache = cached(
         "rust",
         version + _RAND_SHIM + _MANIFEST + _BRIDGE.read_text() + " ".join(_FLAGS),

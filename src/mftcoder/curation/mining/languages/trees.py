@@ -18,13 +18,14 @@ class FunctionTree:
         self.source = source
         self.root = root
         self._bytes = source.encode()
-        self._shift = shift  # bytes of the text before the function
+        self.shift = shift
+        """Bytes of the text before the function."""
 
     @cached_property
     def nodes(self) -> list["Node"]:
         """All nodes that lie within the function's text, in its order."""
-        end = self._shift + len(self._bytes)
-        return [node for node in walk(self.root) if node.start_byte >= self._shift and node.end_byte <= end]
+        end = self.shift + len(self._bytes)
+        return [node for node in walk(self.root) if node.start_byte >= self.shift and node.end_byte <= end]
 
     @cached_property
     def body(self) -> "Node | None":
@@ -36,7 +37,7 @@ class FunctionTree:
         return self._character(node.start_byte), self._character(node.end_byte)
 
     def _character(self, byte: int) -> int:
-        offset = byte - self._shift
+        offset = byte - self.shift
         return offset if self.source.isascii() else len(self._bytes[:offset].decode(errors="ignore"))
 
     @cached_property

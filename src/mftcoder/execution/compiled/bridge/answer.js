@@ -42,9 +42,12 @@
   );
   const text = (error) => { try { return String(error).slice(0, 500); } catch { return "an exception"; } };
 
-  // Loaded as Node loads a file: inside a function, where a stray `return` is allowed. `find` evaluates a name of the program.
+  // Loaded as Node loads a file: inside a function, where a stray `return` is allowed, and strict if it begins with "use strict".
+  // `find` evaluates a name of the program.
   let find, failure = null;
-  const wrapped = `(function (exports, require, module, expose) { expose((name) => eval(name)); ${receive()}\n})`;
+  const source = receive();
+  const strict = /^(?:\s|\/\/[^\n]*\n|\/\*(?:[^*]|\*(?!\/))*\*\/)*(["'])use strict\1\s*(?:;|\n|$)/.test(source) ? "'use strict'; " : "";
+  const wrapped = `(function (exports, require, module, expose) { ${strict}expose((name) => eval(name)); ${source}\n})`;
   try {
     vm.runInThisContext(wrapped, { filename: "answer" })({}, require, { exports: {} }, (lookup) => { find = lookup; });
   } catch (error) {
