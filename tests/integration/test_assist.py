@@ -414,7 +414,7 @@ def test_the_command_writes_only_what_is_asked_for(
         (["test", "shapes.py:area", "--out", "../tests.py"], "lies outside the working folder"),
         (["test", "shapes.py:area", "--out", "shapes.py"], "exists already"),
         (["complete", "shapes.py:999"], "the file has"),
-        (["optimise", "main.go:add"], "which it does for Python, JavaScript only"),
+        (["optimise", "main.js"], "there is no linter for JavaScript"),
     ],
 )
 def test_a_mistake_of_the_user_is_one_line_and_asks_nothing(
@@ -422,6 +422,7 @@ def test_a_mistake_of_the_user_is_one_line_and_asks_nothing(
 ) -> None:
     (tmp_path / "shapes.py").write_text(SHAPES)
     (tmp_path / "main.go").write_text("package main\n\nfunc add(a int, b int) int {\n\tc := a + b\n\treturn c\n}\n")
+    (tmp_path / "main.js").write_text("function add(a, b) {\n  return a + b;\n}\n")
     os.mkfifo(tmp_path / "pipe.py")
     (tmp_path / "folder.py").mkdir()
     (tmp_path / "binary.py").write_bytes(b"x = 1\xff\n")

@@ -13,6 +13,7 @@ if shutil.which("node") is None:
     pytest.skip("node runs the tests", allow_module_level=True)
 
 from mftcoder.assistant.assistant import Assistant
+from mftcoder.assistant.functions import find_function
 from mftcoder.assistant.model import open_endpoint
 from mftcoder.assistant.rounds import Proposal
 from mftcoder.curation.synthesis.trials import fenced
@@ -197,3 +198,37 @@ def test_functions_of_modules_are_tested_too(assistant: Assistant, says: Says, f
     says.answers = [js("assert.equal(twice(3), 6);\nassert.equal(twice(0), 0);")]
     made = assistant.test("twice.mjs:twice")
     assert 'import test from "node:test"' in made.text and "twice(3), 6" in made.text
+
+
+STRICT = "function strict() {\n  return (function () { return this; })() === undefined;\n}\n"
+
+
+@pytest.mark.parametrize(
+    "name, opening, is_strict",
+    [
+        ("strict.mjs", "", "true"),
+        ("strict.js", "export ", "true"),
+        ("package/strict.js", "", "true"),
+        ("directive.js", "// first\n'use strict';\n", "true"),
+        ("sloppy.js", "", "false"),
+        ("package/sloppy.cjs", "", "false"),
+    ],
+)
+def test_a_module_runs_strict_and_a_script_does_not(
+    assistant: Assistant, folder: Path, name: str, opening: str, is_strict: str
+) -> None:
+    (folder / "package").mkdir(exist_ok=True)
+    (folder / "package" / "package.json").write_text('{"type": "module"}')
+    (folder / name).write_text(f"{opening}{STRICT}")
+    function = find_function(assistant.folder.read(name), "strict")
+    [verdict] = assistant.trials.tests(
+        function, [(function.file.text, f"console.assert(mft_same(strict(), {is_strict}));")]
+    )
+    assert verdict.outcome == "passed", verdict
+
+
+def test_a_table_of_the_tests_inputs_is_no_better_function(assistant: Assistant, says: Says) -> None:
+    table = "if (width === 2) {\n    return 6;\n  }\n  throw new RangeError('negative');"
+    says.answers = [js(f"function area(width, height) {{\n  {table}\n}}\n")]
+    with pytest.raises(NoAnswerAcceptedError, match="other_result"):
+        asked_of(assistant, "optimise")

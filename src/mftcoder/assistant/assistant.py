@@ -10,9 +10,10 @@ from mftcoder.assistant.functions import FunctionText, find_function
 from mftcoder.assistant.model import Model
 from mftcoder.assistant.rounds import Proposal
 from mftcoder.assistant.suites.trials import LIMITS, MUTANTS, Trials
-from mftcoder.assistant.verbs.change import fix, function_of_log, optimise, with_findings
+from mftcoder.assistant.verbs.change import fix, optimise, with_findings
 from mftcoder.assistant.verbs.comment import comment
 from mftcoder.assistant.verbs.complete import complete
+from mftcoder.assistant.verbs.guard import function_of_log
 from mftcoder.assistant.verbs.read import explain, review
 from mftcoder.assistant.verbs.write_tests import require_tested, write_tests
 from mftcoder.errors import ConfigError
@@ -20,6 +21,8 @@ from mftcoder.execution.run_programs import Sandbox
 from mftcoder.execution.sandbox import Limits
 
 ROUNDS = 3
+MOST_READ = 1 << 20
+"""Bytes or characters of a log's end, and of a diff."""
 
 
 class Assistant:
@@ -92,9 +95,9 @@ class Assistant:
         file = self.folder.read(where.file)
         require_tested(file, "optimise")
         named = _named(file, where)
-        function, *others = [named] if named else with_findings(file)
+        function, *others = [named] if named else with_findings(file, self.trials)
         made = optimise(self.model, function, self.trials, self.folder.read(tests) if tests else None, **self._limits)
-        rest = (f"ruff also says something about {', '.join(one.name for one in others)}",) if others else ()
+        rest = (f"the linter also says something about {', '.join(one.name for one in others)}",) if others else ()
         return replace(made, notes=(*made.notes, *rest))
 
     def fix(self, place: str, error: str, *, tests: str | None = None) -> Proposal:
@@ -102,6 +105,7 @@ class Assistant:
         where = _function_place(place)
         file = self.folder.read(where.file)
         require_tested(file, "fix")
+        error = error[-MOST_READ:]
         function = _named(file, where) or function_of_log(file, error)
         given = self.folder.read(tests) if tests else None
         return fix(self.model, function, error, self.trials, given, **self._limits)
@@ -114,7 +118,8 @@ class Assistant:
         """Write the change of a proposal into its file, atomically. ConfigError if the file changed since, or nothing does."""
         if proposal.new_text is None or proposal.read is None:
             raise ConfigError(f"{proposal.verb}: has no change to apply")
-        self.folder.replace(proposal.read, proposal.new_text)
+        with self._lock:  # of two changes of one file, the second one sees the first
+            self.folder.replace(proposal.read, proposal.new_text)
         return proposal.read.path
 
     def save(self, proposal: Proposal, name: str | Path) -> Path:
@@ -122,7 +127,7 @@ class Assistant:
         content = proposal.text if proposal.verb == "test" else proposal.patch or proposal.text
         return self.folder.create(name, content if content.endswith("\n") else f"{content}\n")
 
-    def read_text(self, name: str | Path, most: int = 1 << 20) -> str:
+    def read_text(self, name: str | Path, most: int = MOST_READ) -> str:
         """A log or a diff of the folder."""
         return read_bytes(self.folder.inside(name), str(name))[-most:].decode(errors="replace")
 

@@ -1,6 +1,7 @@
-"""A changed function in JavaScript: another body behind the same head, with no power and no change of state that was not there before.
+"""A changed function in a language with braces: another body behind the same head, with no power and no change of state that was not there.
 
-What cannot be told from the tree counts as a change of state: a local name is the function's own only if it was made there.
+The rules of JavaScript are here, those of the languages with types in compiled.py. What cannot be told from the tree counts as a change of
+state: a local name is the function's own only if it was made there.
 """
 
 import re
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.comments import refuse_new_directives
+from mftcoder.assistant.checks.compiled import POWERS, refuse_gains, state_changes
+from mftcoder.assistant.checks.names import declared_list, foreign
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
-from mftcoder.curation.mining.languages.grammars import COMMENTS
-from mftcoder.curation.mining.languages.trees import text_of, tokens, walk
+from mftcoder.curation.mining.languages.grammars import COMMENTS, title_of
+from mftcoder.curation.mining.languages.trees import function_tree, text_of, tokens, walk
 from mftcoder.curation.syntax import parse
+from mftcoder.errors import ConfigError
 
 if TYPE_CHECKING:
     from tree_sitter import Node
@@ -55,48 +59,71 @@ _PLAIN = frozenset({"number", "string", "template_string", "true", "false", "nul
 
 def changed_body(function: FunctionText, code: str) -> str:
     """The function with the body of the answer. RefusedAnswer if anything else differs."""
-    old, new = _alone(function.text, function.name), _alone(code, function.name)
+    language = function.file.language
+    (old, _), (new, shift) = _alone(function, function.text), _alone(function, code)
     if _head(old) != _head(new):
         raise RefusedAnswer("other_signature", f"The signature of {function.name} changed.")
+    if all(node.type in COMMENTS for node in new.body.named_children):
+        raise RefusedAnswer("empty", f"The body of {function.name} is empty.")
     if tokens(list(walk(old.body))) == tokens(list(walk(new.body))):
         raise RefusedAnswer("no_change", "The code is the same as before.")
-    refuse_new_directives(function.text, code, function.file.language)
-    _refuse_powers(function, new)
-    _refuse_writes(function, old, new)
+    refuse_new_directives(function.text, code, language)
+    if language == "javascript":
+        _refuse_powers(function, new)
+        _refuse_writes(function, old, new)
+    else:
+        refuse_gains(function, old, new)
     was, now = function.text.encode(), code.encode()
-    body = now[new.body.start_byte : new.body.end_byte]
-    made = (was[: old.body.start_byte] + body + was[old.body.end_byte :]).decode()
+    body = now[new.body.start_byte - shift : new.body.end_byte - shift]
+    made = (was[: old.body.start_byte - shift] + body + was[old.body.end_byte - shift :]).decode()
     _refuse_elsewhere(function, made)
     return made
 
 
-def _alone(code: str, name: str) -> Found:
-    tree = parse(code, "javascript")
-    if tree is None or tree.root_node.has_error:
-        raise RefusedAnswer("does_not_parse", "The code does not parse as JavaScript.")
-    found = list(found_functions(tree.root_node, "javascript"))
+def require_changeable(function: FunctionText) -> None:
+    """ConfigError for a function whose own code changes what lies outside of it: comparisons of its results cannot hold that."""
+    if function.file.language in POWERS:
+        changed = sorted(state_changes(function, _alone(function, function.text)[0]))
+        if changed:
+            raise ConfigError(
+                f"{function.file.name}:{function.name}: changes what its caller or the file has ({', '.join(changed[:3])}), which comparisons "
+                "of its results do not see. It cannot be changed here"
+            )
+
+
+def _alone(function: FunctionText, code: str) -> tuple[Found, int]:
+    """The one function of a text, and how many bytes stand before the text in its tree."""
+    language = function.file.language
+    owner, _, name = function.name.rpartition(".")
+    tree = function_tree(code, language, owner)
+    if tree is None:
+        raise RefusedAnswer("does_not_parse", f"The code does not parse as {title_of(language)}.")
+    found = list(found_functions(tree.root, language))
     if not any(one.name == name for one in found):
         raise RefusedAnswer("function_missing", f"The answer does not define {name}.")
-    if len([node for node in tree.root_node.named_children if node.type not in COMMENTS]) != 1 or len(found) != 1:
+    siblings = found[0].node.parent.named_children if found[0].node.parent is not None else []
+    tops = [node for node in siblings if node.type not in COMMENTS | _ATTRIBUTES]
+    if len(tops) != 1 or len(found) != 1:
         raise RefusedAnswer("more_than_the_function", f"The answer holds more than {name}. Write this function alone.")
-    return found[0]
+    return found[0], tree.shift
+
+
+_ATTRIBUTES = frozenset({"attribute_item"})
 
 
 def _head(found: Found) -> list[bytes]:
-    """The tokens around the body."""
+    """The tokens around the body, with the attributes above."""
     body = found.body
-    return tokens(
-        [one for one in walk(found.node) if one.end_byte <= body.start_byte or one.start_byte >= body.end_byte]
-    )
+    around = found.node.parent or found.node
+    return tokens([one for one in walk(around) if one.end_byte <= body.start_byte or one.start_byte >= body.end_byte])
 
 
 def _refuse_elsewhere(function: FunctionText, made: str) -> None:
-    before, after = (parse(text, "javascript") for text in (function.file.text, function.placed(made)))
+    language = function.file.language
+    before, after = (parse(text, language) for text in (function.file.text, function.placed(made)))
     if before is None or after is None or (after.root_node.has_error and not before.root_node.has_error):
         raise RefusedAnswer("does_not_parse", "With this answer the file does not parse.")
-    names = [
-        [(one.owner, one.name) for one in found_functions(tree.root_node, "javascript")] for tree in (before, after)
-    ]
+    names = [[(one.owner, one.name) for one in found_functions(tree.root_node, language)] for tree in (before, after)]
     if names[0] != names[1]:
         raise RefusedAnswer("outside", f"The answer changes more than {function.name}.")
 
@@ -106,11 +133,11 @@ def _refuse_powers(function: FunctionText, new: Found) -> None:
     tree = parse(function.file.text, "javascript")
     file = list(walk(tree.root_node)) if tree is not None else []
     known = {text_of(node) for node in file if node.type in _NAMES | _PROPERTIES} | {node.type for node in file}
-    own = set(_declared(new.node))
+    outside = {node.id for node in foreign(new.node, "javascript")}
     gained = []
     for node in walk(new.body):
         text = text_of(node)
-        is_name = node.type in _NAMES and text not in _HARMLESS | own
+        is_name = node.id in outside and text not in _HARMLESS
         is_property = node.type in _PROPERTIES and text in _REACHING
         if (is_name or is_property) and text not in known:
             gained.append(text)
@@ -120,19 +147,6 @@ def _refuse_powers(function: FunctionText, new: Found) -> None:
         raise RefusedAnswer(
             "new_power", f"The code uses {', '.join(sorted(set(gained))[:5])}, which the file did not use."
         )
-
-
-def _declared(node: "Node") -> Iterator[str]:
-    """Names that a function declares: its parameters, variables and inner functions."""
-    for inner in walk(node):
-        if inner.type in ("formal_parameters", "catch_clause", "variable_declarator", "for_in_statement"):
-            fields = {"variable_declarator": "name", "catch_clause": "parameter", "for_in_statement": "left"}
-            target = inner.child_by_field_name(fields[inner.type]) if inner.type in fields else inner
-            is_loose = inner.type == "for_in_statement" and inner.child_by_field_name("kind") is None
-            if target is not None and not is_loose:
-                yield from (text_of(one) for one in walk(target) if one.type in _NAMES)
-        elif inner.type in ("arrow_function", "function_declaration", "class_declaration"):
-            yield text_of(inner.child_by_field_name("parameter") or inner.child_by_field_name("name"))
 
 
 def _refuse_writes(function: FunctionText, old: Found, new: Found) -> None:
@@ -149,6 +163,10 @@ def _refuse_writes(function: FunctionText, old: Found, new: Found) -> None:
         )
 
 
+Values = dict[str, "list[tuple[Node, int]]"]
+"""Name -> the values that it gets, each with how deep inside the object it is put: 0 for the object itself."""
+
+
 @dataclass(frozen=True)
 class _Scope:
     """A function whose writes are searched for."""
@@ -157,7 +175,7 @@ class _Scope:
 
     def writes(self) -> Iterator[str]:
         """Names from outside that it sets, and objects that it changes and did not make."""
-        own, values = set(_declared(self.found.node)), self._values()
+        own, values = set(declared_list(self.found.node, "javascript")), self._values()
         for target, is_object in self._targets():
             if not is_object and target.type == "identifier":
                 if text_of(target) not in own:
@@ -166,21 +184,21 @@ class _Scope:
             root, depth = _root(target, int(is_object))
             name = text_of(root)
             is_own = root.type == "identifier" and name in own and name in values
-            if not (_is_new(root, values, depth, 0) if not is_own else _is_made(name, values, depth, 0)):
+            if not (_is_new(root, values, depth, set()) if not is_own else _is_made(name, values, depth, set())):
                 yield name[:60]
 
-    def _values(self) -> "dict[str, list[Node]]":
+    def _values(self) -> "Values":
         """The values that each declared variable gets. Parameters, loop variables and patterns have none: they are not made here."""
-        found: dict[str, list[Node]] = {}
+        found: Values = {}
         for node in walk(self.found.node):
             name, value = node.child_by_field_name("name"), node.child_by_field_name("value")
             if node.type == "variable_declarator" and name is not None and name.type == "identifier":
                 is_loop = value is None and node.parent is not None and node.parent.type == "for_in_statement"
-                found.setdefault(text_of(name), []).extend([value] if value is not None and not is_loop else [])
+                found.setdefault(text_of(name), []).extend([(value, 0)] if value is not None and not is_loop else [])
             elif node.type == "assignment_expression":
                 left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
                 if left is not None and right is not None and left.type == "identifier":
-                    found.setdefault(text_of(left), []).append(right)
+                    found.setdefault(text_of(left), []).append((right, 0))
         parameters = self.found.body.parent.child_by_field_name("parameters") if self.found.body.parent else None
         for node in walk(self.found.node):
             if node.type == "formal_parameters" or node == parameters:
@@ -191,7 +209,24 @@ class _Scope:
                     found.pop(text_of(one), None)
             elif node.type == "arrow_function":
                 found.pop(text_of(node.child_by_field_name("parameter")), None)
+        for place, value in self._put():
+            root, inside = _root(place, 0)
+            if text_of(root) in found:
+                found[text_of(root)].append((value, inside))
         return found
+
+    def _put(self) -> "Iterator[tuple[Node, Node]]":
+        """Values that are put into objects, each with its place."""
+        for node in walk(self.found.body):
+            left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
+            if node.type == "assignment_expression" and left is not None and right is not None:
+                if left.type in ("member_expression", "subscript_expression"):
+                    yield left, right
+            elif node.type == "call_expression":
+                callee, given = node.child_by_field_name("function"), node.child_by_field_name("arguments")
+                if callee is not None and given is not None and callee.type == "member_expression":
+                    is_put = text_of(callee.child_by_field_name("property")) in _MUTATORS
+                    yield from ((callee, one) for one in (given.named_children if is_put else ()))
 
     def _targets(self) -> "Iterator[tuple[Node, bool]]":
         """What is assigned to, and objects of methods that change them (True)."""
@@ -240,32 +275,33 @@ def _root(node: "Node", depth: int) -> "tuple[Node, int]":
     return node, depth
 
 
-def _is_made(name: str, values: "dict[str, list[Node]]", depth: int, steps: int) -> bool:
+def _is_made(name: str, values: "Values", depth: int, seen: set[tuple[str, int]]) -> bool:
     """Whether a local name stands only for objects that the function made, down to a depth."""
-    return name in values and steps < 20 and all(_is_new(value, values, depth, steps + 1) for value in values[name])
+    if (name, depth) in seen:  # it is being looked at: another value of it decides
+        return True
+    seen.add((name, depth))
+    return name in values and all(_is_new(value, values, depth - inside, seen) for value, inside in values[name])
 
 
-def _is_new(value: "Node", values: "dict[str, list[Node]]", depth: int, steps: int) -> bool:
+def _is_new(value: "Node", values: "Values", depth: int, seen: set[tuple[str, int]]) -> bool:
     """Whether an expression makes a new object, down to a depth."""
     kind = value.type
-    if steps > 20:
-        return False
     if kind in _PLAIN or depth <= 0:
         return True
     if kind in ("parenthesized_expression", "ternary_expression", "binary_expression", "array", "object", "pair"):
         parts = [one for one in value.named_children if one.type not in COMMENTS and one.type not in _PROPERTIES]
         parts = parts[1:] if kind == "ternary_expression" else parts
         deeper = depth - 1 if kind in ("array", "object") else depth
-        return all(_is_new(one, values, deeper, steps + 1) for one in parts)
+        return all(_is_new(one, values, deeper, seen) for one in parts)
     if kind in ("identifier", "shorthand_property_identifier"):
-        return text_of(value) in ("undefined", "NaN") or _is_made(text_of(value), values, depth, steps)
+        return text_of(value) in ("undefined", "NaN") or _is_made(text_of(value), values, depth, seen)
     if kind == "spread_element":
-        return depth <= 0 or _is_new(value.named_children[0], values, depth, steps + 1)
+        return depth <= 0 or _is_new(value.named_children[0], values, depth, seen)
     if kind == "new_expression":
         return depth <= 1 or not re.search(r"\((?!\s*\))", text_of(value))
     if kind == "arrow_function":
         body = value.child_by_field_name("body")
-        return body is not None and body.type != "statement_block" and _is_new(body, values, depth, steps + 1)
+        return body is not None and body.type != "statement_block" and _is_new(body, values, depth, seen)
     if kind != "call_expression":
         return False
     arguments = value.child_by_field_name("arguments")
@@ -278,12 +314,10 @@ def _is_new(value: "Node", values: "dict[str, list[Node]]", depth: int, steps: i
         holder = called.child_by_field_name("object")
         return (
             holder is not None
-            and _is_new(holder, values, 1, steps + 1)
-            and all(_is_new(one, values, depth - 1, steps + 1) for one in given)
+            and _is_new(holder, values, 1, seen)
+            and all(_is_new(one, values, depth - 1, seen) for one in given)
         )
     if name not in _COPIES:
         return False
     makers = [one for one in given if one.type == "arrow_function"]
-    return depth <= 1 or (
-        name in ("map", "from") and bool(makers) and _is_new(makers[-1], values, depth - 1, steps + 1)
-    )
+    return depth <= 1 or (name in ("map", "from") and bool(makers) and _is_new(makers[-1], values, depth - 1, seen))

@@ -8,8 +8,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mftcoder.assistant.checks.names import declared_list
+from mftcoder.assistant.files import SourceFile, read_bytes
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.grammars import COMMENTS
@@ -211,7 +214,7 @@ def _arguments(call: "Node") -> "list[Node]":
 def test_file(function: FunctionText, found: list[Example]) -> str:
     """The examples as a file for `node --test`."""
     path = function.file.path.name
-    if _is_module(function.file.text) or path.endswith(".mjs"):
+    if is_module(function.file):
         opening = f'import test from "node:test";\nimport assert from "node:assert";\nimport {{ {function.name} }} from "./{path}";\n'
     else:
         opening = f'const test = require("node:test");\nconst assert = require("node:assert");\nconst {{ {function.name} }} = require("./{path}");\n'
@@ -227,23 +230,47 @@ def is_exported(function: FunctionText) -> bool:
     return re.search(rf"\bexports?\b[^;]*\b{re.escape(function.name)}\b", function.file.text) is not None
 
 
-def _is_module(code: str) -> bool:
-    return re.search(r"^\s*export\b", code, re.MULTILINE) is not None
+def is_module(file: SourceFile) -> bool:
+    """Whether Node loads the file as a module, whose code is strict: by its suffix, by what it exports, or by its package."""
+    suffix = file.path.suffix.lower()
+    if suffix in (".mjs", ".cjs"):
+        return suffix == ".mjs"
+    tree = parse(file.text, "javascript")
+    tops = tree.root_node.children if tree is not None else []
+    return (
+        any(node.type in ("import_statement", "export_statement") for node in tops) or _package_kind(file) == "module"
+    )
 
 
-def as_script(code: str) -> str:
-    """A file as the judge loads it: without `export`."""
+def _package_kind(file: SourceFile) -> str:
+    """`type` of the nearest package.json within the working folder."""
+    for folder in list(file.path.parents)[: len(Path(file.name).parts)]:
+        package = folder / "package.json"
+        if package.is_file():
+            try:
+                read = json.loads(read_bytes(package, package.name))
+            except (ValueError, RecursionError):
+                raise ConfigError(f"{package}: is no JSON, so Node cannot load {file.name}") from None
+            return str(read.get("type", "")) if isinstance(read, dict) else ""
+    return ""
+
+
+def as_script(file: SourceFile, code: str) -> str:
+    """The file with this code as the judge loads it: without `export`; a module is strict."""
     tree = parse(code, "javascript")
     data = code.encode()
     for node in reversed(tree.root_node.children if tree is not None else []):
         if node.type == "export_statement":
             inner = node.child_by_field_name("declaration") or node.child_by_field_name("value")
             data = data[: node.start_byte] + data[inner.start_byte if inner else node.end_byte :]
-    return data.decode()
+    return f"'use strict'; {data.decode()}" if is_module(file) else data.decode()
 
 
 def require_callable(function: FunctionText) -> None:
-    """ConfigError for what the judge cannot call: methods, nested and async functions, and files that import others."""
+    """ConfigError for what the judge cannot call: methods, nested and async functions, and files that import others.
+
+    The judge loads a module as a strict script, so that what only one of the two has is refused too.
+    """
     where = f"{function.file.name}:{function.name}"
     tree = parse(function.file.text, "javascript")
     if tree is None or tree.root_node.has_error:
@@ -251,9 +278,40 @@ def require_callable(function: FunctionText) -> None:
     tops = tree.root_node.named_children
     if any(node.type == "import_statement" or node.child_by_field_name("source") for node in tops):
         raise ConfigError(f"{function.file.name}: imports other modules, so it cannot be loaded alone in the sandbox")
+    _require_module(function, tree.root_node)
     own = [node for node in tops if function.first <= node.start_point.row < function.end and node.type not in COMMENTS]
     node = own[0] if len(own) == 1 else None
     if node is not None and node.type == "export_statement":
         node = node.child_by_field_name("declaration")
     if node is None or node.type not in _DECLARED or re.search(r"\basync\b|\bfunction\s*\*", text_of(node)):
         raise ConfigError(f"{where}: only plain functions at the top level of a file can be tested in JavaScript")
+
+
+def _require_module(function: FunctionText, root: "Node") -> None:
+    """ConfigError for a module that uses what only scripts have, or what a strict script does not have."""
+    file = function.file
+    is_strict = is_module(file)
+    if not is_strict:
+        if any(node.type == "export_statement" for node in root.children):
+            raise ConfigError(f"{file.name}: exports like a module, but Node loads .cjs as a script")
+        return
+    declared = set(declared_list(root, "javascript"))
+    for node in walk(root):
+        text = text_of(node)
+        if node.type == "identifier" and text in _OF_SCRIPTS - declared:
+            raise ConfigError(f"{file.name}: uses {text}, which a module does not have, so Node cannot run it")
+        if node.type == "meta_property" and text.startswith("import"):
+            raise ConfigError(f"{file.name}: uses import.meta, which the sandbox does not have")
+        if node.type == "await_expression" and not _is_in_function(node):
+            raise ConfigError(f"{file.name}: awaits outside of a function, which the sandbox cannot do")
+
+
+_OF_SCRIPTS = frozenset({"require", "module", "exports", "__dirname", "__filename"})
+
+
+def _is_in_function(node: "Node") -> bool:
+    while node.parent is not None:
+        node = node.parent
+        if "function" in node.type or node.type == "method_definition":
+            return True
+    return False

@@ -40,6 +40,8 @@ class Exam:
     is_claim: re.Pattern[str]
     """What the judge says where a comparison fails; other words are an error of the code."""
     file: Callable[[FunctionText, Sequence["Pair"]], str]
+    attempt: str
+    """A statement that makes a call, whatever comes of it."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,24 @@ class Head:
     text: str
 
 
+CALLS_ONLY = "calls:"
+"""Begins tests that only make calls, one a line, and compare nothing."""
+
+
 def pairs_of_runs(lines: str) -> list[Pair]:
     """The pairs of lines."""
     return [Pair(*json.loads(line)) for line in lines.splitlines() if line]
 
 
-def pairs(function: FunctionText, code: str) -> list[Pair]:
-    """The comparisons in tests. RefusedAnswer if there is none."""
+def pairs(function: FunctionText, code: str, most: int = MOST_PAIRS) -> list[Pair]:
+    """The comparisons in tests, at most so many. RefusedAnswer if there is none."""
     language = function.file.language
     tree = parse(code, language)
     found = dict.fromkeys(_pairs_below(tree.root_node, function.name, language) if tree is not None else ())
     if not found:
         form = EXAMS[language].example.format(name=function.name)
         raise RefusedAnswer("no_tests", f"No test compares a call of {function.name} with a plain value: {form}")
-    return list(found)[:MOST_PAIRS]
+    return list(found)[:most]
 
 
 def _pairs_below(root: "Node", name: str, language: str) -> Iterator[Pair]:
@@ -157,6 +163,21 @@ def _is_reached(node: "Node", root: "Node") -> bool:
 _TOP = frozenset({"function_declaration", "function_definition", "function_item", "method_declaration"})
 
 
+def sources(language: str, head: Head, code: str, tests: str) -> dict[str, str]:
+    """The program's files for tests: lines of pairs, or calls that compare nothing."""
+    exam = EXAMS[language]
+    if not tests.startswith(CALLS_ONLY):
+        return exam.sources(head, code, pairs_of_runs(tests))
+    name = f"Mft{head.name}" if language == "go" else head.name
+    calls = [exam.attempt.format(call=_renamed(call, name)) for call in tests.splitlines()[1:]]
+    made = exam.sources(head, code, [])
+    return {
+        **made,
+        "tests": made["tests"].replace(_NOTHING[language], "".join(calls) + _NOTHING[language]),
+        "record": "answers",
+    }
+
+
 def _go(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
     """The judge calls exported names only, so that the function gets one."""
     name = f"Mft{head.name}"
@@ -173,6 +194,8 @@ def _go(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
 _GO_NOTHING = "\tassert.Equal(1, 1)\n"
 _CPP_NOTHING = "    assert(1 == 1);\n"
 _RUST_NOTHING = "        assert!(1 == 1);\n"
+_JAVA_NOTHING = "        List<Boolean> correct = Arrays.asList(true);\n"
+_NOTHING = {"go": _GO_NOTHING, "cpp": _CPP_NOTHING, "rust": _RUST_NOTHING, "java": _JAVA_NOTHING}
 """Tests that only show whether the code can be built."""
 
 
@@ -256,10 +279,30 @@ EXAMS: Mapping[str, Exam] = {
         _java,
         re.compile(r"java\.lang\.AssertionError\Z"),
         _java_file,
+        "        try {{ {call}; }} catch (Throwable ended) {{ }}\n",
     ),
-    "go": Exam("assert.Equal(t, 3, {name}(1, 2))", frozenset(_TYPES.split()), _go, re.compile(r"\Z"), _go_file),
+    "go": Exam(
+        "assert.Equal(t, 3, {name}(1, 2))",
+        frozenset(_TYPES.split()),
+        _go,
+        re.compile(r"\Z"),
+        _go_file,
+        "\tfunc() {{ defer func() {{ recover() }}(); {call} }}()\n",
+    ),
     "cpp": Exam(
-        "assert({name}(1, 2) == 3);", frozenset(_CPP_WORDS.split()), _cpp, re.compile(r"line \d+: "), _cpp_file
+        "assert({name}(1, 2) == 3);",
+        frozenset(_CPP_WORDS.split()),
+        _cpp,
+        re.compile(r"line \d+: "),
+        _cpp_file,
+        "    try {{ {call}; }} catch (...) {{ }}\n",
     ),
-    "rust": Exam("assert_eq!({name}(1, 2), 3);", frozenset(_RUST_WORDS.split()), _rust, re.compile(CLAIM), _rust_file),
+    "rust": Exam(
+        "assert_eq!({name}(1, 2), 3);",
+        frozenset(_RUST_WORDS.split()),
+        _rust,
+        re.compile(CLAIM),
+        _rust_file,
+        "        let _ = std::panic::catch_unwind(|| {{ let _ = {call}; }});\n",
+    ),
 }

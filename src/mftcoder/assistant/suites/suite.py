@@ -7,8 +7,10 @@ from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.assistant.suites.examples import examples, test_file
-from mftcoder.assistant.suites.exams import EXAMS, pairs
+from mftcoder.assistant.suites.exams import EXAMS, pairs, pairs_of_runs
 from mftcoder.assistant.suites.tests import existing_tests, joined, runnable, single_tests
+from mftcoder.curation.mining.languages.trees import text_of, walk
+from mftcoder.curation.syntax import parse
 from mftcoder.errors import ConfigError
 
 
@@ -44,12 +46,27 @@ def given_run(function: FunctionText, tests: SourceFile) -> str:
         raise ConfigError(f"{tests.name}: {error.why}") from error
 
 
-def both(function: FunctionText, first: str, second: str) -> str:
-    """Two files of tests as one."""
-    if function.file.language == "python":
-        return f"{first}\n\n{second}"
-    found = dict.fromkeys([*examples(function, first), *examples(function, second)])
-    return test_file(function, list(found))
+def both(function: FunctionText, first: tuple[str, Sequence[str]], second: tuple[str, Sequence[str]]) -> str:
+    """Two files of tests as one, each with its runs."""
+    language, texts = function.file.language, (first[0], second[0])
+    if language == "python":
+        return "\n\n".join(texts)
+    if language in EXAMS:
+        runs = dict.fromkeys([*first[1], *second[1]])
+        return EXAMS[language].file(function, pairs_of_runs("\n".join(runs)))
+    return test_file(function, list(dict.fromkeys(one for text in texts for one in examples(function, text))))
+
+
+def calls_of(function: FunctionText, runs: Sequence[str]) -> list[str]:
+    """The calls that tests make, in languages whose tests are comparisons of calls."""
+    text = "\n".join(runs)
+    if function.file.language in EXAMS:
+        return list(dict.fromkeys(pair.call for pair in pairs_of_runs(text)))
+    tree = parse(text, "javascript")
+    calls = (node for node in walk(tree.root_node) if node.type == "call_expression") if tree is not None else ()
+    return list(
+        dict.fromkeys(text_of(one) for one in calls if text_of(one.child_by_field_name("function")) == function.name)
+    )
 
 
 def _of_python(function: FunctionText, code: str) -> Suite:
@@ -84,13 +101,21 @@ def _checks(function: FunctionText, text: str) -> str:
     return "\n".join(one.check for one in examples(function, text))
 
 
+def _runs(function: FunctionText, text: str) -> str:
+    return "\n".join(one.run for one in pairs(function, text, MOST_GIVEN))
+
+
 _SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {
     "python": _of_python,
     "javascript": _of_javascript,
     **dict.fromkeys(EXAMS, _of_exam),
 }
-_TOGETHER: Mapping[str, Callable[[FunctionText, str], str]] = {"python": existing_tests, "javascript": _checks}
+_TOGETHER: Mapping[str, Callable[[FunctionText, str], str]] = {
+    "python": existing_tests,
+    "javascript": _checks,
+    **dict.fromkeys(EXAMS, _runs),
+}
 TESTED = tuple(_SUITES)
-"""Languages in which `test` works."""
-CHANGED = tuple(_TOGETHER)
-"""Languages in which `optimise` and `fix` work too."""
+"""Languages in which tests are written and run."""
+MOST_GIVEN = 200
+"""Comparisons of a user's tests that run."""

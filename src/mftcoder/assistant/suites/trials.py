@@ -7,16 +7,19 @@ they pass on the code, pass on the same program written otherwise, and a claim o
 """
 
 import ast
+import json
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.assistant.suites.examples import HELPERS, as_script, require_callable
-from mftcoder.assistant.suites.exams import EXAMS, head_of, pairs_of_runs
+from mftcoder.assistant.suites.exams import CALLS_ONLY, EXAMS, head_of, sources
+from mftcoder.assistant.suites.inputs import Reference, other_calls, steady
 from mftcoder.curation.mining.languages.mutations import mutations as mutations_of
 from mftcoder.curation.mining.mutations import mutations
 from mftcoder.curation.verification.plan import Run
@@ -44,14 +47,46 @@ class Trials:
         return self._run([Run("python", code, {"tests": [tests, name, True]}) for code, tests in codes])
 
     def _exams(self, function: FunctionText, codes: Iterable[tuple[str, str]]) -> list[Verdict]:
+        exam = EXAMS.get(function.file.language)
+        return [
+            _of_exam(result, exam.is_claim if exam else _FAILED_ASSERT) for result in self._results(function, codes)
+        ]
+
+    def _results(self, function: FunctionText, codes: Iterable[tuple[str, str]]) -> list[ExecutionResult]:
         language = function.file.language
         if language == "javascript":
-            named = {"helpers": HELPERS, "entry_point": function.name}
-            programs = [Program("js", {"candidate": as_script(code), "tests": tests, **named}) for code, tests in codes]
-            return [_of_exam(result, _FAILED_ASSERT) for result in self._open("js").run_all(programs, self._limits)]
-        head, exam = head_of(function), EXAMS[language]
-        programs = [Program(language, exam.sources(head, code, pairs_of_runs(tests))) for code, tests in codes]
-        return [_of_exam(result, exam.is_claim) for result in self._open(language).run_all(programs, self._limits)]
+            return self._open("js").run_all([_script(function, *pair) for pair in codes], self._limits)
+        head = head_of(function)
+        programs = [Program(language, sources(language, head, code, tests)) for code, tests in codes]
+        return self._open(language).run_all(programs, self._limits)
+
+    def answers(self, function: FunctionText, code: str, calls: Sequence[str]) -> list[str] | None:
+        """What the code answers to calls, up to the one that ends the program; None if the calls do not compile."""
+        [result] = self._results(function, [(code, "\n".join([CALLS_ONLY, *calls]))])
+        if result.status == "passed":
+            answers: list[str] = json.loads(result.stdout)[0]
+            return (
+                answers[1:] if function.file.language == "javascript" else answers
+            )  # there the first one is about loading
+        if _ILL_TYPED in result.stderr:
+            return None
+        raise ExecutionError(f"{_NO_VERDICT}: {' '.join(result.stderr.split())[:200]}")
+
+    def reference(self, function: FunctionText, calls: Sequence[str]) -> Reference:
+        """What the function gives for other inputs than those of the calls; empty if none can be made of them."""
+        for is_careful in (False, True):
+            others = other_calls(function, calls, is_careful=is_careful)
+            if others and self.answers(function, function.file.text, others) is not None:
+                return steady(lambda left: self.answers(function, function.file.text, left) or [], others)
+        return Reference((), ())
+
+    def said(self, file: SourceFile, text: str) -> str:
+        """What the linter or the compiler of a language with types says about a text in the place of the file."""
+        program = Program(file.language, {"candidate": text, "warnings": file.path.name})
+        [result] = self._open(file.language).run_all([program], self._limits)
+        if result.status != "passed":
+            raise ExecutionError(f"{_NO_VERDICT}: {' '.join(result.stderr.split())[:200]}")
+        return result.stdout
 
     def doctests(self, code: str, docstrings: Sequence[tuple[str, str]]) -> Verdict:
         """The verdict on the examples of docstrings, each with its name."""
@@ -70,6 +105,14 @@ class Trials:
                 raise ExecutionError(_NO_VERDICT)
             verdicts.append(verdict)
         return verdicts
+
+
+def _script(function: FunctionText, code: str, tests: str) -> Program:
+    named = {"helpers": HELPERS, "entry_point": function.name, "candidate": as_script(function.file, code)}
+    if not tests.startswith(CALLS_ONLY):
+        return Program("js", {**named, "tests": tests})
+    attempts = (f"try {{ {call}; }} catch (error) {{}}" for call in tests.splitlines()[1:])
+    return Program("js", {**named, "tests": "\n".join(attempts), "record": "answers"})
 
 
 _NO_VERDICT = "the sandbox failed, which says nothing about the code. `mft doctor` looks at it"

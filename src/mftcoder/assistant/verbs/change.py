@@ -1,26 +1,23 @@
 """`optimise` and `fix`: another body for one function. Tests that are known to find bugs in it stay green, and nothing else changes."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mftcoder.assistant.checks import linter
+from mftcoder.assistant.checks.bodies import require_changeable
 from mftcoder.assistant.checks.changes import changed_function
 from mftcoder.assistant.checks.patches import apply_patch, make_patch
-from mftcoder.assistant.checks.replies import code_of
 from mftcoder.assistant.files import SourceFile
-from mftcoder.assistant.functions import FunctionText, functions_in
+from mftcoder.assistant.functions import FunctionText, find_function, functions_in
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
-from mftcoder.assistant.suites.suite import both, given_run, suite_of
-from mftcoder.assistant.suites.tests import module_of
-from mftcoder.assistant.suites.trials import Trials, killed, passed
-from mftcoder.assistant.verbs.write_tests import make_tests, prepared
+from mftcoder.assistant.suites.exams import EXAMS, head_of
+from mftcoder.assistant.suites.inputs import differing
+from mftcoder.assistant.suites.trials import Trials, passed
+from mftcoder.assistant.verbs.guard import MOST_LOG, Guard, guarded, of_broken, require_tested_after, showing
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
-MOST_LOG = 4000
 _OPTIMISE = (
     "Rewrite this {title} function so that it does the same faster or more simply. Keep its name, parameters, decorators and docstring. "
     "Answer with one code block that holds this function alone."
@@ -29,85 +26,121 @@ _FIX = (
     "This {title} function fails with the error below. Correct the function. Keep its name, parameters, decorators and docstring. "
     "Answer with one code block that holds this function alone."
 )
-_REPRODUCE = {
-    "python": (
-        "This Python function fails with the error below. Write one test function without parameters whose name begins with test_. It "
-        "calls the function so that the error happens now, and asserts the result that a correct function gives. Begin with `from "
-        "{module} import {root}`. Answer with one code block."
-    ),
-    "javascript": (
-        "This JavaScript function fails with the error below. Write one line: assert.deepStrictEqual({root}(plain values), result). The "
-        "call makes the error happen now; the result is what a correct function gives. Answer with one code block."
-    ),
-}
-_ERROR = re.compile(r"^(?:E\s+)?([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Iteration))\b(?::|\s*$)")
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)|(?:^|[\s(])([^\s()]+\.\w+):(\d+):', re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Guard:
-    """Tests that a change must keep green, as they run and as a file."""
-
-    runs: tuple[str, ...]
-    text: str = ""
-    """Empty where the tests are the user's own."""
-    score: str = ""
-    refusals: tuple[Refusal, ...] = ()
 
 
 def optimise(
     model: Model, function: FunctionText, trials: Trials, tests: SourceFile | None, *, rounds: int, count: int
 ) -> Proposal:
     """The function in a better form, as a patch of its file."""
+    require_changeable(function)
+    before = _findings_of(function, trials)
+    if errors := [one for one in before if one.is_error and function.file.language in EXAMS]:
+        raise ConfigError(f"{function.file.name}: does not compile as it stands: {errors[0].text}. Correct it first")
     guard = guarded(model, function, trials, tests, rounds=rounds, count=count)
-    before = linter.findings(function, function.file.text, function.end - function.first)
     said = "A linter says:\n" + "\n".join(f"{one.code} {one.message}" for one in before) if before else ""
     title = title_of(function.file.language)
     code = fenced(function.text, function.file.language)
     messages = conversation(f"You improve {title} code.", _OPTIMISE.format(title=title), code, said)
 
     def judge(reply: Written) -> str:
-        return checked_change(function, reply, trials, guard.runs, before)
+        return checked_change(function, reply, trials, guard, before)
 
     what = f"{function.file.name}:{function.name}"
     new, refusals = until_accepted(model, messages, judge, rounds=rounds, what=what)
-    after = linter.findings(
-        function, new, new.count("\n") - function.file.text.count("\n") + function.end - function.first
-    )
-    ruff = f"findings of ruff: {len(before)} before, {len(after)} after"
-    notes = (ruff if linter.is_installed() else "ruff is not installed",) if title == "Python" else ()
+    notes = _linted(function, new, trials, len(before))
     return _proposal("optimise", function, new, guard, notes, (*guard.refusals, *refusals))
 
 
-def with_findings(file: SourceFile) -> list[FunctionText]:
-    """The functions that a linter says something about. ConfigError if there is none."""
-    if file.language != "python":
-        raise ConfigError(f"{file.name}: only Python is linted. Name a function: {file.name}:FUNCTION")
-    found = linter.all_findings(file.text)
+def _findings_of(function: FunctionText, trials: Trials) -> list[linter.Finding]:
+    return linter.findings(function, function.file.text, function.end - function.first, trials.said)
+
+
+def _linted(function: FunctionText, new: str, trials: Trials, before: int) -> tuple[str, ...]:
+    """How many findings there are before and after."""
+    language = function.file.language
+    if language not in linter.TOOLS:
+        return ()
+    if language == "python" and not linter.is_installed():
+        return ("ruff is not installed",)
+    lines = new.count("\n") - function.file.text.count("\n") + function.end - function.first
+    after = linter.findings(function, new, lines, trials.said)
+    return (f"findings of {linter.TOOLS[language]}: {before} before, {len(after)} after",)
+
+
+def with_findings(file: SourceFile, trials: Trials) -> list[FunctionText]:
+    """The functions that a linter says something about, and that can be changed. ConfigError if there is none."""
+    if file.language not in linter.TOOLS:
+        raise ConfigError(
+            f"{file.name}: there is no linter for {title_of(file.language)}. Name a function: {file.name}:FUNCTION"
+        )
+    found = linter.all_findings(file, file.text, trials.said)
     named = [one for one in functions_in(file) if any(one.first < finding.line <= one.end for finding in found)]
+    named = [one for one in named if _is_callable(one)]
     if not named:
-        why = "ruff finds nothing to change" if linter.is_installed() else "ruff is not installed"
+        tool = linter.TOOLS[file.language]
+        is_here = file.language != "python" or linter.is_installed()
+        why = f"{tool} finds nothing to change" if is_here else f"{tool} is not installed"
         raise ConfigError(f"{file.name}: {why}. Name a function to ask the model about: {file.name}:FUNCTION")
     return named
+
+
+def _is_callable(function: FunctionText) -> bool:
+    """Whether tests could call it."""
+    try:
+        if function.file.language in EXAMS:
+            head_of(function)
+    except ConfigError:
+        return False
+    return True
 
 
 def fix(
     model: Model, function: FunctionText, log: str, trials: Trials, tests: SourceFile | None, *, rounds: int, count: int
 ) -> Proposal:
     """The function without the error of a log, as a patch of its file. A test shows the error before, and passes after."""
-    seen, refused = _showing(model, function, log, trials, tests, rounds)
-    guard = Guard(seen.runs, seen.text) if tests else _with_regressions(model, function, trials, seen, rounds, count)
+    require_changeable(function)
+    before = _findings_of(function, trials) if function.file.language in EXAMS else []
+    is_broken = any(one.is_error for one in before)
+    guard = (
+        of_broken(function, tests)
+        if is_broken
+        else showing(model, function, log, trials, tests, rounds=rounds, count=count)
+    )
     title = title_of(function.file.language)
     code = fenced(function.text, function.file.language)
     task = _FIX.format(title=title)
     messages = conversation(f"You correct {title} code.", task, code, f"The error:\n{log[-MOST_LOG:]}")
 
     def judge(reply: Written) -> str:
-        return checked_change(function, reply, trials, guard.runs, None)
+        return checked_change(function, reply, trials, guard, None)
 
     what = f"{function.file.name}:{function.name}"
     new, refusals = until_accepted(model, messages, judge, rounds=rounds, what=what)
-    return _proposal("fix", function, new, guard, (), (*refused, *guard.refusals, *refusals))
+    notes = (
+        _tested_after(function, new, guard, tests, trials, count)
+        if is_broken
+        else _others(function, new, guard, trials)
+    )
+    return _proposal("fix", function, new, guard, notes, (*guard.refusals, *refusals))
+
+
+def _tested_after(
+    function: FunctionText, new: str, guard: Guard, tests: SourceFile | None, trials: Trials, count: int
+) -> tuple[str, ...]:
+    """What the tests find in a function that compiles only now."""
+    file = function.file
+    fixed = find_function(SourceFile(file.path, file.name, file.language, new, file.bytes_of(new)), function.first + 1)
+    assert tests is not None
+    return (require_tested_after(fixed, guard, tests, trials, count),)
+
+
+def _others(function: FunctionText, new: str, guard: Guard, trials: Trials) -> tuple[str, ...]:
+    """How many other inputs give another result than before, where that is allowed."""
+    if guard.is_strict or guard.reference is None or not guard.reference.calls:
+        return ()
+    answers = trials.answers(function, new, guard.reference.calls) or []
+    other = list(differing(guard.reference, answers))
+    return (f"{len(other)} of them give another result than before{f': {other[0]}' if other else ''}",)
 
 
 def _proposal(
@@ -116,112 +149,28 @@ def _proposal(
     file = function.file
     patch = make_patch(file.name, file.text, new)
     assert apply_patch(patch, file.name, file.text) == new
-    return Proposal(verb, file, "", patch, new, guard.text, guard.score, notes, refusals)
+    return Proposal(verb, file, "", patch, new, guard.text, guard.score, (*guard.notes, *notes), refusals)
 
 
 def checked_change(
-    function: FunctionText,
-    reply: Written,
-    trials: Trials,
-    tests: Sequence[str],
-    before: Sequence[linter.Finding] | None,
+    function: FunctionText, reply: Written, trials: Trials, guard: Guard, before: Sequence[linter.Finding] | None
 ) -> str:
-    """The file with the function of a reply. RefusedAnswer if a rule is broken, a test fails, or the linter finds more than `before`."""
+    """The file with the function of a reply.
+
+    RefusedAnswer if a rule is broken, the linter finds more than `before`, a test fails, or another input gives another result.
+    """
     code = changed_function(function, reply)
     new = function.placed(code)
-    after = linter.findings(function, new, code.count("\n"))
-    worse = [one for one in after if one.is_error and one.code not in {old.code for old in before or ()}]
+    after = linter.findings(function, new, code.count("\n"), trials.said)
+    worse = [one for one in after if one.is_error and one.code not in {old.code for old in before or () if old.code}]
     if worse or (before is not None and len(after) > len(before)):
         raise RefusedAnswer("linter", f"The linter finds more than before: {(worse or after)[0].text}.")
-    verdicts = trials.tests(function, [(new, test) for test in tests])
+    verdicts = trials.tests(function, [(new, test) for test in guard.runs])
     failed = next((one for one in verdicts if not passed(one)), None)
     if failed is not None:
         raise RefusedAnswer("tests_fail", f"A test fails with the new code: {failed.detail or failed.why}.")
+    if guard.is_strict and guard.reference is not None and guard.reference.calls:
+        answers = trials.answers(function, new, guard.reference.calls) or []
+        for call in differing(guard.reference, answers):
+            raise RefusedAnswer("other_result", f"{call} gives another result than before.")
     return new
-
-
-def guarded(
-    model: Model, function: FunctionText, trials: Trials, tests: SourceFile | None, *, rounds: int, count: int
-) -> Guard:
-    """The user's tests if they hold and find a mutant, else tests that the model writes."""
-    bugs = prepared(function, trials, count)
-    if tests is not None:
-        run = given_run(function, tests)
-        [verdict] = trials.tests(function, [(function.file.text, run)])
-        if not passed(verdict):
-            raise ConfigError(f"{tests.name}: does not pass on {function.file.name}: {verdict.detail or verdict.why}")
-        finds = sum(map(killed, trials.tests(function, [(bug, run) for bug in bugs])))
-        if not finds:
-            raise ConfigError(
-                f"{tests.name}: passes on all of {len(bugs)} mutants of {function.name}; it does not test it"
-            )
-        return Guard((run,), "", f"{finds} of {len(bugs)} mutants fail")
-    made = make_tests(model, function, trials, rounds=rounds, count=count)
-    return Guard(made.singles, made.text, made.judged.score.line, made.refusals)
-
-
-def function_of_log(file: SourceFile, log: str) -> FunctionText:
-    """The function of the file in which a traceback ends. ConfigError if none does."""
-    stem = file.path.name
-    rows = [
-        int(found[2] or found[4])
-        for found in _FRAME.finditer(log)
-        if (found[1] or found[3]).replace("\\", "/").split("/")[-1] == stem
-    ]
-    functions = functions_in(file)
-    for row in reversed(rows):
-        for one in functions:
-            if one.first < row <= one.end:
-                return one
-    raise ConfigError(
-        f"{file.name}: the log names no line in a function of it. Name the function: {file.name}:FUNCTION"
-    )
-
-
-def _showing(
-    model: Model, function: FunctionText, log: str, trials: Trials, tests: SourceFile | None, rounds: int
-) -> tuple[Guard, tuple[Refusal, ...]]:
-    """Tests that show the error now."""
-    prepared(function, trials, 1)
-    root, text = function.name.split(".")[0], function.file.text
-    if tests is not None:
-        run = given_run(function, tests)
-        [verdict] = trials.tests(function, [(text, run)])
-        if not killed(verdict):
-            raise ConfigError(f"{tests.name}: does not fail on {function.file.name}, so it shows no error to fix")
-        return Guard((run,)), ()
-    error = _error_of(log)
-    language = function.file.language
-    task = _REPRODUCE[language].format(module=module_of(function), root=root)
-    system = f"You write unit tests for {title_of(language)}."
-    messages = conversation(system, task, fenced(function.text, language), f"The error:\n{log[-MOST_LOG:]}")
-
-    def judge(reply: Written) -> Guard:
-        code, _ = code_of(reply, language, text)
-        suite = suite_of(function, code)
-        found = trials.tests(function, [(text, one) for one in suite.runs])
-        kept = [one for one, verdict in zip(suite.runs, found, strict=True) if verdict.detail.split(" ")[0] == error]
-        if not kept:
-            raise RefusedAnswer("error_not_shown", f"No test ends with {error} on the code as it is.")
-        return Guard(tuple(kept), suite.file(kept))
-
-    return until_accepted(model, messages, judge, rounds=rounds, what=f"{function.file.name}:{function.name}")
-
-
-def _error_of(log: str) -> str:
-    """The name of the error in a log's last lines. ConfigError for a failed assert: only a test says what is right."""
-    names = [found[1].rpartition(".")[2] for line in log.splitlines() if (found := _ERROR.match(line.strip()))]
-    if not names or names[-1] == "AssertionError":
-        what = "a failed assert" if names else "no error such as `ValueError: ...`"
-        raise ConfigError(f"--error: the log ends with {what}. Give the test that fails with --tests FILE")
-    return names[-1]
-
-
-def _with_regressions(
-    model: Model, function: FunctionText, trials: Trials, seen: Guard, rounds: int, count: int
-) -> Guard:
-    """The shown error, and tests of what works today: a fix must not break that."""
-    made = make_tests(model, function, trials, rounds=rounds, count=count)
-    return Guard(
-        (*seen.runs, *made.singles), both(function, seen.text, made.text), made.judged.score.line, made.refusals
-    )

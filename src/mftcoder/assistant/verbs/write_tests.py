@@ -10,7 +10,7 @@ from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
 from mftcoder.assistant.suites.examples import is_exported
 from mftcoder.assistant.suites.exams import EXAMS
-from mftcoder.assistant.suites.suite import CHANGED, TESTED, suite_of
+from mftcoder.assistant.suites.suite import TESTED, suite_of
 from mftcoder.assistant.suites.tests import module_of
 from mftcoder.assistant.suites.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
 from mftcoder.curation.mining.languages.grammars import title_of
@@ -95,9 +95,8 @@ def _question(function: FunctionText) -> list[dict[str, str]]:
 
 def require_tested(file: SourceFile, verb: str) -> None:
     """ConfigError for a file in a language whose tests are not run here."""
-    languages = TESTED if verb == "test" else CHANGED
-    if file.language not in languages:
-        known = ", ".join(map(title_of, languages))
+    if file.language not in TESTED:
+        known = ", ".join(map(title_of, TESTED))
         raise ConfigError(
             f"{file.name}: {verb} runs tests, which it does for {known} only; comment, complete and explain take this language"
         )

@@ -9,7 +9,15 @@ pytest.importorskip("tree_sitter_javascript", reason="the extra `curate` brings 
 from mftcoder.assistant.files import WorkingFolder
 from mftcoder.assistant.functions import FunctionText, find_function
 from mftcoder.assistant.rounds import RefusedAnswer
-from mftcoder.assistant.suites.examples import Example, as_script, examples, is_exported, require_callable, test_file
+from mftcoder.assistant.suites.examples import (
+    Example,
+    as_script,
+    examples,
+    is_exported,
+    is_module,
+    require_callable,
+    test_file,
+)
 from mftcoder.errors import ConfigError
 
 FILE = "function area(width, height) {\n  return width * height;\n}\n\nmodule.exports = { area };\n"
@@ -93,9 +101,54 @@ def test_the_file_of_tests_reads_as_the_same_examples(tmp_path: Path, text: str)
     assert ("import { area }" in made) == text.startswith("export")
 
 
-def test_a_module_loads_as_a_script_without_its_exports() -> None:
+def test_a_module_loads_as_a_strict_script_without_its_exports(tmp_path: Path) -> None:
     code = "export const é = 1;\nexport default function f() {}\nexport { f as g };\nlet x = 2;\n"
-    assert as_script(code) == "const é = 1;\nfunction f() {}\n\nlet x = 2;\n"
+    (tmp_path / "a.js").write_text(code)
+    file = WorkingFolder(tmp_path).read("a.js")
+    assert as_script(file, code) == "'use strict'; const é = 1;\nfunction f() {}\n\nlet x = 2;\n"
+
+
+@pytest.mark.parametrize(
+    "name, text, package, strict",
+    [
+        ("a.mjs", "let x = 2;\n", "", True),
+        ("a.js", "export let x = 2;\n", "", True),
+        ("a.js", "let x = 2; // export\n", "", False),
+        ("a.js", "let x = 2;\n", '{"type": "module"}', True),
+        ("a.js", "let x = 2;\n", '{"type": "commonjs"}', False),
+        ("a.js", "let x = 2;\n", "[]", False),
+        ("a.cjs", "let x = 2;\n", '{"type": "module"}', False),
+    ],
+)
+def test_what_node_loads_as_a_module_is_one(tmp_path: Path, name: str, text: str, package: str, strict: bool) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / name).write_text(text)
+    if package:
+        (tmp_path / "package.json").write_text(package)
+    file = WorkingFolder(tmp_path).read(f"src/{name}")
+    assert is_module(file) is strict
+    assert as_script(file, text).startswith("'use strict'; ") is strict
+
+
+@pytest.mark.parametrize(
+    "name, text, problem",
+    [
+        ("a.mjs", "const fs = require('fs');\n", "uses require, which a module does not have"),
+        ("a.mjs", "const here = import.meta.url;\n", "uses import.meta"),
+        ("a.mjs", "const x = await 1;\n", "awaits outside of a function"),
+        ("a.cjs", "export const x = 1;\n", "Node loads .cjs as a script"),
+    ],
+)
+def test_what_only_scripts_or_only_modules_have_is_refused(tmp_path: Path, name: str, text: str, problem: str) -> None:
+    (tmp_path / name).write_text(f"{text}function area(width, height) {{\n  return width * height;\n}}\n")
+    with pytest.raises(ConfigError, match=problem):
+        require_callable(find_function(WorkingFolder(tmp_path).read(name), "area"))
+
+
+def test_a_package_that_is_no_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"package\.json: is no JSON"):
+        is_module(area(tmp_path).file)
 
 
 def test_whether_a_test_file_can_import_the_function(tmp_path: Path) -> None:
