@@ -125,10 +125,16 @@ class Client:
 
     def end(self) -> None:
         """Close the client's side, and wait for the server's end."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(60)
-        self.process.stdout.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.__exit__(None, None, None)
 
 
 HOSTILE: list[tuple[str, Any, str]] = [
@@ -185,8 +191,7 @@ def test_a_hostile_client_gets_one_short_error_for_each_call_and_nothing_is_writ
     with (work / "big.py").open("wb") as big:
         big.truncate(50_000_000)
     before = {path: contents(path) for path in (work, tmp_path)}
-    with ScriptedEndpoint(answer) as endpoint:
-        client = Client(work, endpoint.url)
+    with ScriptedEndpoint(answer) as endpoint, Client(work, endpoint.url) as client:
         for tool, arguments, problem in HOSTILE:
             said = client.refusal(tool, arguments)
             assert problem in said and len(said) < 5000, (tool, str(arguments)[:100], said[:500])
@@ -217,8 +222,7 @@ def test_a_call_that_was_cancelled_writes_nothing(tmp_path: Path) -> None:
         goes_on.wait(60)
         return answer(asked)
 
-    with ScriptedEndpoint(late) as endpoint:
-        client = Client(tmp_path, endpoint.url, "--allow-apply")
+    with ScriptedEndpoint(late) as endpoint, Client(tmp_path, endpoint.url, "--allow-apply") as client:
         number = client.start(
             "tools/call", {"name": "comment", "arguments": {"place": "shapes.py:area", "apply": True}}
         )

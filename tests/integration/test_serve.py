@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -454,3 +455,32 @@ def test_a_server_that_cannot_start_says_why_in_one_line(
     assert ended.returncode == 2
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow(reason="a second server; compressed-tensors takes seconds to import")
+@pytest.mark.parametrize("method", ["int8", "gptq"])
+def test_a_release_in_fewer_bits_is_served_with_the_texts_of_the_weights_that_its_bits_stand_for(
+    tiny_llama_dir: Path, tmp_path: Path, method: str
+) -> None:
+    """A folder as llmcompressor writes it: completions, chats and streams over the official client."""
+    pytest.importorskip("compressed_tensors", reason="the extra `compressed` brings it")
+    from safetensors.torch import load_file, save_file
+
+    from tests.unit.models.loading.test_stored_bits import release
+
+    meant = release(tiny_llama_dir, tmp_path / "release", method)
+    shutil.copytree(tiny_llama_dir, tmp_path / "whole")
+    weights = load_file(tmp_path / "whole" / "model.safetensors") | {
+        name: one.contiguous() for name, one in meant.items()
+    }
+    save_file(weights, tmp_path / "whole" / "model.safetensors", {"format": "pt"})
+    texts, chats = [], []
+    for folder in ("release", "whole"):
+        with served(tmp_path / folder, "--name", "tiny", "--dtype", "float32") as server:
+            asking = client_of(server)
+            texts.append(greedy(asking).choices[0].text)
+            chats.append(sampled_chat(asking, temperature=0).choices[0].message.content)
+            parts = sampled_chat(asking, temperature=0, stream=True)
+            assert "".join(part.choices[0].delta.content or "" for part in parts) == chats[-1]
+    assert texts[0] == texts[1] != ""
+    assert chats[0] == chats[1] != ""
