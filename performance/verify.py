@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,12 +103,15 @@ def evaluate_command(benchmark: Benchmark, data_dir: Path, folder: Path, workers
     answers.write_text("".join(json.dumps(line) + "\n" for line in lines))
     cores = ["--workers", workers] if workers else []
     _mft("evaluate", answers, "--task", benchmark.name, "--data-dir", data_dir, "--out", out, *cores)
-    results = [json.loads(line) for path in out.rglob("*.jsonl") for line in path.read_text().splitlines()]
-    return Round(len(lines), sum(result.get("status") == "passed" for result in results))
+    (metrics,) = out.glob("metrics_*.json")
+    programs = json.loads(metrics.read_text())["programs"]
+    return Round(sum(programs.values()), programs["passed"])
 
 
 def _mft(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "mftcoder", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", "mftcoder", *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
 
 
 def timed(action: Callable[[], Round]) -> tuple[Round, float, float]:
@@ -146,7 +150,9 @@ def main() -> None:
     options = parser.parse_args()
     print("| benchmark | way | records | programs | passed | s | records/s | programs/s | CPU s |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
-    with open_pool(workers=options.workers) as pool, tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        pool = None if options.commands else stack.enter_context(open_pool(workers=options.workers))
         for task in options.tasks.split(","):
             benchmark = load(task, options.data_dir)
             ways = _ways(benchmark, pool, Path(folder), options)
@@ -156,10 +162,10 @@ def main() -> None:
 
 
 def _ways(
-    benchmark: Benchmark, pool: Pool, folder: Path, options: argparse.Namespace
+    benchmark: Benchmark, pool: Pool | None, folder: Path, options: argparse.Namespace
 ) -> dict[str, Callable[[], Round]]:
     records = records_of(benchmark)
-    if options.commands:
+    if pool is None:
         return {
             "`mft data verify`": lambda: verify_command(records, folder, options.workers),
             "`mft evaluate`": lambda: evaluate_command(benchmark, options.data_dir, folder, options.workers),
