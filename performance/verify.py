@@ -9,6 +9,7 @@ Goes in: benchmarks in Python. Each reference becomes a record with its tests. C
 turn; the first round is not counted, and the median of the others is shown. Planning (what of a record can be run) is part of verification's
 time, as assembling programs is part of evaluation's. Verification runs the tests three or four times in a program: with the answer, without
 it, and with answers that do nothing. Evaluation runs them with the answer, and twice with a changed claim on the same replies.
+The last column is the longest program: neither way ends before it.
 
 With --commands, the rows are `mft data verify` and `mft evaluate` from the start of the process to its end, all that they write included.
 """
@@ -48,6 +49,7 @@ class Round(NamedTuple):
 
     programs: int
     passed: int
+    longest: float = 0.0  # seconds of the longest program, where it is known
 
 
 def records_of(benchmark: Benchmark) -> list[bytes]:
@@ -64,10 +66,10 @@ def records_of(benchmark: Benchmark) -> list[bytes]:
 def verify(records: list[bytes], pool: Pool) -> Round:
     """As the step `verify` runs the records."""
     runs: dict[str, Run] = {}
-    results = pool.run(_programs(records, runs), LIMITS)
-    verdicts = [verdict_of(result, "python", tuple(runs[key].checks)) for key, result in results]
+    results = dict(pool.run(_programs(records, runs), LIMITS))
+    verdicts = [verdict_of(result, "python", tuple(runs[key].checks)) for key, result in results.items()]
     passed = sum(verdict is not None and verdict.is_proof and verdict.outcome == "passed" for verdict in verdicts)
-    return Round(len(runs), passed)
+    return Round(len(runs), passed, max(result.seconds for result in results.values()))
 
 
 def _programs(records: list[bytes], runs: dict[str, Run]) -> Iterator[tuple[str, Program]]:
@@ -82,7 +84,9 @@ def evaluate(benchmark: Benchmark, pool: Pool) -> Round:
     """As `mft evaluate` runs the references."""
     answers = {problem.id: (problem, problem.prompt + problem.reference) for problem in benchmark.problems}
     programs = {key: made for key, made in assemble_all(benchmark, answers).items() if isinstance(made, Program)}
-    return Round(len(programs), sum(result.status == "passed" for _, result in pool.run(programs.items(), LIMITS)))
+    results = [result for _, result in pool.run(programs.items(), LIMITS)]
+    passed = sum(result.status == "passed" for result in results)
+    return Round(len(programs), passed, max(result.seconds for result in results))
 
 
 def verify_command(records: list[bytes], folder: Path, workers: int | None) -> Round:
@@ -148,8 +152,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--commands", action="store_true", help="time the two commands from start to end")
     options = parser.parse_args()
-    print("| benchmark | way | records | programs | passed | s | records/s | programs/s | CPU s |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    print("| benchmark | way | records | programs | passed | s | records/s | programs/s | CPU s | longest program, s |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         pool = None if options.commands else stack.enter_context(open_pool(workers=options.workers))
@@ -174,10 +178,13 @@ def _ways(
 
 
 def _print_row(task: str, way: str, records: int, rounds: list[tuple[Round, float, float]]) -> None:
-    (programs, passed), seconds = rounds[-1][0], statistics.median(found[1] for found in rounds)
+    programs, passed, _ = rounds[-1][0]
+    seconds = statistics.median(found[1] for found in rounds)
+    longest = statistics.median(found[0].longest for found in rounds)
     cpu = statistics.median(found[2] for found in rounds)
     rates = f"{records / seconds:.0f} | {programs / seconds:.0f}"
-    print(f"| {task} | {way} | {records} | {programs} | {passed} | {seconds:.2f} | {rates} | {cpu:.2f} |", flush=True)
+    times = f"{cpu:.2f} | {f'{longest:.2f}' if longest else ''}"
+    print(f"| {task} | {way} | {records} | {programs} | {passed} | {seconds:.2f} | {rates} | {times} |", flush=True)
 
 
 if __name__ == "__main__":
