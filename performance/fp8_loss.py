@@ -3,11 +3,16 @@
     python performance/fp8_loss.py --data ../shared/data/training
     python performance/fp8_loss.py --data my/tasks --model my/model --steps 200 --device cuda --json out.json
     python performance/fp8_loss.py --data my/tasks --variants full,full-tensorwise,full-rowwise     # needs torchao
+    python performance/fp8_loss.py --data my/tasks --parts                                          # where it comes from
 
-Each variant is `mft train` in a process of its own: the same samples in the same order, the same new weights, the same seed.
-Where the device has no products in fp8 they are emulated to the same numbers. Printed are the mean validation loss over tasks
-before and after, how far the latter is from that of the first variant of the same kind, and the largest distance of their training
+Each variant is `mft train` in a process of its own: the same samples in the same order, the same new weights, the same seed, except
+for `lora-other-seed`, which shows what chance does. Where the device has no products in fp8 they are emulated to the same numbers.
+Printed are the mean validation loss over tasks before and after, the latter also over the original base, to which `mft export` adds
+the LoRA weights; how far these two are from those of the first variant of the same kind; and the largest distance of their training
 losses, both as means of 20 steps.
+
+`--parts` trains nothing: it prints the validation loss of the given model with one part of the rounding at a time, and the standard
+error of each change over samples.
 """
 
 import argparse
@@ -15,6 +20,8 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +30,7 @@ import numpy as np
 LORA, FULL = {"type": "lora", "lora_rank": 16}, {"type": "full"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": LORA},
+    "lora-other-seed": {"adapter": LORA, "train": {"seed": 1}},
     **{f"lora-{held}": {"adapter": LORA, "model": {"quantization": held}} for held in ("fp8", "4bit", "4bit-fp8")},
     "full": {"adapter": FULL},
     **{f"full-{recipe}": {"adapter": FULL, "train": {"fp8_recipe": recipe}} for recipe in ("tensorwise", "rowwise")},
@@ -67,8 +75,103 @@ def measure(args: argparse.Namespace, folder: Path, variant: str) -> dict[str, A
         "variant": variant,
         "before": float(np.mean(list(validation["first"].values()))),
         "after": float(np.mean(list(validation["last"].values()))),
+        "exported": mean_of_tasks(sample_losses(*loaded(config, args.device, folder / variant))),
         "curve": [line["loss"] for line in lines if line["kind"] == "train"],
     }
+
+
+def loaded(config_path: Path, device: str, run: Path | None = None) -> tuple[Any, Any]:
+    """The config's model with nothing held or multiplied in fewer bits, with the last weights of a run, and the validation rows."""
+    from mftcoder.config.load import load_config
+    from mftcoder.data.batches.loader import ValidationLoader
+    from mftcoder.data.prepared.store import prepare
+    from mftcoder.kernels import attention
+    from mftcoder.models.layers.adapters import attach, restore
+    from mftcoder.models.loading.load import load_model
+    from mftcoder.training.forward.language_model import LanguageModel
+
+    config = load_config(config_path, ["model.quantization=null", "train.fp8_recipe=null"])
+    attention.register()
+    module = load_model(config.model, attn_implementation="segments", device=device)
+    if run is not None:
+        module = attach(module, config.adapter)
+        restore(module, run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip() / "model")
+    model = LanguageModel(module, attn_implementation="segments", num_tasks=len(config.tasks))
+    return model, ValidationLoader(prepare(config), config)
+
+
+PARTS: dict[str, tuple[str, bool, bool]] = {  # layers that are kept, weights rounded, inputs rounded
+    "weights and inputs": ("", True, True),
+    "weights": ("", True, False),
+    "inputs": ("", False, True),
+    "all but down_proj": ("down_proj", True, True),
+    "all but the MLP": ("gate_proj up_proj down_proj", True, True),
+}
+
+
+def print_parts(args: argparse.Namespace, config_path: Path) -> None:
+    """The table of `--parts`."""
+    model, loader = loaded(config_path, args.device)
+    whole = sample_losses(model, loader)
+    print(f"{args.model.name}, {len(whole)} samples, {whole[:, 2].sum():,.0f} tokens: {mean_of_tasks(whole):.4f}")
+    draw = np.random.default_rng(0)
+    for name, (kept, weights, inputs) in PARTS.items():
+        with rounded(model.causal_lm, tuple(kept.split()), weights=weights, inputs=inputs):
+            found = sample_losses(model, loader)
+        picks = [resampled(whole, draw) for _ in range(500)]
+        error = np.std([mean_of_tasks(found[pick]) / mean_of_tasks(whole[pick]) for pick in picks])
+        print(
+            f"{name:20}{mean_of_tasks(found):9.4f}{mean_of_tasks(found) / mean_of_tasks(whole) - 1:10.2%} +- {error:.2%}",
+            flush=True,
+        )
+
+
+@contextmanager
+def rounded(causal_lm: Any, kept: tuple[str, ...], *, weights: bool, inputs: bool) -> Iterator[None]:
+    """Round weights and inputs of the linear layers to e4m3 as training does, except in layers whose name ends in one of `kept`."""
+    from mftcoder.kernels.linear.fp8 import round_rows
+    from mftcoder.models.layers.quantize import as_held, quantizable_layers
+
+    def round_input(_layer: Any, given: tuple[Any, ...]) -> tuple[Any]:
+        values, scales = round_rows(given[0].flatten(0, -2))
+        return ((values.to(given[0].dtype) * scales.to(given[0].dtype)).view_as(given[0]),)
+
+    layers = [
+        layer for name, layer in quantizable_layers(causal_lm, "fp8").items() if not (kept and name.endswith(kept))
+    ]
+    before = [layer.weight.data for layer in layers]
+    for layer in layers if weights else []:
+        layer.weight.data = as_held(layer.weight.data, "fp8", layer.weight.dtype)
+    hooks = [layer.register_forward_pre_hook(round_input) for layer in layers if inputs]
+    yield
+    for layer, weight in zip(layers, before, strict=True):
+        layer.weight.data = weight
+    for hook in hooks:
+        hook.remove()
+
+
+def sample_losses(model: Any, loader: Any) -> Any:
+    """`[task, summed loss, trained tokens]` of each validation sample."""
+    rows = []
+    with model.evaluating():
+        for batch in loader:
+            starts = (batch.position_ids == 0).flatten()
+            segments, losses = starts.cumsum(0) - 1, model.sample_losses(batch)
+            tokens = np.bincount(segments.numpy(), (batch.targets != -100).flatten().numpy(), len(losses))
+            rows += zip(batch.task_ids.flatten()[starts].tolist(), losses.tolist(), tokens.tolist(), strict=True)
+    return np.asarray([row for row in rows if row[2]])
+
+
+def mean_of_tasks(samples: Any) -> float:
+    """The mean over tasks of their mean token losses."""
+    tasks = np.unique(samples[:, 0])
+    return float(np.mean([np.divide(*samples[samples[:, 0] == task, 1:].sum(0)) for task in tasks]))
+
+
+def resampled(samples: Any, draw: np.random.Generator) -> Any:
+    """As many samples of each task, drawn with replacement."""
+    places = [np.flatnonzero(samples[:, 0] == task) for task in np.unique(samples[:, 0])]
+    return np.concatenate([draw.choice(of_task, len(of_task)) for of_task in places])
 
 
 def gap(curve: list[float], reference: list[float]) -> float:
@@ -88,22 +191,31 @@ def main() -> None:
     parser.add_argument("--max-samples", type=int, default=400, help="of each task")
     parser.add_argument("--val-samples", type=int, default=8, help="of each task")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--variants", default="lora,lora-fp8,lora-4bit,lora-4bit-fp8")
+    parser.add_argument("--variants", default="lora,lora-other-seed,lora-fp8,lora-4bit,lora-4bit-fp8")
+    parser.add_argument(
+        "--parts", action="store_true", help="which part of the rounding costs how much, without training"
+    )
     parser.add_argument("--json", type=Path, help="write curves and table there as well")
     args = parser.parse_args()
     if args.model is None:
         from mftcoder.models.conversion.demo_model import smollm2_folder
 
         args.model = smollm2_folder(lambda line: print(line, file=sys.stderr))
+    if args.parts:
+        with tempfile.TemporaryDirectory() as temporary:
+            print_parts(args, write_config(args, Path(temporary), "lora"))
+        return
     print(f"{args.model.name}, {args.steps} steps of {args.rows} x {args.max_length}, {args.device}")
-    print(f"{'':18}{'before':>9}{'after':>9}{'after, to first':>17}{'curve, to first':>17}")
+    print(f"{'':18}{'before':>9}{'after':>9}{'to first':>10}{'exported':>10}{'to first':>10}{'curve, to first':>17}")
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for variant in args.variants.split(","):
             rows.append(row := measure(args, Path(temporary), variant))
             first = next(other for other in rows if other["variant"].partition("-")[0] == variant.partition("-")[0])
-            change, distance = row["after"] / first["after"] - 1, gap(row["curve"], first["curve"])
-            print(f"{variant:18}{row['before']:9.4f}{row['after']:9.4f}{change:17.2%}{distance:17.2%}", flush=True)
+            numbers = [f"{row['before']:9.4f}"]
+            for when, width in (("after", 9), ("exported", 10)):
+                numbers.append(f"{row[when]:{width}.4f}{row[when] / first[when] - 1:10.2%}")
+            print(f"{variant:18}{''.join(numbers)}{gap(row['curve'], first['curve']):17.2%}", flush=True)
             if args.json:
                 args.json.write_text(json.dumps(rows))
 

@@ -16,7 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 REPOSITORY = Path(__file__).parents[3]
-ARCHITECTURES = (80, 90, 100)
+ARCHITECTURES = (75, 80, 90, 100)
 
 
 def sources() -> dict[str, Any]:
