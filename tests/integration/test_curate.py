@@ -53,7 +53,7 @@ def test_mistakes_end_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFix
     assert mft("decontaminate", data, "--out", tmp_path / "a") == 2
     assert "give `benchmarks` or `files`" in capsys.readouterr().err
     assert mft("dedup", data, data, "--out", tmp_path / "a") == 2
-    assert "two tasks are named chat" in capsys.readouterr().err
+    assert "two tasks are named chat; a recipe can name them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", [("filter", "--rules", "longest_line"), ("dedup",)])

@@ -216,4 +216,7 @@ def test_a_field_of_tests_that_no_record_has_is_refused(tmp_path: Path, capsys: 
     assert mft("verify", source, "--tests", "check", "--out", tmp_path / "out") == 2
     assert "no record has the field 'check'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["chat.jsonl"]
+    pairs = ("--samples", "smaples", "--preferences", tmp_path / "pairs.jsonl")
+    assert mft("verify", source, *pairs, "--out", tmp_path / "other") == 0
+    assert "warning: verify: samples: no record has the field 'smaples'" in capsys.readouterr().err
     assert mft("verify", source, "--tests", "tets", "--out", tmp_path / "out") == 0

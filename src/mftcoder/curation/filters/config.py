@@ -44,7 +44,11 @@ def _kept_by_all(given: Mapping[str, Any]) -> dict[str, Bounds | Names]:
     for name, value in given.items():
         if name == "preset":
             continue
-        if name not in RULES:
+        if name in PRESETS:
+            problems.append(
+                f"'{name}' is a preset, not a rule: name one preset alone, or beside rules as `preset: {name}` in a recipe"
+            )
+        elif name not in RULES:
             problems.append(f"unknown rule '{name}'.{did_you_mean(str(name), [*RULES, 'preset'])}")
         elif value is False:
             chosen.pop(name, None)

@@ -76,7 +76,10 @@ class Recipe(Section):
     @classmethod
     def _tasks_fit(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
         names = [task.name for task in tasks]
-        problems = [f"two tasks are named {name}" for name in sorted({name for name in names if names.count(name) > 1})]
+        problems = [
+            f"two tasks are named {name}; a recipe can name them: `tasks: {{a: PATH, b: PATH}}`"
+            for name in sorted({name for name in names if names.count(name) > 1})
+        ]
         if "validation" in names:
             problems.append("a task cannot be named validation: the folder of the held-out records has this name")
         for task in tasks:

@@ -126,9 +126,13 @@ class Verification:
         return (self._decisions(block) for block in blocks)
 
     def _refuse_an_unknown_field(self, blocks: Sequence[BlockFiles], workers: Workers) -> None:
-        """InputError if no record has the field of the tests that the options name."""
-        field = self.config.tests
+        """InputError if no record has the field of the tests that the options name; a warning for that of further answers."""
+        field, further = self.config.tests, self.config.samples
         filled = [block for block in blocks if kept_path(block.target).stat().st_size]
+        if further and filled and not any(workers.map(HasField(block, further) for block in filled)):
+            warn(
+                f"warning: verify: samples: no record has the field '{further}', so only records with one question make pairs"
+            )
         if field != "auto" and filled and not any(workers.map(HasField(block, field) for block in filled)):
             raise InputError(
                 f"verify: tests: no record has the field '{field}'. Name the field that holds the tests, or leave the option out"

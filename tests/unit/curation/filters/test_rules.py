@@ -177,6 +177,8 @@ def test_mistakes_of_a_filter_are_all_named() -> None:
         FilterConfig.model_validate({"longest_lines": True, "refusals": [3, 1], "preset": "evol"})
     assert "unknown preset 'evol'. Did you mean 'evol_66k'" in str(caught.value)
     assert "rule 'refusals': give [lowest, highest]" in str(caught.value)
+    with pytest.raises(ValueError, match="'general' is a preset, not a rule: name one preset alone"):
+        FilterConfig.model_validate(["general", "refusals"])
 
 
 def test_code_too_long_to_parse_is_not_judged() -> None:
