@@ -103,6 +103,7 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 APP_SUPPORT = {
     "app.scoring.options",
     "app.serving.model_choice",
+    "app.serving.vllm_model",
     "app.scoring.engine_choice",
     "app.training.plan_choice",
     "app.training.rounds",

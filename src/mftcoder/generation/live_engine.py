@@ -1,16 +1,17 @@
 """Answers requests that come at any time: one thread runs the model, and every request gets its text while it is written.
 
-All rows of one adapter form a batch. A row that the cache has no room for waits, and the youngest row goes back to the queue when the
-others need its room: it is then read again and continues where it was, with its own random numbers.
+LiveEngine runs a transformers model: all rows of one adapter form a batch. A row that the cache has no room for waits, and the youngest row
+goes back to the queue when the others need its room: it is then read again and continues where it was, with its own random numbers.
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -116,36 +117,25 @@ class Submission:
         return tuple(WrittenToken(self.row.choices[at], self._begins[at]) for at in range(first, self._delivered))
 
 
-class LiveEngine:
-    """Generates for many requests at once; a context manager, inside which its thread runs.
+Deliver = Callable[[list[tuple[Submission, Event]]], None]
+"""What is called after every step, from the engine's thread, with the pieces that it gave."""
 
-    `deliver` is called after every step, from the engine's thread, with the pieces that it gave.
-    """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Tokenizer,
-        deliver: Callable[[list[tuple[Submission, Event]]], None],
-        *,
-        batch_size: int = 16,
-        cache_tokens: int = 32768,
-    ):
-        """`cache_tokens` is the largest size of the key-value cache: rows times columns, at least one row of the whole context."""
-        self.model, self.tokenizer, self.deliver = model, tokenizer, deliver
-        self.batch_size = batch_size
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.context = min(int(positions or cache_tokens), cache_tokens)
-        self.cache_tokens = cache_tokens
+class RequestEngine(ABC):
+    """Answers many requests at once, in a thread of its own; a context manager, inside which the thread runs."""
+
+    alive = True
+    """Whether it can answer; an engine that has died refuses every request."""
+
+    def __init__(self, tokenizer: Tokenizer, deliver: Deliver, context: int):
+        """`context`: most tokens of a prompt and its text together."""
+        self.tokenizer, self.deliver, self.context = tokenizer, deliver, context
         self.waiting: deque[Submission] = deque()
-        self.active: dict[str | None, list[Submission]] = {}
-        self._batches: dict[str | None, Batch] = {}
-        self._adapter: str | None = None
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
-    def __enter__(self) -> "LiveEngine":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -161,9 +151,9 @@ class LiveEngine:
         return Vocabulary(self.tokenizer)
 
     @property
+    @abstractmethod
     def running(self) -> int:
-        """Rows that are being generated."""
-        return sum(map(len, self.active.values()))
+        """Texts that are being generated."""
 
     def submit(self, request: Request) -> Submission:
         """Queue a request. May be called from any thread."""
@@ -197,6 +187,40 @@ class LiveEngine:
             self._changed.wait_for(lambda: self._closing or self.waiting or self.running)
             return not self._closing
 
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            self.waiting = deque(submission for submission in self.waiting if not submission.cancelled)
+
+    @abstractmethod
+    def _work(self, events: list[tuple[Submission, Event]]) -> None:
+        """Do one step, and append what it gave."""
+
+    @abstractmethod
+    def _fail(self, error: Exception) -> list[tuple[Submission, Event]]:
+        """Give up the running requests: the problem of each."""
+
+
+class LiveEngine(RequestEngine):
+    """Runs a transformers model."""
+
+    def __init__(
+        self, model: Any, tokenizer: Tokenizer, deliver: Deliver, *, batch_size: int = 16, cache_tokens: int = 32768
+    ):
+        """`cache_tokens` is the largest size of the key-value cache: rows times columns, at least one row of the whole context."""
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        super().__init__(tokenizer, deliver, min(int(positions or cache_tokens), cache_tokens))
+        self.model = model
+        self.batch_size = batch_size
+        self.cache_tokens = cache_tokens
+        self.active: dict[str | None, list[Submission]] = {}
+        self._batches: dict[str | None, Batch] = {}
+        self._adapter: str | None = None
+
+    @property
+    def running(self) -> int:
+        """Rows that are being generated."""
+        return sum(map(len, self.active.values()))
+
     def _fail(self, error: Exception) -> list[tuple[Submission, Event]]:
         """End all rows: the cache may be incomplete. Requests that wait are kept."""
         torch_memory = isinstance(error, torch.OutOfMemoryError)
@@ -208,8 +232,7 @@ class LiveEngine:
         return [(submission, problem) for submission in failed]
 
     def _drop_cancelled(self) -> None:
-        with self._changed:
-            self.waiting = deque(submission for submission in self.waiting if not submission.cancelled)
+        super()._drop_cancelled()
         for adapter, rows in self.active.items():
             for index in range(len(rows) - 1, -1, -1):
                 if rows[index].cancelled:

@@ -1,18 +1,28 @@
-"""Completions from vLLM: continuous batching over paged attention, for many prompts on a GPU.
+"""vLLM: continuous batching over paged attention. Completions of many prompts, and texts that are asked for at any time.
 
-The prompts are tokenized by us, so the model reads the same tokens as in the transformers engine. Rounding differs, so a nearly tied
-token can be chosen differently.
+vLLM gets token ids that we made, so the model reads the same tokens as in the transformers engines. Rounding differs, so a nearly tied
+token can be chosen differently. In live texts, held words, stop words and pieces are ours too: vLLM gives token ids. While the prompt's last
+word is held, each token is a request of its own, with the tokens that agree.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError, reason
+from mftcoder.generation.batch import TokenChoice
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
+from mftcoder.generation.live_engine import Deliver, Event, RequestEngine, Submission
 from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, split_by_limit, token_prompts
 
 
@@ -80,3 +90,108 @@ class VllmEngine:
             stop_token_ids=self.end_ids,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+
+class VllmLiveEngine(RequestEngine):
+    """Runs a vLLM engine (`vllm.v1.engine.llm_engine.LLMEngine`) that has loaded its model, and shuts it down in the end."""
+
+    def __init__(self, engine: Any, tokenizer: Tokenizer, deliver: Deliver, adapters: Mapping[str, LoRARequest]):
+        """`adapters`: the name of each adapter that requests may ask for, and vLLM's own name of it."""
+        super().__init__(tokenizer, deliver, engine.model_config.max_model_len)
+        self.engine, self.adapters = engine, adapters
+        self.active: dict[str, Submission] = {}
+        self._numbers = itertools.count()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self.engine.engine_core.shutdown()
+
+    @property
+    def running(self) -> int:
+        """Texts that vLLM has, also those that wait in its own queue."""
+        return len(self.active)
+
+    def _drop_cancelled(self) -> None:
+        super()._drop_cancelled()
+        gone = [number for number, submission in self.active.items() if submission.cancelled]
+        for number in gone:
+            del self.active[number]
+        if gone:
+            self.engine.abort_request(gone)
+
+    def _work(self, events: list[tuple[Submission, Event]]) -> None:
+        while self.waiting and self._goes_with_others(self.waiting[0]):
+            with self._changed:
+                submission = self.waiting.popleft()
+            self._ask(submission)
+        for output in self.engine.step():
+            if output.request_id in self.active:
+                self._take(output, events)
+
+    def _goes_with_others(self, submission: Submission) -> bool:
+        """On a CPU, vLLM 0.32 computes a text without an adapter with the last adapter of its batch: the two kinds take turns there."""
+        mixed = any(bool(one.request.adapter) != bool(submission.request.adapter) for one in self.active.values())
+        return not (mixed and current_platform.is_cpu())
+
+    def _ask(self, submission: Submission) -> None:
+        """Ask vLLM for the rest of a text."""
+        row, request = submission.row, submission.request
+        number = str(next(self._numbers))
+        self.active[number] = submission
+        held = row.held.allowed() if row.held is not None and row.held.left else None
+        seed = sample_seed(Prompt("", "", request.sample, ""), request.sampling.seed) + len(row.tokens)
+        parameters = SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            seed=seed >> 65,  # 63 bits
+            max_tokens=1 if held else min(row.limit - submission.generated, self.context - len(row.ids + row.tokens)),
+            allowed_token_ids=held,
+            logprobs=row.logprobs,
+            stop_token_ids=sorted(request.end_ids),
+            ignore_eos=True,  # `end_ids` holds the tokens that end this text
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        prompt = TokensPrompt(prompt_token_ids=row.ids + row.tokens)
+        lora = self.adapters[request.adapter] if request.adapter else None
+        self.engine.add_request(number, prompt, parameters, lora_request=lora)
+
+    def _take(self, output: RequestOutput, events: list[tuple[Submission, Event]]) -> None:
+        """Put the new tokens of one text into it."""
+        submission, answer = self.active[output.request_id], output.outputs[0]
+        row = submission.row
+        for index, token in enumerate(answer.token_ids):
+            row.tokens.append(token)
+            if row.held is not None and row.held.left:
+                row.held.take(token)
+            if row.logprobs is not None:
+                row.choices.append(_choice(token, answer.logprobs[index], row.logprobs))
+            piece = submission.take_token()
+            if piece is not None:
+                events.append((submission, piece))
+            if piece is not None and piece.finish_reason is not None:
+                del self.active[output.request_id]
+                if not output.finished:
+                    self.engine.abort_request([output.request_id])
+                return
+        if output.finished:
+            del self.active[output.request_id]
+            if answer.finish_reason == "length":  # a token of a held word
+                self._ask(submission)
+            else:
+                events.append((submission, GenerationError(f"vLLM ended the text: {answer.finish_reason}")))
+
+    def _fail(self, error: Exception) -> list[tuple[Submission, Event]]:
+        self.alive = self.alive and not isinstance(error, EngineDeadError)
+        problem = GenerationError(f"vLLM failed: {type(error).__name__}: {reason(error)}")
+        failed, self.active = self.active, {}
+        with suppress(Exception):  # it may be vLLM that has died
+            self.engine.abort_request(list(failed))
+        return [(submission, problem) for submission in failed.values()]
+
+
+def _choice(token: int, table: Mapping[int, Any], count: int) -> TokenChoice:
+    """The token, and the `count` most probable ones of vLLM's table, which holds the token too."""
+    ranked = sorted(table.items(), key=lambda item: item[1].rank)
+    top = tuple((number, entry.logprob) for number, entry in ranked if entry.rank <= count)
+    return TokenChoice(token, table[token].logprob, top)

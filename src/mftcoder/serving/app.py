@@ -111,7 +111,9 @@ class Api:
         }
 
     async def health(self) -> Response:
-        """GET /health."""
+        """GET /health: 503 once the engine has died and the server must be started again."""
+        if self.writer.engine is not None and not self.writer.engine.alive:
+            return error_response(503, "The engine has died. Start the server again.")
         return _json({"status": "ok"})
 
     async def prometheus(self) -> Response:

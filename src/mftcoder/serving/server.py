@@ -5,15 +5,14 @@ import os
 import re
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
 from mftcoder.errors import ConfigError
-from mftcoder.generation.live_engine import LiveEngine
+from mftcoder.generation.live_engine import Deliver, RequestEngine
 from mftcoder.serving.app import Api, make_app
 from mftcoder.serving.catalogue import Catalogue
 from mftcoder.serving.guard import OPEN_PATHS, Guard
@@ -63,19 +62,20 @@ def bind(host: str, port: int, keys: Sequence[str]) -> socket.socket:
 
 
 def run_server(
-    model: Any,
+    engine_of: Callable[[Deliver], RequestEngine],
     catalogue: Catalogue,
     bound: socket.socket,
     *,
     keys: Sequence[str],
-    batch_size: int,
-    cache_tokens: int,
     most_texts: int,
     most_bytes: int,
     grace_seconds: int,
     ui: Ui | None = None,
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C; then refuse new connections and return when the last answer is complete."""
+    """Serve until SIGTERM or Ctrl-C; then refuse new connections and return when the last answer is complete.
+
+    `engine_of` makes the engine, given where it delivers its texts to.
+    """
     metrics = Metrics()
     writer = Writer(metrics, most_texts)
 
@@ -84,10 +84,7 @@ def run_server(
         import asyncio
 
         writer.loop = asyncio.get_running_loop()
-        engine = LiveEngine(
-            model, catalogue.tokenizer, writer.deliver, batch_size=batch_size, cache_tokens=cache_tokens
-        )
-        with engine:
+        with engine_of(writer.deliver) as engine:
             writer.engine = engine
             yield
 

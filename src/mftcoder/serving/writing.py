@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.types import Receive
 
 from mftcoder.errors import GenerationError
-from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
+from mftcoder.generation.live_engine import Event, Piece, Request, RequestEngine, Submission
 from mftcoder.serving.catalogue import ClientError
 from mftcoder.serving.metrics import Metrics
 
@@ -24,7 +24,7 @@ class Writer:
     most_texts: int
 
     def __post_init__(self) -> None:
-        self.engine: LiveEngine | None = None
+        self.engine: RequestEngine | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
         self._places: dict[Submission, tuple[int, asyncio.Queue[Arrival]]] = {}
 

@@ -79,5 +79,5 @@ def _local(chosen: AssistOptions) -> Model:
     source = choose_source(str(chosen.model), checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
     served = served_model(source, source.name, chosen.template)
     loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
-    catalogue: Catalogue = catalogue_of([served], source, loaded)
+    catalogue: Catalogue = catalogue_of([served], source, loaded.config)
     return LocalModel(loaded, catalogue, chosen.temperature, chosen.max_tokens)

@@ -72,10 +72,10 @@ def served_model(source: ModelSource, name: str, template: str | None = None) ->
 
 
 def catalogue_of(
-    served: Sequence[Served], source: ModelSource, model: Any, cache_tokens: int = CACHE_TOKENS
+    served: Sequence[Served], source: ModelSource, config: Any, cache_tokens: int = CACHE_TOKENS
 ) -> Catalogue:
-    """What is served, with the context that the model and the cache leave."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """What is served, with the context that the model's config and the cache leave."""
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     context = min(int(positions or cache_tokens), cache_tokens)
     if positions and cache_tokens < int(positions):
         say(f"the context is {context:,} tokens instead of {int(positions):,}, as --cache-tokens has it")

@@ -1,12 +1,16 @@
 """`mft serve`: a model behind the OpenAI protocol, with the template and the end tokens of its training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
+from mftcoder.app.scoring.engine_choice import engine_name
 from mftcoder.app.serving.model_choice import catalogue_of, choose_source, load_model, served_model
 from mftcoder.errors import ConfigError, ModelError
+from mftcoder.generation.live_engine import Deliver, LiveEngine, RequestEngine
 from mftcoder.jsonl import read_json
 from mftcoder.log import say, warn
 from mftcoder.models.export.source import ModelSource, open_run
@@ -14,6 +18,8 @@ from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapters
 from mftcoder.serving.catalogue import Catalogue, Served
 from mftcoder.serving.server import bind, read_keys, run_server
 from mftcoder.serving.ui import Ui
+
+EngineOf = Callable[[Deliver], RequestEngine]
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class ServeOptions:
     port: int = 8000
     name: str | None = None
     """Name of the model for clients; None: from its folder."""
+    engine: str = "auto"
+    """transformers, vllm, or auto: vLLM where it is installed, there is a GPU, and it can read the weights."""
+    engine_flags: Sequence[str] = ()
+    """Flags of vLLM's own command line."""
     adapters: Mapping[str, Path] | None = None
     """Name -> peft folder or run folder of a LoRA adapter over the model."""
     api_key_file: Path | None = None
@@ -59,23 +69,23 @@ def serve(model: str, **options: Any) -> None:
     bound = bind(chosen.host, chosen.port, keys)
     with bound:
         source = choose_source(model, checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
-        loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
-        served = [served_model(source, chosen.name or source.name, chosen.template)]
-        if chosen.adapters:
-            loaded, adapters = _with_adapters(loaded, source, served[0], chosen.adapters)
-            served += adapters
-        catalogue = catalogue_of(served, source, loaded, chosen.cache_tokens)
+        name = _engine(chosen, source)
+        base = served_model(source, chosen.name or source.name, chosen.template)
+        adapters, folders = _adapters(source, base, chosen.adapters or {})
+        served = [base, *adapters]
+        if name == "vllm":
+            catalogue, engine_of = _on_vllm(source, served, folders, chosen)
+        else:
+            catalogue, engine_of = _on_transformers(source, served, folders, chosen)
         bound.listen(2048)  # from here on a client that connects is answered
         _tell(catalogue, bound.getsockname(), keys)
         if ui is not None:
             say(f"page: the same address without /v1; votes go to {chosen.votes}")
         run_server(
-            loaded,
+            engine_of,
             catalogue,
             bound,
             keys=keys,
-            batch_size=chosen.batch_size,
-            cache_tokens=chosen.cache_tokens,
             most_texts=chosen.max_requests,
             most_bytes=int(chosen.max_body_mb * 2**20),
             grace_seconds=chosen.grace_seconds,
@@ -83,11 +93,56 @@ def serve(model: str, **options: Any) -> None:
         )
 
 
-def _with_adapters(
-    loaded: Any, source: ModelSource, base: Served, adapters: Mapping[str, Path]
-) -> tuple[Any, list[Served]]:
-    """The model with the adapters by its side, and what is served by their names."""
-    served, folders, taken = [], {}, {base.name}
+def _engine(chosen: ServeOptions, source: ModelSource) -> str:
+    """transformers or vllm. ConfigError for options that the engine does not have."""
+    wanted = "transformers" if chosen.engine == "auto" and chosen.load else chosen.engine
+    name = engine_name(wanted, source, device=chosen.device, as_trained=False)
+    if name == "vllm" and chosen.load:
+        raise ConfigError(f"--load {chosen.load}: vLLM has flags of its own for this: -- --quantization ...")
+    if name != "vllm" and chosen.engine_flags:
+        raise ConfigError(f"{' '.join(chosen.engine_flags)}: only vLLM has flags of its own. Give --engine vllm")
+    return name
+
+
+def _on_transformers(
+    source: ModelSource, served: Sequence[Served], folders: Mapping[str, Path], chosen: ServeOptions
+) -> tuple[Catalogue, EngineOf]:
+    model = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
+    if folders:
+        model = load_adapters(model, folders)
+    catalogue = catalogue_of(served, source, model.config, chosen.cache_tokens)
+
+    def engine_of(deliver: Deliver) -> RequestEngine:
+        sizes = {"batch_size": chosen.batch_size, "cache_tokens": chosen.cache_tokens}
+        return LiveEngine(model, source.tokenizer, deliver, **sizes)
+
+    return catalogue, engine_of
+
+
+def _on_vllm(
+    source: ModelSource, served: Sequence[Served], folders: Mapping[str, Path], chosen: ServeOptions
+) -> tuple[Catalogue, EngineOf]:
+    from mftcoder.app.serving.vllm_model import open_vllm
+    from mftcoder.generation.vllm_engine import VllmLiveEngine
+
+    config = AutoConfig.from_pretrained(source.weights, trust_remote_code=source.trust_remote_code)
+    catalogue = catalogue_of(served, source, config, chosen.cache_tokens)
+    engine, loras = open_vllm(
+        source,
+        folders,
+        context=catalogue.context,
+        dtype=chosen.dtype,
+        batch_size=chosen.batch_size,
+        flags=chosen.engine_flags,
+    )
+    return catalogue, lambda deliver: VllmLiveEngine(engine, source.tokenizer, deliver, loras)
+
+
+def _adapters(source: ModelSource, base: Served, adapters: Mapping[str, Path]) -> tuple[list[Served], dict[str, Path]]:
+    """What is served by the names of the adapters, and the peft folder of each by its name inside."""
+    served: list[Served] = []
+    folders: dict[str, Path] = {}
+    taken = {base.name}
     for number, (name, path) in enumerate(adapters.items()):
         if name in taken or not name.strip():
             raise ConfigError(f"--adapter {name}={path}: the name is {'taken' if name.strip() else 'empty'}")
@@ -104,7 +159,7 @@ def _with_adapters(
         inner = f"adapter{number}"  # peft allows no dot in a name
         folders[inner] = folder
         served.append(replace(own, name=name, adapter=inner))
-    return load_adapters(loaded, folders), served
+    return served, folders
 
 
 def _warn_of_another_base(name: str, folder: Path, source: ModelSource) -> None:

@@ -28,6 +28,13 @@ class NamedPath(click.ParamType):
 
 @click.command("serve", short_help="Serve a model to editors and agents (OpenAI protocol).")
 @click.argument("model")
+@click.argument("engine_flags", nargs=-1, metavar="[-- VLLM FLAGS]")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "transformers", "vllm"]),
+    default="auto",
+    help="auto: vllm if it is installed, there is a GPU, and it can read the weights.",
+)
 @click.option("--host", default="127.0.0.1", help="Address. Others than this machine need a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: any that is free.")
 @click.option("--name", help="Name of the model for clients (default: from MODEL).")
@@ -53,7 +60,7 @@ class NamedPath(click.ParamType):
 @dtype
 @device
 @trust_remote_code
-def command(model: str, adapters: tuple[tuple[str, Path], ...], **options: Any) -> None:
+def command(model: str, engine_flags: tuple[str, ...], adapters: tuple[tuple[str, Path], ...], **options: Any) -> None:
     """Serve MODEL: /v1/chat/completions, /v1/completions, /v1/models, /infill, /health, /metrics.
 
     MODEL is a model folder, a Hub id, a .gguf file or a run folder. Ctrl-C or SIGTERM completes the answers in work and stops.
@@ -63,6 +70,7 @@ def command(model: str, adapters: tuple[tuple[str, Path], ...], **options: Any) 
     mft serve models/my --ui
     mft serve models/base --adapter tests=runs/tests --adapter repair=runs/repair
     mft serve models/my --host 0.0.0.0 --api-key-file keys.txt
+    mft serve models/my --engine vllm -- --tensor-parallel-size 2 --enable-prefix-caching
     """
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
@@ -75,4 +83,4 @@ def command(model: str, adapters: tuple[tuple[str, Path], ...], **options: Any) 
     from mftcoder.app.serving.serve import serve
 
     with shown(stderr=True):
-        serve(model, adapters=dict(adapters), **options)
+        serve(model, engine_flags=engine_flags, adapters=dict(adapters), **options)
