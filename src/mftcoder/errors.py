@@ -98,19 +98,8 @@ class BudgetSpent(Exception):  # noqa: N818  # a stop that was requested, not an
         super().__init__(hint)
 
 
-class NoAnswerAcceptedError(Exception):
-    """The model gave no answer that passes its checks. Each of `problems` is one line: which answer, and why it was refused."""
-
-    exit_code = 1
-
-    def __init__(self, *problems: str, refusals: Sequence[Any] = ()):
-        self.problems = problems
-        self.refusals = tuple(refusals)
-        super().__init__("\n".join(problems))
-
-
-class BrokenReleaseError(Exception):
-    """A quantized model was written, loaded back and found to have lost too much. Each of `problems` is one line."""
+class UnsuccessfulError(Exception):
+    """A command that did its work, but cannot give what it is for. Each of `problems` is one line."""
 
     exit_code = 1
 
@@ -119,15 +108,24 @@ class BrokenReleaseError(Exception):
         super().__init__("\n".join(problems))
 
 
-class UnjudgedError(Exception):
-    """Answers could not be judged, because the machine or the tests fail even without them. Each of `problems` is one line for a file."""
+class NoAnswerAcceptedError(UnsuccessfulError):
+    """The model gave no answer that passes its checks. The problems say which answer, and why it was refused."""
 
-    exit_code = 1
+    def __init__(self, *problems: str, refusals: Sequence[Any] = ()):
+        self.refusals = tuple(refusals)
+        super().__init__(*problems)
+
+
+class BrokenReleaseError(UnsuccessfulError):
+    """A quantized model was written, loaded back and found to have lost too much."""
+
+
+class UnjudgedError(UnsuccessfulError):
+    """Answers could not be judged, because the machine or the tests fail even without them."""
 
     def __init__(self, *problems: str, scores: Sequence[Any] = ()):
-        self.problems = problems
         self.scores = scores  # of all files, those that were judged too
-        super().__init__("\n".join(problems))
+        super().__init__(*problems)
 
 
 class Interrupted(Exception):  # noqa: N818  # a stop that was requested, not an error

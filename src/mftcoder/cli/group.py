@@ -34,13 +34,11 @@ from mftcoder.cli.training.improve import command as improve
 from mftcoder.cli.training.train import command as train
 from mftcoder.cli.training.validate import command as validate
 from mftcoder.errors import (
-    BrokenReleaseError,
     BudgetSpent,
     ConfigError,
     Interrupted,
     MftError,
-    NoAnswerAcceptedError,
-    UnjudgedError,
+    UnsuccessfulError,
 )
 from mftcoder.processes import follow_parent, let_waiting_threads_sleep
 
@@ -118,11 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (BrokenReleaseError, UnjudgedError) as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        sys.exit(error.exit_code)
-    except NoAnswerAcceptedError as error:
+    except UnsuccessfulError as error:
         for problem in error.problems:
             _print_error(problem)
         sys.exit(error.exit_code)

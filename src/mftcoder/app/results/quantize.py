@@ -116,7 +116,9 @@ def quantize(model: str | Path, out: str | Path, method: str, **options: Any) ->
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ModelError(f"{out}: exists already; give a new folder, or remove it first")
     source = choose_source(str(model), checkpoint=chosen.checkpoint, trust_remote_code=False)
-    _check_whole(source, str(model))
+    is_quantized_file = str(model).endswith(".gguf") and gguf.is_quantized(Path(model).expanduser())
+    if is_quantized_file or is_stored_quantized(source.weights):
+        raise ModelError(f"{model}: is quantized already; quantize the model that it was made from")
     _check_options(found, chosen, source)
     tool = _tool(found, chosen)
     try:
@@ -138,7 +140,14 @@ def _made(
         whole = Path(parent) / out.name
         whole.mkdir()
         usage = usage_of(source)
-        _write_whole(source, whole, usage, options)
+        write_model_folder(
+            source,
+            whole,
+            dtype=DTYPES[options.dtype] if options.dtype else source.dtype(),
+            chat_template=usage.template.as_jinja() if usage.template else "",
+            end=usage.template.end if usage.template else source.tokenizer.eos_token,
+            as_trained=options.as_trained,
+        )
         work = _Work(method, options, source, whole, temporary, tool, texts, _measured(whole, texts))
         say(f"quantizing by {method.name}")
         release = _gguf_release(work, usage) if method.gguf_type else _compressed_release(work, usage)
@@ -189,23 +198,6 @@ def _tool(method: Method, options: QuantizeOptions) -> Path | None:
         needs_program = method.gguf_type in BY_LLAMA_CPP
         return find_program(options.llama_quantize, method.gguf_type) if needs_program else None
     return python_of_llmcompressor(options.python)
-
-
-def _check_whole(source: ModelSource, named: str) -> None:
-    """ModelError for a model that is quantized already: more bits are not in it."""
-    if is_stored_quantized(source.weights) or (named.endswith(".gguf") and gguf.is_quantized(Path(named).expanduser())):
-        raise ModelError(f"{named}: is quantized already; quantize the model that it was made from")
-
-
-def _write_whole(source: ModelSource, whole: Path, usage: Usage, options: QuantizeOptions) -> None:
-    write_model_folder(
-        source,
-        whole,
-        dtype=DTYPES[options.dtype] if options.dtype else source.dtype(),
-        chat_template=usage.template.as_jinja() if usage.template else "",
-        end=usage.template.end if usage.template else source.tokenizer.eos_token,
-        as_trained=options.as_trained,
-    )
 
 
 def _texts(source: ModelSource, most: int) -> Texts:
