@@ -86,7 +86,7 @@ def linted(code: str, toolchain: Toolchain) -> Build:
     """What g++ says about code with its own includes, all warnings on."""
     flags = ("-std=c++11", "-Wall", "-Wextra", "-fno-diagnostics-show-caret", "-fdiagnostics-color=never")
     command = (toolchain.tools["g++"], *flags, "-c", "-o", "object", "answer.cpp")
-    return listing('"$@"', {"answer.cpp": code}, *command, environment={"TMPDIR": "."})
+    return listing('"$@"', {"answer.cpp": code}, *command, environment={"TMPDIR": ".", "LC_ALL": "C"})
 
 
 def _build(name: str, source: str, toolchain: Toolchain) -> Build:

@@ -77,6 +77,7 @@ class JavaRunner:
             "-J-XX:TieredStopAtLevel=1",
             "-J-XX:+UseSerialGC",
             "-J-Xmx512m",
+            "-J-Duser.language=en",
             "-proc:none",
             "-Xlint:all",
             "-d",
