@@ -55,7 +55,7 @@ def test_a_prompt_and_a_pipe_are_one_question_whose_answer_alone_is_on_stdout(
     [
         ([], "nothing is asked"),
         (["x", "--template", "chatlm"], "Did you mean 'chatml'?"),
-        (["x " * 600], "the model only 512 positions. Begin anew with /reset"),
+        (["x " * 600], "the model only 512 positions. Ask for less, or begin anew with /reset"),
     ],
 )
 def test_what_cannot_be_answered_is_said_in_one_line(tiny_llama_dir: Path, arguments: list[str], message: str) -> None:
