@@ -5,6 +5,7 @@ goes back to the queue when the others need its room: it is then read again and 
 """
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -215,6 +216,8 @@ class LiveEngine(RequestEngine):
         self.active: dict[str | None, list[Submission]] = {}
         self._batches: dict[str | None, Batch] = {}
         self._adapter: str | None = None
+        self._ended = 0  # texts, since a request was waiting
+        self._step_seconds = 0.0  # of the last step
 
     @property
     def running(self) -> int:
@@ -241,6 +244,7 @@ class LiveEngine(RequestEngine):
     def _remove(self, adapter: str | None, index: int) -> Submission:
         rows = self.active[adapter]
         submission = rows[index]
+        self._ended += 1
         self._batches[adapter].remove(index)
         rows[index] = rows[-1]
         rows.pop()
@@ -251,6 +255,7 @@ class LiveEngine(RequestEngine):
     def _work(self, events: list[tuple[Submission, Event]]) -> None:
         """Add waiting rows if there is room, else generate a token for every row."""
         added = self._next()
+        begin = time.monotonic()
         if added:
             adapter = added[0].request.adapter
             self.active.setdefault(adapter, []).extend(added)
@@ -258,6 +263,7 @@ class LiveEngine(RequestEngine):
             batch = self._batch(adapter)
             batch.add([submission.row for submission in added])
             self._collect(adapter, added, events)
+            self._step_seconds = time.monotonic() - begin
             return
         self._free_room()
         for adapter, rows in list(self.active.items()):
@@ -265,6 +271,7 @@ class LiveEngine(RequestEngine):
                 self._use(adapter)
                 self._batches[adapter].step()
                 self._collect(adapter, list(rows), events)
+        self._step_seconds = time.monotonic() - begin
 
     def _collect(
         self, adapter: str | None, moved: Sequence[Submission], events: list[tuple[Submission, Event]]
@@ -299,6 +306,10 @@ class LiveEngine(RequestEngine):
     def _next(self) -> list[Submission]:
         """The longest-waiting requests that have room now and go well into one forward pass."""
         with self._changed:
+            if self.waiting:
+                # The clients of texts that ended together ask again at nearly the same time. One forward pass reads all their prompts.
+                self._changed.wait_for(lambda: len(self.waiting) >= self._ended, self._step_seconds / 4)
+                self._ended = 0
             added: list[Submission] = []
             while self.waiting and self._fits([*added, self.waiting[0]]):
                 added.append(self.waiting.popleft())

@@ -176,6 +176,30 @@ def test_the_memory_of_a_grown_cache_is_free_as_soon_as_it_is_empty(model: Any, 
         gc.enable()
 
 
+def test_requests_that_follow_texts_which_ended_together_are_read_in_one_forward_pass(
+    model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(model, tokenizer)  # its thread does not run
+    first = live.submit(TEXTS[0])
+    live.engine._ended = 2
+    followers = []
+
+    def come(condition: Callable[[], bool], timeout: float) -> None:
+        followers.append(live.submit(TEXTS[0]))
+        assert condition()
+
+    monkeypatch.setattr(live.engine._changed, "wait_for", come)
+    assert live.engine._next() == [first, *followers]
+
+
+def test_no_request_waits_for_others_longer_than_once(model: Any, tokenizer: Tokenizer) -> None:
+    live = Live(model, tokenizer)
+    live.engine._ended = 9
+    live.submit(TEXTS[0])
+    assert len(live.engine._next()) == 1  # after a quarter of the last step, which is 0 s here
+    assert live.engine._ended == 0
+
+
 def test_pieces_never_hold_a_part_of_a_stop_word(live: Live, model: Any, tokenizer: Tokenizer) -> None:
     whole = batch_texts(model, tokenizer)[0]
     word = whole[8:14]
