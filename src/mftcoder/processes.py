@@ -35,8 +35,8 @@ def follow_parent() -> None:
 def let_waiting_threads_sleep() -> None:
     """Let a waiting thread of GNU's OpenMP sleep after microseconds, unless the environment says otherwise. Call it before torch is imported.
 
-    By default it spins for milliseconds. On quiet processors that makes small steps a quarter faster; with other work on them, a step takes
-    four to ten times as long.
+    By default it spins for milliseconds. That makes small steps faster on quiet processors, and several times slower beside other work
+    (docs/serving.md).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
