@@ -21,6 +21,7 @@ from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.curation.teacher.endpoint import Reply
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 from mftcoder.execution.languages import LANGUAGES as TOOLCHAINS
+from tests.scripted_model import Says
 
 FILES = {
     "go": ("shapes.go", "package shapes\n\nimport \"errors\"\n\nvar errNone = errors.New(\"none\")\n\n// first item, and the number of items.\nfunc first(items []int, most int) int {\n\tn := len(items)\n\tif n > most {\n\t\tn = most\n\t}\n\treturn items[0]*10 + n\n}\n"),
@@ -96,19 +97,6 @@ def claims(language: str, *wanted: tuple[str, int, int]) -> str:
 
 def answer(language: str, body: str) -> str:
     return fenced(f"{HEADS[language]}\n    {body}\n}}\n", language)
-
-
-class Says:
-    """A model that gives the answers that it was told, one after the other."""
-
-    def __init__(self) -> None:
-        self.answers: list[str] = []
-
-    def ask(self, messages: Any, *, seed: int = 0) -> Reply:
-        return Reply(self.answers.pop(0), "stop", "told", None)
-
-    def go_on(self, before: str, after: str, *, stop: Any, max_tokens: int) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`mft assist test` on Go, C++, Rust and Java: only comparisons with plain values are taken from an answer, and each finds a mutant."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -9,9 +8,9 @@ pytest.importorskip("tree_sitter_go", reason="the extra `curate` brings the gram
 
 from mftcoder.assistant.assistant import Assistant
 from mftcoder.curation.synthesis.trials import fenced
-from mftcoder.curation.teacher.endpoint import Reply
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 from mftcoder.execution.languages import LANGUAGES as TOOLCHAINS
+from tests.scripted_model import Says
 
 CODE = {
     "go": ("shapes.go", "package shapes\n\n// perimeter of a rectangle.\nfunc perimeter(w int, h int) int {\n\tif w < 0 {\n\t\treturn -1\n\t}\n\treturn 2*w + 2*h\n}\n"),
@@ -35,19 +34,6 @@ SLOW_BUT_ONE = [
 ]
 
 
-class Says:
-    """A model that gives the answers that it was told."""
-
-    def __init__(self) -> None:
-        self.answer = ""
-
-    def ask(self, messages: Any, *, seed: int = 0) -> Reply:
-        return Reply(self.answer, "stop", "told", None)
-
-    def go_on(self, before: str, after: str, *, stop: Any, max_tokens: int) -> None:
-        return None
-
-
 @pytest.fixture(scope="module")
 def says() -> Says:
     return Says()
@@ -67,7 +53,7 @@ def test_comparisons_that_hold_and_find_a_mutant_are_kept_whatever_stands_around
     assistant: Assistant, says: Says, language: str
 ) -> None:
     name, _ = CODE[language]
-    says.answer = fenced(ANSWERS[language], language)
+    says.answers = [fenced(ANSWERS[language], language)]
     made = assistant.test(f"{name}:perimeter")
     assert "perimeter(3, 5)" in made.text and "16" in made.text
     assert "9" not in made.text and "exit" not in made.text.lower()
@@ -78,7 +64,7 @@ def test_comparisons_that_hold_and_find_a_mutant_are_kept_whatever_stands_around
 @SLOW
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_comparisons_that_do_not_hold_are_refused(assistant: Assistant, says: Says, language: str) -> None:
-    says.answer = fenced(ANSWERS[language].replace("16", "17"), language)
+    says.answers = [fenced(ANSWERS[language].replace("16", "17"), language)]
     with pytest.raises(NoAnswerAcceptedError, match="tests_fail"):
         assistant.test(f"{CODE[language][0]}:perimeter")
 
@@ -100,8 +86,7 @@ def test_code_that_cannot_be_built_alone_is_refused_in_one_line(
 @SLOW
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_comparisons_with_values_of_a_wrong_type_are_left_out(assistant: Assistant, says: Says, language: str) -> None:
-    says.answer = fenced(
-        ANSWERS[language].replace("(3, 5)", '("a", 5)').replace("perimeter(1, 1)", "perimeter(1)"), language
-    )
+    wrong = ANSWERS[language].replace("(3, 5)", '("a", 5)').replace("perimeter(1, 1)", "perimeter(1)")
+    says.answers = [fenced(wrong, language)]
     with pytest.raises(NoAnswerAcceptedError, match="tests_fail: No test passes on the code: the tests do not compile"):
         assistant.test(f"{CODE[language][0]}:perimeter")

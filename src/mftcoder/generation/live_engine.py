@@ -24,6 +24,7 @@ from mftcoder.generation.engine import FinishReason, Prompt, Sampling
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
 
+GATHER_SECONDS = 0.1  # the longest wait for requests that can be read together
 START = 512  # columns that a batch begins with, and goes back to when it is empty
 
 
@@ -308,7 +309,8 @@ class LiveEngine(RequestEngine):
         with self._changed:
             if self.waiting:
                 # The clients of texts that ended together ask again at nearly the same time. One forward pass reads all their prompts.
-                self._changed.wait_for(lambda: len(self.waiting) >= self._ended, self._step_seconds / 4)
+                patience = min(self._step_seconds / 4, GATHER_SECONDS)
+                self._changed.wait_for(lambda: len(self.waiting) >= self._ended, patience)
                 self._ended = 0
             added: list[Submission] = []
             while self.waiting and self._fits([*added, self.waiting[0]]):

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from mftcoder.app.scoring.engine_choice import engine_name
 from mftcoder.app.serving.model_choice import catalogue_of, choose_source, load_model, served_model
 from mftcoder.errors import ConfigError, ModelError
@@ -15,6 +13,7 @@ from mftcoder.jsonl import read_json
 from mftcoder.log import say, warn
 from mftcoder.models.export.source import ModelSource, open_run
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapters
+from mftcoder.models.loading.resolve import read_model_config
 from mftcoder.serving.catalogue import Catalogue, Served
 from mftcoder.serving.server import bind, read_keys, run_server
 from mftcoder.serving.ui import Ui
@@ -125,7 +124,7 @@ def _on_vllm(
     from mftcoder.app.serving.vllm_model import open_vllm
     from mftcoder.generation.vllm_engine import VllmLiveEngine
 
-    config = AutoConfig.from_pretrained(source.weights, trust_remote_code=source.trust_remote_code)
+    config = read_model_config(source.weights, name=source.name, trust_remote_code=source.trust_remote_code)
     catalogue = catalogue_of(served, source, config, chosen.cache_tokens)
     engine, loras = open_vllm(
         source,

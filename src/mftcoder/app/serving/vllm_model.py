@@ -24,7 +24,9 @@ _OURS = {
     "max_num_seqs": "--batch-size",
     "trust_remote_code": "--trust-remote-code",
     "enable_lora": "--adapter",
+    "max_loras": "--adapter",
     "max_lora_rank": "--adapter",
+    "skip_tokenizer_init": "MODEL",
     "served_model_name": "--name",
 }
 """Flags of vLLM -> our option, which sets them."""
@@ -68,15 +70,16 @@ def open_vllm(
 def parse_flags(flags: Sequence[str]) -> EngineArgs:
     """The engine's arguments from flags of vLLM's command line. ConfigError for those that do not exist, and for those that we set."""
     parser = EngineArgs.add_cli_args(_Parser(prog="vllm", add_help=False))
-    defaults, given = vars(parser.parse_args([])), parser.parse_args(list(flags))
+    arguments: EngineArgs = EngineArgs.from_cli_args(parser.parse_args(list(flags)))
+    parser.set_defaults(**dict.fromkeys(_OURS))
+    given = parser.parse_args(list(flags))
     problems = [
         f"--{name.replace('_', '-')}: is set by {option}; give that instead"
         for name, option in _OURS.items()
-        if getattr(given, name, None) != defaults.get(name)
+        if getattr(given, name) is not None
     ]
     if problems:
         raise ConfigError.collect(problems)
-    arguments: EngineArgs = EngineArgs.from_cli_args(given)
     return arguments
 
 

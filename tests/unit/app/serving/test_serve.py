@@ -33,6 +33,8 @@ def test_what_an_engine_does_not_have_is_refused(tiny_llama_dir: Path, name: str
     [
         (["--no-such-flag"], "vLLM's flags: unrecognized arguments: --no-such-flag"),
         (["--max-model-len", "9", "--dtype", "half"], "--dtype: is set by --dtype; give that instead"),
+        (["--dtype", "auto"], "--dtype: is set by --dtype"),  # its own default
+        (["--max-loras", "4"], "--max-loras: is set by --adapter"),
         (["--tensor-parallel-size", "two"], "invalid"),
     ],
 )
