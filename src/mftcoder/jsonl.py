@@ -35,6 +35,8 @@ def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     its folder is removed in the end.
     """
     with names_in_errors(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path}: is a device or a pipe, which a file must not replace. Give the name of a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, descriptor = _locked_beside(path, Path.touch) if lasting else (_beside(path), None)
     try:
@@ -49,7 +51,7 @@ def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
             os.close(descriptor)
 
 
-_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 """What numpy says of a full disk, without an error number."""
 
 
@@ -59,7 +61,7 @@ def names_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]
     try:
         yield
     except OSError as error:
-        if error.errno is None and _SHORT_WRITE.fullmatch(str(error)):
+        if error.errno is None and SHORT_WRITE.fullmatch(str(error)):
             raise OSError(errno.ENOSPC, "could not be written in full", str(path)) from error
         if error.errno is not None and error.filename is None:
             error.filename = str(path)

@@ -1,5 +1,6 @@
 """Files, folders and journals appear whole, and one process at a time writes a journal."""
 
+import os
 import random
 import resource
 import tempfile
@@ -12,7 +13,7 @@ import pytest
 
 from mftcoder import jsonl
 from mftcoder.cli.group import MACHINE_ERRORS
-from mftcoder.errors import GenerationError
+from mftcoder.errors import DataError, GenerationError
 from mftcoder.jsonl import (
     JournalFile,
     append_line,
@@ -59,6 +60,14 @@ def test_a_folder_appears_only_when_its_block_succeeds(tmp_path: Path) -> None:
         assert not (tmp_path / "made").exists()
     assert (tmp_path / "made" / "file").read_text() == "content"
     assert names(tmp_path) == ["made"]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"pipe: is a device or a pipe"):
+        write_text(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ much. Of several processes, rank 0 prints; another rank prints only an error tha
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Iterable
 
@@ -67,8 +66,6 @@ COMMANDS = (
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
 MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """A full disk, a limit on the size of files, a folder without write permission: the user can mend these, whichever file they hit."""
-SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
-"""What numpy says of a full disk, without an error number."""
 NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
 HOMELESS = "home directory"
 """What pathlib says of `~nobody/x`."""
@@ -150,6 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _machine_problem(error: Exception) -> str | None:
     """One line for what the machine refuses and the user can mend; None for a bug of ours."""
+    from mftcoder.jsonl import SHORT_WRITE
+
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}. Choose smaller rows or batches; `mft validate` estimates what a run needs"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
