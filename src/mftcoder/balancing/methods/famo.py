@@ -12,7 +12,9 @@ so a task whose log loss fell more than the others' loses weight. beta is `learn
 language-model losses, where the log loss changes by about 1e-3 in a step.
 
 Choices made here: l(t) and l(t + 1) are the losses of two successive observations. The paper takes one batch before and after the
-step, which costs a second forward pass. An absent task keeps its last loss, so its delta is 0.
+step, which costs a second forward pass. So the weights of a step use the losses of the step before, and with `signal: train` the J is
+one step younger than delta. The first observation has nothing to be compared with and changes no logit. An absent task keeps its last
+loss, so its delta is 0.
 """
 
 from typing import Literal
@@ -77,15 +79,18 @@ class FamoBalancer(LossReader):
     ) -> TaskWeights:
         """One step on the logits, then weights in proportion to z / loss."""
         losses = np.maximum(latest(self._losses, self.measured(train, validation)), SMALLEST_LOSS)
-        delta = np.nan_to_num(np.log(self._losses) - np.log(losses), nan=0.0)
-        gradient = jacobian_product(softmax(self._logits), delta) + self._decay * self._logits
-        self._updates += 1
-        self._logits = self._logits - self._rate * (self._adam_direction(gradient) if self._adam else gradient)
+        if np.isfinite(self._losses).any():
+            self._move_logits(np.nan_to_num(np.log(self._losses) - np.log(losses), nan=0.0))
         self._losses = losses
         typical = (
             losses[np.isfinite(losses)].mean() if np.isfinite(losses).any() else 1.0
         )  # stands in for a task without a loss yet
         return weighted(self.facts, softmax(self._logits) / np.where(np.isfinite(losses), losses, typical))
+
+    def _move_logits(self, delta: Float) -> None:
+        gradient = jacobian_product(softmax(self._logits), delta) + self._decay * self._logits
+        self._updates += 1
+        self._logits = self._logits - self._rate * (self._adam_direction(gradient) if self._adam else gradient)
 
     def _adam_direction(self, gradient: Float) -> Float:
         first, second = ADAM_BETAS
