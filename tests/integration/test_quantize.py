@@ -308,7 +308,9 @@ def test_what_a_method_does_not_follow_or_lacks_is_told(
         quantize(tiny_llama_dir, tmp_path / "q", "gptq", **tool)
     (tmp_path / "t.jsonl").write_text(json.dumps({"prompt": "a", "answer": "b"}) + "\n")
     with pytest.raises(ModelError, match=r"has 32 columns, which groups of 64 do not divide. Choose --group-size 32"):
-        quantize(tiny_llama_dir, tmp_path / "q", "gptq", group_size=64, calibration=tmp_path / "t.jsonl", **tool)
+        quantize(
+            tiny_llama_dir, tmp_path / "q", "gptq", group_size=64, calibration=tmp_path / "t.jsonl", python="/no/such"
+        )  # before llmcompressor is looked for
     with pytest.raises(ModelError, match=r"--python .*: cannot import llmcompressor: ModuleNotFoundError"):
         quantize(tiny_llama_dir, tmp_path / "q", "int8", python=sys.executable)
     with pytest.raises(ModelError, match="--python /no/such: cannot be run: No such file"):

@@ -190,6 +190,8 @@ def _check_options(method: Method, options: QuantizeOptions, source: ModelSource
         raise ConfigError(*problems)
     if options.calibration:
         read_calibration(options.calibration)  # before anything is installed, exported or measured
+    if method.needs_calibration and any(source.weights.glob(WEIGHTS)):
+        choose_group(source.weights, options.group_size)  # likewise; pickled weights are checked after the export
 
 
 def _tool(method: Method, options: QuantizeOptions) -> Path | None:

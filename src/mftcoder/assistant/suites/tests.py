@@ -167,19 +167,35 @@ def _check_statement(node: ast.stmt, defined: Set[str]) -> None:
     if isinstance(node, ast.Import | ast.ImportFrom):
         _check_import(node)
     elif isinstance(node, _FUNCTIONS):
-        if node.decorator_list or isinstance(node, ast.AsyncFunctionDef):
-            raise RefusedAnswer("not_a_test", f"{node.name}: decorators and async tests are not run here.")
+        _check_function(node)
     elif isinstance(node, ast.ClassDef):
-        if (
-            not any(ast.unparse(base).endswith("TestCase") for base in node.bases)
-            or node.decorator_list
-            or node.keywords
-        ):
-            raise RefusedAnswer("not_a_test", f"{node.name}: a class must be a plain unittest.TestCase.")
+        _check_test_case(node)
     elif not isinstance(node, ast.Assert | ast.Assign):
         raise RefusedAnswer("not_a_test", f"A test file holds tests only, not: {ast.unparse(node)[:80]}")
     for inner in ast.walk(node):
         _check_node(inner, defined)
+
+
+def _check_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, is_method: bool = False) -> None:
+    """RefusedAnswer for a function that only pytest or an event loop could run, or that a decorator may keep from running."""
+    if node.decorator_list or isinstance(node, ast.AsyncFunctionDef):
+        raise RefusedAnswer("not_a_test", f"{node.name}: decorators and async tests are not run here.")
+    given = [*node.args.posonlyargs, *node.args.args]
+    by_name = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+    wanted = [one.arg for one in given[is_method : len(given) - len(node.args.defaults)]]
+    wanted += [one.arg for one, default in by_name if default is None]
+    if node.name.startswith("test") and wanted:
+        raise RefusedAnswer("not_a_test", f"{node.name}: takes {', '.join(wanted)}. Write tests without parameters.")
+
+
+def _check_test_case(node: ast.ClassDef) -> None:
+    """RefusedAnswer for a class that is no plain test case, and for methods that would not run."""
+    plain = any(ast.unparse(base).endswith("TestCase") for base in node.bases)
+    if not plain or node.decorator_list or node.keywords:
+        raise RefusedAnswer("not_a_test", f"{node.name}: a class must be a plain unittest.TestCase.")
+    for method in node.body:
+        if isinstance(method, _FUNCTIONS):
+            _check_function(method, is_method=True)
 
 
 def _check_import(node: ast.Import | ast.ImportFrom) -> None:
