@@ -97,6 +97,22 @@ def test_greedy_completions_are_the_texts_of_mft_generate(client: Any, tiny_llam
     assert {problem.id: choice.text for problem, choice in zip(mini.problems, asked.choices, strict=True)} == written
 
 
+def test_bounds_that_leave_one_token_give_the_greedy_text(client: Any, engine: tuple[str, ...]) -> None:
+    orders = [{}] if "vllm" in engine else [{}, {"samplers": "edkypmxt"}]
+    for bounds in ({"top_k": 1}, {"min_p": 1.0}):
+        for order in orders:
+            found = greedy(client, temperature=5, extra_body={"complete_word": False, **bounds, **order})
+            assert found.choices[0].text == greedy(client).choices[0].text
+    assert greedy(client, temperature=5, seed=1).choices[0].text != greedy(client).choices[0].text
+
+
+def test_minus_one_token_is_the_rest_of_the_context(client: Any) -> None:
+    asked = {"messages": CHAT, "model": "tiny", "temperature": 0}
+    ends = [client.chat.completions.create(**asked, **most).usage for most in ({}, {"max_tokens": -1})]
+    assert ends[0] == ends[1]
+    assert greedy(client, max_tokens=-1).usage.completion_tokens > 20
+
+
 def test_a_stream_of_a_chat_has_the_text_and_the_end_of_the_whole_answer(client: Any) -> None:
     whole = sampled_chat(client)
     chunks = list(sampled_chat(client, stream=True, stream_options={"include_usage": True}))

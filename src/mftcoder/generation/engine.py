@@ -36,6 +36,18 @@ class Sampling:
     top_p: float = 1.0  # sample from the most probable tokens that together have this probability
     seed: int = 0
     max_length: int | None = None  # limit for the tokens of prompt and completion together
+    top_k: int = 0  # sample from this many of the most probable tokens; 0: from all
+    min_p: float = 0.0  # leave out tokens that are less probable than the most probable one times this
+    temperature_last: bool = False
+    """Choose the tokens by the model's own probabilities, as llama.cpp does, and not by those after the temperature.
+
+    False: min_p, top_k, top_p, as vLLM does. True: top_k, top_p, min_p, temperature. top_p is a share of what is left before it.
+    """
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether every token can be sampled."""
+        return self.top_p >= 1 and not self.top_k and not self.min_p
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,8 @@ class RequestEngine(ABC):
 
     alive = True
     """Whether it can answer; an engine that has died refuses every request."""
+    takes_temperature_last = True
+    """Whether it follows `Sampling.temperature_last`."""
 
     def __init__(self, tokenizer: Tokenizer, deliver: Deliver, context: int):
         """`context`: most tokens of a prompt and its text together."""

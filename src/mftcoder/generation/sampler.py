@@ -13,7 +13,7 @@ from torch import Tensor
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.prompt_tokens import sample_seed
 
-MOST_PROBABLE = 256  # enough for top-p in most cases, and cheaper to find than sorting the vocabulary
+MOST_PROBABLE = 256  # enough in most cases, and cheaper to find than sorting the vocabulary
 
 
 def random_stream(prompt: Prompt, seed: int) -> np.random.Generator:
@@ -22,10 +22,11 @@ def random_stream(prompt: Prompt, seed: int) -> np.random.Generator:
 
 
 def choose_tokens(logits: Tensor, samplings: Sequence[Sampling], streams: Sequence[np.random.Generator]) -> list[int]:
-    """The next token of each row of logits [rows, vocabulary], each row with its own temperature and top_p."""
-    groups: dict[tuple[float, float], list[int]] = {}
-    for row, sampling in enumerate(samplings):
-        groups.setdefault((sampling.temperature, sampling.top_p), []).append(row)
+    """The next token of each row of logits [rows, vocabulary], each row with its own temperature and bounds."""
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for row, one in enumerate(samplings):
+        kind = (one.temperature, one.top_p, one.top_k, one.min_p, one.temperature_last)
+        groups.setdefault(kind, []).append(row)
     if len(groups) == 1:
         return next_tokens(logits, samplings[0], streams)
     chosen = [0] * len(samplings)
@@ -43,14 +44,34 @@ def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.
         return chosen
     draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float32, device=logits.device)
     probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
-    if sampling.top_p >= 1:
+    if sampling.takes_all:
         return _at(probabilities, draws).tolist()
-    likely, ids = probabilities.topk(min(MOST_PROBABLE, probabilities.shape[-1]), dim=-1)
-    if (likely.sum(dim=-1) < sampling.top_p).any():
-        likely, ids = probabilities.sort(dim=-1, descending=True)
-    before = likely.cumsum(dim=-1) - likely
-    kept = likely.masked_fill(before >= sampling.top_p, 0.0)
+    judged = torch.softmax(logits.float(), dim=-1) if sampling.temperature_last else probabilities
+    likely, ids = judged.topk(min(MOST_PROBABLE, judged.shape[-1]), dim=-1)
+    if not _holds_all(likely, sampling):
+        likely, ids = judged.sort(dim=-1, descending=True)
+    kept = probabilities.gather(1, ids).masked_fill(~_allowed(likely, sampling), 0.0)
     return ids.gather(1, _at(kept, draws)[:, None])[:, 0].tolist()
+
+
+def _holds_all(likely: Tensor, sampling: Sampling) -> bool:
+    """Whether the most probable tokens of each row [rows, tokens] hold all that may be sampled, and what top_p is a share of."""
+    if sampling.top_k:
+        return sampling.top_k <= likely.shape[-1]
+    if (likely[:, -1] < sampling.min_p * likely[:, 0]).all():
+        return True
+    of_all = not sampling.min_p or sampling.temperature_last
+    return sampling.top_p < 1 and of_all and bool((likely.sum(dim=-1) >= sampling.top_p).all())
+
+
+def _allowed(likely: Tensor, sampling: Sampling) -> Tensor:
+    """Which of the tokens may be sampled; their probabilities [rows, tokens] fall from left to right."""
+    probable = likely >= sampling.min_p * likely[:, :1]
+    first = torch.arange(likely.shape[-1], device=likely.device) < (sampling.top_k or likely.shape[-1])
+    left = likely * (first if sampling.temperature_last else first & probable)
+    of_all = not sampling.top_k and (not sampling.min_p or sampling.temperature_last)
+    most = sampling.top_p if of_all else sampling.top_p * left.sum(dim=-1, keepdim=True)
+    return probable & first & (left.cumsum(dim=-1) - left < most)
 
 
 def _at(weights: Tensor, draws: Tensor) -> Tensor:

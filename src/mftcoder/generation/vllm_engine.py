@@ -95,6 +95,8 @@ class VllmEngine:
 class VllmLiveEngine(RequestEngine):
     """Runs a vLLM engine (`vllm.v1.engine.llm_engine.LLMEngine`) that has loaded its model, and shuts it down in the end."""
 
+    takes_temperature_last = False
+
     def __init__(self, engine: Any, tokenizer: Tokenizer, deliver: Deliver, adapters: Mapping[str, LoRARequest]):
         """`adapters`: the name of each adapter that requests may ask for, and vLLM's own name of it."""
         super().__init__(tokenizer, deliver, engine.model_config.max_model_len)
@@ -143,6 +145,8 @@ class VllmLiveEngine(RequestEngine):
         parameters = SamplingParams(
             temperature=request.sampling.temperature,
             top_p=request.sampling.top_p,
+            top_k=request.sampling.top_k,
+            min_p=request.sampling.min_p,
             seed=seed >> 65,  # 63 bits
             max_tokens=1 if held else min(row.limit - submission.generated, self.context - len(row.ids + row.tokens)),
             allowed_token_ids=held,

@@ -67,6 +67,9 @@ class Api:
         kind: str,
         choice: Callable[[int, Text, str | None], dict[str, Any]],
     ) -> Response:
+        engine = self.writer.engine
+        if asked.samplers is not None and engine is not None and not engine.takes_temperature_last:
+            raise ClientError(400, "vLLM has no order of samplers. Leave it out", param="samplers")
         texts = self.writer.open(requests, http.receive)
         prompt_tokens = sum(len(request.ids) + len(request.held) for request in requests) // (asked.n or 1)
         self.metrics.prompt_tokens.inc(prompt_tokens)
@@ -181,7 +184,8 @@ def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> Fas
     for path, endpoint in posts.items():
         app.add_api_route(path, endpoint, methods=["POST"], response_model=None)
     for path, endpoint in gets.items():
-        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
+        app.add_api_route(path, endpoint, methods=["GET"], response_model=None)
+        app.add_api_route(path, endpoint, methods=["HEAD"], response_model=None, include_in_schema=False)
     app.add_exception_handler(ClientError, _client_error)
     app.add_exception_handler(GenerationError, _engine_error)
     app.add_exception_handler(RequestValidationError, _invalid)

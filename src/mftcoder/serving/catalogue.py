@@ -93,7 +93,7 @@ class Catalogue:
             segments = render_next(served.template, messages)
         except DataError as error:
             raise ClientError(400, str(error), param="messages") from error
-        limit = asked.max_completion_tokens or asked.max_tokens or self.context
+        limit = self._limit(asked.max_completion_tokens or asked.max_tokens or -1)
         noted = (asked.top_logprobs or 0) if asked.logprobs else None
         ids = encode_segments(self.tokenizer, [segments])[0].ids.tolist()
         found = self._room(PromptTokens(ids), "messages")
@@ -112,7 +112,8 @@ class Catalogue:
         else:
             found = [self._whole(asked, prompt) for prompt in prompts]
         found = [self._room(prompt, "prompt") for prompt in found]
-        return self._requests(asked, served, found, asked.max_tokens or COMPLETION_TOKENS, ends, asked.logprobs)
+        limit = self._limit(asked.max_tokens or COMPLETION_TOKENS)
+        return self._requests(asked, served, found, limit, ends, asked.logprobs)
 
     def infill(self, asked: InfillRequest) -> Request:
         """The request of /infill."""
@@ -121,9 +122,13 @@ class Catalogue:
         found = self._room(
             self._fill(asked, asked.input_prefix, asked.input_suffix, files, asked.prompt), "input_prefix"
         )
-        limit = self.context if asked.n_predict < 0 else asked.n_predict
+        limit = self._limit(asked.n_predict)
         ends = self.end_ids | self._fill_ends()
         return self._requests(asked, served, [found], limit, ends, None, temperature=0.0)[0]
+
+    def _limit(self, tokens: int) -> int:
+        """Most tokens of a text; -1 asks for the rest of the context."""
+        return self.context if tokens < 0 else tokens
 
     def _whole(self, asked: Asked, prompt: str | list[int]) -> PromptTokens:
         """A prompt that the model goes on from. Token ids are taken as they are."""
@@ -204,6 +209,9 @@ class Catalogue:
             temperature if asked.temperature is None else asked.temperature,
             1.0 if asked.top_p is None else asked.top_p,
             seed,
+            top_k=max(asked.top_k or 0, 0),
+            min_p=asked.min_p or 0.0,
+            temperature_last=isinstance(asked, Choices) and asked.samplers is not None,
         )
         count = (asked.n or 1) if isinstance(asked, Choices) else 1
         return [

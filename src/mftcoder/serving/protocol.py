@@ -10,44 +10,59 @@ from mftcoder.jsonl import has_half_character
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
+    "dry_multiplier": (None, 0),
+    "dynatemp_range": (None, 0),
     "echo": (None, False),
     "frequency_penalty": (None, 0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "logit_bias": (None, {}),
-    "min_p": (None, 0),
     "modalities": (None, ["text"]),
     "moderation": (None,),
     "prediction": (None,),
     "presence_penalty": (None, 0),
     "reasoning_effort": (None, "none"),
+    "repeat_penalty": (None, 1),
     "repetition_penalty": (None, 1),
     "response_format": (None, {"type": "text"}),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
-    "top_k": (None, 0, -1),
+    "typical_p": (None, 1),
     "verbosity": (None, "medium"),
     "web_search_options": (None,),
+    "xtc_probability": (None, 0),
 }
 """Fields that are not supported, and the values at which they change nothing."""
 WITHOUT_EFFECT = frozenset(
     {
+        "cache_prompt",
+        "dry_allowed_length",
+        "dry_base",
+        "dry_penalty_last_n",
+        "dynatemp_exponent",
         "metadata",
         "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_options",
         "prompt_cache_retention",
+        "repeat_last_n",
         "safety_identifier",
         "service_tier",
         "store",
+        "timings_per_token",
         "user",
+        "xtc_threshold",
     }
 )
+"""Fields that never change a text. Some are the details of a llama.cpp sampler that NEUTRAL refuses to turn on."""
 INFILL_WITHOUT_EFFECT = frozenset(
-    {"cache_prompt", "id_slot", "n_indent", "n_keep", "response_fields", "samplers", "t_max_prompt_ms", "top_k"}
+    {"cache_prompt", "id_slot", "n_indent", "n_keep", "response_fields", "samplers", "t_max_prompt_ms"}
 )
 MESSAGE_FIELDS = ("name", "tool_calls", "function_call", "tool_call_id", "audio", "refusal")
 """Fields of a message that are not supported."""
+SAMPLERS = {"top_k": "k", "top_p": "p", "min_p": "m", "temperature": "t"}
+UNUSED_SAMPLERS = {"penalties": "e", "dry": "d", "top_n_sigma": "s", "typ_p": "y", "typical_p": "y", "xtc": "x"}
+"""Names of llama.cpp's samplers and their letters. The unused ones change nothing at the values that NEUTRAL accepts."""
 MOST_CHOICES = 128
 MOST_STOP_WORDS = 64
 
@@ -73,6 +88,9 @@ class Asked(Checked):
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """0 and -1: all tokens."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=MOST_STOP_WORDS)] | None = None
     stream: bool | None = None
@@ -107,8 +125,21 @@ class Choices(Asked):
     """Requests that may ask for several texts."""
 
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | Literal[-1] | None = None
+    """-1, as llama.cpp's clients write it: the rest of the context."""
+    samplers: str | list[str] | None = None
+    """The order of llama.cpp's samplers. Without it the temperature comes first, as in vLLM."""
     stream_options: StreamOptions | None = None
+
+    @field_validator("samplers")
+    @classmethod
+    def _order_is_followed(cls, value: str | list[str] | None) -> str | list[str] | None:
+        known = SAMPLERS | UNUSED_SAMPLERS
+        letters = [known.get(name, "?") for name in value] if isinstance(value, list) else value
+        order = [letter for letter in letters or "" if letter not in UNUSED_SAMPLERS.values()]
+        if value is not None and order != list(SAMPLERS.values()):
+            raise ValueError("the only order here is top_k, top_p, min_p, temperature. Leave it out")
+        return value
 
 
 class TextPart(Checked):
@@ -198,6 +229,6 @@ class InfillRequest(Asked):
     def _without_effect(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        if fields.get("temperature") and fields.get("top_k") not in NEUTRAL["top_k"]:
-            raise ValueError("top_k: not supported by this server together with a temperature. Leave one out")
+        if fields.get("temperature") and fields.get("samplers"):
+            raise ValueError("samplers: not supported by this server together with a temperature. Leave one out")
         return {name: value for name, value in fields.items() if name not in INFILL_WITHOUT_EFFECT}

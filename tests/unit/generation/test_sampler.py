@@ -1,6 +1,8 @@
 from collections import Counter
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from mftcoder.generation.engine import Prompt, Sampling
@@ -38,6 +40,63 @@ def test_top_p_over_a_flat_distribution_uses_more_than_the_most_probable_tokens(
     flat = torch.zeros(200, 5000)
     streams = [np.random.default_rng(seed) for seed in range(200)]
     assert len(set(next_tokens(flat, Sampling(temperature=1.0, top_p=0.5), streams))) > 150
+
+
+def survivors(sampling: Sampling, probabilities: torch.Tensor = PROBABILITIES) -> dict[int, float]:
+    """Each token that can be drawn with its probability, to 1 / 2,000: one row for each number of an even grid."""
+    grid = [Fixed((step + 0.5) / 2000) for step in range(2000)]
+    counts = Counter(next_tokens(probabilities.log().expand(2000, -1), sampling, grid))  # type: ignore[arg-type]
+    return {token: count / 2000 for token, count in sorted(counts.items())}
+
+
+class Fixed:
+    """A random stream that gives one number."""
+
+    def __init__(self, number: float):
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+@pytest.mark.parametrize(
+    "bounds, kept",
+    [
+        ({"top_k": 3}, {0: 0.1, 1: 0.5, 3: 0.35}),
+        ({"top_k": 9}, {0: 0.1, 1: 0.5, 2: 0.05, 3: 0.35}),
+        ({"min_p": 0.15}, {0: 0.1, 1: 0.5, 3: 0.35}),
+        ({"min_p": 0.25}, {1: 0.5, 3: 0.35}),
+        ({"top_k": 2, "top_p": 0.58}, {1: 1}),  # 0.5 / 0.85 = 0.588 reaches it
+        ({"top_k": 2, "top_p": 0.59}, {1: 0.5, 3: 0.35}),
+        ({"min_p": 0.25, "top_p": 0.58}, {1: 1}),  # a share of what min_p leaves
+        ({"min_p": 0.25, "top_p": 0.58, "temperature_last": True}, {1: 0.5, 3: 0.35}),  # a share of all
+    ],
+)
+def test_bounds_leave_the_probabilities_of_what_they_keep(bounds: dict[str, Any], kept: dict[int, float]) -> None:
+    expected = {token: share / sum(kept.values()) for token, share in kept.items()}
+    assert survivors(Sampling(temperature=1.0, **bounds)) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("last, kept", [(False, {1: 0.5}), (True, {1: 0.5, 3: 0.35})])
+def test_bounds_look_at_the_probabilities_before_the_temperature_if_it_comes_last(
+    last: bool, kept: dict[int, float]
+) -> None:
+    cold = Sampling(temperature=0.5, min_p=0.6, temperature_last=last)  # 0.35 / 0.5 = 0.7, its square 0.49
+    expected = {token: share**2 / sum(other**2 for other in kept.values()) for token, share in kept.items()}
+    assert survivors(cold) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{"top_k": 300}, {"min_p": 0.5}, {"top_k": 300, "top_p": 0.9}, {"min_p": 0.5, "top_p": 0.9}]
+)
+@pytest.mark.parametrize("last", [False, True])
+def test_bounds_hold_beyond_the_most_probable_tokens(bounds: dict[str, Any], last: bool) -> None:
+    falling = torch.linspace(2, 1, 700).softmax(-1)  # the probability halves after 485 tokens
+    found = survivors(Sampling(temperature=1.0, temperature_last=last, **bounds), falling)
+    left = falling[: bounds.get("top_k", 485)]
+    whole = 1.0 if last and "min_p" in bounds else left.sum()
+    reach = int((left.cumsum(0) - left < bounds.get("top_p", 1) * whole).sum())
+    assert max(found) == reach - 1 and min(found) == 0
 
 
 def test_streams_depend_on_seed_problem_and_sample() -> None:

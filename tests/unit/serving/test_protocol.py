@@ -97,6 +97,53 @@ def test_the_files_that_editors_send_with_a_gap_are_accepted() -> None:
     assert [(file.filename, file.text) for file in asked.input_extra] == [("a.py", "x = 1\n")]
 
 
+LLAMA_VSCODE = {
+    "stream": False, "cache_prompt": True, "samplers": "edkypmxt", "temperature": 0.8, "dynatemp_range": 0,
+    "dynatemp_exponent": 1, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "typical_p": 1, "xtc_probability": 0, "xtc_threshold": 0.1,
+    "repeat_last_n": 64, "repeat_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0, "dry_multiplier": 0, "dry_base": 1.75,
+    "dry_allowed_length": 2, "dry_penalty_last_n": -1, "max_tokens": -1, "timings_per_token": False,
+}  # fmt: skip
+"""What llama.vscode sends to change a piece of code."""
+
+
+def test_an_edit_of_llama_vscode_is_accepted_with_its_bounds() -> None:
+    asked = ChatRequest.model_validate({**CHAT, **LLAMA_VSCODE})
+    assert (asked.top_k, asked.min_p, asked.max_tokens, asked.samplers) == (40, 0.05, -1, "edkypmxt")
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("samplers", "tkpm"),
+        ("samplers", "kpm"),
+        ("samplers", "kpmti"),
+        ("samplers", ""),
+        ("samplers", ["top_k", "min_p", "top_p", "temperature"]),
+        ("samplers", ["top_k", "top_p", "min_p", "infill", "temperature"]),
+        ("dry_multiplier", 0.5),
+        ("dynatemp_range", 0.1),
+        ("repeat_penalty", 1.1),
+        ("typical_p", 0.9),
+        ("xtc_probability", 0.1),
+        ("max_tokens", -2),
+        ("max_tokens", 0),
+        ("top_k", 1.0),
+        ("top_k", -2),
+        ("min_p", 1.5),
+        ("min_p", True),
+    ],
+)
+def test_what_would_change_the_text_of_such_an_edit_in_another_way_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=field):
+        ChatRequest.model_validate({**CHAT, **LLAMA_VSCODE, field: value})
+
+
+def test_a_gap_with_a_temperature_has_no_order_of_samplers() -> None:
+    assert InfillRequest.model_validate({**GAP, "temperature": 0.5, "top_k": 40, "min_p": 0.1}).top_k == 40
+    with pytest.raises(ValidationError, match="samplers: not supported by this server together with a temperature"):
+        InfillRequest.model_validate({**GAP, "temperature": 0.5, "samplers": ["top_k", "infill"]})
+
+
 def test_a_message_of_a_tool_is_refused_in_one_sentence() -> None:
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     for message in (

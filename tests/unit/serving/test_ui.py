@@ -103,6 +103,14 @@ def test_a_developer_message_is_the_system_message_of_the_record(ask: Client, vo
     assert [message.role for message in pair.first.messages] == ["system", "user", "assistant"]
 
 
+def test_the_schema_has_the_paths_of_the_docs_and_no_others(ask: Client) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(?:GET|POST) (/\S*)`", page)) - {"/openapi.json"}  # the schema leaves itself out
+    schema = ask("GET", "/openapi.json").json()
+    assert {path.replace("{name}", "NAME") for path in schema["paths"]} == documented
+    assert "max_completion_tokens" in schema["components"]["schemas"]["ChatRequest"]["properties"]
+
+
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_no_page_loads_scripts_of_another_site(ask: Client, path: str) -> None:
     assert ask("GET", path).status_code == 404
