@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,35 @@ def test_a_model_that_is_loaded_trains_to_the_same_numbers(
     ]
     assert (export(result.run_dir, tmp_path / "out") / "tokenizer.json").is_file()
     assert train(other, **loaded(tiny_llama_dir)).steps == 6  # the same call finds the run finished
+
+
+def test_a_model_that_was_trained_in_place_computes_and_answers_as_the_run_does(
+    config: RunConfig, tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = loaded(tiny_llama_dir)
+    model = given["model"].eval()
+    attention, use_cache = model.config._attn_implementation, model.config.use_cache
+    train(config, **given)
+    state = (model.config._attn_implementation, model.config.use_cache, model.training)
+    assert state == (attention, use_cache, False)
+    merged = AutoModelForCausalLM.from_pretrained(export(config.output_path, "out", checkpoint="latest"))
+    ids = torch.arange(40).view(2, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, merged(ids).logits, atol=1e-5, rtol=0)
+    options = {"limit": 2, "max_new_tokens": 12, "name": "m"}
+    (own,) = generate(model, "mini", tokenizer=given["tokenizer"], out="own", **options)
+    (written,) = generate("out", "mini", out="written", **options)
+    assert json.loads(own.read_text()) == json.loads(written.read_text())
+
+
+def test_runs_in_two_threads_at_once_have_the_numbers_of_one_alone(config: RunConfig, tmp_path: Path) -> None:
+    runs = [with_overrides(config, [f"output_dir={tmp_path / name}"]) for name in ("one", "two", "alone")]
+    with ThreadPoolExecutor(2) as pool:
+        assert [done.steps for done in pool.map(train, runs[:2])] == [6, 6]
+    train(runs[2])
+    one, two, alone = (weights(run.output_path) for run in runs)
+    assert all((one[name] == alone[name]).all() and (two[name] == alone[name]).all() for name in alone)
 
 
 def changed(model: Any) -> Any:

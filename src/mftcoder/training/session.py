@@ -15,6 +15,7 @@ from mftcoder.errors import ConfigError, TrainingError, reason
 from mftcoder.jsonl import locked
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_TORCH_STATE = threading.RLock()  # random numbers, default dtype and determinism are the process's, not a thread's
 HOST_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # torch's message, in a plain RuntimeError
 
 
@@ -60,23 +61,27 @@ def compute_deterministically() -> None:
 
 @contextmanager
 def torch_state_kept() -> Iterator[None]:
-    """Restore torch's random state and its settings of determinism after the block; also usable as a decorator."""
-    deterministic: Any = torch.utils.deterministic
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    fill, workspace = deterministic.fill_uninitialized_memory, os.environ.get(CUBLAS_WORKSPACE)
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(gpus):
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-            deterministic.fill_uninitialized_memory = fill
-            os.environ.pop(CUBLAS_WORKSPACE, None)
-            if workspace is not None:
-                os.environ[CUBLAS_WORKSPACE] = workspace
+    """Restore torch's random state and its settings of determinism after the block; also usable as a decorator.
+
+    Other threads that come here wait, so that two runs do not draw from one stream of random numbers.
+    """
+    with _TORCH_STATE:
+        deterministic: Any = torch.utils.deterministic
+        enabled, warn_only = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
+        fill, workspace = deterministic.fill_uninitialized_memory, os.environ.get(CUBLAS_WORKSPACE)
+        gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(gpus):
+            try:
+                yield
+            finally:
+                torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+                deterministic.fill_uninitialized_memory = fill
+                os.environ.pop(CUBLAS_WORKSPACE, None)
+                if workspace is not None:
+                    os.environ[CUBLAS_WORKSPACE] = workspace
 
 
 class StopRequest:

@@ -174,7 +174,7 @@ def train(
             lambda: checkpoint_to_resume(config, store, group.data_world_size, allow_changes=allow_changes)
         )
         start = _Start(config, store, checkpoint, model, stop, callbacks)
-        with device_memory_errors(lambda: where_to_go_on(config)):
+        with given.lent(model), device_memory_errors(lambda: where_to_go_on(config)):
             summary = _train_with_first_that_runs(start, backend, resolved)
         if first:
             write_json(config.output_path / "summary.json", asdict(summary))

@@ -5,6 +5,8 @@ tensor by tensor; otherwise the export could merge the adapter into other weight
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,6 +94,21 @@ def take(model: Any, *, attn_implementation: str, device: torch.device | str) ->
         ) from error
     model.config.use_cache = False
     return model.to(device).eval()
+
+
+@contextmanager
+def lent(model: Any) -> Iterator[None]:
+    """Give a model back with the attention, cache setting and mode that it came with. Its weights and adapter stay as they are then."""
+    if model is None:
+        yield
+        return
+    attention, use_cache, was_training = model.config._attn_implementation, model.config.use_cache, model.training
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+        model.config.use_cache = use_cache
+        model.train(was_training)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> Tokenizer:
