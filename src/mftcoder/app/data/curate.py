@@ -1,19 +1,15 @@
-"""`mft data curate`: a recipe in, a curated folder out, with a table of what each step dropped.
+"""`mft data curate`: a recipe in, a curated folder out.
 
-Finds the files, makes the steps, and shows the progress. The work is the pipeline's. A step is imported if the recipe has it: all
-imports together take longer than a small set of records.
+Finds the files and makes the steps. The work is the pipeline's. A step is imported if the recipe has it: all imports together take
+longer than a small set of records.
 """
 
 import ast
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mftcoder.cache import cache_root
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
@@ -26,7 +22,6 @@ from mftcoder.curation.pipeline.output import (
     RecordFiles,
     finished,
     refuse_foreign_files,
-    task_lines,
     write_output,
 )
 from mftcoder.curation.pipeline.recipe import Recipe, Step, load_recipe, parse_recipe
@@ -35,14 +30,13 @@ from mftcoder.curation.syntax import LANGUAGES
 from mftcoder.data.records.curated import provenance_of
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
+from mftcoder.log import OnProgress, no_progress
 from mftcoder.registry import SCORERS
-from mftcoder.reporting.terminal import print_list, print_table
 
 if TYPE_CHECKING:
     from mftcoder.benchmarks.problem import Problem
     from mftcoder.curation.filters.difficulty import Scorer
 
-_RULES_SHOWN = 6
 _GRAMMARS = tuple(f"tree-sitter-{language}" for language in LANGUAGES)
 _SHAPING = ("detect-secrets", "py3langid", "rensa", "ruff", "tree-sitter", *_GRAMMARS)
 """Packages whose versions shape the result."""
@@ -66,19 +60,22 @@ _OTHER_RULES = {
 Problems = Mapping[str, Sequence[ExamProblem]]
 
 
-def curate_recipe(path: Path, overrides: Sequence[str] = ()) -> Made:
+def curate_recipe(path: Path, overrides: Sequence[str] = (), *, on_progress: OnProgress = no_progress) -> Made:
     """Curate by the recipe in a file."""
-    return curate(load_recipe(path, overrides))
+    return curate(load_recipe(path, overrides), on_progress=on_progress)
 
 
-def curate_paths(paths: Sequence[Path], out: Path, step: dict[str, Any]) -> Made:
+def curate_paths(
+    paths: Sequence[Path], out: Path, step: dict[str, Any], *, on_progress: OnProgress = no_progress
+) -> Made:
     """Take files and folders, each a task with the name of its path, through one step."""
     tasks = [{"name": path.resolve().name.split(".")[0], "path": str(path)} for path in paths]
-    return curate(parse_recipe({"tasks": tasks, "steps": [step], "output_dir": str(out)}, origin="command line"))
+    recipe = parse_recipe({"tasks": tasks, "steps": [step], "output_dir": str(out)}, origin="command line")
+    return curate(recipe, on_progress=on_progress)
 
 
-def curate(recipe: Recipe) -> Made:
-    """Curate the records of a recipe into its output directory, and print what came of it."""
+def curate(recipe: Recipe, *, on_progress: OnProgress = no_progress) -> Made:
+    """Curate the records of a recipe into its output directory. What is left may be nothing: see `kept` of the manifest."""
     output = Path(recipe.output_dir).expanduser()
     sources = find_sources(recipe.tasks, cache_root())
     problems = {
@@ -96,17 +93,21 @@ def curate(recipe: Recipe) -> Made:
     _refuse_to_overwrite(recipe, sources, output)
     made = finished(output, key)
     if made is None:
-        made = _curate(recipe, sources, output, key, problems)
+        made = _curate(recipe, sources, output, key, problems, on_progress)
     elif _work_folder(output).exists():
         with exclusive(_work_folder(output)):  # a command that was killed while it removed its work
             shutil.rmtree(_work_folder(output))
-    _print(made, Console())
-    if not made.manifest["kept"]:
-        raise DataError(f"{output}: nothing is left to train on. Its README.md shows what each rule dropped")
     return made
 
 
-def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: str, problems: Problems) -> Made:
+def _curate(
+    recipe: Recipe,
+    sources: Sequence[TaskSources],
+    output: Path,
+    key: str,
+    problems: Problems,
+    on_progress: OnProgress,
+) -> Made:
     preferences: list[dict[str, Any]] = []  # the files of pairs that are written
     steps, barriers = _make_steps(recipe, problems, preferences)
     work = _work_folder(output)
@@ -114,14 +115,11 @@ def _curate(recipe: Recipe, sources: Sequence[TaskSources], output: Path, key: s
         blocks = work / key
         blocks.mkdir(exist_ok=True)
         records = RecordFiles(blocks / "output")
-        with _progress() as on_progress:
-            try:
-                outcome = run_steps(
-                    recipe, sources, steps, barriers, blocks, on_progress, records.take, _import_card_page
-                )
-            except InputError:
-                shutil.rmtree(work)
-                raise
+        try:
+            outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress, records.take, _import_card_page)
+        except InputError:
+            shutil.rmtree(work)
+            raise
         facts = {"preferences": preferences, "exams": _exams(recipe, sources)}
         made = write_output(recipe, sources, outcome, records, key, facts, _card_page)
         shutil.rmtree(work)
@@ -270,49 +268,3 @@ def _model_state(config: DifficultyConfig) -> list[list[str | int]]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     libraries: list[list[str | int]] = [[name, _version(name)] for name in ("torch", "transformers", "tokenizers")]
     return libraries + [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal; nothing elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("", total=None)
-        yield lambda what, done, total: progress.update(bar, description=what, completed=done, total=total)
-
-
-def _print(made: Made, console: Console) -> None:
-    manifest = made.manifest
-    rows = [
-        [step["step"], f"{sum(step['dropped'].values()):,}", f"{step['left']:,}", _rules(step["dropped"])]
-        for step in manifest["steps"]
-    ]
-    print_table(console, ("step", "dropped", "left", "by rule"), rows, numbers=("dropped", "left"))
-    tasks = [[name, f"{task['read']:,}", f"{task['kept']:,}"] for name, task in manifest["tasks"].items()]
-    console.print()
-    print_table(console, ("task", "read", "kept"), tasks, numbers=("read", "kept"))
-    if manifest["verdicts"]:
-        found = [[row["step"], row["verdict"], f"{row['records']:,}"] for row in manifest["verdicts"]]
-        console.print()
-        print_table(console, ("step", "verdict", "records"), found, numbers=("records",))
-    console.print()
-    print_list(console, "notes:", manifest["notes"])
-    for line in [
-        *(f"{facts['records']:,} pairs of answers -> {facts['path']}" for facts in manifest["preferences"]),
-        f"{manifest['kept']:,} of {manifest['read']:,} records -> {made.folder}",
-        *task_lines(made.folder, manifest),
-    ]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _rules(dropped: Mapping[str, int]) -> str:
-    pairs = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown = ", ".join(f"{rule} {count:,}" for rule, count in pairs[:_RULES_SHOWN])
-    return f"{shown}, ..." if len(pairs) > _RULES_SHOWN else shown

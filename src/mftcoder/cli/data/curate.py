@@ -1,11 +1,19 @@
-"""`mft data curate`."""
+"""`mft data curate`, and what the commands of one step print of a curated folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mftcoder.cli.console import shown
+from mftcoder.cli.console import console, shown
 from mftcoder.cli.options import PATH
+from mftcoder.errors import DataError
+
+if TYPE_CHECKING:
+    from mftcoder.app.data.curate import Made
+
+_RULES_SHOWN = 6
 
 
 @click.command("curate", short_help="Filter, deduplicate and decontaminate records by a recipe.")
@@ -22,5 +30,41 @@ def command(recipe: Path, overrides: tuple[str, ...]) -> None:
     """
     from mftcoder.app.data.curate import curate_recipe
 
-    with shown(stderr=True):
-        curate_recipe(recipe, overrides)
+    with shown(stderr=True) as on_progress:
+        made = curate_recipe(recipe, overrides, on_progress=on_progress)
+    print_made(made)
+
+
+def print_made(made: "Made") -> None:
+    """What each step dropped, what each task kept, and the section `tasks` for a run. DataError if nothing is left."""
+    from mftcoder.reporting.terminal import print_list, print_table
+
+    output, manifest = console(), made.manifest
+    rows = [
+        [step["step"], f"{sum(step['dropped'].values()):,}", f"{step['left']:,}", _rules(step["dropped"])]
+        for step in manifest["steps"]
+    ]
+    print_table(output, ("step", "dropped", "left", "by rule"), rows, numbers=("dropped", "left"))
+    tasks = [[name, f"{task['read']:,}", f"{task['kept']:,}"] for name, task in manifest["tasks"].items()]
+    output.print()
+    print_table(output, ("task", "read", "kept"), tasks, numbers=("read", "kept"))
+    if manifest["verdicts"]:
+        found = [[row["step"], row["verdict"], f"{row['records']:,}"] for row in manifest["verdicts"]]
+        output.print()
+        print_table(output, ("step", "verdict", "records"), found, numbers=("records",))
+    output.print()
+    print_list(output, "notes:", manifest["notes"])
+    for line in [
+        *(f"{facts['records']:,} pairs of answers -> {facts['path']}" for facts in manifest["preferences"]),
+        f"{manifest['kept']:,} of {manifest['read']:,} records -> {made.folder}",
+        *made.task_lines(),
+    ]:
+        output.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not manifest["kept"]:
+        raise DataError(f"{made.folder}: nothing is left to train on. Its README.md shows what each rule dropped")
+
+
+def _rules(dropped: Mapping[str, int]) -> str:
+    pairs = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown_rules = ", ".join(f"{rule} {count:,}" for rule, count in pairs[:_RULES_SHOWN])
+    return f"{shown_rules}, ..." if len(pairs) > _RULES_SHOWN else shown_rules

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import shown
+from mftcoder.cli.data.curate import print_made
 from mftcoder.cli.options import PATH, Names, data_dir, paths_to_out
 
 
@@ -12,7 +14,7 @@ from mftcoder.cli.options import PATH, Names, data_dir, paths_to_out
 @click.option(
     "--benchmarks",
     type=Names(),
-    default="",
+    default=(),
     show_default=False,
     metavar="NAME,...",
     help="Benchmarks or groups of `mft benchmarks`.",
@@ -38,4 +40,6 @@ def command(
 
     options = {"benchmarks": list(benchmarks), "files": list(map(str, against)), "rules": rules}
     folder = {"data_dir": str(data_dir)} if data_dir else {}
-    curate_paths(paths, out, {"decontaminate": {**options, **folder}})
+    with shown(stderr=True) as on_progress:
+        made = curate_paths(paths, out, {"decontaminate": {**options, **folder}}, on_progress=on_progress)
+    print_made(made)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import shown
+from mftcoder.cli.data.curate import print_made
 from mftcoder.cli.options import Finite, paths_to_out
 
 
@@ -32,4 +34,6 @@ def command(
     from mftcoder.app.data.curate import curate_paths
 
     options = {"threshold": threshold, "near": not exact, "keep": keep, "within": within, "code": code}
-    curate_paths(paths, out, {"dedup": options})
+    with shown(stderr=True) as on_progress:
+        made = curate_paths(paths, out, {"dedup": options}, on_progress=on_progress)
+    print_made(made)

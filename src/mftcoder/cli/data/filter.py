@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from mftcoder.cli.console import shown
+from mftcoder.cli.data.curate import print_made
 from mftcoder.cli.options import Names, paths_to_out
 
 
@@ -20,7 +22,10 @@ def command(paths: tuple[Path, ...], out: Path, rules: tuple[str, ...]) -> None:
     """
     from mftcoder.app.data.curate import curate_paths
 
-    curate_paths(paths, out, {"filter": rules[0] if len(rules) == 1 and rules[0] in PRESETS else list(rules)})
+    chosen = rules[0] if len(rules) == 1 and rules[0] in PRESETS else list(rules)
+    with shown(stderr=True) as on_progress:
+        made = curate_paths(paths, out, {"filter": chosen}, on_progress=on_progress)
+    print_made(made)
 
 
 PRESETS = ("evol_66k", "general")

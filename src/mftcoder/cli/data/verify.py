@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import shown
+from mftcoder.cli.data.curate import print_made
 from mftcoder.cli.options import PATH, Finite, Names, paths_to_out
 from mftcoder.errors import DataError
 
@@ -64,8 +65,10 @@ def command(paths: tuple[Path, ...], out: Path, teacher: str | None, teacher_mod
     if teacher and teacher_model:
         paths = (_tested(paths, out.with_name(f"{out.name}.teacher"), teacher, teacher_model),)
         given["samples"] = "samples" if given["preferences"] else None
-    with shown(stderr=True):
-        curate_paths(paths, out, {"verify": {name: value for name, value in given.items() if value is not None}})
+    step = {"verify": {name: value for name, value in given.items() if value is not None}}
+    with shown(stderr=True) as on_progress:
+        made = curate_paths(paths, out, step, on_progress=on_progress)
+    print_made(made)
 
 
 def _tested(paths: tuple[Path, ...], folder: Path, url: str, model: str) -> Path:

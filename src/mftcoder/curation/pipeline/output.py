@@ -40,6 +40,20 @@ class Made:
     folder: Path
     manifest: Mapping[str, Any]
 
+    def task_lines(self) -> list[str]:
+        """The section `tasks` of a run's config that trains on the folder; `tasks: FOLDER` means the same."""
+        lines = ["tasks:"]
+        for name, task in self.manifest["tasks"].items():
+            if f"{name}/train.jsonl" not in self.manifest["files"]:
+                continue
+            fields = [f"path: {self.folder / name}"]
+            if f"validation/{name}.jsonl" in self.manifest["files"]:
+                fields.append(f"validation: {self.folder / 'validation' / name}.jsonl")
+            if task["format"] != "auto":
+                fields.append(f"format: {task['format']}")
+            lines.append(f"  {name}: {{{', '.join(fields)}}}")
+        return lines
+
 
 def refuse_foreign_files(folder: Path) -> None:
     """DataError if `folder` holds anything that a curation has not written: it would be replaced."""
@@ -232,18 +246,3 @@ def _replace(target: Path, folder: Path) -> Path:
         target.rename(old)
     folder.rename(target)
     return target
-
-
-def task_lines(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """The section `tasks` of a run's config that trains on the curated folder; `tasks: FOLDER` means the same."""
-    lines = ["tasks:"]
-    for name, task in manifest["tasks"].items():
-        if f"{name}/train.jsonl" not in manifest["files"]:
-            continue
-        fields = [f"path: {folder / name}"]
-        if f"validation/{name}.jsonl" in manifest["files"]:
-            fields.append(f"validation: {folder / 'validation' / name}.jsonl")
-        if task["format"] != "auto":
-            fields.append(f"format: {task['format']}")
-        lines.append(f"  {name}: {{{', '.join(fields)}}}")
-    return lines
