@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
@@ -159,6 +160,8 @@ def _machine_problem(error: Exception) -> str | None:
         return "a file could not be written in full. Make room or choose another folder."
     if isinstance(error, OSError) and error.errno in NO_FOLDER and error.filename:
         return f"{error.filename}: {error.strerror}. Give a folder that is there or can be made"
+    if isinstance(error, FileNotFoundError) and error.filename and _has_no_room(Path(os.fsdecode(error.filename))):
+        return f"{error.filename}: nothing can be written there. Choose another folder"
     if isinstance(error, RuntimeError) and HOMELESS in str(error):
         return "a path begins with ~ and a user whose home folder is not known. Write it in full"
     if getattr(error, "errno", None) == errno.ELOOP or (isinstance(error, RuntimeError) and LOOP in str(error)):
@@ -166,6 +169,12 @@ def _machine_problem(error: Exception) -> str | None:
             f"{getattr(error, 'filename', None) or str(error).removeprefix(LOOP)}: is a link that leads back to itself"
         )
     return None
+
+
+def _has_no_room(path: Path) -> bool:
+    """Whether it lies in a file system without blocks, such as /proc: there the kernel says of a new file that it does not exist."""
+    nearest = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    return nearest is not None and os.statvfs(nearest).f_blocks == 0
 
 
 def _refuse_half_characters(words: Iterable[str]) -> None:

@@ -38,14 +38,17 @@ class PageFile(click.Path):
 
 
 class Names(click.ParamType):
-    """`a,b` -> ("a", "b"): names without blanks around them, each once, in the order given."""
+    """`a,b` -> ("a", "b"): names without blanks around them, each once, in the order given. Without a name it is an error."""
 
     name = "names"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        return tuple(dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip()))
+        names = tuple(dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip()))
+        if not names:
+            self.fail("is empty: names, separated by commas, are expected", parameter, context)
+        return names
 
 
 class WholeNumbers(click.ParamType):

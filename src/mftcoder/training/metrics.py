@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mftcoder.balancing.base import TaskWeights
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError
-from mftcoder.jsonl import write_text
+from mftcoder.jsonl import names_in_errors, write_text
 from mftcoder.log import OnProgress, no_progress, say, say_progress
 from mftcoder.training.step import StepResult, Validated
 
@@ -59,7 +59,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with names_in_errors(self._path):
+            self._file.close()
         if self._board:
             self._board.close()
 
@@ -67,8 +68,9 @@ class MetricsLog:
         """Write one record to the file, TensorBoard and the console."""
         record = {**record, "time": time.time()}
         plain = finite(record)
-        self._file.write(json.dumps(plain) + "\n")
-        self._file.flush()
+        with names_in_errors(self._path):
+            self._file.write(json.dumps(plain) + "\n")
+            self._file.flush()
         if self._board:
             for name, value in scalars(record):
                 self._board.add_scalar(name, value, record["step"])

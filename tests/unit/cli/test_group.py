@@ -66,6 +66,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], capsy
         ),
         (["export", "run", "out", "--quantize", "gguf:F16", "--no-compare"], "have no effect on --quantize"),
         (["chat", "model", "  "], "nothing is asked: give a PROMPT"),
+        (["data", "mine", "--out", "out", "--tasks", ""], "Invalid value for '--tasks': is empty"),
+        (["data", "verify", "a", "--out", "out", "--checks", ""], "Invalid value for '--checks': is empty"),
     ],
 )
 def test_an_option_that_would_have_no_effect_is_refused(
@@ -76,6 +78,23 @@ def test_an_option_that_would_have_no_effect_is_refused(
         main(arguments)
     assert stop.value.code == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="only Linux has /proc")
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The kernel says of a new folder in /proc that it does not exist."""
+    (tmp_path / "chat.jsonl").write_text('{"prompt": "p", "completion": "c"}\n')
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "filter", str(tmp_path / "chat.jsonl"), "--out", "/proc/filtered"])
+    line = "error: /proc/.filtered.work: nothing can be written there. Choose another folder\n"
+    assert (stop.value.code, capsys.readouterr().err) == (2, line)
+
+
+def test_a_file_that_is_missing_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A bug of ours keeps its traceback."""
+    monkeypatch.setattr("mftcoder.app.data.mine.mine_data", lambda *_, **__: (tmp_path / "missing").read_text())
+    with pytest.raises(FileNotFoundError):
+        main(["data", "mine", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
 def test_a_command_that_lacks_torch_says_what_to_install(tmp_path: Path) -> None:

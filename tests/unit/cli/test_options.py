@@ -16,6 +16,13 @@ def test_names_are_separated_by_commas_and_come_once() -> None:
     assert Names().convert(" coba, famo,,coba ", None, None) == ("coba", "famo")
 
 
+@pytest.mark.parametrize("text", ["", " ", ",", " , "])
+def test_a_list_without_a_name_is_an_error(text: str) -> None:
+    """The verb would take it for an option that is not given."""
+    with pytest.raises(click.BadParameter, match="is empty"):
+        Names().convert(text, None, None)
+
+
 def test_whole_numbers_are_separated_by_commas_and_come_once() -> None:
     assert WholeNumbers().convert("10, 1,10", None, None) == (10, 1)
 
