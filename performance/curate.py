@@ -282,7 +282,8 @@ def renamed_copies(arguments: argparse.Namespace) -> None:
     from variants import renamed
 
     from mftcoder.curation.duplicates.choice import Part, find_duplicates
-    from mftcoder.curation.duplicates.sketches import DedupConfig, sketch
+    from mftcoder.curation.duplicates.config import DedupConfig
+    from mftcoder.curation.duplicates.sketches import sketch
     from mftcoder.curation.example import Example
     from mftcoder.data.records.conversation import Conversation, Message
 

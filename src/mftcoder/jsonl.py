@@ -48,7 +48,7 @@ def atomic_path(path: Path, *, lasting: bool = True) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         if descriptor is not None:
-            os.close(descriptor)
+            _close(descriptor)
 
 
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
@@ -90,7 +90,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        os.close(descriptor)
+        _close(descriptor)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def scratch_folder(name: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _beside(path: Path) -> Path:
@@ -117,10 +117,10 @@ def _locked_beside(path: Path, make: Callable[[Path], None]) -> tuple[Path, int]
         make(temporary)
         # Another process may take it for one that was left, until it is locked.
         with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(temporary, os.O_RDONLY)
+            descriptor = _open(temporary, os.O_RDONLY)
             if _is_locked_now(descriptor) and temporary.exists():
                 return temporary, descriptor
-            os.close(descriptor)
+            _close(descriptor)
 
 
 def _is_locked_now(descriptor: int) -> bool:
@@ -277,12 +277,35 @@ def lock(file: int | IO[bytes], *, wait: bool = False) -> None:
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of the empty file `path` inside the block, as in `lock`; creates the file. OSError if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = _open(path, os.O_CREAT | os.O_RDWR)
     try:
         lock(descriptor, wait=wait)
         yield
     finally:
-        os.close(descriptor)
+        _close(descriptor)
+
+
+_held: set[int] = set()
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open a file to be locked. A fork of this process closes its copy: a worker would hold the lock after this process was killed."""
+    descriptor = os.open(path, flags, 0o644)
+    _held.add(descriptor)
+    return descriptor
+
+
+def _close(descriptor: int) -> None:
+    _held.discard(descriptor)
+    os.close(descriptor)
+
+
+def _close_all() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_all)
 
 
 class JournalFile:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from pathlib import Path
 from types import ModuleType
 
 from mftcoder.errors import Interrupted
@@ -76,9 +77,16 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def has_one_thread() -> bool:
+    """Whether this process can be forked without harm. False where that is not known: only Linux counts the threads of libraries."""
+    tasks = Path("/proc/self/task")
+    return tasks.is_dir() and len(list(tasks.iterdir())) == 1
+
+
 def start_as_worker() -> None:
     """In a process of a pool: leave Ctrl-C to the process that started this one, and end when that one does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the handlers of the other process
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

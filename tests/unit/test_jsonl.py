@@ -19,6 +19,7 @@ from mftcoder.jsonl import (
     append_line,
     atomic_folder,
     atomic_path,
+    locked,
     open_for_writing,
     scratch_folder,
     write_jsonl,
@@ -136,6 +137,31 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, write: Call
     assert caught.value.filename == str(tmp_path / "big.jsonl")
     assert caught.value.errno in MACHINE_ERRORS
     assert names(tmp_path) == []
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # the child only waits
+def test_a_fork_does_not_hold_the_locks_of_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a killed command, of which a worker still lives, would keep the same command from going on."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with locked(tmp_path / "lock"), scratch_folder("mine") as scratch, atomic_path(tmp_path / "file") as temporary:
+        waits, goes_on = os.pipe()
+        started, starts = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(goes_on)
+            os.write(starts, b"1")
+            os.read(waits, 1)  # until the parent closes its end
+            os._exit(0)
+        os.read(started, 1)
+        temporary.touch()
+        kept = [os.open(path, os.O_RDONLY) for path in (scratch, temporary)]
+    for descriptor in kept:
+        jsonl.lock(descriptor)
+    with locked(tmp_path / "lock"):
+        os.close(goes_on)
+    os.waitpid(child, 0)
+    for descriptor in (*kept, waits, started, starts):
+        os.close(descriptor)
 
 
 def test_a_journal_has_one_process_even_if_it_is_replaced_while_another_one_opens_it(

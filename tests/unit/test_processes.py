@@ -4,12 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-from mftcoder.processes import follow_parent, following_environment, let_waiting_threads_sleep, main_module_hidden
+from mftcoder.processes import (
+    follow_parent,
+    following_environment,
+    has_one_thread,
+    let_waiting_threads_sleep,
+    main_module_hidden,
+)
 
 
 @pytest.fixture
@@ -78,6 +85,18 @@ def test_the_environment_names_this_process_and_keeps_the_rest(monkeypatch: pyte
     environment = following_environment()
     assert environment["MFTCODER_PARENT"] == str(os.getpid()) and environment["KEPT"] == "1"
     assert "MFTCODER_PARENT" not in os.environ
+
+
+def test_a_process_with_another_thread_is_told_apart() -> None:
+    goes_on = threading.Event()
+    thread = threading.Thread(target=goes_on.wait)
+    thread.start()
+    assert not has_one_thread()
+    goes_on.set()
+    thread.join()
+    code = "from mftcoder.processes import has_one_thread; print(has_one_thread())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{sys.platform == 'linux'}\n"
 
 
 def test_the_main_module_is_back_after_the_block_however_it_ends() -> None:

@@ -12,6 +12,8 @@ from mftcoder.registry import did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1), Number]
 Smoothing = Annotated[float, Field(ge=0, lt=0.5), Number]
+TOKENS_ENDING = ".idx"
+"""The ending of Megatron's token files, which a task of kind pretrain may have."""
 
 
 class TaskKind(Section):

@@ -11,7 +11,7 @@ from mftcoder import __version__
 from mftcoder.cache import cache_root
 from mftcoder.config.data import DataConfig, TaskConfig
 from mftcoder.config.load import load_config, read_config_file
-from mftcoder.curation.duplicates.sketches import DedupConfig, minhash_library
+from mftcoder.curation.duplicates.config import DedupConfig, minhash_library
 from mftcoder.curation.pipeline.recipe import load_recipe
 from mftcoder.curation.pipeline.workers import Workers, open_workers
 from mftcoder.curation.stats.count import COUNTING, Counting, CountJob

@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mftcoder.curation.duplicates.sketches import DedupConfig, NgramSets, Sketches
+from mftcoder.curation.duplicates.config import DedupConfig
+from mftcoder.curation.duplicates.sketches import NgramSets, Sketches
 
 _INDEX_BITS = 32
 _RECORDS_OF_A_GROUP, _MOST_GROUPS = 4096, 64

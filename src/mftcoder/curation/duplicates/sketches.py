@@ -9,58 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from pydantic import Field
 
-from mftcoder.config.section import Section
+from mftcoder.curation.duplicates.config import DedupConfig, minhash_library
 from mftcoder.curation.duplicates.ngrams import ngram_hashes
 from mftcoder.curation.duplicates.tokens import CodeTokens, code_and_words
 from mftcoder.curation.example import Example
-from mftcoder.errors import DataError
 from mftcoder.jsonl import atomic_path
 
 PERMUTATIONS, BANDS = 128, 32
 """Of pairs with Jaccard similarity 0.7, (1 - 0.7^4)^32 = 0.015% share no band and are missed; with 0.8 none, with 0.6 1.2%."""
-LEAST_THRESHOLD = 0.6
 _MINHASH_SEED = 1
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _QUESTION_SALT = np.uint64(0xD6E8FEB86659FD93)
 TOKENS_OF_A_WORD = 2
 """Tokens of code, operators among them, that stand for a word in the length of an n-gram."""
-
-
-class DedupConfig(Section):
-    """Options of the step `dedup`."""
-
-    near: bool = True
-    """Drop near-duplicates too, not only exact ones."""
-    threshold: float = Field(default=0.7, ge=LEAST_THRESHOLD, le=1)
-    """Jaccard similarity of two records from which on they are near-duplicates."""
-    ngram: int = Field(default=5, ge=1, le=50)
-    """Words of an n-gram."""
-    on: Literal["conversation", "question", "answer"] = "conversation"
-    """What is compared."""
-    code: Literal["as_written", "renamed"] = "as_written"
-    """renamed: code is compared without its names, comments and layout."""
-    keep: Literal["longest", "first"] = "longest"
-    """Which record is kept: the one with the longest answer, or the first one. Validation comes before training."""
-    within: Literal["all", "task"] = "all"
-    """Compare the records of all tasks, or only those of the same task."""
-
-
-def minhash_library() -> Any:
-    """rensa; DataError if it is not installed."""
-    try:
-        import rensa
-    except ImportError as error:
-        raise DataError(
-            "dedup: near-duplicates need rensa, which is not installed. Install it with: pip install 'mftcoder[curate]', or set near: false"
-        ) from error
-    return rensa
 
 
 @dataclass(frozen=True)

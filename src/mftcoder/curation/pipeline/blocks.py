@@ -17,7 +17,7 @@ import orjson
 import xxhash
 
 from mftcoder.config.problems import one_line
-from mftcoder.curation.duplicates.sketches import DedupConfig, sketch
+from mftcoder.curation.duplicates.config import DedupConfig
 from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.statistics import Statistics
 from mftcoder.data.records.files import Block
@@ -105,6 +105,8 @@ class BlockJob:
                 else:
                     dropped_file.write(orjson.dumps(entry) + b"\n")
         if self.sketch is not None:
+            from mftcoder.curation.duplicates.sketches import sketch  # numpy, which no filter needs
+
             sketch(examples, self.sketch).save(self.target)
         worker.report.after = worker.report.before.without(worker.lost)
         worker.report.checksums = self._checksums()

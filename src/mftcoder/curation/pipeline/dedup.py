@@ -1,27 +1,36 @@
-"""The step `dedup` over blocks: sketches and the choice in the workers; here is found which records can be alike."""
+"""The step `dedup` over blocks: sketches and the choice in the workers; here is found which records can be alike.
+
+What needs numpy is imported when it is used: numpy starts threads, and a process with threads cannot fork its workers.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mftcoder.curation.duplicates.choice import Candidates, Duplicate, Part, candidates, choose, groups
-from mftcoder.curation.duplicates.sketches import DedupConfig, NgramSets, Sketches, minhash_library
+from mftcoder.curation.duplicates.config import DedupConfig, minhash_library
 from mftcoder.curation.example import Drop
 from mftcoder.curation.pipeline.run import BlockFiles, OnProgress
 from mftcoder.curation.pipeline.workers import Tools, Workers
 from mftcoder.curation.syntax import require_grammars
+
+if TYPE_CHECKING:
+    from mftcoder.curation.duplicates.choice import Candidates, Duplicate
 
 
 @dataclass(frozen=True)
 class ChoiceJob:
     """Choose from a group of candidates; `targets` are the blocks whose sketches hold their n-grams."""
 
-    group: Candidates
+    group: "Candidates"
     targets: Sequence[Path]
     threshold: float
 
-    def run(self, steps: Tools) -> list[Duplicate]:
+    def run(self, steps: Tools) -> "list[Duplicate]":
+        from mftcoder.curation.duplicates.choice import choose
+        from mftcoder.curation.duplicates.sketches import NgramSets
+
         sets = {block: NgramSets.load(self.targets[block]) for block in self.group.blocks}
         return list(choose(self.group, sets, self.threshold))
 
@@ -39,6 +48,9 @@ class Dedup:
     def decide(
         self, blocks: Sequence[BlockFiles], workers: Workers, on_progress: OnProgress
     ) -> Sequence[Mapping[int, Drop]]:
+        from mftcoder.curation.duplicates.choice import Part, candidates, groups
+        from mftcoder.curation.duplicates.sketches import Sketches
+
         tasks = {name: number for number, name in enumerate(dict.fromkeys(block.place.task for block in blocks))}
         parts = [
             Part(Sketches.load(block.target), tasks[block.place.task], block.place.split == "validation")

@@ -13,7 +13,7 @@ from mftcoder.config.data import TaskConfig, task_list
 from mftcoder.config.problems import Location, problem_lines
 from mftcoder.config.section import PathText, PositiveInt, Section
 from mftcoder.curation.decontamination.exams import DecontaminateConfig
-from mftcoder.curation.duplicates.sketches import DedupConfig
+from mftcoder.curation.duplicates.config import DedupConfig
 from mftcoder.curation.filters.config import DifficultyConfig, FilterConfig
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.errors import ConfigError

@@ -5,7 +5,6 @@ finished blocks in a work folder beside the output, and the same command goes on
 to output.py.
 """
 
-import fcntl
 import gzip
 import os
 import zlib
@@ -25,6 +24,7 @@ from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.workers import Workers, open_workers
 from mftcoder.data.records.files import BLOCK_BYTES, Block, SourceFile, TaskSources, read_blocks
 from mftcoder.errors import DataError
+from mftcoder.jsonl import locked
 
 _SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process has started
 OnProgress = Callable[[str, int, int], None]
@@ -116,17 +116,13 @@ def _code_hash() -> str:
 @contextmanager
 def exclusive(work: Path) -> Iterator[None]:
     """Only one process works here at a time; DataError if another one does. A killed process lets go by itself."""
-    work.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(work / "lock", os.O_CREAT | os.O_RDWR, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        with locked(work / "lock"):
+            yield
     except BlockingIOError as error:
         raise DataError(
             f"{work}: another process is at work in it. Wait for its end, or choose another output"
         ) from error
-    finally:
-        os.close(descriptor)
 
 
 def run_steps(

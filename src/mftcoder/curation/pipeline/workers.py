@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
 from mftcoder.errors import DataError
-from mftcoder.processes import main_module_hidden, start_as_worker
+from mftcoder.processes import has_one_thread, main_module_hidden, start_as_worker
 
 Result = TypeVar("Result", covariant=True)
 Tools = Mapping[str, Any]
@@ -70,7 +70,10 @@ def open_workers(processes: int, steps: Tools, meanwhile: Callable[[], object] |
     if processes == 1:
         yield Workers(steps, None, 1)
         return
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(steps,))
+    # A fork spares each process the imports, which take as long as 3 MB of records. It copies no thread but this one, so another thread
+    # could leave a lock behind that nobody opens. All processes are forked with the first job, before the pool starts threads of its own.
+    context = get_context("fork" if has_one_thread() else "spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(steps,))
     try:
         yield Workers(steps, pool, processes, meanwhile)
     except BrokenProcessPool as error:

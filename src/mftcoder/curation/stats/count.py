@@ -17,7 +17,8 @@ from mftcoder.config.data import DataConfig
 from mftcoder.config.kinds import GrpoKind, PreferenceKind, PretrainKind, TaskKind
 from mftcoder.config.problems import one_line
 from mftcoder.config.section import LARGEST_ROW
-from mftcoder.curation.duplicates.sketches import DedupConfig, sketch
+from mftcoder.curation.duplicates.config import DedupConfig
+from mftcoder.curation.duplicates.sketches import sketch
 from mftcoder.curation.example import Example
 from mftcoder.curation.pipeline.workers import Tools
 from mftcoder.curation.statistics import Statistics

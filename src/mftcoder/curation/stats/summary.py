@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mftcoder.curation.duplicates.choice import Part, find_duplicates
-from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches
+from mftcoder.curation.duplicates.config import DedupConfig
+from mftcoder.curation.duplicates.sketches import Sketches
 from mftcoder.curation.statistics import ordered
 from mftcoder.curation.stats.count import Counts
 

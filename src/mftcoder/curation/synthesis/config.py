@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from mftcoder.config.load import apply_override, read_config_file
 from mftcoder.config.problems import Location, problem_lines
 from mftcoder.config.section import NonNegativeInt, Paths, PathText, PositiveInt, Section
-from mftcoder.curation.duplicates.sketches import DedupConfig
+from mftcoder.curation.duplicates.config import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.curation.teacher.budget import BudgetConfig, check_budget
 from mftcoder.curation.teacher.endpoint import EndpointConfig

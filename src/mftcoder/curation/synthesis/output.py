@@ -19,7 +19,8 @@ from typing import Any
 from mftcoder import __version__
 from mftcoder.cache import content_hash
 from mftcoder.curation.duplicates.choice import Part, find_duplicates
-from mftcoder.curation.duplicates.sketches import DedupConfig, minhash_library, sketch
+from mftcoder.curation.duplicates.config import DedupConfig, minhash_library
+from mftcoder.curation.duplicates.sketches import sketch
 from mftcoder.curation.example import Drop, Example
 from mftcoder.curation.filters.config import Filter
 from mftcoder.curation.synthesis.config import SynthesisConfig

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mftcoder.config.section import PathText, Section, one_or_many
-from mftcoder.execution.languages import LANGUAGES
 from mftcoder.execution.sandbox import LEVELS
 from mftcoder.registry import did_you_mean
 
@@ -22,6 +21,8 @@ def _known_check(name: str) -> str:
 
 
 def _known_language(name: str) -> str:
+    from mftcoder.execution.languages import LANGUAGES  # the sandbox, which only this option of a recipe needs
+
     if name not in LANGUAGES:
         raise ValueError(f"unknown language '{name}'.{did_you_mean(name, LANGUAGES)}")
     return name

@@ -14,16 +14,14 @@ import orjson
 import xxhash
 
 from mftcoder.config.data import TaskConfig
-from mftcoder.config.kinds import PretrainKind
-from mftcoder.data.records import megatron
-from mftcoder.data.records.megatron import TokenFile
+from mftcoder.config.kinds import TOKENS_ENDING, PretrainKind
 from mftcoder.errors import DataError
 from mftcoder.hub import hub_errors
 from mftcoder.jsonl import atomic_path, write_jsonl
 from mftcoder.log import warn
 
 ENDINGS = (".jsonl", ".jsonl.gz")
-_NOT_PLAIN = (*ENDINGS, megatron.ENDING)
+_NOT_PLAIN = (*ENDINGS, TOKENS_ENDING)
 BLOCK_BYTES = 4 << 20
 MAX_LINE_BYTES = 256 << 20
 
@@ -44,7 +42,7 @@ class SourceFile:
     @property
     def has_tokens(self) -> bool:
         """Whether this is a Megatron token file: `path` is its index, and each of its documents stands for a line."""
-        return self.path.suffix == megatron.ENDING and not self.documents
+        return self.path.suffix == TOKENS_ENDING and not self.documents
 
     def origin(self, line: int) -> str:
         return self.documents[line - 1] if self.documents else f"{self.path}:{line}"
@@ -86,8 +84,10 @@ def _expand(given: str, config: TaskConfig, cache: Path) -> list[tuple[Path, str
     """`(file, name)` for a file, for every data file below a folder, or for a dataset of the Hub."""
     path, task = Path(given).expanduser(), config.name
     endings = _endings(config)
-    if megatron.ENDING in endings:
-        path = megatron.index_path(path)
+    if TOKENS_ENDING in endings:
+        from mftcoder.data.records.megatron import index_path  # numpy, which only token files need
+
+        path = index_path(path)
     if (path / "manifest.json").is_file() and (path / "card.html").is_file():
         raise DataError(
             f"{given}: task '{task}': is a whole folder of `mft data`, with validation and dropped records in it. "
@@ -110,7 +110,7 @@ def _endings(task: TaskConfig) -> tuple[str, ...]:
     """The endings of the files that a task reads: records, and of documents also token files and plain files."""
     if not isinstance(task.kind, PretrainKind):
         return ENDINGS
-    return (*ENDINGS, megatron.ENDING, *task.kind.suffixes)
+    return (*ENDINGS, TOKENS_ENDING, *task.kind.suffixes)
 
 
 def _hub_dataset(identifier: str, cache: Path) -> Path:
@@ -180,9 +180,11 @@ class _Identities:
         return (*records, *_bundle([file for file in described if not file.path.name.endswith(_NOT_PLAIN)]))
 
     def _describe(self, path: Path, name: str) -> SourceFile:
-        if path.suffix != megatron.ENDING:
+        if path.suffix != TOKENS_ENDING:
             return SourceFile(path, name, path.stat().st_size, self._digest(path))
-        tokens = megatron.tokens_path(TokenFile.open(path).index)
+        from mftcoder.data.records.megatron import TokenFile, tokens_path
+
+        tokens = tokens_path(TokenFile.open(path).index)
         return SourceFile(path, name, tokens.stat().st_size, f"{self._digest(path)}:{self._digest(tokens)}")
 
     def _digest(self, path: Path) -> str:
@@ -250,6 +252,8 @@ def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
         yield from _blocks_of_lines(_lines_of_documents(file), block_bytes)
         return
     if file.has_tokens:
+        from mftcoder.data.records.megatron import TokenFile
+
         yield from _blocks_of_lines(TokenFile.open(file.path).lines(), block_bytes)
         return
     try:

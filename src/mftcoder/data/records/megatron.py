@@ -21,10 +21,10 @@ import orjson
 import xxhash
 from numpy.typing import NDArray
 
+from mftcoder.config.kinds import TOKENS_ENDING
 from mftcoder.errors import DataError
 from mftcoder.jsonl import atomic_path, read_json, write_json
 
-ENDING = ".idx"
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
 _DTYPES: dict[int, type[np.generic]] = {1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 8: np.uint16}
@@ -37,9 +37,9 @@ _PROBE = 1 << 20  # tokens that are searched for an EOS token
 def index_path(given: Path) -> Path:
     """The `.idx` file that is meant by `X.idx`, by `X.bin`, or by the prefix `X`; `given` itself if there is none."""
     if given.is_file():
-        index = given.with_suffix(ENDING) if given.suffix == ".bin" else given
+        index = given.with_suffix(TOKENS_ENDING) if given.suffix == ".bin" else given
     else:
-        index = given.with_name(f"{given.name}{ENDING}")
+        index = given.with_name(f"{given.name}{TOKENS_ENDING}")
     return index if index.is_file() else given
 
 
@@ -150,7 +150,7 @@ def write_token_file(prefix: Path, documents: Iterable[NDArray], vocabulary: dic
     """Write PREFIX.bin, PREFIX.idx and PREFIX.json, one sequence a document; returns the numbers of documents and tokens."""
     code = 8 if max(vocabulary.values()) + 1 < _UINT16_VOCABULARY else 4
     sizes: list[int] = []
-    index = prefix.with_name(f"{prefix.name}{ENDING}")
+    index = prefix.with_name(f"{prefix.name}{TOKENS_ENDING}")
     with atomic_path(index) as temporary_index, atomic_path(tokens_path(index)) as temporary:
         with temporary.open("wb") as file:
             for ids in documents:

@@ -13,8 +13,9 @@ import pytest
 from mftcoder.curation.duplicates import choice
 from mftcoder.curation.duplicates import sketches as sketching
 from mftcoder.curation.duplicates.choice import Part, candidates, choose, find_duplicates, groups, jaccard
+from mftcoder.curation.duplicates.config import DedupConfig
 from mftcoder.curation.duplicates.ngrams import ngram_hashes, words_of
-from mftcoder.curation.duplicates.sketches import DedupConfig, Sketches, compared, ngram_sets, sketch
+from mftcoder.curation.duplicates.sketches import Sketches, compared, ngram_sets, sketch
 from mftcoder.curation.example import Example
 from mftcoder.data.records.formats import read_record
 from mftcoder.errors import DataError
