@@ -28,7 +28,7 @@ from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.functions import FunctionText, find_function
 from mftcoder.assistant.rounds import Proposal
 from mftcoder.assistant.suites.trials import mutants
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from mftcoder.curation.teacher.endpoint import Reply
 from mftcoder.errors import MftError, NoAnswerAcceptedError
 

@@ -34,7 +34,6 @@ from mftcoder.benchmarks.problem import Benchmark
 from mftcoder.curation.example import Example
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.curation.verification.plan import Run, plan
-from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import verdict_of
 from mftcoder.data.records.formats import read_record
 from mftcoder.execution.pool import Pool, open_pool
@@ -77,7 +76,7 @@ def _programs(records: list[bytes], runs: dict[str, Run]) -> Iterator[tuple[str,
         example = Example(read_record(line, format="auto", task="t", origin=""), line)
         for place, run in enumerate(plan(example, CONFIG).runs):
             runs[f"{number}.{place}"] = run
-            yield f"{number}.{place}", program(run)
+            yield f"{number}.{place}", run.program()
 
 
 def evaluate(benchmark: Benchmark, pool: Pool) -> Round:

@@ -13,7 +13,7 @@ pytest.importorskip("tree_sitter_python", reason="the extra `curate` brings the 
 from mftcoder.assistant.assistant import Assistant
 from mftcoder.assistant.model import EndpointModel, open_endpoint
 from mftcoder.cli import main
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from mftcoder.curation.teacher.endpoint import EndpointConfig
 from mftcoder.errors import ConfigError, EndpointError, NoAnswerAcceptedError
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint

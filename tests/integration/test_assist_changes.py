@@ -17,7 +17,7 @@ from mftcoder.assistant.functions import find_function
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.assistant.verbs.change import checked_change
 from mftcoder.assistant.verbs.guard import Guard, guarded
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from mftcoder.curation.teacher.endpoint import Reply
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 from mftcoder.execution.languages import LANGUAGES as TOOLCHAINS

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("tree_sitter_go", reason="the extra `curate` brings the grammars")
 
 from mftcoder.assistant.assistant import Assistant
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 from mftcoder.execution.languages import LANGUAGES as TOOLCHAINS
 from tests.scripted_model import Says

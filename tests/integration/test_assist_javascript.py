@@ -16,7 +16,7 @@ from mftcoder.assistant.assistant import Assistant
 from mftcoder.assistant.functions import find_function
 from mftcoder.assistant.model import open_endpoint
 from mftcoder.assistant.rounds import Proposal
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 

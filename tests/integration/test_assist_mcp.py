@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("httpx", reason="the extra `curate` brings httpx")
 pytest.importorskip("tree_sitter_python", reason="the extra `curate` brings the grammars")
 
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 
 pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="the extra `assist` brings mcp")

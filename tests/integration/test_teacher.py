@@ -9,7 +9,7 @@ pytest.importorskip("httpx", reason="the extra `curate` brings httpx")
 pytest.importorskip("rensa", reason="the extra `curate` brings rensa")
 
 from mftcoder.cli import main
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 
 RIGHT = "def largest(items):\n    if not items:\n        return None\n    return max(items)\n"

@@ -10,14 +10,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from mftcoder.config.compat import mftcoder_json
 from mftcoder.config.compat.aliases import suggest
 from mftcoder.config.compat.mftcoder_json import Converted
-from mftcoder.config.problems import kind_of, one_line, problem_lines, shown
+from mftcoder.config.problems import kind_of, one_line, shown, validated
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ConfigError, DataError
 from mftcoder.jsonl import unique_keys
@@ -58,8 +57,8 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Converted:
     return Converted(loaded.nested, warnings)
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or JSON file, unchanged."""
+def read_config_file(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file, with the overrides applied in order."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -72,6 +71,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     _refuse_half_characters(value, f"{path}: ")
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: a config is a mapping of sections (model, tasks, train, ...), not {kind_of(value)}")
+    for override in overrides:
+        apply_override(value, override)
     return value
 
 
@@ -169,13 +170,7 @@ _SHORTHAND = {"model": "model_name_or_path", "adapter": "type", "balancer": "nam
 
 def parse_config(raw: dict[str, Any], *, origin: str) -> RunConfig:
     """The validated config. ConfigError has one line `origin: field.path: what` for each problem."""
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        lines = problem_lines(error, raw, origin=origin, suggest=lambda location: suggest(location, raw))
-        raise ConfigError.collect(lines) from error
-    except RecursionError as error:
-        raise ConfigError(f"{origin}: nested too deeply") from error
+    return validated(RunConfig, raw, origin=origin, suggest=lambda location: suggest(location, raw))
 
 
 def check_config(config: Any) -> None:

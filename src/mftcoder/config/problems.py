@@ -1,11 +1,43 @@
 """Turn pydantic's errors into lines a person can act on: `file: field.path: what is wrong`, with a suggestion for an unknown key."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+from mftcoder.errors import ConfigError
+from mftcoder.registry import did_you_mean
 
 Location = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(
+    model: type[Model], raw: dict[str, Any], *, origin: str, suggest: Callable[[Location], str] | None = None
+) -> Model:
+    """The validated model. ConfigError has one line `origin: field.path: what` for each problem."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        known = suggest or (lambda location: _suggest(model, location))
+        raise ConfigError.collect(problem_lines(error, raw, origin=origin, suggest=known)) from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin}: nested too deeply") from error
+
+
+def _suggest(model: type[BaseModel], location: Location) -> str:
+    """What an unknown key may mean: a field of the section that it stands in."""
+    for part in location[:-1]:
+        if part in model.model_fields:
+            model = _section_in(model.model_fields[str(part)].annotation) or model
+    return did_you_mean(str(location[-1]), model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as `tuple[Step, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
 
 
 def problem_lines(

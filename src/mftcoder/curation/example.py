@@ -103,6 +103,13 @@ class Example:
         self.__dict__.pop("python_trees", None)
 
 
+def fenced(code: str, language: str = "python") -> str:
+    """The code as a Markdown block. Its fence is longer than every fence in the code."""
+    longest = max((len(fence) for fence in re.findall(r"^[ \t]*(`{3,})", code, re.MULTILINE)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
+
+
 def fenced_blocks(text: str) -> list[CodeBlock]:
     """The fenced blocks of a Markdown text, in order; a closing fence is at least as long as its opening one and says nothing."""
     blocks = []
@@ -135,9 +142,7 @@ def _fences(text: str) -> Iterator[re.Match[str]]:
 
 
 def _is_python(block: CodeBlock) -> bool:
-    if block.language:
-        return block.language in _PYTHON_NAMES
-    return begins_as_python(block.code)
+    return block.language in _PYTHON_NAMES if block.language else begins_as_python(block.code)
 
 
 def begins_as_python(code: str) -> bool:

@@ -52,17 +52,8 @@ class Statistics:
         return Statistics(**{name: count - getattr(part, name) for name, count in vars(self).items()})
 
     def merge(self, other: "Statistics") -> None:
-        self.records += other.records
-        self.messages += other.messages
-        self.question_characters += other.question_characters
-        self.answer_characters += other.answer_characters
-        for mine, theirs in (
-            (self.lengths, other.lengths),
-            (self.turns, other.turns),
-            (self.languages, other.languages),
-            (self.licences, other.licences),
-        ):
-            mine.update(theirs)  # type: ignore[arg-type]
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
     def as_json(self) -> dict[str, object]:
         """Plain values, in a fixed order: by length and turns, else the most frequent first."""

@@ -1,51 +1,58 @@
-"""The data card as a page: the manifest of a curated folder -> card.html, in the style of the report."""
+"""The data card as a page and as Markdown: the manifest of a curated folder, in the style of the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from matplotlib.axes import Axes
 
 from mftcoder.reporting.charts import INK, SERIES_COLORS, Chart, picture
-from mftcoder.reporting.page import Part, Sample, SampleGroup, render_parts
+from mftcoder.reporting.page import Pages, Part, Sample, SampleGroup, render_parts
 from mftcoder.reporting.tables import Table
 
 _MOST_BARS = 12
+_GRAMS = 20
 _SHOWN = 1200
 Manifest = Mapping[str, Any]
 
 
-def card_page(manifest: Manifest, measures: Mapping[str, str]) -> str:
-    """The page of a manifest. `measures` says what each rule measures."""
+def card_pages(manifest: Manifest, measures: Mapping[str, str]) -> Pages:
+    """The card of a manifest. `measures` says what each rule measures."""
     tasks = ", ".join(manifest["tasks"])
     subtitle = (
         f"Data card. {manifest['read']:,} records were read, {manifest['kept']:,} are kept ({_share(manifest['kept'], manifest['read'])}). "
         "manifest.json has the recipe and all counts, dropped.jsonl each dropped record with its reason."
     )
-    return render_parts(tasks, subtitle, list(_parts(manifest, measures)), ()).html
+    return render_parts(tasks, subtitle, list(_parts(manifest, measures)), ())
 
 
 def _parts(manifest: Manifest, measures: Mapping[str, str]) -> Iterator[Part]:
-    yield Part("Steps", (), None, (_flow(manifest),))
-    meanings = "\n".join(f"{rule}: {measures[rule]}" for rule in _rules(manifest) if rule in measures)
+    yield Part("Steps", (), _steps_table(manifest), (_flow(manifest),))
+    rules = dict.fromkeys(rule for step in manifest["steps"] for rule in step["dropped"])
+    meanings = "\n".join(f"{rule}: {measures[rule]}" for rule in rules if rule in measures)
     yield Part("Rules", (), _rules_table(manifest), texts=(("What the rules measure", meanings),) if meanings else ())
     yield Part("Tasks", (), _tasks_table(manifest))
-    yield Part("Verdicts", (), _verdicts_table(manifest))
+    yield Part("Verdicts", (), _counts_table(manifest["verdicts"], "verdict"))
     yield Part("Notes", tuple(manifest["notes"]))
-    yield Part("Lengths", ("Records by characters: up to this many.",), None, tuple(_length_charts(manifest)))
-    after = manifest["after"]
-    shares = [
-        ("languages of fenced code", after["languages"]),
-        ("licences, where a record names one", after["licences"]),
-    ]
-    yield Part("Languages and licences", (), None, tuple(_bars(title, counts) for title, counts in shares if counts))
+    advice = "What many unrelated records share is boilerplate: list it under `ignore` of the step, if it is."
+    yield Part("Words shared with exams", (advice,), _counts_table(manifest["grams"][:_GRAMS], "gram"))
+    note = "Records by characters: up to this many."
+    yield Part("Lengths", (note,), _lengths_table(manifest), tuple(_length_charts(manifest)))
+    for title, key in (("languages of fenced code", "languages"), ("licences, where a record names one", "licences")):
+        counts = _most(manifest["after"][key])
+        rows = tuple((_printable(name), f"{count:,}", _share(count, manifest["kept"])) for name, count in counts)
+        yield Part(key.title(), (), Table((title, "records", "of the kept"), rows), (_bars(title, counts),))
     yield Part("Samples", ("Chosen by the seed of the recipe.",), samples=tuple(_sample_groups(manifest)))
     recipe = yaml.safe_dump(manifest["recipe"], sort_keys=False, allow_unicode=True)
     yield Part("Recipe", (f"Fingerprint: {manifest['fingerprint']}.",), texts=(("The recipe in full", recipe),))
 
 
-def _rules(manifest: Manifest) -> list[str]:
-    return list(dict.fromkeys(rule for step in manifest["steps"] for rule in step["dropped"]))
+def _steps_table(manifest: Manifest) -> Table:
+    rows = []
+    for step in manifest["steps"]:
+        lost, left = sum(step["dropped"].values()), step["left"]
+        rows.append((step["step"], f"{lost:,}", f"{left:,}", _share(left, manifest["read"])))
+    return Table(("step", "dropped", "left", "of all"), tuple(rows))
 
 
 def _rules_table(manifest: Manifest) -> Table:
@@ -57,14 +64,16 @@ def _rules_table(manifest: Manifest) -> Table:
     return Table(("step and rule", "dropped", "of all"), tuple(rows))
 
 
-def _verdicts_table(manifest: Manifest) -> Table:
-    """The step is named only where there are several."""
-    names = {row["step"] for row in manifest["verdicts"]}
-    rows = tuple(
-        (row["verdict"] if len(names) < 2 else f"{row['step']}: {row['verdict']}", f"{row['records']:,}")
-        for row in manifest["verdicts"]
-    )
-    return Table(("verdict", "records"), rows)
+def _counts_table(found: Sequence[Mapping[str, Any]], what: str) -> Table:
+    """Records by what a step has found in them."""
+    rows = tuple((row["step"], _printable(row[what]), f"{row['records']:,}") for row in found)
+    return Table(("step", what, "records"), rows, names=2)
+
+
+def _lengths_table(manifest: Manifest) -> Table:
+    before, after = manifest["before"]["lengths"], manifest["after"]["lengths"]
+    rows = tuple((f"{int(size):,}", f"{after.get(size, 0):,}", f"{count:,}") for size, count in before.items())
+    return Table(("characters", "kept", "read"), rows)
 
 
 def _tasks_table(manifest: Manifest) -> Table:
@@ -132,11 +141,15 @@ def _size(characters: str) -> str:
     return f"{number >> 20}M" if number >= 1 << 20 else f"{number >> 10}k" if number >= 1 << 10 else characters
 
 
-def _bars(title: str, counts: Mapping[str, int]) -> Chart:
+def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The first counts, and the sum of the others."""
     pairs = list(counts.items())[:_MOST_BARS]
     if len(counts) > _MOST_BARS:
         pairs.append((f"{len(counts) - _MOST_BARS} others", sum(list(counts.values())[_MOST_BARS:])))
+    return pairs
 
+
+def _bars(title: str, pairs: Sequence[tuple[str, int]]) -> Chart:
     def paint(axes: Axes) -> None:
         axes.barh(range(len(pairs)), [count for _, count in pairs], 0.7, color=SERIES_COLORS[0])
         axes.set_yticks(range(len(pairs)), [name[:24] for name, _ in pairs])
@@ -164,11 +177,8 @@ def _sample(sample: Mapping[str, Any]) -> Sample:
     texts = {name: sample[name] for name in ("question", "answer", "begins") if sample.get(name)}
     facts = {name: value for name, value in sample.items() if name not in ("origin", "question", "answer", "begins")}
     shown = tuple((f"{name}: {_printable(str(value))}") for name, value in facts.items())
-    return Sample(_printable(sample["origin"]), shown, tuple(_shortened(text) for text in texts.values()))
-
-
-def _shortened(text: str) -> str:
-    return _printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...", keep="\n\t")
+    shortened = (text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..." for text in texts.values())
+    return Sample(_printable(sample["origin"]), shown, tuple(_printable(text, keep="\n\t") for text in shortened))
 
 
 def _printable(text: str, keep: str = "") -> str:

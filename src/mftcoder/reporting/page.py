@@ -1,5 +1,6 @@
 """Runs and scores -> the text of report.html (one file, no external links, light and dark) and of report.md."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequenc
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["cell"] = lambda text: _TAG.sub("&lt;", str(text).replace("|", "\\|").replace("\n", " "))
     environment.filters["quoted"] = lambda text: textwrap.indent(str(text) or "(nothing)", "    ", lambda line: True)
     values: dict[str, Any] = {
         "title": title,
@@ -107,6 +108,9 @@ def render_parts(title: str, subtitle: str, parts: Sequence[Part], runs: Sequenc
     }
     html, markdown = (environment.get_template(f"report.{kind}.j2").render(values) for kind in ("html", "md"))
     return Pages(html, markdown)
+
+
+_TAG = re.compile(r"<(?=[A-Za-z/!])")
 
 
 def _is_filled(part: Part) -> bool:

@@ -340,7 +340,7 @@ def test_names_that_look_like_markup_are_escaped(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run"), name="<script>|$x$")
     pages = render([run], [])
     assert "<script>" not in pages.html
-    assert "| <script>\\|$x$ |" in pages.markdown
+    assert "| &lt;script>\\|$x$ |" in pages.markdown
 
 
 def test_the_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from mftcoder.cache import cache_root
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.filters.config import DifficultyConfig, Filter
-from mftcoder.curation.filters.rules import RULES
+from mftcoder.curation.filters.rules import RULES, kept_in_words
 from mftcoder.curation.pipeline.blocks import RecordStep
 from mftcoder.curation.pipeline.output import (
+    CARD,
     Made,
     RecordFiles,
     finished,
@@ -27,7 +28,7 @@ from mftcoder.curation.pipeline.output import (
 from mftcoder.curation.pipeline.recipe import Recipe, Step, load_recipe, parse_recipe
 from mftcoder.curation.pipeline.run import Barrier, InputError, exclusive, fingerprint, run_steps
 from mftcoder.curation.syntax import LANGUAGES
-from mftcoder.data.records.curated import provenance_of
+from mftcoder.data.records.curated import PAGE, provenance_of
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
 from mftcoder.log import OnProgress, no_progress
@@ -36,6 +37,7 @@ from mftcoder.registry import SCORERS
 if TYPE_CHECKING:
     from mftcoder.benchmarks.problem import Problem
     from mftcoder.curation.filters.difficulty import Scorer
+    from mftcoder.reporting.page import Pages
 
 _GRAMMARS = tuple(f"tree-sitter-{language}" for language in LANGUAGES)
 _SHAPING = ("detect-secrets", "py3langid", "rensa", "ruff", "tree-sitter", *_GRAMMARS)
@@ -116,12 +118,12 @@ def _curate(
         blocks.mkdir(exist_ok=True)
         records = RecordFiles(blocks / "output")
         try:
-            outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress, records.take, _import_card_page)
+            outcome = run_steps(recipe, sources, steps, barriers, blocks, on_progress, records.take, _import_card_pages)
         except InputError:
             shutil.rmtree(work)
             raise
         facts = {"preferences": preferences, "exams": _exams(recipe, sources)}
-        made = write_output(recipe, sources, outcome, records, key, facts, _card_page)
+        made = write_output(recipe, sources, outcome, records, key, facts, _cards)
         shutil.rmtree(work)
     return made
 
@@ -130,14 +132,20 @@ def _work_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.work")
 
 
-def _import_card_page() -> Callable[[Mapping[str, Any], Mapping[str, str]], str]:
-    from mftcoder.reporting.data_card import card_page  # matplotlib takes half a second
+def _import_card_pages() -> Callable[[Mapping[str, Any], Mapping[str, str]], "Pages"]:
+    from mftcoder.reporting.data_card import card_pages  # matplotlib takes half a second
 
-    return card_page
+    return card_pages
 
 
-def _card_page(manifest: Mapping[str, Any]) -> str:
-    return _import_card_page()(manifest, {name: rule.measures for name, rule in RULES.items()} | _OTHER_RULES)
+def _cards(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """The data card as text and as a page, by the names of their files."""
+    bounds = {name: rule.keeps for name, rule in RULES.items()}
+    for step in reversed(manifest["recipe"]["steps"]):
+        bounds |= step.get("filter", {"rules": {}})["rules"]
+    measures = {name: f"{rule.measures} (kept: {kept_in_words(bounds[name])})" for name, rule in RULES.items()}
+    pages = _import_card_pages()(manifest, measures | _OTHER_RULES)
+    return {CARD: pages.markdown, PAGE: pages.html}
 
 
 def _circumstances(recipe: Recipe) -> list[str]:

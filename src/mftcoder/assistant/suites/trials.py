@@ -23,7 +23,6 @@ from mftcoder.assistant.suites.inputs import Reference, other_calls, steady
 from mftcoder.curation.mining.languages.mutations import mutations as mutations_of
 from mftcoder.curation.mining.mutations import mutations
 from mftcoder.curation.verification.plan import Run
-from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import Verdict, verdict_of
 from mftcoder.errors import ConfigError, ExecutionError
 from mftcoder.execution.run_programs import Sandbox
@@ -97,7 +96,7 @@ class Trials:
         return self._run([Run("python", code, {"import": []})])[0]
 
     def _run(self, runs: Sequence[Run]) -> list[Verdict]:
-        results = self._open("python").run_all(map(program, runs), self._limits)
+        results = self._open("python").run_all((run.program() for run in runs), self._limits)
         verdicts = []
         for run, result in zip(runs, results, strict=True):
             verdict = verdict_of(result, "python", tuple(run.checks))

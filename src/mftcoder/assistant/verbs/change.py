@@ -14,8 +14,8 @@ from mftcoder.assistant.suites.exams import EXAMS, head_of
 from mftcoder.assistant.suites.inputs import differing
 from mftcoder.assistant.suites.trials import Trials, passed
 from mftcoder.assistant.verbs.guard import MOST_LOG, Guard, guarded, of_broken, require_tested_after, showing
+from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.languages.grammars import title_of
-from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
 _OPTIMISE = (

@@ -13,10 +13,9 @@ from mftcoder.assistant.functions import FunctionText, functions_in
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
 from mftcoder.assistant.suites.trials import Trials
-from mftcoder.curation.example import parse_python
+from mftcoder.curation.example import fenced, parse_python
 from mftcoder.curation.mining.functions import functions_of
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
-from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import NoAnswerAcceptedError
 
 _SYSTEM = "You document {title} code. You never change the code itself."

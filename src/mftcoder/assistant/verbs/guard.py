@@ -14,8 +14,8 @@ from mftcoder.assistant.suites.suite import both, calls_of, given_run, suite_of
 from mftcoder.assistant.suites.tests import module_of
 from mftcoder.assistant.suites.trials import Trials, killed, mutants, passed
 from mftcoder.assistant.verbs.write_tests import make_tests, prepared
+from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.languages.grammars import title_of
-from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.curation.verification.verdict import Verdict
 from mftcoder.errors import ConfigError
 

@@ -9,8 +9,8 @@ from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, RefusedAnswer, conversation, until_accepted
+from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.languages.grammars import title_of
-from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
 MOST_CODE = 24_000

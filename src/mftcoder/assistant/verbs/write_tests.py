@@ -13,8 +13,8 @@ from mftcoder.assistant.suites.exams import EXAMS
 from mftcoder.assistant.suites.suite import TESTED, suite_of
 from mftcoder.assistant.suites.tests import module_of
 from mftcoder.assistant.suites.trials import Judged, Trials, judge_tests, mutants, passed, require_loading
+from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.languages.grammars import title_of
-from mftcoder.curation.synthesis.trials import fenced
 from mftcoder.errors import ConfigError
 
 _SYSTEM = "You write unit tests for {title}."

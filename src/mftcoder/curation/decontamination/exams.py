@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mftcoder.config.data import TaskConfig
 from mftcoder.config.section import Paths, PathText, Section, Strings
 from mftcoder.curation.example import Example
-from mftcoder.data.records.files import BLOCK_BYTES, find_sources, read_blocks
+from mftcoder.data.records.files import lines_of
 from mftcoder.data.records.formats import parse_object, read_record
 from mftcoder.errors import DataError
 
@@ -56,17 +55,11 @@ class ExamProblem:
 
 def problems_of_files(paths: tuple[str, ...], cache: Path) -> Iterator[ExamProblem]:
     """The problems in files and folders, a record each, named by `path:line`. DataError for a line that is not an object."""
-    if not paths:
-        return
-    found = find_sources([TaskConfig(name="exam", files=paths)], cache)[0]
-    for file in found.training:
-        for block in read_blocks(file, BLOCK_BYTES):
-            for number, line in block.lines():
-                origin = f"{file.path}:{number}"
-                try:
-                    yield problem_of_record(parse_object(line), line, origin)
-                except DataError as error:
-                    raise DataError(*(f"{origin}: {problem}" for problem in error.problems)) from error
+    for origin, line in lines_of(paths, "exam", cache) if paths else ():
+        try:
+            yield problem_of_record(parse_object(line), line, origin)
+        except DataError as error:
+            raise DataError(*(f"{origin}: {problem}" for problem in error.problems)) from error
 
 
 def problem_of_record(record: Mapping[str, Any], line: bytes, origin: str) -> ExamProblem:

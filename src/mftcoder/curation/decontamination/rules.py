@@ -3,20 +3,21 @@
 A hit names the problem, the rule, and the overlap as the measured value.
 """
 
+import ast
 import keyword
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from mftcoder.curation.decontamination.core_words import core_words
 from mftcoder.curation.decontamination.examples import example_hashes
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem
-from mftcoder.curation.decontamination.fingerprints import SMALL, function_fingerprints
-from mftcoder.curation.duplicates.ngrams import ngram_hashes, words_of
+from mftcoder.curation.duplicates.ngrams import core_words, ngram_hashes, words_of
+from mftcoder.curation.duplicates.tokens import python_tokens
 from mftcoder.curation.example import MAX_PARSED, Drop, Example, fenced_blocks, parse_python
 
 
@@ -66,6 +67,27 @@ class NgramRule:
         problem = max(shared, key=lambda number: (shared[number] / self.sizes[number], -number))
         overlap = shared[problem] / self.sizes[problem]
         return Drop("exam_ngram", round(overlap, 4), {"problem": self.names[problem], "gram": gram})
+
+
+SMALL = 13
+"""A function of fewer tokens may be equal to an unrelated one. `def f(a, b): return a + b` has 10."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function's name, the hash of its code without names, docstrings, annotations and layout, and the number of its tokens."""
+
+    name: str
+    hash: int
+    tokens: int
+
+
+def function_fingerprints(tree: ast.Module) -> Iterator[Function]:
+    """Each function of a module, methods and inner functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            tokens = python_tokens(node)
+            yield Function(node.name, tokens.fingerprint(), len(tokens.hashes))
 
 
 class CodeRule:

@@ -32,9 +32,26 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text) if text.isascii() else _WORD_OR_CHARACTER.findall(text)
 
 
+_STOP_WORDS = frozenset(
+    """i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it its
+    itself they them their theirs themselves what which who whom this that these those am is are was were be been being have
+    has had having do does did doing a an the and but if or because as until while of at by for with about against between
+    into through during before after above below to from up down in out on off over under again further then once here there
+    when where why how all any both each few more most other some such no nor not only own same so than too very s t can will
+    just don should now d ll m o re ve y ain aren couldn didn doesn hadn hasn haven isn ma mightn mustn needn shan shouldn
+    wasn weren won wouldn""".split()  # noqa: SIM905  # a list of 150 lines otherwise
+)
+
+
+def core_words(text: str) -> frozenset[str]:
+    """The distinct words in lower case that carry the meaning: without English function words and punctuation."""
+    return frozenset(words_of(text.lower())) - _STOP_WORDS
+
+
 def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """A hash for each of `words_of` of all texts, and the number of words of each text. A text without words is its only word."""
-    encoded = [text.encode() if text.isascii() else _words_apart(text) for text in texts]
+    separated = (text if text.isascii() else " ".join(words_of(text)) for text in texts)
+    encoded = [text.encode(errors="surrogatepass") for text in separated]
     found = list(_hashes_in(b"\n".join(encoded)))
     flat = np.concatenate([hashes for _, hashes in found])
     ends = np.cumsum([len(part) + 1 for part in encoded])
@@ -44,10 +61,6 @@ def _word_hashes(texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.i
     before = (np.cumsum(counts) - counts)[list(others)]
     counts[list(others)] = 1
     return np.insert(flat, before, np.array(values, np.uint64)), counts
-
-
-def _words_apart(text: str) -> bytes:
-    return " ".join(words_of(text)).encode(errors="surrogatepass")
 
 
 def _hashes_in(data: bytes) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint64]]]:

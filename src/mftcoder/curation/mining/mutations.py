@@ -66,13 +66,8 @@ class Positions:
         return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
 
 
-def mutate(source: str, rng: random.Random) -> Mutation | None:
-    """`source`, one function, with one bug; None if no kind of bug fits."""
-    return next(mutations(source, rng), None)
-
-
 def mutations(source: str, rng: random.Random) -> Iterator[Mutation]:
-    """All mutations of `source` with one bug, in random order, one of each kind in turn. Each parses and differs from `source` as a program."""
+    """All mutations of `source`, one function, with one bug, in random order, one of each kind in turn. Each parses and differs from `source` as a program."""
     tree = ast.parse(source)
     where = Positions(source)
     kinds = [(kind, edits) for kind, find in MUTATIONS.items() if (edits := list(find(tree, where)))]
@@ -215,7 +210,8 @@ def _missing_statements(tree: ast.Module, where: Positions) -> Iterator[Edit]:
     """A missing line in a block of several lines: a counter that is not increased, a forgotten `continue`."""
     for block in _blocks(tree.body[0]):
         for statement in block:
-            is_small = isinstance(statement, ast.AugAssign | ast.Continue | ast.Break) or _is_call(statement)
+            is_small = isinstance(statement, ast.AugAssign | ast.Continue | ast.Break)
+            is_small |= isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
             if len(block) > 1 and is_small and statement.lineno == statement.end_lineno:
                 start = where.text.rfind("\n", 0, where.span(statement)[0]) + 1
                 yield Edit(start, where.text.find("\n", start) + 1 or len(where.text), "")
@@ -227,10 +223,6 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
             block = getattr(inner, name, None)
             if isinstance(block, list) and block:
                 yield block
-
-
-def _is_call(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
 
 
 MUTATIONS: dict[str, Callable[[ast.Module, Positions], Iterator[Edit]]] = {

@@ -66,9 +66,10 @@ def _unfit(function: MinedFunction, node: ast.stmt, needed: list[ast.stmt], cont
     """The reason why the function cannot be tried with plain values, or ""."""
     if function.owner:
         return "a method"
-    if not isinstance(node, ast.FunctionDef) or _has(node, ast.Yield, ast.YieldFrom):
+    inside = list(ast.walk(node))
+    if not isinstance(node, ast.FunctionDef) or any(isinstance(inner, ast.Yield | ast.YieldFrom) for inner in inside):
         return "a generator or a coroutine"
-    if not any(isinstance(inner, ast.Return) and inner.value is not None for inner in ast.walk(node)):
+    if not any(isinstance(inner, ast.Return) and inner.value is not None for inner in inside):
         return "returns nothing"
     if not 1 <= _arity(node) <= MAX_ARITY or None in node.args.kw_defaults:
         return "no arguments, more than four, or named ones"
@@ -88,7 +89,7 @@ def _needed(tree: ast.Module, function: MinedFunction) -> list[ast.stmt]:
     own = next(node for node in tree.body if getattr(node, "lineno", 0) == function.line)
     found, todo = {own}, [own]
     while todo:
-        for name in _used(todo.pop()):
+        for name in {inner.id for inner in ast.walk(todo.pop()) if isinstance(inner, ast.Name)}:
             fresh = [statement for statement in binding.get(name, ()) if statement not in found]
             found.update(fresh)
             todo += fresh
@@ -128,10 +129,6 @@ def _bound(statement: ast.stmt) -> set[str]:
     return names | {(alias.asname or alias.name).split(".")[0] for alias in aliases}
 
 
-def _used(node: ast.AST) -> set[str]:
-    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-
-
 def _imported(nodes: Iterable[ast.stmt]) -> set[str]:
     """The top-level names of imported modules: `os` for `import os.path`."""
     found: set[str] = set()
@@ -141,10 +138,6 @@ def _imported(nodes: Iterable[ast.stmt]) -> set[str]:
         elif isinstance(inner, ast.ImportFrom) and inner.module:
             found.add(inner.module.split(".")[0])
     return found
-
-
-def _has(node: ast.AST, *kinds: type[ast.AST]) -> bool:
-    return any(isinstance(inner, kinds) for inner in ast.walk(node))
 
 
 def _arity(node: ast.FunctionDef) -> int:

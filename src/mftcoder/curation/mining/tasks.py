@@ -5,17 +5,17 @@ An `UnfitError` says why a function makes no example. Answers that are code are 
 
 import doctest
 import random
-import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.functions import MinedFunction
 from mftcoder.curation.mining.languages import mutations as tree_mutations
 from mftcoder.curation.mining.languages.grammars import LANGUAGES, title_of
 from mftcoder.curation.mining.languages.spans import Span, spans
-from mftcoder.curation.mining.mutations import Mutation, mutate
+from mftcoder.curation.mining.mutations import Mutation, mutations
 from mftcoder.curation.mining.recording import Behaviour
 
 MAX_EXAMPLE_CHARS = 3200  # about 1,000 tokens of code
@@ -36,13 +36,6 @@ class Example:
     answer: str
     code: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
-
-
-def fenced(code: str, language: str = "python") -> str:
-    """The code as a Markdown block. Its fence is longer than every fence in the code."""
-    longest = max((len(fence) for fence in re.findall(r"^[ \t]*(`{3,})", code, re.MULTILINE)), default=2)
-    fence = "`" * (longest + 1)
-    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
 
 
 def complete_function(function: MinedFunction, rng: random.Random) -> Example:
@@ -132,10 +125,12 @@ def write_docstring(function: MinedFunction, rng: random.Random) -> Example:
 
 def repair_function(function: MinedFunction, rng: random.Random, broken: Sequence[str] = ()) -> Example:
     """The question is the function with a bug (one of `broken`, if given); the answer is the original function."""
-    mutation = None if broken else _mutate(function, rng)
-    if not broken and mutation is None:
+    if broken:
+        code = rng.choice(broken)
+    elif mutation := next(_mutations(function, rng), None):
+        code = mutation.source
+    else:
         raise UnfitError("no bug fits")
-    code = mutation.source if mutation else rng.choice(broken)
     title = title_of(function.language)
     ask = rng.choice([f"Fix bugs in {function.name}.", f"There is a bug in the following {title} function. Fix it."])
     return _about(ask, function, code, function.source, code)
@@ -153,10 +148,10 @@ def repair_as_committed(function: MinedFunction, before: str, subject: str, comm
     return replace(made, fields={"commit": commit})
 
 
-def _mutate(function: MinedFunction, rng: random.Random) -> Mutation | None:
+def _mutations(function: MinedFunction, rng: random.Random) -> Iterator[Mutation]:
     if function.language == "python":
-        return mutate(function.source, rng)
-    return tree_mutations.mutate(function.source, function.language, function.owner, rng)
+        return mutations(function.source, rng)
+    return tree_mutations.mutations(function.source, function.language, function.owner, rng)
 
 
 def write_doctest(function: MinedFunction, _: random.Random) -> Example:

@@ -94,7 +94,8 @@ class BlockJob:
             dropped.open("wb") as dropped_file,
         ):
             examples = []
-            for record in worker.take(_lines(self.source)):
+            lines = self.source.lines() if isinstance(self.source, Block) else numbered_lines(self.source)
+            for record in worker.take(lines):
                 entry = worker.count(record)
                 if entry is None:
                     if self.sketch is not None:
@@ -138,10 +139,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield int(number), line
 
 
-def _lines(source: Block | Path) -> Iterator[tuple[int, bytes]]:
-    return source.lines() if isinstance(source, Block) else numbered_lines(source)
-
-
 @dataclass
 class BlockReport:
     """What became of a block: counts a step and rule, samples, statistics of what came in and of what is kept."""
@@ -167,25 +164,26 @@ class BlockReport:
 
     def merge(self, other: "BlockReport") -> None:
         """Take in another block of the same stage."""
-        self.dropped.update(other.dropped)
         self.before.merge(other.before)
         self.after.merge(other.after)
-        self.grams.update(other.grams)
-        self.verdicts.update(other.verdicts)
+        for name in COUNTERS:
+            getattr(self, name).update(getattr(other, name))
         for key, samples in other.samples.items():
             self.samples[key] = heapq.nsmallest(SAMPLES, [*self.samples.get(key, []), *samples], key=_by_rank)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values that `read_report` takes back."""
         return {
-            "dropped": [[*key, count] for key, count in self.dropped.items()],
+            **{name: [[*key, count] for key, count in getattr(self, name).items()] for name in COUNTERS},
             "before": self.before.as_json(),
             "after": self.after.as_json(),
-            "grams": [[*key, count] for key, count in self.grams.items()],
-            "verdicts": [[*key, count] for key, count in self.verdicts.items()],
             "samples": self.samples,
             "checksums": self.checksums,
         }
+
+
+COUNTERS = ("dropped", "grams", "verdicts")
+"""The fields that count pairs of a step and what it has found."""
 
 
 def _by_rank(sample: Sequence[Any]) -> tuple[int, str]:
@@ -197,13 +195,11 @@ def read_report(path: Path) -> BlockReport | None:
     try:
         found = orjson.loads(path.read_bytes())
         return BlockReport(
-            Counter({(step, rule): count for step, rule, count in found["dropped"]}),
-            Statistics.from_json(found["before"]),
-            Statistics.from_json(found["after"]),
-            Counter({(step, gram): count for step, gram, count in found["grams"]}),
-            Counter({(step, verdict): count for step, verdict, count in found["verdicts"]}),
-            {key: [(rank, shown) for rank, shown in samples] for key, samples in found["samples"].items()},
-            found["checksums"],
+            before=Statistics.from_json(found["before"]),
+            after=Statistics.from_json(found["after"]),
+            samples={key: [(rank, shown) for rank, shown in samples] for key, samples in found["samples"].items()},
+            checksums=found["checksums"],
+            **{name: Counter({(step, what): count for step, what, count in found[name]}) for name in COUNTERS},
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -12,7 +12,7 @@ The folder is put together in the work folder, block by block, and takes its nam
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 from mftcoder import __version__
 from mftcoder.cache import content_hash
 from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_path
-from mftcoder.curation.pipeline.card import data_card
 from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.run import BlockFiles, Outcome
 from mftcoder.data.records.curated import MANIFEST, PAGE
@@ -103,9 +102,12 @@ def write_output(
     records: "RecordFiles",
     fingerprint: str,
     facts: Mapping[str, Any],
-    page: Callable[[Mapping[str, Any]], str],
+    cards: Callable[[Mapping[str, Any]], Mapping[str, str]],
 ) -> Made:
-    """Complete the folder of `records`, and let it take the place of `output_dir`. `facts` are further fields of the manifest."""
+    """Complete the folder of `records`, and let it take the place of `output_dir`.
+
+    `facts` are further fields of the manifest. `cards` makes the texts of CARD and PAGE from the manifest.
+    """
     folder = records.folder
     manifest = {
         "mftcoder": __version__,
@@ -122,8 +124,8 @@ def write_output(
         **_counts(recipe, outcome),
     }
     write_json(folder / MANIFEST, manifest)
-    write_text(folder / CARD, data_card(manifest))
-    write_text(folder / PAGE, page(manifest))
+    for name, text in cards(manifest).items():
+        write_text(folder / name, text)
     return Made(_replace(Path(recipe.output_dir).expanduser(), folder), manifest)
 
 
@@ -205,28 +207,22 @@ def _counts(recipe: Recipe, outcome: Outcome) -> dict[str, Any]:
         "tasks": {task.name: _task_counts(task.format, task.name, outcome) for task in recipe.tasks},
         "before": totals[0].before.as_json(),
         "after": totals[-1].after.as_json(),
-        "grams": _grams(totals),
-        "verdicts": _verdicts(totals),
+        # Of the n-grams that records share with an exam the most frequent ones: boilerplate, if the records are unrelated.
+        "grams": sorted(_counted(totals, "grams", "gram"), key=lambda row: (-row["records"], row["step"], row["gram"]))[
+            :_GRAMS_LISTED
+        ],
+        "verdicts": sorted(
+            _counted(totals, "verdicts", "verdict"), key=lambda row: (row["step"], -row["records"], row["verdict"])
+        ),
         "samples": samples,
     }
 
 
-def _grams(totals: Sequence[BlockReport]) -> list[dict[str, Any]]:
-    """The n-grams that most records share with an exam: boilerplate, if the records are unrelated."""
-    pairs = sorted(
-        ((count, step, gram) for total in totals for (step, gram), count in total.grams.items()),
-        key=lambda found: (-found[0], *found[1:]),
-    )
-    return [{"step": step, "gram": gram, "records": count} for count, step, gram in pairs[:_GRAMS_LISTED]]
-
-
-def _verdicts(totals: Sequence[BlockReport]) -> list[dict[str, Any]]:
-    """What running the records has shown, the most frequent first."""
-    pairs = sorted(
-        ((count, step, verdict) for total in totals for (step, verdict), count in total.verdicts.items()),
-        key=lambda found: (found[1], -found[0], found[2]),
-    )
-    return [{"step": step, "verdict": verdict, "records": count} for count, step, verdict in pairs]
+def _counted(totals: Sequence[BlockReport], counter: str, what: str) -> Iterator[dict[str, Any]]:
+    """A counter of the reports as rows: the step, what it has found, and in how many records."""
+    for total in totals:
+        for (step, found), count in getattr(total, counter).items():
+            yield {"step": step, what: found, "records": count}
 
 
 def _task_counts(record_format: str, name: str, outcome: Outcome) -> dict[str, Any]:

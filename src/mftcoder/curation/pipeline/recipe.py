@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from mftcoder.config.data import TaskConfig, task_list
-from mftcoder.config.problems import Location, problem_lines
+from mftcoder.config.problems import validated
 from mftcoder.config.section import PathText, PositiveInt, Section
 from mftcoder.curation.decontamination.exams import DecontaminateConfig
 from mftcoder.curation.duplicates.config import DedupConfig
 from mftcoder.curation.filters.config import DifficultyConfig, FilterConfig
 from mftcoder.curation.verification.config import VerifyConfig
-from mftcoder.errors import ConfigError
-from mftcoder.registry import did_you_mean
 
 KINDS = ("filter", "dedup", "decontaminate", "verify", "difficulty")
 _OF_A_RUN = ("kind", "weight", "sampling_weight", "max_samples")
@@ -99,25 +97,11 @@ class Recipe(Section):
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, with overrides such as `output_dir=data/out`; ConfigError lists all problems."""
-    from mftcoder.config.load import apply_override, read_config_file  # not needed by a command of one step, and slow
+    from mftcoder.config.load import read_config_file  # not needed by a command of one step, and slow
 
-    raw = read_config_file(path)
-    for override in overrides:
-        apply_override(raw, override)
-    return parse_recipe(raw, origin=str(path))
+    return parse_recipe(read_config_file(path, overrides), origin=str(path))
 
 
 def parse_recipe(raw: dict[str, Any], *, origin: str) -> Recipe:
     """The validated recipe; ConfigError with one line `origin: field: what` a problem."""
-    try:
-        return Recipe.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError.collect(problem_lines(error, raw, origin=origin, suggest=_suggest)) from error
-    except RecursionError as error:
-        raise ConfigError(f"{origin}: nested too deeply") from error
-
-
-def _suggest(location: Location) -> str:
-    inside: dict[str, type[Section]] = {"tasks": TaskConfig, "steps": Step}
-    section = inside.get(str(location[0]), Recipe) if len(location) > 1 else Recipe
-    return did_you_mean(str(location[-1]), section.model_fields)
+    return validated(Recipe, raw, origin=origin)

@@ -18,7 +18,6 @@ from mftcoder.curation.pipeline.run import BlockFiles, InputError, OnProgress
 from mftcoder.curation.pipeline.workers import Tools, Workers
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.curation.verification.plan import Planned, Run, plan
-from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import Verdict, combined, verdict_of
 from mftcoder.data.records.formats import read_record
 from mftcoder.errors import ExecutionError, UnjudgedError
@@ -199,7 +198,7 @@ class _Judging:
         for number, block in enumerate(self.blocks):
             verdicts = self.under_way[number] = _BlockVerdicts(block, self.languages)
             for place in sorted(verdicts.waiting):
-                yield ".".join(map(str, (number, *place))), program(verdicts.run_at(place))
+                yield ".".join(map(str, (number, *place))), verdicts.run_at(place).program()
             self._finish(number)
 
     def _finish(self, number: int) -> None:

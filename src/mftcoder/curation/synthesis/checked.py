@@ -4,12 +4,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from mftcoder.curation.example import Example, parse_python
+from mftcoder.curation.example import Example, fenced, parse_python
 from mftcoder.curation.synthesis.config import RepairConfig, TestsConfig
 from mftcoder.curation.synthesis.prompts import Prompts
 from mftcoder.curation.synthesis.trials import (
     Trials,
-    fenced,
     joined_tests,
     mutants,
     passes,

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from mftcoder.config.load import apply_override, read_config_file
-from mftcoder.config.problems import Location, problem_lines
+from mftcoder.config.load import read_config_file
+from mftcoder.config.problems import validated
 from mftcoder.config.section import NonNegativeInt, Paths, PathText, PositiveInt, Section
 from mftcoder.curation.duplicates.config import DedupConfig
 from mftcoder.curation.filters.config import FilterConfig
 from mftcoder.curation.teacher.budget import BudgetConfig, check_budget
 from mftcoder.curation.teacher.endpoint import EndpointConfig
-from mftcoder.errors import ConfigError
-from mftcoder.registry import did_you_mean
 
 
 class ExercisesConfig(Section):
@@ -161,35 +159,11 @@ def _prices(endpoint: EndpointConfig) -> tuple[float | None, float | None]:
 
 def load_synthesis(path: Path, overrides: Sequence[str] = ()) -> SynthesisConfig:
     """The synthesis in a file, with overrides such as `output_dir=data/out`; ConfigError lists all problems."""
-    raw = read_config_file(path)
-    for override in overrides:
-        apply_override(raw, override)
-    return parse_synthesis(raw, origin=str(path))
+    return parse_synthesis(read_config_file(path, overrides), origin=str(path))
 
 
 def parse_synthesis(raw: dict[str, Any], *, origin: str) -> SynthesisConfig:
     """The validated synthesis; ConfigError with one line `origin: field: what` a problem."""
-    try:
-        config = SynthesisConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError.collect(problem_lines(error, raw, origin=origin, suggest=_suggest)) from error
+    config = validated(SynthesisConfig, raw, origin=origin)
     check_budget(config.budget, config.endpoints)
     return config
-
-
-_SECTIONS: dict[str, type[Section]] = {
-    "exercises": ExercisesConfig,
-    "evol": EvolConfig,
-    "oss": OssConfig,
-    "tests": TestsConfig,
-    "repair": RepairConfig,
-    "endpoint": EndpointConfig,
-    "sharpener": EndpointConfig,
-    "budget": BudgetConfig,
-    "dedup": DedupConfig,
-}
-
-
-def _suggest(location: Location) -> str:
-    section = _SECTIONS.get(str(location[0]), SynthesisConfig) if len(location) > 1 else SynthesisConfig
-    return did_you_mean(str(location[-1]), section.model_fields)

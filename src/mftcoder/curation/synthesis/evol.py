@@ -6,9 +6,8 @@ import random
 
 import numpy as np
 
-from mftcoder.curation.decontamination.core_words import core_words
 from mftcoder.curation.duplicates.choice import jaccard
-from mftcoder.curation.duplicates.ngrams import ngram_hashes
+from mftcoder.curation.duplicates.ngrams import core_words, ngram_hashes
 from mftcoder.curation.example import Example
 from mftcoder.curation.synthesis.config import EvolConfig
 from mftcoder.curation.synthesis.prompts import WAYS, Prompts

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mftcoder.cache import cache_root
-from mftcoder.config.data import TaskConfig
 from mftcoder.config.problems import one_line
 from mftcoder.curation.example import Example
 from mftcoder.curation.mining.sources import MAX_FILE_BYTES, SKIPPED_FOLDERS
 from mftcoder.curation.synthesis.work import Collected, DroppedError
-from mftcoder.data.records.files import BLOCK_BYTES, find_sources, read_blocks
+from mftcoder.data.records.files import lines_of
 from mftcoder.data.records.formats import read_record
 from mftcoder.errors import DataError
 
@@ -63,15 +62,12 @@ def read_topics(path: Path) -> list[Topic]:
 def read_examples(paths: Sequence[str], task: str, collected: Collected) -> list[Example]:
     """The conversations of data files; a line that cannot be used is dropped."""
     found = []
-    for source in find_sources([TaskConfig(name=task, files=tuple(paths))], cache_root())[0].training:
-        for block in read_blocks(source, BLOCK_BYTES):
-            for number, line in block.lines():
-                origin = f"{source.path}:{number}"
-                try:
-                    found.append(Example(read_record(line, format="auto", task=task, origin=origin), line))
-                except DataError as error:
-                    problem = one_line("; ".join(error.problems))
-                    collected.drop((-1,), task, DroppedError("read", "unusable", problem), origin)
+    for origin, line in lines_of(paths, task, cache_root()):
+        try:
+            found.append(Example(read_record(line, format="auto", task=task, origin=origin), line))
+        except DataError as error:
+            problem = one_line("; ".join(error.problems))
+            collected.drop((-1,), task, DroppedError("read", "unusable", problem), origin)
     if not found:
         raise DataError(f"{', '.join(paths)}: holds no usable record")
     return found

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import orjson
 
-from mftcoder.curation.example import CodeBlock, Example, fenced_blocks, parse_python
+from mftcoder.curation.example import Example, fenced, fenced_blocks, parse_python
 from mftcoder.curation.mining.mutations import mutations
 from mftcoder.curation.statistics import language_name
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.curation.verification.plan import Run, plan, tests_of
-from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import Verdict, verdict_of
 from mftcoder.data.records.conversation import Message, make_conversation
 from mftcoder.errors import UnjudgedError
@@ -37,7 +36,7 @@ class Trials:
     def _run(self, codes: Sequence[str], tests: str, entry_point: str) -> list[Verdict]:
         planned = [plan(_example(code, tests, entry_point), _CONFIG) for code in codes]
         runs: list[Run] = [run for found in planned for run in found.runs]
-        results = iter(self._sandbox.run_all(map(program, runs), _LIMITS))
+        results = iter(self._sandbox.run_all((run.program() for run in runs), _LIMITS))
         verdicts = []
         for found in planned:
             made = [verdict_of(next(results), run.language, tuple(run.checks)) for run in found.runs]
@@ -58,22 +57,10 @@ def _example(code: str, tests: str, entry_point: str) -> Example:
     return Example(make_conversation(turns, id="", task="", origin=""), line)
 
 
-def fenced(code: str, language: str = "python") -> str:
-    """The code as a Markdown block, whose fence is longer than any in the code."""
-    fence = "```"
-    while fence in code:
-        fence += "`"
-    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
-
-
 def python_of(text: str) -> str:
     """The Python code of a reply: its blocks that are fenced as Python or as nothing, each once. Small models repeat themselves."""
-    blocks = dict.fromkeys(block.code.rstrip() for block in fenced_blocks(text) if _may_be_python(block))
-    return "\n\n".join(blocks)
-
-
-def _may_be_python(block: CodeBlock) -> bool:
-    return language_name(block.language) in ("python", "unnamed") and bool(block.code.strip())
+    blocks = [block for block in fenced_blocks(text) if language_name(block.language) in ("python", "unnamed")]
+    return "\n\n".join(dict.fromkeys(block.code.rstrip() for block in blocks if block.code.strip()))
 
 
 def tests_in(example: Example) -> tuple[str, str]:
@@ -89,8 +76,8 @@ def usable_tests(text: str, code: str) -> str:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     own = {node.name for node in tested.body if isinstance(node, kinds)}
     tree.body = [node for node in tree.body if not (isinstance(node, kinds) and node.name in own)]
-    has_assert = any(isinstance(node, ast.Assert) and _uses(node, own) for node in ast.walk(tree))
-    return ast.unparse(tree) if has_assert else ""
+    asserts = [inner for node in ast.walk(tree) if isinstance(node, ast.Assert) for inner in ast.walk(node)]
+    return ast.unparse(tree) if any(isinstance(node, ast.Name) and node.id in own for node in asserts) else ""
 
 
 def single_tests(tests: str) -> list[str]:
@@ -126,10 +113,6 @@ def signatures(code: str) -> str:
         elif isinstance(node, ast.ClassDef):
             names.append(f"`{node.name}`")
     return ", ".join(names)
-
-
-def _uses(node: ast.AST, names: set[str]) -> bool:
-    return any(isinstance(inner, ast.Name) and inner.id in names for inner in ast.walk(node))
 
 
 def mutants(code: str, count: int, seed: str) -> list[str]:

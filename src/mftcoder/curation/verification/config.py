@@ -1,5 +1,6 @@
 """The options of the step `verify`."""
 
+from collections.abc import Callable, Collection
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -14,31 +15,26 @@ CLAIMS = frozenset({"tests", "asserts", "doctests", "examples"})
 """Checks that compare a result with an expected one; the others say only that the code is complete."""
 
 
-def _known_check(name: str) -> str:
-    if name not in CHECKS:
-        raise ValueError(f"unknown check '{name}'.{did_you_mean(name, CHECKS)}")
-    return name
+def _one_of(what: str, known: Callable[[], Collection[str]]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known():
+            raise ValueError(f"unknown {what} '{name}'.{did_you_mean(name, known())}")
+        return name
+
+    return AfterValidator(check)
 
 
-def _known_language(name: str) -> str:
+def _languages() -> Collection[str]:
     from mftcoder.execution.languages import LANGUAGES  # the sandbox, which only this option of a recipe needs
 
-    if name not in LANGUAGES:
-        raise ValueError(f"unknown language '{name}'.{did_you_mean(name, LANGUAGES)}")
-    return name
-
-
-def _known_level(name: str) -> str:
-    if name not in ("auto", *LEVELS):
-        raise ValueError(f"unknown sandbox level '{name}'.{did_you_mean(name, ('auto', *LEVELS))}")
-    return name
+    return LANGUAGES
 
 
 class VerifyConfig(Section):
     """Options of the step `verify`."""
 
     checks: Annotated[
-        tuple[Annotated[str, AfterValidator(_known_check)], ...], BeforeValidator(one_or_many), Field(min_length=1)
+        tuple[Annotated[str, _one_of("check", lambda: CHECKS)], ...], BeforeValidator(one_or_many), Field(min_length=1)
     ] = CHECKS
     """What is run: tests, asserts, doctests, examples, import, compile."""
     failed: Literal["drop", "keep"] = "drop"
@@ -53,13 +49,13 @@ class VerifyConfig(Section):
     """A field with further answers to the same question; they are used by `preferences` only."""
     preferences: PathText | None = None
     """File of pairs of a passing and a failing answer to the same question."""
-    language: Annotated[str, AfterValidator(_known_language)] | None = None
+    language: Annotated[str, _one_of("language", _languages)] | None = None
     """The language of answers without a fence; default: Python, if an answer begins as Python does."""
     timeout: float = Field(default=5.0, gt=0, le=3600)
     """Seconds of CPU time that the code of one record may take."""
     memory_mb: int = Field(default=1024, ge=64, le=1 << 20)
     """Megabytes that it may take."""
-    sandbox: Annotated[str, AfterValidator(_known_level)] = "auto"
+    sandbox: Annotated[str, _one_of("sandbox level", lambda: ("auto", *LEVELS))] = "auto"
     """namespaces, process, or auto: the strongest level that works here."""
 
     @model_validator(mode="after")

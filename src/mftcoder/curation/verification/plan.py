@@ -20,11 +20,15 @@ from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.curation.verification.examples import examples_in
 from mftcoder.curation.verification.verdict import Verdict
 from mftcoder.execution.languages import LANGUAGES
+from mftcoder.execution.sandbox import Program
 
 TEST_FIELDS = ("tests", "test", "test_list", "test_code", "unit_tests", "assertions")
 SETUP_FIELDS = ("test_setup_code", "test_setup", "test_imports")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _CLAIMING = re.compile(r"assert|fail|raises|exit", re.IGNORECASE)
+_HARNESS = "mftcoder.curation.verification.harness"
+_TESTS = "class Verdict(Exception): pass\nraise Verdict(verify())\n"
+"""What the judge runs: it only hands on the text that the harness returns."""
 _NAMES = {"javascript": "js"}
 """Fence -> name in `execution.languages`, where they differ."""
 
@@ -36,6 +40,17 @@ class Run:
     language: str
     code: str
     checks: Mapping[str, Any]
+
+    def program(self) -> Program:
+        """The harness with the code and its checks, or code that is compiled only.
+
+        The harness is imported once by the process that all programs are forks of.
+        """
+        if self.language != "python":
+            return Program(self.language, {"candidate": self.code})
+        checked = f"run({self.code!r}, {dict(self.checks)!r})"
+        verify = f"from {_HARNESS} import run\n\n\ndef verify():\n    return {checked}\n"
+        return Program("python", {"candidate": verify, "tests": _TESTS, "entry_point": "verify", "preload": _HARNESS})
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,8 @@ def _tests(example: Example, tree: ast.Module, defined: Set[str], config: Verify
     if parsed is None:
         return []
     text = _without_imports_of_the_answer(tests, parsed, defined)
-    return [text, entry_point or _last_function(tree), _claims(parsed.body)]
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [text, entry_point or (functions or [""])[-1], _claims(parsed.body)]
 
 
 def _undefined(tree: ast.Module) -> set[str]:
@@ -165,10 +181,6 @@ def _defined(tree: ast.Module) -> frozenset[str]:
     """Functions and classes of a module."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return frozenset(node.name for node in tree.body if isinstance(node, kinds))
-
-
-def _last_function(tree: ast.Module) -> str:
-    return next((node.name for node in reversed(tree.body) if isinstance(node, ast.FunctionDef)), "")
 
 
 def _without_imports_of_the_answer(tests: str, tree: ast.Module, defined: Set[str]) -> str:

@@ -271,6 +271,13 @@ def read_blocks(file: SourceFile, block_bytes: int) -> Iterator[Block]:
         raise DataError(f"{file.path}: cannot be read: {error}") from error
 
 
+def lines_of(paths: Sequence[str], task: str, cache: Path) -> Iterator[tuple[str, bytes]]:
+    """`(origin, line)` of each record in files and folders. The `task` is named in errors."""
+    for file in find_sources([TaskConfig(name=task, files=tuple(paths))], cache)[0].training:
+        for block in read_blocks(file, BLOCK_BYTES):
+            yield from ((f"{file.path}:{number}", line) for number, line in block.lines())
+
+
 def _blocks_of_lines(lines: Iterable[tuple[bytes, int]], block_bytes: int) -> Iterator[Block]:
     """Lines in blocks of about `block_bytes`; with each line come the bytes of the input up to its end."""
     waiting: list[bytes] = []

@@ -12,7 +12,7 @@ from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.files import WorkingFolder
 from mftcoder.assistant.functions import find_function
 from mftcoder.assistant.rounds import RefusedAnswer
-from mftcoder.curation.synthesis.trials import fenced
+from mftcoder.curation.example import fenced
 
 FILE = """\
 import contextlib

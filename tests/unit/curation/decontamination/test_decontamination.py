@@ -9,11 +9,10 @@ import pytest
 
 from mftcoder.app.data.curate import curate
 from mftcoder.benchmarks.catalogue import load
-from mftcoder.curation.decontamination.core_words import core_words
 from mftcoder.curation.decontamination.examples import example_hashes
 from mftcoder.curation.decontamination.exams import DecontaminateConfig, ExamProblem, problems_of_files
-from mftcoder.curation.decontamination.fingerprints import function_fingerprints
-from mftcoder.curation.decontamination.rules import Decontamination
+from mftcoder.curation.decontamination.rules import Decontamination, function_fingerprints
+from mftcoder.curation.duplicates.ngrams import core_words
 from mftcoder.curation.example import Drop, Example, begins_as_python
 from mftcoder.curation.pipeline.recipe import parse_recipe
 from mftcoder.data.records.formats import read_record

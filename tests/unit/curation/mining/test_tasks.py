@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from mftcoder.curation.example import fenced_blocks
+from mftcoder.curation.example import fenced, fenced_blocks
 from mftcoder.curation.mining.functions import MinedFunction, mine_functions
 from mftcoder.curation.mining.recording import Behaviour
 from mftcoder.curation.mining.sources import SourceModule
-from mftcoder.curation.mining.tasks import TASKS, UnfitError, fenced, repair_function, write_asserts, write_test
+from mftcoder.curation.mining.tasks import TASKS, UnfitError, repair_function, write_asserts, write_test
 
 SOURCE = '''def clip(value, low, high):
     """Return value moved into the range from low to high.

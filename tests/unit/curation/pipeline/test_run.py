@@ -76,7 +76,7 @@ def test_kept_records_stay_byte_for_byte_and_dropped_ones_are_named(tmp_path: Pa
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["read"], manifest["kept"]) == (4, 2)
     assert manifest["steps"][1] == {"step": "1-filter", "dropped": {"answer_words": 2}, "left": 2}
-    assert "answer_words 2" in (tmp_path / "out" / "README.md").read_text()
+    assert "| 1-filter: answer_words | 2 | 50.0% |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_statistics_of_what_is_kept_are_those_of_the_written_files(tmp_path: Path) -> None:

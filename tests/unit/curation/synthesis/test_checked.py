@@ -12,10 +12,11 @@ pytest.importorskip("rensa", reason="the extra `curate` brings rensa")
 
 from mftcoder.app.data import synthesize as app
 from mftcoder.app.data.curate import curate
+from mftcoder.curation.example import fenced
 from mftcoder.curation.pipeline.recipe import parse_recipe
 from mftcoder.curation.synthesis.config import parse_synthesis
 from mftcoder.curation.synthesis.output import Synthesized
-from mftcoder.curation.synthesis.trials import fenced, mutants, python_of, usable_tests
+from mftcoder.curation.synthesis.trials import mutants, python_of, usable_tests
 from mftcoder.execution.run_programs import Sandbox
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 

@@ -10,7 +10,6 @@ from mftcoder.curation.example import Example
 from mftcoder.curation.verification.config import VerifyConfig
 from mftcoder.curation.verification.examples import examples_in
 from mftcoder.curation.verification.plan import plan
-from mftcoder.curation.verification.program import program
 from mftcoder.curation.verification.verdict import Verdict, combined, verdict_of
 from mftcoder.data.records.formats import read_record
 from mftcoder.execution.pool import Pool, open_pool
@@ -39,7 +38,7 @@ def example(answer: str, question: str = "Write it.", **fields: Any) -> Example:
 def verify(pool: Pool, record: Example, **options: Any) -> Verdict:
     planned = plan(record, VerifyConfig(timeout=1, **options))
     results = dict(
-        pool.run(((str(number), program(run)) for number, run in enumerate(planned.runs)), Limits(seconds=1))
+        pool.run(((str(number), run.program()) for number, run in enumerate(planned.runs)), Limits(seconds=1))
     )
     verdicts = [
         verdict_of(results[str(number)], run.language, tuple(run.checks)) for number, run in enumerate(planned.runs)
@@ -170,9 +169,9 @@ def test_tests_of_a_record_never_run_outside_of_the_sandbox(pool: Pool, tmp_path
 
 def test_a_program_holds_the_answer_and_its_checks_but_not_the_harness() -> None:
     (run,) = plan(example(fenced(INCREMENT), tests="assert f(1) == 2"), VerifyConfig()).runs
-    files = program(run).files
+    files = run.program().files
     assert len(files["candidate"]) < 500
-    assert preload_for(program(run)) == (files["preload"],)
+    assert preload_for(run.program()) == (files["preload"],)
 
 
 def test_checks_choose_what_is_run(pool: Pool) -> None:

@@ -84,11 +84,6 @@ class _Place:
         return dict(_parameters(self))
 
 
-def mutate(source: str, language: str, owner: str, rng: random.Random) -> Mutation | None:
-    """The function with one bug; None if no kind of bug fits."""
-    return next(mutations(source, language, owner, rng), None)
-
-
 def mutations(source: str, language: str, owner: str, rng: random.Random) -> Iterator[Mutation]:
     """All mutations of the function with one bug, in random order, one of each kind in turn."""
     tree = function_tree(source, language, owner)

@@ -52,7 +52,9 @@ class Context:
         """Imports and signatures that the function uses, as code; empty if there are none. Whole parts up to MAX_CHARS."""
         code = function.header + function.body
         words = set(_WORD.findall(code))
-        imports = [text for text in self._imports.get(function.module, ()) if _names(text) & words]
+        imports = [
+            text for text in self._imports.get(function.module, ()) if set(_WORD.findall(text)) - _PATH_WORDS & words
+        ]
         called = dict.fromkeys(name for name in _CALLED.findall(code) if len(name) >= MIN_NAME_CHARS)
         found = [signature for name in called if name != function.name and (signature := self._called(function, name))]
         mark = "#" if function.language == "python" else "//"
@@ -77,10 +79,6 @@ def _within(parts: list[str]) -> Iterator[str]:
         left -= len(part) + 2  # and the blank line between two parts
         if left >= 0:
             yield part
-
-
-def _names(statement: str) -> set[str]:
-    return set(_WORD.findall(statement)) - _PATH_WORDS
 
 
 def _imports(module: SourceModule) -> Iterator[str]:
