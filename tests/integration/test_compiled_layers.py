@@ -12,32 +12,35 @@ from tests.integration.test_train_cli import metrics, write_config, write_tasks
 
 STEPS = 60
 TRAIN_AND_COUNT = """
-import json, sys
+import json, logging, sys
+import torch
 from pathlib import Path
 from torch._dynamo.utils import counters
 from mftcoder.app.training.train import train
 from mftcoder.config.load import load_config
+torch._dynamo.config.recompile_limit = int(sys.argv[2])
+logging.basicConfig(format="%(message)s")
 train(load_config(Path(sys.argv[1])))
 print(json.dumps({"graphs": counters["stats"]["unique_graphs"], "breaks": dict(counters["graph_break"])}))
 """
 
 
 def run(
-    folder: Path, model: Path, data: Path, *, adapter: str, compiled: bool
+    folder: Path, model: Path, data: Path, *, adapter: str, compiled: bool, limit: str = "8", num_steps: int = STEPS
 ) -> tuple[list[float], dict[str, int], str]:
-    """Losses of 60 steps of rows of many lengths, with a validation each 10 and a last batch of fewer rows; graphs; stderr."""
+    """Losses of the steps of rows of many lengths, with a validation each 10 and a last batch of fewer rows; graphs; stderr."""
     folder.mkdir()
     settings = {"adapter__lora_dropout": 0.0, "adapter__type": adapter, "train__torch_compile": compiled}
     lengths = {"data__packing": "none", "data__padding": "dynamic", "train__per_device_train_batch_size": 3}
     steps = {
         "train__learning_rate": 1e-3,
-        "train__max_steps": STEPS,
+        "train__max_steps": num_steps,
         "train__eval_steps": 10,
-        "train__save_steps": STEPS,
+        "train__save_steps": num_steps,
     }
     config = write_config(folder, model, data, **settings, **lengths, **steps)
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN_AND_COUNT, str(config)],
+        [sys.executable, "-c", TRAIN_AND_COUNT, str(config), limit],
         capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -58,4 +61,18 @@ def test_a_run_compiles_one_graph_for_each_kind_of_layer_and_mode(
     assert "recompile_limit" not in said and "WON'T CONVERT" not in said
     plain, none, _ = run(tmp_path / "plain", tiny_llama_dir, data, adapter=adapter, compiled=False)
     assert none["graphs"] == 0
+    assert losses == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.slow(reason="real compiling: about half a minute")
+def test_a_run_says_in_one_line_that_the_compiler_makes_no_more_graphs(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    """With one graph allowed, validation takes it, and training runs uncompiled."""
+    data = write_tasks(tmp_path / "data", rows=13)
+    settings = {"adapter": "full", "compiled": True, "num_steps": 2}
+    losses, found, said = run(tmp_path / "limited", tiny_llama_dir, data, limit="1", **settings)
+    assert found["graphs"] == 1
+    (line,) = (line for line in said.splitlines() if "graphs" in line)
+    assert line.startswith("train.torch_compile: the compiler has made its largest number of graphs for")
+    assert "recompile_limit" not in said
+    plain, _, _ = run(tmp_path / "plain", tiny_llama_dir, data, adapter="full", compiled=False, num_steps=2)
     assert losses == pytest.approx(plain, rel=1e-3)

@@ -5,11 +5,13 @@ These are not errors: each part has a slower alternative with the same results.
 
 import functools
 import importlib.util
+import logging
 import math
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,38 @@ def compile_problem(device: torch.device) -> str | None:
         return lack_of_triton()
     found = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     return None if found else "no C++ compiler is found (g++, clang++ or $CXX)"
+
+
+@contextmanager
+def recompile_limit_reported(report: Callable[[str], None]) -> Iterator[None]:
+    """Inside the block, give `report` one line if the compiler stops making new graphs, in place of the compiler's own warnings."""
+    compiler, limit = logging.getLogger("torch._dynamo.convert_frame"), _RecompileLimit(report)
+    compiler.addFilter(limit)
+    try:
+        yield
+    finally:
+        compiler.removeFilter(limit)
+
+
+class _RecompileLimit(logging.Filter):
+    """Takes the compiler's warnings that a function has too many graphs out of the log, and reports the first one."""
+
+    def __init__(self, report: Callable[[str], None]):
+        super().__init__()
+        self._report, self._reported = report, False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record stays in the log."""
+        said = record.getMessage()
+        if "recompile_limit" not in said:
+            return True
+        if not self._reported:
+            self._reported = True
+            facts = dict(line.strip().split(": ", 1) for line in said.splitlines() if ": " in line)
+            self._report(
+                f"train.torch_compile: the compiler has made its largest number of graphs for {facts.get('function', 'a function')}. "
+                "Calls that fit none of them now run uncompiled, with the same results, but slower. The last graph did not fit "
+                f"because: {facts.get('last reason', 'unknown')}. TORCH_LOGS=recompiles shows every reason; train.torch_compile=false "
+                "compiles nothing"
+            )
+        return False

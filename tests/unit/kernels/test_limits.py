@@ -1,5 +1,6 @@
 """The limits of a GPU are known without one: from its compute capability, the model's sizes and the installed software."""
 
+import logging
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,13 @@ from transformers import LlamaConfig
 
 from mftcoder.kernels import cross_entropy
 from mftcoder.kernels.adamw import AdamWRule, AdamWTensors, adamw_in_torch
-from mftcoder.kernels.limits import compile_problem, device_limits, lack_of_triton, model_limits
+from mftcoder.kernels.limits import (
+    compile_problem,
+    device_limits,
+    lack_of_triton,
+    model_limits,
+    recompile_limit_reported,
+)
 from mftcoder.training import optimizer
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -127,3 +134,27 @@ def test_without_triton_the_optimizer_on_a_gpu_is_the_plain_twin(monkeypatch: py
         weight = torch.empty(3, device="cuda")
         update: Any = optimizer._kernel([AdamWTensors(weight, weight, weight, weight, 0.0)], AdamWRule(0.9, 0.99, 1e-8))
     assert update.func is adamw_in_torch
+
+
+def test_a_function_with_too_many_graphs_is_reported_in_one_line_once(caplog: pytest.LogCaptureFixture) -> None:
+    lines: list[str] = []
+    with torch._dynamo.config.patch(recompile_limit=1), recompile_limit_reported(lines.append):
+        for _ in range(2):
+            torch._dynamo.reset()
+            doubled = torch.compile(lambda x: x * 2, backend="eager", dynamic=False)
+            assert [doubled(torch.ones(size)).sum().item() for size in (2, 3, 4)] == [4, 6, 8]
+    (line,) = lines
+    assert "\n" not in line and "test_limits.py" in line and "size mismatch at index 0" in line
+    assert "recompile_limit" not in caplog.text
+
+
+def test_outside_of_a_run_the_compilers_own_warning_stays(caplog: pytest.LogCaptureFixture) -> None:
+    with recompile_limit_reported(lambda line: None):
+        pass
+    logger = logging.getLogger("torch._dynamo.convert_frame")
+    logger.addHandler(caplog.handler)
+    try:
+        logger.warning("torch._dynamo hit config.%s (%s)", "recompile_limit", 8)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "recompile_limit" in caplog.text

@@ -30,7 +30,7 @@ from mftcoder.data.records.curated import described
 from mftcoder.errors import Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
 from mftcoder.kernels import attention, flash
-from mftcoder.kernels.limits import compile_problem, device_limits, model_limits
+from mftcoder.kernels.limits import compile_problem, device_limits, model_limits, recompile_limit_reported
 from mftcoder.kernels.linear.fp8 import lack_of_fp8
 from mftcoder.log import OnProgress, no_progress, say, warn
 from mftcoder.models.gpu_memory.recompute import Recomputation, recompute_layers
@@ -219,7 +219,8 @@ def _train_with_first_that_runs(start: _Start, backend: Backend, resolved: Resol
             run = _build(start, plan, engine)
             if backend.group.rank == 0:
                 _write_run_files(start.config, start.store)
-            with run.metrics, run.checkpoints, start.stop.listening():
+            reported = recompile_limit_reported(warn) if backend.group.rank == 0 else nullcontext()
+            with run.metrics, run.checkpoints, start.stop.listening(), reported:
                 try:
                     return run.run()
                 finally:
