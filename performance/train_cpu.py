@@ -2,16 +2,22 @@
 
     python performance/train_cpu.py --data ../shared/data/training
     python performance/train_cpu.py --data my/tasks --model my/model --steps 12 --threads 2
+    python performance/train_cpu.py --data my/tasks --contestants mft,mft-peft-forward --rounds 5
 
 The same model, samples (tokenised once, by our store), LoRA adapter, threads and tokens a step for all; each runs in a process of
-its own and is timed over its steps after the first two. Real tokens are those of samples: padding does not count. `mft train` runs
-twice: with its own function for LoRA layers, and with peft's forward. TRL has to be installed (extra `bench`).
+its own and is timed over its steps after the first two. Real tokens are those of samples: padding does not count. `mft train` is
+there twice: with its own function for LoRA layers, and with peft's forward. TRL has to be installed (extra `bench`).
+
+A machine's speed drifts, so that the place in the order can matter more than the code. All contestants therefore run once in each
+round, and every other round runs them in reverse. A first round warms files and caches and is not counted. Printed are the median
+over the rounds, the slowest and the fastest, and how many times as fast the first contestant was in the same round (median, and range).
 """
 
 import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,7 +54,7 @@ def config_of(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def ours(name: str, config_path: Path) -> float:
     """Real tokens/s of `mft train`, from its own metrics.jsonl."""
-    run = config_path.parent / name
+    run = Path(tempfile.mkdtemp(prefix=name, dir=config_path.parent))
     overrides = [f"output_dir={run}", f"adapter.peft_forward={'true' if name == PEFT_FORWARD else 'false'}"]
     command = [sys.executable, "-m", "mftcoder", "train", str(config_path), *overrides]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -158,6 +164,21 @@ def run_apart(name: str, args: argparse.Namespace, config_path: Path) -> tuple[f
     return float(speed), float(peak)
 
 
+def all_rounds(
+    names: list[str], args: argparse.Namespace, config_path: Path
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Real tokens/s of each contestant in each counted round, and its largest peak in GiB."""
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    peaks = dict.fromkeys(names, 0.0)
+    for number in range(args.rounds + 1):
+        for name in names if number % 2 else reversed(names):
+            speed, peak = run_apart(name, args, config_path)
+            peaks[name] = max(peaks[name], peak)
+            speeds[name] += [speed] if number else []
+            print(f"round {number or 'of warm-up'}: {name} {speed:,.0f}", file=sys.stderr, flush=True)
+    return speeds, peaks
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of task folders")
@@ -166,7 +187,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="packed rows of a step")
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--contestants", default=f"{OURS},{PEFT_FORWARD},trainer,trl", help="which, in which order")
+    parser.add_argument("--rounds", type=int, default=3, help="after the one of warm-up")
+    parser.add_argument(
+        "--contestants", default=f"{OURS},{PEFT_FORWARD},trainer,trl", help="the first is compared with the others"
+    )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--config", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -184,19 +208,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config_path = Path(folder) / "config.json"
         config_path.write_text(json.dumps(config_of(args, Path(folder))))
-        print(f"{args.model.name}, LoRA, {args.threads} threads, {args.rows} rows of {args.max_length} a step")
-        print(f"{'':38}{'real tokens/s':>14}{'peak GiB':>10}{'times':>7}")
-        first = None
         labels = {
             OURS: "mft train, packed best-fit",
             PEFT_FORWARD: "mft train, with peft's forward",
             "trainer": f"transformers Trainer, padded, {ROWS_OF_PADDED} a step",
             "trl": "TRL SFTTrainer, packed",
         }
-        for name, label in ((name, labels[name]) for name in args.contestants.split(",")):
-            speed, peak = run_apart(name, args, config_path)
-            first = first or speed
-            print(f"{label:38}{speed:14,.0f}{peak:10.2f}{first / speed:7.2f}", flush=True)
+        names = args.contestants.split(",")
+        speeds, peaks = all_rounds(names, args, config_path)
+        print(
+            f"{args.model.name}, LoRA, {args.threads} threads, {args.rows} rows of {args.max_length} a step, {args.rounds} rounds"
+        )
+        print(f"{'real tokens/s':38}{'median':>8}{'range':>16}{'peak GiB':>10}{'times':>7}{'range':>13}")
+        for name in names:
+            found, times = (
+                speeds[name],
+                [ours / theirs for ours, theirs in zip(speeds[names[0]], speeds[name], strict=True)],
+            )
+            print(
+                f"{labels[name]:38}{statistics.median(found):8,.0f}{f'{min(found):,.0f}-{max(found):,.0f}':>16}{peaks[name]:10.2f}"
+                f"{statistics.median(times):7.2f}{f'{min(times):.2f}-{max(times):.2f}':>13}"
+            )
 
 
 if __name__ == "__main__":
