@@ -3,13 +3,15 @@
     python performance/fp8_loss.py --data ../shared/data/training
     python performance/fp8_loss.py --data my/tasks --model my/model --steps 200 --device cuda --json out.json
     python performance/fp8_loss.py --data my/tasks --variants full,full-tensorwise,full-rowwise     # needs torchao
+    python performance/fp8_loss.py --data my/tasks --variants lora,lora-fp8,lora-fp8+down_proj      # modules_to_not_convert
     python performance/fp8_loss.py --data my/tasks --parts                                          # where it comes from
 
 Each variant is `mft train` in a process of its own: the same samples in the same order, the same new weights, the same seed, except
-for `lora-other-seed`, which shows what chance does. Where the device has no products in fp8 they are emulated to the same numbers.
-Printed are the mean validation loss over tasks before and after, the latter also over the original base, to which `mft export` adds
-the LoRA weights; how far these two are from those of the first variant of the same kind; and the largest distance of their training
-losses, both as means of 20 steps.
+for `lora-other-seed`, which shows what chance does. Names after a `+` are model.modules_to_not_convert. Where the device has no
+products in fp8 they are emulated to the same numbers. Printed are the mean validation loss over tasks before and after, the latter
+also over the original base, to which `mft export` adds the LoRA weights, and of the training losses the mean over all steps, the mean
+over the last quarter, and the largest distance of two means of 20 steps. Each percentage is the distance from the first variant of
+the same kind.
 
 `--parts` trains nothing: it prints the validation loss of the given model with one part of the rounding at a time, and the standard
 error of each change over samples.
@@ -41,14 +43,17 @@ WINDOW = 20  # steps that are averaged before curves are compared
 
 def write_config(args: argparse.Namespace, folder: Path, variant: str) -> Path:
     """The run's config: rows of every task alike, all linear layers adapted or all weights trained."""
-    chosen = VARIANTS[variant]
+    name, *kept = variant.split("+")
+    chosen = VARIANTS[name]
     tasks = {}
     for path in sorted(path for path in args.data.iterdir() if path.is_dir()):
         files = sorted(str(file) for file in path.glob("train*.jsonl*"))
         if files:
             tasks[path.name] = {"files": files, "max_samples": args.max_samples}
     config = {
-        "model": {"model_name_or_path": str(args.model), **chosen.get("model", {})},
+        "model": {
+            "model_name_or_path": str(args.model), "modules_to_not_convert": kept, **chosen.get("model", {}),
+        },
         "adapter": chosen["adapter"],
         "tasks": tasks,
         "data": {"max_length": args.max_length, "max_val_samples": args.val_samples, "sampling": "uniform"},
@@ -105,7 +110,7 @@ PARTS: dict[str, tuple[str, bool, bool]] = {  # layers that are kept, weights ro
     "weights": ("", True, False),
     "inputs": ("", False, True),
     "all but down_proj": ("down_proj", True, True),
-    "all but the MLP": ("gate_proj up_proj down_proj", True, True),
+    "all but the MLP": ("mlp", True, True),
 }
 
 
@@ -128,7 +133,7 @@ def print_parts(args: argparse.Namespace, config_path: Path) -> None:
 
 @contextmanager
 def rounded(causal_lm: Any, kept: tuple[str, ...], *, weights: bool, inputs: bool) -> Iterator[None]:
-    """Round weights and inputs of the linear layers to e4m3 as training does, except in layers whose name ends in one of `kept`."""
+    """Round weights and inputs of the linear layers to e4m3 as training does, except in layers with one of `kept` in their path."""
     from mftcoder.kernels.linear.fp8 import round_rows
     from mftcoder.models.layers.quantize import as_held, quantizable_layers
 
@@ -136,9 +141,7 @@ def rounded(causal_lm: Any, kept: tuple[str, ...], *, weights: bool, inputs: boo
         values, scales = round_rows(given[0].flatten(0, -2))
         return ((values.to(given[0].dtype) * scales.to(given[0].dtype)).view_as(given[0]),)
 
-    layers = [
-        layer for name, layer in quantizable_layers(causal_lm, "fp8").items() if not (kept and name.endswith(kept))
-    ]
+    layers = list(quantizable_layers(causal_lm, "fp8", kept).values())
     before = [layer.weight.data for layer in layers]
     for layer in layers if weights else []:
         layer.weight.data = as_held(layer.weight.data, "fp8", layer.weight.dtype)
@@ -174,6 +177,13 @@ def resampled(samples: Any, draw: np.random.Generator) -> Any:
     return np.concatenate([draw.choice(of_task, len(of_task)) for of_task in places])
 
 
+def distances(curve: list[float], reference: list[float]) -> list[float]:
+    """Relative distances of two training curves: of their means, of the means of their last quarters, and the largest of all."""
+    last = len(curve) // 4 or 1
+    means = (np.mean(curve) / np.mean(reference) - 1, np.mean(curve[-last:]) / np.mean(reference[-last:]) - 1)
+    return [*map(float, means), gap(curve, reference)]
+
+
 def gap(curve: list[float], reference: list[float]) -> float:
     """The largest relative distance of two curves, each smoothed over WINDOW steps."""
     window = np.ones(min(WINDOW, len(curve))) / min(WINDOW, len(curve))
@@ -206,7 +216,9 @@ def main() -> None:
             print_parts(args, write_config(args, Path(temporary), "lora"))
         return
     print(f"{args.model.name}, {args.steps} steps of {args.rows} x {args.max_length}, {args.device}")
-    print(f"{'':18}{'before':>9}{'after':>9}{'to first':>10}{'exported':>10}{'to first':>10}{'curve, to first':>17}")
+    print(
+        f"{'':18}{'before':>9}{'after':>9}{'to first':>10}{'exported':>10}{'to first':>10}{'curve: all':>12}{'last 1/4':>10}{'largest':>9}"
+    )
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for variant in args.variants.split(","):
@@ -215,7 +227,8 @@ def main() -> None:
             numbers = [f"{row['before']:9.4f}"]
             for when, width in (("after", 9), ("exported", 10)):
                 numbers.append(f"{row[when]:{width}.4f}{row[when] / first[when] - 1:10.2%}")
-            print(f"{variant:18}{''.join(numbers)}{gap(row['curve'], first['curve']):17.2%}", flush=True)
+            whole, last, largest = distances(row["curve"], first["curve"])
+            print(f"{variant:18}{''.join(numbers)}{whole:12.2%}{last:10.2%}{largest:9.2%}", flush=True)
             if args.json:
                 args.json.write_text(json.dumps(rows))
 

@@ -80,13 +80,14 @@ def language_model(
     adapter: str = "full",
     implementation: str | None = None,
     quantization: str | None = None,
+    kept: Sequence[str] = (),
     how: Recomputation = KEPT,
 ) -> LanguageModel:
     """The model as `mft train` makes it; the adapter's new weights are the same on every device, and none of them zero."""
     attention.register()
     implementation = implementation or best_attention(device, dtype)
     base = load_folder(
-        folder, dtype=dtype, device=device, attn_implementation=implementation, quantization=quantization
+        folder, dtype=dtype, device=device, attn_implementation=implementation, quantization=quantization, kept=kept
     )
     module = attach(base, AdapterConfig(type=adapter, lora_rank=8, lora_alpha=16))  # type: ignore[arg-type]
     if adapter == "lora":

@@ -2,13 +2,14 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mftcoder.kernels.linear.fp8 import fp8_product, lack_of_fp8, round_rows, round_rows_in_torch, round_weight
 from mftcoder.models.layers.fp8 import multiply_in_fp8
-from tests.gpu.small import language_model, samples, step_data, train
+from tests.gpu.small import gap, gradient, language_model, samples, step_data, train
 
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="no torchao")
@@ -56,6 +57,19 @@ def test_lora_over_fp8_follows_the_losses_of_bfloat16(
     )
     assert whole[-5:].mean() < 0.97 * whole[0]
     assert ((rounded.view(-1, 20).mean(1) / whole.view(-1, 20).mean(1) - 1).abs() < 0.01).all()
+
+
+def test_the_mlp_left_in_bfloat16_brings_the_gradient_nearer_to_that_of_bfloat16(
+    small_llama: Path, device: torch.device
+) -> None:
+    def found(**base: Any) -> torch.Tensor:
+        return gradient(
+            language_model(small_llama, device, torch.bfloat16, adapter="lora", **base), step_data(samples(0))
+        )
+
+    whole, rounded = found(), found(quantization="fp8")
+    partly = found(quantization="fp8", kept=("mlp",))
+    assert 0 < gap(partly, whole) < 0.9 * gap(rounded, whole)
 
 
 @pytest.mark.slow(reason="400 steps")

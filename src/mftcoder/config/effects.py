@@ -67,6 +67,13 @@ _NO_SFT: Rule = (
 )
 
 RULES: tuple[tuple[str, Rule], ...] = (
+    (
+        "model.modules_to_not_convert",
+        (
+            lambda run: run.config.model.quantization is None and run.config.train.fp8_recipe is None,
+            "it needs model.quantization or train.fp8_recipe",
+        ),
+    ),
     ("adapter.lora_rank", _FULL),
     ("adapter.lora_alpha", _FULL),
     ("adapter.lora_dropout", _FULL),

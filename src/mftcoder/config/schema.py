@@ -51,6 +51,8 @@ class ModelConfig(Section):
     """How the frozen base weights below LoRA are held. 4bit (NF4 with double quantization) and 8bit (LLM.int8) multiply in `dtype` (QLoRA;
     they need the extra `qlora`). fp8 (e4m3, one byte a weight) multiplies in fp8, which is faster on newer GPUs. 4bit-fp8 holds NF4 and
     multiplies in fp8."""
+    modules_to_not_convert: Strings = ()
+    """Linear layers that quantization and train.fp8_recipe leave in `dtype`, by a part of their path: down_proj, mlp, layers.0."""
 
 
 class AdapterConfig(Section):

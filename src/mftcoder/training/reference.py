@@ -37,7 +37,8 @@ Reference = dict[str, list[Float]]
 
 def reference_path(config: RunConfig, store: Store, weights: Sequence[Path]) -> Path:
     """Where a run's reference is kept. The name depends on the data, and on the content of the model's weight files and its precision."""
-    precision = f"{config.model.dtype} {config.model.quantization} {config.train.fp8_recipe}"
+    model, kept = config.model, config.model.modules_to_not_convert
+    precision = " ".join(map(str, (model.dtype, model.quantization, config.train.fp8_recipe, *kept)))
     name = cache.key("reference", store.fingerprint, precision, *weights)
     return cache.cache_root(config.data.cache_dir) / "reference" / f"{name}.npz"
 

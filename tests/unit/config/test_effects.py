@@ -21,6 +21,7 @@ DOCUMENTS = {"tasks.a.kind.name": "pretrain"}
 DDP: dict[str, Any] = {"backend.name": "ddp"}
 
 IGNORED: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("model.modules_to_not_convert", ["mlp"], {}, "it needs model.quantization or train.fp8_recipe"),
     ("adapter.lora_rank", 8, FULL, "adapter.type is full"),
     ("adapter.lora_alpha", 8.0, FULL, "adapter.type is full"),
     ("adapter.lora_dropout", 0.1, FULL, "adapter.type is full"),

@@ -14,7 +14,7 @@ from mftcoder.cache import cache_root
 from mftcoder.config.load import load_config, parse_config
 from mftcoder.data.prepared.store import prepare
 from mftcoder.errors import CheckpointError
-from mftcoder.training.reference import read_reference
+from mftcoder.training.reference import read_reference, reference_path
 
 Run = Callable[..., Path]
 Said = Callable[[], str]
@@ -115,3 +115,14 @@ def test_another_model_has_another_reference(run: Run, tmp_path: Path) -> None:
 def test_a_loss_without_a_reference_computes_none(run: Run, said: Said) -> None:
     run("run", kind="simpo")
     assert COMPUTING not in said() and not reference_files()
+
+
+def test_layers_that_are_left_out_of_quantization_make_another_reference(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    def path(**model: Any) -> Path:
+        fields = {"model_name_or_path": str(tiny_llama_dir), "quantization": "fp8", **model}
+        (tmp_path / "data.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 2)
+        tasks = {"pairs": {"path": str(tmp_path / "data.jsonl"), "kind": "dpo"}}
+        config = parse_config({"model": fields, "tasks": tasks, "output_dir": str(tmp_path / "run")}, origin="test")
+        return reference_path(config, prepare(config), [])
+
+    assert path() == path() != path(modules_to_not_convert=["mlp"])

@@ -306,7 +306,8 @@ def _load_trainable(
     base = load_model(config.model, **where) if given_model is None else given.take(given_model, **where)
     module = attach(base, config.adapter)
     if config.train.fp8_recipe:
-        multiply_in_fp8(module, config.train.fp8_recipe, emulate=lack_of_fp8(backend.device) is not None)
+        emulate, kept = lack_of_fp8(backend.device) is not None, config.model.modules_to_not_convert
+        multiply_in_fp8(module, config.train.fp8_recipe, emulate=emulate, kept=kept)
     if checkpoint:
         restore(module, checkpoint.model_dir)
     model = LanguageModel(

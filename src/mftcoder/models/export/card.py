@@ -100,7 +100,7 @@ def _settings(config: RunConfig, checkpoint: Path, drift: Drift | None, *, as_tr
     template = "role markers" if config.data.role_markers else config.data.chat_template
     rows = {
         "trained": kind,
-        **({"base while training": _held(config.model.quantization)} if config.model.quantization else {}),
+        **({"base while training": _held(config)} if config.model.quantization else {}),
         **({f"merge into {'the base as held' if as_trained else 'the original weights'}": str(drift)} if drift else {}),
         "checkpoint": checkpoint.name,
         "objective": config.loss.normalization,
@@ -113,8 +113,10 @@ def _settings(config: RunConfig, checkpoint: Path, drift: Drift | None, *, as_tr
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
-def _held(quantization: str) -> str:
-    return quantization if quantization == "fp8" else f"{quantization}, bitsandbytes"
+def _held(config: RunConfig) -> str:
+    held, kept = config.model.quantization, config.model.modules_to_not_convert
+    words = [str(held)] if held == "fp8" else [str(held), "bitsandbytes"]
+    return ", ".join([*words, *([f"all layers but {', '.join(kept)}"] if kept else [])])
 
 
 def _usage(name: str) -> str:

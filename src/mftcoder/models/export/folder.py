@@ -56,7 +56,7 @@ def held_base(source: ModelSource) -> Change:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights, **trusted), **trusted)
     quantization, dtype = source.quantization, source.dtype()
-    layers = quantizable_layers(model, quantization)
+    layers = quantizable_layers(model, quantization, source.kept)
 
     def held(name: str, weight: Tensor) -> Tensor:
         layer = layers.get(

@@ -48,6 +48,11 @@ class ModelSource:
         """The quantization of the base while the adapter trained; None for unquantized weights."""
         return self.run.model.quantization if self.run and self.adapter else None
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The layers that this quantization left out."""
+        return self.run.model.modules_to_not_convert if self.run and self.quantization else ()
+
     def load(
         self, *, device: torch.device | str, dtype: torch.dtype, as_trained: bool = False, hold: str | None = None
     ) -> Any:
@@ -71,6 +76,7 @@ class ModelSource:
             trust_remote_code=self.trust_remote_code,
             use_safetensors=safe,
             quantization=quantization,
+            kept=self.kept if as_trained else (),
         )
         if self.adapter is None:
             return model

@@ -117,16 +117,17 @@ def in_words(config: RunConfig) -> str:
 
 def plan_model(config: RunConfig, model_config: Any) -> PlannedModel:
     """Build the model of the config on the meta device, and count its weights and activations."""
-    model, quantizable = planned_model(
+    model, *counts = planned_model(
         model_config,
         config.adapter,
         trust_remote_code=config.model.trust_remote_code,
         quantization=config.model.quantization,
+        kept=config.model.modules_to_not_convert if config.model.quantization else (),
     )
     text = model_config.get_text_config()
     activations, by_formula = _activations(config, model, text)
     return PlannedModel(
-        count=count_weights(model, quantizable),
+        count=count_weights(model, *counts),
         activations=activations,
         vocabulary=int(text.vocab_size),
         hidden=int(getattr(text, "hidden_size", 0)),
@@ -221,7 +222,7 @@ def _gradients_can_wait(config: RunConfig) -> bool:
 def _gradients_in_passing(model: PlannedModel) -> int:
     """Gradients on their way to the host, in both dtypes: of one layer and of the weights outside of layers."""
     count = model.count
-    outside = count.total - count.quantizable if count.trainable == count.total else 0
+    outside = count.total - count.linear if count.trainable == count.total else 0
     return (2 + 4) * (outside + (count.trainable - outside) // model.activations.layers)
 
 
@@ -235,7 +236,7 @@ def _shards(config: RunConfig, model: PlannedModel, ranks: int) -> tuple[int, in
         return 1, whole
     shards = backend.shard_group_size or ranks
     width = BYTES[config.model.dtype]
-    outside = (count.total - count.quantizable) * width  # embedding and head, gathered for the whole pass
+    outside = (count.total - count.linear) * width  # embedding and head, gathered for the whole pass
     outside += 2 * (whole - outside) // model.activations.layers  # the layer that runs and the one that is prefetched
     if backend.name == "fsdp2":
         whole += count.trainable * (4 - width)  # trained shards are their own masters

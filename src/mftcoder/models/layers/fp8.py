@@ -7,6 +7,7 @@ nothing. Where every weight trains, the weights keep their dtype and each produc
 
 import importlib.util
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,30 @@ def sizes_fit(*sizes: int) -> bool:
     return all(size % MULTIPLE == 0 for size in sizes)
 
 
+def without_kept(layers: dict[str, nn.Module], kept: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers by path, without those that model.modules_to_not_convert covers: `layers.1` covers model.layers.1.mlp.up_proj.
+
+    ModelError for a name that covers no layer, and if no layer is left.
+    """
+    if unknown := [name for name in kept if not any(_covers(name, path) for path in layers)]:
+        known = ", ".join(sorted({path.rpartition(".")[2] for path in layers})) or "none"
+        raise ModelError(
+            f"model.modules_to_not_convert: {', '.join(unknown)}: no linear layer has this in its path. Layers that would be "
+            f"converted are named {known}"
+        )
+    left = {path: layer for path, layer in layers.items() if not any(_covers(name, path) for name in kept)}
+    if kept and not left:
+        raise ModelError(
+            f"model.modules_to_not_convert: {', '.join(kept)}: leaves no layer to convert. Name fewer layers, or remove "
+            "model.quantization and train.fp8_recipe"
+        )
+    return left
+
+
+def _covers(name: str, path: str) -> bool:
+    return f".{name}." in f".{path}."
+
+
 def hold_in_fp8(model: Any, names: list[str], device: torch.device | str) -> None:
     """Replace each named layer by an Fp8Linear, one by one: its weight moves to the device, and the original is freed."""
     for name in names:
@@ -84,10 +109,10 @@ def check_recipe(recipe: str | None) -> None:
         )
 
 
-def multiply_in_fp8(model: Any, recipe: str, *, emulate: bool) -> None:
+def multiply_in_fp8(model: Any, recipe: str, *, emulate: bool, kept: Sequence[str] = ()) -> None:
     """Let torchao compute the products of the linear layers except the head, in the forward and the backward pass.
 
-    `emulate` rounds as a GPU would and multiplies in float32, on any device. ModelError if no layer is suitable.
+    `kept` names layers as model.modules_to_not_convert does. `emulate` rounds as a GPU would and multiplies in float32, on any device. ModelError if no layer is suitable.
     """
     check_recipe(recipe)
     with warnings.catch_warnings():
@@ -95,12 +120,13 @@ def multiply_in_fp8(model: Any, recipe: str, *, emulate: bool) -> None:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     head = model.get_output_embeddings()
-    layers = [layer for layer in model.modules() if fits(layer) and layer is not head]
+    layers = {path: layer for path, layer in model.named_modules() if fits(layer) and layer is not head}
     if not layers:
         raise ModelError(
             f"{type(model).__name__}: has no linear layer whose sizes are multiples of {MULTIPLE}, which fp8 needs. Remove "
             "train.fp8_recipe"
         )
+    chosen = list(without_kept(layers, kept).values())
     # The product that gives a weight's gradient sums over positions; padding allows any number of them.
     config = replace(Float8LinearConfig.from_recipe_name(recipe), emulate=emulate, pad_inner_dim=True)
-    convert_to_float8_training(model, config=config, module_filter_fn=lambda layer, _: layer in layers)
+    convert_to_float8_training(model, config=config, module_filter_fn=lambda layer, _: layer in chosen)

@@ -9,7 +9,7 @@ import ctypes
 import gc
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from mftcoder.errors import ModelError
 from mftcoder.kernels.linear.fp8 import MULTIPLE, round_weight
 from mftcoder.kernels.linear.nf4 import BLOCK, BLOCKS_OF_SCALES
-from mftcoder.models.layers.fp8 import Fp8Linear, fits, hold_in_fp8, sizes_fit
+from mftcoder.models.layers.fp8 import Fp8Linear, fits, hold_in_fp8, sizes_fit, without_kept
 
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * BLOCKS_OF_SCALES)
 BYTES_PER_WEIGHT = {"4bit": NF4_BYTES, "8bit": 1.0, "fp8": 1.0, "4bit-fp8": NF4_BYTES}
@@ -44,23 +44,29 @@ def quantization_problems(quantization: str | None, model_config: Any, *, name: 
         )
 
 
-def loader_options(quantization: str | None, dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """Additional arguments of transformers' loader; none for a base that it loads unquantized."""
+def loader_options(
+    model: Any, quantization: str | None, dtype: torch.dtype, device: torch.device | str, kept: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Additional arguments of transformers' loader; none for a base that it loads unquantized. `model` is on the meta device."""
     if quantization in (None, "fp8"):
         return {}
     assert quantization is not None
-    return {"quantization_config": _bitsandbytes(quantization, dtype), "device_map": {"": device}}
+    converted = quantizable_layers(model, quantization, kept)
+    linear = [path for path, layer in model.named_modules() if _is_linear(layer)]
+    skipped = [path for path in linear if path not in converted] if kept else None  # None: the head
+    return {"quantization_config": _bitsandbytes(quantization, dtype, skipped), "device_map": {"": device}}
 
 
-def _bitsandbytes(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """`dtype` is that of the products, and of the parameter that holds the packed bits."""
+def _bitsandbytes(quantization: str, dtype: torch.dtype, skipped: list[str] | None) -> BitsAndBytesConfig:
+    """`dtype` is that of the products, and of the parameter that holds the packed bits; `skipped` are paths of layers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import bitsandbytes  # noqa: F401
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=skipped,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
@@ -68,10 +74,10 @@ def _bitsandbytes(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def hold(model: Any, quantization: str, device: torch.device | str) -> None:
+def hold(model: Any, quantization: str, device: torch.device | str, kept: Sequence[str] = ()) -> None:
     """Finish the quantization of a model that transformers has loaded. ModelError if none of its layers is suitable."""
     if quantization == "fp8":
-        names = list(quantizable_layers(model, quantization))
+        names = list(quantizable_layers(model, quantization, kept))
         if not names:
             raise ModelError(
                 f"{type(model).__name__}: has no linear layer whose sizes are multiples of {MULTIPLE}, which fp8 needs. Remove "
@@ -106,20 +112,25 @@ def was_conv1d(module: nn.Module) -> bool:
     return isinstance(module, Conv1D) or getattr(module, "source_cls", None) is Conv1D
 
 
-def quantizable_layers(model: Any, quantization: str | None = None) -> dict[str, nn.Module]:
-    """The layers of an unquantized model that would be quantized, by name: the linear ones except the head."""
+def quantizable_layers(model: Any, quantization: str | None = None, kept: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """The layers of an unquantized model that would be quantized, by path: the linear ones except the head and those in `kept`.
+
+    ModelError if a name in `kept` (model.modules_to_not_convert) covers none of them, or if none is left.
+    """
     head = model.get_output_embeddings()
     takes = fits if quantization == "fp8" else _is_linear
-    return {name: layer for name, layer in model.named_modules() if takes(layer) and layer is not head}
+    layers = {path: layer for path, layer in model.named_modules() if takes(layer) and layer is not head}
+    return without_kept(layers, kept)
 
 
 def _is_linear(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear or isinstance(layer, Conv1D)
 
 
-def quantizable_weights(model: Any, quantization: str | None = None) -> int:
+def quantizable_weights(model: Any, quantization: str | None = None, kept: Sequence[str] = ()) -> int:
     """The number of weights in these layers."""
-    weights: list[Tensor] = [layer.weight for layer in quantizable_layers(model, quantization).values()]  # type: ignore[misc]
+    layers = quantizable_layers(model, quantization, kept).values()
+    weights: list[Tensor] = [layer.weight for layer in layers]  # type: ignore[misc]
     return sum(weight.numel() for weight in weights)
 
 

@@ -1,5 +1,6 @@
 """Load a base model: dtype, attention, quantization, device. `adapters.py` attaches LoRA weights."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def load_model(config: ModelConfig, *, attn_implementation: str, device: torch.d
         trust_remote_code=config.trust_remote_code,
         use_safetensors=config.use_safetensors,
         quantization=config.quantization,
+        kept=config.modules_to_not_convert if config.quantization else (),
     )
 
 
@@ -45,10 +47,11 @@ def load_folder(
     trust_remote_code: bool = False,
     use_safetensors: bool = True,
     quantization: str | None = None,
+    kept: Sequence[str] = (),
 ) -> Any:
     """The model of a folder on `device`, by default with the attention that transformers chooses.
 
-    ModelError if a weight is missing or has the wrong shape, or if the model does not fit on the device.
+    `kept` names layers that are not quantized, as model.modules_to_not_convert does. ModelError if a weight is missing or has the wrong shape, or if the model does not fit on the device.
     """
     model_config = read_model_config(folder, name=str(folder), trust_remote_code=trust_remote_code)
     stored = check_stored(model_config, name=str(folder), hold=quantization)
@@ -66,7 +69,7 @@ def load_folder(
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True if use_safetensors else None,
                 output_loading_info=True,
-                **loader_options(quantization, dtype, device),
+                **loader_options(model, quantization, dtype, device, kept),
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"{folder}: cannot be loaded: {reason(error)}") from error
@@ -81,7 +84,7 @@ def load_folder(
         unpack(model, info, stored, name=str(folder))
     model.config.use_cache = False
     if quantization:
-        hold(model, quantization, device)
+        hold(model, quantization, device, kept)
     if quantization and torch.device(device).type == "cpu":
         free_loading_memory(model)
     if quantization in (None, "fp8"):

@@ -3,7 +3,7 @@
 Only configs, tokenizers and the headers of weight files are read. A ModelError lists all problems with their remedies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mftcoder.jsonl import read_json
 from mftcoder.models.conversion import convert, gguf
 from mftcoder.models.files import download
 from mftcoder.models.files.weights import Fit, all_tensors, fit, listed, meta_model, weight_files
-from mftcoder.models.layers.quantize import quantizable_weights, quantization_problems
+from mftcoder.models.layers.quantize import quantizable_layers, quantizable_weights, quantization_problems
 from mftcoder.models.loading.stored_bits import stored_method
 
 
@@ -48,6 +48,7 @@ class ParameterCount:
     total: int
     trainable: int
     quantizable: int  # weights that model.quantization would quantize
+    linear: int  # weights of all linear layers but the head
 
 
 def resolve_model(config: ModelConfig) -> ResolvedModel:
@@ -58,6 +59,10 @@ def resolve_model(config: ModelConfig) -> ResolvedModel:
     model = meta_model(model_config, where=path / "config.json", trust_remote_code=config.trust_remote_code)
     fitting = Fit((), ())
     problems = [*quantization_problems(config.quantization, model_config, name=name)]
+    try:
+        quantizable_layers(model, config.quantization, config.modules_to_not_convert)
+    except ModelError as error:
+        problems += error.problems
     try:
         if Path(name).expanduser().exists():
             fitting = folder_fit(path, model, allow_pickled=not config.use_safetensors)
@@ -177,29 +182,31 @@ def planned_model(
     adapter: AdapterConfig | None,
     *,
     quantization: str | None = None,
+    kept: Sequence[str] = (),
     trust_remote_code: bool = False,
-) -> tuple[Any, int]:
-    """`(the model that will train, the number of weights that model.quantization would quantize)`.
+) -> tuple[Any, int, int]:
+    """`(the model that will train, the number of weights that model.quantization would quantize, and of all linear layers)`.
 
-    The model is built on the meta device, so its weights take no memory.
+    `kept` names the layers that model.modules_to_not_convert leaves out. The model is built on the meta device, so its weights take no memory.
     """
     from mftcoder.models.layers.adapters import attach
 
     model = meta_model(
         model_config, where=model_config.name_or_path or "config.json", trust_remote_code=trust_remote_code
     )
-    quantizable = quantizable_weights(model, quantization)
+    quantizable, linear = quantizable_weights(model, quantization, kept), quantizable_weights(model)
     if adapter is not None:
         with torch.device("meta"):
             model = attach(model, adapter, quantization=quantization)
-    return model, quantizable
+    return model, quantizable, linear
 
 
-def count_weights(model: Any, quantizable: int) -> ParameterCount:
+def count_weights(model: Any, quantizable: int, linear: int) -> ParameterCount:
     """The number of weights of a model; shared ones count once."""
     sizes = {id(parameter): (parameter.numel(), parameter.requires_grad) for parameter in model.parameters()}
     return ParameterCount(
         total=sum(size for size, _ in sizes.values()),
         trainable=sum(size for size, trained in sizes.values() if trained),
         quantizable=quantizable,
+        linear=linear,
     )

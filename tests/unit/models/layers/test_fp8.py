@@ -84,6 +84,18 @@ def test_the_parameters_do_not_change_and_the_head_is_not_rounded(tmp_path: Path
 
 
 @needs_torchao
+def test_layers_in_modules_to_not_convert_are_not_rounded() -> None:
+    whole = model()
+    partly = copy.deepcopy(whole)
+    multiply_in_fp8(partly, "rowwise", emulate=True, kept=("mlp", "layers.0"))
+    plain = {path for path, layer in partly.named_modules() if type(layer) is torch.nn.Linear}
+    attention = {f"model.layers.1.self_attn.{name}_proj" for name in "qkvo"}
+    assert {path for path, layer in whole.named_modules() if isinstance(layer, torch.nn.Linear)} - plain == attention
+    with pytest.raises(ModelError, match="modules_to_not_convert: experts: no linear layer has this in its path"):
+        multiply_in_fp8(partly, "rowwise", emulate=True, kept=("experts",))
+
+
+@needs_torchao
 def test_a_model_without_layers_for_fp8_is_refused() -> None:
     odd = GPT2LMHeadModel(GPT2Config(n_embd=36, n_layer=1, n_head=4, vocab_size=100, bos_token_id=0, eos_token_id=0))
     with pytest.raises(ModelError, match="no linear layer whose sizes are multiples of 16"):

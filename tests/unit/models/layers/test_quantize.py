@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mftcoder.config.load import parse_config
 from mftcoder.config.schema import AdapterConfig, ModelConfig, RunConfig
+from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ConfigError, ModelError
 from mftcoder.kernels import attention
-from mftcoder.models.export.source import merged_in_memory
+from mftcoder.models.export.folder import held_base
+from mftcoder.models.export.source import ModelSource, merged_in_memory
 from mftcoder.models.gpu_memory.plans import weight_bytes
 from mftcoder.models.gpu_memory.recompute import Recomputation, decoder_layers, recompute_layers
 from mftcoder.models.layers.adapters import attach, load_adapter, save_adapter, trainable_parameters
@@ -26,8 +30,9 @@ from mftcoder.training.forward.language_model import LanguageModel
 needs_bitsandbytes = pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
 
 
-def load(folder: Path, quantization: str | None, dtype: str = "float32") -> Any:
-    config = ModelConfig(model_name_or_path=str(folder), quantization=quantization, dtype=dtype)  # type: ignore[arg-type]
+def load(folder: Path, quantization: str | None, dtype: str = "float32", kept: tuple[str, ...] = ()) -> Any:
+    fields: dict[str, Any] = {"quantization": quantization, "dtype": dtype, "modules_to_not_convert": kept}
+    config = ModelConfig(model_name_or_path=str(folder), **fields)
     return load_model(config, attn_implementation="sdpa", device="cpu")
 
 
@@ -54,13 +59,15 @@ def bytes_of(model: Any) -> int:
 
 
 @needs_bitsandbytes
+@pytest.mark.parametrize("kept", [(), ("down_proj", "layers.0")])
 @pytest.mark.parametrize("quantization", [None, "4bit", "8bit", "fp8", "4bit-fp8"])
 def test_the_estimated_bytes_of_the_weights_are_those_of_the_loaded_model(
-    tiny_llama_dir: Path, quantization: str
+    tiny_llama_dir: Path, quantization: str, kept: tuple[str, ...]
 ) -> None:
     config = run_config(tiny_llama_dir, model={"quantization": quantization, "dtype": "bfloat16"})
-    model = load(tiny_llama_dir, quantization, "bfloat16")
-    count = count_weights(*planned_model(resolve_model(config.model).config, None, quantization=quantization))
+    model = load(tiny_llama_dir, quantization, "bfloat16", kept)
+    planned = planned_model(resolve_model(config.model).config, None, quantization=quantization, kept=kept)
+    count = count_weights(*planned)
     assert weight_bytes(config, count) == pytest.approx(bytes_of(model), rel=0.02)
 
 
@@ -218,3 +225,61 @@ def test_a_base_that_is_already_quantized_is_refused(tiny_llama_dir: Path, tmp_p
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ModelError, match=r"are already quantized. Give the base model in its original precision"):
         resolve_model(ModelConfig(model_name_or_path=str(tmp_path), quantization="4bit"))
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", "fp8", "4bit-fp8"])
+def test_layers_in_modules_to_not_convert_keep_their_weights_and_all_others_are_quantized(
+    tiny_llama_dir: Path, quantization: str
+) -> None:
+    held, whole = (load(tiny_llama_dir, q, "bfloat16", ("down_proj", "layers.0")) for q in (quantization, None))
+    layers = {path: layer for path, layer in whole.named_modules() if type(layer) is nn.Linear}
+    kept = {path for path, layer in layers.items() if type(held.get_submodule(path)) is nn.Linear}
+    assert kept == {path for path in layers if "layers.1" not in path or "down_proj" in path}  # the head, too
+    assert len(kept) == 7 + 1 + 1
+    assert all(torch.equal(held.get_submodule(path).weight, layers[path].weight) for path in kept)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantization", ["4bit", "fp8"])
+def test_a_layer_is_left_out_by_whole_parts_of_its_path(tiny_llama_dir: Path, quantization: str) -> None:
+    """`proj` is part of a word, `layers.1` is not the whole of `layers.11`."""
+    for name in ("proj", "layer", "ayers.1", "down_projection"):
+        with pytest.raises(ModelError) as found:
+            load(tiny_llama_dir, quantization, "bfloat16", (name, "q_proj"))
+        (problem,) = found.value.problems
+        assert problem.startswith(f"model.modules_to_not_convert: {name}: no linear layer has this in its path")
+        assert problem.endswith("down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj")
+
+
+@pytest.mark.parametrize(("kept", "problem"), [(("prj",), "prj: no linear layer"), (("model",), "leaves no layer")])
+def test_modules_to_not_convert_that_make_no_sense_are_refused_before_anything_is_loaded(
+    tiny_llama_dir: Path, kept: tuple[str, ...], problem: str
+) -> None:
+    config = ModelConfig(model_name_or_path=str(tiny_llama_dir), quantization="fp8", modules_to_not_convert=kept)
+    with pytest.raises(ModelError, match=problem):
+        resolve_model(config)
+
+
+@pytest.mark.parametrize("quantization", ["fp8", pytest.param("4bit", marks=needs_bitsandbytes)])
+def test_lora_over_a_base_with_layers_left_out_merges_as_it_was_trained(
+    tiny_llama_dir: Path, tmp_path: Path, quantization: str
+) -> None:
+    kept = ("down_proj", "layers.0")
+    held, base = (load(tiny_llama_dir, quantization, "bfloat16", kept) for _ in range(2))
+    save_adapter(attach(base, AdapterConfig(lora_rank=4)), tmp_path / "adapter")
+    sections = {"model": {"quantization": quantization, "modules_to_not_convert": kept}}
+    run = run_config(tiny_llama_dir, **sections)
+    tokenizer = load_tokenizer(str(tiny_llama_dir))
+    source = ModelSource("run", tiny_llama_dir, tmp_path / "adapter", tokenizer, run)
+    change = held_base(source)
+    for path, weight in load_file(tiny_llama_dir / "model.safetensors").items():
+        layer = held.get_submodule(path.removesuffix(".weight"))
+        merged = change(path, weight)
+        if type(layer) is nn.Linear:
+            assert merged is weight, path
+        elif "_proj" in path:
+            assert torch.equal(merged, as_held(weight, quantization, torch.bfloat16)), path
+    again = source.load(device="cpu", dtype=torch.bfloat16, as_trained=True)
+    assert type(again.get_base_model().model.layers[1].mlp.down_proj.base_layer) is nn.Linear
+    assert type(again.get_base_model().model.layers[1].mlp.up_proj.base_layer) is not nn.Linear
