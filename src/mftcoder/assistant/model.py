@@ -101,16 +101,13 @@ class EndpointModel:
                         raise _NotOfferedError(str(error)) from error
                     raise
                 if attempt < self.config.retries:
-                    await asyncio.sleep(min(LONGEST_WAIT, _wait(last, attempt, self.config)))
+                    usual = self.config.backoff_seconds * 2**attempt
+                    await asyncio.sleep(min(LONGEST_WAIT, usual if last.retry_after is None else last.retry_after))
         raise EndpointError(f"{self.config.url}: {last.problem}")
 
 
 class _NotOfferedError(Exception):
     """The endpoint does not take this kind of request."""
-
-
-def _wait(error: AttemptError, attempt: int, config: EndpointConfig) -> float:
-    return error.retry_after if error.retry_after is not None else config.backoff_seconds * 2**attempt
 
 
 def open_endpoint(

@@ -14,6 +14,8 @@ from mftcoder.errors import DataError
 
 if TYPE_CHECKING:
     from tree_sitter import Language, Node, Tree
+else:
+    Language = Node = Tree = Any  # the package is optional
 
 LANGUAGES = ("python", "rust", "go", "java", "cpp", "javascript")
 """Languages with a grammar. Of equally good guesses the first one counts: the grammars at the end accept more."""
@@ -24,7 +26,7 @@ _FREE_CALLS, _CALLS_PER_BYTE = 500, 0.1
 """Bound of the parser's work, in calls of 100 operations. Code takes about 0.01 of a call per byte."""
 
 
-def parse(code: str, language: str) -> "Tree | None":
+def parse(code: str, language: str) -> Tree | None:
     """The syntax tree of code in one of LANGUAGES; None for code that is too long or takes too much work to parse.
 
     Offsets in the tree are those of the code's UTF-8 bytes. DataError if tree-sitter is not installed.
@@ -60,7 +62,7 @@ def error_bytes(code: str, language: str) -> int | None:
     return None if tree is None else sum(end - start for start, end in error_places(tree.root_node))
 
 
-def error_places(root: "Node") -> "Iterator[tuple[int, int]]":
+def error_places(root: Node) -> Iterator[tuple[int, int]]:
     """The bytes that the grammar cannot read, one for each missing token. A loop, because nodes are as deep as the code is nested."""
     waiting = [root]
     while waiting:
@@ -89,7 +91,7 @@ def _library() -> Any:
 
 
 @cache
-def _grammar(language: str) -> "Language":
+def _grammar(language: str) -> Language:
     return _library().Language(_import(f"tree_sitter_{language}").language())
 
 

@@ -8,15 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.forms import FORMS, GO_SCALAR, levels_of
 from mftcoder.assistant.checks.names import declared_list
 from mftcoder.curation.mining.languages.functions import Found
 from mftcoder.curation.mining.languages.trees import text_of, walk
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node
 
 _LITERALS = re.compile(
     r".*literal|true|false|nil|iota|null|character|string|.*_type|type_identifier|lambda_expression|func_literal"
@@ -31,7 +28,7 @@ _PARTS = frozenset(
 _RESULTS = frozenset({"binary_expression", "instanceof_expression", "update_expression"})
 
 
-def outer_writes(found: Found, others: Sequence[Found], root: "Node", language: str) -> set[str]:
+def outer_writes(found: Found, others: Sequence[Found], root: Node, language: str) -> set[str]:
     """The names of what a function changes that it did not make, itself or through functions of its file."""
     return {name for name, _ in _Body(found, tuple(others), root, language, frozenset()).writes()}
 
@@ -40,14 +37,14 @@ def outer_writes(found: Found, others: Sequence[Found], root: "Node", language: 
 class _Source:
     """A value that a name gets, or the values inside of it: those of a list that a loop goes through."""
 
-    node: "Node"
+    node: Node
     is_element: bool = False
 
 
 class _Body:
     """One function, and the functions of its file that it may call. `entered` are those that are being looked at."""
 
-    def __init__(self, found: Found, others: tuple[Found, ...], root: "Node", language: str, entered: frozenset[int]):
+    def __init__(self, found: Found, others: tuple[Found, ...], root: Node, language: str, entered: frozenset[int]):
         self.found, self.others, self.root, self.language = found, others, root, language
         self.entered, self.forms = entered | {found.node.id}, FORMS[language]
         given = list(self._parameters())
@@ -90,7 +87,7 @@ class _Body:
                 if name in self.inner:
                     self.inner[name].append(source)
 
-    def _values(self, node: "Node") -> "Iterator[tuple[Node, _Source]]":
+    def _values(self, node: Node) -> Iterator[tuple[Node, _Source]]:
         """Pairs of a place and what goes there. A number that is counted up stays a number."""
         field = node.child_by_field_name
         if node.type in ("short_var_declaration", "assignment_statement", "assignment_expression"):
@@ -115,7 +112,7 @@ class _Body:
             yield from ((name, _Source(value)) for name, value in zip(names, pairs, strict=False))
         yield from ((target, _Source(value)) for target, given in self._calls(node) for value in given)
 
-    def _level(self, node: "Node", steps: int = 0) -> int | None:
+    def _level(self, node: Node, steps: int = 0) -> int | None:
         """How many lists or maps lie around the numbers and texts of a value: 0 for such a value itself; None if this is not known."""
         kind, field = node.type, node.child_by_field_name
         if steps > 20:
@@ -152,7 +149,7 @@ class _Body:
         }
         return max(0, next(iter(levels)) or 0) if len(levels) == 1 and None not in levels else None
 
-    def _calls(self, node: "Node") -> "Iterator[tuple[Node, list[Node]]]":
+    def _calls(self, node: Node) -> Iterator[tuple[Node, list[Node]]]:
         """The object that a call of the library changes, and what goes into it."""
         if node.type not in ("call_expression", "method_invocation"):
             return
@@ -164,12 +161,12 @@ class _Body:
         elif holder is not None and (name in self.forms.mutators or self._is_unknown_method(name, holder)):
             yield holder, given
 
-    def _is_unknown_method(self, name: str, holder: "Node") -> bool:
+    def _is_unknown_method(self, name: str, holder: Node) -> bool:
         """A method of a variable of a Go file: what it does cannot be told."""
         is_known = name in _READING or any(one.name == name for one in self.others)
         return self.language == "go" and not is_known and text_of(self._base(holder)) in self.globals
 
-    def _called(self, call: "Node") -> "tuple[str, Node | None]":
+    def _called(self, call: Node) -> tuple[str, Node | None]:
         """The name of what is called, and the object before it."""
         target = call.child_by_field_name("function")
         if target is None:
@@ -178,7 +175,7 @@ class _Body:
             return text_of(target.child_by_field_name("field")), target.child_by_field_name("operand")
         return text_of(target), None
 
-    def _base(self, node: "Node") -> "Node":
+    def _base(self, node: Node) -> Node:
         """`a` of `a[i].b`, of `*a` and of `a.get(i)`."""
         while True:
             field = self.forms.places.get(node.type)
@@ -206,21 +203,21 @@ class _Body:
             if node.type in ("call_expression", "method_invocation"):
                 yield from self._through(node)
 
-    def _may_set(self, target: "Node") -> bool:
+    def _may_set(self, target: Node) -> bool:
         name = text_of(target)
         if target.type in ("identifier", "blank_identifier"):
             return name == "_" or name in self.inner or name in self.parameters
         return self._is_own(target)
 
-    def _is_own(self, place: "Node") -> bool:
+    def _is_own(self, place: Node) -> bool:
         base = self._base(place)
         return text_of(base) in self.own if base.type == "identifier" else self._is_clean(base)
 
-    def _named(self, place: "Node") -> tuple[str, bool]:
+    def _named(self, place: Node) -> tuple[str, bool]:
         name = text_of(self._base(place))
         return name[:60], name in self.parameters or name in self.inner
 
-    def _through(self, call: "Node") -> Iterator[tuple[str, bool]]:
+    def _through(self, call: Node) -> Iterator[tuple[str, bool]]:
         """What functions of the file change, where it is not made by this one."""
         name, holder = self._called(call)
         given = [*_arguments(call), *([holder] if holder is not None else [])]
@@ -234,7 +231,7 @@ class _Body:
         level = self._level(source.node)
         return (source.is_element and level is not None and level <= 1) or self._is_clean(source.node)
 
-    def _is_clean(self, node: "Node") -> bool:
+    def _is_clean(self, node: Node) -> bool:
         """Whether nobody else can see a change of this value."""
         kind, text = node.type, text_of(node)
         if self._level(node) == 0:
@@ -252,7 +249,7 @@ class _Body:
         inner = node.child_by_field_name(self.forms.places[kind]) if kind in self.forms.places else None
         return inner is not None and self._is_clean(inner)
 
-    def _is_clean_part(self, node: "Node") -> bool:
+    def _is_clean_part(self, node: Node) -> bool:
         parent = node.parent
         if parent is not None and parent.type == "keyed_element" and parent.child_by_field_name("key") == node:
             return True
@@ -260,7 +257,7 @@ class _Body:
             parent is not None and parent.type == "variadic_argument" and self._level(node) == 1
         )
 
-    def _is_clean_call(self, call: "Node") -> bool:
+    def _is_clean_call(self, call: Node) -> bool:
         name, holder = self._called(call)
         given = _arguments(call)
         if call.type == "object_creation_expression":
@@ -282,7 +279,7 @@ class _Body:
         is_known = bool(called) or (name in _BUILDERS and holder is not None) or (name == "append" and holder is None)
         return is_known and all(map(self._is_clean_part, given)) and not self._gives_globals(called)
 
-    def _is_mine(self, holder: "Node") -> bool:
+    def _is_mine(self, holder: Node) -> bool:
         base = self._base(holder)
         return base.type != "identifier" or text_of(base) in self.inner or text_of(base) in self.parameters
 
@@ -324,18 +321,18 @@ _BUILDERS = frozenset({"of", "ofEntries", "asList", "copyOf", "entry"})
 _GO_SEARCHES = frozenset({"SearchInts", "SearchStrings", "SearchFloat64s", "Search"})
 
 
-def _items(node: "Node | None") -> "list[Node]":
+def _items(node: Node | None) -> list[Node]:
     if node is None:
         return []
     return node.named_children if node.type == "expression_list" else [node]
 
 
-def _arguments(call: "Node") -> "list[Node]":
+def _arguments(call: Node) -> list[Node]:
     given = call.child_by_field_name("arguments")
     return [one for one in given.named_children if "comment" not in one.type] if given is not None else []
 
 
-def _globals(root: "Node") -> Iterator[tuple[str, str]]:
+def _globals(root: Node) -> Iterator[tuple[str, str]]:
     """Variables and constants of a file, each with its type: of Go its package's, of Java the fields of its classes."""
     for node in walk(root):
         kind = node.child_by_field_name("type")

@@ -7,7 +7,6 @@ state: a local name is the function's own only if it was made there.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.comments import refuse_new_directives
 from mftcoder.assistant.checks.compiled import POWERS, refuse_gains, state_changes
@@ -17,11 +16,8 @@ from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
 from mftcoder.curation.mining.languages.grammars import COMMENTS, title_of
 from mftcoder.curation.mining.languages.trees import function_tree, text_of, tokens, walk
-from mftcoder.curation.syntax import parse
+from mftcoder.curation.syntax import Node, parse
 from mftcoder.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
 
 _HARMLESS = frozenset(
     {
@@ -163,7 +159,7 @@ def _refuse_writes(function: FunctionText, old: Found, new: Found) -> None:
         )
 
 
-Values = dict[str, "list[tuple[Node, int]]"]
+Values = dict[str, list[tuple[Node, int]]]
 """Name -> the values that it gets, each with how deep inside the object it is put: 0 for the object itself."""
 
 
@@ -187,7 +183,7 @@ class _Scope:
             if not (_is_new(root, values, depth, set()) if not is_own else _is_made(name, values, depth, set())):
                 yield name[:60]
 
-    def _values(self) -> "Values":
+    def _values(self) -> Values:
         """The values that each declared variable gets. Parameters, loop variables and patterns have none: they are not made here."""
         found: Values = {}
         for node in walk(self.found.node):
@@ -215,7 +211,7 @@ class _Scope:
                 found[text_of(root)].append((value, inside))
         return found
 
-    def _put(self) -> "Iterator[tuple[Node, Node]]":
+    def _put(self) -> Iterator[tuple[Node, Node]]:
         """Values that are put into objects, each with its place."""
         for node in walk(self.found.body):
             left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
@@ -228,7 +224,7 @@ class _Scope:
                     is_put = text_of(callee.child_by_field_name("property")) in _MUTATORS
                     yield from ((callee, one) for one in (given.named_children if is_put else ()))
 
-    def _targets(self) -> "Iterator[tuple[Node, bool]]":
+    def _targets(self) -> Iterator[tuple[Node, bool]]:
         """What is assigned to, and objects of methods that change them (True)."""
         for node in walk(self.found.body):
             if node.type in ("assignment_expression", "augmented_assignment_expression"):
@@ -250,7 +246,7 @@ class _Scope:
             elif node.type == "member_expression" and text_of(node.child_by_field_name("property")) in _MUTATORS:
                 yield from self._of_method(node)
 
-    def _of_method(self, member: "Node") -> "Iterator[tuple[Node, bool]]":
+    def _of_method(self, member: Node) -> Iterator[tuple[Node, bool]]:
         """The object of a mutating method; of `Object.assign(x, ...)` and `Array.prototype.push.call(x)` the first argument."""
         call = member.parent
         arguments = (
@@ -264,7 +260,7 @@ class _Scope:
             yield holder, True
 
 
-def _root(node: "Node", depth: int) -> "tuple[Node, int]":
+def _root(node: Node, depth: int) -> tuple[Node, int]:
     """`a` of `a.b[c].d()`, and how deep below it the change is."""
     while node.type in ("member_expression", "subscript_expression", "parenthesized_expression"):
         inner = node.child_by_field_name("object") or next(iter(node.named_children), None)
@@ -275,7 +271,7 @@ def _root(node: "Node", depth: int) -> "tuple[Node, int]":
     return node, depth
 
 
-def _is_made(name: str, values: "Values", depth: int, seen: set[tuple[str, int]]) -> bool:
+def _is_made(name: str, values: Values, depth: int, seen: set[tuple[str, int]]) -> bool:
     """Whether a local name stands only for objects that the function made, down to a depth."""
     if (name, depth) in seen:  # it is being looked at: another value of it decides
         return True
@@ -283,7 +279,7 @@ def _is_made(name: str, values: "Values", depth: int, seen: set[tuple[str, int]]
     return name in values and all(_is_new(value, values, depth - inside, seen) for value, inside in values[name])
 
 
-def _is_new(value: "Node", values: "Values", depth: int, seen: set[tuple[str, int]]) -> bool:
+def _is_new(value: Node, values: Values, depth: int, seen: set[tuple[str, int]]) -> bool:
     """Whether an expression makes a new object, down to a depth."""
     kind = value.type
     if kind in _PLAIN or depth <= 0:

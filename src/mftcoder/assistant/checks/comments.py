@@ -11,15 +11,11 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.grammars import COMMENTS
 from mftcoder.curation.mining.languages.trees import walk
-from mftcoder.curation.syntax import parse
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node, parse
 
 _ANYWHERE = r".*\b(nosonar|noinspection|nosemgrep|nosec|lgtm|codeql\s*\[)|"
 _DIRECTIVES = {
@@ -220,7 +216,8 @@ def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
     for node in walk(tree.root_node) if tree is not None else ():
         if node.type in COMMENTS:
             text = (node.text or b"").decode()
-            if language == "rust" and re.match(r"//[/!]|/\*[*!]", text) and _is_inside(node):
+            is_inside = node.parent is not None and node.parent.type == "block"
+            if language == "rust" and is_inside and re.match(r"//[/!]|/\*[*!]", text):
                 raise RefusedAnswer("directive", f"A doc comment stands inside the function: {text[:100]}")
             line = content[content.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
             yield _Comment(text.rstrip("\n"), leaves, bool(line.strip()))
@@ -228,14 +225,10 @@ def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
             leaves += 1
 
 
-def comments_in(content: bytes, language: str) -> Iterator["Node"]:
+def comments_in(content: bytes, language: str) -> Iterator[Node]:
     """The comments of code, which may be broken."""
     tree = parse(content.decode(), language)
     return (node for node in walk(tree.root_node) if node.type in COMMENTS) if tree is not None else iter(())
-
-
-def _is_inside(node: "Node") -> bool:
-    return node.parent is not None and node.parent.type == "block"
 
 
 def _said(error: BaseException) -> str:

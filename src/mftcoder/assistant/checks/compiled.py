@@ -7,7 +7,6 @@ of it is refused: comparisons of results cannot see such changes.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.aliases import outer_writes
 from mftcoder.assistant.checks.names import foreign
@@ -15,10 +14,7 @@ from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
 from mftcoder.curation.mining.languages.trees import text_of, tokens, walk
-from mftcoder.curation.syntax import parse
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node, parse
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,7 @@ _ACCESSES = frozenset(
 )
 
 
-def _member(access: "Node") -> str:
+def _member(access: Node) -> str:
     """`os . Exit`: of a method's call the object and the name."""
     if access.type != "method_invocation":
         return _spelled([access])
@@ -166,19 +162,19 @@ def _member(access: "Node") -> str:
     return f"{_spelled([owner])} . {text_of(name)}" if owner is not None else text_of(name)
 
 
-def _spelled(nodes: "list[Node]") -> str:
+def _spelled(nodes: list[Node]) -> str:
     """The tokens, with a space between them."""
     return b" ".join(tokens([inner for node in nodes for inner in walk(node)])).decode(errors="replace")
 
 
-def _is_member(name: "Node", parent: "Node") -> bool:
+def _is_member(name: Node, parent: Node) -> bool:
     """Whether it is the `b` of `a.b`, where `a` is a value."""
     if parent.type == "method_invocation":
         return parent.child_by_field_name("name") == name and parent.child_by_field_name("object") is not None
     return parent.type == "field_access" and parent.child_by_field_name("field") == name
 
 
-def _pointer_cast(node: "Node") -> str:
+def _pointer_cast(node: Node) -> str:
     """C++: a cast that could take `const` away."""
     if node.type != "cast_expression":
         return ""
@@ -186,7 +182,7 @@ def _pointer_cast(node: "Node") -> str:
     return text_of(node) if re.search(r"[*&]", kind) else ""
 
 
-def _root(function: FunctionText) -> "Node":
+def _root(function: FunctionText) -> Node:
     tree = parse(function.file.text, function.file.language)
     assert tree is not None  # head_of read it
     return tree.root_node
@@ -232,7 +228,7 @@ def _reached(found: Found, others: list[Found]) -> set[str]:
     return seen
 
 
-def _changing_globals(root: "Node", language: str) -> Iterator[str]:
+def _changing_globals(root: Node, language: str) -> Iterator[str]:
     """Variables of a C++ or Rust file that are no constants."""
     if language == "rust":
         found = re.findall(r"\bstatic\s+(mut\s+|ref\s+)?(\w+)\s*:\s*([^=;]+)", text_of(root))

@@ -5,12 +5,9 @@ Scopes count: in `{ let process = 1; } process.exit(0)` the second `process` is 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.curation.mining.languages.trees import text_of, walk
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node
 
 
 @dataclass(frozen=True)
@@ -35,25 +32,12 @@ _SCOPES = frozenset(
     {
         *("block", "statement_block", "compound_statement", "for_statement", "for_in_statement", "for_range_loop"),
         *("enhanced_for_statement", "for_expression", "catch_clause", "arrow_function", "function_expression"),
-        *(
-            "function_declaration",
-            "lambda_expression",
-            "func_literal",
-            "closure_expression",
-            "match_arm",
-            "match_block",
-        ),
-        *("if_statement", "if_expression", "while_expression", "try_with_resources_statement", "function_item"),
-        *(
-            "function_definition",
-            "method_declaration",
-            "generator_function",
-            "expression_case",
-            "type_case",
-            "switch_case",
-        ),
-        *("case_statement", "switch_block_statement_group", "switch_rule", "expression_switch_statement", "class_body"),
-        *("default_case", "type_switch_statement", "communication_case", "lambda", "switch_statement"),
+        *("function_declaration", "lambda_expression", "func_literal", "closure_expression", "match_arm"),
+        *("match_block", "if_statement", "if_expression", "while_expression", "try_with_resources_statement"),
+        *("function_item", "function_definition", "method_declaration", "generator_function", "expression_case"),
+        *("type_case", "switch_case", "case_statement", "switch_block_statement_group", "switch_rule", "class_body"),
+        *("expression_switch_statement", "default_case", "type_switch_statement", "communication_case", "lambda"),
+        "switch_statement",
     }
 )
 NAMING: Mapping[str, Naming] = {
@@ -107,7 +91,7 @@ NAMING: Mapping[str, Naming] = {
 }  # fmt: skip
 
 
-def foreign(node: "Node", language: str) -> "Iterator[Node]":
+def foreign(node: Node, language: str) -> Iterator[Node]:
     """The names inside a function that are not its own."""
     naming = NAMING[language]
     visible: dict[str, list[tuple[int, int]]] = {}
@@ -123,7 +107,7 @@ def foreign(node: "Node", language: str) -> "Iterator[Node]":
                 yield inner
 
 
-def _is_apart(name: "Node") -> bool:
+def _is_apart(name: Node) -> bool:
     """Whether variables cannot hide what it names: a part of a path, a method of Java, a macro of Rust."""
     parent = name.parent
     if parent is None:
@@ -135,13 +119,13 @@ def _is_apart(name: "Node") -> bool:
 _PATHS = frozenset({"scoped_identifier", "qualified_identifier", "scoped_type_identifier"})
 
 
-def declared_list(node: "Node", language: str) -> list[str]:
+def declared_list(node: Node, language: str) -> list[str]:
     """All names that a function declares, in whichever scope; each as often as it is declared."""
     naming = NAMING[language]
     return [text_of(name) for inner in walk(node) for name in _declared(inner, naming)]
 
 
-def _declared(node: "Node", naming: Naming) -> "list[Node]":
+def _declared(node: Node, naming: Naming) -> list[Node]:
     """The nodes of the names that a node declares."""
     field = naming.declares.get(node.type)
     if field is None or (node.type == "range_clause" and not _has(node, ":=")):
@@ -155,11 +139,11 @@ def _declared(node: "Node", naming: Naming) -> "list[Node]":
     return [one for names in found for one in (names[:1] if naming.is_first and field else names)]
 
 
-def _has(node: "Node", word: str) -> bool:
+def _has(node: Node, word: str) -> bool:
     return any(child.type == word for child in node.children)
 
 
-def _is_key(name: "Node") -> bool:
+def _is_key(name: Node) -> bool:
     """Whether it names no variable: the variant in `Some(x)`, a default value."""
     parent = name.parent
     if parent is None:
@@ -167,7 +151,7 @@ def _is_key(name: "Node") -> bool:
     return parent.child_by_field_name("type") == name or parent.type in ("scoped_identifier", "member_expression")
 
 
-def _reach(node: "Node", function: "Node", naming: Naming) -> tuple[int, int]:
+def _reach(node: Node, function: Node, naming: Naming) -> tuple[int, int]:
     """The bytes in which a declaration is visible."""
     parent = node.parent
     if parent is not None and parent.type in naming.hoisted:

@@ -80,10 +80,6 @@ class _File:
             return isinstance(self.values[name], ast.Constant | ast.JoinedStr | ast.UnaryOp)
         return name in self.modules or (hasattr(builtins, name) and name not in self.functions)
 
-    def is_container(self, name: str) -> bool:
-        """Whether it is a variable that holds something that can grow."""
-        return isinstance(self.values.get(name), (*_DISPLAYS, ast.Call))
-
 
 def _of_module(objects: Iterable[str]) -> Objects:
     return frozenset(one for one in objects if not one.startswith("the argument "))
@@ -130,7 +126,8 @@ class _Function:
     def _grown(self, name: ast.Name, value: ast.expr) -> Iterator[str]:
         """`c += [x]` changes the list that `c` stands for. Of numbers it does not."""
         for one in self._changed(name, "[...]"):
-            if isinstance(value, _DISPLAYS) or self.file.is_container(one.removesuffix("[...]")):
+            held = self.file.values.get(one.removesuffix("[...]"))
+            if isinstance(value, _DISPLAYS) or isinstance(held, (*_DISPLAYS, ast.Call)):
                 yield one
 
     def _writes_first(self, called: ast.expr) -> bool:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.names import declared_list
 from mftcoder.assistant.files import SourceFile, read_bytes
@@ -17,11 +16,8 @@ from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.grammars import COMMENTS
 from mftcoder.curation.mining.languages.trees import text_of, walk
-from mftcoder.curation.syntax import parse
+from mftcoder.curation.syntax import Node, parse
 from mftcoder.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
 
 MOST_EXAMPLES = 24
 HELPERS = """\
@@ -72,7 +68,7 @@ def examples(function: FunctionText, code: str) -> list[Example]:
     return found[:MOST_EXAMPLES]
 
 
-def _in_statements(block: "Node", name: str) -> Iterator[Example]:
+def _in_statements(block: Node, name: str) -> Iterator[Example]:
     for node in block.named_children:
         inner = node.named_children[0] if node.named_child_count else None
         if node.type in COMMENTS or (node.type == "function_declaration" and text_of(_field(node, "name")) == name):
@@ -85,7 +81,7 @@ def _in_statements(block: "Node", name: str) -> Iterator[Example]:
             raise RefusedAnswer("not_a_test", f"A test holds assertions only, not: {text_of(node)[:80]}")
 
 
-def _is_require(node: "Node") -> bool:
+def _is_require(node: Node) -> bool:
     """`const assert = require("assert")`, or `const { test } = require("node:test")`."""
     values = [_field(child, "value") for child in node.named_children] if node.type in _DECLARED else []
     return bool(values) and all(
@@ -94,7 +90,7 @@ def _is_require(node: "Node") -> bool:
     )
 
 
-def _check_source(node: "Node") -> None:
+def _check_source(node: Node) -> None:
     for source in re.findall(r"['\"]([^'\"]*)['\"]", text_of(node)):
         if not _SOURCES.fullmatch(source):
             raise RefusedAnswer(
@@ -102,7 +98,7 @@ def _check_source(node: "Node") -> None:
             )
 
 
-def _of_call(call: "Node", name: str) -> Iterator[Example]:
+def _of_call(call: Node, name: str) -> Iterator[Example]:
     callee, given = _field(call, "function"), _arguments(call)
     path = text_of(callee)
     if path in _BLOCKS and given and given[-1].type in ("arrow_function", "function_expression"):
@@ -118,7 +114,7 @@ def _of_call(call: "Node", name: str) -> Iterator[Example]:
         raise RefusedAnswer("not_a_test", f"A test holds assertions only, not: {text_of(call)[:80]}")
 
 
-def _expected(call: "Node", callee: "Node", given: "list[Node]", name: str) -> Example:
+def _expected(call: Node, callee: Node, given: list[Node], name: str) -> Example:
     """`expect(f(1)).toBe(2)`."""
     matcher, asked = text_of(_field(callee, "property")), _field(callee, "object")
     subjects = _arguments(asked) if asked is not None and asked.type == "call_expression" else []
@@ -129,7 +125,7 @@ def _expected(call: "Node", callee: "Node", given: "list[Node]", name: str) -> E
     raise RefusedAnswer("not_a_test", f"Compare with toBe, toEqual or toThrow: {text_of(call)[:80]}")
 
 
-def _asserted(method: str, given: "list[Node]", name: str) -> Example:
+def _asserted(method: str, given: list[Node], name: str) -> Example:
     """`assert.equal(f(1), 2)`, `assert(f(1) === 2)`, `assert.throws(() => f(1), TypeError)`."""
     if method in _EQUAL and len(given) in (2, 3):
         return _equal(given[0], given[1], name)
@@ -148,7 +144,7 @@ def _asserted(method: str, given: "list[Node]", name: str) -> Example:
     return Example(_called(claim, name), "true")
 
 
-def _equal(left: "Node", right: "Node", name: str) -> Example:
+def _equal(left: Node, right: Node, name: str) -> Example:
     """The call on one side, the value on the other; `JSON.stringify` around both is taken away."""
     sides = [_bare(side) for side in (left, right)]
     if all(text_of(side).startswith("JSON.stringify(") and len(_arguments(side)) == 1 for side in sides):
@@ -158,7 +154,7 @@ def _equal(left: "Node", right: "Node", name: str) -> Example:
     return Example(_called(sides[0], name), _value(sides[1]))
 
 
-def _throws(given: "list[Node]", name: str) -> Example:
+def _throws(given: list[Node], name: str) -> Example:
     """`() => f(1)` and perhaps the name of the error."""
     body = _field(given[0], "body") if given[0].type in ("arrow_function", "function_expression") else None
     if body is not None and body.type == "statement_block" and body.named_child_count == 1:
@@ -171,7 +167,7 @@ def _throws(given: "list[Node]", name: str) -> Example:
     return Example(_called(body, name), error=error)
 
 
-def _called(node: "Node", name: str) -> str:
+def _called(node: Node, name: str) -> str:
     """The text of a call of the function with plain values."""
     call = _bare(node)
     if call.type != "call_expression" or text_of(_field(call, "function")) != name:
@@ -179,7 +175,7 @@ def _called(node: "Node", name: str) -> str:
     return f"{name}({', '.join(_value(one) for one in _arguments(call))})"
 
 
-def _value(node: "Node") -> str:
+def _value(node: Node) -> str:
     """The text of a plain value."""
     for inner in walk(_bare(node)):
         kind, text = inner.type, text_of(inner)
@@ -196,17 +192,17 @@ def _value(node: "Node") -> str:
 _PUNCTUATION = frozenset({",", ":", "[", "]", "{", "}", '"', "'", "`"})
 
 
-def _bare(node: "Node") -> "Node":
+def _bare(node: Node) -> Node:
     while node.type == "parenthesized_expression" and node.named_child_count == 1:
         node = node.named_children[0]
     return node
 
 
-def _field(node: "Node", name: str) -> "Node | None":
+def _field(node: Node, name: str) -> Node | None:
     return node.child_by_field_name(name)
 
 
-def _arguments(call: "Node") -> "list[Node]":
+def _arguments(call: Node) -> list[Node]:
     given = _field(call, "arguments")
     return [one for one in given.named_children if one.type not in COMMENTS] if given is not None else []
 
@@ -287,7 +283,7 @@ def require_callable(function: FunctionText) -> None:
         raise ConfigError(f"{where}: only plain functions at the top level of a file can be tested in JavaScript")
 
 
-def _require_module(function: FunctionText, root: "Node") -> None:
+def _require_module(function: FunctionText, root: Node) -> None:
     """ConfigError for a module that uses what only scripts have, or what a strict script does not have."""
     file = function.file
     is_strict = is_module(file)
@@ -309,7 +305,7 @@ def _require_module(function: FunctionText, root: "Node") -> None:
 _OF_SCRIPTS = frozenset({"require", "module", "exports", "__dirname", "__filename"})
 
 
-def _is_in_function(node: "Node") -> bool:
+def _is_in_function(node: Node) -> bool:
     while node.parent is not None:
         node = node.parent
         if "function" in node.type or node.type == "method_definition":

@@ -7,18 +7,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.mining.languages.trees import text_of, walk
-from mftcoder.curation.syntax import parse
+from mftcoder.curation.syntax import Node, parse
 from mftcoder.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
 
 MOST_PAIRS = 12
 CLAIM = "a claim does not hold"
@@ -84,7 +80,7 @@ def pairs(function: FunctionText, code: str, most: int = MOST_PAIRS) -> list[Pai
     return list(found)[:most]
 
 
-def _pairs_below(root: "Node", name: str, language: str) -> Iterator[Pair]:
+def _pairs_below(root: Node, name: str, language: str) -> Iterator[Pair]:
     for node in walk(root):
         if node.type == "token_tree" and language == "rust":  # the arguments of a macro are parsed as those of a call
             inner = parse(f"fn mft() {{ mft({text_of(node)[1:-1]}); }}", language)
@@ -100,7 +96,7 @@ def _pairs_below(root: "Node", name: str, language: str) -> Iterator[Pair]:
                 yield Pair(f"{name}{text_of(given)}", text_of(others[0]))
 
 
-def _calls(node: "Node", name: str) -> bool:
+def _calls(node: Node, name: str) -> bool:
     """Whether it is a call of the function. A static method of Java may be called without its class."""
     if node.type == "method_invocation":
         owner, _, method = name.rpartition(".")
@@ -111,7 +107,7 @@ def _calls(node: "Node", name: str) -> bool:
     return node.type == "call_expression" and text_of(node.child_by_field_name("function")) == name
 
 
-def _is_plain(node: "Node | None", language: str) -> bool:
+def _is_plain(node: Node | None, language: str) -> bool:
     """Whether it is made of numbers, texts and known names only."""
     words = EXAMS[language].words
     for inner in walk(node) if node is not None else ():
@@ -145,7 +141,7 @@ def head_of(function: FunctionText) -> Head:
     return Head(function.name, f"class {found.owner} {{\n{text}" if language == "java" else text)
 
 
-def _is_reached(node: "Node", root: "Node") -> bool:
+def _is_reached(node: Node, root: Node) -> bool:
     """Whether it stands at the top level; in Java, in a class there, static and not private."""
     if node.type != "method_declaration":
         return node.parent == root

@@ -16,19 +16,11 @@ from mftcoder.errors import ConfigError
 
 @dataclass(frozen=True)
 class Suite:
-    """Tests of one function. `runs` are the single tests as they run."""
+    """Tests of one function."""
 
-    runs: tuple[str, ...]
-    _file: Callable[[Sequence[str]], str]
-    _together: Callable[[Sequence[str]], str]
-
-    def file(self, kept: Sequence[str]) -> str:
-        """Some of the tests as a file."""
-        return self._file(kept)
-
-    def together(self, kept: Sequence[str]) -> str:
-        """Some of the tests as one run."""
-        return self._together(kept)
+    runs: tuple[str, ...]  # the single tests as they run
+    file: Callable[[Sequence[str]], str]  # some of the tests as a file
+    together: Callable[[Sequence[str]], str] = "\n".join  # some of the tests as one run
 
 
 def suite_of(function: FunctionText, code: str) -> Suite:
@@ -81,28 +73,13 @@ def _of_python(function: FunctionText, code: str) -> Suite:
 
 def _of_javascript(function: FunctionText, code: str) -> Suite:
     by_run = {one.check: one for one in examples(function, code)}
-    return Suite(
-        tuple(by_run),
-        lambda kept: test_file(function, [by_run[one] for one in kept]),
-        "\n".join,
-    )
+    return Suite(tuple(by_run), lambda kept: test_file(function, [by_run[one] for one in kept]))
 
 
 def _of_exam(function: FunctionText, code: str) -> Suite:
     by_run = {one.run: one for one in pairs(function, code)}
-    return Suite(
-        tuple(by_run),
-        lambda kept: EXAMS[function.file.language].file(function, [by_run[one] for one in kept]),
-        "\n".join,
-    )
-
-
-def _checks(function: FunctionText, text: str) -> str:
-    return "\n".join(one.check for one in examples(function, text))
-
-
-def _runs(function: FunctionText, text: str) -> str:
-    return "\n".join(one.run for one in pairs(function, text, MOST_GIVEN))
+    exam = EXAMS[function.file.language]
+    return Suite(tuple(by_run), lambda kept: exam.file(function, [by_run[one] for one in kept]))
 
 
 _SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {
@@ -112,8 +89,8 @@ _SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {
 }
 _TOGETHER: Mapping[str, Callable[[FunctionText, str], str]] = {
     "python": existing_tests,
-    "javascript": _checks,
-    **dict.fromkeys(EXAMS, _runs),
+    "javascript": lambda function, text: "\n".join(one.check for one in examples(function, text)),
+    **dict.fromkeys(EXAMS, lambda function, text: "\n".join(one.run for one in pairs(function, text, MOST_GIVEN))),
 }
 TESTED = tuple(_SUITES)
 """Languages in which tests are written and run."""

@@ -4,6 +4,7 @@ import ast
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from mftcoder.assistant.checks.comments import added_examples, reads_docstrings, refuse_other_code, words_of_comments
 from mftcoder.assistant.checks.patches import make_patch
@@ -84,11 +85,8 @@ def _commented(model: Model, function: FunctionText, trials: Trials, rounds: int
     names = {"title": grammar.title, "doc": grammar.doc_name}
     code = fenced(function.text, file.language)
 
-    def judge(reply: Written) -> str:
-        return checked_comments(function, reply, trials)
-
-    def judge_sentences(reply: Written) -> str:
-        return checked_comments(function, _as_docstring(reply), trials)
+    def judge(reply: Written, *, sentences: bool = False) -> str:
+        return checked_comments(function, _as_docstring(reply) if sentences else reply, trials)
 
     reads = file.language == "python" and reads_docstrings(file.text)
     task = _COMMENTS_ONLY if reads else _TASK
@@ -101,7 +99,7 @@ def _commented(model: Model, function: FunctionText, trials: Trials, rounds: int
     except NoAnswerAcceptedError as error:
         sentences = conversation(_SYSTEM.format(**names), _SENTENCES, code)
         try:
-            new, _ = until_accepted(model, sentences, judge_sentences, rounds=1, what=what)
+            new, _ = until_accepted(model, sentences, partial(judge, sentences=True), rounds=1, what=what)
         except NoAnswerAcceptedError as last:
             raise NoAnswerAcceptedError(
                 *error.problems, *(line.replace("answer 1:", f"answer {rounds}:") for line in last.problems)

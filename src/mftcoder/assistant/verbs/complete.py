@@ -5,7 +5,6 @@ import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.assistant.checks.comments import comments_in
 from mftcoder.assistant.checks.patches import make_patch
@@ -22,11 +21,8 @@ from mftcoder.assistant.rounds import Proposal, RefusedAnswer, conversation, unt
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.mining.languages.trees import walk
-from mftcoder.curation.syntax import error_places, parse
+from mftcoder.curation.syntax import Node, error_places, parse
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
 
 BEFORE, AFTER = 6000, 2000
 """Characters around the position that the model sees."""
@@ -101,7 +97,8 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
     refuse_hidden(text, file.text)
     text = text.replace("\r\n", "\n").rstrip()
     if not block:
-        text = _without_rest(text.split("\n")[0].rstrip(), after)
+        stands_behind = after.partition("\n")[0].strip()
+        text = text.split("\n")[0].rstrip().removesuffix(stands_behind)
     was = Faults.of(file.language, before + after)
     for shorter in _candidates(text, before, after) if block else [text]:
         if shorter.strip() and _fits(file.language, was, before, shorter, after):
@@ -112,12 +109,6 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
     if not text.strip():
         raise RefusedAnswer("empty", "The completion adds nothing.")
     raise RefusedAnswer("does_not_parse", "With the completion the file has more syntax errors than before.")
-
-
-def _without_rest(text: str, after: str) -> str:
-    """One line without the rest of the line, which stands behind the position already."""
-    rest = after.partition("\n")[0].strip()
-    return text.removesuffix(rest) if rest else text
 
 
 def _refuse_other_reading(language: str, before: str, text: str, after: str) -> None:
@@ -196,7 +187,7 @@ class Faults:
         return any(now > before for now, before in zip(mine, others, strict=True))
 
 
-def _open_brackets(root: "Node") -> int:
+def _open_brackets(root: Node) -> int:
     """Brackets of the text without their other half, outside of strings and comments. Tokens that the grammar adds do not count."""
     waiting: list[str] = []
     alone = 0

@@ -7,12 +7,8 @@ docstrings and layout are left out everywhere.
 import ast
 import builtins
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from mftcoder.curation.syntax import parse
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node, parse
 
 NAME = "name"
 Leaf = tuple[str, str]
@@ -117,7 +113,7 @@ def syntax_leaves(code: str, language: str) -> list[Leaf] | None:
     return leaves
 
 
-def _lowest_nodes(root: "Node") -> Iterator[tuple["Node", str | None]]:
+def _lowest_nodes(root: Node) -> Iterator[tuple[Node, str | None]]:
     """Tokens without comments, each with its field's name, in the order of the source."""
     cursor = root.walk()
     while True:

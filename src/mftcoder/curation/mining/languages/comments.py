@@ -2,19 +2,16 @@
 
 import re
 import textwrap
-from typing import TYPE_CHECKING
 
 from mftcoder.curation.mining.languages.grammars import COMMENTS, Grammar
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node
 
 _DIRECTIVE = re.compile(r"\s*//(\s*\+build|go:|line\b|nolint|export\b|\s*(NOLINT|clang-format|TODO|FIXME))")
 _CODE = re.compile(r"[;{}]\s*$")
 _MARKS = re.compile(r"^\s*//[/!]?<? ?|^\s*\*(?!/) ?")
 
 
-def doc_rows(node: "Node", lines: list[str], grammar: Grammar, first: int) -> list[int]:
+def doc_rows(node: Node, lines: list[str], grammar: Grammar, first: int) -> list[int]:
     """The rows of the comment directly above row `first`, where the function begins; none if it is no documentation."""
     rows: list[int] = []
     before, above = node.prev_sibling, first
@@ -32,7 +29,7 @@ def doc_rows(node: "Node", lines: list[str], grammar: Grammar, first: int) -> li
     return [] if plain and any(_CODE.search(lines[row]) for row in rows) else rows
 
 
-def last_row(comment: "Node") -> int:
+def last_row(comment: Node) -> int:
     """The last row of a comment. Rust's doc comments end at the start of the next row."""
     end = comment.end_point
     return end.row - 1 if end.column == 0 else end.row

@@ -13,10 +13,9 @@ from mftcoder.curation.mining.functions import MAX_SOURCE_CHARS, MIN_BODY_CHARS,
 from mftcoder.curation.mining.languages.comments import doc_rows, prose_of
 from mftcoder.curation.mining.languages.grammars import COMMENTS, LANGUAGES, Grammar
 from mftcoder.curation.mining.languages.trees import function_tree, text_of, walk
+from mftcoder.curation.syntax import Node
 
 if TYPE_CHECKING:
-    from tree_sitter import Node
-
     from mftcoder.curation.mining.sources import SourceModule
 
 _FUNCTION_VALUES = frozenset({"arrow_function", "function_expression", "generator_function"})
@@ -31,8 +30,8 @@ class Found:
 
     owner: str  # the class, type or object that it belongs to, or ""
     name: str
-    node: "Node"  # with its wrappers: the template, the export, the declaration
-    body: "Node"
+    node: Node  # with its wrappers: the template, the export, the declaration
+    body: Node
 
 
 def mine_functions(
@@ -48,7 +47,7 @@ def mine_functions(
             yield made
 
 
-def found_functions(root: "Node", language: str) -> Iterator[Found]:
+def found_functions(root: Node, language: str) -> Iterator[Found]:
     """Functions and methods of a file that have a body, in its order; none inside another function."""
     grammar = LANGUAGES[language]
     waiting: list[tuple[Node, str, Node | None]] = [(root, "", None)]
@@ -65,13 +64,13 @@ def found_functions(root: "Node", language: str) -> Iterator[Found]:
             waiting += [(child, owner, wrapper) for child in reversed(node.children) if not _is_test_only(child)]
 
 
-def _is_test_only(node: "Node") -> bool:
+def _is_test_only(node: Node) -> bool:
     """Whether it is Rust's module of tests: its functions are tests or serve them."""
     before = node.prev_named_sibling if node.type == "mod_item" else None
     return before is not None and before.type == "attribute_item" and "cfg(test)" in text_of(before)
 
 
-def _function(node: "Node", grammar: Grammar, owner: str, outer: "Node") -> Found | None:
+def _function(node: Node, grammar: Grammar, owner: str, outer: Node) -> Found | None:
     """The function that a node defines; None if it defines none, or none with a body in braces."""
     value: Node | None = node
     name = node.child_by_field_name("name")
@@ -97,7 +96,7 @@ def _function(node: "Node", grammar: Grammar, owner: str, outer: "Node") -> Foun
     return Found(owner, text_of(name), outer, body) if known and body is not None else None
 
 
-def _declared(node: "Node", owner: str) -> tuple["Node | None", str]:
+def _declared(node: Node, owner: str) -> tuple[Node | None, str]:
     """Name and class of a C++ function, from a declarator such as `*A::f(int a)`."""
     declarator = node.child_by_field_name("declarator")
     while declarator is not None and declarator.type != "function_declarator":
@@ -143,7 +142,7 @@ def _mined(module: "SourceModule", found: Found, lines: list[str], longest: int)
     return made if function_tree(made.source, module.language, made.owner) else "does not parse alone"
 
 
-def first_row(node: "Node") -> int:
+def first_row(node: Node) -> int:
     """The row on which the function's text begins, with the attributes above it."""
     row, before = node.start_point.row, node.prev_named_sibling
     while before is not None and before.type == "attribute_item" and before.end_point.row >= row - 1:
@@ -151,7 +150,7 @@ def first_row(node: "Node") -> int:
     return row
 
 
-def dedented(node: "Node", lines: list[str], first: str) -> list[str] | None:
+def dedented(node: Node, lines: list[str], first: str) -> list[str] | None:
     """The lines without the indentation of the `first`; None if one of them begins left of it or is inside a text."""
     indent = first[: len(first) - len(first.lstrip())]
     if not indent:

@@ -9,14 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from mftcoder.curation.mining.languages.grammars import COMMENTS, STATEMENT_LISTS
 from mftcoder.curation.mining.languages.trees import FunctionTree, function_tree, text_of, walk
 from mftcoder.curation.mining.mutations import BOOLEANS, COMPARISONS, OPERATORS, Edit, Mutation, in_turn
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node
 
 _COMPARISONS = {key: value for key, value in COMPARISONS.items() if not key[0].isalpha()} | {"===": "!==", "!==": "==="}
 _OPERATORS = OPERATORS | {">>>": "<<"}
@@ -68,14 +65,14 @@ class _Place:
     tree: FunctionTree
     language: str
 
-    def of(self, node: "Node") -> str:
+    def of(self, node: Node) -> str:
         return text_of(node)
 
-    def replace(self, node: "Node", text: str) -> Edit:
+    def replace(self, node: Node, text: str) -> Edit:
         return Edit(*self.tree.span(node), text)
 
     @cached_property
-    def nodes(self) -> "list[Node]":
+    def nodes(self) -> list[Node]:
         return list(walk(self.tree.body)) if self.tree.body is not None else []
 
     @cached_property
@@ -99,7 +96,7 @@ def mutations(source: str, language: str, owner: str, rng: random.Random) -> Ite
     yield from in_turn(kinds, source, is_another, rng)
 
 
-def _binary(place: _Place, table: dict[str, str]) -> "Iterator[tuple[Node, Edit]]":
+def _binary(place: _Place, table: dict[str, str]) -> Iterator[tuple[Node, Edit]]:
     for node in place.nodes:
         operator = node.child_by_field_name("operator") if node.type == "binary_expression" else None
         if operator is not None and place.of(operator) in table:
@@ -169,7 +166,7 @@ def _swapped_arguments(place: _Place) -> Iterator[Edit]:
             yield Edit(start, end, place.of(second) + between + place.of(first))
 
 
-def _same_type(place: _Place, first: "Node", second: "Node") -> bool:
+def _same_type(place: _Place, first: Node, second: Node) -> bool:
     types = place.parameters
     known = place.of(first) in types and place.of(second) in types
     return known and types[place.of(first)] == types[place.of(second)]
@@ -184,7 +181,7 @@ def _wrong_variables(place: _Place) -> Iterator[Edit]:
             yield from (place.replace(node, other) for other in others)
 
 
-def _is_written(node: "Node") -> bool:
+def _is_written(node: Node) -> bool:
     """Whether an identifier is assigned to, declared, or the name of something called or named."""
     parent = node.parent
     if parent is None or "declarat" in parent.type or "parameter" in parent.type or parent.type == "token_tree":
@@ -216,7 +213,7 @@ def _wrong_functions(place: _Place) -> Iterator[Edit]:
             yield place.replace(name, _CALLED[place.of(name)])
 
 
-def _called_name(call: "Node") -> "Node | None":
+def _called_name(call: Node) -> Node | None:
     """The last name of what is called: `min` of `std::min(a, b)` and of `a.min(b)`."""
     target = call.child_by_field_name("name") or call.child_by_field_name("function")
     while target is not None and target.named_child_count:
@@ -244,7 +241,7 @@ def _missing_statements(place: _Place) -> Iterator[Edit]:
                 yield Edit(start, end, "")
 
 
-def _is_small(node: "Node", place: _Place) -> bool:
+def _is_small(node: Node, place: _Place) -> bool:
     if node.type in _SMALL:
         return True
     if node.type == "assignment_statement":  # Go's `x += 1`

@@ -3,15 +3,12 @@
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.curation.mining.functions import MinedFunction
 from mftcoder.curation.mining.languages.grammars import BLOCKS, COMMENTS, STATEMENT_LISTS
 from mftcoder.curation.mining.languages.trees import FunctionTree, function_tree
 from mftcoder.curation.mining.mutations import Positions
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node
 
 MIN_LINE_CHARS = 4  # `pass` is a line to write, `}` is none
 EXPRESSION_CHARS = range(4, 81)
@@ -89,7 +86,7 @@ def _of_tree(tree: FunctionTree) -> Found:
     return list(map(tree.span, stated)), within, list(map(tree.span, expressions))
 
 
-def _is_expression(node: "Node") -> bool:
+def _is_expression(node: Node) -> bool:
     return node.type in _EXPRESSIONS or (node.type.endswith("_expression") and node.is_named)
 
 

@@ -8,16 +8,13 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mftcoder.curation.mining.functions import MinedFunction
 from mftcoder.curation.mining.languages.functions import dedented, first_row, found_functions
 from mftcoder.curation.mining.languages.trees import function_tree, text_of, walk
 from mftcoder.curation.mining.sources import SourceModule
 from mftcoder.curation.mining.tests import MAX_TEST_CHARS, MIN_NAME_CHARS, TestedFunction
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node
 
 _AFFIX = re.compile(r"^tests?[_.-]?|[_.-]?(?:unit)?(?:tests?|spec)$")
 _CALLS = frozenset({"call_expression", "method_invocation"})
@@ -70,8 +67,8 @@ class _Test:
     """A test in the tree of its file: its nodes are `first` and `last`, or one node that is both."""
 
     name: str
-    first: "Node"
-    last: "Node"
+    first: Node
+    last: Node
 
 
 def tested_functions(module: SourceModule, candidates: Candidates) -> Iterator[TestedFunction]:
@@ -119,7 +116,7 @@ def _tests(module: SourceModule) -> Iterator[_Test]:
             yield _Test(name, node, last)
 
 
-def _of_function(node: "Node", module: SourceModule) -> str:
+def _of_function(node: Node, module: SourceModule) -> str:
     """The name of a function or method that is a test; empty for another one."""
     name = text_of(node.child_by_field_name("name"))
     if module.language == "go":
@@ -133,14 +130,14 @@ def _of_function(node: "Node", module: SourceModule) -> str:
     return name if is_test else ""
 
 
-def _attributes(node: "Node") -> "Iterator[Node]":
+def _attributes(node: Node) -> Iterator[Node]:
     before = node.prev_named_sibling
     while before is not None and before.type == "attribute_item":
         yield before
         before = before.prev_named_sibling
 
 
-def _of_call(node: "Node") -> str:
+def _of_call(node: Node) -> str:
     """The title in `it("title", () => ...)`; empty for another statement."""
     call = node.named_children[0] if node.named_children else None
     if call is None or call.type != "call_expression" or text_of(call.child_by_field_name("function")) not in _JS_TESTS:
@@ -160,7 +157,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def _called_names(root: "Node") -> Iterator[str]:
+def _called_names(root: Node) -> Iterator[str]:
     """The last names of what is called. In Rust's macros, of what has parentheses behind it."""
     for node in walk(root):
         if node.type in _CALLS:
@@ -171,5 +168,5 @@ def _called_names(root: "Node") -> Iterator[str]:
                     yield text_of(name)
 
 
-def _target(call: "Node") -> "Node | None":
+def _target(call: Node) -> Node | None:
     return call.child_by_field_name("name") or call.child_by_field_name("function")

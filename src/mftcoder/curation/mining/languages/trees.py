@@ -2,19 +2,15 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from mftcoder.curation.mining.languages.grammars import COMMENTS, LANGUAGES
-from mftcoder.curation.syntax import parse
-
-if TYPE_CHECKING:
-    from tree_sitter import Node
+from mftcoder.curation.syntax import Node, parse
 
 
 class FunctionTree:
     """A function that parses without an error, alone or as a member of a class with its owner's name."""
 
-    def __init__(self, source: str, root: "Node", shift: int):
+    def __init__(self, source: str, root: Node, shift: int):
         self.source = source
         self.root = root
         self._bytes = source.encode()
@@ -22,17 +18,17 @@ class FunctionTree:
         """Bytes of the text before the function."""
 
     @cached_property
-    def nodes(self) -> list["Node"]:
+    def nodes(self) -> list[Node]:
         """All nodes that lie within the function's text, in its order."""
         end = self.shift + len(self._bytes)
         return [node for node in walk(self.root) if node.start_byte >= self.shift and node.end_byte <= end]
 
     @cached_property
-    def body(self) -> "Node | None":
+    def body(self) -> Node | None:
         """The block that the function is made of: the first one of its text."""
         return next((node for node in self.nodes if node.type in _BODIES), None)
 
-    def span(self, node: "Node") -> tuple[int, int]:
+    def span(self, node: Node) -> tuple[int, int]:
         """`(start, end)` of a node, as indices of the source's characters."""
         return self._character(node.start_byte), self._character(node.end_byte)
 
@@ -61,7 +57,7 @@ def function_tree(source: str, language: str, owner: str = "") -> FunctionTree |
     return None
 
 
-def walk(root: "Node") -> Iterator["Node"]:
+def walk(root: Node) -> Iterator[Node]:
     """The node and all below it, but nothing inside comments, in the order of the text. A loop, because trees can be deep."""
     waiting = [root]
     while waiting:
@@ -71,11 +67,11 @@ def walk(root: "Node") -> Iterator["Node"]:
             waiting.extend(reversed(node.children))
 
 
-def tokens(nodes: list["Node"]) -> list[bytes]:
+def tokens(nodes: list[Node]) -> list[bytes]:
     """The texts of the leaves that are no comments."""
     return [node.text or b"" for node in nodes if not node.child_count and node.type not in COMMENTS]
 
 
-def text_of(node: "Node | None") -> str:
+def text_of(node: Node | None) -> str:
     """The text of a node; empty for None."""
     return (node.text or b"").decode(errors="replace") if node is not None else ""
