@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.judging import Sides
@@ -28,7 +28,7 @@ class Language:
     tools: tuple[str, ...]
     debian: str  # package names; Ubuntu has the same ones
     macos: str  # Homebrew package names
-    module: str | None = None  # None: Python
+    module: str = ""  # in compiled/; empty for Python
 
     @property
     def install(self) -> str:
@@ -44,38 +44,17 @@ LANGUAGES: Mapping[str, Language] = {
     row.name: row
     for row in (
         Language("python", "Python", (), "python3", "python"),
-        Language("js", "JavaScript", ("node",), "nodejs", "node", "mftcoder.execution.compiled.javascript"),
-        Language(
-            "cpp",
-            "C++",
-            ("g++", "ld", "objcopy"),
-            "g++ libboost-dev libssl-dev",
-            "gcc boost openssl",
-            "mftcoder.execution.compiled.cpp",
-        ),
-        Language(
-            "java",
-            "Java",
-            ("javac", "java"),
-            "default-jdk-headless",
-            "openjdk",
-            "mftcoder.execution.compiled.java",
-        ),
-        Language(
-            "go",
-            "Go",
-            ("go",),
-            "golang-go golang-github-stretchr-testify-dev",
-            "go",
-            "mftcoder.execution.compiled.go",
-        ),
+        Language("js", "JavaScript", ("node",), "nodejs", "node", "javascript"),
+        Language("cpp", "C++", ("g++", "ld", "objcopy"), "g++ libboost-dev libssl-dev", "gcc boost openssl", "cpp"),
+        Language("java", "Java", ("javac", "java"), "default-jdk-headless", "openjdk", "java"),
+        Language("go", "Go", ("go",), "golang-go golang-github-stretchr-testify-dev", "go", "go"),
         Language(
             "rust",
             "Rust",
             ("rustc", "cargo"),
             "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev librust-aho-corasick-dev librust-memchr-dev",
             "rust",
-            "mftcoder.execution.compiled.rust",
+            "rust",
         ),
     )
 }
@@ -92,9 +71,11 @@ def prepare(name: str) -> Toolchain:
     """Build the language's toolchain, or find it built; ExecutionError with the tools that are missing."""
     row = language(name)
     tools = find(row.tools, row.install, row.title)
-    if row.module is None:
-        return Toolchain(name, tools)
-    return importlib.import_module(row.module).prepare(tools)
+    return _module(row).prepare(tools) if row.module else Toolchain(name, tools)
+
+
+def _module(row: Language) -> Any:
+    return importlib.import_module(f"mftcoder.execution.compiled.{row.module}")
 
 
 class Runner(Protocol):
@@ -116,5 +97,5 @@ class Runner(Protocol):
 
 
 def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> Runner:
-    made: Runner = importlib.import_module(str(language(toolchain.language).module)).runner(toolchain, tests_zygote)
+    made: Runner = _module(language(toolchain.language)).runner(toolchain, tests_zygote)
     return made

@@ -7,13 +7,12 @@ the tests use come from the problem's text, not from the answer.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
-from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import instrument
-from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, listing, shell, split_parameters
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, entry_head, listing, shell, split_parameters
 from mftcoder.execution.compiled.run import CompiledRunner
-from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
 
@@ -54,10 +53,6 @@ _ASSERT = (
     "#include <assert.h>\n#undef assert\n"
     "#define assert(...) ((__VA_ARGS__) ? (void)0 : mft::failed(__LINE__, #__VA_ARGS__))\n"
 )
-
-
-def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    return CompiledRunner(plan, alone, linted, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -109,18 +104,15 @@ class Signature:
     @classmethod
     def of(cls, declaration: str, entry_point: str) -> "Signature":
         """The entry point's signature; that of the last function if the data names another entry point."""
-        heads = list(
-            re.finditer(r"^([A-Za-z_][\w:<>,*& ]*?[\s*&>])(\w+)\s*\(([^{};]*)\)\s*\{", declaration, re.MULTILINE)
-        )
-        named = [head for head in heads if head.group(2) == entry_point]
-        if not heads:
-            raise ExecutionError(f"C++: no function in the declaration: {declaration[-200:]!r}")
-        head = (named or heads)[-1]
-        return cls(declaration[: head.start()], head.group(1).strip(), head.group(2), head.group(3))
+        pattern = r"^([A-Za-z_][\w:<>,*& ]*?[\s*&>])(?P<name>\w+)\s*\(([^{};]*)\)\s*\{"
+        head = entry_head(pattern, declaration, entry_point, "C++: no function")
+        return cls(declaration[: head.start()], head[1].strip(), head[2], head[3])
 
     @property
     def arguments(self) -> str:
-        return ", ".join(parameter_names(self.parameters))
+        """`vector<int> a, map<char, int>& b=x` -> `a, b`."""
+        parts = [part for part in split_parameters(self.parameters) if part != "void"]
+        return ", ".join(re.findall(r"\w+", part.split("=")[0])[-1] for part in parts)
 
     def answer(self, candidate: str) -> str:
         """The candidate's source. The wrapper has the problem's signature, so the answer's own may differ; its main is renamed."""
@@ -150,9 +142,7 @@ _LIBRARY_FUNCTIONS = frozenset({"strlen"})
 """Entry points that are also library functions, which match a test's arguments better (`using namespace std`)."""
 
 
-def parameter_names(parameters: str) -> list[str]:
-    """`vector<int> a, map<char, int>& b=x` -> [a, b]."""
-    return [re.findall(r"\w+", part.split("=")[0])[-1] for part in split_parameters(parameters) if part != "void"]
+runner = partial(CompiledRunner, plan, alone, linted)
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:

@@ -9,17 +9,16 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
-from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import instrument
-from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, listing, shell
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, entry_head, listing, shell
 from mftcoder.execution.compiled.run import CompiledRunner
-from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
 
-_ADDED = [  # packages that an answer may use without importing them
+_ADDED = [
     "bufio",
     "bytes",
     "container/heap",
@@ -48,16 +47,13 @@ _ADDED = [  # packages that an answer may use without importing them
     "unicode/utf8",
     "testing",
 ]
+"""Packages that an answer may use without importing them."""
 _BRIDGE = BRIDGE / "bridge.go"
 _TESTIFY = "github.com/stretchr/testify/assert"
 _DEBIAN_PATH = "/usr/share/gocode"  # where golang-github-stretchr-testify-dev puts its sources
 _IMPORT_BLOCK = re.compile(r"^[ \t]*import\s*\(([^)]*)\)|^[ \t]*import\s+((?:[\w.]+\s+)?\"[^\"]+\")", re.MULTILINE)
 _PACKAGE = re.compile(r"^[ \t]*package\s+\w+[^\n]*$", re.MULTILINE)
 _NOT_CODE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|`[^`]*`", re.DOTALL)
-
-
-def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    return CompiledRunner(plan, alone, linted, toolchain, tests_zygote)
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -109,12 +105,8 @@ def _build(sources: Mapping[str, str], toolchain: Toolchain) -> Build:
 
 def split_declaration(declaration: str, entry_point: str) -> tuple[str, str, str]:
     """What comes before the entry point, its name, and `(parameters) results`; of the last function if the name is wrong."""
-    heads = list(re.finditer(r"^func\s+(\w+)\s*(\(.*)\{[ \t]*$", declaration, re.MULTILINE))
-    named = [head for head in heads if head.group(1) == entry_point]
-    if not heads:
-        raise ExecutionError(f"Go: no function in the declaration: {declaration[-200:]!r}")
-    head = (named or heads)[-1]
-    return declaration[: head.start()], head.group(1), head.group(2).strip()
+    head = entry_head(r"^func\s+(?P<name>\w+)\s*(\(.*)\{[ \t]*$", declaration, entry_point, "Go: no function")
+    return declaration[: head.start()], head[1], head[2].strip()
 
 
 def _tests(setup: str, context: str, tests: str) -> str:
@@ -169,6 +161,9 @@ def _vet_config(lines: Iterable[str]) -> str:
     return json.dumps(
         {**package, "ImportMap": {path: path for path in files}, "PackageFile": files, "VetxOutput": "vetx"}
     )
+
+
+runner = partial(CompiledRunner, plan, alone, linted)
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:

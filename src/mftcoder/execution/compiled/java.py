@@ -17,7 +17,7 @@ from pathlib import Path
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import Instrumented, instrument
 from mftcoder.execution.compiled.judging import Sides
-from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB, listing
+from mftcoder.execution.compiled.plan import BRIDGE, MEMORY_MB, entry_head, listing
 from mftcoder.execution.compiled.relay import EndedError, LateError
 from mftcoder.execution.compiled.run import Command, CommandSide, Server, ServerSide, warnings_of
 from mftcoder.execution.python.zygote_handle import ZygoteHandle
@@ -73,16 +73,8 @@ class JavaRunner:
     def warnings(self, program: Program, limits: Limits, zygote: ZygoteHandle) -> ExecutionResult:
         """What javac says about the code as it stands, all warnings on. A public class must have the file's name."""
         name = program.files["warnings"]
-        flags = (
-            "-J-XX:TieredStopAtLevel=1",
-            "-J-XX:+UseSerialGC",
-            "-J-Xmx512m",
-            "-J-Duser.language=en",
-            "-proc:none",
-            "-Xlint:all",
-            "-d",
-            "classes",
-        )
+        machine = ("-J-XX:TieredStopAtLevel=1", "-J-XX:+UseSerialGC", "-J-Xmx512m", "-J-Duser.language=en")
+        flags = (*machine, "-proc:none", "-Xlint:all", "-d", "classes")
         listed = listing('"$@"', {name: program.files["candidate"]}, self.javac, *flags, name)
         return warnings_of(listed, limits, zygote)
 
@@ -129,8 +121,7 @@ def _command(arguments: Sequence[str], memory_mb: int, seconds: float, kept_kb: 
     return Command(arguments, memory_mb, seconds, _OVERHEAD_MB, _ADDRESS_MB, kept_kb, frames_on_stdio=True)
 
 
-def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> JavaRunner:
-    return JavaRunner(toolchain, tests_zygote)
+runner = JavaRunner
 
 
 @lru_cache(maxsize=64)
@@ -152,17 +143,12 @@ def asking_class(declaration: str, entry_point: str) -> tuple[str, str]:
 
     It is the entry point, or the last method if the data names another one.
     """
-    pattern = (
-        r"^[ \t]*((?:public|private|protected|static|final)\s[\w<>,\[\]?. \t]*?)\s*\b(\w+)\s*\(([^;{}]*)\)([^;{}]*)\{"
-    )
-    heads = list(re.finditer(pattern, declaration, re.MULTILINE))
-    named = [head for head in heads if head.group(2) == entry_point]
+    modifier = r"(?:public|private|protected|static|final)"
+    pattern = rf"^[ \t]*({modifier}\s[\w<>,\[\]?. \t]*?)\s*\b(?P<name>\w+)\s*\(([^;{{}}]*)\)([^;{{}}]*)\{{"
     type_names = re.findall(r"\bclass\s+(\w+)", declaration)
-    if not heads or not type_names:
-        raise ExecutionError(f"Java: no method of a class in the declaration: {declaration[-200:]!r}")
-    head = (named or heads)[-1]
+    head = entry_head(pattern if type_names else r"(?!)", declaration, entry_point, "Java: no method of a class")
     modifiers, name, parameters, _ = head.groups()
-    result = re.sub(r"\b(?:public|private|protected|static|final)\b", "", modifiers).strip()
+    result = re.sub(rf"\b{modifier}\b", "", modifiers).strip()
     given = ", ".join(re.findall(r"(\w+)\s*(?:,|$)", _without_generics(parameters)))
     receiver = "null" if re.search(r"\bstatic\b", modifiers) else "this"
     question = f'mft.Tests.ask("{type_names[0]}", "{name}", {receiver}, new Object[] {{{given}}})'

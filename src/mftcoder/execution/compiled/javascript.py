@@ -57,8 +57,7 @@ class JavaScriptRunner:
         self.server.close()
 
 
-def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> JavaScriptRunner:
-    return JavaScriptRunner(toolchain, tests_zygote)
+runner = JavaScriptRunner
 
 
 def prepare(tools: Mapping[str, str]) -> Toolchain:

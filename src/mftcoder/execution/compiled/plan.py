@@ -4,9 +4,12 @@ The answer and the tests are built into separate programs and exchange only plai
 to its own process (a type, a macro, a symbol, an allocator, a signal, a rewritten instruction) reaches a test or an expected value.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mftcoder.errors import ExecutionError
 
 BRIDGE = Path(__file__).parent / "bridge"
 """The folder with both halves of each language: what reads and writes the frames of relay.py."""
@@ -50,6 +53,18 @@ def listing(
 ) -> Build:
     """A build whose product is what a linter prints. A linter that finds something may fail: the text says so."""
     return Build(files, shell(f"{{ {script}; }} > program 2>&1; echo >> program", *arguments), environment or {})
+
+
+def entry_head(pattern: str, declaration: str, entry_point: str, missing: str) -> re.Match[str]:
+    """The entry point's head; that of the last function if the data names another entry point. ExecutionError without any.
+
+    `pattern` has the group `name`; `missing` begins the error: `Go: no function`.
+    """
+    heads = list(re.finditer(pattern, declaration, re.MULTILINE))
+    if not heads:
+        raise ExecutionError(f"{missing} in the declaration: {declaration[-200:]!r}")
+    named = [head for head in heads if head["name"] == entry_point]
+    return (named or heads)[-1]
 
 
 def split_parameters(parameters: str) -> list[str]:

@@ -282,8 +282,9 @@ def build_program(build: Build, limits: Limits, zygote: ZygoteHandle) -> SealedP
     stdout, stderr, program = texts
     if not late and end.exit_code == 0 and program:
         return SealedProgram(program)
-    stderr = _timeout_note(late, end, limits) + stderr + stdout
-    return ExecutionResult("compile_error", end.exit_code, "", stderr.decode(errors="replace"))
+    is_over = late or end.is_out_of_time(limits.compile_seconds)
+    note = f"the compiler took more than {limits.compile_seconds:g} seconds\n" if is_over else ""
+    return ExecutionResult("compile_error", end.exit_code, "", note + (stderr + stdout).decode(errors="replace"))
 
 
 def _read_all(kept_bytes: dict[int, int], deadline: float) -> tuple[list[bytes], bool]:
@@ -302,8 +303,3 @@ def _read_all(kept_bytes: dict[int, int], deadline: float) -> tuple[list[bytes],
                     selector.unregister(key.fd)
                 kept[key.fd] += data[: kept_bytes[key.fd] - len(kept[key.fd])]
     return [bytes(text) for text in kept.values()], late
-
-
-def _timeout_note(late: bool, end: RunEnd, limits: Limits) -> bytes:
-    over = late or end.is_out_of_time(limits.compile_seconds)
-    return f"the compiler took more than {limits.compile_seconds:g} seconds\n".encode() if over else b""

@@ -9,13 +9,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mftcoder.errors import ExecutionError
 from mftcoder.execution.compiled.claims import instrument
-from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, listing, shell, split_parameters
+from mftcoder.execution.compiled.plan import BRIDGE, Build, Plan, entry_head, listing, shell, split_parameters
 from mftcoder.execution.compiled.run import CompiledRunner
-from mftcoder.execution.python.zygote_handle import ZygoteHandle
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
 
@@ -65,10 +65,6 @@ debug = 0
 """
 
 
-def runner(toolchain: Toolchain, tests_zygote: ZygoteHandle) -> CompiledRunner:
-    return CompiledRunner(plan, alone, linted, toolchain, tests_zygote)
-
-
 def plan(program: Program, toolchain: Toolchain) -> Plan:
     """Two crates, each a program."""
     sources = program.files
@@ -92,19 +88,8 @@ def alone(code: str, toolchain: Toolchain) -> Build:
 def linted(code: str, toolchain: Toolchain) -> Build:
     """What clippy says about code as a library, where clippy is, else what rustc says. Unused functions are no fault of one file."""
     tool = toolchain.tools.get("clippy-driver", toolchain.tools["rustc"])
-    flags = (
-        "--edition",
-        "2021",
-        "--crate-type",
-        "lib",
-        "--emit",
-        "metadata",
-        "--error-format",
-        "short",
-        "-A",
-        "dead_code",
-    )
-    command = (tool, *flags, *_crates(toolchain), "-o", "metadata", "answer.rs")
+    flags = "--edition 2021 --crate-type lib --emit metadata --error-format short -A dead_code"
+    command = (tool, *flags.split(), *_crates(toolchain), "-o", "metadata", "answer.rs")
     return listing('"$@"', {"answer.rs": code}, *command)
 
 
@@ -171,12 +156,8 @@ class Head:
     @classmethod
     def of(cls, declaration: str, entry_point: str) -> "Head":
         """The entry point's head; that of the last function if the data names another entry point."""
-        pattern = r"^[ \t]*(?:pub\s+)?fn\s+(\w+)\s*(<[^(]*>)?\s*\(([^{}]*?)\)\s*(->[^{]+?)?\s*\{"
-        heads = list(re.finditer(pattern, declaration, re.MULTILINE))
-        named = [head for head in heads if head.group(1) == entry_point]
-        if not heads:
-            raise ExecutionError(f"no function in the declaration: {declaration[-200:]!r}")
-        head = (named or heads)[-1]
+        pattern = r"^[ \t]*(?:pub\s+)?fn\s+(?P<name>\w+)\s*(<[^(]*>)?\s*\(([^{}]*?)\)\s*(->[^{]+?)?\s*\{"
+        head = entry_head(pattern, declaration, entry_point, "Rust: no function")
         name, generics, parameters, arrow = (part or "" for part in head.groups())
         return cls(declaration[: head.start()], name, generics, parameters, arrow)
 
@@ -252,6 +233,9 @@ class Enum:
         return self._implement("Take", body)
 
 
+runner = partial(CompiledRunner, plan, alone, linted)
+
+
 def prepare(tools: Mapping[str, str]) -> Toolchain:
     """Compile the crates and the bridge."""
     sysroot = output_of(tools["rustc"], "--print", "sysroot").strip()
@@ -284,18 +268,8 @@ def _build_crates(folder: Path, tools: Mapping[str, str]) -> None:
     }
     shim = (tools["rustc"], *_FLAGS, "--crate-type", "rlib", "--crate-name", "rand", "-L", f"dependency={folder}/deps")
     output_of(*shim, "--extern", f"rand8={found['rand']}", "--out-dir", str(folder), str(folder / "rand.rs"))
-    output_of(
-        tools["rustc"],
-        *_FLAGS,
-        "-O",
-        "--crate-type",
-        "rlib",
-        "--crate-name",
-        "mft_bridge",
-        "--out-dir",
-        str(folder),
-        str(_BRIDGE),
-    )
+    bridge = (tools["rustc"], *_FLAGS, "-O", "--crate-type", "rlib", "--crate-name", "mft_bridge")
+    output_of(*bridge, "--out-dir", str(folder), str(_BRIDGE))
     externs = {
         "mft_bridge": f"{folder}/libmft_bridge.rlib",
         "rand": f"{folder}/librand.rlib",

@@ -39,12 +39,8 @@ def _claims(tests: str) -> tuple[ast.Module, tuple[int, ...]]:
         warnings.simplefilter("ignore")
         tree = ast.parse(tests)
     asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    return tree, tuple(number for number, node in enumerate(asserts) if _is_about_an_answer(node))
-
-
-def _is_about_an_answer(node: ast.Assert) -> bool:
-    """False for `assert True`."""
-    return any(isinstance(inner, ast.Name) for inner in ast.walk(node.test))
+    names_something = [any(isinstance(inner, ast.Name) for inner in ast.walk(node.test)) for node in asserts]
+    return tree, tuple(number for number, is_claim in enumerate(names_something) if is_claim)  # not `assert True`
 
 
 def _names_of_tests(tree: ast.Module) -> frozenset[str]:

@@ -91,12 +91,10 @@ def _judged(judge: Judge, program: Program, limits: Limits) -> tuple[Status, str
     except MessageTooLargeError as error:
         return "failed", str(error)
     except BaseException as error:  # any exception of the tests means that they failed
-        return "failed", f"{type(error).__name__}: {error}"[: _detail_length(program, limits)]
-
-
-def _detail_length(program: Program, limits: Limits) -> int:
-    """Characters of the detail. Tests that only report what a script printed have the role `report`, and may say more."""
-    return 1024 * limits.output_kb if "report" in program.files else 500
+        most = (
+            1024 * limits.output_kb if "report" in program.files else 500
+        )  # `report`: tests that say what was printed
+        return "failed", f"{type(error).__name__}: {error}"[:most]
 
 
 def _passes_negative_control(judge: Judge, tests: str, entry_point: str) -> bool:

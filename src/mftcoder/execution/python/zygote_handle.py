@@ -77,17 +77,8 @@ class ZygoteHandle:
     def __init__(self, settings: SlotSettings, preload: Sequence[str] = ()):
         ours, theirs = pair()
         arguments = {**vars(settings), "preload": list(preload)}
-        command = [
-            sys.executable,
-            "-P",
-            "-s",
-            "-B",
-            "-W",
-            "ignore",
-            "-c",
-            _START,
-            str(Path(mftcoder.__file__).parents[1]),
-        ]
+        package = str(Path(mftcoder.__file__).parents[1])
+        command = [sys.executable, "-P", "-s", "-B", "-W", "ignore", "-c", _START, package]
         with theirs:
             self.process = subprocess.Popen(
                 [*command, str(theirs.fileno()), json.dumps(arguments)],
