@@ -15,8 +15,8 @@ from pathlib import Path
 from mftcoder.app.results.quantize import quantize
 from mftcoder.errors import MftError
 from mftcoder.models.export.quantized.environment import python_of_llmcompressor
-from mftcoder.models.export.quantized.losses import Measured
 from mftcoder.models.export.quantized.release import Release
+from mftcoder.models.export.quantized.texts import Measured
 
 PROMPTS = (
     "def fibonacci(n):\n    ",

@@ -23,7 +23,7 @@ from mftcoder.cli import cli
 from mftcoder.cli.group import main
 from mftcoder.config.load import load_config
 from mftcoder.errors import BrokenReleaseError, ConfigError, DataError, ModelError
-from mftcoder.models.export.quantized.losses import measure
+from mftcoder.models.export.quantized.texts import measure
 from mftcoder.models.export.source import find_source, open_run
 from tests.forked import run as run_command
 

@@ -30,13 +30,22 @@ from mftcoder.log import say, warn
 from mftcoder.models.conversion import gguf
 from mftcoder.models.export.card import model_card
 from mftcoder.models.export.folder import write_model_folder
-from mftcoder.models.export.quantized.calibration import CALIBRATION, Calibrated, read_calibration
 from mftcoder.models.export.quantized.compressed import WEIGHTS, choose_group, write_compressed
 from mftcoder.models.export.quantized.environment import python_of_llmcompressor
 from mftcoder.models.export.quantized.gguf_file import BY_LLAMA_CPP, check_gguf_package, find_program, write_gguf
-from mftcoder.models.export.quantized.losses import IGNORED, Measured, Text, Texts, fixed_texts, measure
 from mftcoder.models.export.quantized.methods import Method, find_method
 from mftcoder.models.export.quantized.release import FILE, Release
+from mftcoder.models.export.quantized.texts import (
+    CALIBRATION,
+    IGNORED,
+    Calibrated,
+    Measured,
+    Text,
+    Texts,
+    fixed_texts,
+    measure,
+    read_calibration,
+)
 from mftcoder.models.export.source import ModelSource, find_source
 from mftcoder.models.files.manifest import write_manifests
 from mftcoder.models.loading.load import DTYPES, load_folder

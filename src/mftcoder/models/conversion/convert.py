@@ -2,20 +2,17 @@
 
 The native folder computes the same function, so packing, adapters, merging and generation need no special cases. Python code of the
 original is read where it decides something, but never run. What cannot be converted exactly is refused with the reason, before a
-weight is read. The recipe of each family, with its formulas, is in a module beside this one.
+weight is read. `recipes.py` has the recipe of each family, with its formulas.
 """
 
-import importlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig
 
@@ -24,61 +21,38 @@ from mftcoder.data.tokenizers.converted import MADE_BY
 from mftcoder.data.tokenizers.tokenizer import FILES, load_tokenizer
 from mftcoder.errors import MftError, ModelError, reason
 from mftcoder.jsonl import atomic_folder, locked, read_json, write_json
+from mftcoder.models.conversion import recipes
+from mftcoder.models.conversion.recipes import RECIPES, Config, Recipe
 from mftcoder.models.files import download
 from mftcoder.models.files.weights import (
     COMPUTED,
-    INDEX,
-    WHOLE,
+    SHARD_BYTES,
     StoredTensor,
     all_tensors,
     fit,
     listed,
     meta_model,
     weight_files,
+    write_weight_files,
 )
 
-Config = Mapping[str, Any]
-Native = Callable[[str, Tensor], Mapping[str, Tensor]]
-"""Name and value of an original tensor -> the native tensors. KeyError if the family has no such tensor."""
-
-FAMILIES = {
-    "qwen": "mftcoder.models.conversion.qwen1:qwen",
-    "baichuan": "mftcoder.models.conversion.to_llama:baichuan",
-    "chatglm": "mftcoder.models.conversion.chatglm:chatglm",
-    "aquila": "mftcoder.models.conversion.to_llama:aquila",
-}
-"""model_type of the original checkpoint to "module:function"; the function makes the recipe from a config and its folder. It raises
-ValueError with the reason if the model cannot be converted exactly."""
-
-SHARD_BYTES = 4 * 2**30
 SETTINGS = ("config.json", "generation_config.json")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to convert one checkpoint."""
-
-    family: str  # the original's, for messages
-    config: dict[str, Any]  # the native model's
-    tensors: Native
-
-
 def needs_conversion(folder: Path) -> bool:
-    """Whether the folder holds one of FAMILIES."""
+    """Whether the folder holds a model of one of RECIPES."""
     raw = read_json(folder / "config.json")
-    return isinstance(raw, dict) and raw.get("model_type") in FAMILIES
+    return isinstance(raw, dict) and raw.get("model_type") in RECIPES
 
 
 def converted(folder: Path, *, name: str, pickled: bool) -> Path:
     """The native folder of an original one, made on first use. ModelError if that is impossible."""
     raw = read_json(folder / "config.json")
-    family = raw["model_type"]
-    module_name, _, function = FAMILIES[family].partition(":")
-    module = importlib.import_module(module_name)
-    recipe = _recipe(getattr(module, function), raw, folder, name)
+    recipe = _recipe(raw, folder, name)
     files = weight_files(folder, allow_pickled=pickled)
     beside = [path for pattern in ("*token*", "*.json", "*.py", "*.jinja") for path in sorted(folder.glob(pattern))]
-    target = download.models_cache() / f"{family}-{cache.key(sys.modules[__name__], module, *MADE_BY, *files, *beside)}"
+    key = cache.key(sys.modules[__name__], recipes, *MADE_BY, *files, *beside)
+    target = download.models_cache() / f"{recipe.family}-{key}"
 
     def make(temporary: Path) -> None:
         tensors = all_tensors(files).values()
@@ -108,9 +82,9 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _recipe(make: Callable[[Config, Path], Recipe], raw: Config, folder: Path, name: str) -> Recipe:
+def _recipe(raw: Config, folder: Path, name: str) -> Recipe:
     try:
-        recipe = make(raw, folder)
+        recipe = RECIPES[raw["model_type"]](raw, folder)
     except KeyError as error:
         raise ModelError(
             f"{folder / 'config.json'}: has no {error}, which a {raw['model_type']} model needs"
@@ -158,31 +132,10 @@ def _parts(tensor: StoredTensor, value: Tensor, recipe: Recipe) -> Mapping[str, 
 
 
 def write_native(tensors: Iterable[StoredTensor], recipe: Recipe, out: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
-    """Convert tensor by tensor into safetensors files, with at most one file in memory, and write the config."""
-    shard: dict[str, Tensor] = {}
-    weight_map: dict[str, str] = {}
-    total = 0
-    for tensor in tensors:
-        parts = _parts(tensor, tensor.read(), recipe)
-        size = sum(part.nbytes for part in parts.values())
-        if shard and sum(held.nbytes for held in shard.values()) + size > shard_bytes:
-            weight_map |= _save_part(shard, out, len(set(weight_map.values())) + 1)
-            shard = {}
-        shard |= {name: part.contiguous().clone() for name, part in parts.items()}
-        total += size
-    if weight_map:
-        weight_map |= _save_part(shard, out, len(set(weight_map.values())) + 1)
-        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    else:
-        save_file(shard, out / WHOLE, metadata={"format": "pt"})
+    """Convert tensor by tensor into safetensors files, and write the config."""
+    parts = (part for tensor in tensors for part in _parts(tensor, tensor.read(), recipe).items())
+    write_weight_files(((name, part.contiguous().clone()) for name, part in parts), out, shard_bytes=shard_bytes)
     write_json(out / "config.json", recipe.config)
-
-
-def _save_part(tensors: dict[str, Tensor], out: Path, number: int) -> dict[str, str]:
-    """Write one of several weight files; returns the name of the file for each tensor."""
-    file_name = f"model-{number:05}.safetensors"
-    save_file(tensors, out / file_name, metadata={"format": "pt"})
-    return dict.fromkeys(tensors, file_name)
 
 
 def _copy_settings(folder: Path, out: Path) -> None:

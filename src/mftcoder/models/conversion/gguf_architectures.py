@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mftcoder.models.conversion.convert import Recipe
+from mftcoder.models.conversion.recipes import Recipe
 from mftcoder.models.files.weights import StoredTensor, listed
 
 Tensors = Mapping[str, StoredTensor]

@@ -7,22 +7,20 @@ The logits equal the adapter model's. At most one output file is in memory. `fol
 """
 
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mftcoder.errors import ModelError
-from mftcoder.jsonl import read_json, write_json
-from mftcoder.models.files.weights import INDEX, all_tensors, weight_files
+from mftcoder.jsonl import read_json
+from mftcoder.models.files.weights import SHARD_BYTES, all_tensors, weight_files, write_weight_files
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-SHARD_BYTES = 4 * 2**30
 PREFIX = "base_model.model."
 
 
@@ -172,35 +170,8 @@ def write_weights(
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write weights into `out` as safetensors files of at most `shard_bytes`, cast to `dtype`, with `updates` merged in."""
-    shards = _plan(sources, dtype, shard_bytes)
-    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-    names = names if len(shards) > 1 else ["model.safetensors"]
-    for file_name, shard in zip(names, shards, strict=True):
-        tensors = {name: _cast(_merged(name, sources[name], updates or {}, change), dtype) for name in shard}
-        save_file(tensors, out / file_name, metadata={"format": "pt"})
-        (out / file_name).chmod(0o644)  # safetensors makes files that only their owner can read
-    if len(shards) > 1:
-        weight_map = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
-        total = sum(size for shard in shards for size in shard.values())
-        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-
-
-def _plan(sources: dict[str, Path], dtype: torch.dtype, shard_bytes: int) -> list[dict[str, int]]:
-    """Tensor names with their bytes, one table per file, in the base's order."""
-    shards: list[dict[str, int]] = [{}]
-    for name, size in _sizes(sources, dtype):
-        if shards[-1] and sum(shards[-1].values()) + size > shard_bytes:
-            shards.append({})
-        shards[-1][name] = size
-    return shards
-
-
-def _sizes(sources: dict[str, Path], dtype: torch.dtype) -> Iterator[tuple[str, int]]:
-    for name, path in sources.items():
-        with safe_open(path, framework="pt") as file:
-            piece = file.get_slice(name)
-            bytes_each = dtype.itemsize if piece.get_dtype() in ("F64", "F32", "F16", "BF16") else 8
-            yield name, math.prod(piece.get_shape()) * bytes_each
+    merged = ((name, _merged(name, path, updates or {}, change)) for name, path in sources.items())
+    write_weight_files(((name, _cast(tensor, dtype)) for name, tensor in merged), out, shard_bytes=shard_bytes)
 
 
 def _merged(name: str, path: Path, updates: Updates, change: Change) -> Tensor:

@@ -137,15 +137,12 @@ def find_checkpoint(run: Path, wanted: str) -> Path:
     if not known:
         raise CheckpointError(f"{folder}: holds no checkpoint yet. Train first, or wait for the first one")
     pointers = {"best": ("best", "latest"), "latest": ("latest",)}.get(wanted)
-    names = [wanted] if pointers is None else [_pointed(folder / name) for name in pointers]
+    files = [folder / name for name in pointers or () if (folder / name).is_file()]
+    names = [file.read_text(encoding="utf-8").strip() for file in files] if pointers else [wanted]
     found = next((name for name in names if name in known), None)
     if found is None:
         raise CheckpointError(f"{folder}: has no checkpoint '{wanted}'. Known: best, latest, {', '.join(known)}")
     return folder / found
-
-
-def _pointed(pointer: Path) -> str | None:
-    return pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else None
 
 
 def merged_in_memory(model: Any, adapter: Path) -> Any:

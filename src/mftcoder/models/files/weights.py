@@ -15,19 +15,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging as transformers_logging
 
 from mftcoder.errors import ModelError, reason
-from mftcoder.jsonl import read_json
+from mftcoder.jsonl import read_json, write_json
 from mftcoder.models.files.download import PICKLED_WEIGHTS
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED_WHOLE, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 COMPUTED = (".inv_freq", ".masked_bias", ".attn.bias", ".logn_tensor")
 """Suffixes of tensors in old checkpoints that the model computes by itself."""
+SHARD_BYTES = 4 * 2**30
 SHOWN = 3
 MOST_LAYERS = 10_000
 """A config with more layers is damaged, and building them would fill the memory."""
@@ -154,6 +156,35 @@ def _unpickle(path: Path, device: str) -> dict[str, Any]:
     if not isinstance(held, dict):
         raise ModelError(f"{path}: holds a {type(held).__name__}, not a table of weights")
     return held
+
+
+def write_weight_files(tensors: Iterable[tuple[str, Tensor]], out: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write tensors into safetensors files of at most `shard_bytes`, with an index if they are several. One file is in memory at most."""
+    shards: list[dict[str, int]] = []  # of each file: name -> bytes
+    for shard in _sharded(tensors, shard_bytes):
+        path = out / f"{len(shards)}.part"
+        save_file(shard, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors makes files that only their owner can read
+        shards.append({name: tensor.nbytes for name, tensor in shard.items()})
+    numbers = range(1, len(shards) + 1)
+    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in numbers] if len(shards) > 1 else [WHOLE]
+    for number, name in enumerate(names):
+        (out / f"{number}.part").rename(out / name)
+    if len(shards) > 1:
+        weight_map = {name: file_name for file_name, shard in zip(names, shards, strict=True) for name in shard}
+        total = sum(size for shard in shards for size in shard.values())
+        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _sharded(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each file. A file's tensors are freed when the next one is asked for."""
+    shard: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if shard and sum(held.nbytes for held in shard.values()) + tensor.nbytes > shard_bytes:
+            yield shard
+            shard.clear()
+        shard[name] = tensor
+    yield shard
 
 
 def meta_model(model_config: Any, *, where: Path | str, trust_remote_code: bool = False) -> Any:

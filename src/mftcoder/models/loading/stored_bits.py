@@ -37,7 +37,8 @@ def is_stored_quantized(folder: Path) -> bool:
 def check_stored(model_config: Any, *, name: str, hold: str | None) -> str | None:
     """The method of the files, None for whole weights. ModelError if they cannot be read here, or are to be quantized once more (`hold`)."""
     method = stored_method(model_config)
-    package, extra = EXTRAS.get(method or hold_method(hold), ("", ""))
+    holds = "bitsandbytes" if hold not in (None, "fp8") else ""  # fp8 is this project's own
+    package, extra = EXTRAS.get(method or holds, ("", ""))
     if method is not None and hold is not None:
         raise ModelError(
             f"{name}: its weights are quantized already ({method}), so they cannot be held in {hold}. Load it without, or give the model "
@@ -50,11 +51,6 @@ def check_stored(model_config: Any, *, name: str, hold: str | None) -> str | Non
     if method not in (None, "bitsandbytes", *AUTO_QUANTIZATION_CONFIG_MAPPING):
         raise ModelError(f"{name}: its weights are quantized by {method}, which transformers cannot read")
     return method
-
-
-def hold_method(hold: str | None) -> str:
-    """The method that holds whole weights in 4 or 8 bits; empty for none, and for fp8, which is this project's own."""
-    return "bitsandbytes" if hold not in (None, "fp8") else ""
 
 
 def unpack(model: Any, info: Any, method: str, *, name: str) -> None:

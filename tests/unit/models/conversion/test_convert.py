@@ -22,7 +22,8 @@ from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizers.qwen import PATTERN, write_tokenizer
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ModelError
-from mftcoder.models.conversion.convert import Recipe, write_native
+from mftcoder.models.conversion.convert import write_native
+from mftcoder.models.conversion.recipes import Recipe
 from mftcoder.models.files.weights import StoredTensor
 from mftcoder.models.loading.load import load_folder, load_model
 from mftcoder.models.loading.resolve import local_folder, resolve_model

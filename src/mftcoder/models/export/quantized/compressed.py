@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 from mftcoder.errors import ModelError
 from mftcoder.models.export.quantized.environment import run_job
-from mftcoder.models.export.quantized.losses import Measured, Texts
 from mftcoder.models.export.quantized.methods import GROUP_SIZES, Method
+from mftcoder.models.export.quantized.texts import Measured, Texts
 from mftcoder.models.files.weights import all_tensors, weight_files
 from mftcoder.models.loading.stored_bits import is_stored_quantized
 

@@ -17,7 +17,7 @@ from mftcoder import cache
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import locked, read_json, write_text
 from mftcoder.log import say
-from mftcoder.models.export.quantized.losses import Measured, Texts
+from mftcoder.models.export.quantized.texts import Measured, Texts
 
 REQUIREMENT = "llmcompressor>=0.14,<0.15"
 READY = "ready.txt"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mftcoder.models.export.quantized.losses import Measured
 from mftcoder.models.export.quantized.methods import Method
+from mftcoder.models.export.quantized.texts import Measured
 
 FILE = "quantization.json"
 

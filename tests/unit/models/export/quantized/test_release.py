@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from mftcoder.errors import ConfigError
-from mftcoder.models.export.quantized.losses import Measured
 from mftcoder.models.export.quantized.methods import METHODS, find_method
 from mftcoder.models.export.quantized.release import Release
+from mftcoder.models.export.quantized.texts import Measured
 
 
 def release(after: float, allowed: float = 0.5) -> Release:
