@@ -18,14 +18,13 @@ from mftcoder.log import say
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.checkpoints.checkpoint import Progress
 from mftcoder.training.checkpoints.writer import CheckpointWriter
-from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.forward.gradient_norms import gradient_norms
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective
 from mftcoder.training.metrics import MetricsLog, NoLog, Pace, balance_record, train_record, validation_record
 from mftcoder.training.optimizer import Optimizer, learning_rate
 from mftcoder.training.reference import RunPairs
-from mftcoder.training.step import LossWindow, StepResult, Validated, train_step, validate
+from mftcoder.training.step import LossWindow, StepResult, Validated, describe_nonfinite, train_step, validate
 
 
 @dataclass(frozen=True)

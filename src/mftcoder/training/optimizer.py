@@ -128,7 +128,8 @@ class MasterAdamW:
             for parameter in self.parameters:
                 parameter.data = parameter.data.contiguous()  # the kernel reads each weight row by row
         self.masters: list[Tensor] = [
-            parameter if stochastic else _master_of(parameter) for parameter in self.parameters
+            one if stochastic or one.dtype == torch.float32 else one.detach().float().requires_grad_(True)
+            for one in self.parameters
         ]
         self._config = config
         self._halt = Halt(config)
@@ -337,8 +338,3 @@ def adamw(named: Sequence[tuple[str, Tensor]], config: TrainConfig) -> torch.opt
 def decays(name: str, parameter: Tensor) -> bool:
     """True for matrices; biases, norms and other vectors do not decay."""
     return parameter.ndim >= 2 and not name.endswith("bias")
-
-
-def _master_of(parameter: nn.Parameter) -> Tensor:
-    """The float32 weight that is updated: the parameter itself or a copy."""
-    return parameter if parameter.dtype == torch.float32 else parameter.detach().float().requires_grad_(True)

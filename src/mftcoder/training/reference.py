@@ -31,8 +31,8 @@ from mftcoder.training.losses.rollouts import BatchRollouts, RolloutTask, TokenL
 from mftcoder.training.step import Pairs
 
 SPLITS: tuple[Split, ...] = ("train", "validation")
-Reference = dict[str, list[Float]]
-"""Split -> log-probabilities [N, 2] for each task; [0, 2] for a task without a reference."""
+Arrays = dict[str, Float]
+"""`train-0`: one array for a split and a task."""
 
 
 def reference_path(config: RunConfig, store: Store, weights: Sequence[Path]) -> Path:
@@ -69,10 +69,10 @@ def pairs_of_run(
     if not any(isinstance(kind, PreferenceKind | GrpoKind) for kind in kinds):
         return RunPairs()
     wanted = [number for number, kind in enumerate(kinds) if kind.needs_reference]
-    reference: Reference = {}
+    reference: Arrays = {}
     if wanted:
         path = backend.group.run_on_rank0(lambda: reference_path(config, store, weights()))
-        known = backend.group.run_on_rank0(lambda: read_reference(path))
+        known = backend.group.run_on_rank0(lambda: read_arrays(path))
         is_trained = resumed and config.adapter.type == "full"
         reference = known or _make(config, store, model, backend, path, wanted, is_trained=is_trained)
 
@@ -81,7 +81,7 @@ def pairs_of_run(
     def pairs(split: Split) -> Pairs:
         samples = _samples(store, split)
         of_pairs = [
-            PairTask.of(kind, samples[k], reference[split][k] if k in wanted else None)
+            PairTask.of(kind, samples[k], reference[f"{split}-{k}"] if k in wanted else None)
             if isinstance(kind, PreferenceKind)
             else None
             for k, kind in enumerate(kinds)
@@ -111,29 +111,29 @@ def _make(
     wanted: Sequence[int],
     *,
     is_trained: bool,
-) -> Reference:
+) -> Arrays:
+    """Log-probabilities [N, 2] of each task's pairs; [0, 2] of a task without a reference."""
     if is_trained:
         raise CheckpointError(
             f"{path}: the log-probabilities of this run's reference are gone, and its weights have been trained since. Put the file "
             "back, or choose another output_dir."
         )
     say("computing the log-probabilities of the reference, once")
-    made: Reference = {}
+    made: Arrays = {}
     for split in SPLITS:
         samples = _samples(store, split)
-        loader = ValidationLoader(
-            store,
-            config,
-            rank=backend.group.data_rank,
-            world_size=backend.group.data_world_size,
-            samples=samples,
-            only=wanted,
-        )
-        made[split] = _compute(
-            model, [len(one) if k in wanted else 0 for k, one in enumerate(samples)], loader, backend
-        )
-    backend.group.run_on_rank0(lambda: write_reference(path, made))
+        sizes = [len(one) if k in wanted else 0 for k, one in enumerate(samples)]
+        found = _compute(model, sizes, _loader(config, store, backend, samples, wanted), backend)
+        made |= {f"{split}-{k}": one for k, one in enumerate(found)}
+    backend.group.run_on_rank0(lambda: _write_arrays(path, made))
     return made
+
+
+def _loader(
+    config: RunConfig, store: Store, backend: Backend, samples: list[TaskSamples], only: Sequence[int]
+) -> ValidationLoader:
+    ranks = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
+    return ValidationLoader(store, config, **ranks, samples=samples, only=only)
 
 
 def _compute(model: LanguageModel, sizes: Sequence[int], loader: ValidationLoader, backend: Backend) -> list[Float]:
@@ -149,28 +149,10 @@ def _compute(model: LanguageModel, sizes: Sequence[int], loader: ValidationLoade
     return [backend.group.sum_over_ranks(torch.from_numpy(one).to(backend.device)).cpu().numpy() for one in found]
 
 
-def write_reference(path: Path, reference: Reference) -> None:
-    """Write one array for each task and split, atomically."""
-    _write_arrays(
-        path, {f"{split}-{task}": one for split, tasks in reference.items() for task, one in enumerate(tasks)}
-    )
-
-
-def read_reference(path: Path) -> Reference | None:
-    """What `write_reference` wrote; None if there is no such file."""
-    if not path.exists():
-        return None
-    with np.load(path) as arrays:
-        count = len(arrays.files) // len(SPLITS)
-        return {split: [arrays[f"{split}-{task}"] for task in range(count)] for split in SPLITS}
-
-
 LOGPS = ("sampled", "untrained")
 
 
-def _token_logps(
-    config: RunConfig, store: Store, model: LanguageModel, backend: Backend, *, begun: bool
-) -> dict[str, Float]:
+def _token_logps(config: RunConfig, store: Store, model: LanguageModel, backend: Backend, *, begun: bool) -> Arrays:
     """`sampled-train-0`: the log-probabilities of all trained tokens of a task of sampled answers. A task has those that its kind needs.
 
     They are computed when the run begins this data, and kept in its folder. A run that goes on within the data reads them, because
@@ -184,7 +166,7 @@ def _token_logps(
     if not any(needed.values()):
         return {}
     path = config.output_path / "sampled" / f"{store.fingerprint}.npz"
-    known = backend.group.run_on_rank0(lambda: _read_arrays(path) if begun else None)
+    known = backend.group.run_on_rank0(lambda: read_arrays(path) if begun else None)
     if begun and known is None:
         raise CheckpointError(
             f"{path}: the log-probabilities of the sampled answers are gone, and the model has been trained since. Put the file back, or "
@@ -193,15 +175,12 @@ def _token_logps(
     if known is not None:
         return known
     say("computing the log-probabilities of the sampled answers, once")
-    made: dict[str, Float] = {}
+    made: Arrays = {}
     for name, split in ((name, split) for name in LOGPS for split in SPLITS if needed[name]):
         samples = _samples(store, split)
-        ranks = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
-        loader = ValidationLoader(store, config, **ranks, samples=samples, only=needed[name])
-        for k, found in _of_tokens(
-            model, samples, needed[name], loader, backend, untrained=name == "untrained"
-        ).items():
-            made[f"{name}-{split}-{k}"] = found
+        loader = _loader(config, store, backend, samples, needed[name])
+        found = _of_tokens(model, samples, needed[name], loader, backend, untrained=name == "untrained")
+        made |= {f"{name}-{split}-{k}": one for k, one in found.items()}
     backend.group.run_on_rank0(lambda: _write_arrays(path, made))
     return made
 
@@ -236,13 +215,13 @@ def _adapter_off(model: LanguageModel) -> AbstractContextManager[Any]:
     return model.module.disable_adapter() if hasattr(model.module, "disable_adapter") else nullcontext()
 
 
-def _write_arrays(path: Path, arrays: dict[str, Float]) -> None:
+def _write_arrays(path: Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def _read_arrays(path: Path) -> dict[str, Float] | None:
+def read_arrays(path: Path) -> Arrays | None:
     if not path.exists():
         return None
     with np.load(path) as arrays:

@@ -14,7 +14,7 @@ from mftcoder.cache import cache_root
 from mftcoder.config.load import load_config, parse_config
 from mftcoder.data.prepared.store import prepare
 from mftcoder.errors import CheckpointError
-from mftcoder.training.reference import read_reference, reference_path
+from mftcoder.training.reference import read_arrays, reference_path
 
 Run = Callable[..., Path]
 Said = Callable[[], str]
@@ -58,18 +58,18 @@ def test_it_is_what_the_untrained_model_gives_each_text(run: Run, tmp_path: Path
 
     folder = run("full")
     (file,) = reference_files()
-    reference = read_reference(file)
+    reference = read_arrays(file)
     assert reference is not None
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     store = prepare(load_config(folder / "config.yaml"))
     for split, samples in (("train", store.train(0)), ("validation", store.validation(0))):
-        assert reference[split][0].shape == (len(samples), 2)
+        assert reference[f"{split}-0"].shape == (len(samples), 2)
         for index in range(len(samples)):
             sample = samples.sample(index)
             for side, part in enumerate((slice(None, sample.second), slice(sample.second, None))):
                 ids, targets = (torch.from_numpy(x[part]).long() for x in (sample.input_ids, sample.targets))
                 loss = torch.nn.functional.cross_entropy(model(ids[None]).logits[0], targets, reduction="sum")
-                assert reference[split][0][index, side] == pytest.approx(-loss.item(), rel=1e-5)
+                assert reference[f"{split}-0"][index, side] == pytest.approx(-loss.item(), rel=1e-5)
 
 
 def test_another_run_and_a_resumed_one_read_it(run: Run, said: Said) -> None:
@@ -84,13 +84,13 @@ def test_lora_weights_are_turned_off_so_that_a_trained_run_gives_the_same(run: R
     lora = {"type": "lora", "lora_rank": 2}
     run("run", adapter=lora)
     (file,) = reference_files()
-    before = read_reference(file)
+    before = read_arrays(file)
     file.unlink()
     said()
     run("run", adapter=lora, max_steps=2)
-    after = read_reference(file)
+    after = read_arrays(file)
     assert COMPUTING in said() and before is not None and after is not None
-    np.testing.assert_allclose(after["train"][0], before["train"][0], rtol=1e-6)
+    np.testing.assert_allclose(after["train-0"], before["train-0"], rtol=1e-6)
 
 
 def test_a_model_trained_in_full_cannot_be_its_own_reference(run: Run) -> None:

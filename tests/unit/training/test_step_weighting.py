@@ -11,11 +11,10 @@ from mftcoder.config.schema import BackendConfig, TrainConfig
 from mftcoder.data.batches.loader import StepCounts
 from mftcoder.errors import ConfigError
 from mftcoder.training.backends.base import LocalBackend
-from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.forward.gradient_norms import gradient_norms
 from mftcoder.training.losses.objective import Objective, task_scales
 from mftcoder.training.optimizer import MasterAdamW
-from mftcoder.training.step import LossWindow, train_step
+from mftcoder.training.step import LossWindow, describe_nonfinite, train_step
 from tests.unit.training.losses.test_focal import ours
 from tests.unit.training.losses.test_objective import language_model, samples, step_data
 

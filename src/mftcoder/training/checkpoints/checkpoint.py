@@ -207,7 +207,7 @@ def _first_of(error: BaseException) -> str:
 
 # Fields that do not change what a run computes.
 FREE_FIELDS = frozenset(
-    {
+    [
         "output_dir",
         "data.cache_dir",
         "data.num_proc",
@@ -231,7 +231,7 @@ FREE_FIELDS = frozenset(
         "backend.offload",
         "backend.shard_group_size",
         "backend.context_parallel_size",
-    }
+    ]
 )
 
 
@@ -286,18 +286,14 @@ def free_fields(saved: Progress, current: dict[str, Any], data_world_size: int) 
     """FREE_FIELDS, and SPLIT_FIELDS if a step has the same rows as in `saved`."""
     now = _flatten(current)
     rows = math.prod(now[name] for name in SPLIT_FIELDS) * data_world_size
-    return FREE_FIELDS.union(SPLIT_FIELDS if rows == saved.rows_per_step and _rows_as_they_come(now) else ())
+    by_length = now["data.packing"] == "none" and now["data.padding"] == "dynamic"  # grouping depends on the batch size
+    return FREE_FIELDS.union(SPLIT_FIELDS if rows == saved.rows_per_step and not by_length else ())
 
 
 def rows_of_step(saved: Progress, current: dict[str, Any]) -> int | None:
     """Rows per step of a resumed run, on any number of ranks; None if the config changes how a step is split."""
     before, now = _flatten(saved.config), _flatten(current)
     return saved.rows_per_step if all(before[name] == now[name] for name in SPLIT_FIELDS) else None
-
-
-def _rows_as_they_come(fields: dict[str, Any]) -> bool:
-    """False if rows of similar length are grouped, which depends on the batch size."""
-    return fields["data.packing"] != "none" or fields["data.padding"] != "dynamic"
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

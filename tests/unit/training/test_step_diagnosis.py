@@ -10,9 +10,8 @@ from mftcoder.config.schema import BackendConfig
 from mftcoder.data.batches.loader import StepCounts, StepData
 from mftcoder.training.backends.base import LocalBackend
 from mftcoder.training.backends.process_group import OneProcess
-from mftcoder.training.diagnosis import describe_nonfinite
 from mftcoder.training.forward.language_model import LanguageModel
-from mftcoder.training.step import HostCopy, StepResult
+from mftcoder.training.step import HostCopy, StepResult, describe_nonfinite
 from tests.unit.training.losses.test_objective import LAYOUTS, language_model, samples, step_data
 from tests.unit.training.test_step_weighting import number_samples
 
