@@ -125,3 +125,21 @@ class Task:
     problems: int  # 0: as many as the user's own data has
     licence: str
     source: Source | None  # None: the data comes with the package
+
+
+def task_of(
+    name: str,
+    source: Source,
+    problem_of: Callable[[Mapping[str, Any]], Problem],
+    family: Family,
+    language: str,
+    problems: int,
+    licence: str,
+) -> tuple[str, Task]:
+    """The row of a task whose problems are the records of its source, one by one."""
+
+    def load(data_dir: Path | None) -> Benchmark:
+        records, origin = source.records(name, data_dir)
+        return Benchmark(name, tuple(map(problem_of, records)), family, origin)
+
+    return name, Task(load, language, problems, licence, source)

@@ -34,7 +34,8 @@ class Source:
         """The file under `data_dir`, which may be the folder of all data, its parent, or the benchmark's own folder."""
         relative = Path(self.path)
         places = (data_dir / relative, data_dir / "data" / relative, *_tails(data_dir, relative))
-        return next((path for place in places for path in (_with_gz(place), place) if path.is_file()), None)
+        found = (path for place in places for path in (place.with_name(f"{place.name}.gz"), place) if path.is_file())
+        return next(found, None)
 
     def records(self, name: str, data_dir: Path | None) -> tuple[list[Record], str]:
         """The records, and the file's name with its checksum. BenchmarkError with a remedy if there are none."""
@@ -69,10 +70,6 @@ def _tails(data_dir: Path, relative: Path) -> Sequence[Path]:
     """The file if `data_dir` is one of the folders on its relative path: `a/b/c` -> `b/c` and `c` under `data_dir`."""
     parts = relative.parts
     return [data_dir.joinpath(*parts[start:]) for start in range(1, len(parts))]
-
-
-def _with_gz(path: Path) -> Path:
-    return path.with_name(path.name + ".gz")
 
 
 def _download_file(hub: HubData) -> tuple[list[Record], str]:

@@ -21,10 +21,9 @@ import xxhash
 from mftcoder import __version__, cache
 from mftcoder.app.scoring.engine_choice import engine_name, open_engine
 from mftcoder.app.scoring.options import GenerateOptions, benchmark_names, check_names, preset_options
-from mftcoder.benchmarks.catalogue import expand
+from mftcoder.benchmarks.catalogue import PRESETS, Preset, expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
 from mftcoder.benchmarks.families.humanevalpack import described_by, with_descriptions
-from mftcoder.benchmarks.presets import PRESETS, Preset
 from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.benchmarks.submission import FOLDER_PREFIX, model_of_folder
 from mftcoder.config.data import DataConfig

@@ -94,7 +94,7 @@ class GenerateOptions:
 
     def asking(self, task: str) -> "Asking":
         """How the prompts of this benchmark are built."""
-        from mftcoder.benchmarks.presets import PRESETS
+        from mftcoder.benchmarks.catalogue import PRESETS
         from mftcoder.benchmarks.problem import Asking
 
         if self.preset:
@@ -107,8 +107,7 @@ _SET_BY_PRESET = ("mode", "prefix", "suffix", "template", "n_samples", "temperat
 
 def preset_options(name: str, given: Mapping[str, Any]) -> GenerateOptions:
     """The options of preset `name` together with the `given` ones, which may set everything that the preset leaves open."""
-    from mftcoder.benchmarks.catalogue import expand
-    from mftcoder.benchmarks.presets import PRESETS
+    from mftcoder.benchmarks.catalogue import PRESETS, expand
 
     if name not in PRESETS:
         raise ConfigError(f"--preset: unknown preset '{name}'.{did_you_mean(name, PRESETS)}")

@@ -40,14 +40,9 @@ def read_generations(path: Path, benchmark: Benchmark) -> Answers:
     """The answers in `path`, in the benchmark's order. GenerationError with all mistakes of the file."""
     if not path.is_file():
         raise GenerationError(f"{path}: no such file")
-    if _is_list(path):
+    if first_bytes(path, 4096).lstrip().startswith(b"["):  # one JSON list; otherwise its lines are objects
         return _from_list(path, read_json(path), benchmark)
     return _from_records(path, benchmark)
-
-
-def _is_list(path: Path) -> bool:
-    """True if the file is one JSON list; otherwise its lines are objects."""
-    return first_bytes(path, 4096).lstrip().startswith(b"[")
 
 
 def _from_list(path: Path, content: Any, benchmark: Benchmark) -> Answers:

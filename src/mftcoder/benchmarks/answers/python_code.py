@@ -89,11 +89,6 @@ def functions_of(code: str) -> list[str]:
     return re.findall(r"^def\s+(\w+)", code, re.MULTILINE)
 
 
-def last_function(declaration: str) -> str:
-    """The name of the last function of a declaration."""
-    return (functions_of(declaration) or [""])[-1]
-
-
 @functools.lru_cache(maxsize=2048)
 def helpers_of(prompt: str, entry_point: str) -> str:
     """The prompt's imports and functions except the entry point: tests may use them."""

@@ -9,20 +9,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks.answers import brace_code, python_code
-from mftcoder.benchmarks.answers.brace_code import SYNTAX
 from mftcoder.benchmarks.answers.extraction import best_block, cut_at_stop_words
 from mftcoder.benchmarks.families import humanevalx, mbpp
-from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
+from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, TITLES
+from mftcoder.benchmarks.problem import Family, Problem, PromptMode, Task, task_of
 from mftcoder.benchmarks.sources import HubData, Source
 from mftcoder.execution.sandbox import Program
 
 _REPOSITORY = "codefuse-ai/CodeFuseEval"
-_TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
+_LICENCE = "Apache-2.0"
 _TRANSLATIONS = {
     ("cpp", "java"): 594,
     ("cpp", "python"): 601,
@@ -42,18 +40,15 @@ def _completion_source(variant: str) -> Source:
     return _source("code_completion", f"humaneval_{variant.replace('-', '_')}")
 
 
-def load_completion(variant: str, data_dir: Path | None) -> Benchmark:
-    """`codefuseeval-completion-{language}` or `-python-cn`."""
-    language = variant.removesuffix("-cn")
-    name = f"codefuseeval-completion-{variant}"
-    records, origin = _completion_source(variant).records(name, data_dir)
-    problems = []
-    for record in records:
-        prompt = (
-            record["prompt"] if record["prompt"].endswith("\n") or language != "python" else record["prompt"] + "\n"
-        )
-        problems.append(humanevalx.problem_of(record, language, prompt))
-    return Benchmark(name, tuple(problems), humanevalx.family(language, "CodeFuseEval"), origin)
+def _completion(variant: str) -> tuple[str, Task]:
+    language, source = variant.removesuffix("-cn"), _completion_source(variant)
+
+    def problem(record: Mapping[str, Any]) -> Problem:
+        lacks_end = language == "python" and not record["prompt"].endswith("\n")
+        return humanevalx.problem_of(record, language, record["prompt"] + "\n" * lacks_end)
+
+    family = humanevalx.family(language, "CodeFuseEval")
+    return task_of(f"codefuseeval-completion-{variant}", source, problem, family, language, 164, _LICENCE)
 
 
 def _instruction_prompt(record: Mapping[str, Any], language: str) -> str:
@@ -79,17 +74,17 @@ def _ask_in_chinese(problem: Problem, mode: PromptMode) -> str:
     code = problem.prompt.strip()
     if mode != "chat":
         return code
-    wish = f"请补全下面的 {_TITLES[problem.language]} 函数，并用一个代码块给出完整的代码。"
+    wish = f"请补全下面的 {TITLES[problem.language]} 函数，并用一个代码块给出完整的代码。"
     return f"{wish}\n\n```{problem.language}\n{code}\n```"
 
 
-def load_instructions(language: str, data_dir: Path | None) -> Benchmark:
-    """`codefuseeval-instruction-{language}-cn`."""
-    name = f"codefuseeval-instruction-{language}-cn"
-    records, origin = _completion_source(language).records(name, data_dir)
-    problems = [humanevalx.problem_of(record, language, _instruction_prompt(record, language)) for record in records]
+def _instructions(language: str) -> tuple[str, Task]:
+    def problem(record: Mapping[str, Any]) -> Problem:
+        return humanevalx.problem_of(record, language, _instruction_prompt(record, language))
+
+    name, source = f"codefuseeval-instruction-{language}-cn", _completion_source(language)
     family = replace(humanevalx.family(language, "CodeFuseEval"), prompt=_ask_in_chinese)
-    return Benchmark(name, tuple(problems), family, origin)
+    return task_of(name, source, problem, family, language, 164, _LICENCE)
 
 
 _TESTS_WISH = {"en": "Your code should satisfy these tests:", "cn": "你的代码必须能够通过这些测试用例:"}
@@ -115,14 +110,14 @@ def _text_prompt(speech: str, problem: Problem, mode: PromptMode) -> str:
     return f"{problem.fields['text']}\n\n{wish}\n\n```python\n{tests}\n```\n\n请用一个 Python 代码块回答。"
 
 
-def load_text(speech: str, data_dir: Path | None) -> Benchmark:
-    """`codefuseeval-mbpp_x` and `codefuseeval-mbpp_x-cn`: a sentence in English or Chinese, and tests."""
-    name, field = (
-        ("codefuseeval-mbpp_x", "prompt") if speech == "en" else ("codefuseeval-mbpp_x-cn", "prompt_text_chinese")
-    )
-    records, origin = _source("nl2code", "mbpp_x").records(name, data_dir)
+def _text(name: str, speech: str, field: str) -> tuple[str, Task]:
+    """A sentence in English or Chinese, and tests."""
+
+    def problem(record: Mapping[str, Any]) -> Problem:
+        return _text_problem(record, record[field].strip())
+
     family = replace(mbpp.FAMILY, prompt=partial(_text_prompt, speech))
-    return Benchmark(name, tuple(_text_problem(record, record[field].strip()) for record in records), family, origin)
+    return task_of(name, _source("nl2code", "mbpp_x"), problem, family, "python", 500, _LICENCE)
 
 
 def _translation_problem(record: Mapping[str, Any], language: str) -> Problem:
@@ -133,28 +128,20 @@ def _translation_problem(record: Mapping[str, Any], language: str) -> Problem:
         entry = brace_code.function_asked_for(names, tests) or names[-1]
         if any(re.search(rf"\b{name}\(", tests) for name in names if name != entry):
             tests = python_code.helpers_of(reference, entry) + tests
-        return Problem(
-            record["task_id"],
-            language,
-            record["prompt"],
-            tests,
-            entry,
-            (),
-            reference,
-            {**record, "declaration": reference},
-        )
-    entry = brace_code.function_asked_for(brace_code.names_defined(reference, language), tests) or str(
-        record["func_title"]
-    )
-    fields = {**record, "declaration": brace_code.up_to_its_body(reference, entry, language)}
+        declaration = reference
+    else:
+        asked_for = brace_code.function_asked_for(brace_code.names_defined(reference, language), tests)
+        entry = asked_for or str(record["func_title"])
+        declaration = brace_code.up_to_its_body(reference, entry, language)
+    fields = {**record, "declaration": declaration}
     return Problem(record["task_id"], language, record["prompt"], tests, entry, (), reference, fields)
 
 
 def _translation_prompt(source: str, problem: Problem, mode: PromptMode) -> str:
-    target, code = _TITLES[problem.language], problem.prompt.strip()
+    target, code = TITLES[problem.language], problem.prompt.strip()
     if mode == "completion":
-        return f"code translation\n{_TITLES[source]}:\n{code}\n{target}:"
-    wish = f"Translate this {_TITLES[source]} function into {target}; the tests call it as {problem.entry_point}."
+        return f"code translation\n{TITLES[source]}:\n{code}\n{target}:"
+    wish = f"Translate this {TITLES[source]} function into {target}; the tests call it as {problem.entry_point}."
     return f"{wish} Answer with one code block.\n\n```{source}\n{code}\n```"
 
 
@@ -169,43 +156,19 @@ def _translation_program(problem: Problem, answer: str) -> Program:
     return brace_code.brace_program(problem, code)
 
 
-def load_translation(source: str, target: str, data_dir: Path | None) -> Benchmark:
-    """`codefuseeval-translation-{source}-{target}`."""
-    name = f"codefuseeval-translation-{source}-{target}"
-    records, origin = _source("code_trans", f"codeTrans_{source}_to_{target}").records(name, data_dir)
+def _translation(source: str, target: str, problems: int) -> tuple[str, Task]:
+    name, file = f"codefuseeval-translation-{source}-{target}", _source("code_trans", f"codeTrans_{source}_to_{target}")
     notes = {"header": HEADERS[target], "test set": "CodeFuseEval", "assembly": "answer, tests"}
     family = Family(partial(_translation_prompt, source), _translation_answer, _translation_program, notes)
-    return Benchmark(name, tuple(_translation_problem(record, target) for record in records), family, origin)
+    return task_of(name, file, partial(_translation_problem, language=target), family, target, problems, _LICENCE)
 
 
-_LICENCE = "Apache-2.0"
-CODEFUSEEVAL = {
-    **{
-        f"codefuseeval-completion-{variant}": Task(
-            partial(load_completion, variant), variant.removesuffix("-cn"), 164, _LICENCE, _completion_source(variant)
-        )
-        for variant in (*LANGUAGES, "python-cn")
-    },
-    **{
-        f"codefuseeval-instruction-{language}-cn": Task(
-            partial(load_instructions, language), language, 164, _LICENCE, _completion_source(language)
-        )
-        for language in LANGUAGES
-    },
-    **{
-        f"codefuseeval-mbpp_x{suffix}": Task(
-            partial(load_text, speech), "python", 500, _LICENCE, _source("nl2code", "mbpp_x")
-        )
-        for speech, suffix in (("en", ""), ("cn", "-cn"))
-    },
-    **{
-        f"codefuseeval-translation-{source}-{target}": Task(
-            partial(load_translation, source, target),
-            target,
-            problems,
-            _LICENCE,
-            _source("code_trans", f"codeTrans_{source}_to_{target}"),
-        )
-        for (source, target), problems in _TRANSLATIONS.items()
-    },
-}
+CODEFUSEEVAL = dict(
+    [
+        *map(_completion, (*LANGUAGES, "python-cn")),
+        *map(_instructions, LANGUAGES),
+        _text("codefuseeval-mbpp_x", "en", "prompt"),
+        _text("codefuseeval-mbpp_x-cn", "cn", "prompt_text_chinese"),
+        *(_translation(source, target, problems) for (source, target), problems in _TRANSLATIONS.items()),
+    ]
+)

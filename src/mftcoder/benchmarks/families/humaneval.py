@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks.answers import python_code
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task, task_of
 from mftcoder.benchmarks.sources import HubData, Source, local_records
 from mftcoder.execution.sandbox import Program
 
@@ -70,15 +70,6 @@ def exam_record(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_SOURCE = Source("humaneval/HumanEval.jsonl", HubData("openai/openai_humaneval"))
-
-
-def load_humaneval(data_dir: Path | None) -> Benchmark:
-    """HumanEval from `data_dir` or the Hub."""
-    records, origin = _SOURCE.records("humaneval", data_dir)
-    return Benchmark("humaneval", tuple(map(problem_of, records)), FAMILY, origin)
-
-
 MINI_FILE = Path(str(files("mftcoder.benchmarks.families") / "mini.jsonl"))
 
 
@@ -88,5 +79,6 @@ def load_mini(data_dir: Path | None) -> Benchmark:
     return Benchmark("mini", tuple(map(problem_of, records)), FAMILY, origin)
 
 
-HUMANEVAL = {"humaneval": Task(load_humaneval, "python", 164, "MIT", _SOURCE)}
+_SOURCE = Source("humaneval/HumanEval.jsonl", HubData("openai/openai_humaneval"))
+HUMANEVAL = dict([task_of("humaneval", _SOURCE, problem_of, FAMILY, "python", 164, "MIT")])
 MINI = {"mini": Task(load_mini, "python", 50, "Apache-2.0", None)}

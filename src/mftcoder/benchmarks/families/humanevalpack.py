@@ -14,7 +14,7 @@ from typing import Any
 from mftcoder.benchmarks.answers import brace_code, python_code
 from mftcoder.benchmarks.answers.brace_code import SYNTAX
 from mftcoder.benchmarks.answers.extraction import closes_block
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task, task_of
 from mftcoder.benchmarks.sources import HubData, Source
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.sandbox import Program
@@ -22,7 +22,7 @@ from mftcoder.jsonl import read_json
 
 LANGUAGES = ("python", "java", "js", "cpp", "go", "rust")
 _KINDS = ("synthesize", "fixtests", "fixdocs", "explaindescribe", "explainsynthesize")
-_TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
+TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
 _PYTHON_STOP: tuple[str, ...] = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\nassert")
 
 SECONDS = {"go": 20.0, "rust": 30.0}
@@ -66,7 +66,7 @@ def _request(problem: Problem, kind: str) -> str:
             raise BenchmarkError(
                 "humanevalexplainsynthesize: has no prompt before `mft generate` read the descriptions"
             )
-        return f"{record['description']}\nWrite functional code in {_TITLES[problem.language]} according to the description."
+        return f"{record['description']}\nWrite functional code in {TITLES[problem.language]} according to the description."
     code = problem.prompt + record["buggy_solution"]
     tests = f"\n{record['test']}" if kind == "fixtests" else ""
     return f"{code}{tests}\nFix bugs in {record['entry_point']}."
@@ -146,15 +146,6 @@ def _source(language: str) -> Source:
     return Source(f"humanevalpack/{language}.jsonl", HubData("bigcode/humanevalpack", language))
 
 
-def load(kind: str, language: str, data_dir: Path | None) -> Benchmark:
-    """`humaneval{kind}-{language}`."""
-    name = f"humaneval{kind}-{language}"
-    records, origin = _source(language).records(name, data_dir)
-    return Benchmark(
-        name, tuple(problem_of(record, language, kind) for record in records), _family(kind, language), origin
-    )
-
-
 def described_by(name: str) -> str | None:
     """The explaindescribe benchmark whose answers are the questions of this one; None for all but explainsynthesize."""
     kind, _, language = name.partition("-")
@@ -169,7 +160,8 @@ def with_descriptions(benchmark: Benchmark, path: Path) -> Benchmark:
             "same --out and --name"
         )
     content, wanted = read_json(path), len(benchmark.problems)
-    if not isinstance(content, list) or not all(map(_is_sample_list, content)):
+    lists = content if isinstance(content, list) else [None]
+    if not all(isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in lists):
         raise BenchmarkError(f"{path}: expected a list of lists of descriptions")
     if len(content) < wanted:
         raise BenchmarkError(f"{path}: has descriptions of {len(content)} problems, and {wanted} are asked for")
@@ -181,12 +173,10 @@ def with_descriptions(benchmark: Benchmark, path: Path) -> Benchmark:
     return replace(benchmark, problems=problems, source=f"{benchmark.source}, descriptions {digest[:16]}")
 
 
-def _is_sample_list(texts: Any) -> bool:
-    return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
+def _task(kind: str, language: str) -> tuple[str, Task]:
+    problem = partial(problem_of, language=language, kind=kind)
+    name = f"humaneval{kind}-{language}"
+    return task_of(name, _source(language), problem, _family(kind, language), language, 164, "MIT")
 
 
-HUMANEVALPACK = {
-    f"humaneval{kind}-{language}": Task(partial(load, kind, language), language, 164, "MIT", _source(language))
-    for kind in _KINDS
-    for language in LANGUAGES
-}
+HUMANEVALPACK = dict(_task(kind, language) for kind in _KINDS for language in LANGUAGES)

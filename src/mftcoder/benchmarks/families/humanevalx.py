@@ -5,18 +5,16 @@ are given, and the target's declaration is completed. CodeFuseEval's code comple
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mftcoder.benchmarks.answers import brace_code, python_code
 from mftcoder.benchmarks.answers.brace_code import SYNTAX
-from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, SECONDS, program
-from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task
+from mftcoder.benchmarks.families.humanevalpack import HEADERS, LANGUAGES, SECONDS, TITLES, program
+from mftcoder.benchmarks.problem import Benchmark, Family, Problem, PromptMode, Task, task_of
 from mftcoder.benchmarks.sources import HubData, Source
-
-_TITLES = {"python": "Python", **{name: syntax.title for name, syntax in SYNTAX.items()}}
 
 
 def problem_of(record: Mapping[str, Any], language: str, prompt: str) -> Problem:
@@ -25,7 +23,7 @@ def problem_of(record: Mapping[str, Any], language: str, prompt: str) -> Problem
     if language == "rust":
         return _rust_problem(record, prompt)
     if language == "python":
-        entry = python_code.last_function(declaration)
+        entry = (python_code.functions_of(declaration) or [""])[-1]
         tests, stop = python_code.helpers_of(declaration, entry) + record["test"], python_code.STOP_WORDS
     else:
         entry = brace_code.entry_name(declaration, "", language)
@@ -74,35 +72,28 @@ def _source(language: str) -> Source:
     return Source(f"humanevalx/{language}.jsonl", hub)
 
 
-def _records(name: str, language: str, data_dir: Path | None) -> tuple[Sequence[Mapping[str, Any]], str]:
-    return _source(language).records(name, data_dir)
+def _writing(language: str) -> tuple[str, Task]:
+    def problem(record: Mapping[str, Any]) -> Problem:
+        return problem_of(record, language, record["prompt"])
 
-
-def load_writing(language: str, data_dir: Path | None) -> Benchmark:
-    """`humanevalx-{language}`."""
-    name = f"humanevalx-{language}"
-    records, origin = _records(name, language, data_dir)
-    problems = tuple(problem_of(record, language, record["prompt"]) for record in records)
-    return Benchmark(name, problems, family(language, "HumanEval-X"), origin)
+    family_ = family(language, "HumanEval-X")
+    return task_of(f"humanevalx-{language}", _source(language), problem, family_, language, 164, "Apache-2.0")
 
 
 def load_translation(source: str, target: str, data_dir: Path | None) -> Benchmark:
     """`humanevalx-{source}-{target}`."""
     name = f"humanevalx-{source}-{target}"
-    given, _ = _records(name, source, data_dir)
-    wanted, origin = _records(name, target, data_dir)
+    given, _ = _source(source).records(name, data_dir)
+    wanted, origin = _source(target).records(name, data_dir)
     problems = []
     for before, record in zip(given, wanted, strict=True):
-        text = f"code translation\n{_TITLES[source]}:\n{before['declaration']}{before['canonical_solution']}\n{_TITLES[target]}:\n"
+        text = f"code translation\n{TITLES[source]}:\n{before['declaration']}{before['canonical_solution']}\n{TITLES[target]}:\n"
         problems.append(problem_of({**record, "source": text}, target, record["declaration"]))
     return Benchmark(name, tuple(problems), family(target, "HumanEval-X"), origin)
 
 
 HUMANEVALX = {
-    **{
-        f"humanevalx-{language}": Task(partial(load_writing, language), language, 164, "Apache-2.0", _source(language))
-        for language in LANGUAGES
-    },
+    **dict(map(_writing, LANGUAGES)),
     **{
         f"humanevalx-{source}-{target}": Task(
             partial(load_translation, source, target), target, 164, "Apache-2.0", _source(target)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from mftcoder.benchmarks.catalogue import GROUPS
+from mftcoder.benchmarks.catalogue import GROUPS, PRESETS
 from mftcoder.benchmarks.families import humaneval, humanevalpack, mbpp
-from mftcoder.benchmarks.presets import PRESETS
 from mftcoder.benchmarks.problem import Asking, Benchmark
 
 PRESET = PRESETS["qwen-competition"]
