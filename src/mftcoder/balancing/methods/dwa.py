@@ -12,7 +12,9 @@ import numpy as np
 
 from mftcoder.balancing.base import (
     Float,
+    LossReader,
     RunFacts,
+    SignalOptions,
     TaskLosses,
     TaskWeights,
     latest,
@@ -20,7 +22,6 @@ from mftcoder.balancing.base import (
     softmax,
     weighted,
 )
-from mftcoder.balancing.signal import LossReader, SignalOptions
 from mftcoder.config.balancer import computed
 from mftcoder.config.section import PositiveFloat, PositiveInt
 

@@ -23,7 +23,9 @@ import numpy as np
 
 from mftcoder.balancing.base import (
     Float,
+    LossReader,
     RunFacts,
+    SignalOptions,
     TaskLosses,
     TaskWeights,
     jacobian_product,
@@ -31,7 +33,6 @@ from mftcoder.balancing.base import (
     softmax,
     weighted,
 )
-from mftcoder.balancing.signal import LossReader, SignalOptions
 from mftcoder.config.balancer import computed
 from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt
 

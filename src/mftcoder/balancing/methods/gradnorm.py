@@ -18,14 +18,15 @@ import numpy as np
 
 from mftcoder.balancing.base import (
     Float,
+    LossReader,
     RunFacts,
+    SignalOptions,
     TaskLosses,
     TaskWeights,
     latest,
     ratio,
     weighted,
 )
-from mftcoder.balancing.signal import LossReader, SignalOptions
 from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt
 
 SMALLEST_WEIGHT = 1e-3

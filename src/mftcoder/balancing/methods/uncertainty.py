@@ -13,8 +13,7 @@ keeps its s.
 
 import numpy as np
 
-from mftcoder.balancing.base import Float, RunFacts, TaskLosses, TaskWeights, weighted
-from mftcoder.balancing.signal import LossReader, SignalOptions
+from mftcoder.balancing.base import Float, LossReader, RunFacts, SignalOptions, TaskLosses, TaskWeights, weighted
 from mftcoder.config.section import PositiveFloat, PositiveInt
 
 
