@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mftcoder.config.data import TaskConfig
 from mftcoder.config.schema import RunConfig
 from mftcoder.config.section import Section
 
@@ -48,22 +49,20 @@ def _unless(section: str, field: str, *values: Any) -> Rule:
     return applies, f"it needs {section}.{field}: {wanted}"
 
 
+def _if_all(holds: Callable[[TaskConfig], Any], why: str) -> Rule:
+    """No effect if this holds for every task."""
+    return (lambda run: all(map(holds, run.config.tasks))), why
+
+
 _FULL: Rule = (lambda run: run.config.adapter.type == "full", "adapter.type is full")
 _NO_VALIDATION: Rule = (lambda run: run.config.train.eval_strategy == "no", "train.eval_strategy is no")
 _ONE_TASK: Rule = (lambda run: len(run.config.tasks) == 1, "there is one task")
 _ONE_PROCESS: Rule = (lambda run: run.ranks == 1, "there is one process")
-_DOCUMENTS: Rule = (
-    lambda run: all(task.kind.name == "pretrain" for task in run.config.tasks),
-    "all tasks are of kind pretrain",
-)
-_NEVER_CUT: Rule = (
-    lambda run: all(task.kind.name in ("pretrain", "grpo") for task in run.config.tasks),
+_DOCUMENTS = _if_all(lambda task: task.kind.name == "pretrain", "all tasks are of kind pretrain")
+_NO_SFT = _if_all(lambda task: task.kind.name != "sft", "no task is of kind sft")
+_NEVER_CUT = _if_all(
+    lambda task: task.kind.name in ("pretrain", "grpo"),
     "documents are always split, and an answer of kind grpo is refused if it does not fit",
-)
-
-_NO_SFT: Rule = (
-    lambda run: all(task.kind.name != "sft" for task in run.config.tasks),
-    "no task is of kind sft",
 )
 
 RULES: tuple[tuple[str, Rule], ...] = (
@@ -97,13 +96,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("data.train_on", _NO_SFT),
     ("data.over_length", _NEVER_CUT),
     ("data.padding", _unless("data", "packing", "none")),
-    (
-        "data.val_size",
-        (
-            lambda run: all(task.validation for task in run.config.tasks),
-            "every task has validation files of its own",
-        ),
-    ),
+    ("data.val_size", _if_all(lambda task: task.validation, "every task has validation files of its own")),
     (
         "data.max_val_samples",
         (
@@ -168,7 +161,8 @@ def fields_without_effect(run: Run) -> list[str]:
     return [
         f"{place}.{name}: {_text(getattr(part, name))} has no effect: {why}"
         for place, part, name, why in parts
-        if getattr(part, name) != ("uniform" if (place, name) == ("balancer", "name") else _default(part, name))
+        if getattr(part, name)
+        != ("uniform" if (place, name) == ("balancer", "name") else type(part).model_fields[name].default)
     ]
 
 
@@ -177,7 +171,3 @@ def _parts(config: RunConfig, section: str) -> list[tuple[str, Section]]:
     if section == "tasks":
         return [(f"tasks.{task.name}", task) for task in config.tasks]
     return [(section, getattr(config, section))]
-
-
-def _default(part: Section, name: str) -> Any:
-    return type(part).model_fields[name].default

@@ -3,11 +3,10 @@
 Field names are those of Hugging Face, LLaMA-Factory and axolotl configs where one exists. Reading files is left to `load.py`.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from mftcoder.config.backend import BackendConfig
 from mftcoder.config.balancer import BalancerConfig, read_balancer
@@ -24,6 +23,7 @@ from mftcoder.config.section import (
     PositiveInt,
     Section,
     Strings,
+    WholeOrFraction,
     one_or_many,
 )
 from mftcoder.registry import did_you_mean
@@ -110,9 +110,9 @@ class TrainConfig(Section):
     lr_scheduler_type: Literal["cosine", "linear", "constant", "warmup_stable_decay"] = "cosine"
     """Shape of the schedule after the warm-up. warmup_stable_decay (WSD) stays at learning_rate, and falls linearly to min_lr in the last
     decay_steps."""
-    decay_steps: PositiveFloat | None = None
+    decay_steps: Annotated[PositiveFloat, WholeOrFraction] | None = None
     """Steps in which warmup_stable_decay falls; null: 0.1. A number below 1 is a fraction of all steps."""
-    warmup_steps: NonNegativeFloat = 0.0
+    warmup_steps: Annotated[NonNegativeFloat, WholeOrFraction] = 0.0
     """Steps of linear warm-up. A number below 1 is a fraction of all steps."""
     optim: Literal["auto", "adamw", "adamw_8bit"] = "auto"
     """adamw: AdamW with float32 moments. adamw_8bit: AdamW with 8-bit moments (bitsandbytes), which take a quarter of the memory, wait for
@@ -180,13 +180,6 @@ class TrainConfig(Section):
     """Loggers in addition to console and metrics.jsonl; [] for none."""
     dataloader_num_workers: NonNegativeInt = 0
     """Processes that prepare batches in advance; 0: the training process prepares them."""
-
-    @field_validator("warmup_steps", "decay_steps")
-    @classmethod
-    def _whole_or_fraction(cls, value: float | None) -> float | None:
-        if value is not None and value >= 1 and value != math.floor(value):
-            raise ValueError(f"{value} is neither a whole number of steps nor a fraction below 1")
-        return value
 
     @model_validator(mode="after")
     def _decay_is_used(self) -> "TrainConfig":

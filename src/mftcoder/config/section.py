@@ -1,5 +1,6 @@
 """The base class of all sections of the config, and the types of numbers and paths that their fields take."""
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,16 @@ def _in_range(value: float) -> float:
     if value > LARGEST or 0 < value < SMALLEST:
         raise ValueError(f"{value:g} is out of range: at most {LARGEST:g}, and {SMALLEST:g} or more where it is not 0")
     return value
+
+
+def _whole_or_fraction(value: float) -> float:
+    if value >= 1 and value != math.floor(value):
+        raise ValueError(f"{value} is neither a whole number of steps nor a fraction below 1")
+    return value
+
+
+WholeOrFraction = AfterValidator(_whole_or_fraction)
+"""A number of steps, or below 1 a fraction of all steps."""
 
 
 def usable_path(value: str) -> str:

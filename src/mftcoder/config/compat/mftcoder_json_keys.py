@@ -4,12 +4,19 @@ Names and defaults come from `MftTrainArgs` in codefuse-ai/MFTCoder (mftcoder_ac
 `mftcoder_json.py` converts them.
 """
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from mftcoder.config.section import Fraction, NonNegativeFloat, NonNegativeInt, Positions, PositiveFloat, PositiveInt
+from mftcoder.config.section import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Positions,
+    PositiveFloat,
+    PositiveInt,
+    WholeOrFraction,
+)
 
 DORMANT = frozenset(
     {"coba_warmup_steps", "coba_history_length", "coba_tau", "coba_update_interval", "coba_sample_valid_num"}
@@ -106,7 +113,7 @@ class PublishedConfig(BaseModel):
     """Decoupled weight decay."""
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     """Shape of the schedule."""
-    num_warmup_steps: NonNegativeFloat = 0.05
+    num_warmup_steps: Annotated[NonNegativeFloat, WholeOrFraction] = 0.05
     """Warm-up steps. A number below 1 is a fraction of all steps."""
     num_train_epochs: PositiveFloat = 4
     """Passes over the data."""
@@ -175,13 +182,6 @@ class PublishedConfig(BaseModel):
         if not value[0] > 0:
             raise ValueError('the first part, training, must be above 0, as in "98,2,0"')
         return [*value, 0.0][:3]
-
-    @field_validator("num_warmup_steps")
-    @classmethod
-    def _whole_or_fraction(cls, value: float) -> float:
-        if value >= 1 and value != math.floor(value):
-            raise ValueError(f"{value} is neither a whole number of steps nor a fraction below 1")
-        return value
 
     @field_validator("role_markers")
     @classmethod
