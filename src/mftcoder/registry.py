@@ -22,6 +22,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
 
 
+def words(*texts: str) -> frozenset[str]:
+    """The words of texts: how a long set of names is written."""
+    return frozenset(" ".join(texts).split())
+
+
 @functools.cache
 def _entry_points(group: str) -> dict[str, str]:
     """Name -> target of what other packages registered. Reads the metadata of all installed packages."""

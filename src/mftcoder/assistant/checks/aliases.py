@@ -14,16 +14,15 @@ from mftcoder.assistant.checks.names import declared_list
 from mftcoder.curation.mining.languages.functions import Found
 from mftcoder.curation.mining.languages.trees import text_of, walk
 from mftcoder.curation.syntax import Node
+from mftcoder.registry import words
 
 _LITERALS = re.compile(
     r".*literal|true|false|nil|iota|null|character|string|.*_type|type_identifier|lambda_expression|func_literal"
 )
-_PARTS = frozenset(
-    {
-        *("parenthesized_expression", "unary_expression", "ternary_expression", "array_initializer", "literal_element"),
-        *("composite_literal", "literal_value", "keyed_element", "array_creation_expression", "expression_list"),
-        *("variadic_argument", "dimensions_expr", "dimensions", "generic_type", "type_arguments", "switch_expression"),
-    }
+_PARTS = words(
+    "parenthesized_expression unary_expression ternary_expression array_initializer literal_element composite_literal "
+    "literal_value keyed_element array_creation_expression expression_list variadic_argument dimensions_expr "
+    "dimensions generic_type type_arguments switch_expression"
 )
 _RESULTS = frozenset({"binary_expression", "instanceof_expression", "update_expression"})
 
@@ -289,34 +288,10 @@ class _Body:
         return any(levels_of(self.globals.get(name, "int"), self.language) != 0 for name in names)
 
 
-_READING = frozenset(
-    [
-        "MatchString",
-        "FindString",
-        "FindAllString",
-        "FindStringSubmatch",
-        "FindStringIndex",
-        "ReplaceAllString",
-        "Split",
-        "Len",
-        "Error",
-    ]
+_READING = words(
+    "MatchString FindString FindAllString FindStringSubmatch FindStringIndex ReplaceAllString Split Len Error"
 )
-_TAKERS = frozenset(
-    [
-        "get",
-        "getOrDefault",
-        "getFirst",
-        "getLast",
-        "peek",
-        "peekFirst",
-        "peekLast",
-        "element",
-        "first",
-        "last",
-        "charAt",
-    ]
-)
+_TAKERS = words("get getOrDefault getFirst getLast peek peekFirst peekLast element first last charAt")
 _BUILDERS = frozenset({"of", "ofEntries", "asList", "copyOf", "entry"})
 _GO_SEARCHES = frozenset({"SearchInts", "SearchStrings", "SearchFloat64s", "Search"})
 

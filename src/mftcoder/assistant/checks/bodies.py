@@ -18,37 +18,29 @@ from mftcoder.curation.mining.languages.grammars import COMMENTS, title_of
 from mftcoder.curation.mining.languages.trees import function_tree, text_of, tokens, walk
 from mftcoder.curation.syntax import Node, parse
 from mftcoder.errors import ConfigError
+from mftcoder.registry import words
 
-_HARMLESS = frozenset(
-    {
-        *("Math", "Number", "String", "Array", "Object", "Map", "Set", "JSON", "BigInt", "Boolean", "RegExp", "Error"),
-        *("TypeError", "RangeError", "SyntaxError", "Int32Array", "Float64Array", "Uint8Array", "Uint32Array"),
-        *("parseInt", "parseFloat", "isNaN", "isFinite", "undefined", "NaN", "Infinity", "structuredClone"),
-    }
+_HARMLESS = words(
+    "Math Number String Array Object Map Set JSON BigInt Boolean RegExp Error TypeError RangeError SyntaxError "
+    "Int32Array Float64Array Uint8Array Uint32Array parseInt parseFloat isNaN isFinite undefined NaN Infinity "
+    "structuredClone"
 )
-_REACHING = frozenset(
-    {
-        *("constructor", "__proto__", "prototype", "callee", "caller", "mainModule", "defineProperty"),
-        *("defineProperties", "setPrototypeOf", "getPrototypeOf", "getOwnPropertyDescriptor", "__defineGetter__"),
-        *("__defineSetter__", "__lookupGetter__", "__lookupSetter__", "freeze", "preventExtensions", "seal"),
-    }
+_REACHING = words(
+    "constructor __proto__ prototype callee caller mainModule defineProperty defineProperties setPrototypeOf "
+    "getPrototypeOf getOwnPropertyDescriptor __defineGetter__ __defineSetter__ __lookupGetter__ __lookupSetter__ "
+    "freeze preventExtensions seal"
 )
 _NAMES = frozenset({"identifier", "shorthand_property_identifier", "shorthand_property_identifier_pattern"})
 _PROPERTIES = frozenset({"property_identifier", "private_property_identifier", "string_fragment"})
 _STATEMENTS = frozenset({"import", "meta_property", "debugger_statement", "with_statement", "this", "super"})
-_MUTATORS = frozenset(
-    {
-        *("push", "pop", "shift", "unshift", "splice", "sort", "reverse", "fill", "copyWithin", "set", "add", "delete"),
-        *("clear", "assign", "append", "next", "write", "end", "call", "apply", "bind"),
-    }
+_MUTATORS = words(
+    "push pop shift unshift splice sort reverse fill copyWithin set add delete clear assign append next write end "
+    "call apply bind"
 )
-_COPIES = frozenset(
-    {
-        *("slice", "map", "filter", "concat", "split", "from"),
-        *("of", "keys", "values", "entries", "fromEntries", "parse"),
-        *("toSorted", "toReversed", "toSpliced", "flat", "flatMap", "join", "trim", "toLowerCase", "toUpperCase"),
-        *("replace", "replaceAll", "substring", "padStart", "padEnd", "repeat", "match", "fill", "structuredClone"),
-    }
+_COPIES = words(
+    "slice map filter concat split from of keys values entries fromEntries parse toSorted toReversed toSpliced flat "
+    "flatMap join trim toLowerCase toUpperCase replace replaceAll substring padStart padEnd repeat match fill "
+    "structuredClone"
 )
 _PLAIN = frozenset({"number", "string", "template_string", "true", "false", "null", "undefined", "unary_expression"})
 

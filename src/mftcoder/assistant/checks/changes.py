@@ -17,20 +17,16 @@ from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.mining.functions import first_line, functions_of
 from mftcoder.errors import ConfigError
+from mftcoder.registry import words
 
-_POWERS = frozenset(
-    {
-        *("exec", "eval", "compile", "__import__", "open", "input", "globals", "locals", "vars", "setattr", "delattr"),
-        *("breakpoint", "exit", "quit", "__builtins__", "__loader__", "__spec__"),
-    }
+_POWERS = words(
+    "exec eval compile __import__ open input globals locals vars setattr delattr breakpoint exit quit __builtins__ "
+    "__loader__ __spec__"
 )
 _FRAMES = frozenset({"gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_builtins", "f_globals", "f_locals"})
-_HARMLESS_MODULES = frozenset(
-    {
-        *("abc", "array", "bisect", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum"),
-        *("fractions", "functools", "heapq", "itertools", "json", "math", "numbers", "operator", "re", "statistics"),
-        *("string", "textwrap", "typing", "unicodedata"),
-    }
+_HARMLESS_MODULES = words(
+    "abc array bisect collections contextlib copy dataclasses datetime decimal enum fractions functools heapq "
+    "itertools json math numbers operator re statistics string textwrap typing unicodedata"
 )
 
 

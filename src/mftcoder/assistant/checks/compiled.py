@@ -15,6 +15,7 @@ from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
 from mftcoder.curation.mining.languages.trees import text_of, tokens, walk
 from mftcoder.curation.syntax import Node, parse
+from mftcoder.registry import words
 
 
 @dataclass(frozen=True)
@@ -66,43 +67,37 @@ _ENDING = "exit _exit _Exit quick_exit abort terminate system popen execl execv 
 _JAVA_REACHING = "getClass forName invoke setAccessible newInstance loadClass getDeclaredMethod getMethod getDeclaredField currentThread load loadLibrary setOut setErr exec addShutdownHook wait notify notifyAll"
 
 
-def _words(*texts: str) -> frozenset[str]:
-    return frozenset(" ".join(texts).split())
-
-
 POWERS: Mapping[str, Powers] = {
     "go": Powers(
-        _words(_GO),
+        words(_GO),
         frozenset({"defer_statement", "go_statement", "goto_statement", "select_statement", "send_statement"}),
-        _words(_ENDING, "recover Goexit unsafe reflect"),
+        words(_ENDING, "recover Goexit unsafe reflect"),
     ),
     "cpp": Powers(
-        _words(_CPP),
-        _words(
+        words(_CPP),
+        words(
             "try_statement catch_clause goto_statement gnu_asm_expression new_expression delete_expression preproc_include preproc_def",
             "preproc_function_def preproc_call preproc_if preproc_ifdef preproc_using throw_specifier storage_class_specifier attribute_declaration",
         ),
-        _words(_ENDING, "const_cast reinterpret_cast signal setjmp atexit at_quick_exit set_terminate"),
+        words(_ENDING, "const_cast reinterpret_cast signal setjmp atexit at_quick_exit set_terminate"),
     ),
     "rust": Powers(
-        _words(_RUST),
-        _words(
+        words(_RUST),
+        words(
             "unsafe_block impl_item macro_definition mod_item static_item foreign_mod_item attribute_item inner_attribute_item",
             "extern_crate_declaration trait_item async_block try_block",
         ),
-        _words(_ENDING, "process catch_unwind panic_any set_hook forget transmute leak"),
+        words(_ENDING, "process catch_unwind panic_any set_hook forget transmute leak"),
     ),
     "java": Powers(
-        _words(_JAVA),
-        _words(
+        words(_JAVA),
+        words(
             "try_statement try_with_resources_statement catch_clause class_declaration class_body synchronized_statement"
         ),
-        _words(_ENDING, _JAVA_REACHING),
+        words(_ENDING, _JAVA_REACHING),
     ),
 }
-_SWALLOWING = frozenset(
-    {"defer_statement", "try_statement", "catch_clause", "try_with_resources_statement", "try_block"}
-)
+_SWALLOWING = words("defer_statement try_statement catch_clause try_with_resources_statement try_block")
 
 
 def refuse_gains(function: FunctionText, old: Found, new: Found) -> None:
@@ -149,9 +144,7 @@ def _new_names(function: FunctionText, new: Found, rules: Powers) -> Iterator[st
             yield _member(parent).replace(" ", "")
 
 
-_ACCESSES = frozenset(
-    {"selector_expression", "method_invocation", "field_access", "qualified_identifier", "scoped_identifier"}
-)
+_ACCESSES = words("selector_expression method_invocation field_access qualified_identifier scoped_identifier")
 
 
 def _member(access: Node) -> str:

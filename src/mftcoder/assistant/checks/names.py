@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mftcoder.curation.mining.languages.trees import text_of, walk
 from mftcoder.curation.syntax import Node
+from mftcoder.registry import words
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,13 @@ class Naming:
     """Whether only the first name of a declaration's field is declared."""
 
 
-_SCOPES = frozenset(
-    {
-        *("block", "statement_block", "compound_statement", "for_statement", "for_in_statement", "for_range_loop"),
-        *("enhanced_for_statement", "for_expression", "catch_clause", "arrow_function", "function_expression"),
-        *("function_declaration", "lambda_expression", "func_literal", "closure_expression", "match_arm"),
-        *("match_block", "if_statement", "if_expression", "while_expression", "try_with_resources_statement"),
-        *("function_item", "function_definition", "method_declaration", "generator_function", "expression_case"),
-        *("type_case", "switch_case", "case_statement", "switch_block_statement_group", "switch_rule", "class_body"),
-        *("expression_switch_statement", "default_case", "type_switch_statement", "communication_case", "lambda"),
-        "switch_statement",
-    }
+_SCOPES = words(
+    "block statement_block compound_statement for_statement for_in_statement for_range_loop enhanced_for_statement "
+    "for_expression catch_clause arrow_function function_expression function_declaration lambda_expression "
+    "func_literal closure_expression match_arm match_block if_statement if_expression while_expression "
+    "try_with_resources_statement function_item function_definition method_declaration generator_function "
+    "expression_case type_case switch_case case_statement switch_block_statement_group switch_rule class_body "
+    "expression_switch_statement default_case type_switch_statement communication_case lambda switch_statement"
 )
 NAMING: Mapping[str, Naming] = {
     "javascript": Naming(

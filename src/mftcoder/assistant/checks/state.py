@@ -9,34 +9,25 @@ import ast
 import builtins
 from collections.abc import Iterable, Iterator
 
+from mftcoder.registry import words
+
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-_MUTATORS = frozenset(
-    {
-        *("append", "extend", "insert", "remove", "pop", "clear", "update", "setdefault", "popitem", "add", "discard"),
-        *("sort", "reverse", "appendleft", "popleft", "extendleft", "rotate", "subtract", "move_to_end"),
-        *("difference_update", "intersection_update", "symmetric_difference_update", "write", "writelines", "send"),
-        *("put", "put_nowait", "get_nowait", "close", "seek", "truncate", "set", "seed", "cache_clear", "throw"),
-    }
+_MUTATORS = words(
+    "append extend insert remove pop clear update setdefault popitem add discard sort reverse appendleft popleft "
+    "extendleft rotate subtract move_to_end difference_update intersection_update symmetric_difference_update write "
+    "writelines send put put_nowait get_nowait close seek truncate set seed cache_clear throw"
 )
-_WRITERS = frozenset(
-    {
-        *("heappush", "heappop", "heapify", "heapreplace", "heappushpop", "insort", "insort_left", "insort_right"),
-        *("setitem", "delitem", "shuffle", "next", "iadd", "iconcat", "ior", "iand", "isub", "imul", "ixor"),
-    }
+_WRITERS = words(
+    "heappush heappop heapify heapreplace heappushpop insort insort_left insort_right setitem delitem shuffle next "
+    "iadd iconcat ior iand isub imul ixor"
 )
 """Functions that change their first argument."""
-_PASS_ON = frozenset(
-    {"next", "max", "min", "reversed", "zip", "enumerate", "map", "filter", "getattr", "type", "super"}
-)
+_PASS_ON = words("next max min reversed zip enumerate map filter getattr type super")
 """Builtins whose result is, or holds, what they were given. Other builtins give something new."""
 _COPIES = frozenset({"list", "tuple", "set", "dict", "sorted", "frozenset", "iter"})
-_FRESH = frozenset(
-    {
-        *("copy", "split", "rsplit", "splitlines", "partition", "strip"),
-        *("lstrip", "rstrip", "format", "join", "replace"),
-        *("lower", "upper", "title", "casefold", "encode", "decode", "match", "search", "fullmatch", "findall"),
-        *("finditer", "sub", "subn", "count", "index", "find", "startswith", "endswith", "translate", "isoformat"),
-    }
+_FRESH = words(
+    "copy split rsplit splitlines partition strip lstrip rstrip format join replace lower upper title casefold encode "
+    "decode match search fullmatch findall finditer sub subn count index find startswith endswith translate isoformat"
 )
 """Methods whose result is a new object."""
 _DISPLAYS = (ast.List, ast.ListComp, ast.Set, ast.SetComp, ast.Dict, ast.DictComp)

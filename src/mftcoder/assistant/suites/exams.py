@@ -15,6 +15,7 @@ from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.curation.mining.languages.trees import text_of, walk
 from mftcoder.curation.syntax import Node, parse
 from mftcoder.errors import ConfigError
+from mftcoder.registry import words
 
 MOST_PAIRS = 12
 CLAIM = "a claim does not hold"
@@ -271,7 +272,7 @@ _JAVA_WORDS = (
 EXAMS: Mapping[str, Exam] = {
     "java": Exam(
         "assertEquals(3, {name}(1, 2));",
-        frozenset(_JAVA_WORDS.split()),
+        words(_JAVA_WORDS),
         _java,
         re.compile(r"java\.lang\.AssertionError\Z"),
         _java_file,
@@ -279,7 +280,7 @@ EXAMS: Mapping[str, Exam] = {
     ),
     "go": Exam(
         "assert.Equal(t, 3, {name}(1, 2))",
-        frozenset(_TYPES.split()),
+        words(_TYPES),
         _go,
         re.compile(r"\Z"),
         _go_file,
@@ -287,7 +288,7 @@ EXAMS: Mapping[str, Exam] = {
     ),
     "cpp": Exam(
         "assert({name}(1, 2) == 3);",
-        frozenset(_CPP_WORDS.split()),
+        words(_CPP_WORDS),
         _cpp,
         re.compile(r"line \d+: "),
         _cpp_file,
@@ -295,7 +296,7 @@ EXAMS: Mapping[str, Exam] = {
     ),
     "rust": Exam(
         "assert_eq!({name}(1, 2), 3);",
-        frozenset(_RUST_WORDS.split()),
+        words(_RUST_WORDS),
         _rust,
         re.compile(CLAIM),
         _rust_file,

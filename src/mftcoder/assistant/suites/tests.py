@@ -12,44 +12,17 @@ from mftcoder.assistant.checks.replies import python_words, refuse_foreign_lette
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.example import parse_python
+from mftcoder.registry import words
 
 MOST_TESTS = 12
-_ENDS_OR_LOOKS = frozenset(
-    {
-        *("exit", "quit", "exec", "eval", "compile", "globals", "locals", "vars", "setattr", "delattr", "getattr"),
-        *("__import__", "open", "input", "breakpoint", "memoryview", "__builtins__", "__loader__", "__spec__"),
-    }
+_ENDS_OR_LOOKS = words(
+    "exit quit exec eval compile globals locals vars setattr delattr getattr __import__ open input breakpoint "
+    "memoryview __builtins__ __loader__ __spec__"
 )
-_FORBIDDEN_MODULES = frozenset(
-    {
-        *("builtins", "ctypes", "dis", "faulthandler", "gc", "importlib", "inspect", "linecache", "marshal", "mmap"),
-        *("multiprocessing", "os", "pdb", "pkgutil", "posix", "pty", "random", "resource", "runpy", "secrets"),
-        *(
-            "select",
-            "shutil",
-            "signal",
-            "site",
-            "socket",
-            "subprocess",
-            "sys",
-            "threading",
-            "_thread",
-            "time",
-        ),
-        *(
-            "trace",
-            "tracemalloc",
-            "types",
-            "weakref",
-            "urllib",
-            "http",
-            "asyncio",
-            "atexit",
-            "code",
-            "codeop",
-            "concurrent",
-        ),
-    }
+_FORBIDDEN_MODULES = words(
+    "builtins ctypes dis faulthandler gc importlib inspect linecache marshal mmap multiprocessing os pdb pkgutil "
+    "posix pty random resource runpy secrets select shutil signal site socket subprocess sys threading _thread time "
+    "trace tracemalloc types weakref urllib http asyncio atexit code codeop concurrent"
 )
 _BROAD = frozenset({"AssertionError", "Exception", "BaseException"})
 _SWALLOWING = frozenset({"raises", "assertRaises", "assertRaisesRegex", "suppress"})

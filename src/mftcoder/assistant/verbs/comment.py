@@ -18,6 +18,7 @@ from mftcoder.curation.example import fenced, parse_python
 from mftcoder.curation.mining.functions import functions_of
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.errors import NoAnswerAcceptedError
+from mftcoder.registry import words
 
 _SYSTEM = "You document {title} code. You never change the code itself."
 _TASK = (
@@ -30,12 +31,10 @@ _COMMENTS_ONLY = (
 )
 _SENTENCES = "Say in one or two short sentences what this Python function does, for its docstring. Write no code."
 _MOST_SENTENCE_LINES = 12
-_NO_READERS = frozenset(
-    {
-        *("staticmethod", "classmethod", "property", "setter", "getter", "deleter", "overload", "override", "final"),
-        *("abstractmethod", "cache", "lru_cache", "cached_property", "contextmanager", "asynccontextmanager", "wraps"),
-        *("total_ordering", "singledispatch", "register", "fixture", "parametrize", "skip", "skipif", "xfail"),
-    }
+_NO_READERS = words(
+    "staticmethod classmethod property setter getter deleter overload override final abstractmethod cache lru_cache "
+    "cached_property contextmanager asynccontextmanager wraps total_ordering singledispatch register fixture "
+    "parametrize skip skipif xfail"
 )
 """Decorators that leave a docstring alone, by the last part of their names."""
 

@@ -7,20 +7,14 @@ from functools import cache
 from typing import Any
 
 from mftcoder.curation.example import Example
+from mftcoder.registry import words
 
 _LINE = 4096
 _LONG_LINE = re.compile(rf"[^\n]{{{_LINE}}}")
 """Longer lines are looked at in pieces: some of the detectors take time that grows with the square of a line."""
 _MAYBE_SECRET = re.compile(r"[A-Za-z0-9_/+-]{16}|PRIVATE KEY|://[^\s/]+@")
-_LEFT_OUT = frozenset(
-    {
-        "ArtifactoryDetector",
-        "IPPublicDetector",
-        "CloudantDetector",
-        "IbmCloudIamDetector",
-        "IbmCosHmacDetector",
-        "SoftlayerDetector",
-    }
+_LEFT_OUT = words(
+    "ArtifactoryDetector IPPublicDetector CloudantDetector IbmCloudIamDetector IbmCosHmacDetector SoftlayerDetector"
 )
 """They find ordinary words, addresses (a rule of their own), or decide by the name of a variable and are slow."""
 

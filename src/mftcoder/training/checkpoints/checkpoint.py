@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import CheckpointError, DataError
 from mftcoder.jsonl import flush_to_disk, read_json, write_json, write_text
+from mftcoder.registry import words
 from mftcoder.training.sharded_state import Allocate, allocate_full, insert_tensors, read_shards
 
 _NAME = re.compile(r"step-(\d{8})$")
@@ -206,32 +207,12 @@ def _first_of(error: BaseException) -> str:
 
 
 # Fields that do not change what a run computes.
-FREE_FIELDS = frozenset(
-    [
-        "output_dir",
-        "data.cache_dir",
-        "data.num_proc",
-        "data.max_errors",
-        "train.dataloader_num_workers",
-        "train.logging_steps",
-        "train.logging_dir",
-        "train.report_to",
-        "train.resume_from_checkpoint",
-        "train.async_save",
-        "train.gradient_checkpointing",
-        "train.sync_each_batch",
-        "train.save_format",
-        "train.save_steps",
-        "train.save_strategy",
-        "train.save_total_limit",
-        "backend.name",
-        "backend.device",
-        "backend.init_timeout_seconds",
-        "backend.timeout_seconds",
-        "backend.offload",
-        "backend.shard_group_size",
-        "backend.context_parallel_size",
-    ]
+FREE_FIELDS = words(
+    "output_dir data.cache_dir data.num_proc data.max_errors train.dataloader_num_workers train.logging_steps "
+    "train.logging_dir train.report_to train.resume_from_checkpoint train.async_save train.gradient_checkpointing "
+    "train.sync_each_batch train.save_format train.save_steps train.save_strategy train.save_total_limit backend.name "
+    "backend.device backend.init_timeout_seconds backend.timeout_seconds backend.offload backend.shard_group_size "
+    "backend.context_parallel_size"
 )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mftcoder.registry import words
+
 
 @dataclass(frozen=True)
 class Grammar:
@@ -37,21 +39,13 @@ LANGUAGES: dict[str, Grammar] = {
         "JavaScript",
         (".js", ".mjs", ".cjs", ".jsx"),
         "JSDoc comment",
-        functions=frozenset(
-            {
-                "function_declaration",
-                "generator_function_declaration",
-                "method_definition",
-                "variable_declarator",
-                "assignment_expression",
-            }
+        functions=words(
+            "function_declaration generator_function_declaration method_definition variable_declarator assignment_expression"
         ),
         wrappers=frozenset({"export_statement", "lexical_declaration", "variable_declaration", "expression_statement"}),
-        containers=frozenset(
-            {
-                *("call_expression", "parenthesized_expression", "arguments", "unary_expression"),
-                *("function_expression", "arrow_function", "statement_block", "class_body"),
-            }
+        containers=words(
+            "call_expression parenthesized_expression arguments unary_expression function_expression arrow_function "
+            "statement_block class_body"
         ),
         classes={"class_declaration": "name"},
         doc_starts=("/**",),
@@ -82,11 +76,9 @@ LANGUAGES: dict[str, Grammar] = {
         "documentation comment",
         functions=frozenset({"function_definition"}),
         wrappers=frozenset({"template_declaration"}),
-        containers=frozenset(
-            {
-                *("namespace_definition", "declaration_list", "linkage_specification", "field_declaration_list"),
-                *("preproc_ifdef", "preproc_if", "preproc_else", "preproc_elif"),
-            }
+        containers=words(
+            "namespace_definition declaration_list linkage_specification field_declaration_list preproc_ifdef preproc_if "
+            "preproc_else preproc_elif"
         ),
         classes={"class_specifier": "name", "struct_specifier": "name"},
         doc_starts=("//", "/*"),

@@ -14,25 +14,22 @@ from mftcoder.curation.mining.languages.grammars import COMMENTS, STATEMENT_LIST
 from mftcoder.curation.mining.languages.trees import FunctionTree, function_tree, text_of, walk
 from mftcoder.curation.mining.mutations import BOOLEANS, COMPARISONS, OPERATORS, Edit, Mutation, in_turn
 from mftcoder.curation.syntax import Node
+from mftcoder.registry import words
 
 _COMPARISONS = {key: value for key, value in COMPARISONS.items() if not key[0].isalpha()} | {"===": "!==", "!==": "==="}
 _OPERATORS = OPERATORS | {">>>": "<<"}
 _BOOLEANS = {"&&": "||", "||": "&&"}
 assert len(_BOOLEANS) == len(BOOLEANS)
 _INTEGERS = frozenset({"decimal_integer_literal", "number", "int_literal", "integer_literal", "number_literal"})
-_NEAR_INTEGERS = frozenset(
-    {
-        *("binary_expression", "argument_list", "arguments", "array_access", "subscript_expression"),
-        *("subscript_argument_list", "index_expression", "slice_expression", "variable_declarator", "range_expression"),
-        *("init_declarator", "assignment_expression", "augmented_assignment_expression", "compound_assignment_expr"),
-    }
+_NEAR_INTEGERS = words(
+    "binary_expression argument_list arguments array_access subscript_expression subscript_argument_list "
+    "index_expression slice_expression variable_declarator range_expression init_declarator assignment_expression "
+    "augmented_assignment_expression compound_assignment_expr"
 )
 _CONDITIONS = frozenset({"if_statement", "while_statement", "if_expression", "while_expression", "for_statement"})
-_SIMPLE = frozenset(
-    {
-        *("identifier", "call_expression", "method_invocation", "field_access", "member_expression"),
-        *("field_expression", "selector_expression", "subscript_expression", "index_expression", "array_access"),
-    }
+_SIMPLE = words(
+    "identifier call_expression method_invocation field_access member_expression field_expression selector_expression "
+    "subscript_expression index_expression array_access"
 )
 _CALLS = frozenset({"call_expression", "method_invocation"})
 _PAIRS = (
@@ -46,15 +43,11 @@ _CALLED: dict[str, str] = {}
 for _pair in _PAIRS.split(","):
     _one, _other = _pair.split()
     _CALLED |= {_one: _other, _other: _one}
-_PARAMETERS = frozenset(
-    {"formal_parameter", "parameter_declaration", "optional_parameter_declaration", "parameter", "spread_parameter"}
-)
+_PARAMETERS = words("formal_parameter parameter_declaration optional_parameter_declaration parameter spread_parameter")
 _SMALL = frozenset({"break_statement", "continue_statement", "inc_statement", "dec_statement"})
-_SMALL_EXPRESSIONS = frozenset(
-    {
-        *("update_expression", "augmented_assignment_expression", "compound_assignment_expr", "call_expression"),
-        *("method_invocation", "break_expression", "continue_expression"),
-    }
+_SMALL_EXPRESSIONS = words(
+    "update_expression augmented_assignment_expression compound_assignment_expr call_expression method_invocation "
+    "break_expression continue_expression"
 )
 
 
