@@ -5,7 +5,7 @@ Only comparisons of one call with plain values are taken, and only they run. So 
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mftcoder.assistant.functions import FunctionText
@@ -32,13 +32,24 @@ class Exam:
     """The form that the model is asked for."""
     words: frozenset[str]
     """Names that a plain value may hold."""
-    sources: Callable[["Head", str, Sequence["Pair"]], dict[str, str]]
-    """The program's files from the function's head, the code, and the pairs."""
+    claim: str
+    """A comparison in the program's tests."""
+    nothing: str
+    """What stands there without any: it only shows whether the code can be built."""
+    program: str
+    """The program's tests around the claims."""
     is_claim: re.Pattern[str]
     """What the judge says where a comparison fails; other words are an error of the code."""
-    file: Callable[[FunctionText, Sequence["Pair"]], str]
+    case: str
+    """A comparison in a file of tests."""
+    file: str
+    """The file around the cases."""
     attempt: str
     """A statement that makes a call, whatever comes of it."""
+    claims: str = "{claims}"
+    """How several claims stand together."""
+    between: str = ""
+    """What stands between two of them."""
 
 
 @dataclass(frozen=True)
@@ -163,103 +174,64 @@ _TOP = frozenset({"function_declaration", "function_definition", "function_item"
 def sources(language: str, head: Head, code: str, tests: str) -> dict[str, str]:
     """The program's files for tests: lines of pairs, or calls that compare nothing."""
     exam = EXAMS[language]
-    if not tests.startswith(CALLS_ONLY):
-        return exam.sources(head, code, pairs_of_runs(tests))
-    name = f"Mft{head.name}" if language == "go" else head.name
-    calls = [exam.attempt.format(call=_renamed(call, name)) for call in tests.splitlines()[1:]]
-    made = exam.sources(head, code, [])
+    name = f"Mft{head.name}" if language == "go" else head.name  # Go's judge calls exported names only
+    is_open = tests.startswith(CALLS_ONLY)
+    given = [] if is_open else pairs_of_runs(tests)
+    calls = tests.splitlines()[1:] if is_open else []
+    attempts = "".join(exam.attempt.format(call=_renamed(call, name)) for call in calls)
+    claims = exam.between.join(exam.claim.format(call=_renamed(pair.call, name), value=pair.value) for pair in given)
     return {
-        **made,
-        "tests": made["tests"].replace(_NOTHING[language], "".join(calls) + _NOTHING[language]),
-        "record": "answers",
+        "candidate": code,
+        "declaration": head.text,
+        "entry_point": name.rpartition(".")[2],
+        **(_go(head, code, name) if language == "go" else {}),
+        **({"candidate": _not_public(code)} if language == "java" else {}),
+        "tests": exam.program.format(claims=attempts + exam.claims.format(claims=claims or exam.nothing)),
+        **({"record": "answers"} if is_open else {}),
     }
-
-
-def _go(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
-    """The judge calls exported names only, so that the function gets one."""
-    name = f"Mft{head.name}"
-    claims = "".join(f"\tassert.Equal({pair.value}, {_renamed(pair.call, name)})\n" for pair in given)
-    return {
-        "candidate": f"{code}\n\nvar {name} = {head.name}\n",
-        "tests": f"func TestMft(t *testing.T) {{\n\tassert := assert.New(t)\n{claims or _GO_NOTHING}}}\n",
-        "setup": 'import (\n"testing"\n"github.com/stretchr/testify/assert"\n)\n',
-        "declaration": re.sub(r"^func\s+\w+", f"func {name}", head.text),
-        "entry_point": name,
-    }
-
-
-_GO_NOTHING = "\tassert.Equal(1, 1)\n"
-_CPP_NOTHING = "    assert(1 == 1);\n"
-_RUST_NOTHING = "        assert!(1 == 1);\n"
-_JAVA_NOTHING = "        List<Boolean> correct = Arrays.asList(true);\n"
-_NOTHING = {"go": _GO_NOTHING, "cpp": _CPP_NOTHING, "rust": _RUST_NOTHING, "java": _JAVA_NOTHING}
-"""Tests that only show whether the code can be built."""
 
 
 def _renamed(call: str, name: str) -> str:
     return name + call[call.index("(") :]
 
 
-def _cpp(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
-    claims = "".join(f"    assert({pair.call} == {pair.value});\n" for pair in given)
-    tests = f"int main() {{\n{claims or _CPP_NOTHING}}}\n"
-    return {"candidate": code, "tests": tests, "declaration": head.text, "entry_point": head.name}
+def _go(head: Head, code: str, name: str) -> dict[str, str]:
+    return {
+        "candidate": f"{code}\n\nvar {name} = {head.name}\n",
+        "setup": 'import (\n"testing"\n"github.com/stretchr/testify/assert"\n)\n',
+        "declaration": re.sub(r"^func\s+\w+", f"func {name}", head.text),
+    }
 
 
-def _rust(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
-    claims = "".join(f'        assert!({pair.call} == {pair.value}, "{CLAIM}");\n' for pair in given)
-    tests = (
-        "#[cfg(test)]\nmod tests {\n    use super::*;\n    #[test]\n    fn test_mft() {\n"
-        f"{claims or _RUST_NOTHING}    }}\n}}\n"
-    )
-    return {"candidate": code, "tests": tests, "declaration": head.text, "entry_point": head.name}
+def _not_public(code: str) -> str:
+    """Java's code without its package, and its classes beside the public one of the tests."""
+    alone = re.sub(r"^\s*package\s[^;]*;", "", code, flags=re.MULTILINE)
+    return re.sub(r"^public\s+(?=[\w\s]*\bclass\b)", "", alone, flags=re.MULTILINE)
 
 
-def _java(head: Head, code: str, given: Sequence[Pair]) -> dict[str, str]:
-    claims = ", ".join(f"Objects.deepEquals({pair.call}, {pair.value})" for pair in given) or "true"
-    tests = (
-        f"public class Main {{\n    public static void main(String[] args) {{\n        List<Boolean> correct = Arrays.asList({claims});\n"
-        "        if (correct.contains(false)) {\n            throw new AssertionError();\n        }\n    }\n}\n"
-    )
-    plain = re.sub(
-        r"^public\s+(?=[\w\s]*\bclass\b)",
-        "",
-        re.sub(r"^\s*package\s[^;]*;", "", code, flags=re.MULTILINE),
-        flags=re.MULTILINE,
-    )
-    return {"candidate": plain, "tests": tests, "declaration": head.text, "entry_point": head.name.rpartition(".")[2]}
-
-
-def _go_file(function: FunctionText, given: Sequence[Pair]) -> str:
-    package = re.search(r"^package\s+(\w+)", function.file.text, re.MULTILINE)
-    name = function.name[:1].upper() + function.name[1:]
-    cases = "".join(
-        f"\tif got := {pair.call}; !reflect.DeepEqual(got, {pair.value}) {{\n\t\tt.Errorf({json.dumps(pair.call.replace('%', '%%') + ' gives %v')}, got)\n\t}}\n"
+def file_of(function: FunctionText, given: Sequence[Pair]) -> str:
+    """The pairs as a file of tests."""
+    exam, (owner, _, name) = EXAMS[function.file.language], function.name.rpartition(".")
+    cases = (
+        exam.case.format(call=pair.call, value=pair.value, said=json.dumps(f"{pair.call.replace('%', '%%')} gives %v"))
         for pair in given
     )
-    opening = f'package {package[1] if package else "main"}\n\nimport (\n\t"reflect"\n\t"testing"\n)\n\n'
-    return f"{opening}func Test{name}(t *testing.T) {{\n{cases}}}\n"
-
-
-def _cpp_file(function: FunctionText, given: Sequence[Pair]) -> str:
-    cases = "".join(f"    assert(({pair.call} == {pair.value}));\n" for pair in given)
-    return f'#undef NDEBUG\n#include <cassert>\n\n#include "{function.file.path.name}"\n\nint main() {{\n{cases}}}\n'
-
-
-def _rust_file(function: FunctionText, given: Sequence[Pair]) -> str:
-    cases = "".join(f"        assert_eq!({pair.call}, {pair.value});\n" for pair in given)
-    return f"#[cfg(test)]\nmod tests_of_{function.name} {{\n    use super::*;\n\n    #[test]\n    fn gives_the_known_values() {{\n{cases}    }}\n}}\n"
-
-
-def _java_file(function: FunctionText, given: Sequence[Pair]) -> str:
-    owner, _, method = function.name.rpartition(".")
-    package = re.search(r"^\s*package\s[^;]*;", function.file.text, re.MULTILINE)
-    opening = f"{package[0].strip()}\n\n" if package else ""
-    cases = "".join(f"        assertTrue(Objects.deepEquals({pair.call}, {pair.value}));\n" for pair in given)
-    return (
-        f"{opening}import static org.junit.jupiter.api.Assertions.assertTrue;\n\nimport java.util.*;\n\nimport org.junit.jupiter.api.Test;\n\n"
-        f"class {owner}Test {{\n    @Test\n    void {method}() {{\n{cases}    }}\n}}\n"
+    return exam.file.format(
+        package=_package(function.file.text, function.file.language),
+        source=function.file.path.name,
+        owner=owner,
+        name=name,
+        title=function.name[:1].upper() + function.name[1:],
+        cases="".join(cases),
     )
+
+
+def _package(text: str, language: str) -> str:
+    if language == "java":
+        found = re.search(r"^\s*package\s[^;]*;", text, re.MULTILINE)
+        return f"{found[0].strip()}\n\n" if found else ""
+    found = re.search(r"^package\s+\w+", text, re.MULTILINE)
+    return f"{found[0] if found else 'package main'}\n\n"
 
 
 _TYPES = "int int8 int16 int32 int64 uint uint8 uint16 uint32 uint64 float32 float64 string bool byte rune map true false nil"
@@ -273,33 +245,49 @@ EXAMS: Mapping[str, Exam] = {
     "java": Exam(
         "assertEquals(3, {name}(1, 2));",
         words(_JAVA_WORDS),
-        _java,
+        "Objects.deepEquals({call}, {value})",
+        "true",
+        "public class Main {{\n    public static void main(String[] args) {{\n{claims}        if (correct.contains(false)) {{\n"
+        "            throw new AssertionError();\n        }}\n    }}\n}}\n",
         re.compile(r"java\.lang\.AssertionError\Z"),
-        _java_file,
+        "        assertTrue(Objects.deepEquals({call}, {value}));\n",
+        "{package}import static org.junit.jupiter.api.Assertions.assertTrue;\n\nimport java.util.*;\n\n"
+        "import org.junit.jupiter.api.Test;\n\nclass {owner}Test {{\n    @Test\n    void {name}() {{\n{cases}    }}\n}}\n",
         "        try {{ {call}; }} catch (Throwable ended) {{ }}\n",
+        "        List<Boolean> correct = Arrays.asList({claims});\n",
+        ", ",
     ),
     "go": Exam(
         "assert.Equal(t, 3, {name}(1, 2))",
         words(_TYPES),
-        _go,
+        "\tassert.Equal({value}, {call})\n",
+        "\tassert.Equal(1, 1)\n",
+        "func TestMft(t *testing.T) {{\n\tassert := assert.New(t)\n{claims}}}\n",
         re.compile(r"\Z"),
-        _go_file,
+        "\tif got := {call}; !reflect.DeepEqual(got, {value}) {{\n\t\tt.Errorf({said}, got)\n\t}}\n",
+        '{package}import (\n\t"reflect"\n\t"testing"\n)\n\nfunc Test{title}(t *testing.T) {{\n{cases}}}\n',
         "\tfunc() {{ defer func() {{ recover() }}(); {call} }}()\n",
     ),
     "cpp": Exam(
         "assert({name}(1, 2) == 3);",
         words(_CPP_WORDS),
-        _cpp,
+        "    assert({call} == {value});\n",
+        "    assert(1 == 1);\n",
+        "int main() {{\n{claims}}}\n",
         re.compile(r"line \d+: "),
-        _cpp_file,
+        "    assert(({call} == {value}));\n",
+        '#undef NDEBUG\n#include <cassert>\n\n#include "{source}"\n\nint main() {{\n{cases}}}\n',
         "    try {{ {call}; }} catch (...) {{ }}\n",
     ),
     "rust": Exam(
         "assert_eq!({name}(1, 2), 3);",
         words(_RUST_WORDS),
-        _rust,
+        f'        assert!({{call}} == {{value}}, "{CLAIM}");\n',
+        "        assert!(1 == 1);\n",
+        "#[cfg(test)]\nmod tests {{\n    use super::*;\n    #[test]\n    fn test_mft() {{\n{claims}    }}\n}}\n",
         re.compile(CLAIM),
-        _rust_file,
+        "        assert_eq!({call}, {value});\n",
+        "#[cfg(test)]\nmod tests_of_{name} {{\n    use super::*;\n\n    #[test]\n    fn gives_the_known_values() {{\n{cases}    }}\n}}\n",
         "        let _ = std::panic::catch_unwind(|| {{ let _ = {call}; }});\n",
     ),
 }

@@ -7,7 +7,7 @@ from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.assistant.suites.examples import examples, test_file
-from mftcoder.assistant.suites.exams import EXAMS, pairs, pairs_of_runs
+from mftcoder.assistant.suites.exams import EXAMS, file_of, pairs, pairs_of_runs
 from mftcoder.assistant.suites.tests import existing_tests, joined, runnable, single_tests
 from mftcoder.curation.mining.languages.trees import text_of, walk
 from mftcoder.curation.syntax import parse
@@ -45,7 +45,7 @@ def both(function: FunctionText, first: tuple[str, Sequence[str]], second: tuple
         return "\n\n".join(texts)
     if language in EXAMS:
         runs = dict.fromkeys([*first[1], *second[1]])
-        return EXAMS[language].file(function, pairs_of_runs("\n".join(runs)))
+        return file_of(function, pairs_of_runs("\n".join(runs)))
     return test_file(function, list(dict.fromkeys(one for text in texts for one in examples(function, text))))
 
 
@@ -78,8 +78,7 @@ def _of_javascript(function: FunctionText, code: str) -> Suite:
 
 def _of_exam(function: FunctionText, code: str) -> Suite:
     by_run = {one.run: one for one in pairs(function, code)}
-    exam = EXAMS[function.file.language]
-    return Suite(tuple(by_run), lambda kept: exam.file(function, [by_run[one] for one in kept]))
+    return Suite(tuple(by_run), lambda kept: file_of(function, [by_run[one] for one in kept]))
 
 
 _SUITES: Mapping[str, Callable[[FunctionText, str], Suite]] = {

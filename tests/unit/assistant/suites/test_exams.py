@@ -9,7 +9,7 @@ pytest.importorskip("tree_sitter_go", reason="the extra `curate` brings the gram
 from mftcoder.assistant.files import WorkingFolder
 from mftcoder.assistant.functions import FunctionText, find_function
 from mftcoder.assistant.rounds import RefusedAnswer
-from mftcoder.assistant.suites.exams import EXAMS, Pair, head_of, pairs, pairs_of_runs
+from mftcoder.assistant.suites.exams import Pair, file_of, head_of, pairs, pairs_of_runs
 from mftcoder.errors import ConfigError
 
 CODE = {
@@ -98,5 +98,5 @@ def test_the_head_is_the_text_before_the_body(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", CODE)
 def test_the_file_of_tests_holds_each_comparison(tmp_path: Path, language: str) -> None:
-    made = EXAMS[language].file(function_of(tmp_path, language), [Pair("f(2)", "3"), Pair("f(-1)", "0")])
+    made = file_of(function_of(tmp_path, language), [Pair("f(2)", "3"), Pair("f(-1)", "0")])
     assert "f(2)" in made and "f(-1)" in made
