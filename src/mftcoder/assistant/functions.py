@@ -25,6 +25,11 @@ class FunctionText:
     indent: str
     text: str
 
+    @property
+    def place(self) -> str:
+        """FILE:FUNCTION."""
+        return f"{self.file.name}:{self.name}"
+
     def placed(self, text: str) -> str:
         """The text of the whole file with another text in the place of the function."""
         lines = self.file.lines

@@ -74,7 +74,7 @@ def require_changeable(function: FunctionText) -> None:
         changed = sorted(state_changes(function, _alone(function, function.text)[0]))
         if changed:
             raise ConfigError(
-                f"{function.file.name}:{function.name}: changes what its caller or the file has ({', '.join(changed[:3])}), which comparisons "
+                f"{function.place}: changes what its caller or the file has ({', '.join(changed[:3])}), which comparisons "
                 "of its results do not see. It cannot be changed here"
             )
 

@@ -146,7 +146,7 @@ def head_of(function: FunctionText) -> Head:
     if not is_callable or own[0].node.child_by_field_name("type_parameters") is not None:
         kind = "static methods of a class at" if language == "java" else "functions at"
         raise ConfigError(
-            f"{file.name}:{function.name}: only plain {kind} the top level of a file can be tested in {title_of(language)}"
+            f"{function.place}: only plain {kind} the top level of a file can be tested in {title_of(language)}"
         )
     data, [found] = file.text.encode(), own
     text = data[found.node.start_byte : found.body.start_byte].decode() + "{\n"

@@ -45,7 +45,7 @@ def optimise(
     def judge(reply: Written) -> str:
         return checked_change(function, reply, trials, guard, before)
 
-    what = f"{function.file.name}:{function.name}"
+    what = function.place
     new, refusals = until_accepted(model, messages, judge, rounds=rounds, what=what)
     notes = _linted(function, new, trials, len(before))
     return _proposal("optimise", function, new, guard, notes, (*guard.refusals, *refusals))
@@ -114,7 +114,7 @@ def fix(
     def judge(reply: Written) -> str:
         return checked_change(function, reply, trials, guard, None)
 
-    what = f"{function.file.name}:{function.name}"
+    what = function.place
     new, refusals = until_accepted(model, messages, judge, rounds=rounds, what=what)
     notes = (
         _tested_after(function, new, guard, tests, trials, count)

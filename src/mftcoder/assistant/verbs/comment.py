@@ -79,7 +79,7 @@ def _shown_by_decorators(before: str, after: str) -> Iterator[str]:
 
 def _commented(model: Model, function: FunctionText, trials: Trials, rounds: int) -> tuple[str, tuple[Refusal, ...]]:
     """The file with comments for one function. The last attempt asks for sentences only, which small models can write."""
-    file, what = function.file, f"{function.file.name}:{function.name}"
+    file, what = function.file, function.place
     grammar = LANGUAGES[file.language]
     names = {"title": grammar.title, "doc": grammar.doc_name}
     code = fenced(function.text, file.language)

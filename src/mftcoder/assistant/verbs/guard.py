@@ -77,7 +77,7 @@ def guarded(
         score = require_finding(function, tests, trials, run, bugs)
         return with_reference(Guard((run,), "", score, notes=_given(function, tests, run)), function, trials)
     made = make_tests(model, function, trials, rounds=rounds, count=count)
-    guard = Guard(made.singles, made.text, made.judged.score.line, made.refusals)
+    guard = Guard(made.judged.kept, made.text, made.judged.score.line, made.refusals)
     return with_reference(guard, function, trials)
 
 
@@ -142,8 +142,8 @@ def showing(
         return with_reference(guard, function, trials, only_values=True)
     seen, refused = _shown(model, function, log, trials, rounds)
     made = make_tests(model, function, trials, rounds=rounds, count=count)
-    text = both(function, (seen.text, seen.runs), (made.text, made.singles))
-    runs, refusals = (*seen.runs, *made.singles), (*refused, *made.refusals)
+    text = both(function, (seen.text, seen.runs), (made.text, made.judged.kept))
+    runs, refusals = (*seen.runs, *made.judged.kept), (*refused, *made.refusals)
     return with_reference(Guard(runs, text, made.judged.score.line, refusals), function, trials, only_values=True)
 
 
@@ -191,7 +191,7 @@ def _shown(
             raise RefusedAnswer("error_not_shown", f"No test ends with {error} on the code as it is.")
         return Guard(tuple(kept), suite.file(kept))
 
-    return until_accepted(model, messages, judge, rounds=rounds, what=f"{function.file.name}:{function.name}")
+    return until_accepted(model, messages, judge, rounds=rounds, what=function.place)
 
 
 def _is_error(verdict: Verdict, error: str, language: str) -> bool:

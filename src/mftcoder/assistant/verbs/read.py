@@ -35,9 +35,8 @@ def explain(model: Model, file: SourceFile, function: FunctionText | None, *, ro
         )
     task = f"Explain what this {title_of(file.language)} code does, step by step, in short sentences."
     messages = conversation("You explain code.", task, fenced(code, file.language))
-    text, refusals = until_accepted(
-        model, messages, _explanation, rounds=rounds, what=f"{file.name}:{function.name}" if function else file.name
-    )
+    what = function.place if function else file.name
+    text, refusals = until_accepted(model, messages, _explanation, rounds=rounds, what=what)
     unknown = sorted({name for name in _NAMED.findall(text) if not re.search(rf"\b{name}\b", file.text)})
     notes = (f"not in the file: {', '.join(unknown)}",) if unknown else ()
     return Proposal("explain", file, text, notes=notes, refusals=refusals)
@@ -63,10 +62,9 @@ def review(model: Model, diff: str, *, rounds: int) -> Proposal:
     added = _added(files)
     messages = conversation("You review changes of code.", _REVIEW, fenced(_numbered(files), "diff"))
 
-    def judge(reply: Written) -> tuple[list[str], int]:
-        return _findings(prose_of(reply), added)
-
-    (findings, dropped), refusals = until_accepted(model, messages, judge, rounds=rounds, what="the diff")
+    (findings, dropped), refusals = until_accepted(
+        model, messages, lambda reply: _findings(prose_of(reply), added), rounds=rounds, what="the diff"
+    )
     notes = (f"{dropped} findings left out: they name no line that the diff adds",) if dropped else ()
     return Proposal("review", None, "\n".join(findings) or "No findings.", notes=notes, refusals=refusals)
 

@@ -1,6 +1,6 @@
 """`test`: tests of a function that pass on it, and of which each fails on at least one mutant of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from keyword import iskeyword
 
 from mftcoder.assistant.checks.replies import code_of
@@ -39,10 +39,9 @@ _PAIRS = (
 
 @dataclass(frozen=True)
 class MadeTests:
-    """Accepted tests: as a file, one by one as they run in the sandbox, and how they were judged."""
+    """Accepted tests: as a file, and how they were judged, one by one as they run in the sandbox."""
 
     text: str
-    singles: tuple[str, ...]
     judged: Judged
     refusals: tuple[Refusal, ...] = ()
 
@@ -72,13 +71,14 @@ def make_tests(model: Model, function: FunctionText, trials: Trials, *, rounds: 
             f"{function.file.name}: tests cannot import a file of this name. Rename it: letters, digits and _"
         )
     bugs = prepared(function, trials, count)
-    messages = _question(function)
-
-    def judge(reply: Written) -> MadeTests:
-        return checked_tests(function, reply, trials, bugs)
-
-    made, refusals = until_accepted(model, messages, judge, rounds=rounds, what=f"{function.file.name}:{function.name}")
-    return MadeTests(made.text, made.singles, made.judged, refusals)
+    made, refusals = until_accepted(
+        model,
+        _question(function),
+        lambda reply: checked_tests(function, reply, trials, bugs),
+        rounds=rounds,
+        what=function.place,
+    )
+    return replace(made, refusals=refusals)
 
 
 def _question(function: FunctionText) -> list[dict[str, str]]:
@@ -108,9 +108,7 @@ def prepared(function: FunctionText, trials: Trials, count: int, verb: str = "te
     require_loading(trials, function)
     bugs = mutants(function, count)
     if not bugs:
-        raise ConfigError(
-            f"{function.file.name}:{function.name}: no mutant can be made of it, so no test could be judged"
-        )
+        raise ConfigError(f"{function.place}: no mutant can be made of it, so no test could be judged")
     return bugs
 
 
@@ -121,10 +119,9 @@ def checked_tests(function: FunctionText, reply: Written, trials: Trials, bugs: 
     judged = judge_tests(trials, function, suite.runs, bugs)
     if not judged.kept:
         raise RefusedAnswer("checks_nothing", "No test is left.")
-    text = suite.file(judged.kept)
     [together] = trials.tests(function, [(function.file.text, suite.together(judged.kept))])
     if not passed(together):
         raise RefusedAnswer(
             "not_together", f"Each test passes alone, but not after the others: {together.detail or together.why}."
         )
-    return MadeTests(text, judged.kept, judged)
+    return MadeTests(suite.file(judged.kept), judged)
