@@ -70,21 +70,17 @@ def review_folder(folder: Path) -> Review:
     return review
 
 
+_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, UnicodeDecodeError, EOFError, OSError, RuntimeError)
+"""What reading a zip may raise."""
+
+
 def review_zip(path: Path) -> Review:
     """Check a zip without unpacking it."""
     review = Review()
     try:
         with zipfile.ZipFile(path) as archive:
             _review_archive(review, path, archive)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-        UnicodeDecodeError,
-        EOFError,
-        OSError,
-        RuntimeError,
-    ) as error:
+    except _BROKEN as error:
         review.problems.append(f"{path.name}: not a zip that can be read: {error}")
     return review
 

@@ -40,6 +40,7 @@ class Language:
         return [tool for tool in self.tools if shutil.which(tool) is None]
 
 
+_RUST = "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev librust-aho-corasick-dev librust-memchr-dev"
 LANGUAGES: Mapping[str, Language] = {
     row.name: row
     for row in (
@@ -48,14 +49,7 @@ LANGUAGES: Mapping[str, Language] = {
         Language("cpp", "C++", ("g++", "ld", "objcopy"), "g++ libboost-dev libssl-dev", "gcc boost openssl", "cpp"),
         Language("java", "Java", ("javac", "java"), "default-jdk-headless", "openjdk", "java"),
         Language("go", "Go", ("go",), "golang-go golang-github-stretchr-testify-dev", "go", "go"),
-        Language(
-            "rust",
-            "Rust",
-            ("rustc", "cargo"),
-            "rustc cargo librust-rand-dev librust-regex-dev librust-md5-dev librust-aho-corasick-dev librust-memchr-dev",
-            "rust",
-            "rust",
-        ),
+        Language("rust", "Rust", ("rustc", "cargo"), _RUST, "rust", "rust"),
     )
 }
 

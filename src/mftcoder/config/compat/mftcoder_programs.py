@@ -100,11 +100,8 @@ def _preferences(nested: dict[str, Any], published: PreferenceProgram) -> dict[s
             **nested["train"],
             "max_steps": steps,
             "min_lr": 0.0,
-            "warmup_steps": published.warmup_steps,
-            "logging_steps": published.logging_steps,
-            "eval_steps": published.eval_steps,
+            **{key: getattr(published, key) for key in ("warmup_steps", "logging_steps", "eval_steps", "save_steps")},
             "save_strategy": "steps",
-            "save_steps": published.save_steps,
             "optim": "adamw_8bit" if eight_bits else "adamw",
             "early_stopping_patience": None,
         },
@@ -122,6 +119,7 @@ _REPLACED = {
     "preprocessing_num_workers": "dataset_num_proc",
 }
 """Keys of fine-tuning -> those that the preference program has in their place."""
+_UNUSED = "max_prompt_length save_only_model min_lr weighted_loss_mode task_weights padding_mode"
 
 
 def program_warnings(raw: dict[str, Any], published: PublishedConfig) -> list[str]:
@@ -131,19 +129,7 @@ def program_warnings(raw: dict[str, Any], published: PublishedConfig) -> list[st
     if not isinstance(published, PreferenceProgram):
         return []
     notes = [f"{key}: has no effect with xxpo; {other} has" for key, other in _REPLACED.items() if key in raw]
-    unused = [
-        key
-        for key in (
-            "max_prompt_length",
-            "save_only_model",
-            "min_lr",
-            "weighted_loss_mode",
-            "task_weights",
-            "padding_mode",
-        )
-        if key in raw
-    ]
-    if unused:
+    if unused := [key for key in _UNUSED.split() if key in raw]:
         notes.append(f"these keys have no effect with xxpo: {', '.join(unused)}")
     if published.xxpo == "orpo" and published.rpo_alpha:
         notes.append("rpo_alpha: has no effect with xxpo: orpo, whose loss has such a term already")

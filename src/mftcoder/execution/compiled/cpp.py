@@ -17,30 +17,12 @@ from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output_of
 
 # The import header of the reference harness, precompiled with the bridge.
+_FIRST = "stdlib.h algorithm cmath math.h numeric stdio.h vector set map queue stack list deque"
+_LAST = "string climits cstring iostream sstream fstream stdexcept"
 HEADER = (
-    "".join(
-        f"#include<{name}>\n"
-        for name in [
-            "stdlib.h",
-            "algorithm",
-            "cmath",
-            "math.h",
-            "numeric",
-            "stdio.h",
-            "vector",
-            "set",
-            "map",
-            "queue",
-            "stack",
-            "list",
-            "deque",
-        ]
-    )
+    "".join(f"#include<{name}>\n" for name in _FIRST.split())
     + "#if __has_include(<boost/any.hpp>)\n#include<boost/any.hpp>\n#endif\n"
-    + "".join(
-        f"#include<{name}>\n"
-        for name in ["string", "climits", "cstring", "iostream", "sstream", "fstream", "stdexcept"]
-    )
+    + "".join(f"#include<{name}>\n" for name in _LAST.split())
     + "using namespace std;\n"
 )
 FLAGS = ("-std=c++11", "-w", "-Wno-narrowing")

@@ -18,35 +18,11 @@ from mftcoder.execution.compiled.run import CompiledRunner
 from mftcoder.execution.sandbox import Program
 from mftcoder.execution.toolchains import Toolchain, cached, output_of
 
-_ADDED = [
-    "bufio",
-    "bytes",
-    "container/heap",
-    "container/list",
-    "crypto/md5",
-    "crypto/sha256",
-    "encoding/base64",
-    "encoding/hex",
-    "encoding/json",
-    "errors",
-    "fmt",
-    "math",
-    "math/big",
-    "math/bits",
-    "math/cmplx",
-    "math/rand",
-    "os",
-    "reflect",
-    "regexp",
-    "sort",
-    "strconv",
-    "strings",
-    "sync",
-    "time",
-    "unicode",
-    "unicode/utf8",
-    "testing",
-]
+_ADDED = (
+    "bufio bytes container/heap container/list crypto/md5 crypto/sha256 encoding/base64 encoding/hex encoding/json "
+    "errors fmt math math/big math/bits math/cmplx math/rand os reflect regexp sort strconv strings sync time unicode "
+    "unicode/utf8 testing"
+)
 """Packages that an answer may use without importing them."""
 _BRIDGE = BRIDGE / "bridge.go"
 _TESTIFY = "github.com/stretchr/testify/assert"
@@ -128,7 +104,9 @@ def _source(package: str, text: str, extra: Iterable[str]) -> str:
     code = _NOT_CODE.sub(" ", body)
     imports = [spec for spec in _imports(text) if _is_used(spec, code)]
     known = {_name_of(spec) for spec in imports}
-    imports += [f'"{path}"' for path in _ADDED if path.rpartition("/")[2] not in known and _is_used(f'"{path}"', code)]
+    imports += [
+        f'"{path}"' for path in _ADDED.split() if path.rpartition("/")[2] not in known and _is_used(f'"{path}"', code)
+    ]
     lines = "".join(f"import {spec}\n" for spec in [*extra, *dict.fromkeys(imports)])
     return f"package {package}\n\n{lines}{body}"
 

@@ -20,17 +20,7 @@ _MEGABYTE = 1 << 20
 _ZYGOTE_MB = 64  # memory of the zygote itself, which is in the control group too
 _MAX_PROCESSES = 256  # of a slot's programs together, including threads
 _MAX_TASKS_BESIDE = 2048  # of all programs and everything else that the user starts, where programs run as the user
-_SYSTEM = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib64",
-    "/etc/ld.so.cache",
-    "/etc/alternatives",
-    "/etc/localtime",
-    "/etc/ssl/openssl.cnf",
-)
+_SYSTEM = "/usr /bin /sbin /lib /lib64 /etc/ld.so.cache /etc/alternatives /etc/localtime /etc/ssl/openssl.cnf"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
@@ -177,7 +167,7 @@ def readable_paths(*toolchains: str) -> tuple[str, ...]:
     The user's files are not among them, nor is this package's own folder: it holds the tests of the project's own benchmark.
     """
     own = Path(mftcoder.__file__).resolve().parent
-    wanted = [*_SYSTEM, *_DEVICES, sys.prefix, sys.base_prefix, *toolchains]
+    wanted = [*_SYSTEM.split(), *_DEVICES, sys.prefix, sys.base_prefix, *toolchains]
     existing = {Path(path).resolve() for path in wanted if Path(path).exists()}
     parts = {part for path in existing for part in _without(path, own)}
     return tuple(sorted(str(path) for path in parts if not any(parent in parts for parent in path.parents)))

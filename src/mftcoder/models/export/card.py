@@ -58,15 +58,9 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _front_matter(base: str) -> str:
     is_hub_id = not Path(base).expanduser().exists() and base.count("/") == 1
-    lines = [
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags:",
-        "- code",
-        "- multi-task",
-        "- mftcoder",
-    ]
-    return "\n".join(["---", *([f"base_model: {base}"] if is_hub_id else []), *lines, "---"])
+    of_base = f"base_model: {base}\n" if is_hub_id else ""
+    tags = "tags:\n- code\n- multi-task\n- mftcoder"
+    return f"---\n{of_base}library_name: transformers\npipeline_tag: text-generation\n{tags}\n---"
 
 
 def _task_table(config: RunConfig, data: dict[str, Any], summary: dict[str, Any]) -> str:
