@@ -68,18 +68,17 @@ def pairs_of_run(
     kinds = [task.kind for task in config.tasks]
     if not any(isinstance(kind, PreferenceKind | GrpoKind) for kind in kinds):
         return RunPairs()
+    passes = _Passes(config, store, model, backend)
     wanted = [number for number, kind in enumerate(kinds) if kind.needs_reference]
     reference: Arrays = {}
     if wanted:
         path = backend.group.run_on_rank0(lambda: reference_path(config, store, weights()))
         known = backend.group.run_on_rank0(lambda: read_arrays(path))
-        is_trained = resumed and config.adapter.type == "full"
-        reference = known or _make(config, store, model, backend, path, wanted, is_trained=is_trained)
-
-    token_logps = _token_logps(config, store, model, backend, begun=begun)
+        reference = known or passes.reference(path, wanted, is_trained=resumed and config.adapter.type == "full")
+    token_logps = passes.token_logps(begun=begun)
 
     def pairs(split: Split) -> Pairs:
-        samples = _samples(store, split)
+        samples = passes.samples(split)
         of_pairs = [
             PairTask.of(kind, samples[k], reference[f"{split}-{k}"] if k in wanted else None)
             if isinstance(kind, PreferenceKind)
@@ -97,122 +96,107 @@ def pairs_of_run(
     return RunPairs(pairs("train"), pairs("validation"))
 
 
-def _samples(store: Store, split: Split) -> list[TaskSamples]:
-    read = store.train if split == "train" else store.validation
-    return [read(task) for task in range(len(store.tasks))]
-
-
-def _make(
-    config: RunConfig,
-    store: Store,
-    model: LanguageModel,
-    backend: Backend,
-    path: Path,
-    wanted: Sequence[int],
-    *,
-    is_trained: bool,
-) -> Arrays:
-    """Log-probabilities [N, 2] of each task's pairs; [0, 2] of a task without a reference."""
-    if is_trained:
-        raise CheckpointError(
-            f"{path}: the log-probabilities of this run's reference are gone, and its weights have been trained since. Put the file "
-            "back, or choose another output_dir."
-        )
-    say("computing the log-probabilities of the reference, once")
-    made: Arrays = {}
-    for split in SPLITS:
-        samples = _samples(store, split)
-        sizes = [len(one) if k in wanted else 0 for k, one in enumerate(samples)]
-        found = _compute(model, sizes, _loader(config, store, backend, samples, wanted), backend)
-        made |= {f"{split}-{k}": one for k, one in enumerate(found)}
-    backend.group.run_on_rank0(lambda: _write_arrays(path, made))
-    return made
-
-
-def _loader(
-    config: RunConfig, store: Store, backend: Backend, samples: list[TaskSamples], only: Sequence[int]
-) -> ValidationLoader:
-    ranks = {"rank": backend.group.data_rank, "world_size": backend.group.data_world_size}
-    return ValidationLoader(store, config, **ranks, samples=samples, only=only)
-
-
-def _compute(model: LanguageModel, sizes: Sequence[int], loader: ValidationLoader, backend: Backend) -> list[Float]:
-    """Summed log-probabilities [N, 2] of each task's pairs, over all ranks."""
-    found = [np.zeros((size, 2)) for size in sizes]
-    with model.evaluating(), _adapter_off(model):
-        for batch in loader:
-            starts = (batch.position_ids == 0).flatten()
-            real = (batch.task_ids.flatten() >= 0)[starts]
-            sums = -model.sample_losses(batch).cpu()[real].numpy()
-            for segment, (task, index) in enumerate(batch.samples.tolist()):
-                found[task][index, segment % 2] += sums[segment]  # the two texts of a pair follow each other
-    return [backend.group.sum_over_ranks(torch.from_numpy(one).to(backend.device)).cpu().numpy() for one in found]
-
-
 LOGPS = ("sampled", "untrained")
 
 
-def _token_logps(config: RunConfig, store: Store, model: LanguageModel, backend: Backend, *, begun: bool) -> Arrays:
-    """`sampled-train-0`: the log-probabilities of all trained tokens of a task of sampled answers. A task has those that its kind needs.
+@dataclass(frozen=True)
+class _Passes:
+    """Forward passes without gradients over a run's samples. Their results are sums over all ranks, kept in files."""
 
-    They are computed when the run begins this data, and kept in its folder. A run that goes on within the data reads them, because
-    its model has moved since. CheckpointError if the file is gone then.
-    """
-    kinds = {k: task.kind for k, task in enumerate(config.tasks) if isinstance(task.kind, GrpoKind)}
-    needed = {
-        "sampled": [k for k, kind in kinds.items() if kind.epsilon is not None],
-        "untrained": [k for k, kind in kinds.items() if kind.beta > 0],
-    }
-    if not any(needed.values()):
-        return {}
-    path = config.output_path / "sampled" / f"{store.fingerprint}.npz"
-    known = backend.group.run_on_rank0(lambda: read_arrays(path) if begun else None)
-    if begun and known is None:
-        raise CheckpointError(
-            f"{path}: the log-probabilities of the sampled answers are gone, and the model has been trained since. Put the file back, or "
-            "choose another output_dir."
-        )
-    if known is not None:
-        return known
-    say("computing the log-probabilities of the sampled answers, once")
-    made: Arrays = {}
-    for name, split in ((name, split) for name in LOGPS for split in SPLITS if needed[name]):
-        samples = _samples(store, split)
-        loader = _loader(config, store, backend, samples, needed[name])
-        found = _of_tokens(model, samples, needed[name], loader, backend, untrained=name == "untrained")
-        made |= {f"{name}-{split}-{k}": one for k, one in found.items()}
-    backend.group.run_on_rank0(lambda: _write_arrays(path, made))
-    return made
+    config: RunConfig
+    store: Store
+    model: LanguageModel
+    backend: Backend
 
+    def samples(self, split: Split) -> list[TaskSamples]:
+        read = self.store.train if split == "train" else self.store.validation
+        return [read(task) for task in range(len(self.store.tasks))]
 
-def _of_tokens(
-    model: LanguageModel,
-    samples: Sequence[TaskSamples],
-    tasks: Sequence[int],
-    loader: ValidationLoader,
-    backend: Backend,
-    *,
-    untrained: bool,
-) -> dict[int, Float]:
-    """Log-probabilities of all trained tokens of these tasks, over all ranks."""
-    ends = {k: np.cumsum(samples[k].trained_tokens, dtype=np.int64) for k in tasks}
-    found = {k: np.zeros(int(ends[k][-1]) if len(ends[k]) else 0) for k in tasks}
-    with model.evaluating(), _adapter_off(model) if untrained else nullcontext():
-        for batch in loader:
-            focus = BatchRollouts([None] * len(samples), loader.counts, batch, model.context.own, None)
-            losses = model.token_losses(batch).cpu().numpy()
-            owners = model.context.own(batch.task_ids).flatten()[model.context.own(batch.targets != -100).flatten()]
-            for k in tasks:
-                mine = (owners == k).numpy()
-                index = focus.samples.numpy()[mine]
-                starts = ends[k][index] - samples[k].trained_tokens[index]
-                found[k][starts + focus.places.numpy()[mine]] = -losses[mine]
-    device = backend.device
-    return {k: backend.group.sum_over_ranks(torch.from_numpy(one).to(device)).cpu().numpy() for k, one in found.items()}
+    def _loader(self, samples: list[TaskSamples], only: Sequence[int]) -> ValidationLoader:
+        ranks = {"rank": self.backend.group.data_rank, "world_size": self.backend.group.data_world_size}
+        return ValidationLoader(self.store, self.config, **ranks, samples=samples, only=only)
 
+    def _summed(self, found: Float) -> Float:
+        on_device = torch.from_numpy(found).to(self.backend.device)
+        return self.backend.group.sum_over_ranks(on_device).cpu().numpy()
 
-def _adapter_off(model: LanguageModel) -> AbstractContextManager[Any]:
-    return model.module.disable_adapter() if hasattr(model.module, "disable_adapter") else nullcontext()
+    def _adapter_off(self) -> AbstractContextManager[Any]:
+        module = self.model.module
+        return module.disable_adapter() if hasattr(module, "disable_adapter") else nullcontext()
+
+    def reference(self, path: Path, wanted: Sequence[int], *, is_trained: bool) -> Arrays:
+        """Log-probabilities [N, 2] of each task's pairs; [0, 2] of a task without a reference."""
+        if is_trained:
+            raise CheckpointError(
+                f"{path}: the log-probabilities of this run's reference are gone, and its weights have been trained since. Put the file "
+                "back, or choose another output_dir."
+            )
+        say("computing the log-probabilities of the reference, once")
+        made: Arrays = {}
+        for split in SPLITS:
+            samples = self.samples(split)
+            found = [np.zeros((len(one) if k in wanted else 0, 2)) for k, one in enumerate(samples)]
+            self._add_pairs(found, self._loader(samples, wanted))
+            made |= {f"{split}-{k}": self._summed(one) for k, one in enumerate(found)}
+        self.backend.group.run_on_rank0(lambda: _write_arrays(path, made))
+        return made
+
+    def _add_pairs(self, found: list[Float], loader: ValidationLoader) -> None:
+        """Add the summed log-probabilities of both texts of each pair to this rank's [N, 2] of its task."""
+        with self.model.evaluating(), self._adapter_off():
+            for batch in loader:
+                starts = (batch.position_ids == 0).flatten()
+                real = (batch.task_ids.flatten() >= 0)[starts]
+                sums = -self.model.sample_losses(batch).cpu()[real].numpy()
+                for segment, (task, index) in enumerate(batch.samples.tolist()):
+                    found[task][index, segment % 2] += sums[segment]  # the two texts of a pair follow each other
+
+    def token_logps(self, *, begun: bool) -> Arrays:
+        """`sampled-train-0`: the log-probabilities of all trained tokens of a task of sampled answers. A task has those that its kind needs.
+
+        They are computed when the run begins this data, and kept in its folder. A run that goes on within the data reads them, because
+        its model has moved since. CheckpointError if the file is gone then.
+        """
+        kinds = {k: task.kind for k, task in enumerate(self.config.tasks) if isinstance(task.kind, GrpoKind)}
+        needed = {
+            "sampled": [k for k, kind in kinds.items() if kind.epsilon is not None],
+            "untrained": [k for k, kind in kinds.items() if kind.beta > 0],
+        }
+        if not any(needed.values()):
+            return {}
+        path = self.config.output_path / "sampled" / f"{self.store.fingerprint}.npz"
+        known = self.backend.group.run_on_rank0(lambda: read_arrays(path) if begun else None)
+        if begun and known is None:
+            raise CheckpointError(
+                f"{path}: the log-probabilities of the sampled answers are gone, and the model has been trained since. Put the file back, or "
+                "choose another output_dir."
+            )
+        if known is not None:
+            return known
+        say("computing the log-probabilities of the sampled answers, once")
+        made: Arrays = {}
+        for name, split in ((name, split) for name in LOGPS for split in SPLITS if needed[name]):
+            found = self._of_tokens(self.samples(split), needed[name], untrained=name == "untrained")
+            made |= {f"{name}-{split}-{k}": one for k, one in found.items()}
+        self.backend.group.run_on_rank0(lambda: _write_arrays(path, made))
+        return made
+
+    def _of_tokens(self, samples: list[TaskSamples], tasks: Sequence[int], *, untrained: bool) -> dict[int, Float]:
+        """Log-probabilities of all trained tokens of these tasks."""
+        model, loader = self.model, self._loader(samples, tasks)
+        ends = {k: np.cumsum(samples[k].trained_tokens, dtype=np.int64) for k in tasks}
+        found = {k: np.zeros(int(ends[k][-1]) if len(ends[k]) else 0) for k in tasks}
+        with model.evaluating(), self._adapter_off() if untrained else nullcontext():
+            for batch in loader:
+                focus = BatchRollouts([None] * len(samples), loader.counts, batch, model.context.own, None)
+                losses = model.token_losses(batch).cpu().numpy()
+                owners = model.context.own(batch.task_ids).flatten()[model.context.own(batch.targets != -100).flatten()]
+                for k in tasks:
+                    mine = (owners == k).numpy()
+                    index = focus.samples.numpy()[mine]
+                    starts = ends[k][index] - samples[k].trained_tokens[index]
+                    found[k][starts + focus.places.numpy()[mine]] = -losses[mine]
+        return {k: self._summed(one) for k, one in found.items()}
 
 
 def _write_arrays(path: Path, arrays: Arrays) -> None:
