@@ -23,6 +23,7 @@ from mftcoder.generation.batch import GAP, PREFILL_TOKENS, Batch, Row, TokenChoi
 from mftcoder.generation.engine import FinishReason, Prompt, Sampling
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
+from mftcoder.processes import keep_freed_memory
 
 GATHER_SECONDS = 0.1  # the longest wait for requests that can be read together
 START = 512  # columns that a batch begins with, and goes back to when it is empty
@@ -214,6 +215,8 @@ class LiveEngine(RequestEngine):
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         super().__init__(tokenizer, deliver, min(int(positions or cache_tokens), cache_tokens))
         self.model = model
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.batch_size = batch_size
         self.cache_tokens = cache_tokens
         self.active: dict[str | None, list[Submission]] = {}

@@ -14,6 +14,7 @@ from mftcoder.generation.engine import Completion, FinishReason, Prompt, Samplin
 from mftcoder.generation.prompt_tokens import TokenPrompt, split_by_limit, token_prompts
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
+from mftcoder.processes import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class TransformersEngine:
     ):
         """`end_ids` are tokens that end a text. `add_special_tokens` puts the BOS token before a prompt (not for chats)."""
         self.model = model
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.end_ids = frozenset(end_ids)
