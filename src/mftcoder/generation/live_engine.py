@@ -25,7 +25,7 @@ from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
 from mftcoder.processes import keep_freed_memory
 
-GATHER_SECONDS = 0.1  # the longest wait for requests that can be read together
+GATHER_SECONDS = 0.1  # the longest wait for the next request that can be read together with others
 START = 512  # columns that a batch begins with, and goes back to when it is empty
 
 
@@ -162,6 +162,12 @@ class RequestEngine(ABC):
 
     def submit(self, request: Request) -> Submission:
         """Queue a request. May be called from any thread."""
+        submission = self.prepare(request)
+        self.queue([submission])
+        return submission
+
+    def prepare(self, request: Request) -> Submission:
+        """A request that can be queued. May be called from any thread."""
         size = len(request.ids) + len(request.held)
         limit = min(request.sampling.max_new_tokens, self.context - size)
         if limit <= 0 or not request.ids:
@@ -170,11 +176,13 @@ class RequestEngine(ABC):
         held = HeldText(self.vocabulary, request.held) if request.held else None
         row = Row(list(request.ids), limit, request.sampling, stream, request.logprobs, held)
         text = TextStream(self.tokenizer, request.ids, request.stop, request.held, request.tail)
-        submission = Submission(request, row, text, self.context)
+        return Submission(request, row, text, self.context)
+
+    def queue(self, submissions: Sequence[Submission]) -> None:
+        """Queue requests together: a forward pass that has room for all reads all. May be called from any thread."""
         with self._changed:
-            self.waiting.append(submission)
+            self.waiting.extend(submissions)
             self._changed.notify()
-        return submission
 
     def _run(self) -> None:
         while self._wait_for_work():
@@ -313,14 +321,24 @@ class LiveEngine(RequestEngine):
         """The longest-waiting requests that have room now and go well into one forward pass."""
         with self._changed:
             if self.waiting:
-                # The clients of texts that ended together ask again at nearly the same time. One forward pass reads all their prompts.
-                patience = min(self._step_seconds / 4, GATHER_SECONDS)
-                self._changed.wait_for(lambda: len(self.waiting) >= self._ended, patience)
-                self._ended = 0
+                self._gather()
             added: list[Submission] = []
             while self.waiting and self._fits([*added, self.waiting[0]]):
                 added.append(self.waiting.popleft())
             return added
+
+    def _gather(self) -> None:
+        """Wait for the clients of texts that ended together: they ask again one after another, and one forward pass reads all their prompts.
+
+        The next one may take a quarter of the last step, and all of them together as long as one step.
+        """
+        patience = min(self._step_seconds / 4, GATHER_SECONDS)
+        end = time.monotonic() + 4 * patience
+        wanted = min(self._ended, self.batch_size - self.running)
+        while len(self.waiting) < wanted and time.monotonic() < end and not self._closing:
+            if not self._changed.wait(patience):
+                break
+        self._ended = 0
 
     def _fits(self, added: Sequence[Submission]) -> bool:
         lengths = [len(submission.row.ids) + len(submission.row.tokens) for submission in added]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -13,11 +13,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from mftcoder import __version__
 from mftcoder.errors import DataError, GenerationError, reason
-from mftcoder.generation.live_engine import Request
+from mftcoder.generation.live_engine import Piece, Request
 from mftcoder.jsonl import unique_keys
 from mftcoder.serving import answers
 from mftcoder.serving.answers import Header, Text
@@ -77,7 +78,7 @@ class Api:
         if asked.stream:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
             chunks = _chunks(texts, header, choice, prompt_tokens if with_usage else None)
-            return StreamingResponse(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            return EventStream(chunks)
         found = await _collect(texts, len(requests))
         choices = [choice(number, text, None) for number, text in enumerate(found)]
         return _json(header.answer(choices, usage=answers.usage(prompt_tokens, sum(texts.generated))))
@@ -90,7 +91,7 @@ class Api:
         texts = self.writer.open([request], http.receive)
         seconds = asked.t_max_predict_ms / 1000 if asked.t_max_predict_ms else None
         if asked.stream:
-            return StreamingResponse(_infill_chunks(texts, seconds), media_type="text/event-stream")
+            return EventStream(_infill_chunks(texts, seconds))
         text = (await _collect(texts, 1, seconds))[0]
         counts = {"tokens_predicted": texts.generated[0], "tokens_evaluated": len(request.ids) + len(request.held)}
         stop_type = {"stop": "eos", "length": "limit"}.get(str(text.finish_reason), "none")
@@ -126,6 +127,26 @@ class Api:
             self.metrics.running.set(engine.running)
             self.metrics.waiting.set(len(engine.waiting))
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class EventStream(Response):
+    """Server-sent events, which an iterator gives with whether they are the last ones. The iterator ends when the client has gone.
+
+    Starlette's StreamingResponse writes the end of a body separately, and looks for the end of the client a second time, in a task.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: AsyncGenerator[tuple[bytes, bool], None]):
+        self.chunks, self.status_code, self.background = chunks, 200, None
+        self.init_headers({"Cache-Control": "no-cache"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write the events as they come."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self.chunks) as chunks:
+            async for chunk, is_last in chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
 
 
 class StrictRequest(HttpRequest):
@@ -196,37 +217,50 @@ def make_app(api: Api, lifespan: Callable[[], Any], ui: Ui | None = None) -> Fas
 async def _collect(texts: Texts, count: int, seconds: float | None = None) -> list[Text]:
     """The texts, when they are complete."""
     found = [Text() for _ in range(count)]
-    async with texts, aclosing(texts.pieces(seconds)) as pieces:
-        async for number, piece in pieces:
-            found[number].add(piece)
+    async with texts, aclosing(texts.pieces(seconds)) as steps:
+        async for pieces in steps:
+            for number, piece in pieces:
+                found[number].add(piece)
     return found
 
 
 async def _chunks(
     texts: Texts, header: Header, choice: Callable[[int, Text, str | None], dict[str, Any]], prompt_tokens: int | None
-) -> AsyncIterator[bytes]:
-    """The server-sent events of an answer. With `prompt_tokens` the last one counts the tokens."""
+) -> AsyncGenerator[tuple[bytes, bool], None]:
+    """The server-sent events of an answer, those of a step together. With `prompt_tokens` the last one counts the tokens."""
     started: set[int] = set()
-    async with texts, aclosing(texts.pieces()) as pieces:
+
+    def event(number: int, piece: Piece) -> bytes:
+        delta = "" if number in started else "assistant"
+        started.add(number)
+        text = Text(piece.text, list(piece.tokens), piece.finish_reason)
+        return _event(header.answer([choice(number, text, delta)], chunk=True))
+
+    last = b""
+    async with texts, aclosing(texts.pieces()) as steps:
         try:
-            async for number, piece in pieces:
-                delta = "" if number in started else "assistant"
-                started.add(number)
-                text = Text(piece.text, list(piece.tokens), piece.finish_reason)
-                yield _event(header.answer([choice(number, text, delta)], chunk=True))
+            async for pieces in steps:
+                written = b"".join(event(number, piece) for number, piece in pieces)
+                if texts.complete:
+                    last = written
+                else:
+                    yield written, False
         except GenerationError as error:
-            yield _event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
+            problem = {"message": str(error), "type": "server_error", "param": None, "code": None}
+            yield _event({"error": problem}), True
             return
-        if prompt_tokens is not None:
-            counted = answers.usage(prompt_tokens, sum(texts.generated))
-            yield _event(header.answer([], chunk=True, usage=counted))
-    yield b"data: [DONE]\n\n"
+    if prompt_tokens is not None:
+        counted = answers.usage(prompt_tokens, sum(texts.generated))
+        last += _event(header.answer([], chunk=True, usage=counted))
+    yield last + b"data: [DONE]\n\n", True
 
 
-async def _infill_chunks(texts: Texts, seconds: float | None) -> AsyncIterator[bytes]:
-    async with texts, aclosing(texts.pieces(seconds)) as pieces:
-        async for _, piece in pieces:
-            yield _event({"content": piece.text, "stop": piece.finish_reason is not None})
+async def _infill_chunks(texts: Texts, seconds: float | None) -> AsyncGenerator[tuple[bytes, bool], None]:
+    async with texts, aclosing(texts.pieces(seconds)) as steps:
+        async for pieces in steps:
+            events = [_event({"content": one.text, "stop": one.finish_reason is not None}) for _, one in pieces]
+            yield b"".join(events), False
+    yield b"", True
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -12,6 +12,7 @@ import torch
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import GenerationError
+from mftcoder.generation import live_engine
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
 from mftcoder.generation.transformers_engine import TransformersEngine
@@ -180,16 +181,27 @@ def test_requests_that_follow_texts_which_ended_together_are_read_in_one_forward
     model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = Live(model, tokenizer)  # its thread does not run
+    come_one_after_another = [live.submit(TEXTS[0])]
+    monkeypatch.setattr(live_engine, "GATHER_SECONDS", 1e6)
+    live.engine._step_seconds, live.engine._ended = 4e6, 3
+
+    def come(timeout: float) -> bool:
+        come_one_after_another.append(live.submit(TEXTS[0]))
+        return True
+
+    monkeypatch.setattr(live.engine._changed, "wait", come)
+    assert live.engine._next() == come_one_after_another
+    assert len(come_one_after_another) == 3
+
+
+def test_no_request_waits_for_others_that_have_no_room_beside_it(
+    model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = Live(model, tokenizer, batch_size=1)
+    live.engine._step_seconds, live.engine._ended = 4e6, 3
     first = live.submit(TEXTS[0])
-    live.engine._ended = 2
-    followers = []
-
-    def come(condition: Callable[[], bool], timeout: float) -> None:
-        followers.append(live.submit(TEXTS[0]))
-        assert condition()
-
-    monkeypatch.setattr(live.engine._changed, "wait_for", come)
-    assert live.engine._next() == [first, *followers]
+    monkeypatch.setattr(live.engine._changed, "wait", lambda timeout: pytest.fail("it waits"))
+    assert live.engine._next() == [first]
 
 
 def test_no_request_waits_for_others_longer_than_once(model: Any, tokenizer: Tokenizer) -> None:
