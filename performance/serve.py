@@ -2,11 +2,16 @@
 
     python performance/serve.py MODEL --sizes 16/8,64/32 --clients 1,8,64
 
-Both answer the same requests greedily: prompts of the first number of tokens, texts of at most the second. `raw` is the engine in this
-process, whose threads wait as those of `mft` do; `serve` is the server as a process of its own, asked over HTTP with streaming. A client sends
-its next request when the last one is complete, `--requests` times or more often, so that a pass has `--tokens`. The two take turns, `--rounds`
-times each, after one pass that does not count; medians are printed. GOMP_SPINCOUNT in the environment holds for both; `--busy 1` measures
-beside one other process that computes all the time.
+Both sides answer the same requests greedily with the same limits: prompts of the first number of tokens, given as token ids, and texts of at
+most the second, which both decode token by token. `raw` is the engine in this process, whose threads wait as those of `mft` do; it gets
+the requests of all clients in one moment. `serve` is the server as a process of its own, asked over HTTP with streaming: the time of its
+client counts as its own, and `client CPU` says how much of the time of a pass it computed. A client sends its next request when the last one is complete.
+
+After a short pass that does not count, a cell takes about `--seconds`: `--rounds` pairs of passes, in which the two sides take turns in
+beginning. A pass has several requests of each client where there is time for them. Where there is no time for one, its texts are shorter, and
+`run` says how long they were; never shorter than 8 tokens, so a cell of many long prompts takes longer, with 2 rounds.
+Medians are printed. `added` is the time for a token beside that of `raw` in the same round, with the quartiles of the rounds.
+GOMP_SPINCOUNT in the environment holds for both sides; `--busy 1` measures beside one other process that computes all the time.
 
     python performance/serve.py MODEL --load 120 --clients 64
 
@@ -16,7 +21,6 @@ Printed: the requests, and those without a complete answer. Exit code 1 if there
 
 import argparse
 import asyncio
-import math
 import random
 import re
 import statistics
@@ -40,11 +44,18 @@ let_waiting_threads_sleep()  # takes effect only before torch is imported
 
 import torch
 
-from mftcoder.app.serving.model_choice import choose_source, load_model, usage_of
+from mftcoder.app.serving.model_choice import CACHE_TOKENS, choose_source, load_model, usage_of
+from mftcoder.generation.batch import GAP
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
 
 SOURCES = sorted((Path(__file__).parents[1] / "src" / "mftcoder").rglob("*.py"))
+
+
+BATCH = 64  # texts that both sides generate together
+PROBED = 4  # tokens of each text of the first pass
+SHORTEST = 8
+FEWEST_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Measured:
     seconds: float
     tokens: int
     latencies: tuple[float, ...]  # seconds of each request
+    read_seconds: float = 0.0  # until every request had its first token
+    client_seconds: float = 0.0  # CPU time of the client
 
     @property
     def rate(self) -> float:
@@ -61,46 +74,85 @@ class Measured:
         return self.tokens / self.seconds
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How a cell is measured."""
+
+    rounds: int
+    requests: int  # of each client in a pass
+    tokens: int  # of each text
+
+    @classmethod
+    def fitting(cls, probe: Measured, tokens: int, *, seconds: float, rounds: int) -> "Plan":
+        """The passes that take about `seconds`, as far as the time of a short pass tells."""
+        step = max(probe.seconds - probe.read_seconds, 0.001) / (PROBED - 1)
+        most = seconds / rounds / 2  # of a pass
+        whole = probe.read_seconds + step * (tokens - 1)
+        if whole <= most:
+            return cls(rounds, int(most / whole), tokens)
+        short = min(tokens, max(SHORTEST, 1 + int((most - probe.read_seconds) / step)))
+        needed = probe.read_seconds + step * (short - 1)
+        return cls(min(rounds, max(FEWEST_ROUNDS, int(seconds / needed / 2))), 1, short)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--sizes", default="16/8,64/32,256/128,1024/512")
     parser.add_argument("--clients", default="1,8,64")
-    parser.add_argument("--requests", type=int, default=2, help="of each client")
-    parser.add_argument("--tokens", type=int, default=256, help="the fewest of a pass")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=120, help="of a size with a number of clients, about")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--busy", type=int, default=0, help="other processes that compute all the time")
     parser.add_argument("--load", type=float, metavar="SECONDS", help="ask the server only, for so long")
     options = parser.parse_args()
+    sizes = [(int(prompt), int(tokens)) for prompt, tokens in (size.split("/") for size in options.sizes.split(","))]
+    clients = [int(number) for number in options.clients.split(",")]
+    if options.rounds < FEWEST_ROUNDS:
+        parser.error(f"--rounds {options.rounds}: at least {FEWEST_ROUNDS}")
     if options.load:
-        sys.exit(asyncio.run(load(options, max(map(int, options.clients.split(","))))))
+        sys.exit(asyncio.run(load(options, max(clients))))
+    compare(options, sizes, clients)
+
+
+def compare(options: argparse.Namespace, sizes: Sequence[tuple[int, int]], numbers: Sequence[int]) -> None:
+    """Print a row for each size and number of clients."""
     source = choose_source(options.model, checkpoint="best", trust_remote_code=False)
-    ends = usage_of(source).end_ids
     model = load_model(source, device="auto", dtype=options.dtype)
     ids = source.tokenizer.encode("".join(path.read_text(encoding="utf-8") for path in SOURCES[:60]))
-    with serving(options) as url, busy(options.busy):
-        raw = Raw(model, source.tokenizer, ends)
+    # Room for all texts at once, so that none is read twice.
+    cache_tokens = max(CACHE_TOKENS, max(numbers) * max(prompt + tokens + GAP for prompt, tokens in sizes))
+    with serving(options, cache_tokens) as url, busy(options.busy):
+        raw = Raw(model, source.tokenizer, usage_of(source).end_ids, cache_tokens)
         with raw.engine:
-            print(f"{source.name}, {options.dtype}, {torch.get_num_threads()} threads, {options.rounds} rounds")
-            print(
-                f"{'size':>9} {'clients':>7} {'raw tokens/s':>13} {'serve':>8} {'adds':>7} {'raw latency s':>14} {'serve':>8}"
-            )
-            for size in options.sizes.split(","):
-                for clients in map(int, options.clients.split(",")):
-                    prompt, tokens = map(int, size.split("/"))
-                    draw = random.Random(0)
-                    requests = max(clients * options.requests, math.ceil(options.tokens / tokens))
-                    starts = [draw.randrange(len(ids) - prompt) for _ in range(requests)]
-                    prompts = [ids[start : start + prompt] for start in starts]
-                    pair(raw, url, prompts[:clients], clients, min(tokens, 8))
-                    row(size, clients, [pair(raw, url, prompts, clients, tokens) for _ in range(options.rounds)])
+            print(f"{source.name}, {options.dtype}, {torch.get_num_threads()} threads, batches of at most {BATCH}")
+            print(HEADER)
+            for prompt, tokens in sizes:
+                for clients in numbers:
+                    prompts = drawn(ids, prompt)
+                    probe, _ = pair(raw, url, [next(prompts) for _ in range(clients)], clients, PROBED)
+                    plan = Plan.fitting(probe, tokens, seconds=options.seconds, rounds=options.rounds)
+                    asked = [next(prompts) for _ in range(clients * plan.requests)]
+                    pairs = [
+                        pair(raw, url, asked, clients, plan.tokens, raw_first=number % 2 == 0)
+                        for number in range(plan.rounds)
+                    ]
+                    row(f"{prompt}/{tokens}", clients, plan, pairs)
+
+
+def drawn(ids: Sequence[int], length: int) -> Iterator[list[int]]:
+    """Prompts from random places."""
+    draw = random.Random(0)
+    while True:
+        start = draw.randrange(len(ids) - length)
+        yield list(ids[start : start + length])
 
 
 @contextmanager
-def serving(options: argparse.Namespace) -> Iterator[str]:
+def serving(options: argparse.Namespace, cache_tokens: int = CACHE_TOKENS) -> Iterator[str]:
     """The server as a process of its own; its address."""
     words = ["mftcoder", "serve", options.model, "--port", "0", "--dtype", options.dtype, "--name", "m"]
+    words += ["--batch-size", str(BATCH), "--cache-tokens", str(cache_tokens)]
     with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         yield next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
@@ -158,21 +210,37 @@ async def asked(http: httpx.AsyncClient, url: str, draw: random.Random) -> tuple
     return kind, "complete" if '"finish_reason":"' in answer.text.replace(" ", "") else "no reason of its end"
 
 
-def pair(raw: "Raw", url: str, prompts: Sequence[list[int]], clients: int, tokens: int) -> tuple[Measured, Measured]:
+def pair(
+    raw: "Raw", url: str, prompts: Sequence[list[int]], clients: int, tokens: int, *, raw_first: bool = True
+) -> tuple[Measured, Measured]:
     """The same requests to both."""
-    one, other = raw.measure(prompts, clients, tokens), asyncio.run(serve(url, prompts, clients, tokens))
+    one = raw.measure(prompts, clients, tokens) if raw_first else None
+    other = asyncio.run(serve(url, prompts, clients, tokens))
+    one = one or raw.measure(prompts, clients, tokens)
     if one.tokens != other.tokens:
         print(f"the texts differ: {one.tokens} and {other.tokens} tokens", file=sys.stderr)
     return one, other
 
 
-def row(size: str, clients: int, pairs: Sequence[tuple[Measured, Measured]]) -> None:
+HEADER = (
+    f"{'size':>9} {'clients':>7} {'run':>9} {'requests':>8} {'rounds':>6} {'raw tokens/s':>12} {'serve':>8} "
+    f"{'raw latency s':>13} {'serve':>8} {'added (quartiles)':>24} {'client CPU':>10}"
+)
+
+
+def row(size: str, clients: int, plan: Plan, pairs: Sequence[tuple[Measured, Measured]]) -> None:
     """Print the medians of the rounds."""
-    raw, served = (statistics.median(one.rate for one in side) for side in zip(*pairs, strict=True))
-    adds = statistics.median(other.seconds / one.seconds - 1 for one, other in pairs)
-    waits = [statistics.median(wait for one in side for wait in one.latencies) for side in zip(*pairs, strict=True)]
+    sides = list(zip(*pairs, strict=True))
+    raw, served = (statistics.median(one.rate for one in side) for side in sides)
+    waits = [statistics.median(wait for one in side for wait in one.latencies) for side in sides]
+    added = [one.rate / other.rate - 1 for one, other in pairs]
+    low, middle, high = statistics.quantiles(added, n=4, method="inclusive")
+    spread = f"{middle:.1%} ({low:.1%} to {high:.1%})"
+    client = statistics.median(one.client_seconds / one.seconds for one in sides[1])
+    run = f"{size.partition('/')[0]}/{plan.tokens}"
     print(
-        f"{size:>9} {clients:>7} {raw:>13.1f} {served:>8.1f} {adds:>7.1%} {waits[0]:>14.2f} {waits[1]:>8.2f}",
+        f"{size:>9} {clients:>7} {run:>9} {clients * plan.requests:>8} {plan.rounds:>6} {raw:>12.1f} {served:>8.1f} "
+        f"{waits[0]:>13.2f} {waits[1]:>8.2f} {spread:>24} {client:>10.1%}",
         flush=True,
     )
 
@@ -180,31 +248,37 @@ def row(size: str, clients: int, pairs: Sequence[tuple[Measured, Measured]]) -> 
 class Raw:
     """The engine in this process."""
 
-    def __init__(self, model: Any, tokenizer: Any, ends: frozenset[int]):
+    def __init__(self, model: Any, tokenizer: Any, ends: frozenset[int], cache_tokens: int):
         self.ends = ends
         self.events: SimpleQueue[list[tuple[Submission, Event]]] = SimpleQueue()
-        self.engine = LiveEngine(model, tokenizer, self.events.put, batch_size=64)
+        self.engine = LiveEngine(model, tokenizer, self.events.put, batch_size=BATCH, cache_tokens=cache_tokens)
 
     def measure(self, prompts: Sequence[list[int]], clients: int, tokens: int) -> Measured:
         """All requests, `clients` at a time."""
-        left, begun, latencies, total = list(prompts), {}, [], 0
+        left, latencies, total, read = list(prompts), [], 0, 0.0
+        begun: dict[Submission, float] = {}
+        unread: set[Submission] = set()
         start = time.monotonic()
 
         def send() -> None:
-            request = Request(left.pop(0), Sampling(tokens), self.ends)
-            begun[self.engine.submit(request)] = time.monotonic()
+            submission = self.engine.submit(Request(left.pop(0), Sampling(tokens), self.ends))
+            begun[submission] = time.monotonic()
+            unread.add(submission)
 
         for _ in range(clients):
             send()
         while begun:
             for submission, event in self.events.get():
                 assert isinstance(event, Piece), event
+                if submission in unread:
+                    unread.remove(submission)
+                    read = time.monotonic() - start
                 if event.finish_reason is not None:
                     latencies.append(time.monotonic() - begun.pop(submission))
                     total += event.generated
                     if left:
                         send()
-        return Measured(time.monotonic() - start, total, tuple(latencies))
+        return Measured(time.monotonic() - start, total, tuple(latencies), read)
 
 
 async def serve(url: str, prompts: Sequence[list[int]], clients: int, tokens: int) -> Measured:
@@ -227,9 +301,10 @@ async def serve(url: str, prompts: Sequence[list[int]], clients: int, tokens: in
             total += int(answer.rpartition(b'"completion_tokens":')[2].partition(b",")[0])
         writer.close()
 
-    start = time.monotonic()
+    start, computed = time.monotonic(), time.process_time()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return Measured(time.monotonic() - start, total, tuple(latencies))
+    seconds, computed = time.monotonic() - start, time.process_time() - computed
+    return Measured(seconds, total, tuple(latencies), client_seconds=computed)
 
 
 HEAD = (
