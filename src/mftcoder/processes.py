@@ -80,13 +80,16 @@ def run_python(arguments: Sequence[str], *, capture: bool = False, go_on: str) -
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
+def sigterm_as_interrupt(interrupt: BaseException | None = None) -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, or with this exception. Only the main thread can handle signals."""
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(*_: object) -> None:
+        raise interrupt or KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:

@@ -12,7 +12,8 @@ from mftcoder.config.kinds import PretrainKind
 from mftcoder.config.load import check_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.packing import plan_rows
-from mftcoder.data.prepared.store import Store, prepare_with_progress
+from mftcoder.data.prepared.store import Store
+from mftcoder.data.prepared.store import prepare as prepare_store
 from mftcoder.data.records.megatron import write_token_file
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
 from mftcoder.errors import ConfigError, MftError
@@ -46,7 +47,7 @@ class PreparedData:
 def prepare(config: RunConfig, *, on_progress: OnProgress = no_progress) -> PreparedData:
     """Make or find the store. DataError lists all bad records."""
     check_config(config)
-    return PreparedData(config, prepare_with_progress(config, on_progress))
+    return PreparedData(config, prepare_store(config, on_progress=on_progress))
 
 
 @dataclass(frozen=True)

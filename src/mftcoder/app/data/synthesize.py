@@ -13,7 +13,7 @@ from mftcoder.curation.synthesis.exercises import Exercises
 from mftcoder.curation.synthesis.oss import OssInstruct
 from mftcoder.curation.synthesis.output import Synthesized, check_libraries, refuse_foreign_folder, write_output
 from mftcoder.curation.synthesis.prompts import Prompts
-from mftcoder.curation.synthesis.prompts import copy_prompts as write_prompts
+from mftcoder.curation.synthesis.prompts import copy_prompts as copy_prompts  # for the command
 from mftcoder.curation.synthesis.sources import choose_snippets, read_examples, read_topics
 from mftcoder.curation.synthesis.trials import Trials
 from mftcoder.curation.synthesis.work import Collected, Method
@@ -34,11 +34,6 @@ def synthesize_recipe(
 def synthesize_options(options: dict[str, Any], *, on_progress: OnProgress = no_progress) -> Synthesized:
     """Synthesize by options that have the form of such a file."""
     return synthesize(parse_synthesis(options, origin="command line"), on_progress=on_progress)
-
-
-def copy_prompts(folder: Path) -> list[Path]:
-    """Write the prompts of all methods into `folder`, to be edited."""
-    return write_prompts(folder)
 
 
 def synthesize(config: SynthesisConfig, *, on_progress: OnProgress = no_progress) -> Synthesized:

@@ -5,15 +5,11 @@ stopped evaluation continues. Programs run only through execution.pool.
 """
 
 import os
-import signal
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from mftcoder import __version__
@@ -33,6 +29,7 @@ from mftcoder.execution.pool import Pool, open_pool
 from mftcoder.execution.sandbox import STATUSES, ExecutionResult, Limits, Program, shortened
 from mftcoder.jsonl import read_json, write_json
 from mftcoder.log import OnProgress, no_progress, say, warn
+from mftcoder.processes import sigterm_as_interrupt
 
 _GO_ON = "The same command goes on where this one was."
 
@@ -117,28 +114,12 @@ def _evaluate_here(paths: Sequence[Path], options: EvaluateOptions, on_progress:
     work = [_prepare(path, options) for path in paths]
     _refuse_equal_names(work)
     languages = {problem.language for item in work for problem in item.benchmark.problems}
-    with _stopped_by_sigterm(), open_pool(options.sandbox, options.workers, languages) as pool:
+    by_scheduler = Interrupted(_GO_ON, requeue=True)
+    with sigterm_as_interrupt(by_scheduler), open_pool(options.sandbox, options.workers, languages) as pool:
         say(f"sandbox: {pool.level} ({', '.join(pool.covers)}), {pool.size} workers")
         if pool.level == "process":
             warn("warning: level process is the last resort; `mft doctor` says what a stronger one needs.")
         return [_evaluate_file(item, pool, options, on_progress) for item in work]
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the evaluation as Ctrl-C does, and leaves no process and no folder behind."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(_GO_ON, requeue=True)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread can handle signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_equal_names(work: Sequence[_Work]) -> None:

@@ -25,7 +25,8 @@ from mftcoder.config.effects import Run, fields_without_effect
 from mftcoder.config.load import check_config, dump_yaml
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
-from mftcoder.data.prepared.store import Store, prepare_with_progress
+from mftcoder.data.prepared.store import Store
+from mftcoder.data.prepared.store import prepare as prepare_store
 from mftcoder.data.records.curated import described
 from mftcoder.errors import Interrupted, ModelError
 from mftcoder.jsonl import write_json, write_text
@@ -156,7 +157,7 @@ def train(
         resolved = _checked_model(config)
 
     def prepared() -> Store:
-        store = prepare_with_progress(config, on_progress)
+        store = prepare_store(config, on_progress=on_progress)
         if resolved and (line := check_texts(resolved, config, *store.longest_text())):
             warn(line)
         for line in label_warnings(config, store):

@@ -22,7 +22,8 @@ from mftcoder.config.effects import Run, fields_without_effect
 from mftcoder.config.kinds import GrpoKind, KtoKind, PreferenceKind, PretrainKind
 from mftcoder.config.schema import IN_BITS, BackendConfig, RunConfig
 from mftcoder.data.batches.loader import TrainLoader, ValidationLoader
-from mftcoder.data.prepared.store import Store, prepare_with_progress
+from mftcoder.data.prepared.store import Store
+from mftcoder.data.prepared.store import prepare as prepare_store
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.kernels.limits import device_limits, model_limits
 from mftcoder.kernels.linear.fp8 import GPUS_WITH_FP8, lack_of_fp8
@@ -97,7 +98,7 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
     warnings = check(lambda: check_suitability(model, config)) if model else None
     planned = check(lambda: plan_model(config, model.config)) if model else None
     check(lambda: _check_output(config.output_path))
-    store = check(lambda: prepare_with_progress(config, on_progress)) if model else None
+    store = check(lambda: prepare_store(config, on_progress=on_progress)) if model else None
     if store:
         check(lambda: _check_balancer(config, store))
         long = check(lambda: check_texts(model, config, *store.longest_text())) if model else None

@@ -52,10 +52,10 @@ def command(
     overrides += (f"distributed_type={distributed_type}",) if distributed_type else ()
     run_config = loaded_config(config, overrides)
     if nproc:
-        from mftcoder.app.training.launch import LaunchOptions, launch
+        from mftcoder.app.training.launch import launch
 
         again = ["--allow-changes"] if allow_changes else []
-        launch(["train", str(config), *overrides, *again], LaunchOptions(nproc, **cluster))
+        launch(["train", str(config), *overrides, *again], nproc, **cluster)
     else:
         from mftcoder.app.training.train import train
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mftcoder.curation.example import Example
-from mftcoder.curation.filters import code, lint, privacy, prose, text
+from mftcoder.curation.filters import code, lint, privacy, text
 
 Value = float | str | None
 Bounds = tuple[float | None, float | None]
@@ -106,8 +106,8 @@ RULES: dict[str, Rule] = {
         is_private=True,
     ),
     "prose_language": Rule(
-        f"the language of the prose (py3langid), from {prose.LEAST_BYTES} bytes on",
-        prose.prose_language,
+        f"the language of the prose (py3langid), from {text.LEAST_PROSE_BYTES} bytes on",
+        text.prose_language,
         ("en", "zh"),
         needs="py3langid",
     ),

@@ -58,7 +58,6 @@ def summary(sets: Sequence[Counted], compared: DedupConfig, max_length: int | No
 
 def _set(one: Counted, repeated: int, repeats: "_Repeats", max_length: int | None) -> dict[str, Any]:
     counts = one.counts
-    near = repeats.near_in(one.name) if repeats.compared.near else None
     return {
         "name": one.name,
         "task": one.task,
@@ -68,18 +67,16 @@ def _set(one: Counted, repeated: int, repeats: "_Repeats", max_length: int | Non
         "problems": counts.problems,
         "bytes": counts.bytes,
         "exact_duplicates": repeated,
-        "near_duplicates": near,
+        "near_duplicates": repeats.near(one.name, one.name),
         "lengths": {unit: lengths_of(lengths) for unit, lengths in counts.lengths.items()},
-        "cut": _cut(counts) if max_length is not None else None,
+        "cut": None
+        if max_length is None
+        else {name.replace(" ", "_"): counts.cut[name] for name in ("records", "tokens", "trained tokens")},
         "roles": dict(ordered(counts.roles)),
         "turns": {str(number): count for number, count in sorted(counts.statistics.turns.items())},
         "languages": dict(ordered(counts.statistics.languages)),
         "licences": dict(ordered(counts.statistics.licences)),
     }
-
-
-def _cut(counts: Counts) -> dict[str, int]:
-    return {name.replace(" ", "_"): counts.cut[name] for name in ("records", "tokens", "trained tokens")}
 
 
 def lengths_of(lengths: Mapping[int, int]) -> dict[str, Any]:
@@ -136,13 +133,11 @@ class _Repeats:
             if not found.is_exact:
                 self.pairs[names[found.dropped[0]], names[found.kept[0]]] += 1
 
-    def near_in(self, name: str) -> int:
-        """Near-duplicates of a record of the same set; of `all`, those of any set."""
-        return self.pairs.total() if name == "all" else self.pairs[name, name]
-
-    def near_between(self, one: str, other: str) -> int:
-        """Near-duplicates of one set of a record of the other one, in both directions."""
-        return self.pairs[one, other] + self.pairs[other, one]
+    def near(self, one: str, other: str) -> int | None:
+        """Near-duplicates of one set of a record of the other one, in both directions; of `all`, those of any set. None if not counted."""
+        if not self.compared.near:
+            return None
+        return self.pairs.total() if one == "all" else sum(self.pairs[pair] for pair in {(one, other), (other, one)})
 
 
 def _overlap(
@@ -151,6 +146,6 @@ def _overlap(
     """The pairs of sets that have a text in common, and how many different ones."""
     for (one, own), (other, others) in combinations(zip(sets, texts, strict=True), 2):
         exact = len(np.intersect1d(own, others))
-        near = repeats.near_between(one.name, other.name) if repeats.compared.near else None
+        near = repeats.near(one.name, other.name)
         if exact or near:
             yield {"sets": [one.name, other.name], "exact": exact, "near": near}

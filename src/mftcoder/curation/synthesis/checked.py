@@ -41,15 +41,13 @@ class Tests:
     async def make(self, number: int, collected: Collected) -> None:
         """The tests of one record."""
         record = self.items[number]
-        origin = record.conversation.origin
-        try:
-            code = _code_of(record)
-            tests = await self._tests(record, code)
-            chosen, tests, samples = await self._agreed(record, code, tests)
-            found = await self._proved(chosen, tests)
-        except DroppedError as error:
-            collected.drop((number,), WRITE_TESTS, error, origin)
-            return
+        with collected.dropping((number,), WRITE_TESTS, record.conversation.origin):
+            await self._make(record, number, collected)
+
+    async def _make(self, record: Example, number: int, collected: Collected) -> None:
+        origin, code = record.conversation.origin, _code_of(record)
+        chosen, tests, samples = await self._agreed(record, code, await self._tests(record, code))
+        found = await self._proved(chosen, tests)
         facts = {"method": "tests", "model": self.teacher.config.model, **found}
         question = f"{_ASK_FOR_TESTS}\n\n{fenced(chosen)}"
         collected.keep((number, 0), Draft(WRITE_TESTS, question, fenced(tests), origin, facts))
@@ -139,11 +137,8 @@ class Repair:
     async def make(self, number: int, collected: Collected) -> None:
         """Repair one answer, in several rounds if needed."""
         record = self.items[number]
-        origin = record.conversation.origin
-        try:
+        with collected.dropping((number, self.config.rounds), REPAIR, record.conversation.origin):
             await self._repair(record, number, collected)
-        except DroppedError as error:
-            collected.drop((number, self.config.rounds), REPAIR, error, origin)
 
     async def _repair(self, record: Example, number: int, collected: Collected) -> None:
         tests, entry_point = tests_in(record)

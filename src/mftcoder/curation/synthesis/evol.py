@@ -35,15 +35,12 @@ class Evol:
             collected.drop((number, 0), TASK, DroppedError("read", "no_question", "plain text"), origin)
             return
         for turn, way in enumerate(self._ways(question)):
-            try:
+            facts = {"method": TASK, "way": way, "round": turn + 1, "model": self.teacher.config.model}
+            with collected.dropping((number, turn), TASK, origin):
                 harder = await self._harder(question, way)
                 answer = await self._answer(harder)
-            except DroppedError as error:
-                collected.drop((number, turn), TASK, error, origin)
-                continue
-            facts = {"method": TASK, "way": way, "round": turn + 1, "model": self.teacher.config.model}
-            collected.keep((number, turn), Draft(TASK, harder, answer, origin, facts))
-            question = harder
+                collected.keep((number, turn), Draft(TASK, harder, answer, origin, facts))
+                question = harder
 
     def _ways(self, question: str) -> list[str]:
         """A way for each round: all five in a random order, then again."""

@@ -35,22 +35,24 @@ class Exercises:
     async def make(self, number: int, collected: Collected) -> None:
         """The exercises of one request."""
         item = self.items[number]
-        try:
+        with collected.dropping((number,), TASK, item.topic.origin):
             request = await self._sharpened(item)
-            questions = await self._questions(item, request)
-        except DroppedError as error:
-            collected.drop((number,), TASK, error, item.topic.origin)
-            return
+            await self._answers(number, request, await self._questions(item, request), collected)
+
+    async def _answers(self, number: int, request: str, questions: list[str], collected: Collected) -> None:
+        item = self.items[number]
         if len(questions) < self.config.exercises:
             short = DroppedError("questions", "too_few", len(questions), wanted=self.config.exercises)
             collected.drop((number,), TASK, short, item.topic.origin)
-        facts = {"method": TASK, "topic": item.topic.text, "request": request}
+        facts = {"method": TASK, "topic": item.topic.text, "request": request, "model": self.teacher.config.model}
 
-        async def answered(pair: tuple[int, str]) -> None:
-            await self._answer((number, pair[0]), pair[1], facts, item.topic.origin, collected)
+        async def answer(place: int) -> None:
+            prompt = self.prompts.render("answer", question=questions[place], language=self.config.language)
+            with collected.dropping((number, place), TASK, item.topic.origin):
+                text = await ask(self.teacher, "answer", prompt)
+                collected.keep((number, place), Draft(TASK, questions[place], text, item.topic.origin, facts))
 
-        pairs = list(enumerate(questions))
-        _, stop = await in_order(answered, pairs, width=self.teacher.config.concurrency)
+        _, stop = await in_order(answer, range(len(questions)), width=self.teacher.config.concurrency)
         if stop is not None:
             raise stop
 
@@ -71,14 +73,3 @@ class Exercises:
         if not questions:
             raise DroppedError("questions", "cut" if reply.is_cut else "no_exercise", reply.text[:200])
         return questions
-
-    async def _answer(
-        self, order: tuple[int, int], question: str, facts: dict[str, str], origin: str, collected: Collected
-    ) -> None:
-        prompt = self.prompts.render("answer", question=question, language=self.config.language)
-        try:
-            answer = await ask(self.teacher, "answer", prompt)
-        except DroppedError as error:
-            collected.drop(order, TASK, error, origin)
-        else:
-            collected.keep(order, Draft(TASK, question, answer, origin, {**facts, "model": self.teacher.config.model}))

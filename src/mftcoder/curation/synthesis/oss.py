@@ -20,13 +20,10 @@ class OssInstruct:
     async def make(self, number: int, collected: Collected) -> None:
         """The problem of one piece."""
         snippet = self.items[number]
-        try:
-            problem, solution = await self._problem(snippet)
-        except DroppedError as error:
-            collected.drop((number,), TASK, error, snippet.origin)
-            return
         facts = {"method": TASK, "language": snippet.language, "model": self.teacher.config.model}
-        collected.keep((number,), Draft(TASK, problem, solution, snippet.origin, facts))
+        with collected.dropping((number,), TASK, snippet.origin):
+            problem, solution = await self._problem(snippet)
+            collected.keep((number,), Draft(TASK, problem, solution, snippet.origin, facts))
 
     async def _problem(self, snippet: Snippet) -> tuple[str, str]:
         prompt = self.prompts.render("problem", snippet=snippet.text, language=snippet.language)

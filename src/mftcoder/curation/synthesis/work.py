@@ -1,7 +1,8 @@
 """What the methods share: a draft of a record, where drafts and drops are collected, and a question that may bring neither."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,6 +73,14 @@ class Collected:
 
     def drop(self, order: Order, task: str, error: DroppedError, origin: str) -> None:
         self._dropped.append((order, Dropped(task, error.step, error.drop, origin)))
+
+    @contextmanager
+    def dropping(self, order: Order, task: str, origin: str) -> Iterator[None]:
+        """A DroppedError ends the block, and is noted."""
+        try:
+            yield
+        except DroppedError as error:
+            self.drop(order, task, error, origin)
 
     @property
     def drafts(self) -> list[Draft]:

@@ -92,10 +92,6 @@ class Budget:
             async with self._released:
                 self._released.notify_all()
 
-    def spend(self, used: Spent) -> None:
-        """Count one attempt, whether it brought an answer or not."""
-        self.spent += used
-
     def _problem(self, most: Spent) -> str:
         total = sum(self._under_way.values(), self.spent) + most
         config = self.config

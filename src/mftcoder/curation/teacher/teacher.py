@@ -133,7 +133,7 @@ class Teacher:
                 usage = error.usage
                 raise
             finally:
-                self.budget.spend(Spent(1, usage or Usage(), cost_of(self.config, usage or Usage())))
+                self.budget.spent += Spent(1, usage or Usage(), cost_of(self.config, usage or Usage()))
         return reply
 
     def _accepted(self, reply: Reply, failed: list[AttemptError]) -> Reply:

@@ -260,7 +260,7 @@ class ValidationLoader:
             samples = [store.validation(task) for task in range(len(store.tasks))]
         self._rows = _Rows(samples, config)
         self._rank, self._world_size = rank, world_size
-        self._size = size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
+        self._size = config.train.per_device_eval_batch_size or config.train.per_device_train_batch_size
         tasks = np.repeat(np.arange(len(self._rows.plans)), [len(plan) for plan in self._rows.plans])
         rows = np.concatenate([np.arange(len(plan)) for plan in self._rows.plans])
         if only is not None:
@@ -273,23 +273,18 @@ class ValidationLoader:
         """Trained tokens and samples of the whole set, over all ranks."""
         self.rows_of_task = tuple(len(plan) for plan in self._rows.plans)
         """Rows of each task; with packing, a row holds several samples."""
-        mine = np.arange(rank, len(tasks), world_size)
-        self._batches = [
-            (tasks[mine[start : start + size]].tolist(), rows[mine[start : start + size]].tolist())
-            for start in range(0, -(-len(tasks) // world_size), size)
+        self._batches = [(tasks[part].tolist(), rows[part].tolist()) for part in self._dealt(len(tasks))]
+
+    def _dealt(self, count: int) -> list[slice]:
+        """This rank's batches of so many rows."""
+        stride = self._size * self._world_size
+        return [
+            slice(start + self._rank, min(start + stride, count), self._world_size) for start in range(0, count, stride)
         ]
 
     def subset(self, tasks: Sequence[int], rows: Sequence[int]) -> StepData:
         """This rank's batches of some rows of the set, and the counts of all these rows. Every rank has as many batches."""
-        stride = self._size * self._world_size
-        batches_of_rows = [
-            range(start + self._rank, min(start + stride, len(rows)), self._world_size)
-            for start in range(0, len(rows), stride)
-        ]
-        batches = tuple(
-            self._rows.batch([tasks[index] for index in indices], [rows[index] for index in indices])
-            for indices in batches_of_rows
-        )
+        batches = tuple(self._rows.batch(tasks[part], rows[part]) for part in self._dealt(len(rows)))
         return StepData(batches, self._rows.counts(tasks, rows))
 
     def __len__(self) -> int:

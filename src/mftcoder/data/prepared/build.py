@@ -22,23 +22,11 @@ from mftcoder.data.prepared.columns import Split
 from mftcoder.data.prepared.split import Tally, merge_blocks
 from mftcoder.data.records.files import BLOCK_BYTES, SourceFile, TaskSources, read_blocks
 from mftcoder.errors import DataError
+from mftcoder.log import OnProgress
 from mftcoder.processes import main_module_hidden
 
 _AT_THE_END = 1 << 62  # problems of a whole file come after those of its lines
 _SMALL_INPUT = 2 * BLOCK_BYTES  # less than this is done before a second process would have started
-
-
-@dataclass(frozen=True)
-class PrepareCounts:
-    """How far the preparation is: bytes of the input files read and tokenized, records and tokens so far."""
-
-    bytes_done: int
-    bytes_total: int
-    records: int
-    tokens: int
-
-
-OnProgress = Callable[[PrepareCounts], None]
 
 
 _Waiting = dict[Future[BlockReport], "_Block"]
@@ -58,7 +46,7 @@ class _Place:
         return work / f"{self.task}-{self.split}-{self.file:06d}-{index:06d}.npz"
 
 
-def build(config: RunConfig, sources: list[TaskSources], folder: Path, on_progress: OnProgress | None) -> None:
+def build(config: RunConfig, sources: list[TaskSources], folder: Path, on_progress: OnProgress) -> None:
     """Make the store at `folder`. DataError lists all bad records (up to data.max_errors); then there is no `folder`."""
     work = folder.with_name(f".{folder.name}-{BLOCK_BYTES}.work")  # blocks of another size cannot be reused
     try:
@@ -69,7 +57,7 @@ def build(config: RunConfig, sources: list[TaskSources], folder: Path, on_progre
     shutil.rmtree(work)
 
 
-def _build_in(work: Path, config: RunConfig, sources: list[TaskSources], on_progress: OnProgress | None) -> Path:
+def _build_in(work: Path, config: RunConfig, sources: list[TaskSources], on_progress: OnProgress) -> Path:
     target = work / "store"
     shutil.rmtree(target, ignore_errors=True)
     tallies = _Builder(config, sources, work, on_progress).run()
@@ -95,7 +83,7 @@ class _Block:
 
 
 class _Builder:
-    def __init__(self, config: RunConfig, sources: list[TaskSources], work: Path, on_progress: OnProgress | None):
+    def __init__(self, config: RunConfig, sources: list[TaskSources], work: Path, on_progress: OnProgress):
         self.config, self.work, self.on_progress = config, work, on_progress
         files = [
             (task, split, index, source)
@@ -188,11 +176,11 @@ class _Builder:
         total.tokens += report.tokens
         total.skipped += report.skipped
         self._note(place, block.index, report.errors, report.problems)
-        if self.on_progress:
-            records = sum(tally.report.records for tally in self.tallies)
-            tokens = sum(tally.report.tokens for tally in self.tallies)
-            self.bytes_done = max(self.bytes_done, block.bytes_read)  # blocks finish in any order
-            self.on_progress(PrepareCounts(self.bytes_done, self.bytes_total, records, tokens))
+        records = sum(tally.report.records for tally in self.tallies)
+        tokens = sum(tally.report.tokens for tally in self.tallies)
+        self.bytes_done = max(self.bytes_done, block.bytes_read)  # blocks finish in any order
+        note = f"{records:,} records, {tokens:,} tokens"
+        self.on_progress("tokenizing", self.bytes_done, self.bytes_total, note)
 
     def _note(self, place: _Place, block: int, errors: Sequence[str], problems: int) -> None:
         self.problems += problems

@@ -11,11 +11,10 @@ from pathlib import Path
 import orjson
 import xxhash
 
-from mftcoder import log
 from mftcoder.cache import cache_root
 from mftcoder.config.kinds import SFT, PretrainKind
 from mftcoder.config.schema import RunConfig
-from mftcoder.data.prepared.build import OnProgress, PrepareCounts, build
+from mftcoder.data.prepared.build import build
 from mftcoder.data.prepared.columns import TaskSamples, TaskStatistics
 from mftcoder.data.records.files import SourceFile, TaskSources, find_sources
 from mftcoder.data.records.megatron import TokenFile
@@ -24,6 +23,7 @@ from mftcoder.data.rendering.kinds import template_of
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import DataError
 from mftcoder.jsonl import locked
+from mftcoder.log import OnProgress, no_progress, warn
 
 STORE_VERSION = 2
 """Raise it when the same input gives other samples or other files, so that old stores are not found."""
@@ -60,10 +60,11 @@ class Store:
         return max(both)
 
 
-def prepare(config: RunConfig, *, on_progress: OnProgress | None = None) -> Store:
+def prepare(config: RunConfig, *, on_progress: OnProgress = no_progress) -> Store:
     """The store of a config: an existing one if its fingerprint is the same, otherwise made now on all cores.
 
     Several processes may call this at once: one works, the others wait. DataError lists the bad records of all files.
+    `on_progress` gets the bytes of the input files that are read and tokenized.
     """
     cache = cache_root(config.data.cache_dir)
     tokenizer = load_tokenizer(config.model.tokenizer_name_or_path or config.model.model_name_or_path)
@@ -86,21 +87,11 @@ def _check_token_files(config: RunConfig, sources: list[TaskSources], tokenizer:
                 continue
             try:
                 if warning := check_token_file(TokenFile.open(file.path), task.kind, tokenizer):
-                    log.warn(warning)
+                    warn(warning)
             except DataError as error:
                 problems += error.problems
     if problems:
         raise DataError(*problems)
-
-
-def prepare_with_progress(config: RunConfig, on_progress: log.OnProgress) -> Store:
-    """The store of a config, as `prepare`; `on_progress` gets the bytes read and the records and tokens so far."""
-
-    def tell(counts: PrepareCounts) -> None:
-        note = f"{counts.records:,} records, {counts.tokens:,} tokens"
-        on_progress("tokenizing", counts.bytes_done, counts.bytes_total, note)
-
-    return prepare(config, on_progress=tell)
 
 
 def store_fingerprint(config: RunConfig, tokenizer: Tokenizer, sources: list[TaskSources]) -> str:

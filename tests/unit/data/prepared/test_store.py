@@ -16,7 +16,6 @@ import pytest
 from mftcoder.config.load import parse_config
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared import build as building
-from mftcoder.data.prepared.build import PrepareCounts
 from mftcoder.data.prepared.columns import TaskSamples
 from mftcoder.data.prepared.store import Store, prepare
 from mftcoder.data.rendering.tokenization import IGNORED
@@ -154,11 +153,12 @@ def test_over_long_samples_are_counted(over_length: str, make_config: MakeConfig
 
 def test_an_unchanged_config_tokenizes_nothing(make_config: MakeConfig, make_jsonl: MakeJsonl) -> None:
     config = make_config({"a": str(make_jsonl("a.jsonl", [pair(index) for index in range(9)]))})
-    seen: list[PrepareCounts] = []
-    first = prepare(config, on_progress=seen.append)
-    assert seen[-1].bytes_done == seen[-1].bytes_total and seen[-1].records == 9
+    seen: list[tuple] = []
+    first = prepare(config, on_progress=lambda *told: seen.append(told))
+    title, done, total, note = seen[-1]
+    assert title == "tokenizing" and done == total and note.startswith("9 records, ")
     seen.clear()
-    assert prepare(config, on_progress=seen.append).folder == first.folder and not seen
+    assert prepare(config, on_progress=lambda *told: seen.append(told)).folder == first.folder and not seen
 
 
 def test_everything_that_shapes_the_samples_changes_the_fingerprint(
@@ -215,9 +215,9 @@ def test_finished_blocks_are_reused(
     monkeypatch.setattr(building, "BLOCK_BYTES", 2000)
     path = str(make_jsonl("a.jsonl", [pair(index) for index in range(300)]))
     config = make_config({"a": path})
-    calls: list[PrepareCounts] = []
+    calls: list[tuple] = []
 
-    def stop(progress: PrepareCounts) -> None:
+    def stop(*progress: object) -> None:
         calls.append(progress)
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -227,7 +227,7 @@ def test_finished_blocks_are_reused(
     finished = {block: block.stat().st_mtime_ns for block in tmp_path.rglob("*.npz")}
     assert len(finished) >= 4 and not list(tmp_path.rglob("meta.json"))
 
-    def check(progress: PrepareCounts) -> None:
+    def check(*_: object) -> None:
         assert {block: block.stat().st_mtime_ns for block in finished} == finished
 
     resumed = prepare(config, on_progress=check)
@@ -244,7 +244,7 @@ def test_a_kill_leaves_no_store_and_no_process_and_the_next_run_finishes(
     script.write_text(
         "import os, signal, sys\nfrom pathlib import Path\nfrom mftcoder.config.schema import RunConfig\n"
         "from mftcoder.data.prepared import build as building, store\n"
-        "def die(progress):\n    if len(list(Path(sys.argv[2]).rglob('*.npz'))) >= 5:\n"
+        "def die(*_):\n    if len(list(Path(sys.argv[2]).rglob('*.npz'))) >= 5:\n"
         "        print(Path(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read_text(), flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n    building.BLOCK_BYTES, building._SMALL_INPUT = 10_000, 0\n"
@@ -263,7 +263,7 @@ def test_a_kill_leaves_no_store_and_no_process_and_the_next_run_finishes(
     assert not any(_runs(worker) for worker in workers)
     monkeypatch.setattr(building, "BLOCK_BYTES", 10_000)
     finished = set(tmp_path.rglob("*.npz"))
-    resumed = prepare(config, on_progress=lambda _: finished.intersection_update(tmp_path.rglob("*.npz")))
+    resumed = prepare(config, on_progress=lambda *_: finished.intersection_update(tmp_path.rglob("*.npz")))
     assert len(finished) >= 5 and resumed.statistics[0].records == 4000
 
 
