@@ -55,7 +55,9 @@ class Balancer:
             validation_rows=np.full(len(self.tasks), validation_rows, np.int64),
         )
         self._name = method
-        self._method = build_balancer(_section(method, options), facts, self.tasks)
+        section = _section(method, options)
+        self._method = build_balancer(section, facts, self.tasks)
+        self._needs_evaluation = section.first_validation_user  # until it has one
         self._window = TaskLosses.zeros(len(self.tasks))
         self.step = 0
         """Steps that were observed."""
@@ -85,6 +87,8 @@ class Balancer:
     ) -> dict[str, float]:
         """The weights of the next step, after a step with these mean token losses; a task that was absent is left out."""
         losses, measured = self._losses("train", train), validation and self._losses("validation", validation)
+        if self._needs_evaluation and not self.step:
+            raise ConfigError(f"balancer: {self._needs_evaluation}. Call evaluated() before the first observe()")
         missing = "validation losses" if self.wants_validation and not validation else ""
         missing = "gradient norms" if self.wants_gradient_norms and not gradient_norms else missing
         if missing:
@@ -97,8 +101,11 @@ class Balancer:
         return self.weights
 
     def evaluated(self, losses: Mapping[str, float]) -> None:
-        """Tell the method of a validation of all rows: before the first step coba's variant `released` needs one."""
+        """Tell the method of a validation of all rows: before the first step coba's variant `released` needs one, of all tasks."""
+        if self._needs_evaluation and not self.step:
+            _check_names("losses", losses, self.tasks, complete=True)
         self._method.evaluated(self.step, self._losses("losses", losses))
+        self._needs_evaluation = None
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next weights depend on, JSON-able."""

@@ -61,6 +61,20 @@ def test_steps_between_two_updates_are_taken_together() -> None:
     assert pairs.weights == pytest.approx(means.weights) and pairs.weights["a"] != 0.5
 
 
+def test_released_coba_does_not_begin_without_the_validation_that_it_divides_by() -> None:
+    losses = {"a": 2.0, "b": 1.0}
+    balancer = Balancer("coba", list(losses), total_steps=10, variant="released")
+    with pytest.raises(ConfigError, match=r"before the first step\. Call evaluated\(\) before the first observe\(\)"):
+        balancer.observe(losses, losses)
+    with pytest.raises(ConfigError, match=r"losses: are those of \['a'\]; the tasks are \['a', 'b'\]"):
+        balancer.evaluated({"a": 2.0})
+    balancer.evaluated(losses)
+    balancer.observe(losses, losses)
+    resumed = Balancer("coba", list(losses), total_steps=10, variant="released")
+    resumed.load_state_dict(balancer.state_dict())
+    assert resumed.observe(losses, losses) == balancer.observe(losses, losses)
+
+
 def test_an_absent_task_is_left_out() -> None:
     balancer = Balancer("uncertainty", TASKS, total_steps=8)
     assert balancer.observe({"a": 3.0})["a"] < 0.5

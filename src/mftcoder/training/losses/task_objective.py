@@ -122,6 +122,7 @@ class TaskObjective:
         _check_rows(targets, task_ids)
         trained = targets != UNTRAINED
         tasks = _by_position(task_ids, targets)[trained]
+        self._check_known(tasks)
         sums = torch.zeros(len(self.tasks), dtype=torch.float64, device=tasks.device)
         sums.index_add_(0, tasks, token_losses.detach()[trained].double())
         tokens = torch.bincount(tasks, minlength=len(self.tasks))
@@ -131,14 +132,21 @@ class TaskObjective:
     def _samples(self, targets: Tensor, task_ids: Tensor, position_ids: Tensor | None = None) -> _Samples:
         _check_rows(targets, task_ids, position_ids)
         starts = torch.zeros_like(targets, dtype=torch.bool) if position_ids is None else position_ids == 0
-        starts[:, 0] = True  # a row that goes on with the sample of the row before does not exist
+        starts[:, :1] = True  # a row that goes on with the sample of the row before does not exist
         of_position = starts.flatten().cumsum(0).view_as(targets) - 1
-        tasks = _by_position(task_ids, targets)[starts]
-        trained = torch.bincount(of_position[targets != UNTRAINED], minlength=len(tasks))
-        unknown = (trained > 0) & ((tasks < 0) | (tasks >= len(self.tasks)))
-        if unknown.any():
-            raise ConfigError(f"task_ids: hold {int(tasks[unknown][0])}; the tasks are 0 to {len(self.tasks) - 1}")
-        return _Samples(of_position, tasks, trained)
+        by_position, is_trained = _by_position(task_ids, targets), targets != UNTRAINED
+        tasks, samples = by_position[starts], of_position[is_trained]
+        self._check_known(by_position[is_trained])
+        if (tasks[samples] != by_position[is_trained]).any():
+            raise ConfigError(
+                "task_ids: differ inside a sample. A row is one sample unless position_ids say where its samples begin"
+            )
+        return _Samples(of_position, tasks, torch.bincount(samples, minlength=len(tasks)))
+
+    def _check_known(self, tasks: Tensor) -> None:
+        unknown = tasks[(tasks < 0) | (tasks >= len(self.tasks))]
+        if len(unknown):
+            raise ConfigError(f"task_ids: hold {int(unknown[0])}; the tasks are 0 to {len(self.tasks) - 1}")
 
 
 def _check_losses(token_losses: Any, targets: Any) -> None:

@@ -88,6 +88,28 @@ def test_inputs_that_do_not_fit_are_errors() -> None:
         TaskObjective(["a"], weights={"b": 1.0})
     with pytest.raises(ConfigError, match="task_ids: hold 1"):
         TaskObjective(["a"])(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int64), torch.tensor([1]))
+    for unknown in (1, -1):
+        with pytest.raises(ConfigError, match=f"task_ids: hold {unknown}; the tasks are 0 to 0"):
+            TaskObjective(["a"]).mean_losses(
+                torch.ones(1, 1), torch.ones(1, 1, dtype=torch.int64), torch.tensor([unknown])
+            )
+
+
+def test_samples_of_one_row_need_their_positions() -> None:
+    """Without them the whole row would be counted as its first task, in silence."""
+    targets, task_ids, positions = torch.tensor([[3, -100, 5]]), torch.tensor([[0, 0, 1]]), torch.tensor([[0, 1, 0]])
+    objective = TaskObjective(["a", "b"])
+    for wrong in ((), (torch.tensor([[0, 1, 2]]),)):
+        with pytest.raises(ConfigError, match="task_ids: differ inside a sample"):
+            objective.count((targets, task_ids, *wrong))
+    assert objective.count((targets, task_ids, positions)).tokens.tolist() == [1, 1]
+    padded = torch.tensor([[0, 0, -1]])
+    assert objective.count((targets.masked_fill(padded < 0, -100), padded)).tokens.tolist() == [1, 0]
+
+
+def test_rows_without_positions_add_nothing() -> None:
+    empty = torch.empty(2, 0, dtype=torch.int64)
+    assert TaskObjective(["a"])(empty.float(), empty, torch.zeros(2, dtype=torch.int64)) == 0
 
 
 def test_a_shape_that_would_only_broadcast_is_an_error() -> None:
