@@ -38,6 +38,13 @@ class SourceModule:
     tree: Any
     language: str = "python"
     license: str = UNKNOWN
+    folders: tuple[str, ...] | None = None
+    """The packages that a Python file lies in, outermost first; None: the folders of `path`."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that a Python file lies in, outermost first."""
+        return tuple(self.path.split("/")[:-1]) if self.folders is None else self.folders
 
 
 def is_test(path: str) -> bool:
@@ -116,7 +123,29 @@ def read_modules(
             skips[f"file: {_reason(error)}"] += 1
             yield None
         else:
+            module = replace(module, folders=packages_of(folder, path))
             yield replace(module, license=license_of(path, module.text)) if license_of else module
+
+
+def packages_of(folder: Path, path: str) -> tuple[str, ...]:
+    """The packages of a file, from the outermost folder with an `__init__.py` on: `src/ours/a.py` lies in `ours`.
+
+    Where no folder has one, all folders below `folder` count. `folder` may be a package itself, or lie in one.
+    """
+    folders = path.split("/")[:-1]
+    if _is_package(folder):
+        return (*_packages_above(folder.resolve()), *folders)
+    outermost = next((n for n in range(len(folders)) if _is_package(folder.joinpath(*folders[: n + 1]))), 0)
+    return tuple(folders[outermost:])
+
+
+def _packages_above(folder: Path) -> list[str]:
+    return [*_packages_above(folder.parent), folder.name] if folder.name and _is_package(folder) else []
+
+
+def _is_package(folder: Path) -> bool:
+    is_project = any((folder / name).exists() for name in (".git", "pyproject.toml", "setup.py"))
+    return (folder / "__init__.py").is_file() and not is_project  # some projects have a stray one at their root
 
 
 READ_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError, OSError)

@@ -112,9 +112,9 @@ def _context(module: SourceModule, needed: list[ast.stmt]) -> str:
         start = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
         text = "".join(lines[start - 1 : node.end_lineno])
         parts[isinstance(node, ast.ImportFrom) and node.module == "__future__"] += text.rstrip("\n") + "\n"
-    *folders, stem = module.path.removesuffix(".py").split("/")
-    package = ".".join(folders)
-    name = ".".join([*folders, stem]).removesuffix(".__init__")
+    stem = module.path.rpartition("/")[2].removesuffix(".py")
+    package = ".".join(module.packages)
+    name = ".".join([*module.packages, stem]).removesuffix(".__init__")
     return f"{parts[True]}__name__, __package__ = {name!r}, {package!r}\n{parts[False]}"
 
 

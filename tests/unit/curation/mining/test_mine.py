@@ -8,7 +8,7 @@ import pytest
 
 from mftcoder.curation.mining.functions import mine_functions
 from mftcoder.curation.mining.mine import Mined, MiningOptions, mine
-from mftcoder.curation.mining.sources import SourceModule, read_modules, source_files
+from mftcoder.curation.mining.sources import SourceModule, packages_of, read_modules, source_files
 from mftcoder.errors import DataError
 
 MODULE = '''
@@ -186,3 +186,24 @@ def test_a_text_left_of_the_method_is_counted_as_immovable() -> None:
     skips: Counter[str] = Counter()
     assert list(mine_functions(module_of(text), skips)) == []
     assert skips == {"function: indentation that cannot be moved": 1}
+
+
+def test_the_packages_of_a_file_begin_where_python_begins_them(tmp_path: Path) -> None:
+    for folder in ("repo/src/ours/deep/data", "repo/scripts/more"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("repo", "repo/src/ours", "repo/src/ours/deep"):  # data is a namespace package
+        (tmp_path / folder / "__init__.py").touch()
+    (tmp_path / "repo" / "pyproject.toml").touch()  # its own __init__.py is a stray one
+    for folder, path, packages in (
+        ("repo", "src/ours/deep/a.py", ("ours", "deep")),
+        ("repo", "src/ours/deep/data/a.py", ("ours", "deep", "data")),
+        ("repo", "scripts/more/a.py", ("scripts", "more")),
+        ("repo", "a.py", ()),
+        ("repo/src", "ours/a.py", ("ours",)),
+        ("repo/src/ours", "a.py", ("ours",)),
+        ("repo/src/ours/deep", "a.py", ("ours", "deep")),
+    ):
+        assert packages_of(tmp_path / folder, path) == packages
+    (tmp_path / "repo/src/ours/deep/a.py").write_text("x = 1\n")
+    (module,) = read_modules(tmp_path / "repo", [tmp_path / "repo/src/ours/deep/a.py"], Counter())
+    assert module is not None and module.packages == ("ours", "deep") and module.path == "src/ours/deep/a.py"
