@@ -110,6 +110,8 @@ PARTS: dict[str, tuple[str, bool, bool]] = {  # layers that are kept, weights ro
     "weights": ("", True, False),
     "inputs": ("", False, True),
     "all but down_proj": ("down_proj", True, True),
+    "all but layers 0-1": ("layers.0 layers.1", True, True),
+    "all but layers 0-1 and down_proj": ("layers.0 layers.1 down_proj", True, True),
     "all but the MLP": ("mlp", True, True),
 }
 
@@ -126,7 +128,7 @@ def print_parts(args: argparse.Namespace, config_path: Path) -> None:
         picks = [resampled(whole, draw) for _ in range(500)]
         error = np.std([mean_of_tasks(found[pick]) / mean_of_tasks(whole[pick]) for pick in picks])
         print(
-            f"{name:20}{mean_of_tasks(found):9.4f}{mean_of_tasks(found) / mean_of_tasks(whole) - 1:10.2%} +- {error:.2%}",
+            f"{name:34}{mean_of_tasks(found):9.4f}{mean_of_tasks(found) / mean_of_tasks(whole) - 1:10.2%} +- {error:.2%}",
             flush=True,
         )
 
