@@ -375,7 +375,9 @@ def read_journal(path: Path, settings: Mapping[str, Any]) -> list[Any]:
 
 def has_settings(path: Path, settings: Mapping[str, Any]) -> bool:
     """True if the file is a journal that was written with these settings."""
-    return _complete_lines(path)[:1] == [{"settings": dict(settings)}]
+    with contextlib.suppress(DataError):  # a first line that is not complete
+        return next((line for _, line in read_jsonl(path)), None) == {"settings": dict(settings)}
+    return False
 
 
 def _complete_lines(path: Path) -> list[Any]:

@@ -73,36 +73,35 @@ def _software() -> Iterator[Finding]:
 
 
 EXTRAS = (
-    *((name, name, "no training and no generation", TRAIN) for name in ("torch", "transformers", "peft", "tokenizers")),
-    ("safetensors", "safetensors", "no model folder can be read or written", TRAIN),
+    *((name, "no training and no generation", TRAIN) for name in ("torch", "transformers", "peft", "tokenizers")),
+    ("safetensors", "no model folder can be read or written", TRAIN),
     (
-        "bitsandbytes",
         "bitsandbytes",
         "no model.quantization: 4bit, 8bit and 4bit-fp8, and no train.optim: adamw_8bit",
         "pip install 'mftcoder[qlora]'",
     ),
-    ("gguf", "gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
+    ("gguf", ".gguf models cannot be read", "pip install 'mftcoder[gguf]'"),
     (
         "compressed_tensors",
-        "compressed-tensors",
         "releases by gptq, awq, int8 and fp8 cannot be read",
         "pip install 'mftcoder[compressed]'",
     ),
-    ("sentencepiece", "sentencepiece", "tokenizer.model files cannot be read", "pip install 'mftcoder[sentencepiece]'"),
-    ("datasets", "datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
-    ("rensa", "rensa", "`mft data dedup` finds exact duplicates only (near: false)", CURATE),
-    ("tree_sitter", "tree-sitter", "no mining and no code: renamed in other languages than Python", CURATE),
-    ("detect_secrets", "detect-secrets", "no filter rule on secrets", CURATE),
-    ("py3langid", "py3langid", "no filter rule on the language of the prose", CURATE),
-    ("torchao", "torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
-    ("deepspeed", "deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
-    ("fastapi", "fastapi", "no `mft serve`", "pip install 'mftcoder[serve]'"),
-    ("mcp", "mcp", "no `mft assist mcp`", "pip install 'mftcoder[assist]'"),
-    ("tensorboard", "tensorboard", "no TensorBoard logs", f"{TRAIN}, or train.report_to=[]"),
+    ("sentencepiece", "tokenizer.model files cannot be read", "pip install 'mftcoder[sentencepiece]'"),
+    ("datasets", "data sets and benchmarks of the Hub cannot be fetched", "pip install 'mftcoder[hub]'"),
+    ("rensa", "`mft data dedup` finds exact duplicates only (near: false)", CURATE),
+    ("tree_sitter", "no mining and no code: renamed in other languages than Python", CURATE),
+    ("detect_secrets", "no filter rule on secrets", CURATE),
+    ("py3langid", "no filter rule on the language of the prose", CURATE),
+    ("torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
+    ("deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
+    ("fastapi", "no `mft serve`", "pip install 'mftcoder[serve]'"),
+    ("mcp", "no `mft assist mcp`", "pip install 'mftcoder[assist]'"),
+    ("tensorboard", "no TensorBoard logs", f"{TRAIN}, or train.report_to=[]"),
 )
 
 
-def _extra(module: str, package: str, meaning: str, remedy: str) -> Finding:
+def _extra(module: str, meaning: str, remedy: str) -> Finding:
+    package = module.replace("_", "-")
     if importlib.util.find_spec(module) is None:
         return Finding("software", package, "note", "not installed", meaning, remedy)
     return Finding("software", package, "ok", importlib.metadata.version(package))

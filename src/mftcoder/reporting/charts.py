@@ -7,7 +7,7 @@ MAX_POINTS points. Lines differ in colour and in dashes.
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mftcoder.reporting.run_folder import Improvement, RunRecord, series
+from mftcoder.reporting.run_folder import Improvement, Record, RunRecord, series
 from mftcoder.reporting.scores import Score
 
 Points = list[tuple[float, float]]
@@ -129,13 +129,11 @@ REWARD_CHARTS = {
 
 def preference_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """For each preference task its accuracy, its margin and the rewards of both sides: validation with dots, training faint behind it."""
-    charts = []
-    for task in dict.fromkeys(task for run in runs for task in run.tasks):
-        for key, title in REWARD_CHARTS.items():
-            lines = _curves(runs, "rewards", task, key)
-            if any(line.points for line in lines):
-                charts.append(draw(f"{task}: {title}", lines))
-    return charts
+    return _filled(
+        (f"{task}: {title}", _curves(runs, "rewards", task, key))
+        for task in dict.fromkeys(task for run in runs for task in run.tasks)
+        for key, title in REWARD_CHARTS.items()
+    )
 
 
 def rollout_charts(runs: Sequence[RunRecord]) -> list[Chart]:
@@ -143,9 +141,7 @@ def rollout_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     charts = []
     for task in dict.fromkeys(task for run in runs for task in run.tasks):
         for key, title in (("reward", "mean reward"), ("clipped", "fraction of clipped tokens"), ("divergence", "KL")):
-            lines = [
-                Line(run.name, thinned(series(run.train, "rewards", task, key)), slot) for slot, run in enumerate(runs)
-            ]
+            lines = _training(runs, "rewards", task, key)
             values = [value for line in lines for _, value in line.points]
             if any(values) or (values and key == "reward"):
                 charts.append(draw(f"{task}: {title}", lines, from_zero=key != "reward"))
@@ -179,10 +175,7 @@ def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """One chart per run: the weight of each task over the steps. None for a run with constant weights."""
     charts = []
     for run in runs:
-        lines = [
-            Line(task, thinned(series(run.train, "weights", task)), slot)
-            for slot, task in enumerate(weighted_tasks(run))
-        ]
+        lines = _of_tasks(run, run.train, "weights")
         if any(len({round(value, 9) for _, value in line.points}) > 1 for line in lines):
             charts.append(draw(run.name, lines, "task weight"))
     return charts
@@ -190,15 +183,14 @@ def weight_charts(runs: Sequence[RunRecord]) -> list[Chart]:
 
 def slope_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """One chart per run: the slope of each task's loss that its balancer measured. None for methods without slopes."""
-    charts = []
-    for run in runs:
-        lines = [
-            Line(task, thinned(series(run.balance, "signals", "slope", task)), slot)
-            for slot, task in enumerate(weighted_tasks(run))
-        ]
-        if any(line.points for line in lines):
-            charts.append(draw(f"{run.name}: slopes", lines, "change of loss a step"))
-    return charts
+    found = ((f"{run.name}: slopes", _of_tasks(run, run.balance, "signals", "slope")) for run in runs)
+    return _filled(found, "change of loss a step")
+
+
+def _of_tasks(run: RunRecord, records: tuple[Record, ...], *keys: str) -> list[Line]:
+    """A line for each task of a run whose weights are known."""
+    points = [(task, thinned(series(records, *keys, task))) for task in weighted_tasks(run)]
+    return [Line(task, found, slot) for slot, (task, found) in enumerate(points)]
 
 
 def weighted_tasks(run: RunRecord) -> list[str]:
@@ -207,17 +199,20 @@ def weighted_tasks(run: RunRecord) -> list[str]:
 
 def speed_charts(runs: Sequence[RunRecord]) -> list[Chart]:
     """Throughput, learning rate and gradient norm, with one line per run."""
-    kinds = [
-        ("tokens a second", "tokens_per_second"),
-        ("learning rate", "learning_rate"),
-        ("gradient norm", "grad_norm"),
+    kinds = {"tokens a second": "tokens_per_second", "learning rate": "learning_rate", "gradient norm": "grad_norm"}
+    return _filled(((title, _training(runs, key)) for title, key in kinds.items()), from_zero=True)
+
+
+def _training(runs: Sequence[RunRecord], *keys: str) -> list[Line]:
+    """A line for each run over its training steps."""
+    return [Line(run.name, thinned(series(run.train, *keys)), slot) for slot, run in enumerate(runs)]
+
+
+def _filled(titled: Iterable[tuple[str, list[Line]]], label: str = "", *, from_zero: bool = False) -> list[Chart]:
+    """A chart for each title whose lines have points."""
+    return [
+        draw(title, lines, label, from_zero=from_zero) for title, lines in titled if any(line.points for line in lines)
     ]
-    charts = []
-    for title, key in kinds:
-        lines = [Line(run.name, thinned(series(run.train, key)), slot) for slot, run in enumerate(runs)]
-        if any(line.points for line in lines):
-            charts.append(draw(title, lines, from_zero=True))
-    return charts
 
 
 def thinned(points: Points) -> Points:

@@ -18,9 +18,10 @@ def print_table(console: Console, titles: Row, rows: Sequence[Row], *, numbers: 
     gap = "  " if _width(titles, rows, 2) <= console.width else " "
     widths = _widths(titles, rows)
     for row in (titles, *rows):
-        cells = [
-            _justified(cell, width, title in numbers) for cell, width, title in zip(row, widths, titles, strict=True)
-        ]
+        cells = []
+        for cell, width, title in zip(row, widths, titles, strict=True):
+            spaces = " " * (width - cell_len(cell))
+            cells.append(spaces + cell if title in numbers else cell + spaces)
         style = "bold" if row is titles else ""
         console.print(gap.join(cells).rstrip(), style=style, highlight=False, markup=False, soft_wrap=True)
 
@@ -44,11 +45,6 @@ def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:
     found = [f"  {line}" for line in lines]
     for line in [heading, *found] if found else []:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _justified(cell: str, width: int, right: bool) -> str:
-    spaces = " " * (width - cell_len(cell))
-    return spaces + cell if right else cell + spaces
 
 
 def _widths(titles: Row, rows: Sequence[Row]) -> list[int]:

@@ -171,12 +171,7 @@ def _write(mined: Mined, sources: Record, out: Path, options: MiningOptions, exa
         out / "mining.json",
         {
             **sources,
-            "options": {
-                **vars(options),
-                "tasks": list(options.tasks),
-                "languages": list(options.languages),
-                "licenses": list(options.licenses),
-            },
+            "options": vars(options),
             "modules": mined.modules,
             "functions": mined.functions,
             "languages": dict(mined.languages),

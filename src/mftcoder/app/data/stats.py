@@ -60,14 +60,10 @@ def stats(paths: Sequence[Path], options: StatsOptions, on_progress: OnProgress)
     with scratch_folder("mftcoder-stats") as folder:
         sets = _count(given.tasks, sources, counting, folder, options.num_proc, on_progress)
         if not any(one.counts.statistics.records for one in sets):
-            raise DataError(*_problems(sets), "no record can be read")
+            raise DataError(*(line for one in sets for line in one.counts.problems), "no record can be read")
         found = summary(sets, compared, given.max_length)
     template = given.data.chat_template if given.tokenizer else None
     return {"mftcoder": __version__, "tokenizer": given.tokenizer, "chat_template": template, **found}
-
-
-def _problems(sets: Sequence[Counted]) -> list[str]:
-    return [problem for one in sets for problem in one.counts.problems]
 
 
 def _given(paths: Sequence[Path]) -> _Given:

@@ -18,8 +18,9 @@ from mftcoder.curation.synthesis.sources import choose_snippets, read_examples, 
 from mftcoder.curation.synthesis.trials import Trials
 from mftcoder.curation.synthesis.work import Collected, Method
 from mftcoder.curation.teacher.budget import Budget
+from mftcoder.curation.teacher.endpoint import Endpoint
 from mftcoder.curation.teacher.journal import FILE, RequestJournal
-from mftcoder.curation.teacher.teacher import Teacher, in_order, open_teacher, spent_so_far
+from mftcoder.curation.teacher.teacher import Teacher, in_order, spent_so_far
 from mftcoder.execution.run_programs import Sandbox
 from mftcoder.log import OnProgress, no_progress, say
 
@@ -99,7 +100,7 @@ async def _ask(
     budget = Budget(config.budget, spent_so_far(journal, config.endpoints))
     async with AsyncExitStack() as stack:
         teachers = [
-            await stack.enter_async_context(open_teacher(endpoint, journal, budget, seed=config.seed))
+            Teacher(await stack.enter_async_context(Endpoint(endpoint)), journal, budget, seed=config.seed)
             for endpoint in config.endpoints
         ]
         method = _method(config, items, prompts, teachers, stack)

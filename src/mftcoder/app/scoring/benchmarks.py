@@ -27,10 +27,14 @@ def list_benchmarks(data_dir: Path | None, pattern: str | None = None) -> None:
     rows = [_row(name, task, data_dir) for name, task in chosen.items()]
     print_table(console, _TITLES, rows, numbers=("size",))
     console.print()
+    sources = [task.source for task in chosen.values() if task.source]
     if data_dir is None:
-        print_list(console, "data from the Hub, or give --data-dir:", _repositories(chosen.values()))
+        found = Counter(source.hub.repository for source in sources if source.hub)
+        repositories = (f"{name}: {count} task{'s' if count > 1 else ''}" for name, count in found.items())
+        print_list(console, "data from the Hub, or give --data-dir:", repositories)
     else:
-        print_list(console, f"missing in {data_dir}, with or without .gz:", _missing_files(chosen.values(), data_dir))
+        missing = dict.fromkeys(source.path for source in sources if not source.local_file(data_dir))
+        print_list(console, f"missing in {data_dir}, with or without .gz:", missing)
     print_list(console, "missing tools:", _missing_tools(chosen.values()))
     print_list(console, "groups:", _groups())
 
@@ -47,17 +51,6 @@ def data_state(task: Task, data_dir: Path | None) -> str:
     if data_dir is not None:
         return "here" if task.source.local_file(data_dir) else "missing"
     return "Hub" if task.source.hub else "missing"
-
-
-def _repositories(tasks: Iterable[Task]) -> list[str]:
-    found = Counter(task.source.hub.repository for task in tasks if task.source and task.source.hub)
-    return [f"{repository}: {count} task{'s' if count > 1 else ''}" for repository, count in found.items()]
-
-
-def _missing_files(tasks: Iterable[Task], data_dir: Path) -> list[str]:
-    """Each file once, even if several benchmarks read it."""
-    sources = [task.source for task in tasks if task.source]
-    return list(dict.fromkeys(source.path for source in sources if not source.local_file(data_dir)))
 
 
 def _missing_tools(tasks: Iterable[Task]) -> list[str]:

@@ -48,7 +48,18 @@ def open_assistant(**options: Any) -> Assistant:
     chosen = AssistOptions(**options)
     if chosen.model and (chosen.url or chosen.model_name):
         raise ConfigError("--model: loads a model here; leave out --url and --model-name")
-    return Assistant(_model(chosen), chosen.folder, rounds=chosen.rounds, mutants=chosen.mutants)
+    if chosen.model:
+        model = _local(chosen)
+    else:
+        model = open_endpoint(
+            chosen.url or DEFAULT_URL,
+            chosen.model_name,
+            api_key_env=chosen.api_key_env,
+            temperature=chosen.temperature,
+            max_tokens=chosen.max_tokens,
+            timeout_seconds=chosen.timeout_seconds,
+        )
+    return Assistant(model, chosen.folder, rounds=chosen.rounds, mutants=chosen.mutants)
 
 
 def serve_tools(assistant: Assistant, *, allow_apply: bool) -> None:
@@ -56,19 +67,6 @@ def serve_tools(assistant: Assistant, *, allow_apply: bool) -> None:
     from mftcoder.assistant.mcp_tools import make_server
 
     make_server(assistant, allow_apply=allow_apply).run("stdio")
-
-
-def _model(chosen: AssistOptions) -> Model:
-    if chosen.model:
-        return _local(chosen)
-    return open_endpoint(
-        chosen.url or DEFAULT_URL,
-        chosen.model_name,
-        api_key_env=chosen.api_key_env,
-        temperature=chosen.temperature,
-        max_tokens=chosen.max_tokens,
-        timeout_seconds=chosen.timeout_seconds,
-    )
 
 
 def _local(chosen: AssistOptions) -> Model:

@@ -16,7 +16,7 @@ from mftcoder.data.rendering.tokenization import encode_segments
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.execution.run_programs import Sandbox, run_script
 from mftcoder.generation.engine import Sampling
-from mftcoder.generation.live_engine import Piece, Request, stream_pieces
+from mftcoder.generation.live_engine import Request, stream_pieces
 from mftcoder.jsonl import append_line
 
 
@@ -93,7 +93,8 @@ class Chat:
         text, begin = "", time.monotonic()
         self.written = Written(prompt_tokens=len(ids))
         try:
-            for piece in self._pieces(request, context):
+            pieces = stream_pieces(self.model, self.tokenizer, request, batch_size=1, cache_tokens=context or 1 << 20)
+            for piece in pieces:
                 text += piece.text
                 full = piece.finish_reason == "length"
                 self.written = Written(piece.generated, time.monotonic() - begin, len(ids), full)
@@ -101,9 +102,6 @@ class Chat:
         finally:
             if text.strip():
                 self.messages += [Message("user", question, False), Message("assistant", text, False)]
-
-    def _pieces(self, request: Request, context: int | None) -> Iterator[Piece]:
-        return stream_pieces(self.model, self.tokenizer, request, batch_size=1, cache_tokens=context or 1 << 20)
 
     def reset(self) -> None:
         """Forget the conversation; the system message stays."""

@@ -77,7 +77,8 @@ def check_options(model: str, options: ImproveOptions) -> None:
         f"{model}: is a run folder; a round trains a whole model. Export it first: mft export {model} FOLDER": (
             Path(model) / "checkpoints"
         ).is_dir(),
-        f"{model}: no such model folder": _is_path(model) and not Path(model).expanduser().exists(),
+        f"{model}: no such model folder": (Path(model).is_absolute() or model.startswith((".", "~")))
+        and not Path(model).expanduser().exists(),
         f"{', '.join(own)}: `mft improve` sets this itself": own,
     }
     RewardWeights.parse(options.reward)
@@ -88,10 +89,6 @@ def check_options(model: str, options: ImproveOptions) -> None:
 def _sets(override: str, name: str) -> bool:
     field = override.partition("=")[0].strip()
     return field == name or field.startswith(f"{name}.") or name.startswith(f"{field}.")
-
-
-def _is_path(model: str) -> bool:
-    return Path(model).is_absolute() or model.startswith((".", "~"))
 
 
 def _content(model: str) -> str:

@@ -211,7 +211,7 @@ class Rounds:
             answers = out / f"generations_exam-{kind}_reference.json"
             write_json(answers, [[solution(problem)] for problem in benchmark.problems])
             self.stages.run(f"references: {kind}", "evaluate", answers, "--data-dir", out)
-            for row in read_json(_metrics_of(answers))["problems"]:
+            for row in read_json(_beside(answers, "metrics_"))["problems"]:
                 if not row["passed"]:
                     problems.append(
                         f"{row['id']}: its own solution does not pass its tests ({row['statuses'][0]}). Remove it"
@@ -246,7 +246,7 @@ class Rounds:
         self.stages.run(
             f"{name}: tests of the {side}", "evaluate", *files, "--data-dir", self.folders[side], "-k", sizes
         )
-        return [_metrics_of(file) for file in files]
+        return [_beside(file, "metrics_") for file in files]
 
     def _score(self, name: str, sampler: Sequence[object]) -> None:
         """Let a model sit the exam, and compare it with the one before the first round."""
@@ -371,7 +371,7 @@ class Rounds:
                 write_json(answers[-1], texts)
         self.stages.run(f"round-{number}: each test alone", "evaluate", *answers, "--data-dir", folder)
         for file in answers:
-            for name, statuses in statuses_of(read_json(_metrics_of(file))).items():
+            for name, statuses in statuses_of(read_json(_beside(file, "metrics_"))).items():
                 for sample, status in enumerate(statuses):
                     found.setdefault((name.rpartition("#")[0], sample), []).append(status)
         return found
@@ -379,7 +379,7 @@ class Rounds:
 
 def _error_messages(generations: Path) -> dict[str, str]:
     """`problem#sample` -> what the program ended with, from the journal of the evaluation."""
-    path = generations.with_name(generations.name.replace("generations_", "results_", 1)).with_suffix(".jsonl")
+    path = _beside(generations, "results_").with_suffix(".jsonl")
     return {record["key"]: record["result"]["stderr"] for _, record in read_jsonl(path) if "key" in record}
 
 
@@ -387,11 +387,10 @@ def _kinds(records: Sequence[Record]) -> list[str]:
     return [kind for kind in KINDS if any(record["kind"] == kind for record in records)]
 
 
-def _metrics_of(generations: Path) -> Path:
-    return generations.with_name(generations.name.replace("generations_", "metrics_", 1))
+def _beside(generations: Path, prefix: str) -> Path:
+    return generations.with_name(generations.name.replace("generations_", prefix, 1))
 
 
 def _rollouts(generations: Path, metrics: dict[str, Any]) -> list[Rollout]:
     """The answers of a generations file with their verdicts."""
-    journal = generations.with_name(generations.name.replace("generations_", "completions_", 1)).with_suffix(".jsonl")
-    return rollouts_of(read_completions(journal), metrics)
+    return rollouts_of(read_completions(_beside(generations, "completions_").with_suffix(".jsonl")), metrics)

@@ -1,8 +1,8 @@
 """`mft data curate`, and what the commands of one step print of a curated folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,8 @@ from mftcoder.cli.options import PATH
 from mftcoder.errors import DataError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mftcoder.app.data.curate import Made
 
 _RULES_SHOWN = 6
@@ -35,16 +37,21 @@ def command(recipe: Path, overrides: tuple[str, ...]) -> None:
     print_made(made)
 
 
+def run_step(paths: Sequence[Path], out: Path, step: dict[str, Any]) -> None:
+    """Take records through one step, and print what came of it."""
+    from mftcoder.app.data.curate import curate_paths
+
+    with shown(stderr=True) as on_progress:
+        made = curate_paths(paths, out, step, on_progress=on_progress)
+    print_made(made)
+
+
 def print_made(made: "Made") -> None:
     """What each step dropped, what each task kept, and the section `tasks` for a run. DataError if nothing is left."""
     from mftcoder.reporting.terminal import print_list, print_table
 
     output, manifest = console(), made.manifest
-    rows = [
-        [step["step"], f"{sum(step['dropped'].values()):,}", f"{step['left']:,}", _rules(step["dropped"])]
-        for step in manifest["steps"]
-    ]
-    print_table(output, ("step", "dropped", "left", "by rule"), rows, numbers=("dropped", "left"))
+    print_steps(output, manifest["steps"], most=_RULES_SHOWN)
     tasks = [[name, f"{task['read']:,}", f"{task['kept']:,}"] for name, task in manifest["tasks"].items()]
     output.print()
     print_table(output, ("task", "read", "kept"), tasks, numbers=("read", "kept"))
@@ -64,7 +71,15 @@ def print_made(made: "Made") -> None:
         raise DataError(f"{made.folder}: nothing is left to train on. Its README.md shows what each rule dropped")
 
 
-def _rules(dropped: Mapping[str, int]) -> str:
-    pairs = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown_rules = ", ".join(f"{rule} {count:,}" for rule, count in pairs[:_RULES_SHOWN])
-    return f"{shown_rules}, ..." if len(pairs) > _RULES_SHOWN else shown_rules
+def print_steps(output: "Console", steps: Sequence[Mapping[str, Any]], *, most: int | None = None) -> None:
+    """What each step of a manifest dropped, with the `most` frequent rules, and left."""
+    from mftcoder.reporting.terminal import print_table
+
+    rows = []
+    for step in steps:
+        counts = sorted(step["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
+        rules = [f"{rule} {count:,}" for rule, count in counts]
+        if most and len(rules) > most:
+            rules[most:] = ["..."]
+        rows.append([step["step"], f"{sum(step['dropped'].values()):,}", f"{step['left']:,}", ", ".join(rules)])
+    print_table(output, ("step", "dropped", "left", "by rule"), rows, numbers=("dropped", "left"))

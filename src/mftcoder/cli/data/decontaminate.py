@@ -1,11 +1,11 @@
 """`mft data decontaminate`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mftcoder.cli.console import shown
-from mftcoder.cli.data.curate import print_made
+from mftcoder.cli.data.curate import run_step
 from mftcoder.cli.options import PATH, Names, data_dir, paths_to_out
 
 
@@ -23,12 +23,7 @@ from mftcoder.cli.options import PATH, Names, data_dir, paths_to_out
 @click.option("--rules", type=click.Choice(["default", "published"]), default="default", help="What a hit is.")
 @data_dir
 def command(
-    paths: tuple[Path, ...],
-    out: Path,
-    benchmarks: tuple[str, ...],
-    against: tuple[Path, ...],
-    rules: str,
-    data_dir: Path | None,
+    paths: tuple[Path, ...], out: Path, against: tuple[Path, ...], data_dir: Path | None, **options: Any
 ) -> None:
     """Decontaminate the records in PATHS; each path is a task.
 
@@ -36,10 +31,5 @@ def command(
     mft data decontaminate data/chat --benchmarks humaneval,mbpp --out data/clean
     mft data decontaminate data/chat --against data/exam --out data/clean
     """
-    from mftcoder.app.data.curate import curate_paths
-
-    options = {"benchmarks": list(benchmarks), "files": list(map(str, against)), "rules": rules}
     folder = {"data_dir": str(data_dir)} if data_dir else {}
-    with shown(stderr=True) as on_progress:
-        made = curate_paths(paths, out, {"decontaminate": {**options, **folder}}, on_progress=on_progress)
-    print_made(made)
+    run_step(paths, out, {"decontaminate": {**options, "files": list(map(str, against)), **folder}})

@@ -1,11 +1,11 @@
 """`mft data dedup`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mftcoder.cli.console import shown
-from mftcoder.cli.data.curate import print_made
+from mftcoder.cli.data.curate import run_step
 from mftcoder.cli.options import Finite, paths_to_out
 
 
@@ -21,9 +21,7 @@ from mftcoder.cli.options import Finite, paths_to_out
     default="as_written",
     help="renamed: compare code without its names, comments and layout.",
 )
-def command(
-    paths: tuple[Path, ...], out: Path, threshold: float, exact: bool, keep: str, within: str, code: str
-) -> None:
+def command(paths: tuple[Path, ...], out: Path, exact: bool, **options: Any) -> None:
     """Deduplicate the records in PATHS; each path is a task.
 
     \b
@@ -31,9 +29,4 @@ def command(
     mft data dedup data/chat --exact --out data/clean
     mft data dedup data/chat --code renamed --out data/clean
     """
-    from mftcoder.app.data.curate import curate_paths
-
-    options = {"threshold": threshold, "near": not exact, "keep": keep, "within": within, "code": code}
-    with shown(stderr=True) as on_progress:
-        made = curate_paths(paths, out, {"dedup": options}, on_progress=on_progress)
-    print_made(made)
+    run_step(paths, out, {"dedup": {**options, "near": not exact}})

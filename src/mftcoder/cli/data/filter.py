@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from mftcoder.cli.console import shown
-from mftcoder.cli.data.curate import print_made
+from mftcoder.cli.data.curate import run_step
 from mftcoder.cli.options import Names, paths_to_out
 
 
@@ -20,12 +19,7 @@ def command(paths: tuple[Path, ...], out: Path, rules: tuple[str, ...]) -> None:
     mft data filter data/evol --rules evol_66k --out data/evol-66k
     mft data filter data/chat --rules broken_python,refusals --out data/clean
     """
-    from mftcoder.app.data.curate import curate_paths
-
-    chosen = rules[0] if len(rules) == 1 and rules[0] in PRESETS else list(rules)
-    with shown(stderr=True) as on_progress:
-        made = curate_paths(paths, out, {"filter": chosen}, on_progress=on_progress)
-    print_made(made)
+    run_step(paths, out, {"filter": rules[0] if len(rules) == 1 and rules[0] in PRESETS else list(rules)})
 
 
 PRESETS = ("evol_66k", "general")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -105,13 +105,10 @@ def statistics_table(prepared: "PreparedData") -> "Table":
     for heading in (*columns, "rows", "row\nfill"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["task"], *(f"{row[name]:,}" for name in columns.values()), f"{row['rows']:,}", _fill(row))
+        fill = "by batch" if row["row_fill"] is None else f"{100 * row['row_fill']:.1f}%"
+        table.add_row(row["task"], *(f"{row[name]:,}" for name in columns.values()), f"{row['rows']:,}", fill)
     if len(rows) > 1:
         totals = (f"{sum(row[name] for row in rows):,}" for name in columns.values())
         table.add_section()
         table.add_row("all", *totals, "", "")
     return table
-
-
-def _fill(row: dict[str, Any]) -> str:
-    return "by batch" if row["row_fill"] is None else f"{100 * row['row_fill']:.1f}%"

@@ -1,12 +1,13 @@
 """`mft data synthesize`: a command a method, one for a recipe, one that copies the prompts out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mftcoder.cli.console import console, shown
+from mftcoder.cli.data.curate import print_steps
 from mftcoder.cli.options import COUNT, PATH, Finite
 from mftcoder.errors import BudgetSpent, DataError
 
@@ -228,11 +229,7 @@ def print_synthesized(made: "Synthesized") -> None:
     from mftcoder.reporting.terminal import print_table
 
     output, manifest = console(), made.manifest
-    rows = [
-        [step["step"], f"{sum(step['dropped'].values()):,}", f"{step['left']:,}", _counts(step["dropped"])]
-        for step in manifest["steps"]
-    ]
-    print_table(output, ("step", "dropped", "left", "by rule"), rows, numbers=("dropped", "left"))
+    print_steps(output, manifest["steps"])
     output.print()
     used = [
         [name, *(f"{row[column]:,}" for column in _USED.values()), f"{row['cost']:.4g}" if "cost" in row else ""]
@@ -245,9 +242,3 @@ def print_synthesized(made: "Synthesized") -> None:
 
 
 _USED = {"requests": "attempts", "answers": "answers", "tokens in": "prompt_tokens", "tokens out": "completion_tokens"}
-
-
-def _counts(dropped: Mapping[str, int]) -> str:
-    return ", ".join(
-        f"{rule} {count:,}" for rule, count in sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
-    )

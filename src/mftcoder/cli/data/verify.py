@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.data.curate import print_made
+from mftcoder.cli.data.curate import run_step
 from mftcoder.cli.options import PATH, Finite, Names, paths_to_out
 from mftcoder.errors import DataError
 
@@ -57,18 +57,13 @@ def command(paths: tuple[Path, ...], out: Path, teacher: str | None, teacher_mod
     mft data verify data/sampled --out data/verified --preferences data/pairs.jsonl
     mft data verify data/chat --out data/proved --teacher http://localhost:8000/v1 --teacher-model NAME
     """
-    from mftcoder.app.data.curate import curate_paths
-
     given = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     if (teacher is None) != (teacher_model is None):
         raise click.UsageError("give --teacher and --teacher-model together")
     if teacher and teacher_model:
         paths = (_tested(paths, out.with_name(f"{out.name}.teacher"), teacher, teacher_model),)
         given["samples"] = "samples" if given["preferences"] else None
-    step = {"verify": {name: value for name, value in given.items() if value is not None}}
-    with shown(stderr=True) as on_progress:
-        made = curate_paths(paths, out, step, on_progress=on_progress)
-    print_made(made)
+    run_step(paths, out, {"verify": {name: value for name, value in given.items() if value is not None}})
 
 
 def _tested(paths: tuple[Path, ...], folder: Path, url: str, model: str) -> Path:

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from mftcoder.curation.duplicates.leaves import NAME, Leaf, python_leaves, syntax_leaves
 from mftcoder.curation.example import MAX_PARSED, begins_as_python, fenced_blocks, parse_python
+from mftcoder.curation.statistics import language_name
 from mftcoder.curation.syntax import LANGUAGES, guess_language
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _START = np.uint64(0xA0761D6478BD642F)
-_FENCES = {"py": "python", "python3": "python", "js": "javascript", "c++": "cpp", "golang": "go", "rs": "rust"}
-_FENCES |= {name: name for name in LANGUAGES}
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def _parts(text: str) -> Iterator[tuple[str, str]]:
 def _language(code: str, fence: str) -> str:
     """By the fence's word; without one, that of code which begins as Python does, or which has a block in braces."""
     if fence:
-        return _FENCES.get(fence, "")
+        return name if (name := language_name(fence)) in LANGUAGES else ""
     if begins_as_python(code):
         return "python"
     return (guess_language(code) or "") if "{" in code and "}" in code else ""

@@ -2,7 +2,6 @@
 
 import ast
 import re
-from collections.abc import Iterator
 
 from mftcoder.curation.example import CodeBlock, Example, begins_as_python
 from mftcoder.curation.statistics import language_name
@@ -35,15 +34,13 @@ def broken_python(example: Example) -> int | None:
 
 def empty_functions(example: Example) -> int | None:
     trees = [tree for tree in example.python_trees if tree is not None]
-    return sum(map(_is_empty, (function for tree in trees for function in _functions(tree)))) if trees else None
+    return sum(_is_empty(node) for tree in trees for node in ast.walk(tree)) if trees else None
 
 
-def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-
-
-def _is_empty(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """True if nothing but a docstring, `pass`, `...` or `raise NotImplementedError` is in it, and no decorator says that this is meant."""
+def _is_empty(function: ast.AST) -> bool:
+    """True for a function if nothing but a docstring, `pass`, `...` or `raise NotImplementedError` is in it, and no decorator says that this is meant."""
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
     decorators = {
         node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "") for node in function.decorator_list
     }
@@ -98,14 +95,10 @@ def _is_placeholder(line: str) -> bool:
 
 def broken_code(example: Example) -> int | None:
     """Python has a rule of its own, which Python's own parser decides."""
-    found = [error_bytes(block.code, name) for block in example.blocks if (name := _grammar_of(block))]
+    named = [(block.code, language_name(block.language)) for block in example.blocks]
+    found = [error_bytes(code, name) for code, name in named if name in LANGUAGES and name != "python"]
     judged = [errors for errors in found if errors is not None]
     return sum(errors > 0 for errors in judged) if judged else None
-
-
-def _grammar_of(block: CodeBlock) -> str:
-    name = language_name(block.language)
-    return name if name in LANGUAGES and name != "python" else ""
 
 
 _LANGUAGE_NAMES = {
@@ -143,7 +136,8 @@ def other_language(example: Example) -> int | None:
     asked = _asked_language(example.question)
     if asked is None:
         return None
-    found = [language for block in _codes(example) if (language := _language_of(block, asked))]
+    blocks = example.blocks or (CodeBlock("", example.answer, 0, True),)
+    found = [language for block in blocks if (language := _language_of(block, asked))]
     if not found:
         return None
     return 0 if asked in found else len(found)
@@ -156,11 +150,6 @@ def _asked_language(question: str) -> str | None:
         return None
     only = requested.pop()
     return only if only in _ASKABLE else None
-
-
-def _codes(example: Example) -> tuple[CodeBlock, ...]:
-    """The blocks; without a fence, the whole answer."""
-    return example.blocks or (CodeBlock("", example.answer, 0, True),)
 
 
 def _language_of(block: CodeBlock, asked: str) -> str | None:

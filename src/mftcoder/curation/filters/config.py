@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from mftcoder.config.section import PathText, Positions, PositiveInt, Section
 from mftcoder.curation.example import Drop, Example
-from mftcoder.curation.filters.rules import PRESETS, RULES, Bounds, Measure, Names, Rule, Value
+from mftcoder.curation.filters.rules import PRESETS, RULES, Bounds, Measure, Names, Value
 from mftcoder.errors import DataError
 from mftcoder.registry import did_you_mean
 
@@ -90,7 +90,8 @@ class Filter:
     def __init__(self, config: FilterConfig):
         self.rules = config.rules
         self.takes_whole_blocks = any(RULES[name].measure_all for name in self.rules)
-        missing = sorted({RULES[name].needs for name in self.rules if RULES[name].needs and not _is_there(RULES[name])})
+        needed = sorted({RULES[name].needs for name in self.rules} - {""})
+        missing = [module for module in needed if importlib.util.find_spec(module) is None]
         if missing:
             raise DataError(*(_advice(module, self.rules) for module in missing))
 
@@ -134,10 +135,6 @@ def _is_kept(value: float | str, keeps: Bounds | Names) -> bool:
         return value in keeps
     low, high = keeps
     return (low is None or value >= low) and (high is None or value <= high)  # type: ignore[operator]  # bounds of numbers
-
-
-def _is_there(rule: Rule) -> bool:
-    return importlib.util.find_spec(rule.needs) is not None
 
 
 def _advice(module: str, rules: Mapping[str, Any]) -> str:

@@ -58,7 +58,9 @@ def run_functions(mined: Mined, options: MiningOptions, pool: Pool, on_done: Cal
         (asserts.valid, waiting["valid"], valid_limit(options)),
     ):
         ran = _behaviours(side, most, pool, skips, on_done)
-        records += (_asserts_record(item, behaviour) for item, behaviour in ran)
+        for function, behaviour in ((item.function, behaviour) for item, behaviour in ran):
+            name = f"{ASSERTS_TASK}/{function.origin}"
+            records.append(chat_record(ASSERTS_TASK, name, function, write_asserts(function, behaviour)))
     for item, behaviour in _behaviours(waiting["exam"], None, pool, skips, on_done):
         problems += _problems(item, behaviour, options.seed, skips)
     return Ran(asserts, problems, skips)
@@ -86,11 +88,6 @@ def _behaviours(
             else:
                 found += 1
                 yield item, behaviour
-
-
-def _asserts_record(item: StandaloneFunction, behaviour: Behaviour) -> Record:
-    name = f"{ASSERTS_TASK}/{item.function.origin}"
-    return chat_record(ASSERTS_TASK, name, item.function, write_asserts(item.function, behaviour))
 
 
 def _problems(item: StandaloneFunction, behaviour: Behaviour, seed: int, skips: Counter[str]) -> Iterator[Record]:

@@ -7,8 +7,10 @@ code is run here; `exam.py` does that.
 
 import ast
 import hashlib
+import itertools
 import random
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +25,6 @@ from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.mining.languages.trees import function_tree
 from mftcoder.curation.mining.repository.context import Context
 from mftcoder.curation.mining.repository.licences import Licences, is_allowed
-from mftcoder.curation.mining.repository.translation import pairs
 from mftcoder.curation.mining.sources import SourceModule, is_test, language_of, read_modules, source_files
 from mftcoder.curation.mining.standalone import StandaloneFunction, standalone_functions
 from mftcoder.curation.mining.tasks import (
@@ -42,6 +43,9 @@ from mftcoder.errors import DataError
 
 Record = dict[str, Any]
 Side = Literal["train", "valid", "exam"]
+MIN_NAME_CHARS = 4  # a name like `get` or `add` does not show that two functions do the same
+_FOLDER_FILES = frozenset({"lib", "mod", "index", "main", "init"})
+"""Files that say what their folder is, not what they are; the folder's name is taken for theirs."""
 
 
 @dataclass(frozen=True)
@@ -312,6 +316,32 @@ def _of_pairs(functions: Iterable[MinedFunction], options: MiningOptions, skips:
         known, into = pair if _fraction(f"{options.seed}:direction:{name}") < 0.5 else pair[::-1]
         licence = " AND ".join(sorted({known.license, into.license}))
         yield Candidate(name, replace(into, license=licence), partial(translate, known, into))
+
+
+def pairs(functions: Iterable[MinedFunction]) -> Iterator[tuple[MinedFunction, MinedFunction]]:
+    """Each two functions that have one name in two languages, in files of one name: `clampTo` in `Ranges.java`, `clamp_to` in `ranges.go`.
+
+    A name that a file has twice, in overloads or classes, makes no pair.
+    """
+    found: dict[tuple[str, str], dict[str, list[MinedFunction]]] = defaultdict(lambda: defaultdict(list))
+    for function in functions:
+        name = _plain(function.name)
+        if len(name) >= MIN_NAME_CHARS:
+            found[_stem(function.module), name][function.language].append(function)
+    for languages in found.values():
+        single = sorted((several[0] for several in languages.values() if len(several) == 1), key=lambda f: f.origin)
+        yield from itertools.combinations(single, 2)
+
+
+def _stem(path: str) -> str:
+    *folders, name = path.split("/")
+    stem = _plain(name.rsplit(".", 1)[0])
+    return _plain(folders[-1]) if stem in _FOLDER_FILES and folders else stem
+
+
+def _plain(name: str) -> str:
+    """`clampTo`, `ClampTo` and `clamp_to` are `clampto`."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _of_tests(

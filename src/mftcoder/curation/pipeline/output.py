@@ -22,7 +22,7 @@ from mftcoder.cache import content_hash
 from mftcoder.curation.pipeline.blocks import KEPT, BlockReport, dropped_path, kept_path
 from mftcoder.curation.pipeline.recipe import Recipe
 from mftcoder.curation.pipeline.run import BlockFiles, Outcome
-from mftcoder.data.records.curated import MANIFEST, PAGE
+from mftcoder.data.records.curated import MANIFEST, PAGE, files_of
 from mftcoder.data.records.files import TaskSources
 from mftcoder.errors import DataError
 from mftcoder.jsonl import names_in_errors, read_json, write_json, write_text
@@ -60,7 +60,7 @@ def refuse_foreign_files(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise DataError(f"{folder}: is a file. Choose another output directory")
-    written = _written_files(folder)
+    written = {MANIFEST, CARD, PAGE, *files} if (files := files_of(folder)) is not None else set()
     foreign = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -71,13 +71,6 @@ def refuse_foreign_files(folder: Path) -> None:
             f"{folder}: holds files that no curation has written: {', '.join(foreign[:3])}"
             f"{' ...' if len(foreign) > 3 else ''}. Choose another output directory, or move them"
         )
-
-
-def _written_files(folder: Path) -> set[str]:
-    try:
-        return {MANIFEST, CARD, PAGE, *read_json(folder / MANIFEST)["files"]}
-    except (DataError, KeyError, TypeError):
-        return set()
 
 
 def finished(folder: Path, fingerprint: str) -> Made | None:

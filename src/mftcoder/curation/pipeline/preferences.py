@@ -66,7 +66,9 @@ def refuse_to_overwrite(path: Path, inputs: Sequence[Path], output: Path) -> Non
 
 def _pairs(blocks: Sequence[BlockFiles], config: VerifyConfig) -> Iterator[dict[str, Any]]:
     """The pairs of each question, when its last answer is reached: only questions that are under way take memory."""
-    questions = _answers_by_question(blocks, config)
+    questions: dict[int, _Question] = {}
+    for key, _, _ in _answers(blocks, config):
+        questions.setdefault(key, _Question()).left += 1
     for key, example, verdict in _answers(blocks, config):
         question = questions[key]
         question.left -= 1
@@ -80,13 +82,6 @@ def _pairs(blocks: Sequence[BlockFiles], config: VerifyConfig) -> Iterator[dict[
             for chosen, rejected in zip(question.passing, failing, strict=False):
                 yield {"chosen": _turns(messages, chosen), "rejected": _turns(messages, rejected)}
             del questions[key]
-
-
-def _answers_by_question(blocks: Sequence[BlockFiles], config: VerifyConfig) -> dict[int, _Question]:
-    found: dict[int, _Question] = {}
-    for key, _, _ in _answers(blocks, config):
-        found.setdefault(key, _Question()).left += 1
-    return found
 
 
 def _answers(blocks: Sequence[BlockFiles], config: VerifyConfig) -> Iterator[tuple[int, Example, Verdict]]:

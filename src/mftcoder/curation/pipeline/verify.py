@@ -122,7 +122,7 @@ class Verification:
             self._run(unfinished, programs, on_progress)
         if self.on_judged is not None:
             self.on_judged(blocks, self.config)
-        return (self._decisions(block) for block in blocks)
+        return ({number: self._decision(answers[0]) for number, answers in read_verdicts(block)} for block in blocks)
 
     def _refuse_an_unknown_field(self, blocks: Sequence[BlockFiles], workers: Workers) -> None:
         """InputError if no record has the field of the tests that the options name; a warning for that of further answers."""
@@ -153,9 +153,6 @@ class Verification:
                 f"verify: the sandbox failed on {unjudged:,} programs, which says nothing about their records; nothing was written. "
                 "Mend the machine (`mft doctor` looks at it); the same command runs only the unfinished blocks again."
             )
-
-    def _decisions(self, block: BlockFiles) -> Mapping[int, Drop | Kept]:
-        return {number: self._decision(answers[0]) for number, answers in read_verdicts(block)}
 
     def _decision(self, verdict: Verdict) -> Drop | Kept:
         if verdict.outcome == "failed" and self.config.failed == "drop":

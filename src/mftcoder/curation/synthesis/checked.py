@@ -1,7 +1,6 @@
 """Two methods that believe no model: tests are kept if code passes them and buggy code fails, repaired code if it passes its tests."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 from mftcoder.curation.example import Example, fenced, parse_python
@@ -113,16 +112,6 @@ class Tests:
         return {"bugs": len(others), "bugs_found": found}
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A question with its tests."""
-
-    question: str
-    tests: str
-    entry_point: str
-    origin: str
-
-
 class Repair:
     """The method: an item is a record with tests. Each step from failing to passing code becomes an example."""
 
@@ -144,48 +133,47 @@ class Repair:
         tests, entry_point = tests_in(record)
         if not tests or not record.question.strip():
             raise DroppedError("read", "no_tests" if record.question.strip() else "no_question", record.question[:200])
-        task = _Task(record.question, tests, entry_point, record.conversation.origin)
+        origin = record.conversation.origin
         code = await self._first_answer(record)
-        verdict = await self._verdict(code, task)
+        verdict = await self._verdict(code, tests, entry_point)
         facts = {"method": "repair", "model": self.teacher.config.model}
         if passes(verdict):
             if not self.config.answer:
                 raise DroppedError("trial", "passes_already", verdict.name)
-            collected.keep((number, 0), self._answered(task, code, [], facts))
+            collected.keep((number, 0), self._answered(record, code, [], facts))
             return
         failed = [code]
         for turn in range(self.config.rounds):
-            reply = await self._repaired(task, code, verdict)
+            values = {"question": record.question, "code": code, "error": _said(verdict), "tests": tests}
+            reply = await ask(self.teacher, "repair", self.prompts.render("repair", **values))
             fixed = python_of(reply)
-            after = await self._verdict(fixed, task)
+            after = await self._verdict(fixed, tests, entry_point)
             if passes(after):
-                question = f"{_ASK_FOR_REPAIR}\n\n{task.question}\n\n{fenced(code)}\n\nThe tests say: {_said(verdict)}"
+                asked = f"{_ASK_FOR_REPAIR}\n\n{record.question}\n\n{fenced(code)}\n\nThe tests say: {_said(verdict)}"
                 shown = {**facts, "round": turn + 1}
-                collected.keep((number, 0), Draft(REPAIR, question, reply, task.origin, shown, {"tests": task.tests}))
-                collected.keep((number, 1), self._answered(task, fixed, failed, shown))
+                collected.keep((number, 0), Draft(REPAIR, asked, reply, origin, shown, {"tests": tests}))
+                collected.keep((number, 1), self._answered(record, fixed, failed, shown))
                 return
             code, verdict = fixed, after
             failed.append(fixed)
         raise DroppedError("trial", "still_fails", _said(verdict))
 
-    def _answered(self, task: _Task, code: str, failed: list[str], facts: dict[str, Any]) -> Draft:
+    def _answered(self, record: Example, code: str, failed: list[str], facts: dict[str, Any]) -> Draft:
         """The question with the answer that passes. `samples` holds those that failed: `mft data verify` makes preference pairs of them."""
-        fields = {"tests": task.tests, "entry_point": task.entry_point, "samples": [fenced(one) for one in failed]}
-        return Draft(REPAIRED, task.question, fenced(code), task.origin, facts, {k: v for k, v in fields.items() if v})
+        tests, entry_point = tests_in(record)
+        fields = {"tests": tests, "entry_point": entry_point, "samples": [fenced(one) for one in failed]}
+        origin, given = record.conversation.origin, {name: value for name, value in fields.items() if value}
+        return Draft(REPAIRED, record.question, fenced(code), origin, facts, given)
 
     async def _first_answer(self, record: Example) -> str:
         if not self.config.answer:
             return _code_of(record, must_parse=False)
         return python_of(await ask(self.teacher, "answer", self.prompts.render("answer", question=record.question)))
 
-    async def _repaired(self, task: _Task, code: str, verdict: Verdict) -> str:
-        values = {"question": task.question, "code": code, "error": _said(verdict), "tests": task.tests}
-        return await ask(self.teacher, "repair", self.prompts.render("repair", **values))
-
-    async def _verdict(self, code: str, task: _Task) -> Verdict:
+    async def _verdict(self, code: str, tests: str, entry_point: str) -> Verdict:
         if not code.strip():
             return Verdict.failed("compile", "there is no Python code in the answer")
-        [verdict] = await self.trials.run([code], task.tests, task.entry_point)
+        [verdict] = await self.trials.run([code], tests, entry_point)
         if verdict.outcome == "not_run" or (verdict.outcome == "passed" and not passes(verdict)):
             raise DroppedError("trial", "not_run", verdict.why or verdict.detail)
         return verdict

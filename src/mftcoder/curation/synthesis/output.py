@@ -29,10 +29,11 @@ from mftcoder.curation.teacher.budget import cost_of
 from mftcoder.curation.teacher.journal import FILE as JOURNAL
 from mftcoder.curation.teacher.journal import RequestJournal, Totals
 from mftcoder.data.records.conversation import Message, make_conversation
+from mftcoder.data.records.curated import MANIFEST, files_of
 from mftcoder.errors import DataError
-from mftcoder.jsonl import read_json, write_json, write_jsonl, write_text
+from mftcoder.jsonl import write_json, write_jsonl, write_text
 
-MANIFEST, CARD, DROPPED = "manifest.json", "README.md", "dropped.jsonl"
+CARD, DROPPED = "README.md", "dropped.jsonl"
 _SAMPLES = 3
 _SHOWN = 1200
 
@@ -136,8 +137,8 @@ def _write_records(folder: Path, kept: Sequence[Draft], dropped: Sequence[Droppe
         records.setdefault(f"{draft.task}/train.jsonl", []).append(draft.as_record())
     if dropped:
         records[DROPPED] = [entry.as_record() for entry in dropped]
-    for name in _earlier_files(folder):
-        if name not in records:
+    for name in files_of(folder) or ():
+        if name.endswith(".jsonl") and name not in records:
             (folder / name).unlink(missing_ok=True)
     files = {}
     for name, lines in records.items():
@@ -145,13 +146,6 @@ def _write_records(folder: Path, kept: Sequence[Draft], dropped: Sequence[Droppe
         size = (folder / name).stat().st_size
         files[name] = {"records": count, "bytes": size, "sha256": content_hash(folder / name)}
     return files
-
-
-def _earlier_files(folder: Path) -> list[str]:
-    try:
-        return [name for name in read_json(folder / MANIFEST)["files"] if name.endswith(".jsonl")]
-    except (DataError, KeyError, TypeError):
-        return []
 
 
 def _requests(config: SynthesisConfig, journal: RequestJournal) -> dict[str, Any]:

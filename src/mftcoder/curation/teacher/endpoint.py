@@ -184,7 +184,11 @@ class Endpoint:
 
     async def models(self) -> list[str]:
         """The names that can be asked for. Errors are those of `chat`."""
-        return read_models(await self._content("GET", _MODELS))
+        content = await self._content("GET", _MODELS)
+        try:
+            return [str(row["id"]) for row in orjson.loads(content)["data"]]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            raise AttemptError("the list of models cannot be read") from None
 
     async def _content(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> bytes:
         """The body of a good response."""
@@ -254,14 +258,6 @@ def read_reply(content: bytes) -> Reply:
     if not text.strip():
         raise EmptyAnswerError("the answer is empty", usage=reply.usage)
     return replace(reply, text=text)
-
-
-def read_models(content: bytes) -> list[str]:
-    """The names in a list of models; AttemptError for a response that is broken."""
-    try:
-        return [str(row["id"]) for row in orjson.loads(content)["data"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise AttemptError("the list of models cannot be read") from None
 
 
 def _read(content: bytes, text_of: Callable[[Any], Any]) -> Reply:

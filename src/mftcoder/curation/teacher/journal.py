@@ -11,7 +11,7 @@ import xxhash
 
 from mftcoder.curation.teacher.endpoint import AttemptError, Reply, Usage
 from mftcoder.errors import EndpointError
-from mftcoder.jsonl import JournalFile, read_lines
+from mftcoder.jsonl import JournalFile, has_settings, read_lines
 
 FILE = "requests.journal"  # not .jsonl: its questions and answers are no training data
 _SETTINGS = {"requests of": "mft data synthesize", "version": 1}
@@ -106,19 +106,11 @@ class RequestJournal:
 def _refuse_loss(path: Path, complete: int) -> None:
     """A journal is rewritten when it is opened: refuse that where more than an incomplete last line would be lost."""
     lines = sum(1 for _ in read_lines(path))
-    broken = 1 if lines and not _begins_as_journal(path) else complete + 2 if lines > complete + 2 else None
+    broken = 1 if lines and not has_settings(path, _SETTINGS) else complete + 2 if lines > complete + 2 else None
     if broken is not None:
         raise EndpointError(
             f"{path}:{broken}: is not a line of a request journal. Mend or move the file, or choose another --out"
         )
-
-
-def _begins_as_journal(path: Path) -> bool:
-    first = next((line for _, line in read_lines(path)), b"")
-    try:
-        return bool(orjson.loads(first) == {"settings": _SETTINGS})
-    except orjson.JSONDecodeError:
-        return False
 
 
 def _tokens(usage: Usage | None) -> dict[str, int]:

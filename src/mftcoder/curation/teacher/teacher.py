@@ -6,8 +6,7 @@ Answers come from the journal if they are in it. The budget is held before each 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -191,15 +190,6 @@ def spent_so_far(journal: RequestJournal, endpoints: Sequence[EndpointConfig]) -
         cost = cost_of(by_model[model], totals.usage) if model in by_model else 0.0
         spent += Spent(totals.attempts, totals.usage, cost)
     return spent
-
-
-@asynccontextmanager
-async def open_teacher(
-    config: EndpointConfig, journal: RequestJournal, budget: Budget, *, seed: int
-) -> AsyncIterator[Teacher]:
-    """A teacher for the time of the block."""
-    async with Endpoint(config) as endpoint:
-        yield Teacher(endpoint, journal, budget, seed=seed)
 
 
 async def in_order(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import orjson
 
@@ -88,8 +89,8 @@ class _Builder:
         files = [
             (task, split, index, source)
             for task, found in enumerate(sources)
-            for split, sources_of_split in _splits(found)
-            for index, source in enumerate(sources_of_split)
+            for split in get_args(Split)
+            for index, source in enumerate(found.training if split == "train" else found.validation)
         ]
         self.places = [_Place(number, *file) for number, file in enumerate(files)]
         self.bytes_total = sum(place.source.size for place in self.places)
@@ -210,10 +211,6 @@ class _Builder:
 def _submit(pool: ProcessPoolExecutor, job: BlockJob) -> Future[BlockReport]:
     with main_module_hidden():  # the pool starts processes when jobs arrive
         return pool.submit(run_job, job)
-
-
-def _splits(found: TaskSources) -> list[tuple[Split, tuple[SourceFile, ...]]]:
-    return [("train", found.training), ("validation", found.validation)]
 
 
 def _done(report: BlockReport) -> Future[BlockReport]:

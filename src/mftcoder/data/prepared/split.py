@@ -4,7 +4,7 @@ The choice depends on content hashes only, so it is the same for any order of fi
 memory at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,15 +131,19 @@ def _merge_task(
     with ExitStack() as stack:
         train = stack.enter_context(writer("train"))
         validation = stack.enter_context(writer("validation"))
-        for file, rows in _load(tally.blocks["train"]):
+        for file, path in tally.blocks["train"]:
+            rows = BlockRows.load(path)
             to_train, to_validate = assigner.assign(rows)
             train.add(rows, to_train, file)
             validation.add(rows, to_validate, file)
-        for file, rows in _load(tally.blocks["validation"]):
+        for file, path in tally.blocks["validation"]:
+            rows = BlockRows.load(path)
             validation.add(rows, assigner.first_held_out(rows, np.ones(len(rows.sizes), bool)), file)
-    report = tally.report
+    read = {
+        name: getattr(tally.report, name) for name in ("records", "dropped", "untrained", "skipped", "problems", "fim")
+    }
     return TaskStatistics(
-        records=report.records,
+        **read,
         samples=train.samples,
         tokens=train.tokens,
         trained_tokens=train.trained,
@@ -147,20 +151,10 @@ def _merge_task(
         validation_tokens=validation.trained,
         truncated=train.truncated,
         split=train.split,
-        dropped=report.dropped,
-        untrained=report.untrained,
-        skipped=report.skipped,
-        problems=report.problems,
         duplicates=choice.duplicates,
         overlap=assigner.overlap,
         unused=assigner.unused,
-        fim=report.fim,
     )
-
-
-def _load(blocks: Sequence[tuple[int, Path]]) -> Iterator[tuple[int, BlockRows]]:
-    for file, path in blocks:
-        yield file, BlockRows.load(path)
 
 
 class SplitAssigner:

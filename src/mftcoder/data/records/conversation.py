@@ -1,6 +1,6 @@
 """What a conversation is, and what makes one invalid. File formats, templates and tokenizers are others' work."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -71,10 +71,15 @@ class Conversation:
 
 def content_hash(messages: Sequence[Message]) -> int:
     """64-bit hash of roles and contents. Lengths are hashed too, so that two splits of one text do not collide."""
+    return texts_hash((message.role, message.content) for message in messages)
+
+
+def texts_hash(texts: Iterable[tuple[str, str]]) -> int:
+    """64-bit hash of texts and of what each of them is."""
     digest = xxhash.xxh3_64()
-    for message in messages:
-        content = message.content.encode()
-        digest.update(f"{message.role}:{len(content)}:".encode())
+    for kind, text in texts:
+        content = text.encode()
+        digest.update(f"{kind}:{len(content)}:".encode())
         digest.update(content)
     return digest.intdigest()
 

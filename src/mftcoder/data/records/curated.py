@@ -55,6 +55,14 @@ def _of_file(path: Path) -> Provenance:
     return Provenance((str(folder / card),), exams)
 
 
+def files_of(folder: Path) -> list[str] | None:
+    """The files that the manifest of a folder names; None without a manifest."""
+    try:
+        return list(read_json(folder / MANIFEST)["files"])
+    except (DataError, KeyError, TypeError):
+        return None
+
+
 def _manifest(folder: Path) -> Mapping[str, Any]:
     """The manifest of a curated folder; empty for any other folder."""
     try:

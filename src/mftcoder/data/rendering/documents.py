@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mftcoder.config.data import DataConfig
 from mftcoder.config.kinds import PretrainKind
-from mftcoder.data.records.conversation import Message
+from mftcoder.data.records.conversation import Message, texts_hash
 from mftcoder.data.records.formats import detect, messages_of, parse_object, plain_text
 from mftcoder.data.records.megatron import TokenFile, vocabulary_fingerprint
 from mftcoder.data.rendering.fill_in_the_middle import FORMATS, FillFormat, find_format, render_fill
@@ -51,12 +51,7 @@ class Document:
     @property
     def content_hash(self) -> int:
         """64 bits over the texts."""
-        digest = xxhash.xxh3_64()
-        for text in self.texts:
-            content = text.encode()
-            digest.update(f"document:{len(content)}:".encode())
-            digest.update(content)
-        return digest.intdigest()
+        return texts_hash(("document", text) for text in self.texts)
 
 
 @dataclass(frozen=True, slots=True)

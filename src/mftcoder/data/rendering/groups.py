@@ -116,7 +116,8 @@ class Groups:
         kept = [number for number, trained in enumerate(group.trained) if trained]
         mean, deviation = float(np.mean(group.rewards)), float(np.std(group.rewards))
         pieces = []
-        for number, tokens in zip(kept, self._tokens([group.answers[number] for number in kept]), strict=True):
+        rendered = [self._segments(group.answers[number]) for number in kept]
+        for number, tokens in zip(kept, encode_segments(self.tokenizer, rendered), strict=True):
             stop = int(np.flatnonzero(tokens.trained)[-1]) + 1
             if stop - 1 > self.config.max_length:
                 return Fitted(
@@ -127,6 +128,3 @@ class Groups:
             graded = Graded(group.rewards[number], mean, deviation)
             pieces.append(Tokens(tokens.ids[:stop], tokens.trained[:stop], graded=graded))
         return Fitted(tuple(pieces))
-
-    def _tokens(self, answers: Sequence[Conversation]) -> list[Tokens]:
-        return encode_segments(self.tokenizer, [self._segments(answer) for answer in answers])

@@ -67,16 +67,18 @@ def write_tokenizer(file: Path, folder: Path) -> None:
         raise ModelError(f"{file}: {what}. {ADVICE}")
     if len(set(values["tokens"])) != len(values["tokens"]):
         raise ModelError(f"{file}: its vocabulary holds a token twice. {ADVICE}")
-    named = {
-        name: values["tokens"][values[f"{key}_token_id"]]
-        for name, key in SETTINGS.items()
-        if f"{key}_token_id" in values
-    }
+    named = named_tokens(values)
     backend = BUILDERS[kind](values, file, named)
     backend.save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **named})
     if template := values.get("tokenizer.chat_template"):
         write_text(folder / "chat_template.jinja", template)
+
+
+def named_tokens(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The tokens that the fields name: eos_token, ..."""
+    ids = {name: fields.get(f"{key}_token_id") for name, key in SETTINGS.items()}
+    return {name: fields["tokens"][number] for name, number in ids.items() if number is not None}
 
 
 def _byte_level(values: Mapping[str, Any], file: Path, named: Mapping[str, str]) -> tokenizers.Tokenizer:

@@ -14,7 +14,7 @@ from typing import Any
 import tokenizers
 
 from mftcoder.data.tokenizers import byte_level
-from mftcoder.data.tokenizers.gguf import BUILDERS, SETTINGS
+from mftcoder.data.tokenizers.gguf import BUILDERS, SETTINGS, named_tokens
 from mftcoder.data.tokenizers.sentencepiece import BYTE, CONTROL, NORMAL, PROBES, UNKNOWN, UNUSED, USER_DEFINED
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import ModelError
@@ -104,13 +104,8 @@ def _scores(tokens: list[str], merges: list[Any]) -> list[float]:
 
 def _agrees(fields: Fields, tokenizer: Tokenizer) -> bool:
     """Whether a reader of the fields gets the same ids from every probe."""
-    named = {
-        name: fields["tokens"][fields[f"{key}_token_id"]]
-        for name, key in SETTINGS.items()
-        if f"{key}_token_id" in fields
-    }
     try:
-        read = BUILDERS[fields["model"]](fields, Path(tokenizer.name), named)
+        read = BUILDERS[fields["model"]](fields, Path(tokenizer.name), named_tokens(fields))
     except (ModelError, ValueError):
         return False
     if read.encode("").ids != tokenizer.backend.encode("").ids:  # BOS and EOS around a text

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from mftcoder.curation.mining.functions import MinedFunction
-from mftcoder.curation.mining.mine import MiningOptions, Record, mine
+from mftcoder.curation.mining.mine import MiningOptions, Record, mine, pairs
 from mftcoder.curation.mining.repository.context import MAX_CHARS, Context
-from mftcoder.curation.mining.repository.translation import pairs
 from mftcoder.curation.mining.sources import SourceModule
 
 PYTHON = '''import os

@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("httpx", reason="the extra `curate` brings httpx")
 
 from mftcoder.curation.teacher.budget import Budget, BudgetConfig, OverBudgetError, check_budget
-from mftcoder.curation.teacher.endpoint import EndpointConfig, Reply, Usage, retry_after
+from mftcoder.curation.teacher.endpoint import Endpoint, EndpointConfig, Reply, Usage, retry_after
 from mftcoder.curation.teacher.journal import FILE, RequestJournal
-from mftcoder.curation.teacher.teacher import Teacher, UnansweredError, in_order, open_teacher, spent_so_far
+from mftcoder.curation.teacher.teacher import Teacher, UnansweredError, in_order, spent_so_far
 from mftcoder.errors import ConfigError, EndpointError
 from tests.scripted_endpoint import MODEL, Answer, Asked, ScriptedEndpoint, error
 
@@ -50,7 +50,8 @@ def run(
     async def all_of_them() -> tuple[list[str | None], RequestJournal, OverBudgetError | None]:
         with RequestJournal(folder / FILE) as journal:
             limits = Budget(budget or BudgetConfig(), spent_so_far(journal, [config]))
-            async with open_teacher(config, journal, limits, seed=seed) as teacher:
+            async with Endpoint(config) as endpoint:
+                teacher = Teacher(endpoint, journal, limits, seed=seed)
                 answers, stop = await in_order(lambda one: ask(teacher, one), questions, width=config.concurrency)
             return answers, journal, stop
 
@@ -109,7 +110,8 @@ def test_samples_seeds_and_parameters_make_requests_of_their_own(tmp_path: Path)
     async def four(config: EndpointConfig, journal: RequestJournal) -> None:
         for seed, temperature, sample in ((1, 0.5, 0), (1, 0.5, 1), (2, 0.5, 0), (1, 0.6, 0)):
             changed = config.model_copy(update={"temperature": temperature})
-            async with open_teacher(changed, journal, Budget(BudgetConfig()), seed=seed) as teacher:
+            async with Endpoint(changed) as endpoint:
+                teacher = Teacher(endpoint, journal, Budget(BudgetConfig()), seed=seed)
                 await teacher.ask("Same?", sample=sample)
 
     with ScriptedEndpoint(echo) as endpoint, RequestJournal(tmp_path / FILE) as journal:
@@ -231,7 +233,8 @@ def test_after_an_error_that_ends_the_command_no_request_is_sent(tmp_path: Path)
     """Records ask several questions: those that have begun must not go on."""
 
     async def ask_all(config: EndpointConfig, journal: RequestJournal) -> None:
-        async with open_teacher(config, journal, Budget(BudgetConfig()), seed=1) as teacher:
+        async with Endpoint(config) as endpoint:
+            teacher = Teacher(endpoint, journal, Budget(BudgetConfig()), seed=1)
             for question in QUESTIONS:
                 with pytest.raises(EndpointError, match="HTTP 404"):
                     await teacher.ask(question)

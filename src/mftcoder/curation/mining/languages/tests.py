@@ -161,12 +161,9 @@ def _called_names(root: Node) -> Iterator[str]:
     """The last names of what is called. In Rust's macros, of what has parentheses behind it."""
     for node in walk(root):
         if node.type in _CALLS:
-            yield re.sub(r"<.*", "", text_of(_target(node))).replace(":", ".").split(".")[-1]
+            target = node.child_by_field_name("name") or node.child_by_field_name("function")
+            yield re.sub(r"<.*", "", text_of(target)).replace(":", ".").split(".")[-1]
         elif node.type == "token_tree":
             for name, behind in zip(node.children, node.children[1:], strict=False):
                 if name.type == "identifier" and behind.type == "token_tree" and text_of(behind).startswith("("):
                     yield text_of(name)
-
-
-def _target(call: Node) -> Node | None:
-    return call.child_by_field_name("name") or call.child_by_field_name("function")

@@ -26,10 +26,7 @@ _PATH_WORDS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class _Signature:
-    path: str
-    text: str
+_Signature = tuple[str, str]  # the path of its file, and its text
 
 
 @dataclass
@@ -44,9 +41,8 @@ class Context:
         """Note what a module imports and defines."""
         self._imports[module.path] = list(_imports(module))
         for name, text in _signatures(module):
-            signature = _Signature(module.path, text)
-            self._of_file[module.path, name].append(signature)
-            self._of_language[module.language, name].append(signature)
+            self._of_file[module.path, name].append((module.path, text))
+            self._of_language[module.language, name].append((module.path, text))
 
     def of(self, function: MinedFunction) -> str:
         """Imports and signatures that the function uses, as code; empty if there are none. Whole parts up to MAX_CHARS."""
@@ -59,8 +55,8 @@ class Context:
         found = [signature for name in called if name != function.name and (signature := self._called(function, name))]
         mark = "#" if function.language == "python" else "//"
         by_path: dict[str, list[str]] = defaultdict(list)
-        for signature in found:
-            by_path[signature.path].append(signature.text)
+        for path, text in found:
+            by_path[path].append(text)
         parts = ["\n".join(imports)] if imports else []
         parts += [f"{mark} {path}\n" + "\n".join(texts) for path, texts in by_path.items()]
         return "\n\n".join(_within(parts))
