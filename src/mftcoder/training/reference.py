@@ -145,9 +145,7 @@ class _Passes:
         """Add the summed log-probabilities of both texts of each pair to this rank's [N, 2] of its task."""
         with self.model.evaluating(), self._adapter_off():
             for batch in loader:
-                starts = (batch.position_ids == 0).flatten()
-                real = (batch.task_ids.flatten() >= 0)[starts]
-                sums = -self.model.sample_losses(batch).cpu()[real].numpy()
+                sums = -self.model.sample_losses(batch).cpu()[batch.real_segments].numpy()
                 for segment, (task, index) in enumerate(batch.samples.tolist()):
                     found[task][index, segment % 2] += sums[segment]  # the two texts of a pair follow each other
 

@@ -316,13 +316,7 @@ def _first_bad_sample(model: LanguageModel, data: StepData, task: int) -> tuple[
     bad = []
     with model.evaluating():
         for batch in data.micro_batches:  # no early exit: all ranks must run the same number of forward passes
-            finite = torch.isfinite(model.sample_losses(batch)).cpu()[_real_segments(batch)]
+            finite = torch.isfinite(model.sample_losses(batch)).cpu()[batch.real_segments]
             pairs = zip(batch.samples.tolist(), finite.tolist(), strict=True)
             bad += [(of_task, index) for (of_task, index), good in pairs if of_task == task and not good]
     return bad[0] if bad else None
-
-
-def _real_segments(batch: PackedBatch) -> Tensor:
-    """For each segment in order: True for a sample, False for padding."""
-    starts = (batch.position_ids == 0).flatten()
-    return (batch.task_ids.flatten() >= 0)[starts]

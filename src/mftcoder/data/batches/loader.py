@@ -36,6 +36,12 @@ class PackedBatch:
     samples: Tensor
     """[S, 2] (task, index in the task's samples) of each segment in order of appearance, without padding; a pair has two segments."""
 
+    @property
+    def real_segments(self) -> Tensor:
+        """For each segment in order of appearance: True for a sample, False for padding."""
+        starts = (self.position_ids == 0).flatten()
+        return (self.task_ids.flatten() >= 0)[starts]
+
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory, for asynchronous copies."""
         return type(self)(**{field.name: getattr(self, field.name).pin_memory() for field in fields(self)})

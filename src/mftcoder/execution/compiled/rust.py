@@ -7,6 +7,7 @@ helpers that the tests use come from the problem's text, not from the answer.
 
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,47 +23,12 @@ from mftcoder.execution.toolchains import Toolchain, cached, fast_linker, output
 _FLAGS = ("--edition", "2021", "--cap-lints", "allow", "-C", "debuginfo=0", "-C", "codegen-units=1")
 _REGISTRY = "/usr/share/cargo/registry"  # where Debian's librust-*-dev packages put their sources
 _BRIDGE = BRIDGE / "bridge.rs"
+_RAND = BRIDGE / "rand.rs"
+_MANIFEST = BRIDGE / "crates.toml"
 _TEST = re.compile(r"#\[test\](?:\s|//[^\n]*\n)*(?:pub\s+)?fn\s+(\w+)")
 _INNER = re.compile(  # attributes and comments of the whole crate
     r"^[ \t]*(?:#!\[[^\]]*\]|//![^\n]*|/\*!.*?\*/)", re.MULTILINE | re.DOTALL
 )
-
-# The benchmark's tests use rand 0.4: gen_range(low, high). The seed is fixed, so that a verdict can be repeated: the reference of
-# Rust/32 (Newton's method) fails to converge for about half of all seeds, and converges for this one.
-_RAND_SHIM = """pub use rand8::{rngs, seq, distributions, RngCore, SeedableRng};
-use rand8::distributions::{uniform::SampleUniform, Distribution, Standard};
-use std::cell::RefCell;
-thread_local! { static SOURCE: RefCell<rngs::StdRng> = RefCell::new(rngs::StdRng::seed_from_u64(4)); }
-#[derive(Clone, Debug, Default)] pub struct ThreadRng;
-impl RngCore for ThreadRng {
-    fn next_u32(&mut self) -> u32 { SOURCE.with(|s| s.borrow_mut().next_u32()) }
-    fn next_u64(&mut self) -> u64 { SOURCE.with(|s| s.borrow_mut().next_u64()) }
-    fn fill_bytes(&mut self, to: &mut [u8]) { SOURCE.with(|s| s.borrow_mut().fill_bytes(to)) }
-    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), rand8::Error> { Ok(self.fill_bytes(to)) }
-}
-pub fn thread_rng() -> ThreadRng { ThreadRng }
-pub fn random<T>() -> T where Standard: Distribution<T> { Rng::gen(&mut thread_rng()) }
-pub trait Rng: RngCore {
-    fn gen<T>(&mut self) -> T where Standard: Distribution<T> { rand8::Rng::gen(self) }
-    fn gen_range<T: SampleUniform + PartialOrd>(&mut self, low: T, high: T) -> T { rand8::Rng::gen_range(self, low..high) }
-    fn gen_bool(&mut self, p: f64) -> bool { rand8::Rng::gen_bool(self, p) }
-}
-impl<R: RngCore + ?Sized> Rng for R {}
-pub mod prelude { pub use super::{random, thread_rng, Rng}; }
-"""
-_MANIFEST = """[package]
-name = "mft-crates"
-version = "0.0.0"
-edition = "2021"
-[lib]
-path = "lib.rs"
-[dependencies]
-rand8 = { package = "rand", version = "0.8" }
-regex = "1"
-md5 = "0.7"
-[profile.dev]
-debug = 0
-"""
 
 
 def plan(program: Program, toolchain: Toolchain) -> Plan:
@@ -246,18 +212,14 @@ def prepare(tools: Mapping[str, str]) -> Toolchain:
             "librust-md5-dev librust-aho-corasick-dev librust-memchr-dev"
         )
     real = {name: f"{sysroot}/bin/{name}" for name in ("rustc", "clippy-driver") if Path(sysroot, "bin", name).exists()}
-    cache = cached(
-        "rust",
-        version + _RAND_SHIM + _MANIFEST + _BRIDGE.read_text() + " ".join(_FLAGS),
-        lambda folder: _build_crates(folder, tools),
-    )
+    contents = "".join(path.read_text() for path in (_RAND, _MANIFEST, _BRIDGE))
+    cache = cached("rust", version + contents + " ".join(_FLAGS), lambda folder: _build_crates(folder, tools))
     return Toolchain("rust", real, cache, (cache, sysroot), version)
 
 
 def _build_crates(folder: Path, tools: Mapping[str, str]) -> None:
-    (folder / "Cargo.toml").write_text(_MANIFEST)
+    shutil.copyfile(_MANIFEST, folder / "Cargo.toml")
     (folder / "lib.rs").write_text("")
-    (folder / "rand.rs").write_text(_RAND_SHIM)
     config = folder / ".cargo" / "config.toml"
     config.parent.mkdir()
     config.write_text(f'[source.crates-io]\nreplace-with = "debian"\n[source.debian]\ndirectory = "{_REGISTRY}"\n')
@@ -267,7 +229,7 @@ def _build_crates(folder: Path, tools: Mapping[str, str]) -> None:
         path.name.removeprefix("lib").partition("-")[0]: str(path) for path in sorted((folder / "deps").glob("*.rlib"))
     }
     shim = (tools["rustc"], *_FLAGS, "--crate-type", "rlib", "--crate-name", "rand", "-L", f"dependency={folder}/deps")
-    output_of(*shim, "--extern", f"rand8={found['rand']}", "--out-dir", str(folder), str(folder / "rand.rs"))
+    output_of(*shim, "--extern", f"rand8={found['rand']}", "--out-dir", str(folder), str(_RAND))
     bridge = (tools["rustc"], *_FLAGS, "-O", "--crate-type", "rlib", "--crate-name", "mft_bridge")
     output_of(*bridge, "--out-dir", str(folder), str(_BRIDGE))
     externs = {

@@ -139,8 +139,7 @@ class BatchPairs:
 
     def __init__(self, step: PairLosses, batch: PackedBatch):
         self.step = step
-        starts = (batch.position_ids == 0).flatten()
-        segments = (batch.task_ids.flatten() >= 0)[starts].nonzero().flatten()  # those of padding are left out
+        segments = batch.real_segments.nonzero().flatten()
         self.pairs: dict[int, Tensor] = {}  # task -> [P, 3] segments of both texts, and the index of the pair
         for k in sorted(set(batch.samples[:, 0].tolist())):
             if step.tasks[k]:

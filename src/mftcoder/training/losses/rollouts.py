@@ -137,11 +137,10 @@ class BatchRollouts:
         self.tasks, self.counts, self.inner = tasks, counts, inner
         trained = (batch.targets != -100).flatten()
         segment = ((batch.position_ids == 0).flatten().cumsum(0) - 1)[trained]
-        real = (batch.task_ids.flatten() >= 0)[(batch.position_ids == 0).flatten()]
         owners = own(batch.task_ids).flatten()[own(batch.targets != -100).flatten()]
         self.positions = {k: (owners == k).nonzero().flatten() for k, task in enumerate(tasks) if task is not None}
-        of_segment = torch.full((len(real),), -1)
-        of_segment[real] = batch.samples[:, 1]
+        of_segment = torch.full((len(batch.real_segments),), -1)
+        of_segment[batch.real_segments] = batch.samples[:, 1]
         before = torch.searchsorted(segment, segment)  # segments ascend: the first token of the same segment
         self.samples = self._spread(
             of_segment[segment], trained, batch, own
