@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mftcoder.config.balancer import options_type
-from mftcoder.config.compat.mftcoder_json import REFUSED
+from mftcoder.config.compat.mftcoder_json import NOT_RAW
 from mftcoder.config.compat.mftcoder_json_keys import LEGACY, SPELLINGS, PublishedConfig
 from mftcoder.config.compat.mftcoder_programs import PROGRAMS
 from mftcoder.config.kinds import KINDS
@@ -288,7 +288,7 @@ def published() -> str:
     required = schema["required"]
     rows = [row(key, field, {}, required=key in required) for key, field in schema["properties"].items()]
     programs = "\n".join(_further_keys(program) for program in PROGRAMS)
-    refused = "\n".join(f"- `{key}: {str(value).lower()}`: {sentence}." for (key, value), sentence in REFUSED.items())
+    refused = f"- `load_raw_dataset: false`: {NOT_RAW}."
     legacy = ", ".join(f"`{key}`" for key in sorted(LEGACY))
     older = ", ".join(f"`{other}` is `{key}`" for other, key in SPELLINGS.items())
     return (

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mftcoder.config.compat.accelerate_deepspeed import deepspeed_backend
-from mftcoder.config.compat.mftcoder_json_keys import DORMANT, LEGACY, SPELLINGS, PublishedConfig
+from mftcoder.config.compat.mftcoder_json_keys import DORMANT, LEGACY, SPELLINGS, PublishedConfig, copied
 from mftcoder.config.compat.mftcoder_programs import (
     PROGRAMS,
     PretrainingProgram,
@@ -25,13 +25,8 @@ from mftcoder.config.problems import one_line, problem_lines
 from mftcoder.errors import ConfigError
 from mftcoder.registry import did_you_mean
 
-REFUSED: dict[tuple[str, Any], str] = {
-    (
-        "load_raw_dataset",
-        False,
-    ): "the published .bin format is not read. Use true, with data_paths naming JSONL folders",
-}
-"""Values that this version cannot use: (key, value) -> the sentence after `key: `."""
+NOT_RAW = "the published .bin format is not read. Use true, with data_paths naming JSONL folders"
+"""Why `load_raw_dataset: false` is refused."""
 
 NORMALIZATION = {
     "case1": "token",
@@ -80,7 +75,8 @@ def convert(raw: dict[str, Any], *, origin: str) -> Converted:
         published = program.model_validate(known)
     except ValidationError as error:
         problems += problem_lines(error, known, origin=origin, suggest=lambda location: _suggest(location, program))
-    problems += [one_line(f"{origin}: {problem}") for problem in [*_refusals(known), *_placeholders(known)]]
+    refused = [f"load_raw_dataset: {NOT_RAW}"] if known.get("load_raw_dataset") is False else []
+    problems += [one_line(f"{origin}: {problem}") for problem in [*refused, *_placeholders(known)]]
     if published is None or problems:
         raise ConfigError.collect(dict.fromkeys(problems))
     warnings = (*_warnings(raw, published), *program_warnings(raw, published))
@@ -89,17 +85,6 @@ def convert(raw: dict[str, Any], *, origin: str) -> Converted:
 
 def _suggest(location: tuple[str | int, ...], program: type[PublishedConfig]) -> str:
     return did_you_mean(str(location[-1]), [*program.model_fields, *LEGACY, *SPELLINGS])
-
-
-def _refusals(raw: dict[str, Any]) -> list[str]:
-    """One sentence for each value that this version cannot use. A missing key has its published default."""
-    found = []
-    for (key, refused), sentence in REFUSED.items():
-        value = raw.get(key, PublishedConfig.model_fields[key].default)
-        value = value.lower().replace("-", "") if isinstance(value, str) else value
-        if value == refused and type(value) is type(refused):
-            found.append(f"{key}: {'left out, which means ' if key not in raw else ''}{sentence}")
-    return found
 
 
 def _placeholders(raw: dict[str, Any]) -> list[str]:
@@ -167,7 +152,7 @@ def _nested(published: PublishedConfig) -> dict[str, Any]:
         "data": _data(published),
         "loss": {"normalization": NORMALIZATION[published.weighted_loss_mode]},
         "balancer": _balancer(published),
-        "train": {**_loop(published), **_optimizer(published), **_evaluation(published), **_checkpoints(published)},
+        "train": {**_loop(published), **_evaluation(published), **_checkpoints(published)},
         "backend": _backend(published),
         "output_dir": published.output_dir,
     }
@@ -191,9 +176,7 @@ def _adapter(published: PublishedConfig) -> dict[str, Any]:
         return {"type": "full"}
     return {
         "type": "lora",
-        "lora_rank": published.lora_rank,
-        "lora_alpha": published.lora_alpha,
-        "lora_dropout": published.lora_dropout,
+        **copied(published, "lora_rank lora_alpha lora_dropout"),
         "lora_target": list(published.target_modules or ["all-linear"]),
     }
 
@@ -267,27 +250,18 @@ def _backend(published: PublishedConfig) -> dict[str, Any]:
 
 
 def _loop(published: PublishedConfig) -> dict[str, Any]:
+    # transformers' "constant", which the published trainer calls, has no warm-up; "constant_with_warmup" has.
+    warmup = 0 if published.lr_scheduler_type == "constant" else published.num_warmup_steps
     return {
         "num_train_epochs": published.num_train_epochs,
         "max_steps": published.max_train_steps,
-        "per_device_train_batch_size": published.per_device_train_batch_size,
-        "per_device_eval_batch_size": published.per_device_eval_batch_size,
-        "gradient_accumulation_steps": published.gradient_accumulation_steps,
+        **copied(published, "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"),
         "gradient_checkpointing": published.checkpoint_activations,
         "dataloader_num_workers": published.num_workers,
         "seed": published.seed,
         "logging_steps": published.log_interval,
         "logging_dir": published.tb_dir,
-    }
-
-
-def _optimizer(published: PublishedConfig) -> dict[str, Any]:
-    # transformers' "constant", which the published trainer calls, has no warm-up; "constant_with_warmup" has.
-    warmup = 0 if published.lr_scheduler_type == "constant" else published.num_warmup_steps
-    return {
-        "learning_rate": published.learning_rate,
-        "min_lr": published.min_lr,
-        "weight_decay": published.weight_decay,
+        **copied(published, "learning_rate min_lr weight_decay"),
         "lr_scheduler_type": SCHEDULES[published.lr_scheduler_type],
         "warmup_steps": warmup,
     }

@@ -17,17 +17,17 @@ from mftcoder.config.section import (
     PositiveInt,
     WholeOrFraction,
 )
+from mftcoder.registry import words
 
-DORMANT = frozenset(
-    {"coba_warmup_steps", "coba_history_length", "coba_tau", "coba_update_interval", "coba_sample_valid_num"}
-    | {"selfpaced_interval", "selfpaced_history_length", "selfpaced_sample_valid_num", "selfpaced_scale_factor"}
+DORMANT = words(
+    "coba_warmup_steps coba_history_length coba_tau coba_update_interval coba_sample_valid_num selfpaced_interval "
+    "selfpaced_history_length selfpaced_sample_valid_num selfpaced_scale_factor"
 )
 """Keys that have an effect only with one loss mode."""
 
-LEGACY = frozenset(
-    {"tokenizer_type", "data_weights", "low_cpu_mem_usage", "shuffle_before_split", "use_random_sampler", "vocab_file"}
-    | {"use_xformers", "weight_by_num_documents", "make_vocab_size_divisible_by", "model_parallel_size"}
-    | {"use_slow_tokenizer", "world_size"}
+LEGACY = words(
+    "tokenizer_type data_weights low_cpu_mem_usage shuffle_before_split use_random_sampler vocab_file use_xformers "
+    "weight_by_num_documents make_vocab_size_divisible_by model_parallel_size use_slow_tokenizer world_size"
 )
 """Keys without meaning here, accepted with any value. Among them are those that the published system calls legacy."""
 
@@ -44,16 +44,15 @@ def _list_in_a_text(value: Any) -> Any:
     return [part.strip().strip("\"'") for part in inner.split(",") if part.strip()]
 
 
-def _lower(value: Any) -> Any:
-    return value.lower().replace("-", "") if isinstance(value, str) else value
-
-
-def _whole_weights_are_none(value: Any) -> Any:
-    return None if value == "16bit" else value
-
-
 Nullable = BeforeValidator(lambda value: None if value in ("", "none", "None", "null", "no") else value)
 TextList = BeforeValidator(_list_in_a_text)
+Lower = BeforeValidator(lambda value: value.lower().replace("-", "") if isinstance(value, str) else value)
+NoneAt16Bits = BeforeValidator(lambda value: None if value == "16bit" else value)
+
+
+def copied(published: BaseModel, names: str) -> dict[str, Any]:
+    """The keys of these names, which have the same names here."""
+    return {name: getattr(published, name) for name in names.split()}
 
 
 class PublishedConfig(BaseModel):
@@ -83,13 +82,11 @@ class PublishedConfig(BaseModel):
     """Pad to the longest sample of the batch, not to seq_length."""
     tokenize_mode: Literal["sft", "sst"] = "sft"
     """Train the assistant's tokens (sft), or every token (sst)."""
-    weighted_loss_mode: Annotated[
-        Literal["case1", "case2", "case3", "case4", "coba", "selfpaced"], BeforeValidator(_lower)
-    ] = "case3"
+    weighted_loss_mode: Annotated[Literal["case1", "case2", "case3", "case4", "coba", "selfpaced"], Lower] = "case3"
     """How token losses become one loss: docs/balancing.md."""
     peft_type: Annotated[Literal["lora", "qlora"] | None, Nullable] = "qlora"
     """Low-rank adapter (lora), the same on a quantized base (qlora), or all weights (null)."""
-    quantization: Annotated[Literal["4bit", "8bit"] | None, Nullable, BeforeValidator(_whole_weights_are_none)] = None
+    quantization: Annotated[Literal["4bit", "8bit"] | None, Nullable, NoneAt16Bits] = None
     """Bits of the frozen base with peft_type qlora; null: 4bit. As published, it has no effect with other types. "16bit" is the same as null."""
     lora_rank: PositiveInt = 96
     """Rank of the adapter."""
@@ -153,7 +150,7 @@ class PublishedConfig(BaseModel):
     """Texts before the turns of each role; null: those of the published template."""
     trust_remote_code: bool = False
     """Run code that comes with the model. The published default is true. Here it is false unless the config says true."""
-    distributed_type: Annotated[Literal["deepspeed", "fsdp"] | None, BeforeValidator(_lower), Nullable] = None
+    distributed_type: Annotated[Literal["deepspeed", "fsdp"] | None, Lower, Nullable] = None
     """Engine for many devices."""
     init_timeout_seconds: PositiveInt | None = 3600
     """How long processes wait for each other at the start."""

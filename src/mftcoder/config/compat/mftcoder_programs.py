@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mftcoder.config.compat.mftcoder_json_keys import Nullable, PublishedConfig
+from mftcoder.config.compat.mftcoder_json_keys import Nullable, PublishedConfig, copied
 from mftcoder.config.section import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
@@ -100,7 +100,7 @@ def _preferences(nested: dict[str, Any], published: PreferenceProgram) -> dict[s
             **nested["train"],
             "max_steps": steps,
             "min_lr": 0.0,
-            **{key: getattr(published, key) for key in ("warmup_steps", "logging_steps", "eval_steps", "save_steps")},
+            **copied(published, "warmup_steps logging_steps eval_steps save_steps"),
             "save_strategy": "steps",
             "optim": "adamw_8bit" if eight_bits else "adamw",
             "early_stopping_patience": None,
