@@ -21,7 +21,7 @@ from mftcoder.training.checkpoints.writer import CheckpointWriter
 from mftcoder.training.forward.gradient_norms import gradient_norms
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.losses.objective import Objective
-from mftcoder.training.metrics import MetricsLog, NoLog, Pace, balance_record, train_record, validation_record
+from mftcoder.training.metrics import MetricsLog, Pace, balance_record, train_record, validation_record
 from mftcoder.training.optimizer import Optimizer, learning_rate
 from mftcoder.training.reference import RunPairs
 from mftcoder.training.step import LossWindow, StepResult, Validated, describe_nonfinite, train_step, validate
@@ -53,7 +53,7 @@ class TrainingRun:
     train_loader: TrainLoader
     validation_loader: ValidationLoader
     checkpoints: CheckpointWriter
-    metrics: MetricsLog | NoLog
+    metrics: MetricsLog
     progress: Progress
     should_stop: Callable[[], bool]
     pairs: RunPairs  # the preference tasks

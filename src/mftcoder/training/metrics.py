@@ -45,20 +45,23 @@ class Callbacks:
 
 
 class MetricsLog:
-    """Writes records; a context manager."""
+    """Writes records; a context manager. Rank 0 writes for all, other ranks write nothing."""
 
-    def __init__(self, config: RunConfig, *, total_steps: int, resumed_step: int, callbacks: Callbacks):
-        self._path = config.output_path / "metrics.jsonl"
-        keep_until(self._path, resumed_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = _tensorboard(config, resumed_step) if "tensorboard" in config.train.report_to else None
+    def __init__(self, config: RunConfig, *, total_steps: int, resumed_step: int, callbacks: Callbacks, rank: int = 0):
+        self._path, self._writes = config.output_path / "metrics.jsonl", rank == 0
         self._callbacks = callbacks
         self._lines = RunLines(config.task_names, total_steps, callbacks.on_progress)
+        if self._writes:
+            keep_until(self._path, resumed_step)
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = _tensorboard(config, resumed_step) if "tensorboard" in config.train.report_to else None
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *error: object) -> None:
+        if not self._writes:
+            return
         with names_in_errors(self._path):
             self._file.close()
         if self._board:
@@ -66,6 +69,8 @@ class MetricsLog:
 
     def log(self, record: Record) -> None:
         """Write one record to the file, TensorBoard and the console."""
+        if not self._writes:
+            return
         record = {**record, "time": time.time()}
         plain = finite(record)
         with names_in_errors(self._path):
@@ -79,28 +84,6 @@ class MetricsLog:
             self._callbacks.on_step(plain)
         elif record["kind"] == "validation":
             self._callbacks.on_validation(plain)
-
-
-class NoLog:
-    """The log of the other ranks, which write nothing: rank 0 writes for all."""
-
-    def __enter__(self) -> "NoLog":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Do nothing."""
-
-    def log(self, record: Record) -> None:
-        """Do nothing."""
-
-
-def open_log(
-    config: RunConfig, total_steps: int, *, resumed_step: int, callbacks: Callbacks, rank: int
-) -> MetricsLog | NoLog:
-    """The run's log on rank 0, a silent one on other ranks."""
-    if rank:
-        return NoLog()
-    return MetricsLog(config, total_steps=total_steps, resumed_step=resumed_step, callbacks=callbacks)
 
 
 def by_task(names: Sequence[str], values: NDArray[Any]) -> dict[str, Any]:

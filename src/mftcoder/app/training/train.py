@@ -63,7 +63,7 @@ from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.forward.shared_prompts import probe_pair, share_prompts
 from mftcoder.training.loop import Summary, TrainingRun
 from mftcoder.training.losses.objective import Objective
-from mftcoder.training.metrics import Callbacks, Record, ignore, open_log
+from mftcoder.training.metrics import Callbacks, MetricsLog, Record, ignore
 from mftcoder.training.reference import pairs_of_run
 from mftcoder.training.session import (
     StopRequest,
@@ -286,8 +286,12 @@ def _build(start: _Start, plan: RunConfig, backend: Backend) -> TrainingRun:
         train_loader=train_loader,
         validation_loader=validation_loader,
         checkpoints=CheckpointWriter(checkpoint_store(config), backend, config.train, files, callbacks.on_checkpoint),
-        metrics=open_log(
-            config, train_loader.total_steps, resumed_step=progress.step, callbacks=callbacks, rank=backend.group.rank
+        metrics=MetricsLog(
+            config,
+            total_steps=train_loader.total_steps,
+            resumed_step=progress.step,
+            callbacks=callbacks,
+            rank=backend.group.rank,
         ),
         progress=progress,
         should_stop=start.stop,
