@@ -17,7 +17,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from mftcoder.data.tokenizers.tokenizer import FILES, Tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json, write_json, write_text
-from mftcoder.models.export.merge import Change, merge, unchanged, weight_sources, write_weights
+from mftcoder.models.export.merge import Change, merge, unchanged, weight_sources
 from mftcoder.models.export.source import ModelSource
 from mftcoder.models.layers.adapters import reaches_experts
 from mftcoder.models.layers.quantize import as_held, quantizable_layers, was_conv1d
@@ -79,10 +79,7 @@ def _write_weights(source: ModelSource, out: Path, dtype: torch.dtype, change: C
                 model._weight_conversions = None  # from reading these files; saving then uses the family's conversions
             model.save_pretrained(temporary)
             weights, adapter = Path(temporary), None
-        if adapter is not None:
-            merge(weights, adapter, out, dtype=dtype, change=change)
-        else:
-            write_weights(weight_sources(weights), out, dtype=dtype)
+        merge(weights, adapter, out, dtype=dtype, change=change)
 
 
 def _as_in_memory(source: ModelSource) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
-from mftcoder.models.files.weights import SHARD_BYTES, all_tensors, weight_files, write_weight_files
+from mftcoder.models.files.weights import SHARD_BYTES, StoredTensor, all_tensors, weight_files, write_weight_files
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 PREFIX = "base_model.model."
@@ -79,17 +79,21 @@ def unchanged(name: str, weight: Tensor) -> Tensor:
 
 def merge(
     base: Path,
-    adapter: Path,
+    adapter: Path | None,
     out: Path,
     *,
     dtype: torch.dtype,
     change: Change = unchanged,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write the merged weights of `base` and `adapter` into `out`. ModelError if the base lacks a weight of the adapter."""
+    """Write the merged weights of `base` and `adapter` (None: of the base alone) into `out`, cast to `dtype`.
+
+    The safetensors files have at most `shard_bytes`. ModelError if the base lacks a weight of the adapter.
+    """
     sources = weight_sources(base)
-    updates = match(read_updates(adapter), sources, base=str(base), adapter=adapter)
-    write_weights(sources, out, dtype=dtype, updates=updates, change=change, shard_bytes=shard_bytes)
+    updates = match(read_updates(adapter), sources, base=str(base), adapter=adapter) if adapter else {}
+    merged = ((name, _merged(tensor, updates, change, dtype)) for name, tensor in sources.items())
+    write_weight_files(merged, out, shard_bytes=shard_bytes)
 
 
 def read_updates(adapter: Path) -> Updates:
@@ -135,13 +139,13 @@ def _update(module: str, tensors: dict[str, Tensor], config: dict[str, Any]) -> 
     return Update(a, b, scale, tensors.get(f"{module}.lora_magnitude_vector"), bool(config.get("fan_in_fan_out")))
 
 
-def weight_sources(folder: Path) -> dict[str, Path]:
-    """Tensor name to the safetensors file that holds it, in the files' order; empty if there is none."""
+def weight_sources(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a folder's safetensors files by name, in the files' order; empty if there is none."""
     try:
         files = weight_files(folder, allow_pickled=False)
     except ModelError:
         return {}
-    return {name: tensor.path for name, tensor in all_tensors(files).items()}
+    return all_tensors(files)
 
 
 def match(updates: Updates, names: Container[str], *, base: str, adapter: Path) -> Updates:
@@ -160,25 +164,7 @@ def match(updates: Updates, names: Container[str], *, base: str, adapter: Path) 
     return matched
 
 
-def write_weights(
-    sources: dict[str, Path],
-    out: Path,
-    *,
-    dtype: torch.dtype,
-    updates: Updates | None = None,
-    change: Change = unchanged,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """Write weights into `out` as safetensors files of at most `shard_bytes`, cast to `dtype`, with `updates` merged in."""
-    merged = ((name, _merged(name, path, updates or {}, change)) for name, path in sources.items())
-    write_weight_files(((name, _cast(tensor, dtype)) for name, tensor in merged), out, shard_bytes=shard_bytes)
-
-
-def _merged(name: str, path: Path, updates: Updates, change: Change) -> Tensor:
-    with safe_open(path, framework="pt") as file:
-        weight = change(name, file.get_tensor(name))
-    return updates[name].merged(weight) if name in updates else weight
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor.contiguous()
+def _merged(stored: StoredTensor, updates: Updates, change: Change, dtype: torch.dtype) -> Tensor:
+    weight = change(stored.name, stored.read())
+    weight = updates[stored.name].merged(weight) if stored.name in updates else weight
+    return weight.to(dtype).contiguous() if weight.is_floating_point() else weight.contiguous()

@@ -12,14 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import atomic_folder
-from mftcoder.models.files.weights import listed, weight_files
+from mftcoder.models.files.weights import StoredTensor, all_tensors, listed, weight_files
 from mftcoder.models.loading.load import DTYPES
 from mftcoder.models.loading.resolve import local_folder
 
@@ -47,27 +46,18 @@ def check_settings(model: Any, config: ModelConfig) -> None:
 def check_same_weights(model: Any, config: ModelConfig) -> None:
     """ModelError unless the model has exactly the weights in the files of `model_name_or_path`."""
     name = config.model_name_or_path
-    stored = _stored(weight_files(local_folder(name, weights=True), allow_pickled=False))
+    stored = all_tensors(weight_files(local_folder(name, weights=True), allow_pickled=False))
     own = _by_storage(model)
     different = sorted(
         names[0]
         for names, weight in own
-        if not any(other in stored and _equal(stored[other], other, weight) for other in names)
+        if not any(other in stored and _equal(stored[other], weight) for other in names)
     )
     if different:
         raise ModelError(
             f"the given model has other weights than {name}, which the run would store as its base: "
             f"{listed(different)}. Save it with save_pretrained, and name that folder in model.model_name_or_path"
         )
-
-
-def _stored(files: list[Path]) -> dict[str, Path]:
-    """Name of each tensor -> its file."""
-    found: dict[str, Path] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            found |= dict.fromkeys(file.keys(), path)
-    return found
 
 
 def _by_storage(model: Any) -> list[tuple[list[str], Tensor]]:
@@ -78,10 +68,8 @@ def _by_storage(model: Any) -> list[tuple[list[str], Tensor]]:
     return list(weights.values())
 
 
-def _equal(path: Path, name: str, weight: Tensor) -> bool:
-    with safe_open(path, framework="pt") as file:
-        stored = file.get_tensor(name)
-    return stored.shape == weight.shape and torch.equal(stored.to(weight.dtype), weight.detach().cpu())
+def _equal(stored: StoredTensor, weight: Tensor) -> bool:
+    return stored.shape == weight.shape and torch.equal(stored.read().to(weight.dtype), weight.detach().cpu())
 
 
 def take(model: Any, *, attn_implementation: str, device: torch.device | str) -> Any:
