@@ -74,24 +74,8 @@ class _Plain:
         return read[0] @ held[0] if into is None else add_product_(into, read[0], held[0])
 
 
-class _Fp8:
-    """e4m3 bytes of the weight and their scale; the rows are rounded too."""
-
-    def read(self, rows: Tensor) -> Read:
-        return round_rows(rows)
-
-    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        return fp8_product(read, held, bias, dtype=dtype)
-
-    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
-        return _sum(into, fp8_product(read, held, dtype=dtype, transposed=True))
-
-
-class _Nf4:
+class _Nf4(_Plain):
     """The weight that `nf4.py` unpacks, multiplied in the model's dtype."""
-
-    def read(self, rows: Tensor) -> Read:
-        return (rows,)
 
     def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         return nf4_product(read[0], held, bias)
@@ -100,17 +84,25 @@ class _Nf4:
         return nf4_product_back(read[0], held, into)
 
 
-class _Nf4Fp8:
-    """The unpacked weight, multiplied as in `_Fp8`."""
+class _Fp8:
+    """e4m3 bytes of the weight and their scale; the rows are rounded too."""
+
+    product = staticmethod(fp8_product)
 
     def read(self, rows: Tensor) -> Read:
         return round_rows(rows)
 
     def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        return nf4_fp8_product(read, held, bias, dtype=dtype)
+        return self.product(read, held, bias, dtype=dtype)
 
     def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
-        return _sum(into, nf4_fp8_product(read, held, dtype=dtype, transposed=True))
+        return _sum(into, self.product(read, held, dtype=dtype, transposed=True))
+
+
+class _Nf4Fp8(_Fp8):
+    """The unpacked weight, multiplied as in `_Fp8`."""
+
+    product = staticmethod(nf4_fp8_product)
 
 
 PRODUCTS: dict[str, FrozenProduct] = {"plain": _Plain(), "fp8": _Fp8(), "nf4": _Nf4(), "nf4_fp8": _Nf4Fp8()}
