@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("uvicorn", reason="the extra `serve` brings uvicorn")
+pytest.importorskip("fastapi", reason="the extra `serve` brings fastapi")
+pytest.importorskip("prometheus_client", reason="the extra `serve` brings prometheus-client")
+
 from mftcoder.app.serving.serve import serve
 from mftcoder.errors import ConfigError
 

@@ -245,5 +245,5 @@ def test_a_page_never_replaces_what_is_counted(counts: str, out: str, problem: s
     file = write(tmp_path / counts, chat("q", "a"))
     before = file.read_bytes()
     found = CliRunner().invoke(command, [str(file), "--out", str(tmp_path / out)])
-    assert (found.exit_code, problem in found.stderr, file.read_bytes()) == (2, True, before)
+    assert (found.exit_code, problem in found.output, file.read_bytes()) == (2, True, before)
     assert list(tmp_path.iterdir()) == [file]
