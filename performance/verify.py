@@ -9,7 +9,8 @@ Goes in: benchmarks in Python. Each reference becomes a record with its tests. C
 turn; the first round is not counted, and the median of the others is shown. Planning (what of a record can be run) is part of verification's
 time, as assembling programs is part of evaluation's. Verification runs the tests three or four times in a program: with the answer, without
 it, and with answers that do nothing. Evaluation runs them with the answer, and twice with a changed claim on the same replies.
-The last column is the longest program: neither way ends before it.
+The last column is the longest program: neither way ends before it, and while it runs, one worker does all others. Where a program takes
+more than a second, further rows show the benchmark without it.
 
 With --commands, the rows are `mft data verify` and `mft evaluate` from the start of the process to its end, all that they write included.
 """
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +43,7 @@ from mftcoder.execution.sandbox import Limits, Program
 
 LIMITS = Limits(seconds=5)
 CONFIG = VerifyConfig(checks=("tests",))
+LONG = 1.0
 
 
 class Round(NamedTuple):
@@ -49,6 +52,7 @@ class Round(NamedTuple):
     programs: int
     passed: int
     longest: float = 0.0  # seconds of the longest program, where it is known
+    long: frozenset[str] = frozenset()  # problems whose program took more than LONG seconds
 
 
 def records_of(benchmark: Benchmark) -> list[bytes]:
@@ -83,9 +87,10 @@ def evaluate(benchmark: Benchmark, pool: Pool) -> Round:
     """As `mft evaluate` runs the references."""
     answers = {problem.id: (problem, problem.prompt + problem.reference) for problem in benchmark.problems}
     programs = {key: made for key, made in assemble_all(benchmark, answers).items() if isinstance(made, Program)}
-    results = [result for _, result in pool.run(programs.items(), LIMITS)]
-    passed = sum(result.status == "passed" for result in results)
-    return Round(len(programs), passed, max(result.seconds for result in results))
+    results = dict(pool.run(programs.items(), LIMITS))
+    passed = sum(result.status == "passed" for result in results.values())
+    long = frozenset(key for key, result in results.items() if result.seconds > LONG)
+    return Round(len(programs), passed, max(result.seconds for result in results.values()), long)
 
 
 def verify_command(records: list[bytes], folder: Path, workers: int | None) -> Round:
@@ -158,10 +163,22 @@ def main() -> None:
         pool = None if options.commands else stack.enter_context(open_pool(workers=options.workers))
         for task in options.tasks.split(","):
             benchmark = load(task, options.data_dir)
-            ways = _ways(benchmark, pool, Path(folder), options)
-            rounds = [[timed(action) for action in ways.values()] for _ in range(options.rounds + 1)][1:]
-            for number, way in enumerate(ways):
-                _print_row(task, way, len(benchmark.problems), [found[number] for found in rounds])
+            long = _measure(task, benchmark, pool, Path(folder), options)
+            if long:
+                others = tuple(problem for problem in benchmark.problems if problem.id not in long)
+                title = f"{task} without {', '.join(sorted(long))}"
+                _measure(title, replace(benchmark, problems=others), pool, Path(folder), options)
+
+
+def _measure(
+    title: str, benchmark: Benchmark, pool: Pool | None, folder: Path, options: argparse.Namespace
+) -> frozenset[str]:
+    """Print the rows of a benchmark; returns the problems that took long in each round."""
+    ways = _ways(benchmark, pool, folder, options)
+    rounds = [[timed(action) for action in ways.values()] for _ in range(options.rounds + 1)][1:]
+    for number, way in enumerate(ways):
+        _print_row(title, way, len(benchmark.problems), [found[number] for found in rounds])
+    return frozenset.intersection(*(rows[-1][0].long for rows in rounds))
 
 
 def _ways(
@@ -177,7 +194,7 @@ def _ways(
 
 
 def _print_row(task: str, way: str, records: int, rounds: list[tuple[Round, float, float]]) -> None:
-    programs, passed, _ = rounds[-1][0]
+    programs, passed = rounds[-1][0][:2]
     seconds = statistics.median(found[1] for found in rounds)
     longest = statistics.median(found[0].longest for found in rounds)
     cpu = statistics.median(found[2] for found in rounds)

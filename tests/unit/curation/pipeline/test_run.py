@@ -354,7 +354,8 @@ def test_duplicates_are_dropped_over_tasks_and_name_the_record_that_is_kept(tmp_
 
 
 def test_a_filter_starts_without_what_other_steps_and_the_card_need() -> None:
-    """Their imports took longer than filtering a few thousand records. numpy also starts threads, and then no worker is forked."""
+    """Their imports took longer than filtering a few thousand records. numpy also starts threads, and a process with threads forks
+    no workers: near-duplicates import it behind the first block."""
     slow = [
         "numpy",
         "matplotlib",
@@ -364,5 +365,6 @@ def test_a_filter_starts_without_what_other_steps_and_the_card_need() -> None:
         "mftcoder.benchmarks",
         "mftcoder.execution.pool",
     ]
-    code = f"import sys, mftcoder.app.data.curate; print([name for name in {slow} if name in sys.modules])"
+    modules = "mftcoder.app.data.curate, mftcoder.curation.pipeline.dedup"
+    code = f"import sys, {modules}; print([name for name in {slow} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
