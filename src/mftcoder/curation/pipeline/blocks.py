@@ -7,7 +7,7 @@ The report is written last, with the checksums of the others: to wait until they
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -242,8 +242,12 @@ class _BlockWork:
             yield from self._judged(group)
 
     def _judged(self, records: list[_Record]) -> list[_Record]:
-        if not isinstance(self.job.source, Path):
-            self._parse_new(records)
+        for record in records if not isinstance(self.job.source, Path) else ():
+            try:  # what an earlier stage has kept can be read: it is parsed when it is asked for
+                self.report.before.add(self.example(record))
+            except DataError as error:
+                text = record.line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
+                record.dropped = READ, Drop("unusable", one_line("; ".join(error.problems)), {"begins": text})
         for name, step in self.steps:
             left = [record for record in records if not record.dropped]
             drops = step.check_all([self.example(record) for record in left])
@@ -258,15 +262,6 @@ class _BlockWork:
         if isinstance(decided, Drop):
             record.dropped = self.barrier, decided
         return record
-
-    def _parse_new(self, records: Iterable[_Record]) -> None:
-        """Read the records of a data file. What an earlier stage has kept can be read: it is parsed when it is asked for."""
-        for record in records:
-            try:
-                self.report.before.add(self.example(record))
-            except DataError as error:
-                text = record.line[:_SHOWN_OF_A_BAD_LINE].decode(errors="replace")
-                record.dropped = READ, Drop("unusable", one_line("; ".join(error.problems)), {"begins": text})
 
     def example(self, record: _Record) -> Example:
         """The record, parsed once. DataError if it cannot be read."""

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -83,11 +82,13 @@ def _read_plan(block: BlockFiles) -> Iterator[tuple[int, list[Planned]]]:
     with _plan_path(block).open("rb") as file:
         for line in file:
             number, answers = orjson.loads(line)
-            yield number, [_planned(**answer) for answer in answers]
-
-
-def _planned(runs: Sequence[dict[str, Any]], known: Sequence[dict[str, Any]]) -> Planned:
-    return Planned(tuple(Run(**run) for run in runs), tuple(map(Verdict.from_json, known)))
+            yield (
+                number,
+                [
+                    Planned(tuple(Run(**run) for run in one["runs"]), tuple(map(Verdict.from_json, one["known"])))
+                    for one in answers
+                ],
+            )
 
 
 def read_verdicts(block: BlockFiles) -> Iterator[tuple[int, list[Verdict]]]:
@@ -186,16 +187,16 @@ class _Judging:
     def run(self, pool: Pool) -> Iterator[int]:
         """Write the verdicts of each block as soon as it is done. Yields the number of programs that have run."""
         for done, (key, result) in enumerate(pool.run(self._programs(), self.limits), start=1):
-            block, *place = map(int, key.split("."))
-            self.unjudged += not self.under_way[block].take(tuple(place), result)
-            self._finish(block)
+            block, _, place = key.partition(".")
+            self.unjudged += not self.under_way[int(block)].take(int(place), result)
+            self._finish(int(block))
             yield done
 
     def _programs(self) -> Iterator[tuple[str, Program]]:
         for number, block in enumerate(self.blocks):
             verdicts = self.under_way[number] = _BlockVerdicts(block, self.languages)
-            for place in sorted(verdicts.waiting):
-                yield ".".join(map(str, (number, *place))), verdicts.run_at(place).program()
+            for place, (run, _) in list(verdicts.waiting.items()):
+                yield f"{number}.{place}", run.program()
             self._finish(number)
 
     def _finish(self, number: int) -> None:
@@ -207,39 +208,32 @@ class _Judging:
 
 
 class _BlockVerdicts:
-    """The verdicts of a block's answers, as they come in. A place is a record, an answer of it, a program of that."""
+    """The verdicts of a block's answers, as they come in."""
 
     def __init__(self, block: BlockFiles, languages: frozenset[str]):
         self.block = block
-        self.planned = list(_read_plan(block))
-        self.waiting: set[tuple[int, ...]] = set()
-        self.found: dict[tuple[int, int], list[Verdict]] = {}
-        for record, (_, answers) in enumerate(self.planned):
-            for answer, planned in enumerate(answers):
-                found = self.found[record, answer] = list(planned.known)
-                for number, run in enumerate(planned.runs):
-                    if run.language in languages:
-                        self.waiting.add((record, answer, number))
-                    else:
-                        found.append(Verdict.not_run("no_toolchain"))
+        self.found: list[tuple[int, list[list[Verdict]]]] = []  # line number, and the verdicts on each answer
+        self.waiting: dict[int, tuple[Run, list[Verdict]]] = {}  # programs, and where their verdicts go
+        for number, answers in _read_plan(block):
+            self.found.append((number, [list(planned.known) for planned in answers]))
+            for planned, verdicts in zip(answers, self.found[-1][1], strict=True):
+                here = [run for run in planned.runs if run.language in languages]
+                verdicts += [Verdict.not_run("no_toolchain")] * (len(planned.runs) - len(here))
+                self.waiting |= {len(self.waiting) + place: (run, verdicts) for place, run in enumerate(here)}
 
-    def run_at(self, place: tuple[int, ...]) -> Run:
-        record, answer, number = place
-        return self.planned[record][1][answer].runs[number]
-
-    def take(self, place: tuple[int, ...], result: ExecutionResult) -> bool:
+    def take(self, place: int, result: ExecutionResult) -> bool:
         """Take in a result; False if it is none, because the sandbox failed."""
-        run = self.run_at(place)
+        run, verdicts = self.waiting[place]
         verdict = verdict_of(result, run.language, tuple(run.checks))
         if verdict is None:
             return False
-        self.found[place[0], place[1]].append(verdict)
-        self.waiting.discard(place)
+        verdicts.append(verdict)
+        del self.waiting[place]
         return True
 
     def write(self) -> None:
         """A line a record, in the order of the block."""
         with atomic_path(verdict_path(self.block)) as temporary, temporary.open("wb") as file:
-            for record, (number, answers) in enumerate(self.planned):
-                verdicts = [asdict(combined(self.found[record, answer])) for answer in range(len(answers))]
+            for number, answers in self.found:
+                verdicts = [asdict(combined(found)) for found in answers]
                 file.write(orjson.dumps([number, verdicts]) + b"\n")

@@ -27,7 +27,7 @@ from mftcoder.curation.synthesis.config import SynthesisConfig
 from mftcoder.curation.synthesis.work import Collected, Draft, Dropped
 from mftcoder.curation.teacher.budget import cost_of
 from mftcoder.curation.teacher.journal import FILE as JOURNAL
-from mftcoder.curation.teacher.journal import RequestJournal, Totals
+from mftcoder.curation.teacher.journal import RequestJournal
 from mftcoder.data.records.conversation import Message, make_conversation
 from mftcoder.data.records.curated import MANIFEST, files_of
 from mftcoder.errors import DataError
@@ -155,7 +155,10 @@ def _requests(config: SynthesisConfig, journal: RequestJournal) -> dict[str, Any
     for model, totals in sorted(journal.totals.items()):
         endpoint = by_model.get(model)
         found[model] = {
-            **_numbers(totals),
+            "attempts": totals.attempts,
+            "answers": totals.answers,
+            **vars(totals.usage),
+            **({"answers_without_usage": totals.unknown_usage} if totals.unknown_usage else {}),
             **(
                 {"cost": round(cost_of(endpoint, totals.usage), 6)}
                 if endpoint and endpoint.price_in is not None
@@ -164,11 +167,6 @@ def _requests(config: SynthesisConfig, journal: RequestJournal) -> dict[str, Any
             "answered_as": dict(sorted(journal.models.get(model, Counter()).items())),
         }
     return {"models": found, "failed_attempts": dict(sorted(journal.problems.items()))}
-
-
-def _numbers(totals: Totals) -> dict[str, int]:
-    counts = {"attempts": totals.attempts, "answers": totals.answers, **vars(totals.usage)}
-    return counts | ({"answers_without_usage": totals.unknown_usage} if totals.unknown_usage else {})
 
 
 def _counts(steps: Sequence[str], kept: Sequence[Draft], dropped: Sequence[Dropped]) -> dict[str, Any]:

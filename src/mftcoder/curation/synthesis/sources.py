@@ -1,6 +1,7 @@
 """What a synthesis starts from: topics of a text file, records of any dialect, pieces of source code."""
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -82,19 +83,15 @@ def choose_snippets(folder: Path, count: int, most_lines: int, seed: int) -> lis
     generator.shuffle(files)
     chosen: dict[str, Snippet] = {}
     rounds = [_snippets_of(folder, path, most_lines, seed) for path in files]
-    while rounds and len(chosen) < count:
-        rounds = [pieces for pieces in rounds if _take(next(pieces, None), chosen, count)]
+    for piece in itertools.chain.from_iterable(itertools.zip_longest(*rounds)):
+        if len(chosen) == count:
+            break
+        if piece is not None:
+            chosen.setdefault(piece.text, piece)
     if not chosen:
         known = ", ".join(sorted(LANGUAGES))
         raise DataError(f"{folder}: holds no code to take pieces of. Known file names end in {known}")
     return list(chosen.values())
-
-
-def _take(piece: Snippet | None, chosen: dict[str, Snippet], count: int) -> bool:
-    """Take a piece, if it is new and there is room; False if its file has no more."""
-    if piece is not None and len(chosen) < count:
-        chosen.setdefault(piece.text, piece)
-    return piece is not None
 
 
 def _source_files(folder: Path) -> Iterator[Path]:

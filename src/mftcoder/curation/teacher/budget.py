@@ -71,8 +71,7 @@ class Budget:
     def __init__(self, config: BudgetConfig, spent: Spent | None = None):
         self.config = config
         self.spent = spent or Spent()
-        self._under_way: dict[int, Spent] = {}
-        self._tickets = 0
+        self._under_way: list[Spent] = []
         self._released = asyncio.Condition()
 
     @asynccontextmanager
@@ -83,17 +82,16 @@ class Budget:
                 if not self._under_way:
                     raise OverBudgetError(problem)
                 await self._released.wait()
-            ticket = self._tickets = self._tickets + 1
-            self._under_way[ticket] = most
+            self._under_way.append(most)
         try:
             yield
         finally:
-            self._under_way.pop(ticket)
+            self._under_way.remove(most)
             async with self._released:
                 self._released.notify_all()
 
     def _problem(self, most: Spent) -> str:
-        total = sum(self._under_way.values(), self.spent) + most
+        total = sum(self._under_way, self.spent) + most
         config = self.config
         if config.requests is not None and total.requests > config.requests:
             return f"{self.spent.requests:,} of {config.requests:,} requests are used"

@@ -124,7 +124,8 @@ def _python(example: Example, code: str, config: VerifyConfig) -> Run | Verdict:
 
 def _python_checks(example: Example, tree: ast.Module, config: VerifyConfig) -> Iterator[tuple[str, Any]]:
     """The chosen checks that the record has, the strongest first, with what they need."""
-    defined = _defined(tree)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = frozenset(node.name for node in tree.body if isinstance(node, kinds))
     finders: dict[str, Callable[[], Any]] = {
         "tests": lambda: _tests(example, tree, defined, config),
         "asserts": lambda: _asserts_of(tree, defined),
@@ -175,12 +176,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(value) if all(isinstance(item, str) for item in value) else ""
     return value if isinstance(value, str) else ""
-
-
-def _defined(tree: ast.Module) -> frozenset[str]:
-    """Functions and classes of a module."""
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return frozenset(node.name for node in tree.body if isinstance(node, kinds))
 
 
 def _without_imports_of_the_answer(tests: str, tree: ast.Module, defined: Set[str]) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mftcoder.data.tokenizers.token_bytes import token_bytes
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
+from mftcoder.data.tokenizers.word_completion import token_bytes
 
 TEXT = "def grüße(名前):\n    return '🙂'"
 
