@@ -296,8 +296,16 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _close(descriptor: int) -> None:
-    _held.discard(descriptor)
-    os.close(descriptor)
+    if descriptor in _held:  # else this is a fork, which has closed it and must not unlock it
+        _held.discard(descriptor)
+        _unlock(descriptor)
+        os.close(descriptor)
+
+
+def _unlock(file: int | IO[bytes]) -> None:
+    """Unlock before closing: a program that another thread is starting has a copy, with the lock, until it runs."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _close_all() -> None:
@@ -317,7 +325,7 @@ class JournalFile:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], error: type[MftError]):
         self.path, self.settings, self._error = path, dict(settings), error
-        self._file = self._open()
+        self._file, self._owner = self._open(), os.getpid()
         self.records = read_journal(path, self.settings)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -336,11 +344,13 @@ class JournalFile:
             write_jsonl(self.path, [{"settings": self.settings}, *records])
         except OSError as error:
             raise self._error(f"{self.path}: cannot be written: {error.strerror}. Choose another --out") from error
-        self._file.close()
+        self.close()
         self._file = self._open()
 
     def close(self) -> None:
-        """Close the file, which unlocks it."""
+        """Unlock the file and close it; a fork of this process only closes its copy."""
+        if not self._file.closed and self._owner == os.getpid():
+            _unlock(self._file)
         self._file.close()
 
     def _open(self) -> IO[bytes]:

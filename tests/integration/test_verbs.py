@@ -165,6 +165,19 @@ def test_runs_in_two_threads_at_once_have_the_numbers_of_one_alone(config: RunCo
     assert all((one[name] == alone[name]).all() and (two[name] == alone[name]).all() for name in alone)
 
 
+def test_threads_that_load_models_in_two_dtypes_at_once_write_what_each_writes_alone(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    def answers(dtype: str, out: str) -> Any:
+        options = {"limit": 1, "max_new_tokens": 4, "name": dtype, "out": tmp_path / out}
+        return json.loads(generate(tiny_llama_dir, "mini", dtype=dtype, **options)[0].read_text())
+
+    alone = [answers(dtype, "alone") for dtype in ("float32", "bfloat16")]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(answers, ["float32", "bfloat16"] * 2, ["a", "a", "b", "b"]))
+    assert together == alone * 2
+
+
 def changed(model: Any) -> Any:
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 4] += 1

@@ -164,6 +164,27 @@ def test_a_fork_does_not_hold_the_locks_of_its_parent(tmp_path: Path, monkeypatc
         os.close(descriptor)
 
 
+def test_a_program_that_another_thread_is_starting_does_not_keep_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between fork and exec it has a copy of every open file, which a duplicate stands for here."""
+    path, copies, lock = tmp_path / "journal.jsonl", list[int](), jsonl.lock
+
+    def lock_and_copy(file: Any, **options: bool) -> None:
+        lock(file, **options)
+        copies.append(os.dup(file if isinstance(file, int) else file.fileno()))
+
+    monkeypatch.setattr(jsonl, "lock", lock_and_copy)
+    journal = JournalFile(path, {"task": "mini"}, GenerationError)
+    journal.rewrite([{"n": 1}])  # locks the file that it writes, and opens that again
+    journal.close()
+    again = JournalFile(path, {"task": "mini"}, GenerationError)
+    assert len(copies) == 4 and again.records == [{"n": 1}]
+    again.close()
+    for copy in copies:
+        os.close(copy)
+
+
 def test_a_journal_has_one_process_even_if_it_is_replaced_while_another_one_opens_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json, write_json, write_text
 from mftcoder.models.export.merge import Change, merge, unchanged, weight_sources
 from mftcoder.models.export.source import ModelSource
+from mftcoder.models.files.weights import building
 from mftcoder.models.layers.adapters import reaches_experts
 from mftcoder.models.layers.quantize import as_held, quantizable_layers, was_conv1d
 
@@ -53,7 +54,7 @@ def held_base(source: ModelSource) -> Change:
             f"{source.weights}: pickled weights and fused experts can only be merged into the original weights"
         )
     trusted = {"trust_remote_code": source.trust_remote_code}
-    with torch.device("meta"):
+    with building(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source.weights, **trusted), **trusted)
     quantization, dtype = source.quantization, source.dtype()
     layers = quantizable_layers(model, quantization, source.kept)

@@ -7,6 +7,7 @@ them is run.
 import copy
 import functools
 import pickle
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,14 @@ SHOWN = 3
 MOST_LAYERS = 10_000
 """A config with more layers is damaged, and building them would fill the memory."""
 Shapes = Mapping[str, Sequence[int]]
+_BUILDING = threading.RLock()
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Other threads that make a model wait: transformers sets torch's default dtype, which is the process's, while it makes one."""
+    with _BUILDING:
+        yield
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,7 @@ def _sharded(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterato
     yield shard
 
 
+@building()
 def meta_model(model_config: Any, *, where: Path | str, trust_remote_code: bool = False) -> Any:
     """The model of a config on the meta device, without weights in memory. ModelError if the config is not usable."""
     layers = getattr(model_config.get_text_config(), "num_hidden_layers", None)
@@ -199,6 +209,7 @@ def meta_model(model_config: Any, *, where: Path | str, trust_remote_code: bool 
         raise ModelError(f"{where}: no model can be made from these values: {reason(error)}") from error
 
 
+@building()
 def fit(model: Any, shapes: Shapes, *, where: Path) -> Fit:
     """Compare names and shapes with `model` (on the meta device); transformers' loader matches layouts that differ."""
     if getattr(model.config, "quantization_config", None):

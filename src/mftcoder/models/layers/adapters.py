@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from mftcoder.config.schema import AdapterConfig
 from mftcoder.errors import ModelError, reason
 from mftcoder.jsonl import read_json
+from mftcoder.models.files.weights import building
 from mftcoder.models.layers.quantize import is_quantized
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
+@building()
 def attach(model: Any, config: AdapterConfig, *, quantization: str | None = None) -> Any:
     """The model that trains as `config` says. For lora, a peft model around `model` that is equal to it until the first step.
 
@@ -81,6 +83,7 @@ def save_settings(model: Any, folder: Path) -> None:
         model.generation_config.save_pretrained(folder)
 
 
+@building()
 def restore(model: Any, folder: Path) -> None:
     """Load the weights that `save_weights` wrote into the same model, bit for bit. ModelError if they do not fit."""
     state: dict[str, Tensor] = {}
@@ -103,6 +106,7 @@ def restore(model: Any, folder: Path) -> None:
         raise ModelError(f"{folder}: does not fit this model: {', '.join(unexpected[:3]) or 'no weights'}")
 
 
+@building()
 def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     """`model` with the adapter of a peft folder. ModelError if the folder is not one, is damaged, or fits another base."""
     from peft import PeftModel
@@ -114,6 +118,7 @@ def load_adapter(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     return ready(adapted, model)
 
 
+@building()
 def load_adapters(model: Any, folders: Mapping[str, Path]) -> Any:
     """`model` with several adapters by name, none merged and none in use. ModelError as in `load_adapter`."""
     from peft import PeftModel

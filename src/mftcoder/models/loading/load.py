@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from mftcoder.config.schema import ModelConfig
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import ModelError, reason
-from mftcoder.models.files.weights import listed, meta_model
+from mftcoder.models.files.weights import building, listed, meta_model
 from mftcoder.models.layers.quantize import free_loading_memory, hold, loader_options
 from mftcoder.models.loading.resolve import folder_fit, local_folder, read_model_config
 from mftcoder.models.loading.stored_bits import check_stored, quiet_bars, unpack
@@ -38,6 +38,7 @@ def load_model(config: ModelConfig, *, attn_implementation: str, device: torch.d
     )
 
 
+@building()
 def load_folder(
     folder: Path,
     *,

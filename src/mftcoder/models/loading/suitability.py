@@ -14,6 +14,7 @@ from mftcoder.config.kinds import PreferenceKind
 from mftcoder.config.schema import RunConfig
 from mftcoder.errors import ModelError
 from mftcoder.kernels.rotary import BY_LENGTH
+from mftcoder.models.files.weights import building
 from mftcoder.models.loading.resolve import ResolvedModel
 
 ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
@@ -99,7 +100,7 @@ def _reach(rope: dict[str, Any], limit: int) -> int:
 
 def _has_table(model_config: Any, *, trust_remote_code: bool) -> bool:
     """Whether positions come from a table, learned (GPT-2's wpe) or computed once (GPT-J's embed_positions)."""
-    with torch.device("meta"):
+    with building(), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config, trust_remote_code=trust_remote_code)
     limit = model_config.get_text_config().max_position_embeddings
     return any(
