@@ -53,25 +53,16 @@ class RewardWeights:
 
     def reward(self, outcome: "Outcome") -> float:
         """The weighted mean of an answer's parts."""
-        parts = {
-            "tests": outcome.share,
-            "passed": outcome.passed,
-            "compiles": outcome.compiles,
-            "format": outcome.format,
-        }
+        total = sum(getattr(self, name) for name in PARTS)
         # Rounded, so that outcomes that are worth the same have the same reward: their group has no signal.
-        return round(sum(getattr(self, name) * float(value) for name, value in parts.items()) / self.total, 9)
-
-    @property
-    def total(self) -> float:
-        return sum(getattr(self, name) for name in PARTS)
+        return round(sum(getattr(self, name) * float(getattr(outcome, name)) for name in PARTS) / total, 9)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What running an answer led to."""
 
-    share: float  # of the tests, 0 to 1; 0 for an answer that cheated in any of them
+    tests: float  # the share that it passes, 0 to 1; 0 for an answer that cheated in any of them
     passed: bool
     compiles: bool
     format: bool

@@ -223,7 +223,20 @@ class RunConfig(Section):
     """Folder of the run: resolved config, metrics, checkpoints, report."""
 
     @model_validator(mode="after")
-    def _tasks_fit(self) -> "RunConfig":
+    def _sections_agree(self) -> "RunConfig":
+        self._tasks_fit()
+        check_loss(self.loss, {task.name: task.kind for task in self.tasks})
+        self._divergence_has_an_untrained_model()
+        self._quantized_base_can_train()
+        self._fp8_can_train()
+        self._optimizer_fits()
+        self._gradients_can_wait()
+        self._rows_can_be_shared()
+        self._validation_runs_where_it_is_needed()
+        self._metric_exists()
+        return self
+
+    def _tasks_fit(self) -> None:
         names = [task.name for task in self.tasks]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
@@ -232,28 +245,19 @@ class RunConfig(Section):
             raise ValueError("tasks: at least one weight must be above 0")
         if self.data.sampling == "weights" and not any(task.sampling_weight for task in self.tasks):
             raise ValueError("data.sampling: weights needs a sampling_weight above 0 in at least one task")
-        return self
 
-    @model_validator(mode="after")
-    def _objective_has_the_kinds(self) -> "RunConfig":
-        check_loss(self.loss, {task.name: task.kind for task in self.tasks})
-        return self
-
-    @model_validator(mode="after")
-    def _divergence_has_an_untrained_model(self) -> "RunConfig":
+    def _divergence_has_an_untrained_model(self) -> None:
         named = [task.name for task in self.tasks if isinstance(task.kind, GrpoKind) and task.kind.beta > 0]
         if named and self.adapter.type == "full":
             raise ValueError(
                 f"tasks.{named[0]}.kind.beta: needs the untrained model, which LoRA keeps below its weights. Set adapter.type: lora, or "
                 "beta: 0"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _quantized_base_can_train(self) -> "RunConfig":
+    def _quantized_base_can_train(self) -> None:
         held, adapter = self.model.quantization, self.adapter
         if held is None:
-            return self
+            return
         if adapter.type == "full":
             raise ValueError(
                 f"model.quantization: weights held in {IN_BITS[held]} are frozen and cannot be trained themselves. Set "
@@ -280,10 +284,8 @@ class RunConfig(Section):
                 f"model.quantization: 4bit-fp8: with {named} layers multiply their 4-bit weights in bfloat16. Set 4bit or fp8, or "
                 "leave that out"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _fp8_can_train(self) -> "RunConfig":
+    def _fp8_can_train(self) -> None:
         recipe = self.train.fp8_recipe
         if recipe and self.adapter.type == "lora":
             raise ValueError(
@@ -294,12 +296,10 @@ class RunConfig(Section):
             raise ValueError(
                 f"model.dtype: {self.model.dtype}: train.fp8_recipe needs bfloat16. Set it, or remove the recipe"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _optimizer_fits(self) -> "RunConfig":
+    def _optimizer_fits(self) -> None:
         if self.train.master_weights == "float32":
-            return self
+            return
         if self.train.optim == "adamw_8bit":
             raise ValueError(
                 "train.master_weights: stochastic_rounding works with train.optim: adamw only. Choose one of the two"
@@ -308,10 +308,8 @@ class RunConfig(Section):
             raise ValueError(
                 "train.master_weights: stochastic_rounding is for bfloat16 weights; float32 ones need no copy. Set float32"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _gradients_can_wait(self) -> "RunConfig":
+    def _gradients_can_wait(self) -> None:
         backend, chosen = self.backend, self.train.sync_each_batch
         if chosen != "auto" and backend.name != "fsdp2":
             raise ValueError(
@@ -322,59 +320,37 @@ class RunConfig(Section):
                 f"train.sync_each_batch: false would add micro-batches up in {backend.reduce_dtype}. Set "
                 "backend.reduce_dtype: float32, or leave train.sync_each_batch out"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _rows_can_be_shared(self) -> "RunConfig":
+    def _rows_can_be_shared(self) -> None:
         if self.backend.context_parallel_size == 1:
-            return self
-        refused = [
-            (
-                self.backend.name not in ("auto", "ddp", "fsdp2"),
-                f"backend.name: {self.backend.name} does not. Set ddp or fsdp2",
-            ),
-            (
-                self.model.attn_implementation not in ("auto", "segments", "varlen"),
-                f"model.attn_implementation: {self.model.attn_implementation} does not. Set auto, segments or varlen",
-            ),
-            (
-                self.train.torch_compile is True,
-                "train.torch_compile: compiled layers do not, as far as is known. Set it to false",
-            ),
-        ]
-        problems = [problem for applies, problem in refused if applies]
+            return
+        problems, engine, attention = [], self.backend.name, self.model.attn_implementation
+        if engine not in ("auto", "ddp", "fsdp2"):
+            problems.append(f"backend.name: {engine} does not. Set ddp or fsdp2")
+        if attention not in ("auto", "segments", "varlen"):
+            problems.append(f"model.attn_implementation: {attention} does not. Set auto, segments or varlen")
+        if self.train.torch_compile is True:
+            problems.append("train.torch_compile: compiled layers do not, as far as is known. Set it to false")
         if problems:
             raise ValueError(
                 "backend.context_parallel_size: not everything can run slices of rows. " + ". ".join(problems)
             )
-        return self
 
-    @model_validator(mode="after")
-    def _validation_runs_where_it_is_needed(self) -> "RunConfig":
-        users = [
-            (
-                self.train.early_stopping_patience is not None,
-                "train.early_stopping_patience: counts validations without a better metric",
-            ),
-            (
-                self.balancer.first_validation_user is not None,
-                f"balancer.{self.balancer.first_validation_user}",
-            ),
-        ]
-        problems = [
-            f"{user}, but train.eval_strategy is no. Set it to steps or epoch" for applies, user in users if applies
-        ]
-        if self.train.eval_strategy == "no" and problems:
-            raise ValueError(". ".join(problems))
-        return self
+    def _validation_runs_where_it_is_needed(self) -> None:
+        users = []
+        if self.train.early_stopping_patience is not None:
+            users.append("train.early_stopping_patience: counts validations without a better metric")
+        if self.balancer.first_validation_user is not None:
+            users.append(f"balancer.{self.balancer.first_validation_user}")
+        if self.train.eval_strategy == "no" and users:
+            advice = ", but train.eval_strategy is no. Set it to steps or epoch"
+            raise ValueError(". ".join(user + advice for user in users))
 
-    @model_validator(mode="after")
-    def _metric_exists(self) -> "RunConfig":
+    def _metric_exists(self) -> None:
         known = ["loss", *(f"loss/{task.name}" for task in self.tasks)]
         metric = self.train.metric_for_best_model
         if metric not in known:
             raise ValueError(f"train.metric_for_best_model: unknown metric '{metric}'.{did_you_mean(metric, known)}")
-        return self
 
     @property
     def task_names(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def judged(pool: Pool, code: str) -> Outcome:
 def test_an_answer_is_paid_for_each_test_that_it_passes(pool: Pool) -> None:
     assert judged(pool, FUNCTION) == Outcome(1.0, passed=True, compiles=True, format=True)
     half = judged(pool, f"{HEADER}    return max(value, low)\n")  # right below and inside, wrong above
-    assert (half.share, half.passed) == (pytest.approx(2 / 3), False)
+    assert (half.tests, half.passed) == (pytest.approx(2 / 3), False)
     assert judged(pool, f"{HEADER}    return 99\n") == Outcome(0.0, passed=False, compiles=True, format=True)
     assert judged(pool, f"{HEADER}    return (\n") == Outcome(0.0, passed=False, compiles=False, format=True)
 
@@ -64,7 +64,7 @@ CHEATS = {
 @pytest.mark.parametrize("code", CHEATS.values(), ids=CHEATS)
 def test_a_scripted_policy_that_cheats_gets_no_reward_for_tests_and_its_answers_lose(pool: Pool, code: str) -> None:
     honest, cheat = judged(pool, FUNCTION), judged(pool, code)
-    assert (cheat.share, cheat.passed) == (0.0, False)
+    assert (cheat.tests, cheat.passed) == (0.0, False)
     weights = RewardWeights()
     assert weights.reward(honest) == pytest.approx(1.0)
     assert weights.reward(cheat) <= 0.2 / 1.2 + 1e-9
@@ -73,8 +73,8 @@ def test_a_scripted_policy_that_cheats_gets_no_reward_for_tests_and_its_answers_
 
 
 def test_an_answer_that_cheated_in_one_test_gets_nothing_for_the_others() -> None:
-    assert outcome_of("failed", "", "", "f", ["passed", "cheated", "passed"]).share == 0.0
-    assert outcome_of("cheated", "", "", "f", ["passed"]).share == 0.0
+    assert outcome_of("failed", "", "", "f", ["passed", "cheated", "passed"]).tests == 0.0
+    assert outcome_of("cheated", "", "", "f", ["passed"]).tests == 0.0
 
 
 @pytest.mark.parametrize(("status", "parts"), [("sandbox_error", []), ("failed", ["passed", "sandbox_error"])])
@@ -87,7 +87,7 @@ def test_an_answer_that_the_sandbox_could_not_judge_has_no_reward_not_a_reward_o
 
 def test_a_problem_without_single_tests_pays_for_passing_all() -> None:
     assert single_tests(row("test")) == []
-    assert [outcome_of(status, "", "", "f", []).share for status in ("passed", "failed")] == [1.0, 0.0]
+    assert [outcome_of(status, "", "", "f", []).tests for status in ("passed", "failed")] == [1.0, 0.0]
 
 
 def test_single_tests_keep_what_the_asserts_need() -> None:
