@@ -7,7 +7,6 @@ a compiler neither saves an unpacked weight for the backward pass nor shares it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,19 +26,6 @@ class FrozenWeight:
     how: str  # a key of PRODUCTS
     tensors: tuple[Tensor, ...]
     bias: Tensor | None = None
-
-
-class FrozenProduct(Protocol):
-    """The products for one representation of a weight."""
-
-    def read(self, rows: Tensor) -> Read:
-        """The rows [N, n] as input that all their products share."""
-
-    def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """x W^T + bias [N, out], in new memory."""
-
-    def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
-        """dy W [N, in], plus `into` if given; `into` may be overwritten."""
 
 
 torch.library.define("mftcoder::add_product_", "(Tensor(a!) into, Tensor left, Tensor right, float scale) -> ()")
@@ -65,12 +51,15 @@ class _Plain:
     """The weight itself, in the model's dtype."""
 
     def read(self, rows: Tensor) -> Read:
+        """The rows [N, n] as input that all their products share."""
         return (rows,)
 
     def forward(self, read: Read, held: Sequence[Tensor], bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """x W^T + bias [N, out], in new memory."""
         return F.linear(read[0], held[0], bias)
 
     def backward(self, read: Read, held: Sequence[Tensor], dtype: torch.dtype, into: Tensor | None) -> Tensor:
+        """dy W [N, in], plus `into` if given; `into` may be overwritten."""
         return read[0] @ held[0] if into is None else add_product_(into, read[0], held[0])
 
 
@@ -85,7 +74,7 @@ class _Nf4(_Plain):
 
 
 class _Fp8:
-    """e4m3 bytes of the weight and their scale; the rows are rounded too."""
+    """e4m3 bytes of the weight and their scale; the rows are rounded too. Its methods are those of `_Plain`."""
 
     product = staticmethod(fp8_product)
 
@@ -105,7 +94,7 @@ class _Nf4Fp8(_Fp8):
     product = staticmethod(nf4_fp8_product)
 
 
-PRODUCTS: dict[str, FrozenProduct] = {"plain": _Plain(), "fp8": _Fp8(), "nf4": _Nf4(), "nf4_fp8": _Nf4Fp8()}
+PRODUCTS: dict[str, _Plain | _Fp8] = {"plain": _Plain(), "fp8": _Fp8(), "nf4": _Nf4(), "nf4_fp8": _Nf4Fp8()}
 
 
 # Not in place: torch 2.11's compiler loses the gradients of a function if an operator of torch changes its tensors in place.
