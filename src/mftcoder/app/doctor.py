@@ -137,7 +137,8 @@ def _devices() -> Iterator[Finding]:
         reason = (
             "torch is built without CUDA" if built is None else f"torch is built for CUDA {built}, but sees no device"
         )
-        remedy = "pip install torch (the CUDA build)" if _has_nvidia_driver() and built is None else ""
+        has_driver = Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi") is not None
+        remedy = "pip install torch (the CUDA build)" if has_driver and built is None else ""
         meaning = "training runs on the CPU: fine for small models, slow above a billion parameters"
         yield Finding("devices", "gpu", "note", reason, meaning, remedy)
         yield _fp8(torch.device("cpu"))
@@ -158,10 +159,6 @@ def _cpu_flags() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-
-
-def _has_nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi") is not None
 
 
 def _attention() -> Iterator[Finding]:

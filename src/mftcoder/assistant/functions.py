@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from mftcoder.assistant.files import SourceFile, unknown_function
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.mining.functions import first_line, functions_of
-from mftcoder.curation.mining.languages.comments import doc_rows
-from mftcoder.curation.mining.languages.functions import first_row, found_functions
+from mftcoder.curation.mining.languages.functions import doc_rows, first_row, found_functions
 from mftcoder.curation.mining.languages.grammars import LANGUAGES
 from mftcoder.curation.syntax import parse
 from mftcoder.errors import ConfigError

@@ -96,8 +96,8 @@ def _binary(place: _Place, table: dict[str, str]) -> Iterator[tuple[Node, Edit]]
             yield node, place.replace(operator, table[place.of(operator)])
 
 
-def _comparisons(place: _Place) -> Iterator[Edit]:
-    return (edit for _, edit in _binary(place, _COMPARISONS))
+def _exchanged(table: dict[str, str]) -> Callable[[_Place], Iterator[Edit]]:
+    return lambda place: (edit for _, edit in _binary(place, table))
 
 
 def _operators(place: _Place) -> Iterator[Edit]:
@@ -106,10 +106,6 @@ def _operators(place: _Place) -> Iterator[Edit]:
         is_text = any("string" in child.type for child in node.named_children)
         if not is_text and not (place.language == "cpp" and edit.replacement in ("<<", ">>")):
             yield edit
-
-
-def _booleans(place: _Place) -> Iterator[Edit]:
-    return (edit for _, edit in _binary(place, _BOOLEANS))
 
 
 def _off_by_one(place: _Place) -> Iterator[Edit]:
@@ -246,9 +242,9 @@ def _is_small(node: Node, place: _Place) -> bool:
 
 
 MUTATIONS: dict[str, Callable[[_Place], Iterator[Edit]]] = {
-    "comparison": _comparisons,
+    "comparison": _exchanged(_COMPARISONS),
     "operator": _operators,
-    "boolean operator": _booleans,
+    "boolean operator": _exchanged(_BOOLEANS),
     "off by one": _off_by_one,
     "slice": _slices,
     "condition": _conditions,
