@@ -55,7 +55,7 @@ class EndpointModel:
     def ask(self, messages: Messages, *, seed: int = 0) -> Reply:
         """The answer to a chat. EndpointError if there is none."""
         body = {**self.config.body(messages), "seed": seed}
-        return self._answered(lambda endpoint: endpoint.chat(body))
+        return asyncio.run(self._answered(lambda endpoint: endpoint.chat(body)))
 
     def go_on(self, before: str, after: str, *, stop: tuple[str, ...], max_tokens: int) -> Reply | None:
         """The text at a gap: by fill in the middle where the endpoint has it, else from the text before the gap."""
@@ -70,7 +70,7 @@ class EndpointModel:
 
     def _completed(self, body: Mapping[str, Any]) -> Reply | None:
         try:
-            return self._answered(lambda endpoint: endpoint.complete(body), refusals=True)
+            return asyncio.run(self._answered(lambda endpoint: endpoint.complete(body), refusals=True))
         except _NotOfferedError as error:
             if "suffix" not in body:
                 self._has_completions = False
@@ -78,10 +78,7 @@ class EndpointModel:
                 raise EndpointError(f"{self.config.url}: {error}") from error
             return None
 
-    def _answered(self, send: Callable[[Endpoint], Awaitable[Reply]], *, refusals: bool = False) -> Reply:
-        return asyncio.run(self._attempts(send, refusals))
-
-    async def _attempts(self, send: Callable[[Endpoint], Awaitable[Reply]], refusals: bool) -> Reply:
+    async def _answered(self, send: Callable[[Endpoint], Awaitable[Reply]], *, refusals: bool = False) -> Reply:
         async with Endpoint(self.config) as endpoint:
             for attempt in range(self.config.retries + 1):
                 try:

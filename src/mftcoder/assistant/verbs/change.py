@@ -12,8 +12,8 @@ from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, Refusal, RefusedAnswer, conversation, until_accepted
 from mftcoder.assistant.suites.exams import EXAMS, head_of
 from mftcoder.assistant.suites.inputs import differing
-from mftcoder.assistant.suites.trials import Trials, passed
-from mftcoder.assistant.verbs.guard import MOST_LOG, Guard, guarded, of_broken, require_tested_after, showing
+from mftcoder.assistant.suites.trials import Trials, mutants, passed
+from mftcoder.assistant.verbs.guard import MOST_LOG, Guard, guarded, of_broken, require_finding, showing
 from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.languages.grammars import title_of
 from mftcoder.errors import ConfigError
@@ -131,7 +131,7 @@ def _tested_after(
     file = function.file
     fixed = find_function(SourceFile(file.path, file.name, file.language, new, file.bytes_of(new)), function.first + 1)
     assert tests is not None
-    return (require_tested_after(fixed, guard, tests, trials, count),)
+    return (require_finding(fixed, tests, trials, guard.runs[0], mutants(fixed, count)),)
 
 
 def _others(function: FunctionText, new: str, guard: Guard, trials: Trials) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from mftcoder.assistant.suites.exams import EXAMS
 from mftcoder.assistant.suites.inputs import Reference
 from mftcoder.assistant.suites.suite import both, calls_of, given_run, suite_of
 from mftcoder.assistant.suites.tests import module_of
-from mftcoder.assistant.suites.trials import Trials, killed, mutants, passed
+from mftcoder.assistant.suites.trials import Trials, killed, passed
 from mftcoder.assistant.verbs.write_tests import make_tests, prepared
 from mftcoder.curation.example import fenced
 from mftcoder.curation.mining.languages.grammars import title_of
@@ -161,11 +161,6 @@ def of_broken(function: FunctionText, tests: SourceFile | None) -> Guard:
         )
     run = given_run(function, tests)
     return Guard((run,), notes=_given(function, tests, run))
-
-
-def require_tested_after(fixed: FunctionText, guard: Guard, tests: SourceFile, trials: Trials, count: int) -> str:
-    """How many mutants of the fixed function the tests find. ConfigError if they find none."""
-    return require_finding(fixed, tests, trials, guard.runs[0], mutants(fixed, count))
 
 
 def _shown(
