@@ -1,10 +1,12 @@
 """Requests that come at any time get the texts that they would get alone."""
 
 import gc
+import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,21 +179,28 @@ def test_the_memory_of_a_grown_cache_is_free_as_soon_as_it_is_empty(model: Any, 
         gc.enable()
 
 
+@pytest.mark.parametrize(("seconds_of_each", "came"), [(0.0, 4), (2e6, 2)])
 def test_requests_that_follow_texts_which_ended_together_are_read_in_one_forward_pass(
-    model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, seconds_of_each: float, came: int
 ) -> None:
+    """The engine waits for the next one a quarter of the last step, and one step in all."""
     live = Live(model, tokenizer)  # its thread does not run
-    come_one_after_another = [live.submit(TEXTS[0])]
+    one_after_another = [live.submit(TEXTS[0])]
+    clock = itertools.count(0.0, seconds_of_each)
     monkeypatch.setattr(live_engine, "GATHER_SECONDS", 1e6)
-    live.engine._step_seconds, live.engine._ended = 4e6, 3
+    monkeypatch.setattr(live_engine, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    live.engine._step_seconds, live.engine._ended = 4e6, 4
+    timeouts = []
 
     def come(timeout: float) -> bool:
-        come_one_after_another.append(live.submit(TEXTS[0]))
+        timeouts.append(timeout)
+        one_after_another.append(live.submit(TEXTS[0]))
         return True
 
     monkeypatch.setattr(live.engine._changed, "wait", come)
-    assert live.engine._next() == come_one_after_another
-    assert len(come_one_after_another) == 3
+    assert live.engine._next() == one_after_another
+    assert len(one_after_another) == came
+    assert timeouts == [1e6] * (came - 1)
 
 
 def test_no_request_waits_for_others_that_have_no_room_beside_it(
