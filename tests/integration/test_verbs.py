@@ -4,13 +4,14 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mftcoder import (
@@ -24,8 +25,10 @@ from mftcoder import (
     load_config,
     prepare,
     train,
+    training_steps,
     with_overrides,
 )
+from mftcoder.errors import ConfigError
 from tests.integration.test_train_cli import metrics, weights, write_config, write_tasks
 
 
@@ -163,6 +166,22 @@ def test_runs_in_two_threads_at_once_have_the_numbers_of_one_alone(config: RunCo
     train(runs[2])
     one, two, alone = (weights(run.output_path) for run in runs)
     assert all((one[name] == alone[name]).all() and (two[name] == alone[name]).all() for name in alone)
+
+
+class MicroBatches(IterableDataset[dict[str, Any]]):
+    """Those of all steps, as in the example of docs/python.md."""
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (vars(batch) for step in training_steps(self.config) for batch in step.micro_batches)
+
+
+def test_several_workers_of_a_loader_do_not_give_each_step_twice(config: RunConfig) -> None:
+    assert len(list(DataLoader(MicroBatches(config), batch_size=None))) == 12  # 6 steps of 2
+    with pytest.raises(ConfigError, match="each of 2 workers would give all steps; use one or none"):
+        next(iter(DataLoader(MicroBatches(config), batch_size=None, num_workers=2)))
 
 
 def test_threads_that_load_models_in_two_dtypes_at_once_write_what_each_writes_alone(
