@@ -4,7 +4,7 @@
 
 Both sides answer the same requests greedily with the same limits: prompts of the first number of tokens, given as token ids, and texts of at
 most the second, which both decode token by token. `raw` is the engine in this process, whose threads wait as those of `mft` do; it gets
-the requests of all clients in one moment. `serve` is the server as a process of its own, asked over HTTP with streaming: the time of its
+the requests of clients that ask at the same time in one moment. `serve` is the server as a process of its own, asked over HTTP with streaming: the time of its
 client counts as its own, and `client CPU` says how much of the time of a pass it computed. A client sends its next request when the last one is complete.
 
 After a short pass that does not count, a cell takes about `--seconds`: `--rounds` pairs of passes, in which the two sides take turns in
@@ -126,7 +126,7 @@ def compare(options: argparse.Namespace, sizes: Sequence[tuple[int, int]], numbe
         raw = Raw(model, source.tokenizer, usage_of(source).end_ids, cache_tokens)
         with raw.engine:
             print(f"{source.name}, {options.dtype}, {torch.get_num_threads()} threads, batches of at most {BATCH}")
-            print(HEADER)
+            print(HEADER, flush=True)
             for prompt, tokens in sizes:
                 for clients in numbers:
                     prompts = drawn(ids, prompt)
@@ -222,10 +222,9 @@ def pair(
     return one, other
 
 
-HEADER = (
-    f"{'size':>9} {'clients':>7} {'run':>9} {'requests':>8} {'rounds':>6} {'raw tokens/s':>12} {'serve':>8} "
-    f"{'raw latency s':>13} {'serve':>8} {'added (quartiles)':>24} {'client CPU':>10}"
-)
+HEADER = """
+| size | clients | run | requests | rounds | engine, tokens/s | server, tokens/s | engine, latency s | server, latency s | added (quartiles) | client CPU |
+|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 def row(size: str, clients: int, plan: Plan, pairs: Sequence[tuple[Measured, Measured]]) -> None:
@@ -235,12 +234,11 @@ def row(size: str, clients: int, plan: Plan, pairs: Sequence[tuple[Measured, Mea
     waits = [statistics.median(wait for one in side for wait in one.latencies) for side in sides]
     added = [one.rate / other.rate - 1 for one, other in pairs]
     low, middle, high = statistics.quantiles(added, n=4, method="inclusive")
-    spread = f"{middle:.1%} ({low:.1%} to {high:.1%})"
     client = statistics.median(one.client_seconds / one.seconds for one in sides[1])
     run = f"{size.partition('/')[0]}/{plan.tokens}"
     print(
-        f"{size:>9} {clients:>7} {run:>9} {clients * plan.requests:>8} {plan.rounds:>6} {raw:>12.1f} {served:>8.1f} "
-        f"{waits[0]:>13.2f} {waits[1]:>8.2f} {spread:>24} {client:>10.1%}",
+        f"| {size} | {clients} | {run} | {clients * plan.requests} | {plan.rounds} | {raw:.1f} | {served:.1f} | {waits[0]:.2f} "
+        f"| {waits[1]:.2f} | {middle:.1%} ({low:.1%} to {high:.1%}) | {client:.1%} |",
         flush=True,
     )
 
@@ -260,14 +258,16 @@ class Raw:
         unread: set[Submission] = set()
         start = time.monotonic()
 
-        def send() -> None:
-            submission = self.engine.submit(Request(left.pop(0), Sampling(tokens), self.ends))
-            begun[submission] = time.monotonic()
-            unread.add(submission)
+        def send(count: int) -> None:
+            asked, left[:count] = left[:count], []
+            submissions = [self.engine.prepare(Request(ids, Sampling(tokens), self.ends)) for ids in asked]
+            begun.update(dict.fromkeys(submissions, time.monotonic()))
+            unread.update(submissions)
+            self.engine.queue(submissions)
 
-        for _ in range(clients):
-            send()
+        send(clients)
         while begun:
+            ended = 0
             for submission, event in self.events.get():
                 assert isinstance(event, Piece), event
                 if submission in unread:
@@ -276,8 +276,9 @@ class Raw:
                 if event.finish_reason is not None:
                     latencies.append(time.monotonic() - begun.pop(submission))
                     total += event.generated
-                    if left:
-                        send()
+                    ended += 1
+            if ended:
+                send(ended)
         return Measured(time.monotonic() - start, total, tuple(latencies), read)
 
 
