@@ -171,10 +171,9 @@ LoRA, `--steps 200 --max-length 256 --val-samples 6`), the mean validation loss 
 from 1.5808 (+2.9%) to 0.9613 (+2.1%) over one in fp8, and to 0.9513 (+1.0%) if the adapter is then added to the original base, as
 `mft export` does. The training losses are 2.5% higher on average, 1.8% in the last quarter, and means of 20 of them differ by at most
 4.1%. So the difference is there before the first step, and training does not add to it. With `modules_to_not_convert: [mlp]`
-(`--variants lora,lora-fp8,lora-fp8+mlp`) it is 0.9% before the first step, and in
-the first 100 of the 200 steps training losses are 0.9% higher on average (2.5% with fp8 in all layers), and means of 20 by at most 1.8%
-(4.0%). The rest of that run was not measured. Runs with
-two seeds over bfloat16 (`lora-other-seed`), which would show what chance does to these figures, were not compared. `--parts` shows where it comes from (`--max-length 256 --val-samples 24`,
+(`--variants lora,lora-fp8,lora-fp8+mlp`) it goes from 1.5506 (+0.9%) to 0.9450 (+0.4%); the training losses are 0.9% higher on average,
+0.3% in the last quarter, and means of 20 differ by at most 2.4%. What chance does to these figures (`lora-other-seed`) was not
+measured. `--parts` shows where it comes from (`--max-length 256 --val-samples 24`,
 40 samples, without training):
 
 | rounded to e4m3 | validation loss | standard error |
