@@ -56,6 +56,15 @@ def test_mistakes_end_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFix
     assert "two tasks are named chat; a recipe can name them" in capsys.readouterr().err
 
 
+def test_a_command_that_leaves_no_record_writes_its_folder_and_ends_with_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "chat.jsonl", ("Write it.", "```python\nx = = 1\n```"))
+    assert mft("filter", data, "--rules", "broken_python", "--out", tmp_path / "a") == 2
+    assert f"{tmp_path / 'a'}: nothing is left to train on" in capsys.readouterr().err
+    assert json.loads((tmp_path / "a" / "dropped.jsonl").read_text())["rule"] == "broken_python"
+
+
 @pytest.mark.parametrize("step", [("filter", "--rules", "longest_line"), ("dedup",)])
 def test_a_file_that_may_not_grow_is_one_line_and_the_same_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, step: tuple[str, ...]
