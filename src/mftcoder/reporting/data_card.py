@@ -39,9 +39,9 @@ def _parts(manifest: Manifest, measures: Mapping[str, str]) -> Iterator[Part]:
     note = "Records by characters: up to this many."
     yield Part("Lengths", (note,), _lengths_table(manifest), tuple(_length_charts(manifest)))
     for title, key in (("languages of fenced code", "languages"), ("licences, where a record names one", "licences")):
-        counts = _most(manifest["after"][key])
-        rows = tuple((_printable(name), f"{count:,}", _share(count, manifest["kept"])) for name, count in counts)
-        yield Part(key.title(), (), Table((title, "records", "of the kept"), rows), (_bars(title, counts),))
+        if counts := _most(manifest["after"][key]):  # few records name a licence
+            rows = tuple((_printable(name), f"{count:,}", _share(count, manifest["kept"])) for name, count in counts)
+            yield Part(key.title(), (), Table((title, "records", "of the kept"), rows), (_bars(title, counts),))
     yield Part("Samples", ("Chosen by the seed of the recipe.",), samples=tuple(_sample_groups(manifest)))
     recipe = yaml.safe_dump(manifest["recipe"], sort_keys=False, allow_unicode=True)
     yield Part("Recipe", (f"Fingerprint: {manifest['fingerprint']}.",), texts=(("The recipe in full", recipe),))

@@ -41,6 +41,20 @@ def test_the_page_shows_what_each_step_and_rule_dropped(card: str) -> None:
     assert "licences, where a record names one: MIT 1" in card
 
 
+def test_a_card_has_no_empty_section_on_licences(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(LINES[2]) + "\n")
+    raw = {
+        "tasks": {"a": str(tmp_path / "a.jsonl")},
+        "steps": [{"dedup": {"near": False}}],
+        "output_dir": str(tmp_path / "out"),
+    }
+    folder = curate(parse_recipe(raw, origin="recipe.yaml")).folder
+    for name in ("card.html", "README.md"):
+        text = (folder / name).read_text()
+        assert "languages of fenced code" in text
+        assert "Licences" not in text
+
+
 def test_samples_are_shown_as_text_and_never_as_markup(card: str) -> None:
     assert "<summary>Kept: 2 samples</summary>" in card
     assert "<summary>Dropped by 1-filter/broken_python: 2 samples</summary>" in card
