@@ -4,7 +4,7 @@ cannot honour is refused; a field that never changes a text is accepted without 
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mftcoder.jsonl import has_half_character
 
@@ -121,11 +121,17 @@ class Asked(Checked):
         return tuple(word for word in words if word)
 
 
+def _not_zero(value: int) -> int:
+    if not value:
+        raise ValueError("0 asks for no text. Ask for 1 token or more, or with -1 for the rest of the context")
+    return value
+
+
 class Choices(Asked):
     """Requests that may ask for several texts."""
 
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | Literal[-1] | None = None
+    max_tokens: Annotated[int, Field(ge=-1), AfterValidator(_not_zero)] | None = None
     """-1, as llama.cpp's clients write it: the rest of the context."""
     samplers: str | list[str] | None = None
     """The order of llama.cpp's samplers. Without it the temperature comes first, as in vLLM."""

@@ -122,6 +122,12 @@ def test_a_wrong_field_is_named_as_the_client_wrote_it(ask: Client) -> None:
     assert error["param"] == "messages.0.content"
     assert "messages.0.content.0.type: Input should be 'text'" in error["message"]
     assert "str" not in error["message"].replace("string", "").replace("stream", "")
+    error = ask("POST", "/v1/chat/completions", json={"messages": ASK, "max_tokens": 0}).json()["error"]
+    assert error["param"] == "max_tokens"
+    assert (
+        error["message"]
+        == "max_tokens: 0 asks for no text. Ask for 1 token or more, or with -1 for the rest of the context"
+    )
 
 
 @pytest.mark.parametrize(
