@@ -151,7 +151,7 @@ base.
 
 `model.modules_to_not_convert` leaves layers as they are, for every `model.quantization` and for `train.fp8_recipe`: `[down_proj]` all layers
 of this name, `[mlp]` the feed-forward parts, `[layers.0]` the first layer. A name is a whole part of a layer's path, or several; one that no
-linear layer has is an error that lists their names. `4bit` and `8bit` leave out no layer by themselves except the head, and nor does `fp8`.
+linear layer has is an error that lists their names. Without it, all linear layers but the head are converted (in fp8 those whose sizes fit).
 
 These are refused before anything is loaded: training quantized weights (`adapter.type: full`); DoRA over 8 bits or fp8 (use 4 bits);
 `4bit-fp8` with dropout, DoRA, `peft_forward` or chosen layers (their products would be in bfloat16); a base whose files are already

@@ -90,12 +90,15 @@ def lent(model: Any) -> Iterator[None]:
     if model is None:
         yield
         return
-    attention, use_cache, was_training = model.config._attn_implementation, model.config.use_cache, model.training
+    attention, was_training = model.config._attn_implementation, model.training
+    use_cache = getattr(model.config, "use_cache", None)  # None: a config without this field, such as OpenAI GPT's
     try:
         yield
     finally:
         model.set_attn_implementation(attention)
         model.config.use_cache = use_cache
+        if use_cache is None:
+            del model.config.use_cache
         model.train(was_training)
 
 
