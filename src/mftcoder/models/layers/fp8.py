@@ -59,8 +59,8 @@ def without_kept(layers: dict[str, nn.Module], kept: Sequence[str]) -> dict[str,
     if unknown := [name for name in kept if not any(_covers(name, path) for path in layers)]:
         known = ", ".join(sorted({path.rpartition(".")[2] for path in layers})) or "none"
         raise ModelError(
-            f"model.modules_to_not_convert: {', '.join(unknown)}: no linear layer has this in its path. Layers that would be "
-            f"converted are named {known}"
+            f"model.modules_to_not_convert: {', '.join(unknown)}: no layer that would be converted has this in its path (the head "
+            f"never is). Such layers are named {known}"
         )
     left = {path: layer for path, layer in layers.items() if not any(_covers(name, path) for name in kept)}
     if kept and not left:

@@ -248,11 +248,16 @@ def test_a_layer_is_left_out_by_whole_parts_of_its_path(tiny_llama_dir: Path, qu
         with pytest.raises(ModelError) as found:
             load(tiny_llama_dir, quantization, "bfloat16", (name, "q_proj"))
         (problem,) = found.value.problems
-        assert problem.startswith(f"model.modules_to_not_convert: {name}: no linear layer has this in its path")
+        assert problem.startswith(
+            f"model.modules_to_not_convert: {name}: no layer that would be converted has this in its path"
+        )
         assert problem.endswith("down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj")
 
 
-@pytest.mark.parametrize(("kept", "problem"), [(("prj",), "prj: no linear layer"), (("model",), "leaves no layer")])
+@pytest.mark.parametrize(
+    ("kept", "problem"),
+    [(("prj",), "prj: no layer that"), (("lm_head",), "the head never is"), (("model",), "leaves no layer")],
+)
 def test_modules_to_not_convert_that_make_no_sense_are_refused_before_anything_is_loaded(
     tiny_llama_dir: Path, kept: tuple[str, ...], problem: str
 ) -> None:
