@@ -67,7 +67,7 @@ def test_misfits_of_a_comparison_are_said_before_anything_runs(tmp_path: Path, t
         (["--balancers", "uniform,cobra"], "balancer.name: unknown balancer 'cobra'. Did you mean 'coba'?"),
         (["--balancers", "coba:tau"], "write name or name:option=value"),
         (["--balancers", "famo:tau=3"], "balancer.tau: unknown key. It is an option of coba; famo takes signal"),
-        (["--balancers", ""], "names of balancers, separated by commas, are expected"),
+        (["--balancers", ""], "'--balancers': is empty: names, separated by commas, are expected"),
         (["--balancers", "uniform", "data.val_size=0"], "tasks.next: has no validation rows, which a comparison needs"),
         (["train.eval_strategy=no"], "train.eval_strategy: a comparison needs validation"),
     ):

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -297,12 +297,13 @@ def _settings(
         "end_token": options.end_token,
         "template": template.as_jinja() if template else None,
         "tokenizer": source.tokenizer.fingerprint,
-        "sampling": asdict(options.sampling),
+        "sampling": {name: getattr(options, name) for name in _SAMPLING_OPTIONS},
         "n_samples": options.n_samples,
         "mftcoder": __version__,
     }
 
 
+_SAMPLING_OPTIONS = ("max_new_tokens", "temperature", "top_p", "seed", "max_length")
 _SHAPES_OUTPUT = (
     *SAFE_WEIGHTS,
     *PICKLED_WEIGHTS,

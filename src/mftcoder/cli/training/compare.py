@@ -48,8 +48,6 @@ def command(
     """
     from mftcoder.app.training.compare import compare
 
-    if not balancers:
-        raise click.UsageError("--balancers: names of balancers, separated by commas, are expected")
     run_config = loaded_config(config, overrides)
     with shown(), hint_with_command():
         comparison = compare(run_config, balancers, seeds, alone=alone, jobs=jobs, command=typed_command())
