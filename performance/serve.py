@@ -38,7 +38,7 @@ from typing import Any
 import httpx
 import orjson
 
-from mftcoder.processes import let_waiting_threads_sleep
+from mftcoder.processes import let_waiting_threads_sleep, sigterm_as_interrupt
 
 let_waiting_threads_sleep()  # takes effect only before torch is imported
 
@@ -110,9 +110,10 @@ def main() -> None:
     clients = [int(number) for number in options.clients.split(",")]
     if options.rounds < FEWEST_ROUNDS:
         parser.error(f"--rounds {options.rounds}: at least {FEWEST_ROUNDS}")
-    if options.load:
-        sys.exit(asyncio.run(load(options, max(clients))))
-    compare(options, sizes, clients)
+    with sigterm_as_interrupt():  # the server ends with the benchmark
+        if options.load:
+            sys.exit(asyncio.run(load(options, max(clients))))
+        compare(options, sizes, clients)
 
 
 def compare(options: argparse.Namespace, sizes: Sequence[tuple[int, int]], numbers: Sequence[int]) -> None:
@@ -155,8 +156,10 @@ def serving(options: argparse.Namespace, cache_tokens: int = CACHE_TOKENS) -> It
     words += ["--batch-size", str(BATCH), "--cache-tokens", str(cache_tokens)]
     with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        yield next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
-        server.terminate()
+        try:
+            yield next(found[1] for line in server.stderr if (found := re.search(r"serving (http://\S+)/v1", line)))
+        finally:
+            server.terminate()
 
 
 @contextmanager

@@ -5,19 +5,10 @@ import pytest
 from mftcoder.benchmarks.catalogue import GROUPS, PRESETS
 from mftcoder.benchmarks.families import humaneval, humanevalpack, mbpp
 from mftcoder.benchmarks.problem import Asking, Benchmark
+from tests.pack_record import PACK_RECORD
 
 PRESET = PRESETS["qwen-competition"]
-PACK = {
-    "task_id": "Python/0",
-    "prompt": 'def f(x: int) -> int:\n    """ Twice. """\n',
-    "declaration": "def f(x: int) -> int:\n",
-    "canonical_solution": "    return 2 * x\n",
-    "buggy_solution": "    return x\n",
-    "test": "\ndef check(f):\n    assert f(1) == 2\n\ncheck(f)\n",
-    "entry_point": "f",
-    "instruction": "Write a Python function.",
-    "docstring": "Twice.",
-}
+PACK = {**PACK_RECORD, "instruction": "Write a Python function."}
 ROW = {"task_id": 11, "text": "Twice.", "code": "def f(x):\n    return 2 * x", "test_list": ["assert f(1) == 2"]}
 HEAD = '"""\nTwice.\nassert f(1) == 2\n"""\n'
 

@@ -8,18 +8,8 @@ from mftcoder.benchmarks.problem import Asking, Benchmark
 from mftcoder.errors import BenchmarkError
 from mftcoder.execution.languages import LANGUAGES
 from mftcoder.registry import BENCHMARKS
+from tests.pack_record import PACK_RECORD as ROW
 
-ROW = {
-    "task_id": "Python/0",
-    "prompt": 'def f(x: int) -> int:\n    """ Twice. """\n',
-    "declaration": "def f(x: int) -> int:\n",
-    "canonical_solution": "    return 2 * x\n",
-    "buggy_solution": "    return x\n",
-    "test": "\ndef check(f):\n    assert f(1) == 2\n\ncheck(f)\n",
-    "entry_point": "f",
-    "instruction": "Write a Python function `f(x: int) -> int`:\nTwice.",
-    "docstring": "Twice.",
-}
 RUST = {
     **ROW,
     "task_id": "Rust/0",
