@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from mftcoder.app.training.plan_choice import warning_of
 from mftcoder.balancing.base import build_balancer
@@ -45,6 +45,7 @@ from mftcoder.models.loading.load import DTYPES
 from mftcoder.models.loading.resolve import ParameterCount, ResolvedModel, resolve_model
 from mftcoder.models.loading.suitability import check_suitability, check_texts
 from mftcoder.registry import BACKENDS
+from mftcoder.reporting.terminal import print_table_with_names
 from mftcoder.training.backends.base import Backend
 from mftcoder.training.backends.process_group import launched_processes, pick_device
 from mftcoder.training.facts import check_metric, check_schedule, label_warnings, run_facts
@@ -148,7 +149,7 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
     train = config.train
     share = 100 * count.trainable / count.total
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))
     for name, value in (
         ("model", _model_line(config, model, count)),
         ("products", _products_line(config, card)),
@@ -163,7 +164,7 @@ def _print_plan(config: RunConfig, model: ResolvedModel, count: ParameterCount, 
         ("loss", f"{config.loss.normalization}, balancer {config.balancer.name}"),
         ("run folder", config.output_dir),
     ):
-        table.add_row(f"[bold]{name}", value)
+        table.add_row(f"[bold]{name}", escape(value))
     Console().print(table)
 
 
@@ -174,17 +175,15 @@ def _print_memory(config: RunConfig, plans: Sequence[MemoryPlan], card: Card, by
     fitting = fastest_that_fits(plans, card.memory)
     usable = [index for index, plan in enumerate(plans) if not plan.lack]
     chosen = 0 if not on_gpu else usable[-1] if fitting is None else fitting  # a CPU recomputes only what it is told to
-    table = Table(
-        title=f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", title_justify="left", box=None
-    )
-    on_host = ["on the host"] if any(plan.memory.host for plan in plans) else []
-    for title in ("", "plan", "in all", *plans[0].memory.parts(), *on_host):
-        table.add_column(title, justify="left" if title in ("", "plan") else "right")
-    for index, plan in enumerate(plans):
-        sizes = [plan.memory.total, *plan.memory.parts().values(), *([plan.memory.host] if on_host else [])]
-        table.add_row(">" if index == chosen else "", str(plan), *(f"{size / 2**30:.2f}" for size in sizes))
+    sizes = [{"in all": plan.memory.total, **plan.memory.parts()} for plan in plans]
+    shown = [part for part in sizes[0] if any(size[part] for size in sizes)]
+    rows = [
+        (">" if index == chosen else "", str(plan), *(f"{size[part] / 2**30:.2f}" for part in shown))
+        for index, (plan, size) in enumerate(zip(plans, sizes, strict=True))
+    ]
     console = Console()
-    console.print(table)
+    console.print(f"memory, estimated in GiB ({card.name} has {gib(card.memory)})", highlight=False, style="italic")
+    print_table_with_names(console, ("", "plan", *shown), rows, "plan", numbers=shown)
     hindered = [plan for index, plan in enumerate(plans) if plan.lack and (fitting is None or index < fitting)]
     for line in filter(None, (by_formula, *(f"not '{plan}': {plan.lack}" for plan in hindered))):
         console.print(f"[yellow]{escape(line)}", highlight=False, soft_wrap=True)
@@ -229,7 +228,7 @@ def _data_line(store: Store) -> str:
 def kind_lines(config: RunConfig, store: Store, device_type: str) -> list[str]:
     """For each task its kind, what the kind computes beside one pass, and what that takes in memory."""
     lines = (_kind_line(config, number, store, device_type) for number in range(len(config.tasks)))
-    return [escape(f"{task.name}: {line}") for task, line in zip(config.tasks, lines, strict=True)]
+    return [f"{task.name}: {line}" for task, line in zip(config.tasks, lines, strict=True)]
 
 
 def _kind_line(config: RunConfig, number: int, store: Store, device_type: str) -> str:

@@ -69,16 +69,17 @@ class MemoryEstimate:
         return round(held * (1 + FRAGMENTATION)) + self.runtime if self.runtime else held
 
     def parts(self) -> dict[str, int]:
-        """Name -> bytes, for display."""
+        """Name -> bytes, for display: those of the device, and those of the host."""
         return {
             "weights": self.weights,
-            "float32 masters": self.masters,
+            "masters": self.masters,
             "moments": self.moments,
             "gradients": self.gradients,
             "activations": self.activations,
-            "a layer at work": self.working,
+            "layer": self.working,
             "head": self.head,
-            "runtime": self.runtime,
+            "CUDA": self.runtime,
+            "host": self.host,
         }
 
 

@@ -98,6 +98,21 @@ def test_the_memory_of_another_gpu_is_planned(
     assert "A GPU of 8 GB would have room to recompute nothing" in capsys.readouterr().out
 
 
+def test_the_memory_of_each_plan_is_one_line_of_80_columns_and_no_word_is_cut(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    config = write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8))
+    main(["validate", str(config), "--gpu", "24GB", "output_dir=runs/[a]"])
+    said = capsys.readouterr().out
+    table, _, plans = said[said.index("  plan in all weights") :].partition("plans\n")
+    titles, *rows = table.splitlines()
+    assert len(titles.split()) == 1 + len(rows[1].split()) and max(map(len, (titles, *rows))) <= 80
+    assert rows[0].startswith("> a") and "  a  recompute nothing\n" in plans
+    assert len(rows) == len(plans.splitlines()) - 1
+    assert "…" not in said and "runs/[a]" in said
+
+
 def test_the_plan_for_another_gpu_says_which_gpus_multiply_in_fp8(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
