@@ -101,9 +101,25 @@ def test_bounds_that_leave_one_token_give_the_greedy_text(client: Any, engine: t
     orders = [{}] if "vllm" in engine else [{}, {"samplers": "edkypmxt"}]
     for bounds in ({"top_k": 1}, {"min_p": 1.0}):
         for order in orders:
-            found = greedy(client, temperature=5, extra_body={"complete_word": False, **bounds, **order})
+            found = greedy(client, temperature=2, extra_body={"complete_word": False, **bounds, **order})
             assert found.choices[0].text == greedy(client).choices[0].text
-    assert greedy(client, temperature=5, seed=1).choices[0].text != greedy(client).choices[0].text
+    assert greedy(client, temperature=2, seed=1).choices[0].text != greedy(client).choices[0].text
+
+
+def test_a_temperature_that_an_engine_does_not_take_is_refused_and_ends_no_other_text(
+    openai: Any, server: Server, client: Any, engine: tuple[str, ...]
+) -> None:
+    whole, stream = greedy(client, max_tokens=200), greedy(client, max_tokens=200, stream=True)
+    first = next(iter(stream))
+    if "vllm" in engine:
+        with pytest.raises(openai.BadRequestError, match="takes temperatures up to 2"):
+            greedy(client, temperature=2.5)
+        body = {"input_prefix": "a", "input_suffix": "b", "temperature": 2.5}
+        assert "takes temperatures up to 2" in post(f"{server.url}/infill", json=body).json()["error"]["message"]
+    else:
+        assert greedy(client, temperature=2.5).choices
+    text = first.choices[0].text + "".join(chunk.choices[0].text for chunk in stream)
+    assert text == whole.choices[0].text
 
 
 def test_minus_one_token_is_the_rest_of_the_context(client: Any) -> None:

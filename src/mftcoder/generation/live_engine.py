@@ -131,6 +131,8 @@ class RequestEngine(ABC):
     """Whether it can answer; an engine that has died refuses every request."""
     takes_temperature_last = True
     """Whether it follows `Sampling.temperature_last`."""
+    highest_temperature = float("inf")
+    """The highest temperature that it takes."""
 
     def __init__(self, tokenizer: Tokenizer, deliver: Deliver, context: int):
         """`context`: most tokens of a prompt and its text together."""

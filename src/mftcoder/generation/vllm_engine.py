@@ -25,6 +25,9 @@ from mftcoder.generation.engine import Completion, FinishReason, Prompt, Samplin
 from mftcoder.generation.live_engine import Deliver, Event, RequestEngine, Submission
 from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, split_by_limit, token_prompts
 
+HIGHEST_TEMPERATURE = 2.0
+"""vLLM refuses higher ones."""
+
 
 class VllmEngine:
     """Writes completions with a model that vLLM has loaded."""
@@ -41,7 +44,16 @@ class VllmEngine:
         add_special_tokens: bool = True,
         trust_remote_code: bool = False,
     ):
-        """`folder` holds unquantized weights, `dtype` is bfloat16 or float32; the rest is as in TransformersEngine."""
+        """`folder` holds unquantized weights, `dtype` is bfloat16 or float32; the rest is as in TransformersEngine.
+
+        GenerationError for a model that vLLM cannot open, and for sampling that it does not have.
+        """
+        if sampling.temperature > HIGHEST_TEMPERATURE:
+            raise GenerationError(
+                f"vLLM takes temperatures up to {HIGHEST_TEMPERATURE:g}, not {sampling.temperature:g}"
+            )
+        if sampling.temperature_last:
+            raise GenerationError("vLLM applies the temperature first. Use --engine transformers for another order")
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.end_ids = list(end_ids)
@@ -82,8 +94,7 @@ class VllmEngine:
 
     def _parameters(self, item: TokenPrompt) -> SamplingParams:
         return SamplingParams(
-            temperature=self.sampling.temperature,
-            top_p=self.sampling.top_p,
+            **_chosen_by(self.sampling),
             max_tokens=item.limit,
             seed=sample_seed(item.prompt, self.sampling.seed) >> 65,  # 63 bits
             stop=list(item.prompt.stop),
@@ -96,6 +107,7 @@ class VllmLiveEngine(RequestEngine):
     """Runs a vLLM engine (`vllm.v1.engine.llm_engine.LLMEngine`) that has loaded its model, and shuts it down in the end."""
 
     takes_temperature_last = False
+    highest_temperature = HIGHEST_TEMPERATURE
 
     def __init__(self, engine: Any, tokenizer: Tokenizer, deliver: Deliver, adapters: Mapping[str, LoRARequest]):
         """`adapters`: the name of each adapter that requests may ask for, and vLLM's own name of it."""
@@ -125,7 +137,7 @@ class VllmLiveEngine(RequestEngine):
         while self.waiting and self._goes_with_others(self.waiting[0]):
             with self._changed:
                 submission = self.waiting.popleft()
-            self._ask(submission)
+            self._ask(submission, events)
         for output in self.engine.step():
             if output.request_id in self.active:
                 self._take(output, events)
@@ -135,18 +147,24 @@ class VllmLiveEngine(RequestEngine):
         mixed = any(bool(one.request.adapter) != bool(submission.request.adapter) for one in self.active.values())
         return not (mixed and current_platform.is_cpu())
 
-    def _ask(self, submission: Submission) -> None:
-        """Ask vLLM for the rest of a text."""
+    def _ask(self, submission: Submission, events: list[tuple[Submission, Event]]) -> None:
+        """Ask vLLM for the rest of a text. What it refuses ends this text alone."""
+        try:
+            self._add(submission)
+        except EngineDeadError:
+            raise
+        except Exception as error:  # the errors of vLLM 0.32 share no base class with those of other versions
+            self.active = {number: one for number, one in self.active.items() if one is not submission}
+            events.append((submission, GenerationError(f"vLLM refused the text: {reason(error)}")))
+
+    def _add(self, submission: Submission) -> None:
         row, request = submission.row, submission.request
         number = str(next(self._numbers))
         self.active[number] = submission
         held = row.held.allowed() if row.held is not None and row.held.left else None
         seed = sample_seed(Prompt("", "", request.sample, ""), request.sampling.seed) + len(row.tokens)
         parameters = SamplingParams(
-            temperature=request.sampling.temperature,
-            top_p=request.sampling.top_p,
-            top_k=request.sampling.top_k,
-            min_p=request.sampling.min_p,
+            **_chosen_by(request.sampling),
             seed=seed >> 65,  # 63 bits
             max_tokens=1 if held else min(row.limit - submission.generated, self.context - len(row.ids + row.tokens)),
             allowed_token_ids=held,
@@ -181,7 +199,7 @@ class VllmLiveEngine(RequestEngine):
         if output.finished:
             del self.active[output.request_id]
             if answer.finish_reason == "length":  # a token of a held word
-                self._ask(submission)
+                self._ask(submission, events)
             else:
                 events.append((submission, GenerationError(f"vLLM ended the text: {answer.finish_reason}")))
 
@@ -192,6 +210,11 @@ class VllmLiveEngine(RequestEngine):
         with suppress(Exception):  # it may be vLLM that has died
             self.engine.abort_request(list(failed))
         return [(submission, problem) for submission in failed.values()]
+
+
+def _chosen_by(sampling: Sampling) -> dict[str, Any]:
+    """How tokens are chosen, in vLLM's words."""
+    return {name: getattr(sampling, name) for name in ("temperature", "top_p", "top_k", "min_p")}
 
 
 def _choice(token: int, table: Mapping[int, Any], count: int) -> TokenChoice:

@@ -25,7 +25,7 @@ from mftcoder.serving.answers import Header, Text
 from mftcoder.serving.catalogue import Catalogue, ClientError
 from mftcoder.serving.guard import error_response
 from mftcoder.serving.metrics import Metrics
-from mftcoder.serving.protocol import ChatRequest, Choices, CompletionRequest, InfillRequest
+from mftcoder.serving.protocol import Asked, ChatRequest, Choices, CompletionRequest, InfillRequest
 from mftcoder.serving.ui import PAGE, Ui
 from mftcoder.serving.writing import Texts, Writer
 
@@ -68,9 +68,7 @@ class Api:
         kind: str,
         choice: Callable[[int, Text, str | None], dict[str, Any]],
     ) -> Response:
-        engine = self.writer.engine
-        if asked.samplers is not None and engine is not None and not engine.takes_temperature_last:
-            raise ClientError(400, "vLLM has no order of samplers. Leave it out", param="samplers")
+        self._check_sampling(asked)
         texts = self.writer.open(requests, http.receive)
         prompt_tokens = sum(len(request.ids) + len(request.held) for request in requests) // (asked.n or 1)
         self.metrics.prompt_tokens.inc(prompt_tokens)
@@ -83,10 +81,22 @@ class Api:
         choices = [choice(number, text, None) for number, text in enumerate(found)]
         return _json(header.answer(choices, usage=answers.usage(prompt_tokens, sum(texts.generated))))
 
+    def _check_sampling(self, asked: Asked) -> None:
+        """ClientError for sampling that only another engine has."""
+        engine = self.writer.engine
+        if engine is None:
+            return
+        if isinstance(asked, Choices) and asked.samplers is not None and not engine.takes_temperature_last:
+            raise ClientError(400, "vLLM has no order of samplers. Leave it out", param="samplers")
+        if (asked.temperature or 0) > engine.highest_temperature:
+            highest = f"The engine of this server takes temperatures up to {engine.highest_temperature:g}."
+            raise ClientError(400, highest, param="temperature")
+
     async def infill(self, asked: InfillRequest, http: HttpRequest) -> Response:
         """POST /infill, as llama.cpp's server answers it."""
         if asked.n_predict == 0:
             return _json({"content": "", "stop": True, "tokens_predicted": 0})
+        self._check_sampling(asked)
         request = self.catalogue.infill(asked)
         texts = self.writer.open([request], http.receive)
         seconds = asked.t_max_predict_ms / 1000 if asked.t_max_predict_ms else None

@@ -1,0 +1,102 @@
+"""vLLM's engines, where vLLM is installed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.errors import GenerationError
+from mftcoder.generation.engine import Prompt, Sampling
+
+pytest.importorskip("vllm")
+PROMPTS = [Prompt("t", f"p{number}", 0, text) for number, text in enumerate(("def add(a, b):", "x = ", "import torch"))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
+    """A model with heads that vLLM has an attention for."""
+    import shutil
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("wide") / "model"))
+    config = LlamaConfig.from_pretrained(folder)
+    config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads = 128, 64, 2, 1
+    torch.manual_seed(1)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizer(str(folder))
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path, tokenizer: Tokenizer) -> Any:
+    from mftcoder.generation.vllm_engine import VllmEngine
+
+    return VllmEngine(folder, tokenizer, Sampling(20), dtype="float32", end_ids=[tokenizer.eos_id], batch_size=4)
+
+
+def texts(engine: Any, sampling: Sampling, prompts: Sequence[Prompt] = PROMPTS) -> dict[str, str]:
+    engine.sampling = sampling
+    return {done.prompt.problem_id: done.text for done in engine.generate(prompts)}
+
+
+def test_greedy_texts_are_those_of_transformers(engine: Any, folder: Path, tokenizer: Tokenizer) -> None:
+    import torch
+
+    from mftcoder.generation.transformers_engine import TransformersEngine
+    from mftcoder.models.loading.load import load_folder
+
+    model = load_folder(folder, dtype=torch.float32, device="cpu")
+    other = TransformersEngine(model, tokenizer, Sampling(20), end_ids=[tokenizer.eos_id])
+    assert texts(engine, Sampling(20)) == {done.prompt.problem_id: done.text for done in other.generate(PROMPTS)}
+
+
+@pytest.mark.parametrize("bounds", [{"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-9}])
+def test_bounds_that_leave_one_token_give_the_greedy_text(engine: Any, bounds: dict[str, Any]) -> None:
+    greedy = texts(engine, Sampling(20))
+    assert texts(engine, Sampling(20, temperature=2.0, **bounds)) == greedy
+    assert texts(engine, Sampling(20, temperature=2.0)) != greedy
+
+
+@pytest.mark.parametrize(
+    "sampling, problem",
+    [
+        ({"temperature": 2.5}, "vLLM takes temperatures up to 2, not 2.5"),
+        ({"temperature": 1.0, "temperature_last": True}, "vLLM applies the temperature first"),
+    ],
+)
+def test_sampling_that_vllm_does_not_have_is_refused_before_it_loads(
+    tokenizer: Tokenizer, tmp_path: Path, sampling: dict[str, Any], problem: str
+) -> None:
+    from mftcoder.generation.vllm_engine import VllmEngine
+
+    with pytest.raises(GenerationError, match=problem):
+        VllmEngine(tmp_path / "no model", tokenizer, Sampling(20, **sampling), dtype="float32", end_ids=[])
+
+
+def test_a_text_that_vllm_refuses_ends_alone(engine: Any, tokenizer: Tokenizer) -> None:
+    """The last test: it ends the engine."""
+    from queue import SimpleQueue
+
+    from mftcoder.generation.live_engine import Piece, Request
+    from mftcoder.generation.vllm_engine import VllmLiveEngine
+
+    events: SimpleQueue[Any] = SimpleQueue()
+    with VllmLiveEngine(engine.engine, tokenizer, events.put, {}) as live:
+        ids = tokenizer.encode("def add(a, b):")
+        ends = frozenset({tokenizer.eos_id})
+        given = [Request(ids, Sampling(20, temperature), ends, whole=True) for temperature in (0.0, 5.0)]
+        whole, refused = map(live.prepare, given)
+        live.queue([whole, refused])
+        found: dict[Any, Any] = {}
+        while len(found) < 2:
+            found.update(events.get(timeout=600))
+    assert isinstance(found[whole], Piece)
+    assert "temperature must be in [0, 2]" in str(found[refused])
