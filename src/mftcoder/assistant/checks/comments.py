@@ -7,6 +7,7 @@ import ast
 import doctest
 import io
 import re
+import textwrap
 import tokenize
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,21 +15,24 @@ from dataclasses import dataclass
 
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.grammars import COMMENTS
-from mftcoder.curation.mining.languages.trees import walk
+from mftcoder.curation.mining.languages.trees import text_of, walk
 from mftcoder.curation.syntax import Node, parse
+from mftcoder.registry import words
 
 _ANYWHERE = r".*\b(nosonar|noinspection|nosemgrep|nosec|lgtm|codeql\s*\[)|"
 _DIRECTIVES = {
     "python": r"#!|#.*?(coding[:=]|-\*-)|.*\bpylint:|.*#\s*(noqa|nopep8|pragma|pyre-|skipcq|vim?:|%%|///)|"
     r".*#\s*(type|fmt|mypy|pyright|pyrefly|pytype|ty|ruff|isort|yapf|autopep8|flake8|cython|distutils|codespell)\s*:",
-    "java": r".*\\u|.*@formatter|[/*\s]*@deprecated\b|.*\bnopmd\b|.*\bcheckstyle\s*[:.]\s*\w",
-    "javascript": r"//[#@]|.*@(ts-|(no)?flow\b|jsx|vite-ignore)|.*[#@]__\w|.*\$flow|<!--|.*-->|.*[\u2028\u2029]|"
+    "java": r".*\\u|.*@formatter|[/*\s]*@deprecated\b|.*\bnopmd\b|.*\bcpd-o(n|ff)\b|.*\bcheckstyle\s*[:.]\s*\w",
+    "javascript": r"//[#@]|///\s*<|.*@(ts-|(no)?flow\b|jsx|vite-ignore|deno-|jest-|vitest-|nginject|deprecated\b)|.*[#@]__\w|.*\$flow|<!--|.*-->|.*[\u2028\u2029]|"
     r"/\*\s*(eslint|jshint|jslint|globals?|exported)\b|[/*\s]*(eslint|jshint|jslint|tslint|oxlint)(-|:|\s+[\w-]+\s*:)|"
     r".*\b(prettier|biome|deno-lint|deno-fmt|deno-coverage)-ignore|.*\b(istanbul|v8|c8|node:coverage)\s+(ignore|disable)|"
     r".*\b(web|turbo)pack[A-Z]\w*\s*:",
-    "go": r"//(go:|line\b|export\b|extern\b|\w+:\w)|/\*line\b|.*\+build|.*\bnolint|.*\bcgo\b|//\s*(unordered )?output:",
+    "go": r"//(go:|line\b|export\b|extern\b|\w+:\w)|/\*line\b|.*\+build|.*\bnolint|.*\bcgo\b|//\s*(unordered )?output:|//\s*deprecated:|"
+    r"//\s*code generated\b.*\bdo not edit",
     "rust": r".*(```|~~~)|.*\b(rustfmt|clippy)::|//!|/\*!",
-    "cpp": r".*\\\s*$|.*\?\?/|.*\bnolint|.*\b(clang-format|pragma)\b|.*\bcppcheck-|.*\bcoverity\s*\[|.*\b[lg]cov_excl|//-v\d",
+    "cpp": r".*\\\s*$|.*\?\?/|.*\bnolint|.*\b(clang-format|pragma)\b|.*\bcppcheck-|.*\bcoverity\s*\[|.*\b(lcov|gcovr?)_excl|//-v\d|"
+    r"/[/*][\s.!]*(else,? |intentional(ly)? )?fall(s |-| )?thr(ough|u)[\s.!]*(-.*)?(\*/)?$",
 }
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -65,7 +69,9 @@ def refuse_new_directives(before: str, after: str, language: str = "python") -> 
 
 
 def _refuse_directives(old: list["_Comment"], new: list["_Comment"], language: str) -> None:
-    for text in Counter(one.text for one in new) - Counter(one.text for one in old):
+    for text, fault in Counter((one.text, one.fault) for one in new) - Counter((one.text, one.fault) for one in old):
+        if fault:
+            raise RefusedAnswer("directive", f"{fault}: {text[:100]}")
         if _is_directive(text, language):
             raise RefusedAnswer("directive", f"A comment is a directive to a tool: {text[:100]}")
 
@@ -79,12 +85,24 @@ def _indented_examples(comments: Sequence["_Comment"]) -> Iterator["_Comment"]:
     """The doc comments of Rust that begin a block of code: indented, and not in the middle of a paragraph."""
     previous, place = "", -1
     for one in comments:
-        doc = re.match(r"//[/!](.*)", one.text)
-        line = doc[1].expandtabs(8) if doc else ""
-        is_open = one.after != place or not previous.strip() or previous.lstrip().startswith("#")
-        if is_open and re.match(r" {5,}\S", line):
-            yield one
-        previous, place = line, one.after
+        for text in _doc_lines(one.text) or [""]:
+            line = text.expandtabs(8)
+            is_open = one.after != place or not previous.strip() or previous.lstrip().startswith("#")
+            if is_open and re.match(r" {5,}\S", line):
+                yield one
+            previous, place = line, one.after
+
+
+def _doc_lines(comment: str) -> list[str]:
+    """What a doc comment of Rust says, line by line; a blank stands before a line without indentation."""
+    if comment.startswith(("///", "//!")):
+        return [comment[3:]]
+    if not comment.startswith(("/**", "/*!")):
+        return []
+    first, *lines = comment[3:].removesuffix("*/").split("\n")
+    if all(line.lstrip().startswith("*") for line in lines if line.strip()):
+        return [first, *(line.lstrip()[1:] for line in lines)]
+    return [first, *(f" {line}" for line in textwrap.dedent("\n".join(lines)).split("\n"))]
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,8 @@ class _Comment:
     text: str
     after: int
     is_trailing: bool
+    fault: str = ""
+    """Why it is more than a comment at its place."""
 
 
 def _same_python(before: bytes, after: bytes, _language: str) -> None:
@@ -197,17 +217,32 @@ def _shape(content: bytes, language: str) -> list[tuple[str, int, bytes, bool]] 
     if tree is None or tree.root_node.has_error:
         return None
     shape: list[tuple[str, int, bytes, bool]] = []
-    end = -1
+    end, line_end = 0, -1
     for node in walk(tree.root_node):
-        if node.type in COMMENTS:
+        if node.start_byte < end:  # inside a text
+            continue
+        is_comment, is_leaf = node.type in COMMENTS, not node.child_count or node.type in _TEXTS
+        hidden = b"".join(content[end : node.start_byte].split()) if is_leaf or is_comment else b""
+        if hidden:  # some grammars have no nodes for some tokens
+            shape.append(("", 0, hidden, False))
+        if is_leaf or is_comment:
+            end = node.end_byte
+        if is_comment:
             continue
         text, starts_line = b"", False
-        if not node.child_count:
-            text, starts_line = node.text or b"", end < 0 or b"\n" in content[end : node.start_byte]
-            end = node.end_byte
-        children = sum(child.type not in COMMENTS for child in node.children)
+        if is_leaf:
+            text, starts_line = node.text or b"", line_end < 0 or b"\n" in content[line_end : node.start_byte]
+            line_end = node.end_byte
+        children = sum(child.type not in COMMENTS for child in node.children) if not is_leaf else 0
         shape.append((node.type, children, text, starts_line))
     return shape
+
+
+_TEXTS = words(
+    "string string_literal raw_string_literal interpreted_string_literal char_literal character_literal rune_literal regex "
+    "system_lib_string"
+)
+"""Nodes whose whole text counts: blanks in them are no layout, and what looks like a comment is none."""
 
 
 def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
@@ -215,14 +250,39 @@ def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
     leaves = 0
     for node in walk(tree.root_node) if tree is not None else ():
         if node.type in COMMENTS:
-            text = (node.text or b"").decode()
-            is_inside = node.parent is not None and node.parent.type == "block"
-            if language == "rust" and is_inside and re.match(r"//[/!]|/\*[*!]", text):
-                raise RefusedAnswer("directive", f"A doc comment stands inside the function: {text[:100]}")
             line = content[content.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
-            yield _Comment(text.rstrip("\n"), leaves, bool(line.strip()))
+            text = (node.text or b"").decode().rstrip("\n")
+            yield _Comment(text, leaves, bool(line.strip()), _fault(node, text, line.strip(), language))
         elif not node.child_count:
             leaves += 1
+
+
+def _fault(comment: Node, text: str, line: bytes, language: str) -> str:
+    """Why a comment is more than a comment behind this text of its line."""
+    if language == "cpp" and line.startswith(b"#") and "\n" in text:
+        return "A comment of several lines makes the code behind it a part of a directive"
+    if language == "rust" and re.match(r"///(?!/)|//!|/\*!|/\*\*(?![*/])", text):
+        follows = comment.next_named_sibling
+        while follows is not None and follows.type in COMMENTS:
+            follows = follows.next_named_sibling
+        if comment.parent is None or comment.parent.type not in _DOCUMENTED_IN_RUST or follows is None:
+            return "A doc comment stands where Rust has none"
+    return ""
+
+
+_DOCUMENTED_IN_RUST = words("source_file declaration_list field_declaration_list enum_variant_list")
+
+
+def refuse_comments_behind(text: str, language: str, first: int, end: int) -> None:
+    """Refuse comments in lines `first` to `end` (from 0, without `end`) that stand behind the code there: they are about what follows."""
+    tree = parse(text, language)
+    nodes = walk(tree.root_node) if tree is not None else ()
+    leaves = (node for node in nodes if not node.child_count or node.type in COMMENTS)
+    inside = [node for node in leaves if first <= node.start_point.row < end]
+    last = max((node.end_point.row for node in inside if node.type not in COMMENTS), default=first)
+    for node in inside:
+        if node.type in COMMENTS and node.start_point.row > last:
+            raise RefusedAnswer("outside", f"A comment stands behind the function: {text_of(node)[:100]}")
 
 
 def comments_in(content: bytes, language: str) -> Iterator[Node]:

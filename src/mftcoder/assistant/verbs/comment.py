@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from mftcoder.assistant.checks.comments import added_examples, reads_docstrings, refuse_other_code, words_of_comments
+from mftcoder.assistant.checks.comments import (
+    added_examples,
+    reads_docstrings,
+    refuse_comments_behind,
+    refuse_other_code,
+    words_of_comments,
+)
 from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.checks.replies import checked_size, code_of, python_words, refuse_foreign_letters
 from mftcoder.assistant.files import SourceFile
@@ -138,6 +144,8 @@ def checked_comments(function: FunctionText, reply: Written, trials: Trials) -> 
     if file.language == "python":
         code = _as_function(function, code)
         refuse_foreign_letters(python_words(code), file.text)
+    else:
+        refuse_comments_behind(function.placed(code), file.language, function.first, function.first + code.count("\n"))
     new = function.placed(code)
     refuse_other_code(file.content, file.bytes_of(new), file.language)
     if words_of_comments(file.content, file.language) == words_of_comments(file.bytes_of(new), file.language):
