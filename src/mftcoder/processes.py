@@ -1,6 +1,7 @@
 """Child processes: they end with their parent, and they do not run the user's script again."""
 
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -43,6 +44,16 @@ def let_waiting_threads_sleep() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def import_numpy_without_threads() -> None:
+    """Import numpy so that this process can be forked afterwards: its OpenBLAS starts a thread per core. For work without large products."""
+    before = os.environ.get("OPENBLAS_NUM_THREADS")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    importlib.import_module("numpy")
+    del os.environ["OPENBLAS_NUM_THREADS"]
+    if before is not None:
+        os.environ["OPENBLAS_NUM_THREADS"] = before
 
 
 @cache

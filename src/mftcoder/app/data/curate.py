@@ -32,6 +32,7 @@ from mftcoder.data.records.curated import PAGE, provenance_of
 from mftcoder.data.records.files import TaskSources, find_sources
 from mftcoder.errors import DataError
 from mftcoder.log import OnProgress, no_progress
+from mftcoder.processes import import_numpy_without_threads
 from mftcoder.registry import SCORERS
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ def _make_steps(
         if step.filter is not None:
             steps[name] = Filter(step.filter)
         elif step.decontaminate is not None:
+            import_numpy_without_threads()
             from mftcoder.curation.decontamination.rules import Decontamination
 
             steps[name] = Decontamination(step.decontaminate, problems[name])

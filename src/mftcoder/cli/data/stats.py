@@ -7,6 +7,7 @@ import click
 
 from mftcoder.cli.console import console, shown
 from mftcoder.cli.options import COUNT, PATH, PageFile
+from mftcoder.processes import import_numpy_without_threads
 
 
 @click.command("stats", short_help="Count what is in files, a recipe or a config.")
@@ -30,6 +31,7 @@ def command(paths: tuple[Path, ...], as_json: bool, out: Path | None, **options:
     mft data stats data/chat --tokenizer HuggingFaceTB/SmolLM2-135M-Instruct --max-length 2048
     mft data stats my.yaml --near --out data.html
     """
+    import_numpy_without_threads()
     from mftcoder.app.data.stats import StatsOptions, stats
 
     files = () if out is None else (out, out.with_suffix(".md"), out.with_suffix(".json"))

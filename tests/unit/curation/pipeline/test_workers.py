@@ -1,8 +1,11 @@
 """Workers are forked where that is safe, and else started anew; either way they end with the process that started them."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +56,28 @@ with open_workers(2, 300) as found:
 def test_a_process_does_all_jobs_itself_if_it_is_to_have_no_other() -> None:
     with workers.open_workers(1, {}) as found:
         assert found._pool is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+@pytest.mark.parametrize("command", ["stats", "decontaminate"])
+def test_commands_that_need_numpy_before_their_workers_fork_them(command: str, tmp_path: Path) -> None:
+    """A started process imports everything again, which took a third of the time of counting 45 MB."""
+    record = {"messages": [{"role": "user", "content": "question"}, {"role": "assistant", "content": "an answer"}]}
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(record)}\n" * 20)
+    (tmp_path / "exam.jsonl").write_text('{"prompt": "Return the sum.", "canonical_solution": "x"}\n')
+    code = """
+import os, sys
+os.cpu_count = lambda: 2
+from mftcoder.data.records import files
+files.BLOCK_BYTES = 100  # so that this is no small input
+from mftcoder.cli import main
+from mftcoder.curation.pipeline import workers
+asked = workers.get_context
+workers.get_context = lambda method: print("workers:", method, file=sys.stderr) or asked(method)
+main(sys.argv[1:])
+"""
+    options = ["--against", tmp_path / "exam.jsonl", "--out", tmp_path / "out"] if command == "decontaminate" else []
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    arguments = [sys.executable, "-c", code, "data", command, tmp_path / "data.jsonl", *options]
+    done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "workers: fork\n" in done.stderr
