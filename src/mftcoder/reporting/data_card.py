@@ -20,7 +20,7 @@ def card_pages(manifest: Manifest, measures: Mapping[str, str]) -> Pages:
     """The card of a manifest. `measures` says what each rule measures."""
     tasks = ", ".join(manifest["tasks"])
     subtitle = (
-        f"Data card. {manifest['read']:,} records were read, {manifest['kept']:,} are kept ({_share(manifest['kept'], manifest['read'])}). "
+        f"Data card. Records read: {manifest['read']:,}, kept: {manifest['kept']:,} ({_share(manifest['kept'], manifest['read'])}). "
         "manifest.json has the recipe and all counts, dropped.jsonl each dropped record with its reason."
     )
     return render_parts(tasks, subtitle, list(_parts(manifest, measures)), ())
@@ -170,7 +170,8 @@ def _sample_groups(manifest: Manifest) -> Iterator[SampleGroup]:
     for key, samples in kept_first:
         if samples:
             title = "Kept" if key == "kept" else f"Dropped by {key}"
-            yield SampleGroup(f"{title}: {len(samples)} samples", tuple(map(_sample, samples)))
+            count = f"{len(samples)} sample{'s' if len(samples) > 1 else ''}"
+            yield SampleGroup(f"{title}: {count}", tuple(map(_sample, samples)))
 
 
 def _sample(sample: Mapping[str, Any]) -> Sample:

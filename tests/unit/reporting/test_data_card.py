@@ -32,7 +32,7 @@ def card(tmp_path: Path) -> str:
 
 
 def test_the_page_shows_what_each_step_and_rule_dropped(card: str) -> None:
-    assert "8 records were read, 2 are kept (25.0%)" in card
+    assert "Records read: 8, kept: 2 (25.0%)" in card
     rows = re.findall(r"<tr><td>([^<]*: [^<]*)</td><td class=\"number\">([^<]*)</td>", card)
     assert rows == [("1-filter: broken_python", "2"), ("2-dedup: exact_duplicate", "4")]
     assert "records left after each step: 8, 6, 2" in card
@@ -53,6 +53,16 @@ def test_a_card_has_no_empty_section_on_licences(tmp_path: Path) -> None:
         text = (folder / name).read_text()
         assert "languages of fenced code" in text
         assert "Licences" not in text
+
+
+def test_one_sample_is_counted_in_the_singular(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in LINES[:2]))
+    steps = [{"filter": ["broken_python"]}]
+    raw = {"tasks": {"a": str(tmp_path / "a.jsonl")}, "steps": steps, "output_dir": str(tmp_path / "out")}
+    curate(parse_recipe(raw, origin="recipe.yaml"))
+    card = (tmp_path / "out" / "card.html").read_text()
+    assert "<summary>Kept: 1 sample</summary>" in card and "1 samples" not in card
+    assert "Records read: 2, kept: 1 (50.0%)" in card and "1 records" not in card
 
 
 def test_samples_are_shown_as_text_and_never_as_markup(card: str) -> None:
