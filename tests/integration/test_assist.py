@@ -271,6 +271,38 @@ def test_bad_tests_among_good_ones_are_left_out_and_counted(
     )
 
 
+def test_a_test_case_with_class_methods_and_static_helpers_runs_and_finds_mutants(
+    assistant: Assistant, endpoint: ScriptedEndpoint, liar: Liar
+) -> None:
+    case = """\
+import unittest
+
+from shapes import area
+
+
+class TestArea(unittest.TestCase):
+
+    @classmethod
+    def setUpClass(cls):
+        cls.width = 2
+
+    @staticmethod
+    def sized(width):
+        return area(width, 3)
+
+    def test_area(self):
+        self.assertEqual(self.sized(self.width), 6)
+"""
+    liar.says(endpoint, fenced(case))
+    made = assistant.test("shapes.py:area")
+    assert made.text == case
+    assert "mutants fail" in made.score and not made.score.startswith("0 ")
+    skips = case.replace("cls.width = 2", "raise unittest.SkipTest")
+    liar.says(endpoint, *[fenced(skips)] * 4)
+    with pytest.raises(NoAnswerAcceptedError, match="The tests cannot fail"):
+        assistant.test("shapes.py:area")
+
+
 def test_tests_that_hold_one_by_one_but_not_together_are_refused(
     endpoint: ScriptedEndpoint, liar: Liar, tmp_path: Path
 ) -> None:

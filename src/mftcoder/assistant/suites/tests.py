@@ -26,6 +26,8 @@ _FORBIDDEN_MODULES = words(
 )
 _BROAD = frozenset({"AssertionError", "Exception", "BaseException"})
 _SWALLOWING = frozenset({"raises", "assertRaises", "assertRaisesRegex", "suppress"})
+_OF_HELPERS = frozenset({"classmethod", "staticmethod"})
+"""Decorators of methods that prepare or compare, such as setUpClass. Those of a test may keep it from running."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _PYTEST = """\
 class pytest:
@@ -162,7 +164,9 @@ def _check_statement(node: ast.stmt, defined: Set[str]) -> None:
 
 def _check_function(node: ast.FunctionDef | ast.AsyncFunctionDef, *, is_method: bool = False) -> None:
     """RefusedAnswer for a function that only pytest or an event loop could run, or that a decorator may keep from running."""
-    if node.decorator_list or isinstance(node, ast.AsyncFunctionDef):
+    is_helper = is_method and not node.name.startswith("test")
+    allowed = _OF_HELPERS if is_helper else frozenset()
+    if not allowed.issuperset(map(ast.unparse, node.decorator_list)) or isinstance(node, ast.AsyncFunctionDef):
         raise RefusedAnswer("not_a_test", f"{node.name}: decorators and async tests are not run here.")
     given = [*node.args.posonlyargs, *node.args.args]
     by_name = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
@@ -216,7 +220,11 @@ def _check_node(node: ast.AST, defined: Set[str]) -> None:
         raise RefusedAnswer("replaces_code", f"The tests define {node.name} again: they would test their own copy.")
     if isinstance(node, ast.arg) and node.arg in defined:
         raise RefusedAnswer("replaces_code", f"A parameter named {node.arg} hides what is tested.")
-    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load) and ast.unparse(node.value) != "self":
+    if (
+        isinstance(node, ast.Attribute)
+        and not isinstance(node.ctx, ast.Load)
+        and ast.unparse(node.value) not in ("self", "cls")
+    ):
         raise RefusedAnswer("replaces_code", f"The tests set or delete {ast.unparse(node)}.")
     if isinstance(node, ast.ExceptHandler) and (node.type is None or _is_broad(node.type)):
         raise RefusedAnswer("swallows_failures", "An except clause catches AssertionError. Catch one exact exception.")

@@ -26,6 +26,8 @@ def area(tmp_path: Path) -> FunctionText:
         "def test_a(*rest, h=3): assert area(2, h) == 6",
         "def check(w, h): assert area(w, h) == 6\ndef test_a(): check(2, 3); assert True",
         CASE.format(base="", method="def setUp(self): self.width = 2"),
+        CASE.format(base="", method="@classmethod\n    def setUpClass(cls): cls.width = 2"),
+        CASE.format(base="", method="@staticmethod\n    def sized(width): return area(width, 3)"),
         CASE.format(base="", method="def check(self, width): self.assertEqual(area(width, 3), 6)"),
     ],
 )
@@ -43,6 +45,11 @@ def test_functions_and_test_cases_are_taken(area: FunctionText, code: str) -> No
         (CASE.format(base="", method="async def test_a(self): self.assertEqual(area(2, 3), 7)"), "async tests"),
         (CASE.format(base="IsolatedAsyncio", method="async def test_a(self): self.assertEqual(1, 1)"), "async tests"),
         (CASE.format(base="", method="@unittest.skip('')\n    def test_a(self): self.assertEqual(1, 2)"), "decorators"),
+        (CASE.format(base="", method="@staticmethod\n    def test_a(): assert area(2, 3) == 7"), "decorators"),
+        (CASE.format(base="", method="@classmethod\n    def test_a(cls): assert area(2, 3) == 7"), "decorators"),
+        (CASE.format(base="", method="@unittest.skip('')\n    def setUp(self): self.width = 2"), "decorators"),
+        (CASE.format(base="", method="@staticmethod(area)\n    def sized(w): return 6"), "decorators"),
+        (f"@staticmethod\ndef check(): assert area(2, 3) == 6\n{RIGHT}", "decorators"),
         (f"async def test_a(): assert area(2, 3) == 6\n{RIGHT}", "async tests"),
     ],
 )
