@@ -45,7 +45,7 @@ let_waiting_threads_sleep()  # takes effect only before torch is imported
 import torch
 
 from mftcoder.app.serving.model_choice import CACHE_TOKENS, choose_source, load_model, usage_of
-from mftcoder.generation.batch import GAP
+from mftcoder.generation.batches.batch import GAP
 from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
 
@@ -102,7 +102,8 @@ def main() -> None:
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=120, help="of a size with a number of clients, about")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--engine", default="auto", help="transformers or openvino, for both sides")
+    parser.add_argument("--dtype", help="default: that of the model's files")
     parser.add_argument("--busy", type=int, default=0, help="other processes that compute all the time")
     parser.add_argument("--load", type=float, metavar="SECONDS", help="ask the server only, for so long")
     options = parser.parse_args()
@@ -119,14 +120,16 @@ def main() -> None:
 def compare(options: argparse.Namespace, sizes: Sequence[tuple[int, int]], numbers: Sequence[int]) -> None:
     """Print a row for each size and number of clients."""
     source = choose_source(options.model, checkpoint="best", trust_remote_code=False)
-    model = load_model(source, device="auto", dtype=options.dtype)
+    model = load_model(source, device="auto", dtype=options.dtype, engine=options.engine)
     ids = source.tokenizer.encode("".join(path.read_text(encoding="utf-8") for path in SOURCES[:60]))
     # Room for all texts at once, so that none is read twice.
     cache_tokens = max(CACHE_TOKENS, max(numbers) * max(prompt + tokens + GAP for prompt, tokens in sizes))
     with serving(options, cache_tokens) as url, busy(options.busy):
         raw = Raw(model, source.tokenizer, usage_of(source).end_ids, cache_tokens)
         with raw.engine:
-            print(f"{source.name}, {options.dtype}, {torch.get_num_threads()} threads, batches of at most {BATCH}")
+            print(
+                f"{source.name}, {type(model).__name__}, {options.dtype or source.dtype()}, {torch.get_num_threads()} threads, batches of at most {BATCH}"
+            )
             print(HEADER, flush=True)
             for prompt, tokens in sizes:
                 for clients in numbers:
@@ -152,7 +155,8 @@ def drawn(ids: Sequence[int], length: int) -> Iterator[list[int]]:
 @contextmanager
 def serving(options: argparse.Namespace, cache_tokens: int = CACHE_TOKENS) -> Iterator[str]:
     """The server as a process of its own; its address."""
-    words = ["mftcoder", "serve", options.model, "--port", "0", "--dtype", options.dtype, "--name", "m"]
+    words = ["mftcoder", "serve", options.model, "--port", "0", "--engine", options.engine, "--name", "m"]
+    words += ["--dtype", options.dtype] if options.dtype else []
     words += ["--batch-size", str(BATCH), "--cache-tokens", str(cache_tokens)]
     with subprocess.Popen([sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None

@@ -103,7 +103,8 @@ FORMATS = Registry(
 ENGINES = Registry(
     "engine",
     {
-        "transformers": "mftcoder.generation.transformers_engine:TransformersEngine",
+        "transformers": "mftcoder.generation.batch_engine:BatchEngine",
+        "openvino": "mftcoder.generation.batch_engine:BatchEngine",
         "vllm": "mftcoder.generation.vllm_engine:VllmEngine",
     },
 )

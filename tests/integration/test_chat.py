@@ -68,7 +68,8 @@ def test_what_cannot_be_answered_is_said_in_one_line(tiny_llama_dir: Path, argum
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("bits, layer", [("4bit", "Linear4bit"), ("8bit", "Linear8bitLt")])
 def test_a_model_is_held_in_fewer_bits_and_answers(tiny_llama_dir: Path, bits: str, layer: str) -> None:
-    whole, held = (open_chat(str(tiny_llama_dir), load=load, dtype="float32") for load in (None, bits))
+    options = {"dtype": "float32", "engine": "transformers"}
+    whole, held = (open_chat(str(tiny_llama_dir), load=load, **options) for load in (None, bits))
     for name, replaced in whole.model.named_modules():
         if name.endswith("_proj"):
             assert type(held.model.get_submodule(name)).__name__ == layer

@@ -15,8 +15,8 @@ from mftcoder.app.serving.model_choice import choose_source, usage_of
 from mftcoder.config.schema import RunConfig
 from mftcoder.data.prepared.store import prepare
 from mftcoder.data.records.conversation import Message
+from mftcoder.generation.batch_engine import BatchEngine
 from mftcoder.generation.prompt_tokens import TokenPrompt
-from mftcoder.generation.transformers_engine import TransformersEngine
 from mftcoder.serving.catalogue import Catalogue
 from mftcoder.serving.protocol import ChatRequest
 
@@ -118,10 +118,8 @@ def test_training_export_chat_serving_and_evaluation_read_the_same_tokens(
         assert talked(model, PLAIN).prompt_ids(PLAIN[-2][1]) == made.ids
         assert served_ids(model, PLAIN) == made.ids
     asked: list[TokenPrompt] = []
-    tokenized = TransformersEngine._tokenized
-    monkeypatch.setattr(
-        TransformersEngine, "_tokenized", lambda *given: asked.extend(tokenized(*given)) or tokenized(*given)
-    )
+    tokenized = BatchEngine._tokenized
+    monkeypatch.setattr(BatchEngine, "_tokenized", lambda *given: asked.extend(tokenized(*given)) or tokenized(*given))
     monkeypatch.chdir(tmp_path)
     for model, name in ((made.run, "run"), (file, "quantized")):
         generate(model, "mini", limit=1, mode="chat", system=SYSTEM, max_new_tokens=1, name=name)

@@ -95,6 +95,7 @@ EXTRAS = (
     ("torchao", "no train.fp8_recipe", "pip install 'mftcoder[fp8]'"),
     ("deepspeed", "no backends deepspeed_zero2 and deepspeed_zero3", "pip install 'mftcoder[deepspeed]'"),
     ("fastapi", "no `mft serve`", "pip install 'mftcoder[serve]'"),
+    ("openvino", "models write more slowly on a CPU", "pip install 'mftcoder[openvino]'"),
     ("mcp", "no `mft assist mcp`", "pip install 'mftcoder[assist]'"),
     ("tensorboard", "no TensorBoard logs", f"{TRAIN}, or train.report_to=[]"),
 )

@@ -93,6 +93,12 @@ checkpoint = click.option(
 device = click.option("--device", default=GenerateOptions.device, help="auto, cpu, cuda or cuda:1.")
 template = click.option("--template", help="Chat template (default: the run's, else the tokenizer's own).")
 load = click.option("--load", type=click.Choice(["4bit", "8bit"]), help="Hold the weights in 4 or 8 bits.")
+engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "transformers", "openvino"]),
+    default="auto",
+    help="auto: openvino on a CPU, where it is installed and can run the model.",
+)
 trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 dtype = click.option(
     "--dtype", type=click.Choice(["bfloat16", "float32"]), help="Dtype of the weights (default: the model's own)."

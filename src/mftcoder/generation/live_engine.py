@@ -1,6 +1,6 @@
 """Answers requests that come at any time: one thread runs the model, and every request gets its text while it is written.
 
-LiveEngine runs a transformers model: all rows of one adapter form a batch. A row that the cache has no room for waits, and the youngest row
+LiveEngine runs a model in this process: all rows of one adapter form a batch. A row that the cache has no room for waits, and the youngest row
 goes back to the queue when the others need its room: it is then read again and continues where it was, with its own random numbers.
 """
 
@@ -19,7 +19,8 @@ import torch
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.data.tokenizers.word_completion import HeldText, Vocabulary
 from mftcoder.errors import GenerationError, reason
-from mftcoder.generation.batch import GAP, PREFILL_TOKENS, Batch, Row, TokenChoice
+from mftcoder.generation.batches.batch import PREFILL_TOKENS, Batch, open_batch
+from mftcoder.generation.batches.row import Row, TokenChoice
 from mftcoder.generation.engine import FinishReason, Prompt, Sampling
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
@@ -216,7 +217,7 @@ class RequestEngine(ABC):
 
 
 class LiveEngine(RequestEngine):
-    """Runs a transformers model."""
+    """Runs a transformers model, or one that OpenVINO has compiled."""
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, deliver: Deliver, *, batch_size: int = 16, cache_tokens: int = 32768
@@ -264,7 +265,7 @@ class LiveEngine(RequestEngine):
         self._batches[adapter].remove(index)
         rows[index] = rows[-1]
         rows.pop()
-        if not rows and self._batches[adapter].table.slots > START:
+        if not rows and self._batches[adapter].slots > START:
             del self._batches[adapter]  # gives the memory back
         return submission
 
@@ -303,7 +304,7 @@ class LiveEngine(RequestEngine):
     def _batch(self, adapter: str | None) -> Batch:
         if adapter not in self._batches:
             start = min(START, self.cache_tokens)
-            self._batches[adapter] = Batch(
+            self._batches[adapter] = open_batch(
                 self.model, self.tokenizer.pad_id, max_rows=1, capacity=start, slots=self.cache_tokens
             )
         return self._batches[adapter]
@@ -353,11 +354,11 @@ class LiveEngine(RequestEngine):
         return alone or self._size(added[0].request.adapter, len(added), widest) <= self.cache_tokens
 
     def _size(self, adapter: str | None, more_rows: int = 0, width: int = 0) -> int:
-        """Rows times columns of all batches, the next steps included, with so many rows more in one of them."""
-        sizes = {name: (len(rows), self._batches[name].length) for name, rows in self.active.items() if rows}
-        rows, columns = sizes.get(adapter, (0, 0))
-        sizes[adapter] = (rows + more_rows, max(columns, width))
-        return sum(rows * (columns + GAP) for rows, columns in sizes.values())
+        """Tokens of cache that all batches need in the next steps, with so many rows more in one of them."""
+        self._batch(adapter)
+        return sum(
+            batch.room(*((more_rows, width) if name == adapter else (0, 0))) for name, batch in self._batches.items()
+        )
 
     def _free_room(self) -> None:
         """Send the youngest rows back to the queue while the next steps need more room than there is."""

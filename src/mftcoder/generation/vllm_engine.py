@@ -20,7 +20,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError, reason
-from mftcoder.generation.batch import TokenChoice
+from mftcoder.generation.batches.row import TokenChoice
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.live_engine import Deliver, Event, RequestEngine, Submission
 from mftcoder.generation.prompt_tokens import TokenPrompt, sample_seed, split_by_limit, token_prompts
@@ -44,7 +44,7 @@ class VllmEngine:
         add_special_tokens: bool = True,
         trust_remote_code: bool = False,
     ):
-        """`folder` holds unquantized weights, `dtype` is bfloat16 or float32; the rest is as in TransformersEngine.
+        """`folder` holds unquantized weights, `dtype` is bfloat16 or float32; the rest is as in BatchEngine.
 
         GenerationError for a model that vLLM cannot open, and for sampling that it does not have.
         """

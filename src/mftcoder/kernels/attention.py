@@ -125,7 +125,7 @@ def segments_attention(
     **unsupported: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each sample alone; returns [B, L, H, Dv]. In a compiled layer one row, cut at segment_bounds [S + 1]."""
-    _refuse(unsupported, attention_mask)
+    refuse_unusual(unsupported, attention_mask)
     if segment_bounds is not None:
         if dropout:
             raise ValueError("compiled layers have no attention dropout on this device: set train.torch_compile: false")
@@ -285,7 +285,7 @@ def varlen_attention(
     # It imports torch's compiler: two seconds that other devices need not wait.
     from torch.nn.attention.varlen import varlen_attn
 
-    _refuse(unsupported, attention_mask)
+    refuse_unusual(unsupported, attention_mask)
     if cu_seq_lens_q is None or max_length_q is None:
         raise ValueError(f"{type(module).__name__} does not pass cu_seq_lens_q to its attention")
     problem = varlen_problem(query.dtype, query.shape[3], value.shape[3], dropout, query.device)
@@ -316,7 +316,7 @@ def varlen_problem(dtype: torch.dtype, size: int, value_size: int, dropout: floa
     return f"varlen attention has no dropout, but this model trains with {dropout:g}" if dropout else None
 
 
-def _refuse(unsupported: dict[str, Any], attention_mask: Tensor | None) -> None:
+def refuse_unusual(unsupported: dict[str, Any], attention_mask: Tensor | None) -> None:
     """ValueError for arguments that would change the result but are not supported."""
     if attention_mask is not None:
         raise ValueError("packed attention takes no mask")

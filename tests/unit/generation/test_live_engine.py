@@ -15,17 +15,23 @@ import torch
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation import live_engine
+from mftcoder.generation.batch_engine import BatchEngine
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
-from mftcoder.generation.transformers_engine import TransformersEngine
 from mftcoder.models.loading.load import load_folder
 
 TEXTS = ("def add(a, b):", "x", "import torch\n\n\nclass Model:\n    def forward(self", "for i in range(10):\n", "é中")
 
 
-@pytest.fixture(scope="module")
-def model(tiny_llama_dir: Path) -> Any:
-    return load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
+@pytest.fixture(scope="module", params=["transformers", "openvino"])
+def model(tiny_llama_dir: Path, request: pytest.FixtureRequest) -> Any:
+    found = load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
+    if request.param == "transformers":
+        return found
+    pytest.importorskip("openvino")
+    from mftcoder.models.openvino_model import OpenVinoModel
+
+    return OpenVinoModel(found)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +91,7 @@ def texts(pieces: list[list[Piece]]) -> list[str]:
 
 def batch_texts(model: Any, tokenizer: Tokenizer, *, stop: tuple[str, ...] = (), tokens: int = 24) -> list[str]:
     """What `mft generate` writes, greedy."""
-    engine = TransformersEngine(model, tokenizer, Sampling(tokens), end_ids=[tokenizer.eos_id])
+    engine = BatchEngine(model, tokenizer, Sampling(tokens), end_ids=[tokenizer.eos_id])
     prompts = [Prompt("t", str(index), 0, text, stop) for index, text in enumerate(TEXTS)]
     by_id = {done.prompt.problem_id: done.text for done in engine.generate(prompts)}
     return [by_id[str(index)] for index in range(len(TEXTS))]
@@ -152,7 +158,7 @@ def test_the_cache_in_memory_stays_within_its_size_whatever_comes_after_what(mod
 
     def put(events: list[tuple[Submission, Event]]) -> None:
         nonlocal slots
-        slots = max(slots, sum(batch.table.slots for batch in live.engine._batches.values()))
+        slots = max(slots, sum(batch.slots for batch in live.engine._batches.values()))
         live.put(events)
 
     live.engine.deliver = put
@@ -165,10 +171,13 @@ def test_the_cache_in_memory_stays_within_its_size_whatever_comes_after_what(mod
     assert slots <= size
 
 
-def test_the_memory_of_a_grown_cache_is_free_as_soon_as_it_is_empty(model: Any, tokenizer: Tokenizer) -> None:
+def test_the_memory_of_a_grown_cache_is_free_as_soon_as_it_is_empty(
+    model: Any, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_engine, "START", 64)
     live = Live(model, tokenizer, batch_size=8)
     caches: list[weakref.ref[Any]] = []
-    live.at_first_event(lambda _: caches.extend(weakref.ref(b.table) for b in live.engine._batches.values()))
+    live.at_first_event(lambda _: caches.extend(weakref.ref(b) for b in live.engine._batches.values()))
     gc.disable()  # nothing may depend on a collection of cycles, which can come much later
     try:
         with live.engine:
@@ -237,14 +246,15 @@ def test_a_whole_text_comes_in_one_piece(live: Live, model: Any, tokenizer: Toke
 
 
 def test_log_probabilities_are_the_models_own_and_name_each_token_of_the_text(
-    live: Live, model: Any, tokenizer: Tokenizer
+    live: Live, tiny_llama_dir: Path, tokenizer: Tokenizer
 ) -> None:
+    reference = load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
     pieces = live.collect([live.submit(TEXTS[0], temperature=2.0, logprobs=3)])[0]
     tokens = [token for piece in pieces for token in piece.tokens]
     ids = tokenizer.encode(TEXTS[0])
     with torch.no_grad():
         for token in tokens:
-            expected = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            expected = reference(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
             assert token.choice.logprob == pytest.approx(expected[token.choice.id].item(), abs=1e-4)
             assert [top for top, _ in token.choice.top] == expected.topk(3).indices.tolist()
             ids.append(token.choice.id)
@@ -267,10 +277,10 @@ def test_a_cancelled_request_leaves_its_place_to_others(model: Any, tokenizer: T
 
 
 def test_a_failing_model_ends_the_running_requests_with_the_reason_and_serves_the_next(
-    live: Live, model: Any, monkeypatch: pytest.MonkeyPatch
+    live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        live.at_first_event(lambda _: patch.setattr(type(model), "forward", lambda *args, **kwargs: 1 / 0))
+        live.at_first_event(lambda _: patch.setattr(type(live.engine._batches[None]), "step", lambda self: 1 / 0))
         first = live.submit(TEXTS[0], tokens=400)
         while True:
             submission, event = live.events.get(timeout=300)

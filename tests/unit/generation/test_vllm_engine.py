@@ -50,11 +50,11 @@ def texts(engine: Any, sampling: Sampling, prompts: Sequence[Prompt] = PROMPTS) 
 def test_greedy_texts_are_those_of_transformers(engine: Any, folder: Path, tokenizer: Tokenizer) -> None:
     import torch
 
-    from mftcoder.generation.transformers_engine import TransformersEngine
+    from mftcoder.generation.batch_engine import BatchEngine
     from mftcoder.models.loading.load import load_folder
 
     model = load_folder(folder, dtype=torch.float32, device="cpu")
-    other = TransformersEngine(model, tokenizer, Sampling(20), end_ids=[tokenizer.eos_id])
+    other = BatchEngine(model, tokenizer, Sampling(20), end_ids=[tokenizer.eos_id])
     assert texts(engine, Sampling(20)) == {done.prompt.problem_id: done.text for done in other.generate(PROMPTS)}
 
 

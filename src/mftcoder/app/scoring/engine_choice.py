@@ -1,16 +1,22 @@
-"""Choose the engine that writes the completions, and open it on a model. vLLM is chosen if it is installed and can read the model."""
+"""Choose the engine that writes the completions, and open it on a model.
+
+`auto` takes vLLM on a GPU and OpenVINO on a CPU, where they are installed and were tried with such a model; else transformers.
+"""
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
 
 from mftcoder.data.rendering.templates import Template
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, ModelError
 from mftcoder.generation.engine import Engine, Sampling
+from mftcoder.log import say
 from mftcoder.models.export.folder import end_ids
 from mftcoder.models.export.source import ModelSource
 from mftcoder.models.loading.load import stop_tokens
+from mftcoder.models.loading.resolve import read_model_config
 from mftcoder.models.loading.stored_bits import is_stored_quantized
 from mftcoder.registry import ENGINES
 from mftcoder.training.backends.process_group import launched_processes
@@ -19,19 +25,30 @@ _BATCH_SIZES = {"vllm": 256}  # its cache is paged: a row takes only the memory 
 _BATCH_SIZE = 16
 
 
-def engine_name(wanted: str, source: ModelSource, *, device: str, as_trained: bool) -> str:
-    """`wanted`, or for "auto" vllm if it can run this model here, else transformers. ConfigError if `wanted` cannot be used."""
-    if wanted not in ("auto", "vllm"):
+def engine_name(
+    wanted: str, source: ModelSource, *, device: str, as_trained: bool = False, dtype: str | None = None
+) -> str:
+    """`wanted`, or for "auto" the fastest one that can run this model here. ConfigError if `wanted` cannot be used."""
+    if wanted not in ("auto", "vllm", "openvino"):
         ENGINES.load(wanted)
         return wanted
-    problem = _without_vllm(source, device=device, as_trained=as_trained)
+    without = partial(_without, source, device=device, as_trained=as_trained, dtype=dtype)
     if wanted == "auto":
+        on_gpu = device != "cpu" and torch.cuda.is_available()
+        name = "vllm" if on_gpu else "openvino"
         # vLLM reads some quantized releases, but that was not tried with this engine.
-        elsewhere = device == "cpu" or not torch.cuda.is_available() or is_stored_quantized(source.weights)
-        return "transformers" if problem or elsewhere else "vllm"
-    if problem:
-        raise ConfigError(f"--engine vllm: {problem}")
+        untried = is_stored_quantized(source.weights) or (not on_gpu and not _known_to_openvino(source))
+        return "transformers" if untried or without(name) else name
+    if problem := without(wanted):
+        raise ConfigError(f"--engine {wanted}: {problem}")
     return wanted
+
+
+def _without(source: ModelSource, name: str, *, device: str, as_trained: bool, dtype: str | None) -> str:
+    """Why vllm or openvino cannot write this model's completions; empty if it can."""
+    if name == "vllm":
+        return _without_vllm(source, device=device, as_trained=as_trained)
+    return _without_openvino(device=device, as_trained=as_trained, dtype=dtype)
 
 
 def _without_vllm(source: ModelSource, *, device: str, as_trained: bool) -> str:
@@ -45,6 +62,42 @@ def _without_vllm(source: ModelSource, *, device: str, as_trained: bool) -> str:
     if ":" in device:
         return f"--device {device}: choose its GPU with CUDA_VISIBLE_DEVICES"
     return ""
+
+
+def _without_openvino(*, device: str, as_trained: bool, dtype: str | None) -> str:
+    """Why OpenVINO cannot write completions as they are asked for; empty if it can."""
+    if importlib.util.find_spec("openvino") is None:
+        return "OpenVINO is not installed. Use --engine transformers, or pip install 'mftcoder[openvino]'"
+    if device.startswith("cuda"):
+        return f"--device {device}: it computes on the CPU"
+    if as_trained:
+        return "it computes with whole weights, merged. Use --engine transformers"
+    if dtype not in (None, "float32"):
+        return f"--dtype {dtype}: it computes in float32. Use --engine transformers"
+    return ""
+
+
+def _known_to_openvino(source: ModelSource) -> bool:
+    """Whether tests/unit/models/test_openvino_model.py compares a model of this family, and nothing stands against this one."""
+    config = read_model_config(source.weights, name=source.name, trust_remote_code=source.trust_remote_code)
+    return config.model_type in OPENVINO_FAMILIES and launched_processes() == 1
+
+
+OPENVINO_FAMILIES = frozenset(
+    ["gemma", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3", "starcoder2"]
+)
+"""Families of models that `auto` runs with OpenVINO."""
+
+
+def compiled(model: Any) -> Any:
+    """The model as OpenVINO runs it. ModelError if it cannot."""
+    from mftcoder.models.openvino_model import OpenVinoModel
+
+    say("compiling the model for this CPU with OpenVINO")
+    try:
+        return OpenVinoModel(model)
+    except ModelError as error:
+        raise ModelError(*(f"{problem}. Use --engine transformers" for problem in error.problems)) from error
 
 
 def open_engine(
@@ -78,6 +131,8 @@ def open_engine(
         options |= {"dtype": str(dtype).removeprefix("torch."), "trust_remote_code": source.trust_remote_code}
         return kind(source.weights, source.tokenizer, sampling, **options)
     model = source.load(device=device, dtype=dtype, as_trained=as_trained)
+    if name == "openvino":
+        model = compiled(model)
     return kind(model, source.tokenizer, sampling, **options)
 
 

@@ -161,7 +161,7 @@ def _generate(
         device = str(source.loaded.device)
     _check_effect(source, options)
     wanted = options.engine if source.loaded is None else "transformers"
-    engine = engine_name(wanted, source, device=options.device, as_trained=options.as_trained)
+    engine = engine_name(wanted, source, device=options.device, as_trained=options.as_trained, dtype=options.dtype)
     template = _template(source, options) if options.mode == "chat" else None
     if options.preset:
         _tell_preset(PRESETS[options.preset], source, options)

@@ -38,6 +38,8 @@ class AssistOptions:
     template: str | None = None
     checkpoint: str = "best"
     load: str | None = None
+    engine: str = "auto"
+    """transformers, openvino, or auto: OpenVINO on a CPU, where it is installed and can run the model."""
     dtype: str | None = None
     device: str = "auto"
     trust_remote_code: bool = False
@@ -76,6 +78,6 @@ def _local(chosen: AssistOptions) -> Model:
 
     source = choose_source(str(chosen.model), checkpoint=chosen.checkpoint, trust_remote_code=chosen.trust_remote_code)
     served = served_model(source, source.name, chosen.template)
-    loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
+    loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load, engine=chosen.engine)
     catalogue: Catalogue = catalogue_of([served], source, loaded.config)
     return LocalModel(loaded, catalogue, chosen.temperature, chosen.max_tokens)

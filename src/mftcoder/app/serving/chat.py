@@ -32,6 +32,8 @@ class ChatOptions:
     seed: int | None = None
     """None draws another one for each answer."""
     load: str | None = None
+    engine: str = "auto"
+    """transformers, openvino, or auto: OpenVINO on a CPU, where it is installed and can run the model."""
     checkpoint: str = "best"
     dtype: str | None = None
     device: str = "auto"
@@ -165,7 +167,7 @@ def open_chat(model: str, **options: Any) -> Chat:
     if usage.template is None:
         raise ConfigError(f"{source.name}: has no chat template. Give the one of its training with --template NAME")
     sampling = Sampling(chosen.max_new_tokens, chosen.temperature, chosen.top_p, chosen.seed or 0)
-    loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
+    loaded = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load, engine=chosen.engine)
     return Chat(
         loaded,
         source.tokenizer,

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from mftcoder.app.scoring.engine_choice import compiled, engine_name
 from mftcoder.config.data import DataConfig
 from mftcoder.data.rendering.templates import Template, load_template, text_after_answer
 from mftcoder.errors import ConfigError
@@ -59,10 +60,17 @@ def usage_of(source: ModelSource, template: str | None = None) -> Usage:
     return Usage(found, ends, ends | end_ids(source.tokenizer, found.end), tail)
 
 
-def load_model(source: ModelSource, *, device: str, dtype: str | None, hold: str | None = None) -> Any:
-    """The model in memory. `hold` is 4bit or 8bit."""
+def load_model(
+    source: ModelSource, *, device: str, dtype: str | None, hold: str | None = None, engine: str = "auto"
+) -> Any:
+    """The model in memory, as `engine` (transformers, openvino or auto) runs it. `hold` is 4bit or 8bit."""
+    wanted = "transformers" if engine == "auto" and hold else engine
+    name = engine_name(wanted, source, device=device, dtype=dtype)  # vllm for auto where it could be served, too
+    if name == "openvino" and hold:
+        raise ConfigError(f"--load {hold}: OpenVINO has whole weights. Use --engine transformers")
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    return source.load(device=chosen, dtype=source.dtype(dtype), hold=hold)
+    model = source.load(device=chosen, dtype=source.dtype(dtype), hold=hold)
+    return compiled(model) if name == "openvino" else model
 
 
 def served_model(source: ModelSource, name: str, template: str | None = None) -> Served:

@@ -30,7 +30,7 @@ class ServeOptions:
     name: str | None = None
     """Name of the model for clients; None: from its folder."""
     engine: str = "auto"
-    """transformers, vllm, or auto: vLLM where it is installed, there is a GPU, and it can read the weights."""
+    """transformers, openvino, vllm, or auto: vLLM on a GPU and OpenVINO on a CPU, where they are installed and can run the model."""
     engine_flags: Sequence[str] = ()
     """Flags of vLLM's own command line."""
     adapters: Mapping[str, Path] | None = None
@@ -75,7 +75,7 @@ def serve(model: str, **options: Any) -> None:
         if name == "vllm":
             catalogue, engine_of = _on_vllm(source, served, folders, chosen)
         else:
-            catalogue, engine_of = _on_transformers(source, served, folders, chosen)
+            catalogue, engine_of = _in_this_process(source, served, folders, chosen, name)
         bound.listen(2048)  # from here on a client that connects is answered
         _tell(catalogue, bound.getsockname(), keys)
         if ui is not None:
@@ -93,9 +93,13 @@ def serve(model: str, **options: Any) -> None:
 
 
 def _engine(chosen: ServeOptions, source: ModelSource) -> str:
-    """transformers or vllm. ConfigError for options that the engine does not have."""
+    """transformers, openvino or vllm. ConfigError for options that the engine does not have."""
     wanted = "transformers" if chosen.engine == "auto" and chosen.load else chosen.engine
-    name = engine_name(wanted, source, device=chosen.device, as_trained=False)
+    name = engine_name(wanted, source, device=chosen.device, dtype=None if wanted == "vllm" else chosen.dtype)
+    if name == "openvino" and chosen.adapters:
+        if chosen.engine != "auto":
+            raise ConfigError("--adapter: OpenVINO runs one model with whole weights. Use --engine transformers")
+        name = "transformers"
     if name == "vllm" and chosen.load:
         raise ConfigError(f"--load {chosen.load}: vLLM has flags of its own for this: -- --quantization ...")
     if name != "vllm" and chosen.engine_flags:
@@ -103,10 +107,10 @@ def _engine(chosen: ServeOptions, source: ModelSource) -> str:
     return name
 
 
-def _on_transformers(
-    source: ModelSource, served: Sequence[Served], folders: Mapping[str, Path], chosen: ServeOptions
+def _in_this_process(
+    source: ModelSource, served: Sequence[Served], folders: Mapping[str, Path], chosen: ServeOptions, name: str
 ) -> tuple[Catalogue, EngineOf]:
-    model = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load)
+    model = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load, engine=name)
     if folders:
         model = load_adapters(model, folders)
     catalogue = catalogue_of(served, source, model.config, chosen.cache_tokens)

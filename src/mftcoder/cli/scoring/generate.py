@@ -60,7 +60,9 @@ from mftcoder.cli.scoring.evaluate import run_evaluation
 @click.option("--end-token", help="A token that ends an answer, besides the model's own EOS tokens.", metavar="TOKEN")
 @click.option("--batch-size", type=COUNT, help="Samples generated at the same time (default: 16, with vllm 256).")
 @click.option(
-    "--engine", default=GenerateOptions.engine, help="transformers, vllm, or auto: vllm where it is installed."
+    "--engine",
+    default=GenerateOptions.engine,
+    help="transformers, openvino, vllm, or auto: vllm on a GPU and openvino on a CPU, where they are installed.",
 )
 @click.option(
     "--seed", type=SEED, default=GenerateOptions.seed, help="Seed of sampling. Each sample has its own stream."

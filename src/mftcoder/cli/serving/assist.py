@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, load, template, trust_remote_code
+from mftcoder.cli.options import (
+    COUNT,
+    PATH,
+    Finite,
+    checkpoint,
+    device,
+    dtype,
+    engine,
+    load,
+    template,
+    trust_remote_code,
+)
 from mftcoder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,6 +49,7 @@ _SHARED = (
         help="Seconds for an answer of an endpoint.",
     ),
     template,
+    engine,
     load,
     checkpoint,
     dtype,

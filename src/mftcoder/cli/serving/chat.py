@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, SEED, Finite, checkpoint, device, dtype, load, template, trust_remote_code
+from mftcoder.cli.options import (
+    COUNT,
+    SEED,
+    Finite,
+    checkpoint,
+    device,
+    dtype,
+    engine,
+    load,
+    template,
+    trust_remote_code,
+)
 from mftcoder.errors import MftError
 
 if TYPE_CHECKING:
@@ -34,6 +45,7 @@ QUOTES = '"""'
 @click.option("--temperature", type=Finite(min=0), default=0.1, help="0 is greedy decoding.")
 @click.option("--top-p", type=Finite(0, 1, min_open=True), default=0.95, help="Nucleus sampling.")
 @click.option("--seed", type=SEED, help="Seed of sampling (default: another one for each answer).")
+@engine
 @load
 @checkpoint
 @dtype

@@ -31,9 +31,9 @@ class NamedPath(click.ParamType):
 @click.argument("engine_flags", nargs=-1, metavar="[-- VLLM FLAGS]")
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "transformers", "vllm"]),
+    type=click.Choice(["auto", "transformers", "openvino", "vllm"]),
     default="auto",
-    help="auto: vllm if it is installed, there is a GPU, and it can read the weights.",
+    help="auto: vllm on a GPU and openvino on a CPU, where they are installed and can run the model.",
 )
 @click.option("--host", default="127.0.0.1", help="Address. Others than this machine need a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0: any that is free.")

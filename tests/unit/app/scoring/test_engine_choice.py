@@ -1,9 +1,10 @@
-"""Which engine is chosen where vLLM is installed and there is a GPU."""
+"""Which engine is chosen where engines are installed, with a GPU and without one."""
 
 import importlib.util
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,31 @@ def test_quantized_weights_go_to_the_engine_that_was_tried_with_them(
     (folder / "config.json").write_text(json.dumps(config | stored))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    chosen = [
-        engine_name("auto", find_source(str(model)), device="auto", as_trained=False)
-        for model in (tiny_llama_dir, folder)
-    ]
-    assert chosen == ["vllm", "transformers"]
+    for device, whole in (("auto", "vllm"), ("cpu", "openvino")):
+        chosen = [engine_name("auto", find_source(str(model)), device=device) for model in (tiny_llama_dir, folder)]
+        assert chosen == [whole, "transformers"]
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "name"),
+    [
+        ({}, {}, "openvino"),
+        ({}, {"dtype": "float32"}, "openvino"),
+        ({}, {"dtype": "bfloat16"}, "transformers"),
+        ({}, {"as_trained": True}, "transformers"),
+        ({"model_type": "mixtral"}, {}, "transformers"),
+    ],
+)
+def test_on_a_cpu_openvino_gets_what_it_was_tried_with(
+    config: dict[str, str],
+    options: dict[str, Any],
+    name: str,
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "m"))
+    known = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(known | config))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert engine_name("auto", find_source(str(folder)), device="auto", **options) == name

@@ -19,6 +19,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"engine": "transformers", "engine_flags": ["--enforce-eager"]},
         "--enforce-eager: only vLLM has flags of its own",
     ),
+    "an adapter over a compiled model": (
+        {"engine": "openvino", "adapters": {"one": Path("x")}},
+        "--adapter: OpenVINO runs one model|OpenVINO is not installed",
+    ),
+    "a compiled model in 8 bits": ({"engine": "openvino", "load": "8bit"}, "--load 8bit: OpenVINO|OpenVINO is not"),
+    "a compiled model in bfloat16": (
+        {"engine": "openvino", "dtype": "bfloat16"},
+        "computes in float32|OpenVINO is not",
+    ),
+    "a compiled model on a GPU": ({"engine": "openvino", "device": "cuda"}, "computes on the CPU|OpenVINO is not"),
     "a GPU by number": ({"engine": "vllm", "device": "cuda:1"}, "CUDA_VISIBLE_DEVICES|vLLM is not installed"),
     "weights held in 4 bits": ({"engine": "vllm", "load": "4bit"}, "-- --quantization|vLLM is not installed"),
 }

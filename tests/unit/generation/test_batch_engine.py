@@ -8,8 +8,8 @@ import torch
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import GenerationError
+from mftcoder.generation.batch_engine import BatchEngine
 from mftcoder.generation.engine import Completion, Prompt, Sampling
-from mftcoder.generation.transformers_engine import TransformersEngine
 from mftcoder.models.loading.load import load_folder
 
 TEXTS = (
@@ -23,8 +23,19 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def model(tiny_llama_dir: Path) -> Any:
+def reference(tiny_llama_dir: Path) -> Any:
     return load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
+
+
+@pytest.fixture(scope="module", params=["transformers", "openvino"])
+def model(tiny_llama_dir: Path, request: pytest.FixtureRequest) -> Any:
+    found = load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
+    if request.param == "transformers":
+        return found
+    pytest.importorskip("openvino")
+    from mftcoder.models.openvino_model import OpenVinoModel
+
+    return OpenVinoModel(found)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,7 @@ def completions(
     model: Any, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, batch_size: int = 4, **sampling: Any
 ) -> dict[tuple[str, int], Completion]:
     settings = Sampling(**{"max_new_tokens": 24, **sampling})
-    engine = TransformersEngine(model, tokenizer, settings, end_ids=[tokenizer.eos_id], batch_size=batch_size)
+    engine = BatchEngine(model, tokenizer, settings, end_ids=[tokenizer.eos_id], batch_size=batch_size)
     return {(done.prompt.problem_id, done.prompt.sample): done for done in engine.generate(prompts)}
 
 
@@ -59,11 +70,11 @@ def greedy_by_hand(model: Any, tokenizer: Tokenizer, text: str, count: int) -> l
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 16])
 def test_greedy_text_equals_one_prompt_at_a_time_without_a_cache(
-    model: Any, tokenizer: Tokenizer, batch_size: int
+    model: Any, reference: Any, tokenizer: Tokenizer, batch_size: int
 ) -> None:
     done = completions(model, tokenizer, prompts(), batch_size=batch_size)
     for index, text in enumerate(TEXTS):
-        expected = greedy_by_hand(model, tokenizer, text, 24)[len(tokenizer.encode(text)) :]
+        expected = greedy_by_hand(reference, tokenizer, text, 24)[len(tokenizer.encode(text)) :]
         assert done[(f"p{index}", 0)].text == tokenizer.decode(expected, skip_special_tokens=True)
 
 
@@ -119,13 +130,13 @@ def test_the_limit_ends_a_text_by_length(model: Any, tokenizer: Tokenizer) -> No
     assert (done.finish_reason, done.tokens) == ("length", 5)
 
 
-def test_an_eos_token_ends_a_text_and_is_not_in_it(model: Any, tokenizer: Tokenizer) -> None:
-    third = greedy_by_hand(model, tokenizer, TEXTS[0], 3)[-1]
-    engine = TransformersEngine(model, tokenizer, Sampling(max_new_tokens=24), end_ids=[third])
+def test_an_eos_token_ends_a_text_and_is_not_in_it(model: Any, reference: Any, tokenizer: Tokenizer) -> None:
+    third = greedy_by_hand(reference, tokenizer, TEXTS[0], 3)[-1]
+    engine = BatchEngine(model, tokenizer, Sampling(max_new_tokens=24), end_ids=[third])
     done = next(engine.generate(prompts()[:1]))
     assert done.finish_reason == "stop"
     assert done.tokens <= 3
-    assert done.text == tokenizer.decode(greedy_by_hand(model, tokenizer, TEXTS[0], 3)[-3:][: done.tokens - 1])
+    assert done.text == tokenizer.decode(greedy_by_hand(reference, tokenizer, TEXTS[0], 3)[-3:][: done.tokens - 1])
 
 
 def test_moving_the_cache_in_a_long_run_changes_no_completion(model: Any, tokenizer: Tokenizer) -> None:

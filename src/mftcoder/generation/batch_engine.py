@@ -1,4 +1,4 @@
-"""Completions of many prompts from a transformers model: a batch that is kept full, longest prompts first.
+"""Completions of many prompts from a model in this process: a batch that is kept full, longest prompts first.
 
 A row ends at an EOS token, a stop word, or the token limit. The next prompt then takes its place at once.
 """
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
-from mftcoder.generation.batch import GAP, PREFILL_TOKENS, Batch, Row
+from mftcoder.generation.batches.batch import GAP, PREFILL_TOKENS, Batch, open_batch
+from mftcoder.generation.batches.row import Row
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.prompt_tokens import TokenPrompt, split_by_limit, token_prompts
 from mftcoder.generation.sampler import random_stream
@@ -26,8 +27,8 @@ class Draft:
     text: TextStream
 
 
-class TransformersEngine:
-    """Writes completions with a causal language model in evaluation mode."""
+class BatchEngine:
+    """Writes completions with a causal language model: of transformers, in evaluation mode, or compiled by OpenVINO."""
 
     def __init__(
         self,
@@ -59,11 +60,12 @@ class TransformersEngine:
         if not waiting:
             return
         capacity = max(len(draft.row.ids) + draft.row.limit for draft in waiting) + GAP
-        batch = Batch(self.model, self.tokenizer.pad_id, max_rows=min(self.batch_size, len(waiting)), capacity=capacity)
+        rows = min(self.batch_size, len(waiting))
+        batch = open_batch(self.model, self.tokenizer.pad_id, max_rows=rows, capacity=capacity)
         active: list[Draft] = []
         while waiting or active:
-            free = batch.table.max_rows - len(active)
-            if waiting and free >= max(1, batch.table.max_rows // 8):
+            free = rows - len(active)
+            if waiting and free >= max(1, rows // 8):
                 added = _next(waiting, free)
                 batch.add([draft.row for draft in added])
                 active += added

@@ -1,0 +1,1 @@
+"""Rows that a model continues together, and their key-value caches."""
