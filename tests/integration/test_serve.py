@@ -539,3 +539,25 @@ def test_a_release_in_fewer_bits_is_served_with_the_texts_of_the_weights_that_it
             assert "".join(part.choices[0].delta.content or "" for part in parts) == chats[-1]
     assert texts[0] == texts[1] != ""
     assert chats[0] == chats[1] != ""
+
+
+@pytest.mark.slow(reason="a second server; compressed-tensors takes seconds to import")
+def test_an_fp8_release_is_served_with_the_texts_of_transformers_and_says_what_it_rounds(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors", reason="the extra `compressed` brings it")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mftcoder.data.tokenizers.tokenizer import load_tokenizer
+    from tests.unit.models.loading.test_stored_bits import release
+
+    release(tiny_llama_dir, tmp_path / "release", "fp8")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "release", dtype=torch.float32)
+    tokenizer = load_tokenizer(str(tmp_path / "release"))
+    with served(tmp_path / "release", "--name", "tiny", "--dtype", "float32") as server:
+        assert any("a text may change with the texts that are generated beside it" in line for line in server.told)
+        for prompt in (PROMPT, "import os\n", "x = "):
+            ids = torch.tensor([tokenizer.encode(prompt)])
+            written = model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :].tolist()
+            assert greedy(client_of(server), prompt=prompt).choices[0].text == tokenizer.decode(written)

@@ -10,6 +10,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from mftcoder.errors import ModelError
 from mftcoder.jsonl import read_json
+from mftcoder.log import say
 from mftcoder.models.files.weights import listed
 
 COMPRESSED = "compressed-tensors"
@@ -66,6 +67,17 @@ def unpack(model: Any, info: Any, method: str, *, name: str) -> None:
     if method == COMPRESSED:
         with quiet_bars():
             model.hf_quantizer.compressor.decompress_model(model)
+        if _rounds_activations(model):
+            say(
+                f"{name}: rounds what its layers read to few bits, so the last bit of a sum can decide a token: a text may change with "
+                "the texts that are generated beside it"
+            )
+
+
+def _rounds_activations(model: Any) -> bool:
+    """Whether layers round what they read, as fp8 releases do."""
+    schemes = (getattr(layer, "quantization_scheme", None) for layer in model.modules())
+    return any(getattr(scheme, "input_activations", None) is not None for scheme in schemes)
 
 
 def quiet_bars() -> contextlib.AbstractContextManager[Any]:
