@@ -201,6 +201,23 @@ class _Body:
             yield from (self._named(one) for one, _ in self._calls(node) if not self._is_own(one))
             if node.type in ("call_expression", "method_invocation"):
                 yield from self._through(node)
+            elif node.type == "identifier" and self._is_function_value(node):
+                yield from self._of_value(text_of(node))
+
+    def _is_function_value(self, name: Node) -> bool:
+        """Whether it names a function without calling it: whoever gets it may call it with anything."""
+        parent, text = name.parent, text_of(name)
+        if parent is None or text in self.inner or text in self.parameters:
+            return False
+        if self.language == "java":
+            return parent.type == "method_reference"
+        return parent.type != "call_expression" or parent.child_by_field_name("function") != name
+
+    def _of_value(self, name: str) -> Iterator[tuple[str, bool]]:
+        for one in self.others:
+            if one.name == name and one.node.id not in self.entered:
+                other = _Body(one, self.others, self.root, self.language, self.entered)
+                yield from ((changed, False) for changed, _ in other.writes())
 
     def _may_set(self, target: Node) -> bool:
         name = text_of(target)

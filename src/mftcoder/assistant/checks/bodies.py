@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mftcoder.assistant.checks.comments import refuse_new_directives
 from mftcoder.assistant.checks.compiled import POWERS, refuse_gains, state_changes
 from mftcoder.assistant.checks.names import declared_list, foreign
+from mftcoder.assistant.checks.replies import refuse_hidden_code
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
@@ -28,7 +29,7 @@ _HARMLESS = words(
 _REACHING = words(
     "constructor __proto__ prototype callee caller mainModule defineProperty defineProperties setPrototypeOf "
     "getPrototypeOf getOwnPropertyDescriptor __defineGetter__ __defineSetter__ __lookupGetter__ __lookupSetter__ "
-    "freeze preventExtensions seal"
+    "freeze preventExtensions seal random"
 )
 _NAMES = frozenset({"identifier", "shorthand_property_identifier", "shorthand_property_identifier_pattern"})
 _PROPERTIES = frozenset({"property_identifier", "private_property_identifier", "string_fragment"})
@@ -56,6 +57,7 @@ def changed_body(function: FunctionText, code: str) -> str:
     if tokens(list(walk(old.body))) == tokens(list(walk(new.body))):
         raise RefusedAnswer("no_change", "The code is the same as before.")
     refuse_new_directives(function.text, code, language)
+    refuse_hidden_code(code, language)
     if language == "javascript":
         _refuse_powers(function, new)
         _refuse_writes(function, old, new)
@@ -122,7 +124,8 @@ def _refuse_powers(function: FunctionText, new: Found) -> None:
     file = list(walk(tree.root_node)) if tree is not None else []
     known = {text_of(node) for node in file if node.type in _NAMES | _PROPERTIES} | {node.type for node in file}
     outside = {node.id for node in foreign(new.node, "javascript")}
-    gained = []
+    called = _computed_calls(new) - {text_of(node) for node in file}
+    gained = sorted({*called, *_spelled_names(new.body)})
     for node in walk(new.body):
         text = text_of(node)
         is_name = node.id in outside and text not in _HARMLESS
@@ -135,6 +138,54 @@ def _refuse_powers(function: FunctionText, new: Found) -> None:
         raise RefusedAnswer(
             "new_power", f"The code uses {', '.join(sorted(set(gained))[:5])}, which the file did not use."
         )
+
+
+def _spelled_names(body: Node) -> Iterator[str]:
+    """Names that are written with escapes, or put together from texts where they name a property."""
+    for node in walk(body):
+        if node.type in _NAMES | _PROPERTIES and "\\" in text_of(node):
+            yield text_of(node)
+        elif node.type in ("subscript_expression", "computed_property_name"):
+            index = node.child_by_field_name("index") or node.named_children[-1]
+            leaves = [one for one in walk(index) if not one.child_count and one.is_named]
+            if index.type != "string" and leaves and all(one.type in _OF_TEXTS for one in leaves):
+                yield text_of(index)
+        elif node.type == "escape_sequence" and re.match(r"\\[xu]", text_of(node)) and _names_property(node):
+            yield text_of(node.parent)
+
+
+_OF_TEXTS = frozenset({"string_fragment", "escape_sequence"})
+
+
+def _names_property(escape: Node) -> bool:
+    """Whether it stands in the text between `[` and `]`."""
+    text = escape.parent
+    return (
+        text is not None
+        and text.parent is not None
+        and text.parent.type in ("subscript_expression", "computed_property_name")
+    )
+
+
+def _computed_calls(new: Found) -> set[str]:
+    """Calls of what was found under a computed name: it may be a method that changes, or the maker of functions."""
+    values = _Scope(new).all_values()
+    found = set()
+    for node in walk(new.body):
+        callee = node.child_by_field_name("function") or node.child_by_field_name("constructor")
+        if node.type not in ("call_expression", "new_expression") or callee is None:
+            continue
+        while callee.type == "parenthesized_expression" and callee.named_child_count:
+            callee = callee.named_children[-1]
+        held = values.get(text_of(callee), []) if callee.type == "identifier" else [callee]
+        if any(_is_computed(one) for one in held):
+            found.add(text_of(callee)[:60])
+    return found
+
+
+def _is_computed(value: Node) -> bool:
+    index = value.child_by_field_name("index") if value.type == "subscript_expression" else None
+    return index is not None and index.type not in ("number", "string")
 
 
 def _refuse_writes(function: FunctionText, old: Found, new: Found) -> None:
@@ -175,6 +226,16 @@ class _Scope:
             if not (_is_new(root, values, depth, set()) if not is_own else _is_made(name, values, depth, set())):
                 yield name[:60]
 
+    def all_values(self) -> dict[str, list[Node]]:
+        """The values that each name gets directly."""
+        found: dict[str, list[Node]] = {}
+        for node in walk(self.found.node):
+            name = node.child_by_field_name("name") or node.child_by_field_name("left")
+            value = node.child_by_field_name("value") or node.child_by_field_name("right")
+            if name is not None and value is not None and name.type == "identifier":
+                found.setdefault(text_of(name), []).append(value)
+        return found
+
     def _values(self) -> Values:
         """The values that each declared variable gets. Parameters, loop variables and patterns have none: they are not made here."""
         found: Values = {}
@@ -183,7 +244,7 @@ class _Scope:
             if node.type == "variable_declarator" and name is not None and name.type == "identifier":
                 is_loop = value is None and node.parent is not None and node.parent.type == "for_in_statement"
                 found.setdefault(text_of(name), []).extend([(value, 0)] if value is not None and not is_loop else [])
-            elif node.type == "assignment_expression":
+            elif node.type == "assignment_expression" or _is_logical(node):
                 left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
                 if left is not None and right is not None and left.type == "identifier":
                     found.setdefault(text_of(left), []).append((right, 0))
@@ -197,6 +258,10 @@ class _Scope:
                     found.pop(text_of(one), None)
             elif node.type == "arrow_function":
                 found.pop(text_of(node.child_by_field_name("parameter")), None)
+            elif node.type == "assignment_expression":
+                left = node.child_by_field_name("left")
+                for one in walk(left) if left is not None and left.type.endswith("_pattern") else ():
+                    found.pop(text_of(one), None)
         for place, value in self._put():
             root, inside = _root(place, 0)
             if text_of(root) in found:
@@ -222,7 +287,8 @@ class _Scope:
             if node.type in ("assignment_expression", "augmented_assignment_expression"):
                 left = node.child_by_field_name("left")
                 patterns = walk(left) if left is not None and left.type.endswith("_pattern") else ()
-                yield from ((one, False) for one in patterns if one.type in _NAMES or one.type == "member_expression")
+                places = _NAMES | {"member_expression", "subscript_expression"}
+                yield from ((one, False) for one in patterns if one.type in places)
                 if left is not None and not left.type.endswith("_pattern"):
                     yield left, False
             elif node.type == "update_expression" or (
@@ -235,7 +301,7 @@ class _Scope:
                 target = node.child_by_field_name("left")
                 if target is not None:
                     yield target, False
-            elif node.type == "member_expression" and text_of(node.child_by_field_name("property")) in _MUTATORS:
+            elif _method(node) in _MUTATORS:
                 yield from self._of_method(node)
 
     def _of_method(self, member: Node) -> Iterator[tuple[Node, bool]]:
@@ -245,11 +311,25 @@ class _Scope:
             call.child_by_field_name("arguments") if call is not None and call.type == "call_expression" else None
         )
         holder = member.child_by_field_name("object")
-        is_static = text_of(member.child_by_field_name("property")) in ("assign", "call", "apply", "bind")
+        is_static = _method(member) in ("assign", "call", "apply", "bind")
         if is_static and arguments is not None and arguments.named_child_count:
             yield arguments.named_children[0], True
         elif holder is not None:
             yield holder, True
+
+
+def _method(node: Node) -> str:
+    """`push` of `a.push` and of `a["push"]`."""
+    if node.type == "subscript_expression":
+        index = node.child_by_field_name("index")
+        return text_of(index)[1:-1] if index is not None and index.type == "string" else ""
+    return text_of(node.child_by_field_name("property")) if node.type == "member_expression" else ""
+
+
+def _is_logical(node: Node) -> bool:
+    """`a ??= b`, after which `a` may be `b`."""
+    operator = text_of(node.child_by_field_name("operator"))
+    return node.type == "augmented_assignment_expression" and operator in ("??=", "||=", "&&=")
 
 
 def _root(node: Node, depth: int) -> tuple[Node, int]:

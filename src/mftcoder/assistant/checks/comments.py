@@ -221,7 +221,7 @@ def _shape(content: bytes, language: str) -> list[tuple[str, int, bytes, bool]] 
     for node in walk(tree.root_node):
         if node.start_byte < end:  # inside a text
             continue
-        is_comment, is_leaf = node.type in COMMENTS, not node.child_count or node.type in _TEXTS
+        is_comment, is_leaf = node.type in COMMENTS, not node.child_count or node.type in TEXTS
         hidden = b"".join(content[end : node.start_byte].split()) if is_leaf or is_comment else b""
         if hidden:  # some grammars have no nodes for some tokens
             shape.append(("", 0, hidden, False))
@@ -238,7 +238,7 @@ def _shape(content: bytes, language: str) -> list[tuple[str, int, bytes, bool]] 
     return shape
 
 
-_TEXTS = words(
+TEXTS = words(
     "string string_literal raw_string_literal interpreted_string_literal char_literal character_literal rune_literal regex "
     "system_lib_string"
 )
@@ -250,16 +250,20 @@ def _other_comments(content: bytes, language: str) -> Iterator[_Comment]:
     leaves = 0
     for node in walk(tree.root_node) if tree is not None else ():
         if node.type in COMMENTS:
-            line = content[content.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
-            text = (node.text or b"").decode().rstrip("\n")
-            yield _Comment(text, leaves, bool(line.strip()), _fault(node, text, line.strip(), language))
+            text, line = text_of(node).rstrip("\n"), _line_before(node, content)
+            yield _Comment(text, leaves, bool(line), fault_of(node, content, language))
         elif not node.child_count:
             leaves += 1
 
 
-def _fault(comment: Node, text: str, line: bytes, language: str) -> str:
-    """Why a comment is more than a comment behind this text of its line."""
-    if language == "cpp" and line.startswith(b"#") and "\n" in text:
+def _line_before(node: Node, content: bytes) -> bytes:
+    return content[content.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte].strip()
+
+
+def fault_of(comment: Node, content: bytes, language: str) -> str:
+    """Why a comment of this code is more than a comment at its place; empty if it is none."""
+    text = text_of(comment).rstrip("\n")
+    if language == "cpp" and _line_before(comment, content).startswith(b"#") and "\n" in text:
         return "A comment of several lines makes the code behind it a part of a directive"
     if language == "rust" and re.match(r"///(?!/)|//!|/\*!|/\*\*(?![*/])", text):
         follows = comment.next_named_sibling

@@ -64,7 +64,7 @@ _JAVA = (
     "var UnaryOperator BinaryOperator IntUnaryOperator IntBinaryOperator Supplier Map.Entry MAX_VALUE MIN_VALUE PI E length"
 )
 _ENDING = "exit _exit _Exit quick_exit abort terminate system popen execl execv fork kill raise longjmp halt Exec Exit Runtime getRuntime"
-_JAVA_REACHING = "getClass forName invoke setAccessible newInstance loadClass getDeclaredMethod getMethod getDeclaredField currentThread load loadLibrary setOut setErr exec addShutdownHook wait notify notifyAll"
+_JAVA_REACHING = "random getClass forName invoke setAccessible newInstance loadClass getDeclaredMethod getMethod getDeclaredField currentThread load loadLibrary setOut setErr exec addShutdownHook wait notify notifyAll"
 
 
 POWERS: Mapping[str, Powers] = {
@@ -92,7 +92,8 @@ POWERS: Mapping[str, Powers] = {
     "java": Powers(
         words(_JAVA),
         words(
-            "try_statement try_with_resources_statement catch_clause class_declaration class_body synchronized_statement"
+            "try_statement try_with_resources_statement catch_clause class_declaration class_body synchronized_statement",
+            "class_literal assert_statement",
         ),
         words(_ENDING, _JAVA_REACHING),
     ),
@@ -112,9 +113,11 @@ def refuse_gains(function: FunctionText, old: Found, new: Found) -> None:
         raise RefusedAnswer(
             "swallows_failures", f"The code catches errors ({swallowed[0]}), which the old code does not do."
         )
-    gained |= (_leaves(new) & rules.reaching) - had
+    others = list(found_functions(_root(function), language))
+    gained |= ((_leaves(new) | _reached(new, others)) & rules.reaching) - had - _reached(old, others)
     gained |= set(_new_names(function, new, rules))
-    gained |= {text for node in walk(new.body) if (text := _pointer_cast(node)) and text not in text_of(old.body)}
+    if language == "cpp":
+        gained |= {text for text in _tricks(function, new) if text not in text_of(old.body)}
     if gained:
         raise RefusedAnswer(
             "new_power", f"The code uses {', '.join(sorted(gained)[:5])}, which the old code or its file did not use."
@@ -167,12 +170,32 @@ def _is_member(name: Node, parent: Node) -> bool:
     return parent.type == "field_access" and parent.child_by_field_name("field") == name
 
 
-def _pointer_cast(node: Node) -> str:
-    """C++: a cast that could take `const` away."""
-    if node.type != "cast_expression":
-        return ""
-    kind = text_of(node.child_by_field_name("type"))
-    return text_of(node) if re.search(r"[*&]", kind) else ""
+def _tricks(function: FunctionText, new: Found) -> Iterator[str]:
+    """C++: casts and names of types that could take `const` away, and functions that the body declares and calls."""
+    declared, called = set(), set()
+    for node in walk(new.body):
+        field = node.child_by_field_name
+        kind = " ".join(text_of(field("type")).split())
+        is_cast = node.type == "cast_expression" and not _NUMBERS.fullmatch(kind)
+        if is_cast or (node.type in _ALIASES and re.search(_REFERS, text_of(node))):
+            yield text_of(node)
+        elif node.type == "function_declarator":
+            declared.add(text_of(field("declarator")))
+        elif node.type == "call_expression":
+            called.add(text_of(field("function")))
+    yield from declared & called
+    names = {text_of(node) for node in walk(new.body) if node.type in ("identifier", "type_identifier")}
+    for node in walk(_root(function)):
+        if node.type in _ALIASES and re.search(_REFERS, text_of(node)):
+            targets = [*node.children_by_field_name("name"), *node.children_by_field_name("declarator")]
+            yield from {text_of(one) for target in targets for one in walk(target) if not one.child_count} & names
+
+
+_ALIASES = frozenset({"alias_declaration", "type_definition"})
+_REFERS = r"[*&]|\b(pointer|reference|decltype)\b"
+_NUMBERS = re.compile(
+    r"((unsigned|signed|long|short|int|char|double|float|bool)( (?!$)|$))+|(std::)?(u?int(8|16|32|64)_t|size_t|ptrdiff_t|string)"
+)
 
 
 def _root(function: FunctionText) -> Node:

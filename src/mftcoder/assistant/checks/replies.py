@@ -74,6 +74,16 @@ def refuse_hidden(text: str, known: str) -> None:
         raise RefusedAnswer("hidden_characters", f"The answer holds characters that cannot be seen: {names}.")
 
 
+_ESCAPES = re.compile(r"(?<!\\)(?:\\\\)*(\\u+00(?:0[ad]|2[27af]|5c))", re.IGNORECASE)
+
+
+def refuse_hidden_code(code: str, language: str) -> None:
+    """Refuse what the compiler reads before it looks for texts and comments: Java's escapes of quotes and line ends, C++'s trigraphs."""
+    found = _ESCAPES.search(code) if language == "java" else re.search(r"(\?\?/)", code) if language == "cpp" else None
+    if found:
+        raise RefusedAnswer("hidden_code", f"The compiler reads {found[1]} before it looks for texts and comments.")
+
+
 def refuse_foreign_letters(words: Iterable[str], known: str) -> None:
     """Refuse letters outside ASCII in the names of code, unless the file has them: `а` of another script looks like `a`."""
     foreign = {char for word in words for char in word if not char.isascii()} - set(known)

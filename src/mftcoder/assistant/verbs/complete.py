@@ -3,16 +3,17 @@
 import io
 import re
 import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from mftcoder.assistant.checks.comments import comments_in
+from mftcoder.assistant.checks.comments import TEXTS, comments_in, fault_of
 from mftcoder.assistant.checks.patches import make_patch
 from mftcoder.assistant.checks.replies import (
     code_of,
     python_words,
     refuse_foreign_letters,
     refuse_hidden,
+    refuse_hidden_code,
     refuse_size,
 )
 from mftcoder.assistant.files import Place, SourceFile
@@ -20,7 +21,7 @@ from mftcoder.assistant.model import Model, Written
 from mftcoder.assistant.rounds import Proposal, RefusedAnswer, conversation, until_accepted
 from mftcoder.curation.example import parse_python
 from mftcoder.curation.mining.languages.grammars import title_of
-from mftcoder.curation.mining.languages.trees import walk
+from mftcoder.curation.mining.languages.trees import text_of, walk
 from mftcoder.curation.syntax import Node, error_places, parse
 from mftcoder.errors import ConfigError, NoAnswerAcceptedError
 
@@ -98,23 +99,30 @@ def checked_completion(file: SourceFile, before: str, after: str, text: str, *, 
     text = text.replace("\r\n", "\n").rstrip()
     if not block:
         stands_behind = after.partition("\n")[0].strip()
-        text = text.split("\n")[0].rstrip().removesuffix(stands_behind)
+        text = text.split("\n")[0].rstrip()
+        rest = text.removesuffix(stands_behind)
+        tried: Iterable[str] = dict.fromkeys((rest, text) if rest.strip() else (rest,))
+    else:
+        tried = _candidates(text, before, after)
     was = Faults.of(file.language, before + after)
-    for shorter in _candidates(text, before, after) if block else [text]:
+    for shorter in tried:
         if shorter.strip() and _fits(file.language, was, before, shorter, after):
             _refuse_other_reading(file.language, before, shorter, after)
             if file.language == "python":
                 refuse_foreign_letters(python_words(shorter), file.text)
             return shorter
-    if not text.strip():
+    if not text.strip() or not (block or rest.strip()):
         raise RefusedAnswer("empty", "The completion adds nothing.")
     raise RefusedAnswer("does_not_parse", "With the completion the file has more syntax errors than before.")
 
 
 def _refuse_other_reading(language: str, before: str, text: str, after: str) -> None:
-    """Refuse a text that makes a comment of code behind it, or changes the encoding of the file."""
+    """Refuse a text after which code behind it is another code: a comment, a part of a text or directive, in another block or encoding."""
     if language == "python" and _encoding(before + after) != _encoding(before + text + after):
         raise RefusedAnswer("directive", "The completion changes the encoding of the file.")
+    refuse_hidden_code(text, language)
+    if language == "cpp" and text.endswith("\\"):
+        raise RefusedAnswer("outside", "The completion joins its last line with the one behind it.")
     begin, whole = len(before.encode()), (before + text + after).encode()
     end = begin + len(text.encode())
     known = {node.start_byte for node in comments_in((before + after).encode(), language)}
@@ -122,6 +130,31 @@ def _refuse_other_reading(language: str, before: str, text: str, after: str) -> 
         is_new = begin - 1 <= node.start_byte < end and (node.start_byte >= begin or node.start_byte not in known)
         if is_new and whole[end : node.end_byte].strip():
             raise RefusedAnswer("outside", "The completion makes a comment of the code behind it.")
+        if is_new and (fault := fault_of(node, whole, language)):
+            raise RefusedAnswer("directive", f"{fault}: {text_of(node)[:100]}")
+    tree = parse(before + text + after, language)
+    for node in walk(tree.root_node) if tree is not None else ():
+        is_text = node.type in TEXTS or node.type in ("template_string", "preproc_arg")
+        if is_text and begin <= node.start_byte < end and whole[end : node.end_byte].strip():
+            raise RefusedAnswer("outside", "The completion makes a text or a directive of the code behind it.")
+    if tree is not None and _takes_brackets(language, before, text, after, tree.root_node):
+        raise RefusedAnswer(
+            "outside",
+            "The completion closes what was opened before it, and opens another block for the code behind it.",
+        )
+
+
+def _takes_brackets(language: str, before: str, text: str, after: str, root: Node) -> bool:
+    """Whether a bracket behind the text was the other half of one before it, and is now that of one in it."""
+    tree = parse(before + after, language)
+    if tree is None:
+        return False
+    begin, size = len(before.encode()), len(text.encode())
+    old, new = _brackets(tree.root_node), _brackets(root)
+    taken = (new.pairs.get(close + size, -1) for close, opened in old.pairs.items() if opened < begin <= close)
+    return any(begin <= opened < begin + size for opened in taken) or any(
+        begin <= place < begin + size and opened < begin for place, opened in new.branches
+    )
 
 
 def _encoding(code: str) -> str:
@@ -174,7 +207,7 @@ class Faults:
         is_refused = language == "python" and parse_python(code) is None
         if tree is None:
             return cls(is_refused, ((0, len(code)),), len(code))
-        return cls(is_refused, tuple(error_places(tree.root_node)), _open_brackets(tree.root_node))
+        return cls(is_refused, tuple(error_places(tree.root_node)), _brackets(tree.root_node).alone)
 
     @property
     def size(self) -> int:
@@ -187,23 +220,45 @@ class Faults:
         return any(now > before for now, before in zip(mine, others, strict=True))
 
 
-def _open_brackets(root: Node) -> int:
-    """Brackets of the text without their other half, outside of strings and comments. Tokens that the grammar adds do not count."""
-    waiting: list[str] = []
+@dataclass(frozen=True)
+class _Brackets:
+    """The brackets of a text, and the directives of C++ that begin and end a block, outside of strings and comments."""
+
+    pairs: dict[int, int]
+    """Where one closes -> where its other half opens, in bytes."""
+    branches: list[tuple[int, int]]
+    """Where an `#else` stands, and where its `#if`."""
+    alone: int
+    """How many have no other half."""
+
+
+def _brackets(root: Node) -> _Brackets:
+    """Tokens that the grammar adds do not count."""
+    waiting: list[tuple[str, int]] = []
+    found = _Brackets({}, [], 0)
     alone = 0
     for node in walk(root):
         if node.is_missing or node.type not in _BRACKETS:
             continue
-        if _BRACKETS[node.type] == "":
-            waiting.append(node.type[-1])  # `${` of a template ends with `}`
-        elif waiting and waiting[-1] == _BRACKETS[node.type]:
-            waiting.pop()
+        kind, what = _BRACKETS[node.type]
+        if what == "opens":
+            waiting.append((kind, node.start_byte))
+        elif what == "divides":
+            found.branches.extend((node.start_byte, place) for one, place in waiting[-1:] if one == kind)
+        elif waiting and waiting[-1][0] == kind:
+            found.pairs[node.start_byte] = waiting.pop()[1]
         else:
             alone += 1
-    return alone + len(waiting)
+    return replace(found, alone=alone + len(waiting))
 
 
-_BRACKETS = {"(": "", "[": "", "{": "", "${": "", ")": "(", "]": "[", "}": "{"}
+_BRACKETS = {
+    **{opens: (opens[-1], "opens") for opens in ("(", "[", "{", "${")},  # `${` of a template ends with `}`
+    **{closes: (opens, "closes") for opens, closes in ("()", "[]", "{}")},
+    **dict.fromkeys(("#if", "#ifdef", "#ifndef"), ("#if", "opens")),
+    **dict.fromkeys(("#else", "#elif", "#elifdef", "#elifndef"), ("#if", "divides")),
+    "#endif": ("#if", "closes"),
+}
 
 
 def _fits(language: str, was: Faults, before: str, text: str, after: str) -> bool:

@@ -155,6 +155,7 @@ HONEST = [
     ("go", "best := 0\n\tfor _, row := range grid {\n\t\tfor _, x := range row {\n\t\t\tbest += x\n\t\t}\n\t}\n\tout := []int{best, grid[0][1]}\n\tout[0] = 1\n\treturn out[0]"),
     ("go", "less := func(a, b int) bool { return a < b }\n\tif less(limit, primes[0]) {\n\t\tpanic(\"small\")\n\t}\n\treturn strings.Count(\"aa\", \"a\")"),
     ("cpp", "return std::accumulate(items.begin(), items.end(), 0);"),
+    ("cpp", "using V = std::vector<int>; V mine(limit); double half = (double)limit / 2; return (int)half + (long long)mine[0] + (unsigned char)'a';"),
     ("cpp", "std::vector<int> mine = items; std::sort(mine.begin(), mine.end()); mine[0] = LIMIT; return mine[0];"),
     ("cpp", "for (auto& row : grid) { row.push_back(limit); } int sum = 0; for (const auto& row : grid) sum += row.size(); return sum;"),
     ("cpp", "auto less = [&](int a, int b) { return a < b; }; if (less(limit, 0)) throw std::invalid_argument(\"small\"); return limit;"),
@@ -177,6 +178,20 @@ def test_an_honest_body_passes_behind_the_old_head(tmp_path: Path, language: str
 
 
 LIES = [
+    # through functions and types of the file, or of its own
+    ("go", "stop()\n\treturn 0", "new_power"),
+    ("cpp", "stop(); return 0;", "new_power"),
+    ("go", "f := remember\n\tf(1)\n\treturn 0", "outside"),
+    ("go", "f := swap\n\tf(items, 0, 1)\n\treturn 0", "outside"),
+    ("cpp", "using P = int*; P p = (P)items.data(); *p = 1; return 0;", "new_power"),
+    ("cpp", "using R = std::vector<int>&; R mine = R(items); mine[0] = 1; return 0;", "new_power"),
+    ("cpp", "*(decltype(grid[0].data()))items.data() = 1; return 0;", "new_power"),
+    ("cpp", "*(std::vector<int>::pointer)items.data() = 1; return 0;", "new_power"),
+    ("cpp", 'int puts(const char*); puts("x"); return 0;', "new_power"),
+    ("java", 'String text = "\\u0022 + Runtime.getRuntime() + \\u0022"; return 0;', "hidden_code"),
+    ("java", 'return String.class.getResourceAsStream("/x") == null ? 0 : 1;', "new_power"),
+    ("java", "assert items.length < 3; return 0;", "new_power"),
+    ("java", "return (int) (Math.random() * 2);", "new_power"),
     # ends the process, or reaches out of the program
     ("go", "os.Exit(0)\n\treturn 1", "new_power"),
     ("go", "exec.Command(\"true\").Run()\n\treturn 1", "new_power"),
