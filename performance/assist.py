@@ -5,7 +5,8 @@
                                                       the model that `mft demo` trained (or another folder, or a run)
 
 Prints what was asked, accepted and refused, by verb and reason; of a real model also each result. Every accepted result is checked again by other means: plain `ast`, `git apply`,
-and a Python process of its own. The exit code is 1 if one of them does not hold, or if a lie is accepted.
+and a Python process of its own. The exit code is 1 if one of them does not hold, or if a lie is accepted. assist_languages.py does the same for
+the other languages.
 """
 
 import argparse
@@ -243,6 +244,7 @@ def applies(proposal: Proposal) -> bool:
     assert proposal.read is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / proposal.name
+        path.parent.mkdir(exist_ok=True)
         path.write_text(proposal.read.text, encoding="utf-8")
         done = subprocess.run(["git", "apply", "-"], input=proposal.patch.encode(), cwd=folder, capture_output=True)
         return done.returncode == 0 and path.read_text(encoding="utf-8") == proposal.new_text
@@ -268,10 +270,15 @@ def _without(new: str, text: str, old: str) -> str:
     return next((made for at in starts if (made := new[:at] + new[at + len(text) :]) == old), "")
 
 
+Holds = Callable[[Proposal, Any, tuple[str, ...]], bool]
+"""Whether an accepted result has what its verb promises."""
+
+
 class Table:
     """What was asked, by verb: accepted, refused by reason, and what should not have been."""
 
-    def __init__(self) -> None:
+    def __init__(self, holds: Holds) -> None:
+        self.holds = holds
         self.rows: dict[str, Counter[str]] = {}
         self.reasons: dict[str, Counter[str]] = {}
         self.wrong: list[str] = []
@@ -280,7 +287,7 @@ class Table:
         """One more."""
         self.rows.setdefault(verb, Counter())[what] += 1
 
-    def run(self, verb: str, subject: Subject, work: Callable[[], Proposal], bugs: tuple[str, ...], kind: str) -> None:
+    def run(self, verb: str, subject: Any, work: Callable[[], Proposal], bugs: tuple[str, ...], kind: str) -> None:
         """Ask, and judge what comes."""
         self.count(verb, f"{kind} asked")
         try:
@@ -308,7 +315,7 @@ class Table:
             said = [*(f"refused: {one.line[:200]}" for one in proposal.refusals), proposal.patch or proposal.text]
             shown = "\n".join([*said, *filter(None, (proposal.score, *proposal.notes))])
             print(f"  accepted: {verb} {subject.name}:", *shown.splitlines(), sep="\n    ", flush=True)
-        if not holds(proposal, subject, bugs) or kind == "lie":
+        if kind == "lie" or not self.holds(proposal, subject, bugs):
             self.wrong.append(f"{verb} {subject.name} ({kind})")
 
     def show(self, kinds: Sequence[str]) -> None:
@@ -459,7 +466,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(CALLS), metavar="NAME", help="these functions")
     options = parser.parse_args()
     chosen = options.only or list(CALLS)[: options.functions]
-    table = Table()
+    table = Table(holds)
     with tempfile.TemporaryDirectory(prefix="mftcoder-assist-") as name:
         if options.model:
             real(Path(name), chosen, table, options.model)
