@@ -29,7 +29,7 @@ def _number_or_null(value: Any) -> Any:
 
 
 Number = Annotated[Any, AfterValidator(_number_or_null)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=10**15)]
 
 
 class Shape(BaseModel):
@@ -89,8 +89,8 @@ class RoundEntry(Shape):
     """A round in improve.json."""
 
     number: Count
-    problems: Annotated[int, Field(ge=1)]
-    rollouts: Annotated[int, Field(ge=1)]
+    problems: Annotated[Count, Field(ge=1)]
+    rollouts: Annotated[Count, Field(ge=1)]
     passed: Count
     kept: Count
     solved: dict[str, Count]

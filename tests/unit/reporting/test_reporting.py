@@ -100,6 +100,8 @@ def round_of(**changes: Any) -> dict[str, Any]:
         ("improve.json", {}, ": rounds: is required"),
         ("improve.json", {"rounds": [round_of(solved="left out")]}, ": rounds.0.solved: is required"),
         ("improve.json", {"rounds": [round_of(rollouts=0)]}, ": rounds.0.rollouts: Input should be greater than"),
+        ("improve.json", {"rounds": [round_of(passed=10**400)]}, ": rounds.0.passed: Input should be less than"),
+        ("improve.json", {"rounds": [round_of(number=10**400)]}, ": rounds.0.number: Input should be less than"),
         ("improve.json", {"rounds": [round_of(mean_reward=0.5)]}, ": rounds.0: left_out.equal: is required beside"),
         (
             "improve.json",
