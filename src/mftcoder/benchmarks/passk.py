@@ -42,11 +42,14 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
 
 
 def wilson(mean: float, count: int) -> tuple[float, float]:
-    """The Wilson score interval of a mean of `count` values between 0 and 1."""
-    spread = _Z * math.sqrt(mean * (1 - mean) / count + _Z**2 / (4 * count**2))
-    centre = mean + _Z**2 / (2 * count)
-    scale = 1 + _Z**2 / count
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    """The Wilson score interval of a mean of `count` values between 0 and 1. It begins at exactly 0 for a mean of 0, and ends at 1 for 1."""
+    return _lower_bound(mean, count), 1.0 - _lower_bound(1.0 - mean, count)
+
+
+def _lower_bound(mean: float, count: int) -> float:
+    half = _Z**2 / (2 * count)
+    spread = math.sqrt(2 * half * mean * (1 - mean) + half**2)  # for a mean of 0 half itself, to the last bit
+    return max(0.0, (mean + half - spread) / (1 + 2 * half))
 
 
 def estimate(samples: Sequence[int], passed: Sequence[int], k: int) -> PassAtK:

@@ -33,6 +33,11 @@ def test_the_interval_solves_wilsons_equation():
             assert abs(mean - end) == pytest.approx(1.959963984540054 * (end * (1 - end) / 50) ** 0.5, abs=1e-9)
 
 
+def test_none_of_n_begins_at_0_and_all_of_n_ends_at_1():
+    for count in range(1, 2000):
+        assert (wilson(0.0, count)[0], wilson(1.0, count)[1]) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("samples", "passed", "k"), [(3, 1, 5), (3, 4, 1), (3, 1, 0), (3.5, 1, 1), ("3", 1, 1), (9, 2, 2.5)]
 )
