@@ -12,6 +12,7 @@ from mftcoder.app.training import train as app
 from mftcoder.config.load import load_config
 from mftcoder.data.batches.loader import TrainLoader
 from mftcoder.data.prepared.store import prepare
+from mftcoder.registry import BALANCERS
 from mftcoder.training import loop
 from mftcoder.training.forward.language_model import LanguageModel
 from mftcoder.training.metrics import MetricsLog
@@ -19,7 +20,7 @@ from tests.forked import finish, start
 from tests.forked import run as mft
 from tests.integration.test_train_cli import TASKS, metrics, same_bits, weights, write_config, write_tasks
 
-METHODS = {
+METHODS = {name: [f"balancer={name}"] for name in BALANCERS.names() if name != "uniform"} | {
     "coba": ["balancer={name: coba, warmup_steps: 4, window: 8}"],
     "coba released": [
         "balancer={name: coba, warmup_steps: 3, window: 6, variant: released}",
@@ -29,15 +30,13 @@ METHODS = {
     "famo": ["balancer={name: famo, variant: released}"],
     "famo starred": ["balancer={name: famo, signal: validation}"],
     "dwa": ["balancer={name: dwa, update_interval: 3}"],
-    "lbtw": ["balancer=lbtw"],
     "lbtw starred": ["balancer={name: lbtw, signal: validation}"],
     "gradnorm": ["balancer={name: gradnorm, update_interval: 3}"],
     "gradnorm starred": ["balancer={name: gradnorm, update_interval: 3, signal: validation}"],
-    "uncertainty": ["balancer=uncertainty"],
-    "random": ["balancer=random"],
     "selfpaced": ["balancer={name: selfpaced, warmup_steps: 3, window: 6}"],
     "pace": ["balancer={name: pace, warmup_steps: 3, val_share: 0.3, gain: 1}"],
 }
+"""Every method, those whose defaults do not move the weights within STEPS with options of their own; and some variants."""
 FEW = ("coba", "gradnorm", "pace")
 slow = pytest.mark.slow(reason="three runs for each method; the few are one of each kind")
 STEPS = 12

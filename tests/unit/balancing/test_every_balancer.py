@@ -26,14 +26,6 @@ CONFIGS: list[BalancerConfig] = [
 ]
 
 
-def reads_validation(config: BalancerConfig) -> bool:
-    """Whether the method measures validation rows of every task at each update."""
-    return config.name in ("coba", "selfpaced") or getattr(config, "signal", "train") == "validation"
-
-
-READERS = [config for config in CONFIGS if reads_validation(config)]
-
-
 def described(config: BalancerConfig) -> str:
     return " ".join(f"{key}={value}" for key, value in config.model_dump(exclude_defaults=True).items()) or config.name
 
@@ -155,9 +147,8 @@ def test_the_order_of_the_tasks_does_not_matter(config: BalancerConfig, facts: C
         pytest.skip("random weights belong to places, not to tasks")
     history = noisy(60, absent=False)
     back = [3, 2, 1, 0]
-    run = facts(
-        TASKS, validation_rows=np.full(TASKS, 6 if reads_validation(config) else 0)
-    )  # pace asks for them in turn
+    needed = build_balancer(config, facts(TASKS), tuple("abcd")).needs_validation
+    run = facts(TASKS, validation_rows=np.full(TASKS, 6 if needed else 0))  # pace asks for them in turn
     forward = drive(build_balancer(config, run, tuple("abcd")), history, losses)
     reverse = drive(build_balancer(config, run, tuple("abcd")), history[:, back], losses)
     np.testing.assert_allclose(
@@ -165,21 +156,27 @@ def test_the_order_of_the_tasks_does_not_matter(config: BalancerConfig, facts: C
     )
 
 
-@pytest.mark.parametrize("config", READERS, ids=described)
-def test_a_task_without_validation_rows_is_named(config: BalancerConfig, facts: Callable) -> None:
-    run: RunFacts = facts(3, validation_rows=np.array([5, 0, 0]))
+@every_method
+def test_a_task_without_validation_rows_is_named_where_they_are_needed(config: BalancerConfig, facts: Callable) -> None:
+    tasks = ("tests", "docs", "repair")
+    lacking: RunFacts = facts(3, validation_rows=np.array([5, 0, 0]))
+    if not build_balancer(config, facts(3), tasks).needs_validation:
+        build_balancer(config, lacking, tasks)
+        return
     with pytest.raises(ConfigError) as raised:
-        build_balancer(config, run, ("tests", "docs", "repair"))
+        build_balancer(config, lacking, tasks)
     assert [problem.split(":")[0] for problem in raised.value.problems] == ["tasks.docs", "tasks.repair"]
 
 
 @every_method
 def test_asks_for_validation_rows_that_exist(config: BalancerConfig, facts: Callable) -> None:
-    run = facts(TASKS, validation_rows=np.array([1, 2, 3, 40]))
-    balancer = build_balancer(config, run, tuple("abcd"))
-    asked = [row for step in range(1, 200) if balancer.due(step) for row in balancer.validation_rows(step)]
-    assert all(0 <= row.row < run.validation_rows[row.task] for row in asked)
-    assert bool(asked) == (reads_validation(config) or config.name == "pace")
+    few, none = (facts(TASKS, validation_rows=rows) for rows in (np.array([1, 2, 3, 40]), np.zeros(TASKS, np.int64)))
+    needed = build_balancer(config, few, tuple("abcd")).needs_validation
+    for run in (few,) if needed else (few, none):
+        balancer = build_balancer(config, run, tuple("abcd"))
+        asked = [row for step in range(1, 200) if balancer.due(step) for row in balancer.validation_rows(step)]
+        assert all(0 <= row.row < run.validation_rows[row.task] for row in asked)
+        assert asked or not needed
 
 
 @pytest.mark.parametrize("name", NAMES)
