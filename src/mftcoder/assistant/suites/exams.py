@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mftcoder.assistant.checks.replies import refuse_hidden_code
 from mftcoder.assistant.functions import FunctionText
 from mftcoder.assistant.rounds import RefusedAnswer
 from mftcoder.curation.mining.languages.functions import Found, found_functions
@@ -84,6 +85,7 @@ def pairs_of_runs(lines: str) -> list[Pair]:
 def pairs(function: FunctionText, code: str, most: int = MOST_PAIRS) -> list[Pair]:
     """The comparisons in tests, at most so many. RefusedAnswer if there is none."""
     language = function.file.language
+    refuse_hidden_code(code, language)
     tree = parse(code, language)
     found = dict.fromkeys(_pairs_below(tree.root_node, function.name, language) if tree is not None else ())
     if not found:
@@ -213,7 +215,11 @@ def file_of(function: FunctionText, given: Sequence[Pair]) -> str:
     """The pairs as a file of tests."""
     exam, (owner, _, name) = EXAMS[function.file.language], function.name.rpartition(".")
     cases = (
-        exam.case.format(call=pair.call, value=pair.value, said=json.dumps(f"{pair.call.replace('%', '%%')} gives %v"))
+        exam.case.format(
+            call=pair.call,
+            value=pair.value,
+            said=json.dumps(f"{pair.call.replace('%', '%%')} gives %v", ensure_ascii=False),
+        )
         for pair in given
     )
     return exam.file.format(

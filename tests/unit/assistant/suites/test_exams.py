@@ -100,3 +100,24 @@ def test_the_head_is_the_text_before_the_body(tmp_path: Path) -> None:
 def test_the_file_of_tests_holds_each_comparison(tmp_path: Path, language: str) -> None:
     made = file_of(function_of(tmp_path, language), [Pair("f(2)", "3"), Pair("f(-1)", "0")])
     assert "f(2)" in made and "f(-1)" in made
+
+
+@pytest.mark.parametrize(
+    "language, code",
+    [
+        ("java", 'class T { void t() { assertEquals("\\u0022 + System.getenv() + \\u0022", A.f(2)); } }'),
+        ("cpp", 'int main() { assert(f("??/", "); exit(0); //") == 3); }'),
+    ],
+)
+def test_a_text_that_ends_early_for_the_compiler_brings_no_code_into_the_judge(
+    tmp_path: Path, language: str, code: str
+) -> None:
+    with pytest.raises(RefusedAnswer) as refused:
+        pairs(function_of(tmp_path, language), code)
+    assert refused.value.code == "hidden_code"
+
+
+def test_the_file_of_tests_of_go_holds_whole_characters(tmp_path: Path) -> None:
+    """Go refuses the two halves by which JSON writes them."""
+    written = file_of(function_of(tmp_path, "go"), [Pair('f("\U0001f600")', "3")])
+    assert '"f(\\"\U0001f600\\") gives %v"' in written
