@@ -54,7 +54,7 @@ class OpenVinoModel:
         probe = _Probe.of(model)
         try:
             self._compiled = _compile(_convert(model))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except Exception as error:  # any code may be traced
             raise ModelError(f"OpenVINO cannot run {type(model).__name__}: {reason(error)}") from error
         probe.check(self, type(model).__name__)
 
