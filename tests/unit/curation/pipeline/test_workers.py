@@ -53,6 +53,25 @@ with open_workers(2, 300) as found:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_an_interrupt_does_not_wait_for_the_jobs_under_way(context: str) -> None:
+    rest = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with open_workers(2, 300) as found:
+    list(found.map([SimpleNamespace(run=abs)] * 2))
+    print("ready", flush=True)
+    list(found.map([SimpleNamespace(run=time.sleep)] * 2))
+"""
+    process = script(context, rest)
+    assert process.stdout
+    with process, process.stdout as output:
+        assert output.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert output.read() == ""  # the workers hold it open
+        assert process.wait(60) == -signal.SIGINT
+
+
 def test_a_process_does_all_jobs_itself_if_it_is_to_have_no_other() -> None:
     with workers.open_workers(1, {}) as found:
         assert found._pool is None
