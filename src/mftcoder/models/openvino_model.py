@@ -7,6 +7,12 @@ before it is used.
 The cache is blocks of BLOCK tokens; each row names its blocks. Memory that no block was written to is not taken.
 """
 
+# ruff: noqa: E402
+import sys
+
+# OpenVINO tells its makers of each import and conversion, unless this package is missing (its own stub takes its place then).
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 import mmap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,6 +29,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from openvino.op import Constant, _PagedAttentionExtension
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.utils import logging as transformers_logging
 
 from mftcoder.errors import ModelError, reason
 from mftcoder.kernels.attention import refuse_unusual
@@ -47,7 +54,7 @@ class OpenVinoModel:
 
     def __init__(self, model: Any):
         """Compile a transformers model on the CPU. It cannot be used any more. ModelError if OpenVINO cannot run it."""
-        problem = _problem(model.config.get_text_config())
+        problem = unsupported(model.config.get_text_config())
         if problem:
             raise ModelError(f"OpenVINO: {problem}")
         self.config = model.config
@@ -137,7 +144,7 @@ class _Probe:
             )
 
 
-def _problem(config: Any) -> str:
+def unsupported(config: Any) -> str:
     """Why a trace would not hold for all texts; empty if it does."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [part.get("rope_type", "default") for part in (rope, *rope.values()) if isinstance(part, dict)]
@@ -269,10 +276,15 @@ def _convert(model: Any) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the tracer's warnings of values that become constants: the compiled model is compared with the model."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Without warnings of the tracer, which reads every attribute and makes values constant: the result is compared with the model."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def _to_openvino(context: Any) -> list[Any]:

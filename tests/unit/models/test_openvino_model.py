@@ -1,7 +1,11 @@
 """A model that OpenVINO has compiled says what transformers says in float32, for each family, or is refused."""
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +33,7 @@ from transformers import (
 from mftcoder.app.scoring.engine_choice import OPENVINO_FAMILIES
 from mftcoder.errors import ModelError
 
-pytest.importorskip("openvino")
+pytest.importorskip("mftcoder.models.openvino_model")
 
 from mftcoder.models.openvino_model import BLOCK, OpenVinoModel
 
@@ -145,3 +149,20 @@ def test_a_compiled_model_that_says_something_else_is_refused(monkeypatch: pytes
     monkeypatch.setattr(openvino_model, "_convert", without_rope)
     with pytest.raises(ModelError, match="says something else when it is compiled"):
         OpenVinoModel(model_of(FAMILIES["llama"]))
+
+
+def test_compiling_prints_nothing_and_tells_nobody(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "CI": "", "TF_BUILD": ""}  # it tells nothing in CI
+    environment.pop("JENKINS_URL", None)
+    script = f"""
+import sys
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained({str(tiny_llama_dir)!r})
+print("loaded", file=sys.stderr)
+from mftcoder.models.openvino_model import OpenVinoModel
+OpenVinoModel(model)
+print([name for name in sys.modules if name.startswith("openvino_telemetry.")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr.rpartition("loaded\n")[2]) == ("[]\n", "")
+    assert not (tmp_path / "intel").exists()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mftcoder.data.rendering.templates import Template
-from mftcoder.errors import ConfigError, ModelError
+from mftcoder.errors import ConfigError, ModelError, reason
 from mftcoder.generation.engine import Engine, Sampling
 from mftcoder.log import say
 from mftcoder.models.export.folder import end_ids
@@ -48,7 +48,7 @@ def _without(source: ModelSource, name: str, *, device: str, as_trained: bool, d
     """Why vllm or openvino cannot write this model's completions; empty if it can."""
     if name == "vllm":
         return _without_vllm(source, device=device, as_trained=as_trained)
-    return _without_openvino(device=device, as_trained=as_trained, dtype=dtype)
+    return _without_openvino(source, device=device, as_trained=as_trained, dtype=dtype)
 
 
 def _without_vllm(source: ModelSource, *, device: str, as_trained: bool) -> str:
@@ -64,23 +64,31 @@ def _without_vllm(source: ModelSource, *, device: str, as_trained: bool) -> str:
     return ""
 
 
-def _without_openvino(*, device: str, as_trained: bool, dtype: str | None) -> str:
+def _without_openvino(source: ModelSource, *, device: str, as_trained: bool, dtype: str | None) -> str:
     """Why OpenVINO cannot write completions as they are asked for; empty if it can."""
     if importlib.util.find_spec("openvino") is None:
         return "OpenVINO is not installed. Use --engine transformers, or pip install 'mftcoder[openvino]'"
+    try:
+        from mftcoder.models.openvino_model import unsupported
+    except (ImportError, AttributeError, OSError) as error:
+        return f"this version of OpenVINO does not fit ({reason(error)}). pip install 'mftcoder[openvino]', or use --engine transformers"
     if device.startswith("cuda"):
         return f"--device {device}: it computes on the CPU"
     if as_trained:
         return "it computes with whole weights, merged. Use --engine transformers"
     if dtype not in (None, "float32"):
         return f"--dtype {dtype}: it computes in float32. Use --engine transformers"
-    return ""
+    problem = unsupported(_config_of(source).get_text_config())
+    return f"{problem}. Use --engine transformers" if problem else ""
 
 
 def _known_to_openvino(source: ModelSource) -> bool:
     """Whether tests/unit/models/test_openvino_model.py compares a model of this family, and nothing stands against this one."""
-    config = read_model_config(source.weights, name=source.name, trust_remote_code=source.trust_remote_code)
-    return config.model_type in OPENVINO_FAMILIES and launched_processes() == 1
+    return _config_of(source).model_type in OPENVINO_FAMILIES and launched_processes() == 1
+
+
+def _config_of(source: ModelSource) -> Any:
+    return read_model_config(source.weights, name=source.name, trust_remote_code=source.trust_remote_code)
 
 
 OPENVINO_FAMILIES = frozenset(

@@ -69,7 +69,7 @@ def load_model(
     if name == "openvino" and hold:
         raise ConfigError(f"--load {hold}: OpenVINO has whole weights. Use --engine transformers")
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = source.load(device=chosen, dtype=source.dtype(dtype), hold=hold)
+    model = source.load(device=chosen, dtype=source.dtype(dtype, float16=name == "openvino"), hold=hold)
     return compiled(model) if name == "openvino" else model
 
 

@@ -35,13 +35,16 @@ class ModelSource:
     trust_remote_code: bool = False
     loaded: Any = None  # the model itself, where the caller has loaded it; `weights` then holds its configs only
 
-    def dtype(self, wanted: str | None = None) -> torch.dtype:
-        """The requested dtype; else the run's; else the files' own, if it is supported; else bfloat16."""
+    def dtype(self, wanted: str | None = None, *, float16: bool = False) -> torch.dtype:
+        """The requested dtype; else the run's; else the files' own, if it is supported; else bfloat16. `float16` is supported if asked."""
         if self.loaded is not None:
             found: torch.dtype = self.loaded.dtype
             return found
-        stored = self.run.model.dtype if self.run else read_json(self.weights / "config.json").get("dtype")
-        return DTYPES.get(wanted or str(stored), torch.bfloat16)
+        known = {**DTYPES, "float16": torch.float16} if float16 else DTYPES
+        if wanted is None and self.run is None:
+            config = read_json(self.weights / "config.json")
+            wanted = str(config.get("dtype") or config.get("torch_dtype"))  # the second until transformers 5
+        return known.get(wanted or str(self.run and self.run.model.dtype), torch.bfloat16)
 
     @property
     def quantization(self) -> str | None:

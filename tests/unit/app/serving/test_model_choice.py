@@ -1,0 +1,35 @@
+"""The weights that a user's model is served with."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mftcoder.app.serving.model_choice import load_model
+from mftcoder.models.export.source import find_source
+
+
+def test_a_compiled_model_of_float16_weights_rounds_none_of_them(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mftcoder.models.openvino_model")
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "halves"))
+    AutoModelForCausalLM.from_pretrained(folder).to(torch.float16).save_pretrained(folder)
+    with torch.no_grad():
+        whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        expected = whole(input_ids=torch.arange(4, 44)[None]).logits[0, -1]
+    model = load_model(find_source(str(folder)), device="cpu", dtype=None, engine="openvino")
+    found = model.cache(2).forward([list(range(4, 44))], [0], [[0, 1]])[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_weights_keep_the_dtype_that_a_config_names_as_transformers_did_or_does(
+    key: str, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "named"))
+    config = json.loads((folder / "config.json").read_text())
+    config[key] = config.pop("dtype")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert find_source(str(folder)).dtype() == torch.float32
