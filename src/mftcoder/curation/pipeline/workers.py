@@ -81,9 +81,8 @@ def open_workers(processes: int, steps: Tools, meanwhile: Callable[[], object] |
             "a process was killed (out of memory?). Type the same command again to go on with what is finished, "
             f"perhaps with num_proc={max(1, processes // 2)}."
         ) from error
-    except (
-        BaseException
-    ):  # nothing waits for the jobs under way, which may take a minute; Python 3.14 has kill_workers for this
+    except BaseException:
+        # An interrupt must not wait for the jobs under way, which may take a minute. Python 3.14 has kill_workers for this.
         for process in list((pool._processes or {}).values()):
             process.kill()
         raise

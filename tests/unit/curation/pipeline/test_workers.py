@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,18 @@ def test_an_interrupt_does_not_wait_for_the_jobs_under_way(context: str) -> None
     rest = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
-with open_workers(2, 300) as found:
-    list(found.map([SimpleNamespace(run=abs)] * 2))
-    print("ready", flush=True)
-    list(found.map([SimpleNamespace(run=time.sleep)] * 2))
+with open_workers(2, "import time; print('begun', flush=True); time.sleep(100)") as found:
+    list(found.map([SimpleNamespace(run=exec)] * 2))
 """
     process = script(context, rest)
     assert process.stdout
     with process, process.stdout as output:
-        assert output.readline() == "ready\n"
+        assert [output.readline(), output.readline()] == ["begun\n", "begun\n"]
+        begun = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert output.read() == ""  # the workers hold it open
-        assert process.wait(60) == -signal.SIGINT
+        assert process.wait() == -signal.SIGINT
+    assert time.monotonic() - begun < 80
 
 
 def test_a_process_does_all_jobs_itself_if_it_is_to_have_no_other() -> None:
