@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.utils import logging as transformers_logging
 
-from mftcoder.errors import ModelError, reason
+from mftcoder.errors import GenerationError, ModelError, reason
 from mftcoder.kernels.attention import refuse_unusual
 
 BLOCK = 32
@@ -123,6 +123,8 @@ class _Probe:
         positions = getattr(text, "max_position_embeddings", None) or sum(_PROBE)
         ids = torch.randint(text.vocab_size, (1, min(sum(_PROBE), positions)), generator=draw)
         logits = model(input_ids=ids, use_cache=False).logits[0, [ids.shape[1] - 1 - _PROBE[1], -1]]
+        if not logits.isfinite().all():
+            raise GenerationError(f"{type(model).__name__}: its logits are not finite numbers: its weights are damaged")
         return cls(tuple(ids[0].tolist()), logits.float())
 
     def check(self, compiled: OpenVinoModel, name: str) -> None:

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from mftcoder.app.scoring.engine_choice import OPENVINO_FAMILIES
-from mftcoder.errors import ModelError
+from mftcoder.errors import GenerationError, ModelError
 
 pytest.importorskip("mftcoder.models.openvino_model")
 
@@ -131,6 +131,13 @@ def test_what_would_give_other_texts_is_refused(kind: str) -> None:
     config, words = REFUSED[kind]
     with pytest.raises(ModelError, match=words):
         OpenVinoModel(model_of(config))
+
+
+def test_damaged_weights_are_named() -> None:
+    model = model_of(FAMILIES["llama"])
+    model.model.layers[1].mlp.down_proj.weight.data[3, 3] = float("nan")
+    with pytest.raises(GenerationError, match="logits are not finite numbers: its weights are damaged"):
+        OpenVinoModel(model)
 
 
 def test_auto_takes_openvino_for_these_families() -> None:
