@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any, Protocol, TypeVar
 
 from mftcoder.errors import DataError
@@ -73,6 +73,7 @@ def open_workers(processes: int, steps: Tools, meanwhile: Callable[[], object] |
     # A fork spares each process the imports, which take as long as 3 MB of records. It copies no thread but this one, so another thread
     # could leave a lock behind that nobody opens. All processes are forked with the first job, before the pool starts threads of its own.
     context = get_context("fork" if has_one_thread() else "spawn")
+    others = set(active_children())
     pool = ProcessPoolExecutor(processes, context, initializer=_start, initargs=(steps,))
     try:
         yield Workers(steps, pool, processes, meanwhile)
@@ -82,8 +83,8 @@ def open_workers(processes: int, steps: Tools, meanwhile: Callable[[], object] |
             f"perhaps with num_proc={max(1, processes // 2)}."
         ) from error
     except BaseException:
-        # An interrupt must not wait for the jobs under way, which may take a minute. Python 3.14 has kill_workers for this.
-        for process in list((pool._processes or {}).values()):
+        # An interrupt must not wait for the jobs under way, which may take a minute, nor for a process that the pool does not know yet.
+        for process in set(active_children()) - others:
             process.kill()
         raise
     finally:
