@@ -101,7 +101,8 @@ def test_weights_do_not_depend_on_the_micro_batches(
         )  # fmt: skip
         train(config, *METHODS[method], "adapter.lora_dropout=0")
         trajectories.append([list(step.values()) for step in applied(config.parent / "run")])
-    assert trajectories[0] == [pytest.approx(step, abs=1e-6) for step in trajectories[1]]
+    # CoBa compares slopes of losses, which enlarges their rounding: 1.1e-6 on a CPU with AVX2 only.
+    assert trajectories[0] == [pytest.approx(step, abs=5e-6) for step in trajectories[1]]
 
 
 LONG_WARMUP = ["balancer.val_batches=99", "balancer.warmup_steps=10", "balancer.window=12"]
