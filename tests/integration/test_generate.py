@@ -50,6 +50,18 @@ def test_answers_stand_in_problem_order_with_their_settings_beside(tiny_llama_di
     assert sorted(path.name for path in tmp_path.iterdir()) == files
 
 
+def test_answers_that_transformers_began_stay_with_it_where_auto_would_take_another_engine(
+    tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("mftcoder.models.openvino_model")
+    generate(tiny_llama_dir, tmp_path, "--name", "m", "--limit", "3", "--engine", "transformers")
+    again = generate(tiny_llama_dir, tmp_path, "--name", "m", "--limit", "3")
+    assert "3 of 3 samples are already done" in again.stderr
+    assert json.loads((tmp_path / "settings_mini_m.json").read_text())["engine"] == "transformers"
+    generate(tiny_llama_dir, tmp_path, "--name", "new", "--limit", "3")
+    assert json.loads((tmp_path / "settings_mini_new.json").read_text())["engine"] == "openvino"
+
+
 def test_a_cut_journal_is_gone_on_from_and_gives_the_same_file(tiny_llama_dir: Path, tmp_path: Path) -> None:
     sampled = ("--limit", "4", "--n-samples", "2", "--temperature", "1", "--name", "m", "--seed", "3")
     generate(tiny_llama_dir, tmp_path, *sampled)

@@ -33,7 +33,7 @@ from mftcoder.data.rendering.templates import Template, load_template
 from mftcoder.errors import ConfigError, GenerationError, Interrupted
 from mftcoder.generation.engine import Completion, Prompt
 from mftcoder.generation.journal import GenerationJournal
-from mftcoder.jsonl import write_json
+from mftcoder.jsonl import has_settings, write_json
 from mftcoder.log import OnProgress, no_progress, say, warn
 from mftcoder.models.export.source import ModelSource, find_source, loaded_source
 from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
@@ -163,6 +163,8 @@ def _generate(
     wanted = options.engine if source.loaded is None else "transformers"
     engine = engine_name(wanted, source, device=options.device, as_trained=options.as_trained, dtype=options.dtype)
     template = _template(source, options) if options.mode == "chat" else None
+    if options.engine == "auto" and any(_begun(benchmark, source, template, options) for benchmark in benchmarks):
+        engine = "transformers"
     if options.preset:
         _tell_preset(PRESETS[options.preset], source, options)
     with ExitStack() as stack:
@@ -266,11 +268,21 @@ def _open(
     # Paths and times of files differ between machines, so one rank tells all.
     settings = group.run_on_rank0(lambda: _settings(benchmark, source, template, engine, options))
     out.mkdir(parents=True, exist_ok=True)
-    journal = stack.enter_context(
-        GenerationJournal(out / f"completions_{benchmark.name}_{name}.jsonl", settings, group.rank)
-    )
+    journal = stack.enter_context(GenerationJournal(_journal_path(benchmark, source, options), settings, group.rank))
     prompts = tuple(_prompts(benchmark, asking, template, options))
     return _Task(benchmark, asking, journal, settings, prompts, out / f"generations_{benchmark.name}_{name}.json")
+
+
+def _begun(benchmark: Benchmark, source: ModelSource, template: Template | None, options: GenerateOptions) -> bool:
+    """Whether the transformers engine has begun these answers, before another engine was installed."""
+    path = _journal_path(benchmark, source, options)
+    return path.is_file() and has_settings(path, _settings(benchmark, source, template, "transformers", options))
+
+
+def _journal_path(benchmark: Benchmark, source: ModelSource, options: GenerateOptions) -> Path:
+    name = _file_name(source, options)
+    out = options.out or (Path(f"generations_{name}") if options.preset else Path())
+    return out / f"completions_{benchmark.name}_{name}.jsonl"
 
 
 def _file_name(source: ModelSource, options: GenerateOptions) -> str:
