@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation import live_engine
 from mftcoder.generation.batch_engine import BatchEngine
@@ -21,22 +21,6 @@ from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, S
 from mftcoder.models.loading.load import load_folder
 
 TEXTS = ("def add(a, b):", "x", "import torch\n\n\nclass Model:\n    def forward(self", "for i in range(10):\n", "é中")
-
-
-@pytest.fixture(scope="module", params=["transformers", "openvino"])
-def model(tiny_llama_dir: Path, request: pytest.FixtureRequest) -> Any:
-    found = load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
-    if request.param == "transformers":
-        return found
-    pytest.importorskip("mftcoder.models.openvino_model")
-    from mftcoder.models.openvino_model import OpenVinoModel
-
-    return OpenVinoModel(found)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_llama_dir: Path) -> Tokenizer:
-    return load_tokenizer(str(tiny_llama_dir))
 
 
 class Live:
