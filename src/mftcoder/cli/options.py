@@ -99,8 +99,13 @@ engine = click.option(
     default="auto",
     help="auto: openvino on a CPU, where it is installed and can run the model.",
 )
-trust_remote_code = click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
 dtype = click.option(
     "--dtype", type=click.Choice(["bfloat16", "float32"]), help="Dtype of the weights (default: the model's own)."
 )
 limit = click.option("--limit", type=COUNT, help="Take only the first N problems of each benchmark.", metavar="N")
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--checkpoint, --dtype, --device and --trust-remote-code, for the commands that ask a model."""
+    trust = click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model.")
+    return checkpoint(dtype(device(trust(command))))

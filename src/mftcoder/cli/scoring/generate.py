@@ -6,19 +6,7 @@ import click
 
 from mftcoder.app.scoring.options import GenerateOptions
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import (
-    COUNT,
-    PATH,
-    SEED,
-    Finite,
-    Names,
-    checkpoint,
-    data_dir,
-    device,
-    dtype,
-    limit,
-    trust_remote_code,
-)
+from mftcoder.cli.options import COUNT, PATH, SEED, Finite, Names, data_dir, limit, model_options
 from mftcoder.cli.scoring.evaluate import run_evaluation
 
 
@@ -68,10 +56,7 @@ from mftcoder.cli.scoring.evaluate import run_evaluation
     "--seed", type=SEED, default=GenerateOptions.seed, help="Seed of sampling. Each sample has its own stream."
 )
 @limit
-@checkpoint
-@dtype
-@device
-@trust_remote_code
+@model_options
 @click.option("--as-trained", is_flag=True, help="Keep a QLoRA run's base in its 4 or 8 bits instead of merging.")
 @click.option("--evaluate", "then_evaluate", is_flag=True, help="Evaluate the answers at once, like `mft evaluate`.")
 @click.pass_context

@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import (
-    COUNT,
-    PATH,
-    Finite,
-    checkpoint,
-    device,
-    dtype,
-    engine,
-    load,
-    template,
-    trust_remote_code,
-)
+from mftcoder.cli.options import COUNT, PATH, Finite, engine, load, model_options, template
 from mftcoder.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,10 +40,7 @@ _SHARED = (
     template,
     engine,
     load,
-    checkpoint,
-    dtype,
-    device,
-    trust_remote_code,
+    model_options,
 )
 _MUTANTS = click.option("--mutants", type=click.IntRange(1, 100), default=10, help="Mutants that judge the tests.")
 _APPLY = click.option("--apply", "applied", is_flag=True, help="Write the change into the file.")

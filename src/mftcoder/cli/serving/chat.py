@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import (
-    COUNT,
-    SEED,
-    Finite,
-    checkpoint,
-    device,
-    dtype,
-    engine,
-    load,
-    template,
-    trust_remote_code,
-)
+from mftcoder.cli.options import COUNT, SEED, Finite, engine, load, model_options, template
 from mftcoder.errors import MftError
 
 if TYPE_CHECKING:
@@ -47,10 +36,7 @@ QUOTES = '"""'
 @click.option("--seed", type=SEED, help="Seed of sampling (default: another one for each answer).")
 @engine
 @load
-@checkpoint
-@dtype
-@device
-@trust_remote_code
+@model_options
 def command(model: str, prompt: str | None, **options: Any) -> None:
     """Talk to MODEL in the template of its training. With PROMPT, or text from a pipe, answer once.
 

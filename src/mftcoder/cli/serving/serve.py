@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from mftcoder.cli.console import shown
-from mftcoder.cli.options import COUNT, PATH, Finite, checkpoint, device, dtype, load, template, trust_remote_code
+from mftcoder.cli.options import COUNT, PATH, Finite, load, model_options, template
 from mftcoder.errors import ConfigError
 
 
@@ -56,10 +56,7 @@ class NamedPath(click.ParamType):
 @click.option("--ui", is_flag=True, help="Offer a page: chat, run code in the sandbox, compare two models and vote.")
 @click.option("--votes", type=PATH, default=Path("votes.jsonl"), help="File for the page's preference records.")
 @load
-@checkpoint
-@dtype
-@device
-@trust_remote_code
+@model_options
 def command(model: str, engine_flags: tuple[str, ...], adapters: tuple[tuple[str, Path], ...], **options: Any) -> None:
     """Serve MODEL: /v1/chat/completions, /v1/completions, /v1/models, /infill, /health, /metrics.
 
