@@ -30,12 +30,14 @@ FETCH_MODEL = (
     "import sys; from mftcoder.models.conversion.demo_model import smollm2_folder as fetch; "
     "print(fetch(lambda text: print(text, file=sys.stderr)))"
 )
+FASTER_DTYPE = "from mftcoder.kernels.limits import faster_dtype; print(faster_dtype())"
 MIN_STEPS, MOST_STEPS, PROBE_STEPS = 12, 60, 3
 VALIDATIONS = 4
 TASKS = ("complete_function", "write_function", "write_docstring", "repair_function")  # and write_asserts, which is run
 KINDS = ("complete", "write", "repair", "test")  # of problems in the exam
 MOST_PROBLEMS = 80  # of a kind
 ANSWER_TOKENS = 200
+EXPORT = ("--dtype", "bfloat16")  # that of the base model, also where float32 was trained
 OVERHEAD = 60  # seconds for loading, validation, export and the report
 GO_ON = "`mft demo` with the same --out goes on from here."
 
@@ -118,11 +120,12 @@ def demo(out: Path, *, minutes: float) -> None:
         for stage in scoring_stages(out, "base", model):
             demo.run(stage)
         scoring = demo.seconds() - before
-        write_text(out / "train.yaml", config_text(out, model, PROBE_STEPS))
-        demo.run(probe_stage(out))
+        dtype = demo.run(dtype_stage(), capture=True).strip()
+        write_text(out / "train.yaml", config_text(out, model, PROBE_STEPS, dtype))
+        demo.run(probe_stage(out, dtype))
         steps = steps_for(60 * minutes - demo.seconds() - scoring - OVERHEAD, step_seconds(out / "probe"))
         console.print(f"{steps} of at most {MOST_STEPS} steps fit into {minutes:g} minutes", highlight=False)
-        config = config_text(out, model, steps)
+        config = config_text(out, model, steps, dtype)
         write_text(out / "train.yaml", config)
         for stage in [
             *training_stages(out, config),
@@ -150,8 +153,13 @@ def mining_stage(out: Path) -> Stage:
     return Stage(title, text, ("data", "mine", "--stdlib", *places, *limits), (out / "data", out / "exam"))
 
 
-def probe_stage(out: Path) -> Stage:
-    text = f"How long a step takes here decides how many are trained, {MOST_STEPS} at most."
+def dtype_stage() -> Stage:
+    text = "The dtype to train in: bfloat16, or float32 where this machine would emulate bfloat16."
+    return Stage("The dtype", text, ("-c", FASTER_DTYPE))
+
+
+def probe_stage(out: Path, dtype: str) -> Stage:
+    text = f"How long a step in {dtype} takes here decides how many are trained, {MOST_STEPS} at most."
     options = (
         "train.eval_strategy=no",
         "train.save_strategy=no",
@@ -159,7 +167,7 @@ def probe_stage(out: Path) -> Stage:
         f"train.max_steps={PROBE_STEPS}",
     )
     command = ("train", str(out / "train.yaml"), *options, f"output_dir={out / 'probe'}")
-    return Stage("A few steps on the clock", text, command, (out / "probe",))
+    return Stage("A few steps on the clock", text, command, (out / "probe",), dtype)
 
 
 def training_stages(out: Path, config: str) -> list[Stage]:
@@ -167,7 +175,7 @@ def training_stages(out: Path, config: str) -> list[Stage]:
     export = "Merge the adapter into the model: a folder that any library loads, with checksums and a model card."
     return [
         Stage("Training", train, ("train", str(out / "train.yaml")), (out / "run",), config),
-        Stage("Export", export, ("export", str(out / "run"), str(out / "model")), (out / "model",)),
+        Stage("Export", export, ("export", str(out / "run"), str(out / "model"), *EXPORT), (out / "model",)),
     ]
 
 
@@ -198,8 +206,8 @@ def report_stage(out: Path) -> Stage:
     return Stage("Report", text, ("report", str(out / "run"), *places, *metrics), (out / "report.html",))
 
 
-def config_text(out: Path, model: str, steps: int) -> str:
-    """The config of the demo (demo.yaml, beside this file) with this folder, this model and this number of steps."""
+def config_text(out: Path, model: str, steps: int, dtype: str) -> str:
+    """The config of the demo (demo.yaml, beside this file) with this folder, this model, this number of steps and this dtype."""
     raw = read_config_file(Path(str(files("mftcoder.app") / "demo.yaml")))
     for name in raw["tasks"]:
         for field, file in (("files", "train.jsonl"), ("validation", "valid.jsonl")):
@@ -208,6 +216,7 @@ def config_text(out: Path, model: str, steps: int) -> str:
     for field, value in (("max_steps", steps), ("eval_steps", every), ("save_steps", min(every, 10))):
         apply_override(raw, f"train.{field}={value}")
     apply_override(raw, f"model.model_name_or_path={model}")
+    apply_override(raw, f"model.dtype={dtype}")
     apply_override(raw, f"output_dir={out / 'run'}")
     return yaml_text(raw)
 

@@ -123,9 +123,8 @@ def _devices() -> Iterator[Finding]:
         "ok",
         f"{cores} cores, {torch.get_num_threads()} torch threads, {torch.backends.cpu.get_cpu_capability()}",
     )
-    if "bf16" not in _cpu_flags() and not torch.cuda.is_available():
-        meaning = "bfloat16 is emulated on this CPU: slower than float32, and no more exact"
-        yield Finding("devices", "bfloat16", "note", "not in hardware", meaning, "model.dtype=float32 for small models")
+    for limit in () if torch.cuda.is_available() else device_limits(torch.device("cpu")):
+        yield Finding("devices", limit.what, "note", limit.lack, limit.cost, limit.remedy)
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
         size = f"{facts.total_memory / GIB:.0f} GiB, compute {facts.major}.{facts.minor}"
@@ -153,13 +152,6 @@ def _fp8(device: "torch.device") -> Finding:
         return Finding("devices", f"fp8 on {device}", "ok", "multiplies e4m3 (model.quantization: fp8, 4bit-fp8)")
     meaning = f"{lack}. With model.quantization: fp8 it computes the same numbers and saves memory, but no time"
     return Finding("devices", f"fp8 on {device}", "note", "emulated", meaning)
-
-
-def _cpu_flags() -> str:
-    """The flags of the CPU, such as `bf16`, if the system reports them."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
 def _attention() -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from mftcoder.kernels.attention import varlen_problem
 from mftcoder.kernels.flash import head_sizes
 
 TENSOR_CORES_FOR_BF16 = (8, 0)  # compute capability; FlashAttention needs the same
+FLOAT32 = "model.dtype=float32 for models that fit"
 ALIGNED = 8  # 16 bytes of bfloat16: the fastest products need rows of a multiple of this
 
 
@@ -39,22 +40,41 @@ class Limit:
         return f"{self.what}: {self.lack}; {self.cost}. {self.remedy}".strip()
 
 
-def device_limits(device: torch.device) -> Iterator[Limit]:
-    """The limits of one GPU; none for a CPU, which has no fast path."""
+def device_limits(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Iterator[Limit]:
+    """The limits of one GPU, or of the CPU, for a model of `dtype`."""
     if device.type != "cuda":
+        if dtype == torch.bfloat16 and not has_bfloat16(device):
+            cost = "they are emulated, much slower than in float32"
+            yield Limit("bfloat16", "this CPU has no instructions for its products", cost, FLOAT32)
         return
     capability = torch.cuda.get_device_capability(device)
     shown = ".".join(map(str, capability))
-    if capability < TENSOR_CORES_FOR_BF16:
+    if dtype == torch.bfloat16 and not has_bfloat16(device):
         lack = f"this GPU has compute capability {shown}, products in bfloat16 begin with 8.0"
         cost = "they are computed without tensor cores, at a fraction of the speed"
-        yield Limit("bfloat16", lack, cost, "model.dtype=float32 for models that fit")
+        yield Limit("bfloat16", lack, cost, FLOAT32)
     if problem := varlen_problem(torch.bfloat16, 64, 64, 0.0, device):
         cost = "packed rows are attended in a loop over samples, which takes a launch a sample and layer"
         yield Limit("FlashAttention", problem, cost)
     if missing := lack_of_triton():
         cost = "the head's loss and the optimizer run as several plain kernels, and layers are not compiled"
         yield Limit("Triton", missing, cost, "apt install gcc python3-dev, or: conda install gcc_linux-64")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself. True for a CPU that does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= TENSOR_CORES_FOR_BF16
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "bf16")
+    return "bf16" in flags
+
+
+def faster_dtype() -> str:
+    """The dtype that training is fastest in here: bfloat16, or float32 where bfloat16 is emulated."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def model_limits(device: torch.device, model_config: Any, dtype: torch.dtype) -> Iterator[Limit]:

@@ -4,12 +4,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from mftcoder.app.demo import (
     Demo,
     Stage,
     config_text,
+    dtype_stage,
     exam_table,
     loss_table,
     mining_stage,
@@ -85,19 +87,16 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_config_it_writes_is_valid_and_points_into_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
-    path.write_text(config_text(tmp_path, "/models/small", 40))
+    path.write_text(config_text(tmp_path, "/models/small", 40, "float32"))
     run = load_config(path)
-    assert (run.model.model_name_or_path, run.train.max_steps, run.output_dir) == (
-        "/models/small",
-        40,
-        str(tmp_path / "run"),
-    )
+    model = (run.model.model_name_or_path, run.model.dtype)
+    assert (*model, run.train.max_steps, run.output_dir) == ("/models/small", "float32", 40, str(tmp_path / "run"))
     assert run.tasks[0].files == (str(tmp_path / "data" / "complete_function" / "train.jsonl"),)
     assert run.tasks[4].validation == (str(tmp_path / "data" / "write_asserts" / "valid.jsonl"),)
 
 
 def test_every_task_that_is_trained_is_mined(tmp_path: Path) -> None:
-    (tmp_path / "train.yaml").write_text(config_text(tmp_path, "/models/small", 40))
+    (tmp_path / "train.yaml").write_text(config_text(tmp_path, "/models/small", 40, "float32"))
     mined = mining_stage(tmp_path).command
     tasks = [task.name for task in load_config(tmp_path / "train.yaml").tasks]
     assert tasks == [*mined[mined.index("--tasks") + 1].split(","), "write_asserts"]
@@ -106,10 +105,20 @@ def test_every_task_that_is_trained_is_mined(tmp_path: Path) -> None:
 def test_commands_can_be_typed_by_hand(tmp_path: Path) -> None:
     train, export = training_stages(tmp_path, "")
     assert train.by_hand == f"mft train {tmp_path}/train.yaml"
-    assert export.by_hand == f"mft export {tmp_path}/run {tmp_path}/model"
+    assert export.by_hand == f"mft export {tmp_path}/run {tmp_path}/model --dtype bfloat16"
     answer, score = scoring_stages(tmp_path, "base", "/m")
     assert answer.by_hand.startswith(f"mft generate /m --task exam --data-dir {tmp_path}/exam --limit 80 ")
     assert score.by_hand.startswith(f"mft evaluate {tmp_path}/scores/base/generations_exam-complete_base.json ")
+
+
+def test_it_trains_in_the_dtype_that_the_machine_computes_fast(tmp_path: Path) -> None:
+    dtype = fresh(tmp_path / "demo").run(dtype_stage(), capture=True).strip()
+    flags = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Feat"))), "bf16"
+    )
+    assert torch.cuda.is_available() or dtype == ("bfloat16" if "bf16" in flags else "float32")
+    (tmp_path / "train.yaml").write_text(config_text(tmp_path, "/models/small", 40, dtype))
+    assert load_config(tmp_path / "train.yaml").model.dtype == dtype
 
 
 def test_both_models_sit_the_same_exam(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_new_gpu_with_a_compiler_lacks_nothing(monkeypatch: pytest.MonkeyPatch
 def test_an_old_gpu_lacks_bfloat16_and_flash_attention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_capability(monkeypatch, 7, 5)
     with_triton(monkeypatch, tmp_path)
+    assert [limit.what for limit in device_limits(GPU, torch.float32)] == ["FlashAttention"]
     first, second = device_limits(GPU)
     assert str(first) == (
         "bfloat16: this GPU has compute capability 7.5, products in bfloat16 begin with 8.0; they are computed without tensor "
@@ -93,7 +94,24 @@ def test_a_cpu_without_a_cpp_compiler_does_not_compile_layers(monkeypatch: pytes
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "no C++ compiler" in (compile_problem(CPU) or "")
-    assert list(device_limits(CPU)) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [
+        ("flags\t\t: fpu sse2 avx2", True),
+        ("flags\t\t: fpu avx512f avx512_bf16", False),
+        ("Features\t: fp asimd", True),
+        ("Features\t: fp asimd bf16", False),
+        ("", False),  # a system that does not tell
+    ],
+)
+def test_a_cpu_without_instructions_for_bfloat16_is_told(
+    monkeypatch: pytest.MonkeyPatch, flags: str, lacks: bool
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\n{flags}\n")
+    assert [limit.remedy for limit in device_limits(CPU)] == ["model.dtype=float32 for models that fit"] * lacks
+    assert list(device_limits(CPU, torch.float32)) == []
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,8 @@ def _slower_ways(config: RunConfig, model: LanguageModel, device: torch.device) 
         from mftcoder.models.layers.lora_forward import kept_by_peft
 
         yield from kept_by_peft(model.module)
-    limits = (*device_limits(device), *model_limits(device, model.causal_lm.config, DTYPES[config.model.dtype]))
+    dtype = DTYPES[config.model.dtype]
+    limits = (*device_limits(device, dtype), *model_limits(device, model.causal_lm.config, dtype))
     yield from (str(limit) for limit in limits if limit.what != "FlashAttention")
     in_fp8 = config.model.quantization in IN_FP8 or config.train.fp8_recipe
     if in_fp8 and (lack := lack_of_fp8(device)):

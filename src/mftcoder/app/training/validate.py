@@ -112,10 +112,9 @@ def validate(config: RunConfig, *, gpu: str | None = None, on_progress: OnProgre
     on_host = host_memory(card.count) if card.is_here else None
     plans = memory_plans(config, planned, card.device.type, card.count, on_host)
     _print_memory(config, plans, card, planned.by_formula)
+    dtype = DTYPES[config.model.dtype]
     limits = (
-        []
-        if not card.is_here
-        else [*device_limits(card.device), *model_limits(card.device, model.config, DTYPES[config.model.dtype])]
+        [*device_limits(card.device, dtype), *model_limits(card.device, model.config, dtype)] if card.is_here else []
     )
     as_run = config.model_copy(update={"backend": backend})
     idle = fields_without_effect(Run(as_run, card.count, card.device.type == "cuda"))
