@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -199,4 +200,17 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untraceable_dir(tiny_llama_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Gemma 2, whose capped attention scores OpenVINO does not run, with the tiny tokenizer."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("untraceable") / "gemma"))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 512}
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "attn_logit_softcapping": 20.0}
+    Gemma2ForCausalLM(Gemma2Config(vocab_size=vocabulary, **sizes, **heads)).save_pretrained(folder)
     return folder

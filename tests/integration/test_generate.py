@@ -11,11 +11,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from mftcoder.app.scoring import engine_choice
 from mftcoder.app.scoring.engine_choice import open_engine
 from mftcoder.benchmarks.catalogue import load
 from mftcoder.cli import cli
 from mftcoder.data.tokenizers.tokenizer import load_tokenizer
-from mftcoder.errors import ConfigError
+from mftcoder.errors import ConfigError, ModelError
 from mftcoder.generation.engine import Sampling
 from mftcoder.models.export.source import find_source
 from tests.integration import test_backends
@@ -60,6 +61,20 @@ def test_answers_that_transformers_began_stay_with_it_where_auto_would_take_anot
     assert json.loads((tmp_path / "settings_mini_m.json").read_text())["engine"] == "transformers"
     generate(tiny_llama_dir, tmp_path, "--name", "new", "--limit", "3")
     assert json.loads((tmp_path / "settings_mini_new.json").read_text())["engine"] == "openvino"
+
+
+def test_answers_of_a_model_that_openvino_cannot_run_are_those_of_transformers_and_say_so(
+    untraceable_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mftcoder.models.openvino_model")
+    monkeypatch.setattr(engine_choice, "OPENVINO_FAMILIES", {"gemma2"})
+    words = ("--name", "m", "--limit", "3")
+    with pytest.raises(ModelError, match=r"OpenVINO cannot run Gemma2ForCausalLM.* Use --engine transformers"):
+        generate(untraceable_dir, tmp_path, *words, "--engine", "openvino")
+    done = generate(untraceable_dir, tmp_path, *words)
+    assert "the transformers engine takes its place" in done.stderr and len(answers(tmp_path)) == 3
+    assert json.loads((tmp_path / "settings_mini_m.json").read_text())["engine"] == "transformers"
+    assert "3 of 3 samples are already done" in generate(untraceable_dir, tmp_path, *words).stderr
 
 
 def test_a_cut_journal_is_gone_on_from_and_gives_the_same_file(tiny_llama_dir: Path, tmp_path: Path) -> None:

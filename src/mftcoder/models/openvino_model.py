@@ -61,9 +61,11 @@ class OpenVinoModel:
         probe = _Probe.of(model)
         try:
             self._compiled = _compile(_convert(model))
-        except Exception as error:  # any code may be traced
+            probe.check(self, type(model).__name__)
+        except ModelError:
+            raise
+        except Exception as error:  # any code may be traced, and what is compiled may not run
             raise ModelError(f"OpenVINO cannot run {type(model).__name__}: {reason(error)}") from error
-        probe.check(self, type(model).__name__)
 
     def cache(self, blocks: int) -> "PagedCache":
         """An empty key-value cache of so many blocks."""

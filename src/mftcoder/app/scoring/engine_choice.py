@@ -97,15 +97,23 @@ OPENVINO_FAMILIES = frozenset(
 """Families of models that `auto` runs with OpenVINO."""
 
 
+class NotCompiledError(ModelError):
+    """OpenVINO cannot run a model that is not damaged: the transformers engine may."""
+
+    def tell_other_engine(self) -> None:
+        """Log why the transformers engine takes OpenVINO's place."""
+        say(f"{self.__cause__}; the transformers engine takes its place")
+
+
 def compiled(model: Any) -> Any:
-    """The model as OpenVINO runs it. ModelError if it cannot."""
+    """The model as OpenVINO runs it. NotCompiledError if it cannot."""
     from mftcoder.models.openvino_model import OpenVinoModel
 
     say("compiling the model for this CPU with OpenVINO")
     try:
         return OpenVinoModel(model)
     except ModelError as error:
-        raise ModelError(*(f"{problem}. Use --engine transformers" for problem in error.problems)) from error
+        raise NotCompiledError(*(f"{problem}. Use --engine transformers" for problem in error.problems)) from error
 
 
 def open_engine(
@@ -122,7 +130,7 @@ def open_engine(
 ) -> Engine:
     """The engine `name` with the model loaded. With a chat `template`, the template's end token ends a text and the engine adds no BOS.
 
-    `end_token` also ends a text, besides the model's own EOS tokens.
+    NotCompiledError if `name` is openvino, and it cannot run the model. `end_token` also ends a text, besides the model's own EOS tokens.
     """
     ends = set(stop_tokens(source.weights, source.tokenizer))
     if end_token is not None:

@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import xxhash
 
-from mftcoder import __version__, cache
-from mftcoder.app.scoring.engine_choice import engine_name, open_engine
+from mftcoder import __version__
+from mftcoder.app.scoring.engine_choice import NotCompiledError, engine_name, open_engine
 from mftcoder.app.scoring.options import GenerateOptions, benchmark_names, check_names, preset_options
 from mftcoder.benchmarks.catalogue import PRESETS, Preset, expand
 from mftcoder.benchmarks.catalogue import load as load_benchmark
@@ -35,8 +35,8 @@ from mftcoder.generation.engine import Completion, Prompt
 from mftcoder.generation.journal import GenerationJournal
 from mftcoder.jsonl import has_settings, write_json
 from mftcoder.log import OnProgress, no_progress, say, warn
+from mftcoder.models.export.fingerprint import fingerprint
 from mftcoder.models.export.source import ModelSource, find_source, loaded_source
-from mftcoder.models.files.download import PICKLED_WEIGHTS, SAFE_WEIGHTS
 from mftcoder.training.backends.process_group import Group, OneProcess, ProcessGroup, launched_processes
 
 _PATIENCE = 7 * 24 * 3600  # seconds that a process waits for the others
@@ -155,7 +155,6 @@ def _generate(
     source: ModelSource, options: GenerateOptions, group: Group, device: str, on_progress: OnProgress
 ) -> list[Path]:
     """The work of one rank, on this device."""
-    rank, processes = group.rank, group.world_size
     benchmarks = [load_benchmark(task, options.data_dir, options.limit) for task in expand(options.tasks)]
     if source.loaded is not None:
         device = str(source.loaded.device)
@@ -167,6 +166,28 @@ def _generate(
         engine = "transformers"
     if options.preset:
         _tell_preset(PRESETS[options.preset], source, options)
+    write = partial(_write_all, benchmarks, source, template, options, group, device, on_progress)
+    try:
+        return write(engine)
+    except NotCompiledError as error:
+        if options.engine != "auto":
+            raise
+        error.tell_other_engine()
+    return write("transformers")  # after the block, whose error keeps the other copy of the model in memory
+
+
+def _write_all(
+    benchmarks: Sequence[Benchmark],
+    source: ModelSource,
+    template: Template | None,
+    options: GenerateOptions,
+    group: Group,
+    device: str,
+    on_progress: OnProgress,
+    engine: str,
+) -> list[Path]:
+    """The answers of this rank, written by `engine`, and on rank 0 the files of all. NotCompiledError before the first answer."""
+    rank, processes = group.rank, group.world_size
     with ExitStack() as stack:
         tasks = [_open(benchmark, source, template, engine, options, group, stack) for benchmark in benchmarks]
         total = sum(len(task.prompts[rank::processes]) for task in tasks)
@@ -298,7 +319,7 @@ def _settings(
         "task": benchmark.name,
         "data": benchmark.source,
         "model": str(source.weights) if source.loaded is None else source.name,
-        "weights": _weights_fingerprint(source),
+        "weights": fingerprint(source),
         "dtype": str(source.dtype(options.dtype, float16=engine == "openvino")).removeprefix("torch."),
         **({"base": source.quantization} if options.as_trained else {}),
         "engine": engine,
@@ -316,31 +337,6 @@ def _settings(
 
 
 _SAMPLING_OPTIONS = ("max_new_tokens", "temperature", "top_p", "seed", "max_length")
-_SHAPES_OUTPUT = (
-    *SAFE_WEIGHTS,
-    *PICKLED_WEIGHTS,
-    "*.py",
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-)
-
-
-def _weights_fingerprint(source: ModelSource) -> str:
-    """A hash of the content of weights, adapter and their configs. The hashes of large files are cached."""
-    if source.loaded is not None:
-        return _tensors_fingerprint(source.loaded)
-    folders = [folder for folder in (source.weights, source.adapter) if folder]
-    return cache.key(*(path for folder in folders for name in _SHAPES_OUTPUT for path in sorted(folder.glob(name))))
-
-
-def _tensors_fingerprint(model: Any) -> str:
-    """A hash of the weights of a model in memory, and of its config."""
-    digest = xxhash.xxh3_128(model.config.to_json_string(use_diff=False).encode())
-    for name, weight in sorted(model.state_dict().items()):
-        digest.update(f"{name}:{tuple(weight.shape)}:{weight.dtype}:".encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _prompts(

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from mftcoder.app.scoring.engine_choice import compiled, engine_name
+from mftcoder.app.scoring.engine_choice import NotCompiledError, compiled, engine_name
 from mftcoder.config.data import DataConfig
 from mftcoder.data.rendering.templates import Template, load_template, text_after_answer
 from mftcoder.errors import ConfigError
@@ -63,14 +64,24 @@ def usage_of(source: ModelSource, template: str | None = None) -> Usage:
 def load_model(
     source: ModelSource, *, device: str, dtype: str | None, hold: str | None = None, engine: str = "auto"
 ) -> Any:
-    """The model in memory, as `engine` (transformers, openvino or auto) runs it. `hold` is 4bit or 8bit."""
+    """The model in memory, as `engine` (transformers, openvino or auto) runs it. `hold` is 4bit or 8bit.
+
+    What OpenVINO cannot run is a NotCompiledError with openvino, and a model of transformers with auto.
+    """
     wanted = "transformers" if engine == "auto" and hold else engine
     name = engine_name(wanted, source, device=device, dtype=dtype)  # vllm for auto where it could be served, too
     if name == "openvino" and hold:
         raise ConfigError(f"--load {hold}: OpenVINO has whole weights. Use --engine transformers")
     chosen = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = source.load(device=chosen, dtype=source.dtype(dtype, float16=name == "openvino"), hold=hold)
-    return compiled(model) if name == "openvino" else model
+    load = partial(source.load, device=chosen, hold=hold)
+    if name == "openvino":
+        try:
+            return compiled(load(dtype=source.dtype(dtype, float16=True)))
+        except NotCompiledError as error:
+            if engine != "auto":
+                raise
+            error.tell_other_engine()
+    return load(dtype=source.dtype(dtype))  # after the block, whose error keeps the other copy in memory
 
 
 def served_model(source: ModelSource, name: str, template: str | None = None) -> Served:

@@ -110,7 +110,8 @@ def _engine(chosen: ServeOptions, source: ModelSource) -> str:
 def _in_this_process(
     source: ModelSource, served: Sequence[Served], folders: Mapping[str, Path], chosen: ServeOptions, name: str
 ) -> tuple[Catalogue, EngineOf]:
-    model = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load, engine=name)
+    engine = chosen.engine if name == "openvino" else name  # auto may still find that OpenVINO cannot run it
+    model = load_model(source, device=chosen.device, dtype=chosen.dtype, hold=chosen.load, engine=engine)
     if folders:
         model = load_adapters(model, folders)
     catalogue = catalogue_of(served, source, model.config, chosen.cache_tokens)

@@ -1,6 +1,7 @@
 """The weights that a user's model is served with."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from mftcoder.app.scoring import engine_choice
 from mftcoder.app.serving.model_choice import load_model
+from mftcoder.errors import ModelError
 from mftcoder.models.export.source import find_source
 
 
@@ -33,3 +36,18 @@ def test_weights_keep_the_dtype_that_a_config_names_as_transformers_did_or_does(
     config[key] = config.pop("dtype")
     (folder / "config.json").write_text(json.dumps(config))
     assert find_source(str(folder)).dtype() == torch.float32
+
+
+def test_what_openvino_cannot_run_is_run_by_transformers_unless_openvino_was_named(
+    untraceable_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("mftcoder.models.openvino_model")
+    monkeypatch.setattr(engine_choice, "OPENVINO_FAMILIES", {"gemma2"})
+    source = find_source(str(untraceable_dir))
+    with caplog.at_level(logging.INFO, "mftcoder"):
+        model = load_model(source, device="cpu", dtype=None)
+    assert "OpenVINO cannot run Gemma2ForCausalLM: " in caplog.text
+    assert "does not support softcap" in caplog.text and "; the transformers engine takes its place" in caplog.text
+    assert model(input_ids=torch.arange(4, 14)[None]).logits.isfinite().all()
+    with pytest.raises(ModelError, match=r"OpenVINO cannot run Gemma2ForCausalLM: .* Use --engine transformers"):
+        load_model(source, device="cpu", dtype=None, engine="openvino")
