@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ _CHANGING_ROPE = ("dynamic", "longrope")  # rotations that depend on the length 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _PROBE = (2 * BLOCK + 5, 9)  # tokens of a text that both models read, in two parts
 _LEAST_AGREEMENT = 0.99  # correlation of logits; rounding to bfloat16 leaves 0.999, another attention less than 0.9
+_PLACES = ("Couldn't get TorchScript", "Exception", "Check '", "FrontEnd API failed", "Summary:")  # in its errors
 _MOST_DIFFERENCE = 1e-3  # of logits, beside their deviation; rounding leaves 1e-5
 
 
@@ -65,7 +67,7 @@ class OpenVinoModel:
         except ModelError:
             raise
         except Exception as error:  # any code may be traced, and what is compiled may not run
-            raise ModelError(f"OpenVINO cannot run {type(model).__name__}: {reason(error)}") from error
+            raise ModelError(f"OpenVINO cannot run {type(model).__name__}: {_without_advice(error)}") from error
 
     def cache(self, blocks: int) -> "PagedCache":
         """An empty key-value cache of so many blocks."""
@@ -146,6 +148,13 @@ class _Probe:
             raise ModelError(
                 f"OpenVINO: {name} reads a text in parts otherwise than as a whole: it is more than attention"
             )
+
+
+def _without_advice(error: Exception) -> str:
+    """What is wrong, in the first lines of an error that are no place in OpenVINO's code, and before its advice and its stack."""
+    lines = takewhile(lambda line: not line.startswith(("Please check", "At:")), str(error).splitlines())
+    said = [line for line in lines if line.strip() and not line.startswith(_PLACES)]
+    return reason(RuntimeError("\n".join(said[:3]))) if said else reason(error)
 
 
 def unsupported(config: Any) -> str:

@@ -133,6 +133,31 @@ def test_what_would_give_other_texts_is_refused(kind: str) -> None:
         OpenVinoModel(model_of(config))
 
 
+class UnknownOperation(torch.nn.Module):
+    """Makes a product that OpenVINO has no operation for."""
+
+    def __init__(self, inner: torch.nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.inner(states) * torch.special.bessel_j0(states)
+
+
+def test_an_error_is_what_is_wrong_without_openvinos_advice_and_places() -> None:
+    with pytest.raises(ModelError) as capped:
+        OpenVinoModel(model_of(REFUSED["softcap"][0]))
+    model = model_of(FAMILIES["llama"])
+    model.model.layers[1].mlp = UnknownOperation(model.model.layers[1].mlp)
+    with pytest.raises(ModelError) as unknown:
+        OpenVinoModel(model)
+    assert str(capped.value) == "OpenVINO cannot run Gemma2ForCausalLM: packed attention does not support softcap"
+    assert str(unknown.value) == (
+        "OpenVINO cannot run LlamaForCausalLM: Model wasn't fully converted. -- No conversion rule found for operations: "
+        "aten::special_bessel_j0"
+    )
+
+
 def test_damaged_weights_are_named() -> None:
     model = model_of(FAMILIES["llama"])
     model.model.layers[1].mlp.down_proj.weight.data[3, 3] = float("nan")
