@@ -15,15 +15,9 @@ pytest.importorskip("httpx", reason="the extra `curate` brings httpx")
 pytest.importorskip("rensa", reason="the extra `curate` brings rensa")
 
 from tests.forked import run as mft
+from tests.integration.test_mine import CODE
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
 
-CODE = '''
-def moved(value, low, high):
-    """Return value moved into the range from low to high."""
-    if value < low:
-        return low
-    return high if value > high else value
-'''
 STEPS = ("replace", "rename", "unlink", "rmdir", "fsync", "mkdir")
 """How files and folders appear, are made to last, and go. Half written files lie between two of these."""
 COMMANDS: dict[str, tuple[str, ...]] = {

@@ -40,19 +40,9 @@ def engine(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def tiny_llama_dir(tiny_llama_dir: Path, engine: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """vLLM has no attention for heads as small as those of the tests' own model."""
-    if "vllm" not in engine:
-        return tiny_llama_dir
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("wide") / "model"))
-    config = LlamaConfig.from_pretrained(folder)
-    config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads = 128, 64, 2, 1
-    torch.manual_seed(1)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+def tiny_llama_dir(tiny_llama_dir: Path, engine: tuple[str, ...], request: pytest.FixtureRequest) -> Path:
+    """A model that the engine has an attention for."""
+    return request.getfixturevalue("wide_headed_llama_dir") if "vllm" in engine else tiny_llama_dir
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,11 @@ from typing import Any
 
 import pytest
 
-from mftcoder.cli import main
 from mftcoder.curation.pipeline import run as running
 from mftcoder.curation.pipeline import verify as verifying
 from mftcoder.execution.pool import Pool
 from mftcoder.execution.sandbox import Limits
-
-
-def mft(*arguments: object) -> int:
-    try:
-        main(["data", *map(str, arguments)])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from tests.integration.test_curate import mft
 
 
 def line(number: int, *, right: bool = True, **fields: Any) -> str:

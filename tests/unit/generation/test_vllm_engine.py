@@ -15,31 +15,17 @@ PROMPTS = [Prompt("t", f"p{number}", 0, text) for number, text in enumerate(("de
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
-    """A model with heads that vLLM has an attention for."""
-    import shutil
-
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path_factory.mktemp("wide") / "model"))
-    config = LlamaConfig.from_pretrained(folder)
-    config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads = 128, 64, 2, 1
-    torch.manual_seed(1)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+def tokenizer(wide_headed_llama_dir: Path) -> Tokenizer:
+    return load_tokenizer(str(wide_headed_llama_dir))
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> Tokenizer:
-    return load_tokenizer(str(folder))
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path, tokenizer: Tokenizer) -> Any:
+def engine(wide_headed_llama_dir: Path, tokenizer: Tokenizer) -> Any:
     from mftcoder.generation.vllm_engine import VllmEngine
 
-    return VllmEngine(folder, tokenizer, Sampling(20), dtype="float32", end_ids=[tokenizer.eos_id], batch_size=4)
+    return VllmEngine(
+        wide_headed_llama_dir, tokenizer, Sampling(20), dtype="float32", end_ids=[tokenizer.eos_id], batch_size=4
+    )
 
 
 def texts(engine: Any, sampling: Sampling, prompts: Sequence[Prompt] = PROMPTS) -> dict[str, str]:
@@ -47,13 +33,13 @@ def texts(engine: Any, sampling: Sampling, prompts: Sequence[Prompt] = PROMPTS) 
     return {done.prompt.problem_id: done.text for done in engine.generate(prompts)}
 
 
-def test_greedy_texts_are_those_of_transformers(engine: Any, folder: Path, tokenizer: Tokenizer) -> None:
+def test_greedy_texts_are_those_of_transformers(engine: Any, wide_headed_llama_dir: Path, tokenizer: Tokenizer) -> None:
     import torch
 
     from mftcoder.generation.batch_engine import BatchEngine
     from mftcoder.models.loading.load import load_folder
 
-    model = load_folder(folder, dtype=torch.float32, device="cpu")
+    model = load_folder(wide_headed_llama_dir, dtype=torch.float32, device="cpu")
     other = BatchEngine(model, tokenizer, Sampling(20), end_ids=[tokenizer.eos_id])
     assert texts(engine, Sampling(20)) == {done.prompt.problem_id: done.text for done in other.generate(PROMPTS)}
 

@@ -19,6 +19,7 @@ from mftcoder.curation.synthesis.output import Synthesized
 from mftcoder.curation.synthesis.trials import mutants, python_of, usable_tests
 from mftcoder.execution.run_programs import Sandbox
 from tests.scripted_endpoint import Answer, Asked, ScriptedEndpoint
+from tests.unit.curation.synthesis.test_synthesize import dropped
 
 RIGHT = "def largest(items):\n    if not items:\n        return None\n    return max(items)\n"
 WRONG = "def largest(items):\n    return min(items)\n"
@@ -63,12 +64,6 @@ def records_file(folder: Path, *records: dict[str, Any]) -> str:
 
 def written(made: Synthesized, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (made.folder / task / "train.jsonl").read_text().splitlines()]
-
-
-def dropped(made: Synthesized) -> list[tuple[str, str]]:
-    path = made.folder / "dropped.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(entry["step"], entry["rule"]) for entry in map(json.loads, lines)]
 
 
 def question(answer: str, **fields: Any) -> dict[str, Any]:

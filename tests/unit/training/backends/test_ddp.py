@@ -1,7 +1,6 @@
 """What two real ranks with a whole model each make of their gradients, and when."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -26,12 +25,6 @@ from tests.unit.training.losses.test_objective import language_model, samples, s
 
 CONFIG = TrainConfig(weight_decay=0.1, max_grad_norm=1.0)
 WEIGHTS = TaskWeights(np.asarray([1.0, 3.0]))
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    with two_ranks("ddp") as ask:
-        yield ask
 
 
 class Net(nn.Module):

@@ -1,7 +1,6 @@
 """The communication of two real processes, and the environment of a launcher."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,12 +16,6 @@ from mftcoder.training.backends.process_group import (
     pick_device,
 )
 from tests.ranks import Ask, free_port, two_ranks
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    with two_ranks("ddp") as ask:
-        yield ask
 
 
 def sum_of_ranks(backend: DdpBackend) -> tuple[Tensor, Tensor]:

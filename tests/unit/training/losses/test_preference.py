@@ -1,6 +1,6 @@
 """The losses over pairs: their values and gradients are those of the written formulas, however a step is split, and on two ranks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.losses.preference import PairTask
 from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.step import Pairs, train_step, validate
-from tests.ranks import Ask, two_ranks
+from tests.ranks import Ask
 from tests.unit.training.losses.test_objective import ROW, VOCABULARY, language_model, relative_gap
 
 KINDS: list[PreferenceKind] = [
@@ -215,12 +215,6 @@ def one_step(backend: Backend, kind: PreferenceKind, data: StepData) -> dict[str
 def step_of_rank(backend: Backend, kind: PreferenceKind) -> dict[str, Any]:
     data = step_data(4, "padded")
     return one_step(backend, kind, StepData(data.micro_batches[backend.group.rank :: 2], data.counts))
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    with two_ranks("ddp") as ask:
-        yield ask
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)

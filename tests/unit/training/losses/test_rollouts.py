@@ -1,6 +1,5 @@
 """The loss over sampled answers: its value and gradient are those of the written formula, however a step is split, and on two ranks."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from mftcoder.training.losses.objective import Objective, token_coefficients
 from mftcoder.training.losses.rollouts import RolloutTask, TokenLogps, Tokens, token_terms
 from mftcoder.training.optimizer import MasterAdamW
 from mftcoder.training.step import Pairs, train_step, validate
-from tests.ranks import Ask, two_ranks
+from tests.ranks import Ask
 from tests.unit.training.losses.test_objective import ROW, language_model, relative_gap
 from tests.unit.training.losses.test_preference import flat_gradient, text
 
@@ -171,12 +170,6 @@ def one_step(backend: Backend, kind: GrpoKind, data: StepData) -> dict[str, Any]
 def step_of_rank(backend: Backend, kind: GrpoKind) -> dict[str, Any]:
     data = step_data(4, "padded")
     return one_step(backend, kind, StepData(data.micro_batches[backend.group.rank :: 2], data.counts))
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
-    with two_ranks("ddp") as ask:
-        yield ask
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
