@@ -41,6 +41,15 @@ def test_a_bare_machine_is_told_what_each_lack_means(monkeypatch: pytest.MonkeyP
     assert found["toolchains/python"]["value"].endswith(sys.version.split()[0])
 
 
+def test_on_a_narrow_terminal_no_path_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    path = "/a" * 60
+    doctor._print([doctor.Finding("software", "mftcoder", "ok", path)])
+    assert "".join(line[-40:].split()[-1] for line in capsys.readouterr().out.splitlines()) == path
+
+
 def test_every_extra_is_listed_with_what_its_lack_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = importlib.util.find_spec
     absent = {row[0] for row in doctor.EXTRAS} - {"torch"}

@@ -19,7 +19,7 @@ import orjson
 import psutil
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from mftcoder import __version__, hub
 from mftcoder.errors import ExecutionError, reason
@@ -275,7 +275,7 @@ EXAMINATIONS: dict[str, Callable[[], Iterator[Finding]]] = {
 
 def _print(findings: list[Finding]) -> None:
     signs = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "lack": "[red]lack[/]"}
-    table = Table(show_header=False, box=None, pad_edge=False)
+    table = Table("", "", "", Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
     area = ""
     for finding in findings:
         first = "" if finding.area == area else finding.area

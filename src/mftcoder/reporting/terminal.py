@@ -5,7 +5,10 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import product
 
 from rich.cells import cell_len
+from rich.columns import Columns
 from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 Row = Sequence[str]
 
@@ -29,15 +32,29 @@ def print_table(console: Console, titles: Row, rows: Sequence[Row], *, numbers: 
 def print_table_with_names(
     console: Console, titles: Row, rows: Sequence[Row], name: str, *, numbers: Collection[str] = ()
 ) -> None:
-    """Print the rows. If the names of column `name` do not fit, each row has a letter, and the names are listed below."""
+    """Print the rows. If the names of column `name` do not fit, each row has a letter, and the names are listed below.
+
+    On a terminal that is too narrow for that too, each row is its words, and its numbers below them, each behind its title.
+    """
     place = list(titles).index(name)
     if _width(titles, rows, 1) <= console.width:
         print_table(console, titles, rows, numbers=numbers)
         return
     letters = dict(zip(dict.fromkeys(row[place] for row in rows), _letters(), strict=False))
     short = [[*row[:place], letters[row[place]], *row[place + 1 :]] for row in rows]
+    if _width(titles, short, 1) > console.width:
+        _print_blocks(console, titles, rows, numbers)
+        return
     print_table(console, titles, short, numbers=numbers)
     print_list(console, f"{name}s", (f"{letter}  {found}" for found, letter in letters.items()))
+
+
+def _print_blocks(console: Console, titles: Row, rows: Sequence[Row], numbers: Collection[str]) -> None:
+    for row in rows:
+        words = [cell or " " for title, cell in zip(titles, row, strict=True) if title not in numbers]
+        pairs = [Text(f"{title} {cell}") for title, cell in zip(titles, row, strict=True) if title in numbers]
+        console.print(" ".join(words), style="bold", highlight=False, markup=False, soft_wrap=True)
+        console.print(Padding(Columns(pairs, padding=(0, 2)), (0, 0, 0, 4)), highlight=False)
 
 
 def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """`mft validate` refuses what `mft train` would: one line each on the standard error, exit code 2."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_the_memory_of_each_plan_is_one_line_of_80_columns_and_no_word_is_cut(
     assert rows[0].startswith("> a") and "  a  recompute nothing\n" in plans
     assert len(rows) == len(plans.splitlines()) - 1
     assert "…" not in said and "runs/[a]" in said
+
+
+def test_on_60_columns_the_memory_of_a_plan_stands_below_its_name(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    config = write_config(tmp_path, folder, write_tasks(tmp_path / "data", 8))
+    main(["validate", str(config), "--gpu", "24GB"])
+    said = capsys.readouterr().out
+    blocks = said[said.index("> recompute nothing\n") :].split("\n    in all ")
+    assert len(blocks) > 5 and "recompute all layers, moments in 8 bits\n" in said
+    for block in blocks[1:]:
+        numbers, _, _ = f"in all {block}".partition("\n  recompute")
+        found = {title: float(size) for title, size in re.findall(r"(\w[\w ]*) ([0-9]+\.[0-9]{2})\b", numbers)}
+        assert {"in all", "weights", "moments", "activations", "head"} <= found.keys()
+        assert found.pop("in all") == pytest.approx(sum(found.values()) - found.get("host", 0), abs=0.05)
+        assert max(map(len, numbers.splitlines())) <= 60
 
 
 def test_the_plan_for_another_gpu_says_which_gpus_multiply_in_fp8(
