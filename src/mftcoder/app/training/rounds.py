@@ -226,7 +226,8 @@ class Rounds:
         kinds = _kinds(getattr(self.problems, side))
         tasks = ",".join(f"exam-{kind}" for kind in kinds)
         given = {
-            # One engine for all models: vLLM, which is taken where it can be, reads the given model but no run folder with LoRA weights.
+            # One engine for all models, else its change counts as theirs. auto decides for each model anew: vLLM reads no run folder with
+            # LoRA weights, and what OpenVINO cannot run goes to transformers.
             "--engine": "transformers",
             "--mode": "chat",
             "--name": name,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class Processes:
 
     def __call__(self, arguments: list[str], **_: Any) -> tuple[int, str]:
         self.commands.append(arguments[2])
-        self.words = arguments
+        self.words += arguments
         return self.code, ""
 
 
@@ -162,16 +163,20 @@ def test_a_finished_stage_does_not_run_again(tmp_path: Path, monkeypatch: pytest
     assert processes.commands == ["generate"]
 
 
-def test_one_engine_answers_before_and_after_also_where_vllm_could_read_the_given_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_one_engine_answers_before_and_after_also_where_a_faster_one_could_run_the_given_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     """Else a change from one engine to another would count as one of the model."""
     processes = Processes()
     monkeypatch.setattr(module, "run_python", processes)
     stages, problems = Stages(tmp_path / "out", {}), Problems((problem("f", "a.py"),), (problem("g", "b.py"),))
-    Rounds("m", options(tmp_path), problems, stages, {}).generated("base", tmp_path, "exam", ("m",), ())
+    chosen = options(tmp_path, device=device)
+    for name, model in (("base", "m"), ("round-1", "run")):
+        Rounds("m", chosen, problems, stages, {}).generated(name, tmp_path, "exam", (model,), ())
     stages.close()
-    assert processes.words[processes.words.index("--engine") + 1] == "transformers"
+    engines = [word for before, word in pairwise(processes.words) if before == "--engine"]
+    assert engines == ["transformers", "transformers"]
 
 
 @pytest.mark.parametrize(("code", "error"), [(1, UnjudgedError), (2, MftError)])
