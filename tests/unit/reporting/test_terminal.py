@@ -52,6 +52,16 @@ def test_names_that_do_not_fit_are_listed_below_by_letters():
     assert printed(print_table_with_names, ("task", "model", "value"), rows, "model", width=100)[1].split()[1] == LONG
 
 
+def test_where_letters_do_not_fit_either_the_numbers_of_a_row_stand_below_its_words():
+    rows = [("mbpp", LONG, "0.5", "500"), ("", "[x]", "0.25", "7")]
+    lines = printed(
+        print_table_with_names, ("task", "model", "value", "n"), rows, "model", width=18, numbers=("value", "n")
+    )
+    assert [line.rstrip() for line in lines] == [
+        f"mbpp {LONG}", "    value 0.5", "    n 500", "  [x]", "    value 0.25", "    n 7",
+    ]  # fmt: skip
+
+
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")

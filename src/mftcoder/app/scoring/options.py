@@ -63,7 +63,7 @@ class GenerateOptions:
     seed: int = 0
     """Seed of sampling."""
     engine: str = "auto"
-    """transformers, vllm, or auto."""
+    """transformers, openvino, vllm, or auto."""
     batch_size: int | None = None
     """Samples generated at the same time; None: the engine's own."""
     limit: int | None = None
