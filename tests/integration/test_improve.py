@@ -28,6 +28,14 @@ from tests.integration.test_killed_parent import _children, _runs
 from tests.unit.benchmarks.test_practice import problem, written
 
 NAMES = ("one", "two", "three", "four")
+POLICY = (
+    "--method=grpo",
+    "--samples=8",
+    "--temperature=1.5",
+    "--updates=2",
+    "data.max_length=256",
+    "model.dtype=float32",
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +61,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> P
     return folder / "model"
 
 
+def improving(model: Path, exam: Path, out: Path, *more: str) -> list[str]:
+    """The words of a command that practises on one half of the exam."""
+    places = ["improve", str(model), "--exam", str(exam), "--train-share", "0.5", "--out", str(out)]
+    return [*places, "--max-new-tokens", "60", "--device", "cpu", "train.report_to=[]", *more]
+
+
+def two_claims_each(folder: Path) -> Path:
+    """An exam whose problems are tested by two claims, so that a part of an answer's tests can pass."""
+    return written(folder, [problem(name, f"{name}.py", test=f"assert {name}(1) == 1\nassert {name}(2) == 2\n") for name in NAMES])  # fmt: skip
+
+
 def _wait_until(path: Path, lines: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while not (path.exists() and path.read_bytes().count(b"\n") >= lines):
@@ -64,20 +83,8 @@ def _wait_until(path: Path, lines: int) -> None:
 def test_a_killed_improvement_goes_on_and_repeats_nothing(tmp_path: Path, trained: Path) -> None:
     exam = written(tmp_path, [problem(name, f"{name}.py") for name in NAMES])
     out = tmp_path / "out"
-    command = ["improve", str(trained), "--exam", str(exam), "--train-share", "0.5", "--out", str(out), "--rounds", "1"]
-    command += [
-        "--samples",
-        "3",
-        "--temperature",
-        "0.05",
-        "--max-new-tokens",
-        "60",
-        "--device",
-        "cpu",
-        "--batch-size",
-        "1",
-    ]
-    command += ["train.max_steps=3", "data.max_length=128", "train.report_to=[]"]
+    how = ["--rounds", "1", "--samples", "3", "--temperature", "0.05", "--batch-size", "1"]
+    command = improving(trained, exam, out, *how, "train.max_steps=3", "data.max_length=128")
     process = subprocess.Popen(
         [sys.executable, "-m", "mftcoder", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -124,23 +131,8 @@ def test_a_killed_improvement_goes_on_and_repeats_nothing(tmp_path: Path, traine
 @pytest.mark.slow(reason="a dozen commands, each in a process of its own")
 def test_a_policy_goes_on_in_one_run_over_its_rounds(tmp_path: Path, trained: Path) -> None:
     """Two rounds of grpo of two updates each, sampled so wildly that answers of a group differ."""
-    exam = written(tmp_path, [problem(name, f"{name}.py", test=f"assert {name}(1) == 1\nassert {name}(2) == 2\n") for name in NAMES])  # fmt: skip
-    out = tmp_path / "out"
-    command = ["improve", str(trained), "--exam", str(exam), "--train-share", "0.5", "--out", str(out), "--rounds", "2"]
-    command += [
-        "--method",
-        "grpo",
-        "--samples",
-        "8",
-        "--temperature",
-        "1.5",
-        "--max-new-tokens",
-        "60",
-        "--device",
-        "cpu",
-    ]
-    command += ["--updates", "2", "--score-every", "2", "--grpo", "beta=0.05"]
-    done = mft(*command, "data.max_length=256", "train.report_to=[]", "model.dtype=float32")
+    exam, out = two_claims_each(tmp_path), tmp_path / "out"
+    done = mft(*improving(trained, exam, out, *POLICY, "--rounds", "2", "--score-every", "2", "--grpo", "beta=0.05"))
     assert done.returncode == 0, done.stderr
     found = json.loads((out / "improve.json").read_text())
     assert found["scores"]["exam-write"].keys() == {"base", "round-2"}
@@ -181,17 +173,17 @@ def die_after(samples: int) -> None:
 
 @pytest.mark.slow(reason="two rounds, one of them twice, of eight commands each, each in a process of its own")
 def test_a_policy_killed_while_it_samples_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, trained: Path) -> None:
-    exam = written(tmp_path, [problem(name, f"{name}.py", test=f"assert {name}(1) == 1\nassert {name}(2) == 2\n") for name in NAMES])  # fmt: skip
-    command = ["improve", str(trained), "--exam", str(exam), "--train-share", "0.5", "--method", "grpo"]
-    command += ["--rounds", "1", "--samples", "8", "--temperature", "1.5", "--max-new-tokens", "60", "--updates", "2"]
-    command += ["--device", "cpu", "--batch-size", "4", "model.dtype=float32", "data.max_length=256"]
-    command += ["train.report_to=[]", "--out"]
-    killed = mft(*command, tmp_path / "killed", first=partial(die_after, 5))
+    exam = two_claims_each(tmp_path)
+    words = {
+        name: improving(trained, exam, tmp_path / name, *POLICY, "--rounds", "1", "--batch-size", "4")
+        for name in ("killed", "whole")
+    }
+    killed = mft(*words["killed"], first=partial(die_after, 5))
     assert killed.returncode == -signal.SIGKILL
     journal = Path("round-1", "samples", "completions_exam-write_round-1.jsonl")
     assert len(read_completions(tmp_path / "killed" / journal)) == 5
-    for name in ("killed", "whole"):
-        done = mft(*command, tmp_path / name)
+    for command in words.values():
+        done = mft(*command)
         assert done.returncode == 0, done.stderr
     folders = [tmp_path / name for name in ("killed", "whole")]
     answers = [sorted(map(json.dumps, read_completions(folder / journal))) for folder in folders]

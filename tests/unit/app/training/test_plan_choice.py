@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2Config
 
 from mftcoder.app.training import plan_choice
 from mftcoder.app.training.plan_choice import plans_of
@@ -17,12 +16,7 @@ from mftcoder.models.gpu_memory import plans as memory
 from mftcoder.models.loading.resolve import ResolvedModel
 from mftcoder.training.backends.process_group import OneProcess
 from mftcoder.training.checkpoints.checkpoint import Progress
-
-GIB = 2**30
-QWEN_1_5B = Qwen2Config(
-    vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-    num_key_value_heads=2, tie_word_embeddings=True,
-)  # fmt: skip
+from tests.unit.models.gpu_memory.test_plans import GIB, QWEN_1_5B
 
 
 def run_config(**sections: Any) -> RunConfig:
