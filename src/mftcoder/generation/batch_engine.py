@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mftcoder.data.tokenizers.tokenizer import Tokenizer
+from mftcoder.errors import GenerationError
 from mftcoder.generation.batches.batch import GAP, PREFILL_TOKENS, Batch, open_batch
-from mftcoder.generation.batches.row import Row
+from mftcoder.generation.batches.row import DAMAGED, Row
 from mftcoder.generation.engine import Completion, FinishReason, Prompt, Sampling
 from mftcoder.generation.prompt_tokens import TokenPrompt, split_by_limit, token_prompts
 from mftcoder.generation.sampler import random_stream
@@ -53,7 +54,10 @@ class BatchEngine:
         self.max_positions = int(positions) if positions else 1 << 30
 
     def generate(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
-        """One completion for each prompt, when it is ready. GenerationError lists prompts that are too long for the model."""
+        """One completion for each prompt, when it is ready. GenerationError lists prompts that are too long for the model.
+
+        Also for logits that are not finite numbers.
+        """
         possible, full = split_by_limit(self._tokenized(prompts))
         yield from full
         waiting = deque(sorted(map(self._draft, possible), key=lambda draft: -len(draft.row.ids)))
@@ -73,6 +77,9 @@ class BatchEngine:
                 added = active
                 batch.step()
             for draft in added:
+                if not draft.row.finite:
+                    name = self.model.config.name_or_path or type(self.model).__name__
+                    raise GenerationError(f"{name}: {draft.prompt.problem_id}: {DAMAGED}")
                 if draft.row.tokens[-1] not in self.end_ids:
                     draft.text.add(draft.row.tokens[-1])
             yield from self._collect(active, batch)

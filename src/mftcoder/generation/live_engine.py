@@ -20,7 +20,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.data.tokenizers.word_completion import HeldText, Vocabulary
 from mftcoder.errors import GenerationError, reason
 from mftcoder.generation.batches.batch import PREFILL_TOKENS, Batch, open_batch
-from mftcoder.generation.batches.row import Row, TokenChoice
+from mftcoder.generation.batches.row import DAMAGED, Row, TokenChoice
 from mftcoder.generation.engine import FinishReason, Prompt, Sampling
 from mftcoder.generation.sampler import random_stream
 from mftcoder.generation.text_stream import TextStream
@@ -294,11 +294,11 @@ class LiveEngine(RequestEngine):
         self, adapter: str | None, moved: Sequence[Submission], events: list[tuple[Submission, Event]]
     ) -> None:
         for submission in moved:
-            piece = submission.take_token()
-            if piece is None:
+            event = submission.take_token() if submission.row.finite else GenerationError(DAMAGED)
+            if event is None:
                 continue
-            events.append((submission, piece))
-            if piece.finish_reason is not None:
+            events.append((submission, event))
+            if isinstance(event, GenerationError) or event.finish_reason is not None:
                 self._remove(adapter, self.active[adapter].index(submission))
 
     def _batch(self, adapter: str | None) -> Batch:

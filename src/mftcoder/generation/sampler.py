@@ -13,6 +13,9 @@ from torch import Tensor
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.prompt_tokens import sample_seed
 
+NOT_FINITE = -1
+"""In the place of a token, where the logits are not finite numbers. It comes with the tokens, so that a GPU is not waited for twice."""
+_COLDEST = 1e-30  # temperature below which a logit divided by it may be no float32: sampling is greedy long before
 MOST_PROBABLE = 256  # enough in most cases, and cheaper to find than sorting the vocabulary
 
 
@@ -22,7 +25,7 @@ def random_stream(prompt: Prompt, seed: int) -> np.random.Generator:
 
 
 def choose_tokens(logits: Tensor, samplings: Sequence[Sampling], streams: Sequence[np.random.Generator]) -> list[int]:
-    """The next token of each row of logits [rows, vocabulary], each row with its own temperature and bounds."""
+    """The next token of each row of logits [rows, vocabulary], each row with its own temperature and bounds; NOT_FINITE as in `next_tokens`."""
     groups: dict[tuple[float, ...], list[int]] = {}
     for row, one in enumerate(samplings):
         kind = (one.temperature, one.top_p, one.top_k, one.min_p, one.temperature_last)
@@ -38,10 +41,10 @@ def choose_tokens(logits: Tensor, samplings: Sequence[Sampling], streams: Sequen
 
 
 def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> list[int]:
-    """The next token of each row of logits [rows, vocabulary]."""
-    if sampling.temperature == 0:
-        chosen: list[int] = logits.argmax(dim=-1).tolist()
-        return chosen
+    """The next token of each row of logits [rows, vocabulary]; NOT_FINITE where one of them is NaN or inf, or all are -inf."""
+    if sampling.temperature < _COLDEST:
+        highest, first = logits.max(dim=-1)
+        return torch.where(highest.isfinite(), first, NOT_FINITE).tolist()
     draws = torch.tensor([stream.random() for stream in streams], dtype=torch.float32, device=logits.device)
     probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
     if sampling.takes_all:
@@ -51,7 +54,9 @@ def next_tokens(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.
     if not _holds_all(likely, sampling):
         likely, ids = judged.sort(dim=-1, descending=True)
     kept = probabilities.gather(1, ids).masked_fill(~_allowed(likely, sampling), 0.0)
-    return ids.gather(1, _at(kept, draws)[:, None])[:, 0].tolist()
+    places = _at(kept, draws)
+    tokens = ids.gather(1, places.clamp(min=0)[:, None])[:, 0]
+    return torch.where(places < 0, places, tokens).tolist()
 
 
 def _holds_all(likely: Tensor, sampling: Sampling) -> bool:
@@ -75,8 +80,8 @@ def _allowed(likely: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _at(weights: Tensor, draws: Tensor) -> Tensor:
-    """Per row the index where the running sum exceeds `draw * total`; never one of weight 0."""
+    """Per row the index where the running sum exceeds `draw * total`; never one of weight 0. NOT_FINITE where all are 0 or NaN."""
     running = weights.cumsum(dim=-1)
     index = torch.searchsorted(running, (draws * running[:, -1])[:, None], right=True)[:, 0]
     last = weights.shape[-1] - 1 - (weights.flip(-1) > 0).int().argmax(dim=-1)
-    return torch.minimum(index, last)
+    return torch.where(running[:, -1] > 0, torch.minimum(index, last), NOT_FINITE)

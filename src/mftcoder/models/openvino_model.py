@@ -128,7 +128,13 @@ class _Probe:
         ids = torch.randint(text.vocab_size, (1, min(sum(_PROBE), positions)), generator=draw)
         logits = model(input_ids=ids, use_cache=False).logits[0, [ids.shape[1] - 1 - _PROBE[1], -1]]
         if not logits.isfinite().all():
-            raise GenerationError(f"{type(model).__name__}: its logits are not finite numbers: its weights are damaged")
+            name = model.config.name_or_path or type(model).__name__
+            for weight, values in model.named_parameters():
+                if not values.isfinite().all():  # no engine can run it
+                    raise GenerationError(
+                        f"{name}: {weight} is damaged: not all of it are finite numbers. Export or download it again"
+                    )
+            raise ModelError(f"OpenVINO: {name}: its logits are not finite numbers in {model.dtype}")
         return cls(tuple(ids[0].tolist()), logits.float())
 
     def check(self, compiled: OpenVinoModel, name: str) -> None:

@@ -1,4 +1,4 @@
-"""A tiny model as each engine of this process runs it."""
+"""A tiny model as each engine of this process runs it, whole and with a damaged token."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,29 @@ from mftcoder.models.loading.load import load_folder
 
 
 @pytest.fixture(scope="module", params=["transformers", "openvino"])
-def model(tiny_llama_dir: Path, request: pytest.FixtureRequest) -> Any:
-    found = load_folder(tiny_llama_dir, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
-    if request.param == "transformers":
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "openvino":
+        pytest.importorskip("mftcoder.models.openvino_model")
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama_dir: Path, engine: str) -> Any:
+    return _model(tiny_llama_dir, engine)
+
+
+@pytest.fixture(scope="module")
+def damaged(tiny_llama_dir: Path, engine: str, tokenizer: Tokenizer) -> Any:
+    """The model with NaN in the embedding of the last token of "中", which OpenVINO's probe does not read."""
+    return _model(tiny_llama_dir, engine, tokenizer.encode("中")[-1])
+
+
+def _model(folder: Path, engine: str, damaged_token: int | None = None) -> Any:
+    found = load_folder(folder, dtype=torch.float32, attn_implementation="sdpa", device="cpu")
+    if damaged_token is not None:
+        found.get_input_embeddings().weight.data[damaged_token] = float("nan")
+    if engine == "transformers":
         return found
-    pytest.importorskip("mftcoder.models.openvino_model")
     from mftcoder.models.openvino_model import OpenVinoModel
 
     return OpenVinoModel(found)

@@ -138,5 +138,14 @@ def test_prompts_too_long_for_the_model_are_all_named(model: Any, tokenizer: Tok
     assert "the model only 512 positions" in str(caught.value)
 
 
+def test_logits_that_are_not_finite_name_the_model_and_the_prompt(
+    damaged: Any, tokenizer: Tokenizer, tiny_llama_dir: Path
+) -> None:
+    for temperature in (0.0, 1.0):
+        with pytest.raises(GenerationError, match="p4: the model's logits are not finite numbers") as caught:
+            completions(damaged, tokenizer, prompts()[4:5], temperature=temperature)
+        assert str(caught.value).startswith(f"{tiny_llama_dir}: ")
+
+
 def test_no_prompts_give_no_completions(model: Any, tokenizer: Tokenizer) -> None:
     assert completions(model, tokenizer, []) == {}

@@ -16,6 +16,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer
 from mftcoder.errors import GenerationError
 from mftcoder.generation import live_engine
 from mftcoder.generation.batch_engine import BatchEngine
+from mftcoder.generation.batches.row import DAMAGED
 from mftcoder.generation.engine import Prompt, Sampling
 from mftcoder.generation.live_engine import Event, LiveEngine, Piece, Request, Submission
 from mftcoder.models.loading.load import load_folder
@@ -274,6 +275,25 @@ def test_a_failing_model_ends_the_running_requests_with_the_reason_and_serves_th
     assert isinstance(event, GenerationError)
     assert "ZeroDivisionError: division by zero" in str(event)
     assert texts(live.collect([live.submit(TEXTS[0])]))[0]
+
+
+def test_a_row_without_finite_logits_fails_alone_and_the_next_one_in_its_slot_is_whole(
+    model: Any, damaged: Any, tokenizer: Tokenizer
+) -> None:
+    asked = (TEXTS[2] * 3, TEXTS[2] + "中", TEXTS[1])  # the last one takes the place of the second in the cache
+    expected = [
+        BatchEngine(model, tokenizer, Sampling(24), end_ids=[tokenizer.eos_id]).generate([Prompt("", "", 0, text)])
+        for text in asked
+    ]
+    one = Live(damaged, tokenizer, batch_size=2)
+    with one.engine:
+        first, broken, last = (one.submit(text) for text in asked)
+        events = {submission: [] for submission in (first, broken, last)}  # type: ignore[var-annotated]
+        while not all(found and getattr(found[-1], "finish_reason", True) for found in events.values()):
+            submission, event = one.events.get(timeout=300)
+            events[submission].append(event)
+    assert [str(event) for event in events[broken]] == [DAMAGED]
+    assert texts([events[first], events[last]]) == [next(expected[0]).text, next(expected[2]).text]
 
 
 def test_a_prompt_that_fills_the_context_is_a_broken_invariant(live: Live) -> None:

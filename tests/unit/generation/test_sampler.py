@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mftcoder.generation.engine import Prompt, Sampling
-from mftcoder.generation.sampler import next_tokens, random_stream
+from mftcoder.generation.sampler import NOT_FINITE, next_tokens, random_stream
 
 PROBABILITIES = torch.tensor([0.1, 0.5, 0.05, 0.35])
 
@@ -105,3 +105,27 @@ def test_streams_depend_on_seed_problem_and_sample() -> None:
     again = [random_stream(Prompt("t", name, sample, "other text"), seed).random() for name, sample, seed in variants]
     assert first == again
     assert len(set(first)) == 4
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=1.0),
+        Sampling(temperature=0.5, top_p=0.9),
+        Sampling(temperature=1.0, min_p=0.1),
+        Sampling(temperature=2.0, top_k=2, temperature_last=True),
+    ],
+)
+def test_a_row_that_is_not_finite_gets_no_token_and_the_others_get_theirs(sampling: Sampling) -> None:
+    whole = PROBABILITIES.log()
+    whole[0] = float("-inf")  # a token that a model never gives
+    broken = whole.expand(4, -1).clone()
+    broken[0, 2], broken[1, 0], broken[2] = float("nan"), float("inf"), float("-inf")
+    streams: Any = [Fixed(0.5)] * 4
+    expected = next_tokens(whole[None], sampling, streams[:1])
+    assert next_tokens(broken, sampling, streams) == [NOT_FINITE] * 3 + expected
+
+
+def test_a_temperature_that_no_logit_can_be_divided_by_is_greedy() -> None:
+    assert drawn(Sampling(temperature=1e-40), 3) == {1: 3}

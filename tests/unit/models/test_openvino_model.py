@@ -161,7 +161,14 @@ def test_an_error_is_what_is_wrong_without_openvinos_advice_and_places() -> None
 def test_damaged_weights_are_named() -> None:
     model = model_of(FAMILIES["llama"])
     model.model.layers[1].mlp.down_proj.weight.data[3, 3] = float("nan")
-    with pytest.raises(GenerationError, match="logits are not finite numbers: its weights are damaged"):
+    with pytest.raises(GenerationError, match="LlamaForCausalLM: model.layers.1.mlp.down_proj.weight is damaged"):
+        OpenVinoModel(model)
+
+
+def test_logits_that_only_the_models_own_dtype_cannot_hold_leave_the_model_to_another_engine() -> None:
+    model = model_of(FAMILIES["llama"], torch.float16)
+    model.lm_head.weight.data.fill_(6e4)
+    with pytest.raises(ModelError, match=r"its logits are not finite numbers in torch.float16"):
         OpenVinoModel(model)
 
 

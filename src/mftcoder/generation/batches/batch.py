@@ -125,6 +125,8 @@ class SlotBatch(Batch):
         append_tokens(output.logits[:, -1], self.rows)
 
     def remove(self, row: int) -> None:
+        if not self.rows[row].finite:
+            self.table.clear(row)
         self.table.remove(row)
         self.rows[row] = self.rows[-1]
         self.rows.pop()

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from mftcoder.data.tokenizers.word_completion import HeldText
 from mftcoder.generation.engine import Sampling
-from mftcoder.generation.sampler import choose_tokens
+from mftcoder.generation.sampler import NOT_FINITE, choose_tokens
+
+DAMAGED = "the model's logits are not finite numbers (NaN or inf): its weights, or those of its adapter, are damaged. Export or download them again"
+"""What is wrong where a row is not finite."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,21 @@ class Row:
     held: HeldText | None = None  # what the next tokens must agree with
     tokens: list[int] = field(default_factory=list)
     choices: list[TokenChoice] = field(default_factory=list)
+    finite: bool = True
+    """False: the logits after the last token are not finite numbers, so that no token follows. The row must be removed."""
 
 
 def append_tokens(logits: Tensor, rows: Sequence[Row]) -> None:
-    """Choose the next token of each row from its logits [rows, vocabulary]."""
+    """Choose the next token of each row from its logits [rows, vocabulary], if they are finite."""
     chosen = choose_tokens(_held(logits, rows), [row.sampling for row in rows], [row.stream for row in rows])
     for row, token in zip(rows, chosen, strict=True):
+        row.finite = token != NOT_FINITE
+        if not row.finite:
+            continue
         row.tokens.append(token)
         if row.held is not None and row.held.left:
             row.held.take(token)
-    noted = [index for index, row in enumerate(rows) if row.logprobs is not None]
+    noted = [index for index, row in enumerate(rows) if row.logprobs is not None and row.finite]
     if noted:
         _note(logits[noted].float().log_softmax(dim=-1), [rows[index] for index in noted])
 

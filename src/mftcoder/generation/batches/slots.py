@@ -129,6 +129,11 @@ class SlotTable:
         self.starts[row] = self.starts[last]
         self.starts.pop()
 
+    def clear(self, row: int) -> None:
+        """Make the states of a row zero: a masked NaN would still make the next row in its slot NaN."""
+        for layer in self._layers():
+            layer.keys[row], layer.values[row] = 0, 0
+
     def close_gap(self, least: int) -> None:
         """Move all rows left by the columns that no row uses, if there are at least `least` of them."""
         gap = min(self.starts, default=0)

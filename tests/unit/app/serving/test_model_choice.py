@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mftcoder.app.scoring import engine_choice
 from mftcoder.app.serving.model_choice import load_model
-from mftcoder.errors import ModelError
+from mftcoder.errors import GenerationError, ModelError
 from mftcoder.models.export.source import find_source
 
 
@@ -51,3 +51,12 @@ def test_what_openvino_cannot_run_is_run_by_transformers_unless_openvino_was_nam
     assert model(input_ids=torch.arange(4, 14)[None]).logits.isfinite().all()
     with pytest.raises(ModelError, match=r"OpenVINO cannot run Gemma2ForCausalLM: .* Use --engine transformers"):
         load_model(source, device="cpu", dtype=None, engine="openvino")
+
+
+def test_a_damaged_model_goes_to_no_other_engine(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mftcoder.models.openvino_model")
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    model.lm_head.weight.data[0, 0] = float("nan")
+    model.save_pretrained(folder := Path(shutil.copytree(tiny_llama_dir, tmp_path / "damaged")))
+    with pytest.raises(GenerationError, match=rf"{folder}: lm_head.weight is damaged"):
+        load_model(find_source(str(folder)), device="cpu", dtype=None)
