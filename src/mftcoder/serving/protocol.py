@@ -114,11 +114,17 @@ class Asked(Checked):
     def _no_name_is_none(cls, value: str | None) -> str | None:
         return value or None  # an editor without a configured model sends an empty name
 
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop_word(cls, value: str | list[str] | None) -> str | list[str] | None:
+        if "" in ([value] if isinstance(value, str) else value or []):
+            raise ValueError("an empty text ends no text. Leave it out")
+        return value
+
     @property
     def stop_words(self) -> tuple[str, ...]:
-        """The stop words, without empty ones."""
-        words = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return tuple(word for word in words if word)
+        """The stop words."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 def _not_zero(value: int) -> int:

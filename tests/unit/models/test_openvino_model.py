@@ -161,7 +161,7 @@ def test_an_error_is_what_is_wrong_without_openvinos_advice_and_places() -> None
 def test_damaged_weights_are_named() -> None:
     model = model_of(FAMILIES["llama"])
     model.model.layers[1].mlp.down_proj.weight.data[3, 3] = float("nan")
-    with pytest.raises(GenerationError, match="LlamaForCausalLM: model.layers.1.mlp.down_proj.weight is damaged"):
+    with pytest.raises(GenerationError, match=r"LlamaForCausalLM: model.layers.1.mlp.down_proj.weight is damaged"):
         OpenVinoModel(model)
 
 

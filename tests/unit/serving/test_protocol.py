@@ -12,6 +12,12 @@ PROMPT = {"prompt": "x"}
 GAP = {"input_prefix": "a", "input_suffix": "b"}
 
 
+@pytest.mark.parametrize("stop", ["", [""], ["\n", ""]])
+def test_an_empty_stop_word_is_refused(stop: Any) -> None:
+    with pytest.raises(ValidationError, match="an empty text ends no text"):
+        CompletionRequest.model_validate({**PROMPT, "stop": stop})
+
+
 @pytest.mark.parametrize(
     "field, values",
     {
