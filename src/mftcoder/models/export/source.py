@@ -16,6 +16,7 @@ from mftcoder.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from mftcoder.errors import CheckpointError, ModelError
 from mftcoder.jsonl import read_json
 from mftcoder.models.export.merge import match, read_updates
+from mftcoder.models.files.weights import stored_dtype
 from mftcoder.models.layers.adapters import ADAPTER_CONFIG, load_adapter, reaches_experts
 from mftcoder.models.loading.given import save_tokenizer
 from mftcoder.models.loading.load import DTYPES, load_folder
@@ -36,14 +37,18 @@ class ModelSource:
     loaded: Any = None  # the model itself, where the caller has loaded it; `weights` then holds its configs only
 
     def dtype(self, wanted: str | None = None, *, float16: bool = False) -> torch.dtype:
-        """The requested dtype; else the run's; else the files' own, if it is supported; else bfloat16. `float16` is supported if asked."""
+        """The requested dtype; else the run's; else that of config.json or of the files, if it is supported; else bfloat16.
+
+        `float16` is supported if asked.
+        """
         if self.loaded is not None:
             found: torch.dtype = self.loaded.dtype
             return found
         known = {**DTYPES, "float16": torch.float16} if float16 else DTYPES
         if wanted is None and self.run is None:
             config = read_json(self.weights / "config.json")
-            wanted = str(config.get("dtype") or config.get("torch_dtype"))  # the second until transformers 5
+            named = config.get("dtype") or config.get("torch_dtype")  # the second until transformers 5
+            wanted = str(named or stored_dtype(self.weights))
         return known.get(wanted or str(self.run and self.run.model.dtype), torch.bfloat16)
 
     @property

@@ -6,8 +6,10 @@ them is run.
 
 import copy
 import functools
+import math
 import pickle
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ SHOWN = 3
 MOST_LAYERS = 10_000
 """A config with more layers is damaged, and building them would fill the memory."""
 Shapes = Mapping[str, Sequence[int]]
+_FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _BUILDING = threading.RLock()
 
 
@@ -123,6 +126,15 @@ def all_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     if problems:
         raise ModelError(*problems)
     return found
+
+
+def stored_dtype(folder: Path) -> str | None:
+    """The dtype of most numbers in the .safetensors files of a folder, as torch names it; None if it has none of 16 or 32 bits."""
+    counts: Counter[str] = Counter()
+    for tensor in all_tensors(weight_files(folder, allow_pickled=False)).values():
+        if tensor.dtype in _FLOATS:
+            counts[_FLOATS[tensor.dtype]] += math.prod(tensor.shape)
+    return max(counts, key=counts.__getitem__, default=None)
 
 
 def _safe_tensors(path: Path) -> Iterator[StoredTensor]:

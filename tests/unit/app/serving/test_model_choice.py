@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mftcoder.app.scoring import engine_choice
@@ -36,6 +37,20 @@ def test_weights_keep_the_dtype_that_a_config_names_as_transformers_did_or_does(
     config[key] = config.pop("dtype")
     (folder / "config.json").write_text(json.dumps(config))
     assert find_source(str(folder)).dtype() == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_keep_the_dtype_of_their_files_where_the_config_names_none(
+    dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "unnamed"))
+    tensors = {name: weight.to(dtype) for name, weight in load_file(folder / "model.safetensors").items()}
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.bfloat16)  # most numbers decide
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    del config["dtype"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert find_source(str(folder)).dtype(float16=True) == dtype
 
 
 def test_what_openvino_cannot_run_is_run_by_transformers_unless_openvino_was_named(
