@@ -6,13 +6,17 @@ first writes its own file, `...rank1.jsonl`, and the first merges them at the en
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mftcoder.errors import GenerationError
+from mftcoder.errors import DataError, GenerationError
 from mftcoder.generation.engine import Completion
 from mftcoder.jsonl import JournalFile, has_settings, read_journal, read_jsonl
+from mftcoder.log import say
 
+SHOWN = 30
+"""Most characters of a setting that a line shows."""
 Key = tuple[str, int]  # problem, sample
 
 
@@ -23,6 +27,8 @@ class GenerationJournal:
         self.path = path.with_suffix(f".rank{rank}.jsonl") if rank else path
         self._others = path.with_suffix("").name + ".rank*.jsonl"
         self._file = JournalFile(self.path, settings, GenerationError)
+        if not rank:
+            _tell_other_settings(path, settings)
         records = self._file.records
         self.answers = _answers(records)
         for other in self._other_files():
@@ -65,6 +71,29 @@ class GenerationJournal:
 
     def _other_files(self) -> list[Path]:
         return [path for path in sorted(self.path.parent.glob(self._others)) if path != self.path]
+
+
+def _tell_other_settings(path: Path, settings: Mapping[str, Any]) -> None:
+    """Log that samples of other settings are dropped, and which settings differ."""
+    lines: list[Any] = []
+    with suppress(DataError):  # an incomplete last line
+        lines.extend(line for _, line in read_jsonl(path))
+    written = lines[0].get("settings") if lines and isinstance(lines[0], dict) else None
+    if not isinstance(written, dict) or len(lines) == 1 or written == settings:
+        return
+    before, now = _flat(written), _flat(settings)
+    names = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+    changes = ", ".join(_change(name, before.get(name), now.get(name)) for name in names)
+    say(f"{path}: its {len(lines) - 1:,} samples have other settings and are written anew: {changes}")
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**settings, **settings.get("sampling", {}), "sampling": None}
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    short = all(len(str(value)) <= SHOWN for value in (before, now))  # no hashes, no templates
+    return f"{name} {before} -> {now}" if short else name
 
 
 def _answers(records: list[dict[str, Any]]) -> dict[Key, str]:

@@ -1,6 +1,7 @@
 """The journal of a generation: answers of a killed run are used, answers with other settings are not."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ def test_an_answer_is_in_the_file_when_add_returns(path: Path) -> None:
     assert line["answer"] == "é\n" and (line["problem_id"], line["sample"], line["finish_reason"]) == (
         "mini/1", 4, "stop",
     )  # fmt: skip
+
+
+def test_answers_that_are_dropped_are_counted_with_the_settings_that_differ(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "mftcoder")
+    before = {"task": "mini", "template": "a" * 40, "engine": "openvino", "sampling": {"seed": 0, "top_p": 1.0}}
+    written(path, range(3), settings=before)
+    answers(path, before)
+    assert not caplog.records  # nothing was there, or the same settings
+    answers(path, {"task": "mini", "template": "b" * 40, "engine": "vllm", "sampling": {"seed": 4, "top_p": 1.0}})
+    answers(path, before)  # the file holds no samples any more
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: its 3 samples have other settings and are written anew: template, engine openvino -> vllm, seed 0 -> 4"
+    ]
 
 
 def test_answers_made_with_other_settings_do_not_count_and_are_replaced(path: Path) -> None:
