@@ -5,9 +5,12 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 import torch
 
 from mftcoder.app.serving.chat import Chat, open_chat
+from mftcoder.cli.serving.chat import _talk
 from mftcoder.data.records.conversation import Message
 from mftcoder.errors import ConfigError, MftError
 from mftcoder.execution.run_programs import Sandbox
@@ -96,6 +100,30 @@ def test_a_file_that_cannot_be_written_and_bytes_that_are_no_text_are_told_and_e
     with pytest.raises(ConfigError, match=r"the name must end in \.jsonl"):
         chat.save(tmp_path / "code.py")
     assert (tmp_path / "code.py").read_text() == "x = 1\n"
+    assert len(chat.messages) == 2
+
+
+def test_ctrl_c_ends_a_program_and_not_the_conversation(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat.messages += [
+        Message("user", "x", False),
+        Message("assistant", "```python\nwhile True: pass\n```", False),
+    ]
+    typed = iter(["/run", "/params"])
+
+    def type_next(_: str) -> str:
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        if line == "/run":
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        return line
+
+    monkeypatch.setattr("builtins.input", type_next)
+    with ExitStack() as stack:
+        _talk(chat, stack)
+    assert "max_new_tokens=12" in capsys.readouterr().out
     assert len(chat.messages) == 2
 
 

@@ -21,6 +21,11 @@ def test_greedy_takes_the_most_probable_token() -> None:
     assert drawn(Sampling(), 3) == {1: 3}
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-38, 1e-20])
+def test_the_lowest_temperatures_take_the_most_probable_token(temperature: float) -> None:
+    assert drawn(Sampling(temperature=temperature), 3) == {1: 3}
+
+
 def test_temperature_one_samples_by_probability() -> None:
     counts = drawn(Sampling(temperature=1.0))
     assert all(abs(counts[token] / 4000 - share) < 0.03 for token, share in enumerate(PROBABILITIES.tolist()))

@@ -4,6 +4,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
+from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.rounds import RefusedAnswer
 
 _HUNK = re.compile(r"@@ -(\d{1,7})(?:,(\d{1,7}))? \+(\d{1,7})(?:,(\d{1,7}))? @@")
@@ -34,8 +35,14 @@ class FilePatch:
 def make_patch(name: str, old: str, new: str) -> str:
     """The unified diff that `git apply` and `patch -p1` take; empty for equal texts."""
     before, after = (re.findall(r"[^\n]*\n|[^\n]+", text) for text in (old, new))
-    found = difflib.unified_diff(before, after, f"a/{name}", f"b/{name}")
+    end = "\t" if " " in name else ""  # `patch` takes a blank for the end of a name, unless a tab is
+    found = difflib.unified_diff(before, after, f"a/{name}{end}", f"b/{name}{end}")
     return "".join(line if line.endswith("\n") else f"{line}\n{_NO_END}\n" for line in found)
+
+
+def patch_of(file: SourceFile, new: str) -> str:
+    """The unified diff of a file and another text for it, with the line ends and the byte order mark that the file has."""
+    return make_patch(file.name, file.content.decode(), file.bytes_of(new).decode())
 
 
 def parse_patch(text: str) -> list[FilePatch]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mftcoder.assistant.checks import linter
 from mftcoder.assistant.checks.bodies import require_changeable
 from mftcoder.assistant.checks.changes import changed_function
-from mftcoder.assistant.checks.patches import apply_patch, make_patch
+from mftcoder.assistant.checks.patches import apply_patch, patch_of
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText, find_function, functions_in
 from mftcoder.assistant.model import Model, Written
@@ -147,8 +147,8 @@ def _proposal(
     verb: str, function: FunctionText, new: str, guard: Guard, notes: tuple[str, ...], refusals: tuple[Refusal, ...]
 ) -> Proposal:
     file = function.file
-    patch = make_patch(file.name, file.text, new)
-    assert apply_patch(patch, file.name, file.text) == new
+    patch = patch_of(file, new)
+    assert apply_patch(patch, file.name, file.content.decode()) == file.bytes_of(new).decode()
     return Proposal(verb, file, "", patch, new, guard.text, guard.score, (*guard.notes, *notes), refusals)
 
 

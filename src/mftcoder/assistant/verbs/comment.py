@@ -13,7 +13,7 @@ from mftcoder.assistant.checks.comments import (
     refuse_other_code,
     words_of_comments,
 )
-from mftcoder.assistant.checks.patches import make_patch
+from mftcoder.assistant.checks.patches import patch_of
 from mftcoder.assistant.checks.replies import checked_size, code_of, python_words, refuse_foreign_letters
 from mftcoder.assistant.files import SourceFile
 from mftcoder.assistant.functions import FunctionText, functions_in
@@ -68,7 +68,7 @@ def comment(model: Model, file: SourceFile, function: FunctionText | None, trial
 
 
 def _proposal(file: SourceFile, new: str, notes: tuple[str, ...], refusals: tuple[Refusal, ...]) -> Proposal:
-    patch = make_patch(file.name, file.text, new)
+    patch = patch_of(file, new)
     shown = tuple(_shown_by_decorators(file.text, new)) if file.language == "python" else ()
     return Proposal("comment", file, patch=patch, new_text=new, notes=(*notes, *shown), refusals=refusals)
 

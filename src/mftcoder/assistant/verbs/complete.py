@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mftcoder.assistant.checks.comments import TEXTS, comments_in, fault_of
-from mftcoder.assistant.checks.patches import make_patch
+from mftcoder.assistant.checks.patches import patch_of
 from mftcoder.assistant.checks.replies import (
     code_of,
     python_words,
@@ -72,7 +72,7 @@ def _by_chat(
 
 def _proposal(file: SourceFile, before: str, after: str, text: str, refusals: tuple = ()) -> Proposal:
     new = before + text + after
-    return Proposal("complete", file, text, make_patch(file.name, file.text, new), new, refusals=refusals)
+    return Proposal("complete", file, text, patch_of(file, new), new, refusals=refusals)
 
 
 def _offset(file: SourceFile, place: Place) -> int:
@@ -95,8 +95,8 @@ def _asks_for_block(before: str, after: str) -> bool:
 def checked_completion(file: SourceFile, before: str, after: str, text: str, *, block: bool) -> str:
     """The part of a text that may be inserted. RefusedAnswer if no part of it may."""
     refuse_size(text)
-    refuse_hidden(text, file.text)
     text = text.replace("\r\n", "\n").rstrip()
+    refuse_hidden(text, file.text)
     if not block:
         stands_behind = after.partition("\n")[0].strip()
         text = text.split("\n")[0].rstrip()

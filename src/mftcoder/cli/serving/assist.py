@@ -42,6 +42,7 @@ _SHARED = (
     load,
     model_options,
 )
+MOST_PIPED = 1 << 20
 _MUTANTS = click.option("--mutants", type=click.IntRange(1, 100), default=10, help="Mutants that judge the tests.")
 _APPLY = click.option("--apply", "applied", is_flag=True, help="Write the change into the file.")
 _OUT = click.option("--out", type=PATH, help="Write the patch or the tests into this new file.")
@@ -151,12 +152,15 @@ def mcp(allow_apply: bool, **options: Any) -> None:
 
 
 def _input(path: Path, assistant: "Assistant") -> str:
-    """A file, or what comes through a pipe."""
+    """A file, or the last MOST_PIPED bytes that come through a pipe: a log says at its end what failed."""
     if path != Path("-"):
         return assistant.read_text(path)
     if sys.stdin.isatty():
         raise click.UsageError("give a file, or text through a pipe")
-    return sys.stdin.buffer.read(1 << 20).decode(errors="replace")
+    end = b""
+    while more := sys.stdin.buffer.read(MOST_PIPED):
+        end = (end + more)[-MOST_PIPED:]
+    return end.decode(errors="replace")
 
 
 def _run(work: "Callable[[Assistant], Proposal]", options: Mapping[str, Any]) -> None:

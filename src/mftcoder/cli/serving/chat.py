@@ -21,7 +21,7 @@ HELP = """/system TEXT     set the system message and begin anew; without TEXT s
 /save FILE       append the conversation to FILE (.jsonl), as a record that mft train reads
 /run             run the last code block of the last answer in the sandbox
 /help, /quit     this list, the end (also Ctrl-D)
-A line that ends with \\ goes on in the next one; \"\"\" begins and ends a text of several lines. Ctrl-C ends an answer."""
+A line that ends with \\ goes on in the next one; \"\"\" begins and ends a text of several lines. Ctrl-C ends an answer or a program."""
 QUOTES = '"""'
 
 
@@ -101,6 +101,8 @@ def _talk(chat: "Chat", stack: ExitStack) -> None:
         except MftError as error:
             for problem in error.problems:
                 click.echo(problem, err=True)
+        except KeyboardInterrupt:  # ends a program, not the conversation
+            click.echo()
 
 
 def _inputs() -> Iterator[str]:

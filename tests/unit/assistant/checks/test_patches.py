@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mftcoder.assistant.checks.patches import apply_patch, make_patch, parse_patch
+from mftcoder.assistant.checks.patches import apply_patch, make_patch, parse_patch, patch_of
+from mftcoder.assistant.files import WorkingFolder
 from mftcoder.assistant.rounds import RefusedAnswer
 
 OLD = "".join(f"line {number}\n" for number in range(20))
@@ -30,6 +31,22 @@ def test_git_applies_what_was_made(tmp_path: Path, new: str) -> None:
     patch = make_patch("a.py", OLD, new)
     subprocess.run(["git", "apply", "-"], input=patch.encode(), cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "a.py").read_text() == new
+
+
+@pytest.mark.parametrize("program", [["git", "apply", "-"], ["patch", "-p1", "--fuzz=0", "--binary"]])
+@pytest.mark.parametrize(
+    "content", [b"x = 1\r\ny = 2\r\n", b"\xef\xbb\xbfx = 1\ny = 2\n", b"\xef\xbb\xbfx = 1\r\ny = 2"]
+)
+def test_patches_apply_to_the_line_ends_and_the_byte_order_mark_of_a_file(
+    tmp_path: Path, content: bytes, program: list[str]
+) -> None:
+    if shutil.which(program[0]) is None:
+        pytest.skip(f"needs {program[0]}")
+    (tmp_path / "my code.py").write_bytes(content)
+    file = WorkingFolder(tmp_path).read("my code.py")
+    patch = patch_of(file, file.text.replace("y = 2", "y = 3"))
+    subprocess.run(program, input=patch.encode(), cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "my code.py").read_bytes() == content.replace(b"2", b"3")
 
 
 @pytest.mark.parametrize("path", ["b.py", "../a.py", "x/../a.py", "/a.py", "/dev/null", "..\\a.py"])

@@ -50,6 +50,10 @@ def test_comments_of_its_own_are_accepted(tmp_path: Path, name: str, before: str
     assert refused(tmp_path, name, before, text, after) == ""
 
 
+def test_a_completion_may_end_its_lines_as_windows_does(tmp_path: Path) -> None:
+    assert refused(tmp_path, "a.py", "x = ", "1\r\n", "\n") == ""
+
+
 def test_the_encoding_of_a_file_stays(tmp_path: Path) -> None:
     assert refused(tmp_path, "a.py", "", "# coding: latin-1", "\nx = 1\n") == "directive"
     assert refused(tmp_path, "a.py", "", "# coding: utf-8", "\nx = 1\n") == ""
