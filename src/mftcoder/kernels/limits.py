@@ -24,6 +24,7 @@ from mftcoder.kernels.flash import head_sizes
 
 TENSOR_CORES_FOR_BF16 = (8, 0)  # compute capability; FlashAttention needs the same
 FLOAT32 = "model.dtype=float32 for models that fit"
+CPU_INFO = Path("/proc/cpuinfo")  # of Linux
 ALIGNED = 8  # 16 bytes of bfloat16: the fastest products need rows of a multiple of this
 
 
@@ -65,9 +66,8 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16 itself. True for a CPU that does not tell."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= TENSOR_CORES_FOR_BF16
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "bf16")
+    told = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.is_file() else ""
+    flags = next((line for line in told.splitlines() if line.lower().startswith(("flags", "features"))), "bf16")
     return "bf16" in flags
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from mftcoder.kernels import cross_entropy
+from mftcoder.kernels import cross_entropy, limits
 from mftcoder.kernels.adamw import AdamWRule, AdamWTensors, adamw_in_torch
 from mftcoder.kernels.limits import (
     compile_problem,
@@ -107,9 +107,10 @@ def test_a_cpu_without_a_cpp_compiler_does_not_compile_layers(monkeypatch: pytes
     ],
 )
 def test_a_cpu_without_instructions_for_bfloat16_is_told(
-    monkeypatch: pytest.MonkeyPatch, flags: str, lacks: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, lacks: bool
 ) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\n{flags}\n")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    monkeypatch.setattr(limits, "CPU_INFO", tmp_path / "cpuinfo")
     assert [limit.remedy for limit in device_limits(CPU)] == ["model.dtype=float32 for models that fit"] * lacks
     assert list(device_limits(CPU, torch.float32)) == []
 

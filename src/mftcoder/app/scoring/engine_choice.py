@@ -12,6 +12,7 @@ import torch
 from mftcoder.data.rendering.templates import Template
 from mftcoder.errors import ConfigError, ModelError, reason
 from mftcoder.generation.engine import Engine, Sampling
+from mftcoder.kernels.limits import device_limits
 from mftcoder.log import say
 from mftcoder.models.export.folder import end_ids
 from mftcoder.models.export.source import ModelSource
@@ -116,6 +117,13 @@ def compiled(model: Any) -> Any:
         raise NotCompiledError(*(f"{problem}. Use --engine transformers" for problem in error.problems)) from error
 
 
+def tell_emulation(device: torch.device | str, dtype: torch.dtype) -> None:
+    """Log where the transformers engine would be faster in float32."""
+    for limit in device_limits(torch.device(device), dtype):
+        if limit.what == "bfloat16":
+            say(f"{limit.what}: {limit.lack}; {limit.cost}. --dtype float32")
+
+
 def open_engine(
     name: str,
     source: ModelSource,
@@ -146,6 +154,8 @@ def open_engine(
     if name == "vllm":
         options |= {"dtype": str(dtype).removeprefix("torch."), "trust_remote_code": source.trust_remote_code}
         return kind(source.weights, source.tokenizer, sampling, **options)
+    if name == "transformers":
+        tell_emulation(device, dtype)
     model = source.load(device=device, dtype=dtype, as_trained=as_trained)
     if name == "openvino":
         model = compiled(model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mftcoder.app.scoring.engine_choice import NotCompiledError, compiled, engine_name
+from mftcoder.app.scoring.engine_choice import NotCompiledError, compiled, engine_name, tell_emulation
 from mftcoder.config.data import DataConfig
 from mftcoder.data.rendering.templates import Template, load_template, text_after_answer
 from mftcoder.errors import ConfigError
@@ -81,6 +81,7 @@ def load_model(
             if engine != "auto":
                 raise
             error.tell_other_engine()
+    tell_emulation(chosen, source.dtype(dtype))
     return load(dtype=source.dtype(dtype))  # after the block, whose error keeps the other copy in memory
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from mftcoder.app.scoring import engine_choice
 from mftcoder.app.serving.model_choice import load_model
 from mftcoder.errors import GenerationError, ModelError
+from mftcoder.kernels import limits
 from mftcoder.models.export.source import find_source
 
 
@@ -75,3 +77,22 @@ def test_a_damaged_model_goes_to_no_other_engine(tiny_llama_dir: Path, tmp_path:
     model.save_pretrained(folder := Path(shutil.copytree(tiny_llama_dir, tmp_path / "damaged")))
     with pytest.raises(GenerationError, match=rf"{folder}: lm_head.weight is damaged"):
         load_model(find_source(str(folder)), device="cpu", dtype=None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype", "told"),
+    [("avx2", "bfloat16", True), ("avx2", "float32", False), ("amx_bf16", "bfloat16", False)],
+)
+def test_emulated_bfloat16_is_told_with_the_faster_dtype(
+    flags: str,
+    dtype: str,
+    told: bool,
+    tiny_llama_dir: Path,
+    said: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(limits, "CPU_INFO", tmp_path / "cpuinfo")
+    load_model(find_source(str(tiny_llama_dir)), device="cpu", dtype=dtype, engine="transformers")
+    assert ("much slower than in float32. --dtype float32" in said()) == told
