@@ -85,10 +85,17 @@ class VllmEngine:
         yield from full
         for number, item in enumerate(found):
             self.engine.add_request(str(number), TokensPrompt(prompt_token_ids=item.ids), self._parameters(item))
+        judged = [""] * len(found)  # the complete lines of each text that its prompt's `is_whole` has seen
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
-                if output.finished:
-                    prompt, answer = found[int(output.request_id)].prompt, output.outputs[0]
+                number, answer = int(output.request_id), output.outputs[0]
+                prompt, whole = found[number].prompt, False
+                lines = answer.text[: answer.text.rfind("\n") + 1]
+                if prompt.is_whole is not None and not output.finished and lines != judged[number]:
+                    judged[number], whole = lines, prompt.is_whole(lines)
+                if whole:
+                    self.engine.abort_request([output.request_id])
+                if whole or output.finished:
                     ended: FinishReason = "length" if answer.finish_reason == "length" else "stop"
                     yield Completion(prompt, answer.text, ended, len(answer.token_ids))
 
@@ -99,7 +106,7 @@ class VllmEngine:
             seed=sample_seed(item.prompt, self.sampling.seed) >> 65,  # 63 bits
             stop=list(item.prompt.stop),
             stop_token_ids=self.end_ids,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.CUMULATIVE if item.prompt.is_whole else RequestOutputKind.FINAL_ONLY,
         )
 
 

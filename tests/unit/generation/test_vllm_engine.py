@@ -1,6 +1,7 @@
 """vLLM's engines, where vLLM is installed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def test_bounds_that_leave_one_token_give_the_greedy_text(engine: Any, bounds: d
     greedy = texts(engine, Sampling(20))
     assert texts(engine, Sampling(20, temperature=2.0, **bounds)) == greedy
     assert texts(engine, Sampling(20, temperature=2.0)) != greedy
+
+
+def test_a_text_ends_when_its_lines_are_whole(engine: Any) -> None:
+    """Sampled at temperature 2, some of the texts have a line break."""
+    sampling = Sampling(100, temperature=2.0)
+    engine.sampling = sampling
+    many = [replace(PROMPTS[0], sample=number) for number in range(8)]
+    free = {done.prompt.sample: done for done in engine.generate(many)}
+    seen: list[str] = []
+    asked = [replace(prompt, is_whole=lambda text: not seen.append(text)) for prompt in many]  # type: ignore[func-returns-value]
+    ended = {done.prompt.sample: done for done in engine.generate(asked)}
+    broken = [number for number, done in free.items() if "\n" in done.text]
+    assert broken and seen and all(text.endswith("\n") for text in seen)
+    for number, done in ended.items():
+        assert free[number].text.startswith(done.text)
+        assert done.tokens <= free[number].tokens
+    assert sum(done.tokens for done in ended.values()) < sum(done.tokens for done in free.values())
+    assert any(ended[number].finish_reason == "stop" and ended[number].tokens < 100 for number in broken)
 
 
 @pytest.mark.parametrize(
