@@ -127,9 +127,9 @@ class Assistant:
         content = proposal.text if proposal.verb == "test" else proposal.patch or proposal.text
         return self.folder.create(name, content if content.endswith("\n") else f"{content}\n")
 
-    def read_text(self, name: str | Path, most: int = MOST_READ) -> str:
-        """A log or a diff of the folder."""
-        return read_bytes(self.folder.inside(name), str(name))[-most:].decode(errors="replace")
+    def read_text(self, name: str | Path, last: int | None = None) -> str:
+        """A diff of the folder, or so many of the last bytes of a log. ConfigError for a diff of more than 1 MB."""
+        return read_bytes(self.folder.inside(name), str(name), last).decode(errors="replace")
 
     @property
     def _limits(self) -> dict[str, Any]:

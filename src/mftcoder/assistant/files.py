@@ -101,14 +101,17 @@ class WorkingFolder:
         return path
 
 
-def read_bytes(path: Path, name: str) -> bytes:
-    """The bytes of a file. ConfigError if it cannot be read or is too large."""
+def read_bytes(path: Path, name: str, last: int | None = None) -> bytes:
+    """The bytes of a file, or so many of its last. ConfigError if it cannot be read, or is too large to be read whole."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would wait for a writer
             raise ConfigError(f"{name}: is no plain file")
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
+        size = path.stat().st_size if path.is_file() else 0
+        if last is None and size > MOST_BYTES:
             raise ConfigError(f"{name}: has more than {MOST_BYTES >> 20} MB")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(0 if last is None else max(size - last, 0))
+            return file.read()
     except OSError as error:
         raise ConfigError(f"{name}: cannot be read: {error.strerror or reason(error)}") from error
 

@@ -6,6 +6,7 @@ much. Of several processes, rank 0 prints; another rank prints only an error tha
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -103,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run `mft` and exit with its code."""
     follow_parent()
     let_waiting_threads_sleep()
+    _print_any_character()
     try:
         _refuse_half_characters(sys.argv[1:] if arguments is None else arguments)
         cli.main(arguments, prog_name="mft", standalone_mode=False)
@@ -175,6 +177,13 @@ def _has_no_room(path: Path) -> bool:
     """Whether it lies in a file system without blocks, such as /proc: there the kernel says of a new file that it does not exist."""
     nearest = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
     return nearest is not None and os.statvfs(nearest).f_blocks == 0
+
+
+def _print_any_character() -> None:
+    """Print a question mark for a character that the terminal's encoding does not have, instead of ending there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _refuse_half_characters(words: Iterable[str]) -> None:

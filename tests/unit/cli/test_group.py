@@ -1,6 +1,7 @@
 """The command line answers at once and gives each kind of end its exit code."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from io import StringIO
@@ -104,3 +105,12 @@ def test_a_command_that_lacks_torch_says_what_to_install(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     line = "error: this command needs torch, which is not installed. Install it with: pip install 'mftcoder[train]'\n"
     assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_a_terminal_without_a_character_gets_a_question_mark(tmp_path: Path) -> None:
+    """An answer of a model may hold any character, and must not end `mft chat`."""
+    code = "import sys, click; from mftcoder.cli import group, main; group.cli.callback = lambda: click.echo('\\N{BUG} é'); main(['doctor', '--help'])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"}
+    )
+    assert (run.returncode, run.stdout[:4].decode("latin-1")) == (0, "? é\n"), run.stderr.decode()

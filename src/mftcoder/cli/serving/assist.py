@@ -123,7 +123,9 @@ def fix(place: str, log: Path, tests: str | None, **options: Any) -> None:
     """Correct a function. A test shows the error before and passes after; tests of what works today stay green."""
 
     def work(assistant: "Assistant") -> "Proposal":
-        return assistant.fix(place, _input(log, assistant), tests=tests)
+        return assistant.fix(
+            place, _input(log, assistant, MOST_PIPED), tests=tests
+        )  # a log says at its end what failed
 
     _run(work, options)
 
@@ -151,14 +153,16 @@ def mcp(allow_apply: bool, **options: Any) -> None:
         serve_tools(assistant, allow_apply=allow_apply)
 
 
-def _input(path: Path, assistant: "Assistant") -> str:
-    """A file, or the last MOST_PIPED bytes that come through a pipe: a log says at its end what failed."""
+def _input(path: Path, assistant: "Assistant", last: int | None = None) -> str:
+    """A file, or what comes through a pipe: whole, at most MOST_PIPED bytes, or so many of its `last`."""
     if path != Path("-"):
-        return assistant.read_text(path)
+        return assistant.read_text(path, last)
     if sys.stdin.isatty():
         raise click.UsageError("give a file, or text through a pipe")
     end = b""
     while more := sys.stdin.buffer.read(MOST_PIPED):
+        if last is None and len(end + more) > MOST_PIPED:
+            raise ConfigError(f"the text of the pipe: has more than {MOST_PIPED >> 20} MB")
         end = (end + more)[-MOST_PIPED:]
     return end.decode(errors="replace")
 
