@@ -101,7 +101,7 @@ class Api:
         texts = self.writer.open([request], http.receive)
         seconds = asked.t_max_predict_ms / 1000 if asked.t_max_predict_ms else None
         if asked.stream:
-            return EventStream(_infill_chunks(texts, seconds))
+            return EventStream(infill_chunks(texts, seconds))
         text = (await _collect(texts, 1, seconds))[0]
         counts = {"tokens_predicted": texts.generated[0], "tokens_evaluated": len(request.ids) + len(request.held)}
         stop_type = {"stop": "eos", "length": "limit"}.get(str(text.finish_reason), "none")
@@ -256,8 +256,7 @@ async def _chunks(
                 else:
                     yield written, False
         except GenerationError as error:
-            problem = {"message": str(error), "type": "server_error", "param": None, "code": None}
-            yield _event({"error": problem}), True
+            yield _failure(error), True
             return
     if prompt_tokens is not None:
         counted = answers.usage(prompt_tokens, sum(texts.generated))
@@ -265,12 +264,22 @@ async def _chunks(
     yield last + b"data: [DONE]\n\n", True
 
 
-async def _infill_chunks(texts: Texts, seconds: float | None) -> AsyncGenerator[tuple[bytes, bool], None]:
+async def infill_chunks(texts: Texts, seconds: float | None) -> AsyncGenerator[tuple[bytes, bool], None]:
+    """The events of llama.cpp's protocol for the pieces of one text, each with whether it is the last."""
     async with texts, aclosing(texts.pieces(seconds)) as steps:
-        async for pieces in steps:
-            events = [_event({"content": one.text, "stop": one.finish_reason is not None}) for _, one in pieces]
-            yield b"".join(events), False
+        try:
+            async for pieces in steps:
+                events = [_event({"content": one.text, "stop": one.finish_reason is not None}) for _, one in pieces]
+                yield b"".join(events), False
+        except GenerationError as error:
+            yield _failure(error), True
+            return
     yield b"", True
+
+
+def _failure(error: GenerationError) -> bytes:
+    """The last event of a stream whose text cannot go on."""
+    return _event({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
 
 
 def _event(content: dict[str, Any]) -> bytes:

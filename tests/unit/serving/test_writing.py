@@ -18,7 +18,7 @@ from mftcoder.generation.engine import Sampling
 from mftcoder.generation.live_engine import LiveEngine, Request, Submission
 from mftcoder.models.loading.load import load_folder
 from mftcoder.serving import writing
-from mftcoder.serving.app import Api, make_app
+from mftcoder.serving.app import Api, infill_chunks, make_app
 from mftcoder.serving.catalogue import Catalogue, Served
 from mftcoder.serving.metrics import Metrics
 from mftcoder.serving.writing import Texts, Writer
@@ -134,3 +134,22 @@ def test_the_events_of_a_step_are_one_write_and_the_last_ones_end_the_stream(
     assert done == "data: [DONE]"
     assert [message["more_body"] for message in client.writes] == [True] * (len(writes) - 1) + [False]
     assert len(writes) > 1
+
+
+def test_a_stream_that_cannot_go_on_ends_with_the_error(writer: Writer, tokenizer: Tokenizer) -> None:
+    """NaN weights: the request fails, the server lives. /infill streams llama.cpp's events."""
+
+    async def ask() -> list[tuple[bytes, bool]]:
+        writer.loop = asyncio.get_running_loop()
+        assert isinstance(writer.engine, LiveEngine)
+        writer.engine.model.get_input_embeddings().weight.data[:] = float("nan")
+        with writer.engine:
+            await client.ask("/v1/completions", prompt="x = ", max_tokens=6, stream=True)
+            return [chunk async for chunk in infill_chunks(open_texts(writer, 1), None)]
+
+    client = Client(writer, tokenizer)
+    ((event, is_last),) = asyncio.run(ask())
+    assert [event] == [message["body"] for message in client.writes]
+    assert is_last and [message["more_body"] for message in client.writes] == [False]
+    (((told,),),) = (client.events,)
+    assert "not finite numbers" in told["error"]["message"]
